@@ -1,0 +1,176 @@
+"""What a stage writes and analysis reads: plain dataclasses, no torch.
+
+A store holds one folder an artifact, `<store>/<stage>/<identity>/`, complete only when its `record.json` exists (written
+last, by atomic rename), and one file a sweep, `<store>/sweeps/<sweep>.json`, that names the cells and the identity of
+each of their stages.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+STAGES = ("reference", "first_stage", "reconstruction", "latents", "diffusion", "progress", "samples", "evaluation")
+"""All stages in an order in which parents come first."""
+
+
+def content_hash(value: Any, digits: int = 16) -> str:
+    """A hexadecimal hash of any JSON value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()[:digits]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One measured value. `n` = images it was computed from; `protocol` = id of how it was measured ("" for none)."""
+
+    metric: str
+    value: float
+    n: int
+    protocol: str = ""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    images_seen: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A metric that could not be computed, and the reason in one sentence."""
+
+    metric: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage cost. `flops` count one multiply-add as 2; `parts` = seconds by part (encode, denoise, decode, ...)."""
+
+    seconds: float = 0.0
+    images: int = 0
+    flops: float = 0.0
+    peak_bytes: int = 0
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput over the whole stage; 0 where nothing was timed."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
+
+    kind: str  # "generation" or "reconstruction"
+    n_samples: int
+    reference: str  # "heldout" or "train"
+    reference_hash: str
+    n_reference: int
+    resolution: int
+    resize: str
+    extractor: str
+    extractor_size: int
+    extractor_weights: str
+    extractor_precision: str
+    class_balance: str
+    evaluation_seed: int
+    marks: tuple[str, ...] = ()  # e.g. "judge = loss network"
+
+    @property
+    def id(self) -> str:
+        """A short hash of all fields."""
+        return content_hash(dataclasses.asdict(self), 10)
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """All that is known of one finished stage; `record.json` is exactly this."""
+
+    stage: str
+    identity: str
+    config: Mapping[str, Any]
+    parents: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[ResultRow, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    protocols: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    created: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "StageRecord":
+        """Reads what `to_json` gave."""
+        data = dict(value)
+        data["rows"] = tuple(ResultRow(**row) for row in data.get("rows", ()))
+        data["left_out"] = tuple(LeftOut(**item) for item in data.get("left_out", ()))
+        data["cost"] = Cost(**data.get("cost", {}))
+        return StageRecord(**data)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One grid point. `axes` holds what a plot may use (see `experiments.plan.cell_axes`); `stages` names identities."""
+
+    cell: str
+    axes: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    stages: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A call of run.py: its cells in the order of the grid, and the command that repeats it."""
+
+    sweep: str
+    created: str
+    command: str
+    cells: tuple[Cell, ...]
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The sweep as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Sweep":
+        """Reads what `to_json` gave."""
+        data = dict(value)
+        data["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in data["cells"])
+        return Sweep(**data)
+
+
+def read_record(folder: Path) -> StageRecord | None:
+    """The record of a finished artifact, or None where the folder holds none (missing, running, failed)."""
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    return StageRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
