@@ -1,0 +1,7 @@
+"""Diffusion: schedules, targets, the denoising model and guidance; is handed a network and imports none."""
+
+from ldm.diffusion.guidance import clipped, guided
+from ldm.diffusion.model import Denoise, DenoisingModel
+from ldm.diffusion.schedule import VariancePreservingSchedule, make_schedule
+
+__all__ = ["Denoise", "DenoisingModel", "VariancePreservingSchedule", "clipped", "guided", "make_schedule"]

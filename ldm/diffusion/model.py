@@ -1,0 +1,61 @@
+"""The denoising model: a network, its schedule and its target behind one question, "what was the clean image?"."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ldm.conditioning.contract import Condition
+from ldm.diffusion.schedule import VariancePreservingSchedule
+from ldm.diffusion.target import target_of, x0_from_prediction
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x_t, t) -> x_0 estimate, what samplers are handed; t is one float64 number, shape ()."""
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Values of shape () or (N,) as `like`'s dtype and device, shaped to multiply a (N, C, H, W) tensor."""
+    return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+
+
+class DenoisingModel(nn.Module):
+    """Wraps `network(x_t, index, context, concat)`; knows the schedule and the target, so that nobody else need.
+
+    `autocast` is the dtype the network computes in (None: its parameters' own); x_t and all results keep x_t's dtype.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: VariancePreservingSchedule,
+        target: str = "eps",
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.target = target
+        self.autocast = autocast
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The network's own output. Shapes: x_t (N, C, H, W), t () or (N,); result as x_t."""
+        index = self.schedule.index(t).to(x_t.device, x_t.dtype).expand(len(x_t))
+        with torch.autocast(x_t.device.type, self.autocast, enabled=self.autocast is not None):
+            prediction = self.network(x_t, index, context=condition.context, concat=condition.concat)
+        return prediction.to(x_t.dtype)
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The estimate of x_0 given x_t. Shapes: x_t (N, C, H, W), t () or (N,); result as x_t."""
+        alpha = per_image(self.schedule.alpha(t), x_t)
+        sigma = per_image(self.schedule.sigma(t), x_t)
+        return x0_from_prediction(self.target, self.predict(x_t, t, condition), x_t, alpha, sigma)
+
+    def loss(self, x0: Tensor, t: Tensor, eps: Tensor, condition: Condition) -> Tensor:
+        """Squared error of the prediction at noise level t, a mean over each image (Rombach et al. 2022, eq. 2).
+
+        Shapes: x0 and eps (N, C, H, W), t (N,); result (N,).
+        """
+        alpha = per_image(self.schedule.alpha(t), x0)
+        sigma = per_image(self.schedule.sigma(t), x0)
+        prediction = self.predict(alpha * x0 + sigma * eps, t, condition)
+        return (prediction - target_of(self.target, x0, eps, alpha, sigma)).square().flatten(1).mean(1)

@@ -1,0 +1,89 @@
+"""Noise schedules: x_t = alpha_t x_0 + sigma_t eps for t in [0, 1], 0 clean and 1 noise."""
+
+import math
+
+import torch
+from torch import Tensor
+
+STEPS = 1000
+
+
+def scaled_linear_betas(start: float = 0.0015, end: float = 0.0195, steps: int = STEPS) -> Tensor:
+    """Betas linear in their square root: what the tables of Rombach et al. 2022 call "linear"."""
+    return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+
+
+def linear_betas(start: float = 1e-4, end: float = 0.02, steps: int = STEPS) -> Tensor:
+    """Betas linear in the step (Ho et al. 2020)."""
+    return torch.linspace(start, end, steps, dtype=torch.float64)
+
+
+def cosine_betas(offset: float = 0.008, steps: int = STEPS, largest: float = 0.999) -> Tensor:
+    """Betas of the cosine schedule (Nichol and Dhariwal 2021, eq. 17), each at most `largest`."""
+    grid = torch.arange(steps + 1, dtype=torch.float64) / steps
+    alpha_bar = torch.cos((grid + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest)
+
+
+BETAS = {"scaled_linear": scaled_linear_betas, "linear": linear_betas, "cosine": cosine_betas}
+
+
+class VariancePreservingSchedule:
+    """A discrete variance-preserving schedule, made continuous: alpha_t^2 + sigma_t^2 = 1.
+
+    Index k of the discrete schedule is t = (k + 1) / steps. Between grid points the log-SNR is linear in t; below the
+    first, alpha^2 is linear down to the clean t = 0. All values are float64, whatever the network computes in.
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        self.steps = len(betas)
+        self.alpha_bar = torch.cumprod(1 - betas.double().cpu(), dim=0)
+        self._log_snr = torch.log(self.alpha_bar) - torch.log1p(-self.alpha_bar)
+
+    def index(self, t: Tensor) -> Tensor:
+        """The network's input, k = steps t - 1, at least 0."""
+        return (t.double() * self.steps - 1).clamp(min=0)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_t^2 / sigma_t^2); infinite at t = 0."""
+        alpha_squared = self._alpha_squared(t)
+        return torch.log(alpha_squared) - torch.log1p(-alpha_squared)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The signal's factor."""
+        return self._alpha_squared(t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The noise's factor."""
+        return (1 - self._alpha_squared(t)).sqrt()
+
+    def time(self, index: Tensor) -> Tensor:
+        """t of index k."""
+        return (index.double() + 1) / self.steps
+
+    def _alpha_squared(self, t: Tensor) -> Tensor:
+        position = t.detach().double().cpu() * self.steps - 1
+        nearest = position.round()
+        # A grid point given as (k + 1) / steps must return the table's value itself, not one a rounding away.
+        position = torch.where((position - nearest).abs() < 1e-9, nearest, position)
+        lower = position.floor().clamp(0, self.steps - 1).long()
+        upper = (lower + 1).clamp(max=self.steps - 1)
+        weight = position - lower
+        between = torch.sigmoid(torch.lerp(self._log_snr[lower], self._log_snr[upper], weight))
+        on_grid = self.alpha_bar[lower]
+        below_first = 1 + (position + 1) * (self.alpha_bar[0] - 1)
+        value = torch.where(weight == 0, on_grid, between)
+        return torch.where(position < 0, below_first, value).to(t.device)
+
+
+def make_schedule(name: str, start: float | None = None, end: float | None = None) -> VariancePreservingSchedule:
+    """The schedule of that name; `start` and `end` are its first and last beta, its own defaults where None.
+
+    Raises: ValueError for a name that is not in `BETAS`, or for betas given to a schedule that has none.
+    """
+    if name not in BETAS:
+        raise ValueError(f"no noise schedule '{name}': use one of {', '.join(BETAS)}")
+    ends = {key: value for key, value in (("start", start), ("end", end)) if value is not None}
+    if name == "cosine" and ends:
+        raise ValueError("the cosine schedule has no beta_start and beta_end")
+    return VariancePreservingSchedule(BETAS[name](**ends))

@@ -1,0 +1,143 @@
+"""Training of the denoising model: a state that can be saved at any step, and a generator that advances it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ldm.conditioning.contract import Conditioning
+from ldm.diffusion.model import DenoisingModel
+from ldm.randomness import derived_seed, generator
+from ldm.training.ema import ExponentialMovingAverage
+from ldm.training.rate import learning_rate_factor
+
+
+class TrainingLatents(Protocol):
+    """Where batches of normalised latents come from."""
+
+    def __len__(self) -> int: ...
+
+    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+        """Normalised latents (N, C, h, w) on the training device, those of a KL first stage drawn with `draw`."""
+        ...
+
+    def fields(self, indices: Tensor) -> Mapping[str, Tensor]:
+        """The fields that conditionings read, on the training device."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """How long and how to train; `images` and `warm_up` and `ema_half_life` count images seen."""
+
+    seed: int
+    images: int
+    batch: int
+    learning_rate: float
+    warm_up: int
+    weight_decay: float
+    gradient_clip: float
+    ema_half_life: float
+    condition_dropout: float
+    decay: str = "constant"
+    micro_batch: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, the last batch complete."""
+        return -(-self.images // self.batch)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one training step measured."""
+
+    step: int
+    images_seen: int
+    values: Mapping[str, float]
+
+
+class DiffusionTraining:
+    """Denoising model, conditioning, optimiser and EMA at one step; everything random at step k follows from (seed, k)."""
+
+    def __init__(
+        self, model: DenoisingModel, conditioning: Conditioning, data: TrainingLatents, settings: DiffusionSettings
+    ) -> None:
+        self.model = model
+        self.conditioning = conditioning
+        self.data = data
+        self.settings = settings
+        self.step = 0
+        self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
+        self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life)
+        self.optimiser = torch.optim.AdamW(
+            self.trained.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def images_seen(self) -> int:
+        """Images seen so far."""
+        return self.step * self.settings.batch
+
+    def advance(self) -> StepReport:
+        """One optimiser step."""
+        s = self.settings
+        for group in self.optimiser.param_groups:
+            group["lr"] = s.learning_rate * learning_rate_factor(self.images_seen, s.images, s.warm_up, s.decay)
+        loss = self.accumulate_gradients()
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip)
+        self.optimiser.step()
+        self.step += 1
+        self.ema.update(self.trained, s.batch, self.images_seen)
+        return StepReport(self.step, self.images_seen, {"loss": float(loss), "gradient_norm": float(norm)})
+
+    def accumulate_gradients(self) -> Tensor:
+        """Gradients of this step's batch, micro-batch by micro-batch, and the mean loss."""
+        s = self.settings
+        draw = generator(s.seed, "step", self.step)
+        torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
+        indices = torch.randint(len(self.data), (s.batch,), generator=draw)
+        x0 = self.data.latents(indices, draw)
+        noise = torch.randn(x0.shape, generator=draw).to(x0.device)
+        levels = torch.randint(self.model.schedule.steps, (s.batch,), generator=draw)
+        dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
+        fields = self.conditioning.drop(self.data.fields(indices), dropped.to(x0.device))
+        self.optimiser.zero_grad(set_to_none=True)
+        micro = s.micro_batch or s.batch
+        total = torch.zeros((), device=x0.device)
+        for first in range(0, s.batch, micro):
+            part = slice(first, first + micro)
+            condition = self.conditioning({name: value[part] for name, value in fields.items()})
+            times = self.model.schedule.time(levels[part])
+            loss = self.model.loss(x0[part], times, noise[part], condition).sum() / s.batch
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on bit for bit."""
+        return {
+            "step": self.step,
+            "trained": self.trained.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.step = state["step"]
+        self.trained.load_state_dict(state["trained"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def train(training: DiffusionTraining) -> Iterator[StepReport]:
+    """Advances to the last step and yields after every one; a caller may stop, save, and start it again."""
+    training.trained.train()
+    while training.step < training.settings.steps:
+        yield training.advance()
