@@ -1,0 +1,1 @@
+"""Networks with public weights, frozen: EfficientNet-Lite (features and taps) and LPIPS."""
