@@ -1,0 +1,247 @@
+"""Encoder and decoder of the first stages.
+
+Source: Rombach et al., arXiv 2112.10752, appendix G, after Esser et al., arXiv 2012.09841, table 7.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+NORM_GROUPS = 32
+"""Groups of every normalisation in the paper's networks."""
+
+
+def group_norm(channels: int, groups: int = NORM_GROUPS) -> nn.GroupNorm:
+    """Group normalisation with the largest number of groups up to `groups` that divides `channels`."""
+    fitting = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(fitting, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Twice normalise, swish, 3x3 convolution, added to the (if need be projected) input."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float, norm_groups: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels, norm_groups)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels, norm_groups)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.shortcut(x) + h
+
+
+class SelfAttention(nn.Module):
+    """Single-head self-attention over all positions, added to its input."""
+
+    def __init__(self, channels: int, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, norm_groups)
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to the same shape."""
+        h = self.norm(x)
+        query, key, value = (
+            layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return x + self.project(attended.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halves the side by a 3x3 convolution of stride 2, padded on the right and below only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H / 2, W / 2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles the side by nearest neighbour and a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 2 H, 2 W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks at one side length, each followed by attention where the level has it, then a change of side."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        blocks: int,
+        attention: bool,
+        resample: nn.Module,
+        dropout: float,
+        norm_groups: int,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * blocks
+        self.blocks = nn.ModuleList(
+            ResidualBlock(before, after, dropout, norm_groups) for before, after in pairwise(widths)
+        )
+        self.attentions = nn.ModuleList(
+            SelfAttention(out_channels, norm_groups) if attention else nn.Identity() for _ in range(blocks)
+        )
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            x = attention(block(x))
+        return self.resample(x)
+
+
+def middle(channels: int, attention: bool, dropout: float, norm_groups: int) -> nn.Sequential:
+    """The blocks at the latent's side: residual, attention, residual."""
+    return nn.Sequential(
+        ResidualBlock(channels, channels, dropout, norm_groups),
+        SelfAttention(channels, norm_groups) if attention else nn.Identity(),
+        ResidualBlock(channels, channels, dropout, norm_groups),
+    )
+
+
+def attended_levels(resolution: int, levels: int, attn_sides: Sequence[int]) -> list[bool]:
+    """For each level, from the image's side downwards, whether it has attention.
+
+    Raises: UserError where a side in `attn_sides` belongs to no level.
+    """
+    sides = [resolution // 2**level for level in range(levels)]
+    for side in attn_sides:
+        if side not in sides:
+            raise UserError(
+                f"attn_sides names {side}, but a first stage of {resolution} px with {levels} levels has the feature "
+                f"sides {', '.join(map(str, sides))}: choose among these."
+            )
+    return [side in attn_sides for side in sides]
+
+
+class Encoder(nn.Module):
+    """Image (N, in_channels, H, W) to features (N, z_channels, H / factor, W / factor), 2 z_channels with `double_z`.
+
+    Level i has width ch * ch_mult[i] and `num_res_blocks` blocks; factor = 2^(levels - 1). Where attention stands is
+    settled here, by the feature sides that an image of `resolution` gives (`attn_sides`); images of other sizes pass
+    through the same layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        z_channels: int,
+        double_z: bool,
+        ch: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        resolution: int,
+        attn_sides: Sequence[int],
+        mid_attention: bool,
+        dropout: float,
+        norm_groups: int = NORM_GROUPS,
+    ) -> None:
+        super().__init__()
+        self.z_channels = z_channels
+        self.factor = 2 ** (len(ch_mult) - 1)
+        widths = [ch * multiplier for multiplier in (1, *ch_mult)]
+        attended = attended_levels(resolution, len(ch_mult), attn_sides)
+        last = len(ch_mult) - 1
+        self.stem = nn.Conv2d(in_channels, ch, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(
+                widths[i],
+                widths[i + 1],
+                num_res_blocks,
+                attended[i],
+                nn.Identity() if i == last else Downsample(widths[i + 1]),
+                dropout,
+                norm_groups,
+            )
+            for i in range(len(ch_mult))
+        )
+        self.middle = middle(widths[-1], mid_attention, dropout, norm_groups)
+        self.norm = group_norm(widths[-1], norm_groups)
+        self.head = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Raises: ValueError where a side of the image is no multiple of `factor`."""
+        if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
+            raise ValueError(f"image sides {tuple(image.shape[-2:])} are no multiples of f = {self.factor}")
+        h = self.stem(image)
+        for level in self.levels:
+            h = level(h)
+        return self.head(F.silu(self.norm(self.middle(h))))
+
+
+class Decoder(nn.Module):
+    """Features (N, z_channels, h, w) to image (N, out_channels, h * factor, w * factor).
+
+    Mirrors `Encoder`, with num_res_blocks + 1 blocks a level; `levels` stand in the order in which they run, from the
+    latent's side upwards.
+    """
+
+    def __init__(
+        self,
+        *,
+        out_channels: int,
+        z_channels: int,
+        ch: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        resolution: int,
+        attn_sides: Sequence[int],
+        mid_attention: bool,
+        dropout: float,
+        norm_groups: int = NORM_GROUPS,
+    ) -> None:
+        super().__init__()
+        self.z_channels = z_channels
+        self.factor = 2 ** (len(ch_mult) - 1)
+        widths = [ch * multiplier for multiplier in reversed((*ch_mult, ch_mult[-1]))]
+        attended = attended_levels(resolution, len(ch_mult), attn_sides)[::-1]
+        last = len(ch_mult) - 1
+        self.stem = nn.Conv2d(z_channels, widths[0], 3, padding=1)
+        self.middle = middle(widths[0], mid_attention, dropout, norm_groups)
+        self.levels = nn.ModuleList(
+            Level(
+                widths[i],
+                widths[i + 1],
+                num_res_blocks + 1,
+                attended[i],
+                nn.Identity() if i == last else Upsample(widths[i + 1]),
+                dropout,
+                norm_groups,
+            )
+            for i in range(len(ch_mult))
+        )
+        self.norm = group_norm(widths[-1], norm_groups)
+        self.head = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The image, not clamped."""
+        h = self.middle(self.stem(features))
+        for level in self.levels:
+            h = level(h)
+        return self.head(F.silu(self.norm(h)))

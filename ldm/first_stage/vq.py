@@ -1,0 +1,193 @@
+"""The first stage with a codebook (VQ-reg), the quantiser standing in the decoder.
+
+Source: van den Oord et al., arXiv 1711.00937; Rombach et al., arXiv 2112.10752, section 3.1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.first_stage.coder import Decoder, Encoder
+from ldm.first_stage.contract import FirstStage, Reconstruction, at_least_float32
+
+DISTANCES_AT_ONCE = 2**24
+"""Distances held in memory at a time (64 MiB in float32)."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """latent: code vectors (N, C, h, w). indices: their numbers (N, h, w), int64."""
+
+    latent: Tensor
+    indices: Tensor
+
+
+def code_counts(indices: Tensor, codes: int) -> Tensor:
+    """How often each of `codes` codes occurs in `indices` (any shape); shape (codes,), int64."""
+    return torch.bincount(indices.flatten(), minlength=codes)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of the codes' frequencies: 1 where one code is used, `codes` where all are used alike.
+
+    Source: van den Oord et al., arXiv 1711.00937.
+    """
+    frequency = counts.double() / counts.sum().clamp(min=1)
+    return torch.exp(torch.special.entr(frequency).sum())
+
+
+def codebook_usage(counts: Tensor) -> Tensor:
+    """The share of codes that occur at all, in [0, 1]."""
+    return (counts > 0).double().mean()
+
+
+def _rows(latents: Tensor) -> Tensor:
+    """(N, C, h, w) to (N h w, C)."""
+    return latents.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+class VectorQuantiser(nn.Module):
+    """A codebook of `codes` vectors of `channels`.
+
+    `beta` weighs the commitment term; with `legacy` it stands on the codebook term instead, as in the code the paper's
+    models were trained with. All state is the parameter `codebook` and the buffer `usage`, how often each code was
+    counted since the last `revive_dead_codes`.
+    """
+
+    usage: Tensor
+
+    def __init__(self, codes: int, channels: int, beta: float, legacy: bool) -> None:
+        super().__init__()
+        self.beta = beta
+        self.legacy = legacy
+        self.codebook = nn.Parameter(torch.empty(codes, channels).uniform_(-1.0 / codes, 1.0 / codes))
+        self.register_buffer("usage", torch.zeros(codes, dtype=torch.int64))
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+        return self.codebook.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """Length of a code vector."""
+        return self.codebook.shape[1]
+
+    @torch.no_grad()
+    def nearest(self, raw: Tensor, distances_at_once: int = DISTANCES_AT_ONCE) -> Tensor:
+        """The number of the nearest code at each position of (N, C, h, w); shape (N, h, w).
+
+        Distances are computed in float32 at least, a part of the positions at a time.
+        """
+        with torch.autocast(raw.device.type, enabled=False):
+            codebook = at_least_float32(self.codebook)
+            rows = at_least_float32(_rows(raw)).to(codebook.dtype)
+            # |z|^2 is the same for all codes and left out
+            norms = codebook.square().sum(1)
+            part = max(1, distances_at_once // self.codes)
+            indices = [torch.addmm(norms, chunk, codebook.T, alpha=-2.0).argmin(1) for chunk in rows.split(part)]
+        return torch.cat(indices).view(raw.shape[0], *raw.shape[2:])
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """The code vectors (N, C, h, w) of indices (N, h, w)."""
+        return F.embedding(indices, self.codebook).permute(0, 3, 1, 2)
+
+    def forward(self, raw: Tensor) -> Quantised:
+        """The nearest code at each position; gradients reach the codebook, not `raw`."""
+        indices = self.nearest(raw)
+        return Quantised(self.embed(indices), indices)
+
+    def loss(self, raw: Tensor, quantised: Tensor) -> Tensor:
+        """Codebook term |sg(z) - e|^2 plus commitment term |z - sg(e)|^2, one weighted by beta; mean over elements.
+
+        Source: arXiv 1711.00937, equation 3.
+        """
+        codebook = F.mse_loss(quantised, raw.detach())
+        commitment = F.mse_loss(raw, quantised.detach())
+        return self.beta * codebook + commitment if self.legacy else codebook + self.beta * commitment
+
+    @torch.no_grad()
+    def count(self, indices: Tensor) -> None:
+        """Adds the codes in `indices` to `usage`."""
+        self.usage += code_counts(indices, self.codes)
+
+    @torch.no_grad()
+    def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Sets every code to a position of `latents` (N, C, h, w) drawn by `generator`, each once while they last."""
+        self._replace(torch.ones(self.codes, dtype=torch.bool, device=latents.device), latents, generator)
+
+    @torch.no_grad()
+    def revive_dead_codes(self, latents: Tensor, generator: torch.Generator, threshold: int = 1) -> Tensor:
+        """Moves codes counted fewer than `threshold` times since the last call to positions of `latents`.
+
+        `latents` (N, C, h, w) are encodings before quantisation; `generator` lives on the CPU, so that devices agree.
+        Returns the mask (codes,) of the codes moved, whose optimiser state no longer applies.
+        """
+        dead = self.usage < threshold
+        self._replace(dead, latents, generator)
+        return dead
+
+    def _replace(self, replaced: Tensor, latents: Tensor, generator: torch.Generator) -> None:
+        rows = _rows(latents)
+        order = torch.randperm(len(rows), generator=generator)
+        picked = order[torch.arange(int(replaced.sum())) % len(rows)].to(rows.device)
+        self.codebook[replaced] = rows[picked].to(self.codebook.dtype)
+        self.usage.zero_()
+
+
+class VQFirstStage(FirstStage):
+    """Encodes to the latent before quantisation; decoding quantises first."""
+
+    regulariser = "vq"
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, quantiser: VectorQuantiser) -> None:
+        super().__init__()
+        self.factor = encoder.factor
+        self.channels = quantiser.channels
+        self.cache_channels = quantiser.channels
+        self.encoder = encoder
+        self.decoder = decoder
+        self.quantiser = quantiser
+        self.to_latent = nn.Conv2d(encoder.z_channels, quantiser.channels, 1)
+        self.from_latent = nn.Conv2d(quantiser.channels, decoder.z_channels, 1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent before quantisation."""
+        return at_least_float32(self.to_latent(self.encoder(image)))
+
+    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The packed latent itself; `noise` has no part in it."""
+        return packed
+
+    def quantise(self, raw: Tensor) -> Quantised:
+        """The nearest codes of a raw latent."""
+        return self.quantiser(raw)
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """The image of the nearest codes of a raw latent."""
+        return self.decode_quantised(self.quantise(raw).latent)
+
+    def decode_quantised(self, latent: Tensor) -> Tensor:
+        """The image of a latent that is quantised already, or is meant to be decoded as it is."""
+        return at_least_float32(self.decoder(self.from_latent(latent)))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution."""
+        return self.decoder.head.weight
+
+    def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Decodes the codes with the straight-through gradient; regularisation {"codebook"}; training counts usage."""
+        raw = self.encode(image)
+        quantised = self.quantise(raw)
+        if self.training:
+            self.quantiser.count(quantised.indices)
+        straight_through = raw + (quantised.latent - raw).detach()
+        return Reconstruction(
+            image=self.decode_quantised(straight_through),
+            latent=straight_through,
+            regularisation={"codebook": self.quantiser.loss(raw, quantised.latent)},
+            indices=quantised.indices,
+        )
