@@ -260,4 +260,4 @@ def load(variant: str) -> EfficientNetLite:
         raise UserError(
             f"The weight file {path} is not that of EfficientNet-{variant.capitalize()}: reinstall it ({error})."
         ) from error
-    return freeze(network.to(memory_format=torch.channels_last))
+    return freeze(network)

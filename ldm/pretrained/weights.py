@@ -45,5 +45,6 @@ def content_hash(weights: Mapping[str, Tensor], digits: int = 16) -> str:
 
 
 def freeze(module: AnyModule) -> AnyModule:
-    """The module in evaluation mode with parameters that take no gradient; gradients still flow to its input."""
+    """The module in evaluation mode, its parameters without gradient and in channels_last; inputs still get gradients."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module.eval().requires_grad_(False)
