@@ -1,0 +1,135 @@
+"""The UNet's convolutional blocks. All blocks share one signature, so that a level is a plain list of them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PERIOD = 10_000.0
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """Group normalisation with 32 groups, or with the largest divisor of `channels` below 32 where 32 is none.
+
+    Statistics are float32 whatever the input's dtype: torch's kernels sum half precision in float32 themselves, so no
+    copy of the input is upcast here.
+    """
+    groups = next(count for count in range(min(32, channels), 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer with weight and bias 0, so that a residual branch starts as nothing (Ho et al. 2020)."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def sinusoidal_embedding(index: Tensor, width: int) -> Tensor:
+    """cos(index w_i), then sin(index w_i), with w_i = 10000^(-i / half), half = width // 2; one 0 more if width is odd.
+
+    Float32 whatever index's dtype, as in the reference, so that imported weights meet the features they know.
+
+    Shapes: index (N,), any real numbers; result (N, width). Source: Vaswani et al. 2017, section 3.5.
+    """
+    half = width // 2
+    frequency = torch.exp(-math.log(PERIOD) * torch.arange(half, dtype=torch.float32, device=index.device) / half)
+    angle = index.float()[:, None] * frequency
+    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2))
+
+
+def halved(x: Tensor) -> Tensor:
+    """Both sides halved by averaging 2 x 2 pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Both sides doubled by repeating pixels."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class TimeEmbedding(nn.Module):
+    """The index's embedding that residual blocks read: sinusoid, linear, SiLU, linear, SiLU.
+
+    The last SiLU stands here once rather than at the head of every residual block. Shapes: (N,) -> (N, 4 width).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.first = nn.Linear(width, 4 * width)
+        self.second = nn.Linear(4 * width, 4 * width)
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Embeds the index, in the dtype of the weights."""
+        features = sinusoidal_embedding(index, self.width).to(self.first.weight.dtype)
+        return F.silu(self.second(F.silu(self.first(features))))
+
+
+class Block(nn.Module, ABC):
+    """A part of the UNet that may read the time embedding and the context, or ignore them."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+        """Shapes: x (N, C, H, W), embedding (N, E), context (N, tokens, width) or None; result (N, C', H', W')."""
+
+
+class Convolution(Block):
+    """A 3 x 3 convolution with padding 1, with stride 2 where it halves, after repeating pixels where it doubles."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, upsample: bool = False) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+        """Reads x alone."""
+        return self.conv(doubled(x) if self.upsample else x)
+
+
+class ResidualBlock(Block):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x))) + time))), with a 1 x 1 convolution on x where the width changes.
+
+    With `scale_shift` the time embedding instead scales and shifts what the second norm gives; `resample` acts on both
+    branches, before the first convolution. Source: Dhariwal and Nichol 2021, section 3 (BigGAN blocks, adaptive norm).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_width: int,
+        dropout: float,
+        scale_shift: bool,
+        resample: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resample = resample
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time = nn.Linear(embedding_width, out_channels * (2 if scale_shift else 1))
+        self.norm2 = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+        """Reads x and the time embedding."""
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv1(h)
+        time = self.time(embedding)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + time)
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))

@@ -1,0 +1,200 @@
+"""The paper's UNet: residual blocks with time embedding, attention at chosen latent sides, skips from down to up."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ldm.denoiser.attention import HeadOrder, SelfAttention, SpatialTransformer
+from ldm.denoiser.blocks import (
+    Block,
+    Convolution,
+    ResidualBlock,
+    TimeEmbedding,
+    doubled,
+    group_norm,
+    halved,
+    zeroed,
+)
+from ldm.errors import UserError
+
+
+def level_sides(latent_side: int, levels: int) -> list[int]:
+    """The side length at each level of a UNet, each half the one before.
+
+    Raises: UserError where the side cannot be halved so often.
+    """
+    if levels < 1 or latent_side < 1 or latent_side % 2 ** (levels - 1):
+        raise UserError(
+            f"a latent of side {latent_side} cannot be halved {levels - 1} times, as a UNet with {levels} entries in "
+            "channel_mult does: give channel_mult fewer entries"
+        )
+    return [latent_side >> level for level in range(levels)]
+
+
+def level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int]:
+    """The channels at each level: `model_channels` times the level's multiplier.
+
+    Raises: UserError where one is no whole number.
+    """
+    widths = [model_channels * multiplier for multiplier in channel_mult]
+    if any(width != int(width) or width < 1 for width in widths):
+        raise UserError(
+            f"channel_mult {list(channel_mult)} times model_channels {model_channels} gives the widths {widths}, "
+            "but every width must be a whole number"
+        )
+    return [int(width) for width in widths]
+
+
+def head_count(channels: int, num_heads: int | None, num_head_channels: int | None) -> int:
+    """The number of attention heads at a width, from the number itself or from the channels of one head.
+
+    Raises: UserError unless exactly one of the two is given and divides `channels`.
+    """
+    given = num_heads if num_head_channels is None else num_head_channels
+    if given is None or (num_heads is not None and num_head_channels is not None):
+        raise UserError("give the UNet either num_heads or num_head_channels, and not both")
+    if given < 1 or channels % given:
+        name = "num_heads" if num_head_channels is None else "num_head_channels"
+        raise UserError(f"{name} {given} does not divide the {channels} channels of an attention layer of the UNet")
+    return given if num_head_channels is None else channels // given
+
+
+class UNet(nn.Module):
+    """Predicts the diffusion target from x_t, the schedule's index, context tokens and maps (eps_theta of the paper).
+
+    `channel_mult` has one entry a level, each level at half the side of the one before. `attention_sides` are the side
+    lengths at which attention stands, counted for a latent of side `latent_side` (sides that no level has are passed
+    over; the middle always has attention); the network itself takes maps of any sides that can be halved as often. With
+    `context_dim` attention is a transformer of `transformer_depth` blocks with cross-attention, without it it is
+    self-attention whose joint projection is laid out by `head_order`. `in_channels` counts x_t and concatenated maps.
+    `recompute` trades compute for memory in training (gradient checkpointing).
+
+    Raises: UserError for sizes that do not fit each other.
+    Source: Rombach et al. 2022, section 3.3 and appendix E.2; Dhariwal and Nichol 2021, section 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        model_channels: int,
+        channel_mult: Sequence[float],
+        num_res_blocks: int,
+        latent_side: int,
+        attention_sides: Sequence[int],
+        num_head_channels: int | None = None,
+        num_heads: int | None = None,
+        context_dim: int | None = None,
+        transformer_depth: int = 1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        dropout: float = 0.0,
+        head_order: HeadOrder = "heads_first",
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.context_dim = context_dim
+        self.halvings = len(channel_mult) - 1
+        self.recompute = recompute
+        sides = level_sides(latent_side, len(channel_mult))
+        widths = level_widths(model_channels, channel_mult)
+        residual = partial(
+            ResidualBlock, embedding_width=4 * model_channels, dropout=dropout, scale_shift=use_scale_shift_norm
+        )
+
+        def attention(channels: int) -> Block:
+            heads = head_count(channels, num_heads, num_head_channels)
+            if context_dim is None:
+                return SelfAttention(channels, heads, head_order)
+            return SpatialTransformer(channels, heads, transformer_depth, context_dim, dropout)
+
+        def attention_at(side: int, channels: int) -> list[Block]:
+            return [attention(channels)] if side in attention_sides else []
+
+        def to_half(channels: int) -> Block:
+            if resblock_updown:
+                return residual(channels, channels, resample=halved)
+            return Convolution(channels, channels, stride=2)
+
+        def to_double(channels: int) -> Block:
+            if resblock_updown:
+                return residual(channels, channels, resample=doubled)
+            return Convolution(channels, channels, upsample=True)
+
+        down: list[list[Block]] = [[Convolution(in_channels, model_channels)]]
+        skips = [model_channels]
+        channels = model_channels
+        for level, (side, width) in enumerate(zip(sides, widths, strict=True)):
+            for _ in range(num_res_blocks):
+                down.append([residual(channels, width), *attention_at(side, width)])
+                channels = width
+                skips.append(width)
+            if level < self.halvings:
+                down.append([to_half(channels)])
+                skips.append(channels)
+
+        middle = [residual(channels, channels), attention(channels), residual(channels, channels)]
+
+        up: list[list[Block]] = []
+        for level, (side, width) in reversed(list(enumerate(zip(sides, widths, strict=True)))):
+            for place in range(num_res_blocks + 1):
+                blocks = [residual(channels + skips.pop(), width), *attention_at(side, width)]
+                channels = width
+                if level > 0 and place == num_res_blocks:
+                    blocks.append(to_double(channels))
+                up.append(blocks)
+
+        self.time_embedding = TimeEmbedding(model_channels)
+        self.down = nn.ModuleList(nn.ModuleList(blocks) for blocks in down)
+        self.middle = nn.ModuleList(middle)
+        self.up = nn.ModuleList(nn.ModuleList(blocks) for blocks in up)
+        self.norm_out = group_norm(channels)
+        self.conv_out = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, index: Tensor, context: Tensor | None = None, concat: Tensor | None = None) -> Tensor:
+        """The prediction for x_t, in its dtype.
+
+        Shapes: x (N, C, H, W), index (N,), context (N, tokens, context_dim), concat (N, C', H, W) with C + C' =
+        `in_channels`; result (N, `out_channels`, H, W).
+        Raises: ValueError for inputs that the network was not built for.
+        """
+        self._check(x, context, concat)
+        embedding = self.time_embedding(index)
+        h = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
+        h = h.to(self.conv_out.weight.dtype)
+        skips = []
+        for blocks in self.down:
+            h = self._through(blocks, h, embedding, context)
+            skips.append(h)
+        h = self._through(self.middle, h, embedding, context)
+        for blocks in self.up:
+            h = self._through(blocks, torch.cat([h, skips.pop()], dim=1), embedding, context)
+        return self.conv_out(F.silu(self.norm_out(h))).to(x.dtype)
+
+    def _through(self, blocks: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+        """`h` after each of the blocks in turn, whose inner activations are recomputed backward where asked for."""
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks:
+            if self.recompute and torch.is_grad_enabled():
+                h = checkpoint(block, h, embedding, context, use_reentrant=False)
+            else:
+                h = block(h, embedding, context)
+        return h
+
+    def _check(self, x: Tensor, context: Tensor | None, concat: Tensor | None) -> None:
+        given = x.shape[1] + (0 if concat is None else concat.shape[1])
+        if given != self.in_channels:
+            raise ValueError(f"the UNet takes {self.in_channels} channels, x and concatenated maps, but got {given}")
+        if any(side % 2**self.halvings for side in x.shape[2:]):
+            raise ValueError(f"sides {tuple(x.shape[2:])} cannot be halved {self.halvings} times")
+        if (context is None) != (self.context_dim is None):
+            raise ValueError(
+                f"the UNet was built with context_dim {self.context_dim}, but called "
+                f"{'without a context' if context is None else 'with a context'}"
+            )

@@ -1,0 +1,219 @@
+"""The UNets of diffusers (UNet2DModel, UNet2DConditionModel): their config and the names of their weights."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.denoiser.attention import SelfAttention, SpatialTransformer, reorder_heads
+from ldm.denoiser.blocks import Convolution
+from ldm.denoiser.unet import UNet
+from ldm.errors import UserError
+
+# Values of a diffusers config under which its UNet is the paper's; a key that a config lacks has this value there.
+_REQUIRED: dict[str, tuple[Any, ...]] = {
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "time_embedding_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "timestep_post_act": (None,),
+    "time_cond_proj_dim": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "downsample_padding": (1,),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
+    "add_attention": (True,),
+    "act_fn": ("silu",),
+    "norm_num_groups": (32,),
+    "attn_norm_num_groups": (None, 32),
+    "norm_eps": (1e-5,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "addition_embed_type": (None,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "only_cross_attention": (False,),
+    "mid_block_only_cross_attention": (None, False),
+    "dual_cross_attention": (False,),
+    "attention_type": ("default",),
+    "cross_attention_norm": (None,),
+    "resnet_skip_time_act": (False,),
+    "resnet_out_scale_factor": (1,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "reverse_transformer_layers_per_block": (None,),
+}
+_PLAIN = ("DownBlock2D", "UpBlock2D")
+_SELF = ("AttnDownBlock2D", "AttnUpBlock2D")
+_CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
+
+# Ours -> diffusers within a block, applied in this order to the rest of a parameter's name.
+_RENAMES = tuple(
+    (re.compile(ours), theirs)
+    for ours, theirs in (
+        (r"^time\.", "time_emb_proj."),
+        (r"^skip\.", "conv_shortcut."),
+        (r"^blocks\.", "transformer_blocks."),
+        (r"\.self_attention\.", ".attn1."),
+        (r"\.cross_attention\.", ".attn2."),
+        (r"\.to_out\.", ".to_out.0."),
+        (r"\.feed_forward\.expand\.", ".ff.net.0.proj."),
+        (r"\.feed_forward\.contract\.", ".ff.net.2."),
+    )
+)
+_SELF_ATTENTION_RENAMES = ((re.compile(r"^norm\."), "group_norm."), (re.compile(r"^proj_out\."), "to_out.0."))
+
+
+def _single(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """A value that a config gives once or once a level, all alike.
+
+    Raises: UserError where levels differ.
+    """
+    value = config.get(key, default)
+    if not isinstance(value, list | tuple):
+        return value
+    if len(set(value)) != 1:
+        raise UserError(f"the diffusers config gives {key}={list(value)}, but this program's UNet needs one value")
+    return value[0]
+
+
+def _attention_levels(config: Mapping[str, Any], kinds: tuple[str, str]) -> list[int]:
+    """The levels with attention.
+
+    Raises: UserError for other kinds of blocks, or where the way up does not mirror the way down.
+    """
+    levels = []
+    for names, plain, kind in zip(
+        (config["down_block_types"], tuple(reversed(config["up_block_types"]))), _PLAIN, kinds, strict=True
+    ):
+        foreign = [name for name in names if name not in (plain, kind)]
+        if foreign:
+            raise UserError(f"the diffusers config has a block '{foreign[0]}', which this program's UNet cannot be")
+        levels.append([level for level, name in enumerate(names) if name == kind])
+    if levels[0] != levels[1]:
+        raise UserError(f"the diffusers config has attention at levels {levels[0]} down but {levels[1]} up")
+    return levels[0]
+
+
+def _heads(config: Mapping[str, Any]) -> dict[str, int | None]:
+    """Heads as our UNet takes them: UNet2DModel gives their width, UNet2DConditionModel their number.
+
+    Raises: UserError where neither the number nor the width is the same at all levels.
+    """
+    if "cross_attention_dim" not in config:
+        width = config.get("attention_head_dim", 8)
+        return {"num_head_channels": width, "num_heads": 1 if width is None else None}
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+    if not isinstance(heads, list | tuple):
+        return {"num_head_channels": None, "num_heads": heads}
+    widths = {channels / count for channels, count in zip(config["block_out_channels"], heads, strict=True)}
+    if len(widths) == 1 and (width := widths.pop()) == int(width):
+        return {"num_head_channels": int(width), "num_heads": None}
+    return {"num_head_channels": None, "num_heads": _single(config, "attention_head_dim", 8)}
+
+
+def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of our `UNet` for the config of a UNet2DModel or (with `cross_attention_dim`) UNet2DConditionModel.
+
+    Raises: UserError for an option under which theirs is not the paper's UNet.
+    """
+    for key, allowed in _REQUIRED.items():
+        if key in config and config[key] not in allowed:
+            raise UserError(f"the diffusers config has {key}={config[key]!r}, which this program's UNet cannot do")
+    widths = config["block_out_channels"]
+    if any(width % 32 for width in widths):
+        raise UserError(f"the diffusers config has block_out_channels={list(widths)}, which must be multiples of 32")
+    side = config.get("sample_size")
+    if not isinstance(side, int):
+        raise UserError(f"the diffusers config has sample_size={side!r}, but must give one latent side")
+    cross = "cross_attention_dim" in config
+    levels = _attention_levels(config, _CROSS if cross else _SELF)
+    return {
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "model_channels": widths[0],
+        "channel_mult": tuple(width / widths[0] for width in widths),
+        "num_res_blocks": _single(config, "layers_per_block", 2),
+        "latent_side": side,
+        "attention_sides": tuple(side >> level for level in levels),
+        **_heads(config),
+        "context_dim": _single(config, "cross_attention_dim", None),
+        "transformer_depth": _single(config, "transformer_layers_per_block", 1),
+        "use_scale_shift_norm": config.get("resnet_time_scale_shift", "default") == "scale_shift",
+        "dropout": config.get("dropout", 0.0),
+        "head_order": "qkv_first",
+    }
+
+
+def _places(unet: UNet) -> dict[str, str]:
+    """Our module path -> theirs, for all blocks and for the layers outside blocks."""
+    places = {
+        "time_embedding.first": "time_embedding.linear_1",
+        "time_embedding.second": "time_embedding.linear_2",
+        "down.0.0.conv": "conv_in",
+        "norm_out": "conv_norm_out",
+        "conv_out": "conv_out",
+        "middle.0": "mid_block.resnets.0",
+        "middle.1": "mid_block.attentions.0",
+        "middle.2": "mid_block.resnets.1",
+    }
+    per_level = len(unet.up) // (unet.halvings + 1)
+    for way, first, resampler in (("down", 1, "downsamplers.0"), ("up", 0, "upsamplers.0")):
+        for position, blocks in enumerate(list(getattr(unet, way))[first:]):
+            level, place = divmod(position, per_level)
+            for number, block in enumerate(blocks):
+                if isinstance(block, Convolution):
+                    theirs = resampler
+                else:
+                    attention = isinstance(block, SelfAttention | SpatialTransformer)
+                    theirs = f"{'attentions' if attention else 'resnets'}.{place}"
+                places[f"{way}.{position + first}.{number}"] = f"{way}_blocks.{level}.{theirs}"
+    return places
+
+
+def _translated(block: nn.Module, rest: str) -> str:
+    renames = _SELF_ATTENTION_RENAMES if isinstance(block, SelfAttention) else _RENAMES
+    for ours, theirs in renames:
+        rest = ours.sub(theirs, rest)
+    return rest
+
+
+def unet_state(weights: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
+    """The weights of `unet`, built by `unet_arguments`, from a diffusers state dict.
+
+    Raises: UserError where theirs lacks a weight or has one more.
+    """
+    unread = set(weights)
+
+    def taken(name: str) -> Tensor:
+        if name not in weights:
+            raise UserError(f"the diffusers weights have no '{name}', which the UNet of their config needs")
+        unread.discard(name)
+        return weights[name]
+
+    state = {}
+    for place, theirs in _places(unet).items():
+        block = unet.get_submodule(place)
+        for rest, parameter in block.state_dict().items():
+            if isinstance(block, SelfAttention) and rest.startswith("qkv."):
+                kind = rest.removeprefix("qkv.")
+                rows = torch.cat([taken(f"{theirs}.to_{part}.{kind}") for part in "qkv"])
+                value = reorder_heads(rows, block.heads, "qkv_first", block.head_order)
+            else:
+                value = taken(f"{theirs}.{_translated(block, rest)}")
+            state[f"{place}.{rest}"] = value.reshape(parameter.shape).to(parameter.dtype)
+    if unread:
+        raise UserError(f"the diffusers weights hold {len(unread)} more than the UNet needs, such as '{min(unread)}'")
+    return state
+
+
+def unet_from_diffusers(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> UNet:
+    """The UNet of a diffusers config with the weights of a diffusers state dict."""
+    unet = UNet(**unet_arguments(config))
+    unet.load_state_dict(unet_state(weights, unet))
+    return unet
