@@ -1,0 +1,1 @@
+"""What is measured: extractors, distances between distributions, reconstruction errors, rates, intervals."""

@@ -1,0 +1,260 @@
+"""Feature extractors behind one contract: uint8 images in, features and logits out.
+
+An extractor is named with all that changes its numbers: weights hash, input side, resize rule and precision. These go
+into the protocol of every row.
+"""
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ldm.errors import UserError, nearest
+from ldm.pretrained import efficientnet_lite
+from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.pretrained.weights import content_hash, freeze, read_weights
+
+INCEPTION_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256: Final = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features (N, d) and logits (N, k) of images, float32; `logits` None where the network has no classes."""
+
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> "Features":
+        """The chosen images."""
+        return Features(self.features[index], None if self.logits is None else self.logits[index])
+
+    def save(self, path: Path) -> None:
+        """Writes an npz file atomically: a reader sees the whole file or none."""
+        arrays: dict[str, Any] = {"features": self.features}
+        if self.logits is not None:
+            arrays["logits"] = self.logits
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @staticmethod
+    def load(path: Path) -> "Features":
+        """Reads what `save` wrote; nothing in the file is executed."""
+        with np.load(path, allow_pickle=False) as file:
+            return Features(file["features"], file.get("logits", None))
+
+
+class FeatureAccumulator:
+    """Collects batches in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._parts: list[Features] = []
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def add(self, batch: Features) -> None:
+        """Appends a batch."""
+        self._parts.append(batch)
+
+    def result(self) -> Features:
+        """All batches in one. Raises: ValueError where there is none, or some have logits and others not."""
+        logits = [part.logits for part in self._parts if part.logits is not None]
+        if not self._parts or len(logits) not in (0, len(self._parts)):
+            raise ValueError("features need at least one batch, and logits in all batches or in none")
+        return Features(
+            np.concatenate([part.features for part in self._parts]), np.concatenate(logits) if logits else None
+        )
+
+
+class Extractor(Protocol):
+    """A frozen network that turns uint8 images (N, 3, H, W) into features, with what a protocol must say of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weights_hash(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def resize(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    def __call__(self, images: Tensor) -> Features: ...
+
+
+def _require_uint8(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"an extractor takes uint8 images (N, 3, H, W), here {images.dtype} {tuple(images.shape)}")
+
+
+def _collected(features: Tensor, logits: Tensor) -> Features:
+    return Features(features.float().cpu().numpy(), logits.float().cpu().numpy())
+
+
+class EfficientNetLite2Extractor:
+    """EfficientNet-Lite2 with ImageNet weights: 1280 features and 1000 logits.
+
+    `size` is the side to which images are resized, bilinear and antialiased in float32. The network's maps are computed
+    in `dtype`; pooling and classifier in float32, so that bf16 rounds no feature.
+    """
+
+    name = "efficientnet_lite2"
+    resize = "bilinear_antialias"
+
+    def __init__(
+        self, network: efficientnet_lite.EfficientNetLite, size: int, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
+        self.network = network.to(device, dtype)
+        self.network.classifier.float()
+        self.size, self.device, self.dtype = size, torch.device(device), dtype
+        self.weights_hash = network.weights_hash
+
+    @property
+    def precision(self) -> str:
+        """The type in which the maps are computed, e.g. "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Features of uint8 images (N, 3, H, W) of any size."""
+        _require_uint8(images)
+        x = images.to(self.device).float()
+        if x.shape[2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        x = self.network.preprocess(x / 127.5 - 1).to(self.dtype, memory_format=torch.channels_last)
+        maps = self.network.head(self.network.taps(x)[-1])
+        features = F.relu6(maps).float().mean(dim=(2, 3))
+        return _collected(features, self.network.classifier(features))
+
+
+def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
+    """torch-fidelity's Inception with the given weights; it returns the 2048 features and the unbiased logits.
+
+    Batch normalisation is folded into the convolutions (features equal to 3e-7).
+    """
+    ensure_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
+
+    # Its constructor unpickles whatever file it is given, so it is given one that was written from tensors here.
+    plain = io.BytesIO()
+    torch.save(dict(weights), plain)
+    plain.seek(0)
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], plain)
+    for block in network.modules():
+        if isinstance(block, BasicConv2d):
+            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+    return freeze(network.to(memory_format=torch.channels_last))
+
+
+class InceptionExtractor:
+    """The Inception network of FID: 2048 features and 1008 logits without bias, images resized as TensorFlow 1 did.
+
+    Only the convolutions run in `dtype`; the published numbers belong to float32.
+    """
+
+    name = "inception"
+    size = 299
+    resize = "bilinear_tensorflow1"
+
+    def __init__(
+        self, network: nn.Module, weights_hash: str, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.network = network.to(device)
+        self.weights_hash, self.device, self.dtype = weights_hash, torch.device(device), dtype
+
+    @property
+    def precision(self) -> str:
+        """The type in which the convolutions are computed, e.g. "float32"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Features of uint8 images (N, 3, H, W) of any size."""
+        _require_uint8(images)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            features, logits = self.network(images.to(self.device))
+        return _collected(features, logits)
+
+
+def _inception_file(weights_path: Path | None) -> Path:
+    """The standard weights: the given file, else the torch hub cache, else downloaded into that cache.
+
+    Raises: UserError where they cannot be had or the file is another one.
+    """
+    ensure_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path = weights_path or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if weights_path is not None and not path.is_file():
+        raise UserError(f"There is no file {path} with the Inception weights: download {URL_INCEPTION_V3} to it.")
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), INCEPTION_SHA256, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"The standard Inception weights are missing and cannot be downloaded ({error}): put "
+                f"{URL_INCEPTION_V3} at {path} or give its path as metrics.weights_path, or use metrics.extractor=efficientnet_lite2, "
+                "which needs no download."
+            ) from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != INCEPTION_SHA256:
+        raise UserError(
+            f"{path} does not hold the standard Inception weights (SHA-256 {digest[:8]}..., not "
+            f"{INCEPTION_SHA256[:8]}...), without which a number is no FID: download {URL_INCEPTION_V3}."
+        )
+    return path
+
+
+EXTRACTORS: Final = ("efficientnet_lite2", "inception")
+
+
+def load_extractor(
+    name: str,
+    weights_path: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    size: int = 112,
+) -> Extractor:
+    """The extractor of a name; `weights_path` is Inception's weight file, `size` the input side of EfficientNet-Lite2.
+
+    Inception takes images at 299 px, whatever `size` is. Raises: UserError for an unknown name or missing weights.
+    """
+    if name == "efficientnet_lite2":
+        return EfficientNetLite2Extractor(efficientnet_lite.load("lite2"), size, device, dtype)
+    if name == "inception":
+        weights = read_weights(_inception_file(weights_path))
+        return InceptionExtractor(inception_network(weights), content_hash(weights), device, dtype)
+    raise UserError(
+        f"There is no extractor '{name}' for metrics.extractor{nearest(name, EXTRACTORS)}: "
+        f"use {' or '.join(EXTRACTORS)}."
+    )

@@ -1,0 +1,101 @@
+"""The rate of a first stage in bits per pixel of the image, each kind under its own name.
+
+`kl_prior`           KL divergence of the posterior to N(0, I): what bits-back coding spends under the prior of the loss
+`kl_fitted`          the same to a Gaussian fitted per channel on training latents: the best factorised Gaussian
+`index_log2`         codebook indices at log2(codebook size) bits each
+`index_crossentropy` held-out indices under the smoothed histogram of the training indices
+
+The KL rates belong to a sample of the posterior, so they pair with the distortion of the sample and not of the mean.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+RAW_BITS_PER_PIXEL = 24.0
+"""Rate of the identity: three channels of 8 bits."""
+
+SMOOTHING = 0.5
+"""Count added to every code of the training histogram (Krichevsky and Trofimov 1981)."""
+
+
+@dataclass(frozen=True)
+class LatentMoments:
+    """Mean and variance of a channel of the aggregate posterior over training images and positions, (C,) in float64."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def aggregate_moments(posteriors: Iterable[tuple[Tensor, Tensor]]) -> LatentMoments:
+    """Moments of the aggregate posterior from batches of mean and log-variance, each (N, C, h, w).
+
+    The variance is E[var] + Var[mean]. Raises: ValueError where there is no batch.
+    """
+    count, total, variance_sum = 0, torch.zeros(0), torch.zeros(0)
+    deviation = torch.zeros(0)
+    for mean, logvar in posteriors:
+        values = mean.double().transpose(0, 1).flatten(1)
+        batch_count, batch_mean = values.shape[1], values.mean(dim=1)
+        batch_deviation = (values - batch_mean[:, None]).square().sum(dim=1)
+        batch_variance = logvar.double().exp().sum(dim=(0, 2, 3))
+        if count == 0:
+            count, total, deviation, variance_sum = batch_count, batch_mean, batch_deviation, batch_variance
+            continue
+        # Merging by differences of means (Chan et al. 1979): sums of squares would cancel where |mean| >> std.
+        shift = batch_mean - total
+        merged = count + batch_count
+        deviation = deviation + batch_deviation + shift.square() * (count * batch_count / merged)
+        total = total + shift * (batch_count / merged)
+        variance_sum = variance_sum + batch_variance
+        count = merged
+    if count == 0:
+        raise ValueError("moments need at least one batch of latents")
+    return LatentMoments(total, (deviation + variance_sum) / count)
+
+
+def _bits_per_pixel(nats: Tensor, pixels: int) -> NDArray[np.float64]:
+    return (nats.flatten(1).sum(dim=1) / (math.log(2) * pixels)).cpu().numpy()
+
+
+def kl_fitted(mean: Tensor, logvar: Tensor, moments: LatentMoments, pixels: int) -> NDArray[np.float64]:
+    """KL(N(mean, exp(logvar)) || N(moments.mean, moments.variance)) of each image.
+
+    Shapes: mean, logvar (N, C, h, w) -> (N,). Units: bits per pixel, `pixels` = H * W of the image. Float64.
+    """
+    mu, log_var = mean.double(), logvar.double()
+    prior_mean = moments.mean.to(mu).view(1, -1, 1, 1)
+    prior_var = moments.variance.to(mu).view(1, -1, 1, 1)
+    spread = ((mu - prior_mean).square() + log_var.exp()) / prior_var
+    return _bits_per_pixel(0.5 * (spread - 1 - log_var + prior_var.log()), pixels)
+
+
+def kl_prior(mean: Tensor, logvar: Tensor, pixels: int) -> NDArray[np.float64]:
+    """KL(N(mean, exp(logvar)) || N(0, I)) of each image: (N, C, h, w) -> (N,), bits per pixel, float64."""
+    channels = mean.shape[1]
+    standard = LatentMoments(torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64))
+    return kl_fitted(mean, logvar, standard, pixels)
+
+
+def index_log2(codes: int, tokens: int, pixels: int) -> float:
+    """Bits per pixel of `tokens` indices an image into a codebook of `codes` entries."""
+    return tokens * math.log2(codes) / pixels
+
+
+def index_crossentropy(
+    indices: ArrayLike, training_counts: ArrayLike, pixels: int, smoothing: float = SMOOTHING
+) -> NDArray[np.float64]:
+    """Bits per pixel of each held-out image's indices under the smoothed training histogram.
+
+    p(code) = (count + smoothing) / (sum of counts + smoothing * codes), so a code never seen in training costs finite
+    bits. Shapes: indices (N, ...), training_counts (codes,) -> (N,).
+    """
+    counts = np.asarray(training_counts, dtype=np.float64)
+    bits = np.log2(counts.sum() + smoothing * counts.size) - np.log2(counts + smoothing)
+    chosen = np.asarray(indices)
+    return bits[chosen.reshape(len(chosen), -1)].sum(axis=1) / pixels

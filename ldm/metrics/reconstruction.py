@@ -1,0 +1,164 @@
+"""How far reconstructions are from their images: per image on uint8, then summed up with intervals.
+
+`mse`     mean squared error over pixels and channels, grey levels squared
+`rmse255` root of the mean of `mse` over images, grey levels (0 to 255)
+`psnr`    mean over images of 10 log10(255^2 / mse); images that are reconstructed exactly have no finite value and are
+          not counted in it (n says how many are)
+`ssim`    mean over images, Gaussian window of 11 with sigma 1.5, mean over channels (Wang et al. 2004)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldm.metrics.intervals import mean_interval
+from ldm.metrics.values import MetricValue
+from ldm.pretrained.efficientnet_lite import EfficientNetLite
+from ldm.records import LeftOut
+
+PEAK = 255.0
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+
+
+@dataclass(frozen=True)
+class ImageErrors:
+    """Errors of each image, (N,) in float64; `psnr` is infinite where exact, `ssim` None where images are too small."""
+
+    mse: NDArray[np.float64]
+    ssim: NDArray[np.float64] | None
+
+    @property
+    def psnr(self) -> NDArray[np.float64]:
+        """Peak signal-to-noise ratio of each image in dB, infinite where the reconstruction is exact."""
+        with np.errstate(divide="ignore"):
+            return 10 * np.log10(PEAK**2 / self.mse)
+
+
+def concatenate(parts: Sequence[ImageErrors]) -> ImageErrors:
+    """The errors of all batches in their order."""
+    ssim = [part.ssim for part in parts if part.ssim is not None]
+    return ImageErrors(
+        np.concatenate([part.mse for part in parts]), np.concatenate(ssim) if len(ssim) == len(parts) else None
+    )
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of images in grey levels, (N, C, H, W) -> (N,), in float64.
+
+    Only positions whose window lies inside the image count, which is what scikit-image's crop of its border amounts to.
+    Raises: ValueError where a side is shorter than the window of 11.
+    """
+    channels, height, width = a.shape[1:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW} px, here they are {height} x {width}")
+    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64, device=a.device) - SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (offsets / SSIM_SIGMA).square())
+    window = (window / window.sum()).expand(channels, 1, 1, SSIM_WINDOW)
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, window, groups=channels), window.transpose(2, 3), groups=channels)
+
+    x, y = a.double(), b.double()
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x.square(), blur(y * y) - mean_y.square()
+    covariance = blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x.square() + mean_y.square() + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def image_errors(image: Tensor, reconstruction: Tensor) -> ImageErrors:
+    """Errors of a batch of reconstructions, both uint8 (N, C, H, W).
+
+    Raises: ValueError where the tensors are not uint8 or differ in shape.
+    """
+    if image.dtype != torch.uint8 or reconstruction.dtype != torch.uint8 or image.shape != reconstruction.shape:
+        raise ValueError(
+            f"errors compare uint8 images of one shape, here {image.dtype} {tuple(image.shape)} "
+            f"and {reconstruction.dtype} {tuple(reconstruction.shape)}"
+        )
+    mse = (image.double() - reconstruction.double()).square().mean(dim=(1, 2, 3)).cpu().numpy()
+    large_enough = min(image.shape[2:]) >= SSIM_WINDOW
+    return ImageErrors(mse, structural_similarity(image, reconstruction).cpu().numpy() if large_enough else None)
+
+
+class PerceptualDistance(Protocol):
+    """A distance of image pairs, float (N, 3, H, W) in [-1, 1] -> (N,), under the name its rows carry."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, image: Tensor, reconstruction: Tensor) -> Tensor: ...
+
+
+class FeatureDistance:
+    """LPIPS without learned weights: squared distance of unit-length feature vectors, averaged over space and layers.
+
+    The network must not be the one of the training loss, or the judge has been trained on. Images enter at their own
+    size. Source: Zhang et al. 2018, arXiv 1801.03924, equation 1 with w = 1, averaged over layers.
+    """
+
+    def __init__(self, network: EfficientNetLite) -> None:
+        self.network = network
+        self.name = f"feature_distance_{network.name}"
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        maps = zip(*(self.network.taps(self.network.preprocess(x)) for x in (image, reconstruction)), strict=True)
+        distances = [
+            (F.normalize(a.double(), dim=1) - F.normalize(b.double(), dim=1)).square().sum(dim=1).mean(dim=(1, 2))
+            for a, b in maps
+        ]
+        return torch.stack(distances).mean(dim=0)
+
+
+def mean_value(metric: str, values: NDArray[np.float64]) -> MetricValue:
+    """The mean of independent values, with Student's 95 % interval where there are at least two."""
+    if len(values) < 2:
+        return MetricValue(metric, float(values.mean()), len(values))
+    interval = mean_interval(values)
+    return MetricValue(metric, interval.value, len(values), interval.low, interval.high)
+
+
+def root_mean_square(mse: MetricValue) -> MetricValue:
+    """`rmse255` from the mean squared error; the bounds are the roots of its bounds."""
+    low = None if mse.ci_low is None else math.sqrt(max(mse.ci_low, 0.0))
+    high = None if mse.ci_high is None else math.sqrt(mse.ci_high)
+    return MetricValue("rmse255", math.sqrt(mse.value), mse.n, low, high)
+
+
+def reconstruction_metrics(
+    errors: ImageErrors,
+    perceptual_metric: str | None = None,
+    perceptual_distances: NDArray[np.float64] | None = None,
+    suffix: str = "",
+) -> tuple[list[MetricValue], list[LeftOut]]:
+    """Means over images with intervals, and what could not be given and why.
+
+    `suffix` is added to every name (e.g. "_sample" for the distortion of a posterior sample).
+    """
+    mse = mean_value("mse", errors.mse)
+    values, left_out = [mse, root_mean_square(mse)], []
+    finite = errors.mse > 0
+    if finite.any():
+        values.append(mean_value("psnr", errors.psnr[finite]))
+    else:
+        left_out.append(LeftOut("psnr", "Every reconstruction is exact, so its PSNR is infinite."))
+    if errors.ssim is not None:
+        values.append(mean_value("ssim", errors.ssim))
+    else:
+        left_out.append(LeftOut("ssim", f"SSIM's window needs images of at least {SSIM_WINDOW} px."))
+    if perceptual_metric is not None and perceptual_distances is not None:
+        values.append(mean_value(perceptual_metric, perceptual_distances))
+    return (
+        [MetricValue(v.metric + suffix, v.value, v.n, v.ci_low, v.ci_high) for v in values],
+        [LeftOut(item.metric + suffix, item.reason) for item in left_out],
+    )
