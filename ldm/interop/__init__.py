@@ -1,0 +1,1 @@
+"""Weights of other programs: the names they use, and networks built from their configurations."""

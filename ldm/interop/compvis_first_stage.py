@@ -1,0 +1,141 @@
+"""First stages of CompVis/latent-diffusion: their configuration, their parameter names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.first_stage.coder import Decoder, Encoder
+from ldm.first_stage.kl import KLFirstStage
+from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
+from ldm.interop.renaming import Renaming, expand
+
+COMMITMENT_WEIGHT = 0.25
+"""beta of every VQ model of the reference, on the codebook term (`legacy`)."""
+
+CODEBOOK = "quantiser.codebook"
+USAGE = "quantiser.usage"
+
+QUANTISATION_NAMES = (
+    ("to_latent.weight", "quant_conv.weight"),
+    ("to_latent.bias", "quant_conv.bias"),
+    ("from_latent.weight", "post_quant_conv.weight"),
+    ("from_latent.bias", "post_quant_conv.bias"),
+    (CODEBOOK, "quantize.embedding.weight"),
+)
+"""What stands between encoder and decoder; diffusers kept these names."""
+
+NAMES = Renaming(
+    (
+        *expand(
+            {
+                "encoder.levels.{i}.blocks.{j}": "encoder.down.{i}.block.{j}",
+                "encoder.middle.0": "encoder.mid.block_1",
+                "encoder.middle.2": "encoder.mid.block_2",
+                "decoder.levels.{r}.blocks.{j}": "decoder.up.{r}.block.{j}",
+                "decoder.middle.0": "decoder.mid.block_1",
+                "decoder.middle.2": "decoder.mid.block_2",
+            },
+            {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "shortcut": "nin_shortcut"},
+        ),
+        *expand(
+            {
+                "encoder.levels.{i}.attentions.{j}": "encoder.down.{i}.attn.{j}",
+                "encoder.middle.1": "encoder.mid.attn_1",
+                "decoder.levels.{r}.attentions.{j}": "decoder.up.{r}.attn.{j}",
+                "decoder.middle.1": "decoder.mid.attn_1",
+            },
+            {"norm": "norm", "query": "q", "key": "k", "value": "v", "project": "proj_out"},
+        ),
+        *expand(
+            {
+                "encoder.levels.{i}.resample": "encoder.down.{i}.downsample",
+                "decoder.levels.{r}.resample": "decoder.up.{r}.upsample",
+            },
+            {"conv": "conv"},
+        ),
+        *expand(
+            {"encoder": "encoder", "decoder": "decoder"}, {"stem": "conv_in", "norm": "norm_out", "head": "conv_out"}
+        ),
+        *QUANTISATION_NAMES,
+    )
+)
+
+_NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
+
+_ONLY_VALUE = {"resamp_with_conv": True, "use_linear_attn": False, "give_pre_end": False, "tanh_out": False}
+"""Options of the reference's networks that none of its published models sets otherwise."""
+
+
+def take_network(state: Mapping[str, Tensor], names: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors of `state` under new names; what lies under none of `prefixes` (losses, say) is left behind.
+
+    A VQ model also receives a usage count of zero. Raises: UserError for a name under `prefixes` that is unknown.
+    """
+    unknown = [name for name in state if name not in names and name.startswith(prefixes)]
+    if unknown:
+        raise UserError(
+            f"The checkpoint's first stage has the parameter {unknown[0]}, which no network of the paper has: give the "
+            "weights of an AutoencoderKL or a VQ model."
+        )
+    ours = {names[name]: tensor for name, tensor in state.items() if name in names}
+    if CODEBOOK in ours:
+        ours[USAGE] = torch.zeros(len(ours[CODEBOOK]), dtype=torch.int64)
+    return ours
+
+
+def from_compvis(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Our state dict of the first stage in a CompVis one; `prefix` is "first_stage_model." in a whole LDM."""
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return take_network(own, NAMES.to_ours(own), _NETWORK)
+
+
+def to_compvis(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """The CompVis state dict of one of our first stages, without training state."""
+    names = NAMES.to_theirs(state)
+    return {prefix + names[name]: state[name] for name in names}
+
+
+def build_compvis_first_stage(params: Mapping[str, Any]) -> KLFirstStage | VQFirstStage:
+    """The network that the `params` of a CompVis first-stage configuration describe, with random weights.
+
+    A model with `n_embed` is a VQ model, else a KL model. Raises: UserError where the network is none of the paper's.
+    """
+    for key in ("ddconfig", "embed_dim"):
+        if key not in params:
+            raise UserError(
+                f"The first-stage configuration lacks {key}: give the `params` of an AutoencoderKL or VQModel."
+            )
+    config = params["ddconfig"]
+    attention = config.get("attn_type", "vanilla")
+    if attention not in ("vanilla", "none"):
+        raise UserError(f"ddconfig.attn_type={attention} is not supported: only vanilla and none are.")
+    for key, value in _ONLY_VALUE.items():
+        if config.get(key, value) != value:
+            raise UserError(f"ddconfig.{key}={config[key]} is not supported: only {value} is.")
+    vq = "n_embed" in params
+    double_z = config.get("double_z", True)
+    if double_z == vq:
+        raise UserError(
+            f"ddconfig.double_z={double_z} does not fit a {'VQ' if vq else 'KL'} model: set it to {not vq}."
+        )
+    sides = [config["resolution"] // 2**level for level in range(len(config["ch_mult"]))]
+    # The reference looks for each side among attn_resolutions and passes over those that never occur.
+    shared: dict[str, Any] = {
+        "z_channels": config["z_channels"],
+        "ch": config["ch"],
+        "ch_mult": tuple(config["ch_mult"]),
+        "num_res_blocks": config["num_res_blocks"],
+        "resolution": config["resolution"],
+        "attn_sides": [s for s in config["attn_resolutions"] if s in sides] if attention == "vanilla" else [],
+        "mid_attention": attention == "vanilla",
+        "dropout": config.get("dropout", 0.0),
+    }
+    encoder = Encoder(in_channels=config["in_channels"], double_z=double_z, **shared)
+    decoder = Decoder(out_channels=config["out_ch"], **shared)
+    if vq:
+        quantiser = VectorQuantiser(params["n_embed"], params["embed_dim"], COMMITMENT_WEIGHT, legacy=True)
+        return VQFirstStage(encoder, decoder, quantiser)
+    return KLFirstStage(encoder, decoder, params["embed_dim"])

@@ -1,0 +1,131 @@
+"""First stages of Hugging Face diffusers (AutoencoderKL, VQModel): their configuration, their parameter names."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.first_stage.coder import Decoder, Encoder
+from ldm.first_stage.kl import KLFirstStage
+from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
+from ldm.interop.compvis_first_stage import COMMITMENT_WEIGHT, QUANTISATION_NAMES, take_network
+from ldm.interop.renaming import Renaming, expand
+
+NAMES = Renaming(
+    (
+        *expand(
+            {
+                "encoder.levels.{i}.blocks.{j}": "encoder.down_blocks.{i}.resnets.{j}",
+                "encoder.middle.0": "encoder.mid_block.resnets.0",
+                "encoder.middle.2": "encoder.mid_block.resnets.1",
+                "decoder.levels.{i}.blocks.{j}": "decoder.up_blocks.{i}.resnets.{j}",
+                "decoder.middle.0": "decoder.mid_block.resnets.0",
+                "decoder.middle.2": "decoder.mid_block.resnets.1",
+            },
+            {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "shortcut": "conv_shortcut"},
+        ),
+        *expand(
+            {
+                "encoder.levels.{i}.attentions.{j}": "encoder.down_blocks.{i}.attentions.{j}",
+                "encoder.middle.1": "encoder.mid_block.attentions.0",
+                "decoder.levels.{i}.attentions.{j}": "decoder.up_blocks.{i}.attentions.{j}",
+                "decoder.middle.1": "decoder.mid_block.attentions.0",
+            },
+            {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "project": "to_out.0"},
+        ),
+        *expand(
+            {
+                "encoder.levels.{i}.resample": "encoder.down_blocks.{i}.downsamplers.0",
+                "decoder.levels.{i}.resample": "decoder.up_blocks.{i}.upsamplers.0",
+            },
+            {"conv": "conv"},
+        ),
+        *expand(
+            {"encoder": "encoder", "decoder": "decoder"},
+            {"stem": "conv_in", "norm": "conv_norm_out", "head": "conv_out"},
+        ),
+        *QUANTISATION_NAMES,
+    )
+)
+
+_PROJECTION = re.compile(r".*\.(query|key|value|project)\.weight")
+
+_FORMER_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Attention in files written before diffusers 0.17."""
+
+_ONLY_VALUE = {
+    "act_fn": "silu",
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "norm_type": "group",
+    "lookup_from_codebook": False,
+}
+
+
+def _current_name(name: str) -> str:
+    for former, current in _FORMER_NAMES.items():
+        name = name.replace(former, current)
+    return name
+
+
+def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict of a diffusers one; their linear projections become 1x1 convolutions."""
+    current = {_current_name(name): tensor for name, tensor in state.items()}
+    ours = take_network(current, NAMES.to_ours(current), ("",))
+    return {
+        name: tensor[:, :, None, None] if tensor.ndim == 2 and _PROJECTION.fullmatch(name) else tensor
+        for name, tensor in ours.items()
+    }
+
+
+def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The diffusers state dict of one of our first stages, without training state."""
+    return {
+        theirs: state[ours].flatten(1) if _PROJECTION.fullmatch(ours) else state[ours]
+        for ours, theirs in NAMES.to_theirs(state).items()
+    }
+
+
+def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQFirstStage:
+    """The network that the configuration of a diffusers AutoencoderKL or VQModel describes, with random weights.
+
+    A configuration with `num_vq_embeddings` is a VQ model, else a KL model.
+    Raises: UserError where the network is none of the paper's.
+    """
+    for key, value in _ONLY_VALUE.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{key}={config[key]} of the diffusers configuration is not supported: only {value} is.")
+    widths = config["block_out_channels"]
+    if any(width % widths[0] for width in widths):
+        raise UserError(f"block_out_channels={tuple(widths)} are not supported: each must be a multiple of the first.")
+    down, up = config["down_block_types"], config["up_block_types"]
+    known = {"DownEncoderBlock2D", "AttnDownEncoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"}
+    attended = [block.startswith("Attn") for block in down]
+    if not known.issuperset((*down, *up)) or attended != [block.startswith("Attn") for block in reversed(up)]:
+        raise UserError(
+            f"down_block_types={tuple(down)} and up_block_types={tuple(up)} are not supported: they must mirror each "
+            f"other and be of {', '.join(sorted(known))}."
+        )
+    vq = "num_vq_embeddings" in config
+    size = config["sample_size"]
+    resolution = size if isinstance(size, int) else size[0]
+    shared: dict[str, Any] = {
+        "z_channels": config["latent_channels"],
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": config["layers_per_block"],
+        "resolution": resolution,
+        "attn_sides": [resolution // 2**level for level, has in enumerate(attended) if has],
+        "mid_attention": config.get("mid_block_add_attention", True),
+        "dropout": 0.0,
+        "norm_groups": config["norm_num_groups"],
+    }
+    encoder = Encoder(in_channels=config["in_channels"], double_z=not vq, **shared)
+    decoder = Decoder(out_channels=config["out_channels"], **shared)
+    if vq:
+        channels = config.get("vq_embed_dim") or config["latent_channels"]
+        quantiser = VectorQuantiser(config["num_vq_embeddings"], channels, COMMITMENT_WEIGHT, legacy=True)
+        return VQFirstStage(encoder, decoder, quantiser)
+    return KLFirstStage(encoder, decoder, config["latent_channels"])
