@@ -1,0 +1,145 @@
+"""What every image set offers before decoding (`ImageSource`) and after (`ImageCache`)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+Indices = Sequence[int] | range | NDArray[np.integer] | Tensor
+
+
+class UnusableImage(Exception):  # noqa: N818 (its name is said to the user: what, not that it failed)
+    """One image that cannot be used: broken, or too small; the cache skips it by name, up to the source's limit."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Box:
+    """The visible extent of one object, in fractions of the image's sides.
+
+    `label` indexes the source's classes, `name` says what it is, `area` is the visible part of the image's pixels.
+    """
+
+    label: int
+    name: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    area: float
+
+
+@dataclass(frozen=True)
+class Item:
+    """One decoded image with whatever its set knows of it; None = the set has no such annotation.
+
+    `image` uint8 (H, W, 3), `semantic` uint8 (H, W) with 0 = background and 1 + label elsewhere. `unseen_objects` marks
+    held-out images that show objects no training image shows.
+    """
+
+    image: NDArray[np.uint8]
+    name: str
+    label: int | None = None
+    caption: str | None = None
+    boxes: tuple[Box, ...] | None = None
+    semantic: NDArray[np.uint8] | None = None
+    unseen_objects: bool = False
+
+
+class ImageSource(Protocol):
+    """One split of an image set at one resolution, decoded on demand.
+
+    `fingerprint` names everything that can change pixels, labels or their order. `classes` is empty where images have
+    no label. `item` may be called from several threads; it raises `UnusableImage` for an image to be skipped, and more
+    than `max_skipped_fraction` of those is an error.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def resolution(self) -> int: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def max_skipped_fraction(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def item(self, index: int) -> Item: ...
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """A decoded image set in memory-mapped files; made by `ldm.data.cache`.
+
+    `images` uint8 (N, H, W, 3); `labels` int64 (N,), all -1 where the set has no classes; `skipped` (name, reason) of
+    the files left out; `unseen_objects` bool (N,).
+    """
+
+    folder: Path
+    fingerprint: str
+    resolution: int
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    unseen_objects: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def semantic(self) -> NDArray[np.uint8] | None:
+        """Memory-mapped label maps (N, H, W), or None where the set has none."""
+        path = self.folder / "semantic.npy"
+        return np.load(path, mmap_mode="r") if path.exists() else None
+
+    @cached_property
+    def captions(self) -> tuple[str, ...] | None:
+        """One caption an image, or None where the set has none."""
+        path = self.folder / "captions.json"
+        return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    @cached_property
+    def boxes(self) -> tuple[tuple[Box, ...], ...] | None:
+        """The boxes of every image, or None where the set has none."""
+        path = self.folder / "boxes.json"
+        if not path.exists():
+            return None
+        return tuple(tuple(Box(*box) for box in boxes) for boxes in json.loads(path.read_text(encoding="utf-8")))
+
+    def uint8(self, indices: Indices) -> Tensor:
+        """The images as they are stored: uint8 (n, 3, H, W)."""
+        taken = np.ascontiguousarray(self.images[np.asarray(indices)].transpose(0, 3, 1, 2))
+        return torch.from_numpy(taken)
+
+    def batch(self, indices: Indices, flip: Tensor | None = None) -> Tensor:
+        """The images as float32 (n, 3, H, W) in [-1, 1], mirrored left to right where `flip`, bool (n,), is set."""
+        images = self.uint8(indices).float().div_(127.5).sub_(1.0)
+        if flip is None:
+            return images
+        return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
+
+    def fields(self, indices: Indices) -> dict[str, Tensor]:
+        """The conditioning fields of these images by name; `label` int64 (n,) where the set has classes."""
+        if not self.classes:
+            return {}
+        return {"label": torch.from_numpy(self.labels[np.asarray(indices)])}

@@ -1,0 +1,93 @@
+"""Encoded image files to square uint8 RGB arrays."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldm.data.contract import UnusableImage
+
+REDUCING_GAP = 3.0
+"""Large images are first averaged over whole blocks, down to no less than this multiple of the final size."""
+
+DECODE_CODE = 1
+"""Raised by hand whenever a change here changes pixels; part of every fingerprint of decoded files."""
+
+RESIZE_RULE = "central square of the short side, Lanczos with antialiasing (Pillow, reducing gap 3)"
+"""How images come to the resolution; the text stands in fingerprints and protocols."""
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".bmp", ".dib", ".gif", ".jpeg", ".jpg", ".jpe", ".jfif", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".pnm",
+        ".tga", ".tif", ".tiff", ".webp",
+    }
+)
+# fmt: on
+
+ORIENTATION_TAG = 0x0112
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; unreadable EXIF counts as none."""
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:
+        return image
+    return image.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as 8-bit RGB: transparency over white, 16-bit grey scaled by 255 / 65535.
+
+    Raises: ValueError for pixel values whose range is not known (floating point, 32-bit integers).
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        if image.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
+            raise ValueError("pixel values of unknown range (floating point or 32 bit)")
+        image = Image.fromarray(np.rint(values.astype(np.float32) / 257.0).astype(np.uint8))
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, resolution: int) -> Image.Image:
+    """The central square of the image at the given side; see `RESIZE_RULE`."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    if side == resolution:
+        return image.crop(box)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
+
+
+def decode_image(data: bytes, resolution: int, name: str) -> NDArray[np.uint8]:
+    """The first frame of an encoded image as uint8 (resolution, resolution, 3); colour profiles are not applied.
+
+    Raises: UnusableImage where the file is broken or its short side is under half the resolution.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+        size = image.size
+        if 2 * min(size) >= resolution:
+            # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is many times faster.
+            image.draft(image.mode, (round(REDUCING_GAP * resolution),) * 2)
+            return np.array(square(to_rgb(upright(image)), resolution))
+    except Exception as error:  # Pillow's decoders raise exceptions of many kinds on damaged files
+        raise UnusableImage(name, f"cannot be read ({str(error) or type(error).__name__})") from error
+    raise UnusableImage(name, f"is {size[0]}x{size[1]}, under half of {resolution} px")

@@ -1,0 +1,60 @@
+"""The latent cache: encodings of the training images, and batches of normalised latents drawn from them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldm.data.contract import ImageCache
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.latent_scale import LatentScale
+
+
+class CachedLatents:
+    """Batches of latents z = scale(latent(packed)) for training the diffusion model.
+
+    `packed` holds what `FirstStage.pack` gave, (N, cache_channels, h, w); where it is None the images are encoded as
+    they are asked for, which costs nothing where the first stage is the identity.
+    """
+
+    def __init__(
+        self,
+        packed: NDArray[np.float32] | None,
+        images: ImageCache,
+        first_stage: FirstStage,
+        scale: LatentScale,
+        device: str,
+    ) -> None:
+        self.packed = packed
+        self.images = images
+        self.first_stage = first_stage
+        self.scale = scale
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @torch.no_grad()
+    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+        """Normalised latents (N, C, h, w); a KL first stage's posterior is sampled with `draw`."""
+        chosen = indices.numpy()
+        if self.packed is None:
+            packed = self.first_stage.pack(self.first_stage.encode(self.images.batch(chosen).to(self.device)))
+        else:
+            packed = torch.from_numpy(np.ascontiguousarray(self.packed[chosen])).to(self.device)
+        shape = (len(indices), self.first_stage.channels, *packed.shape[2:])
+        noise = torch.randn(shape, generator=draw).to(self.device)
+        return self.scale.normalise(self.first_stage.latent(packed, noise))
+
+    def fields(self, indices: Tensor) -> Mapping[str, Tensor]:
+        """The data's fields for these images, on the training device."""
+        return {name: value.to(self.device) for name, value in self.images.fields(indices.numpy()).items()}
+
+
+def open_packed(path: Path) -> NDArray[np.float32]:
+    """The memory-mapped encodings of a finished cache."""
+    packed: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return packed

@@ -1,0 +1,43 @@
+"""Remembers what was computed from the content of files, as long as their sizes and times stay the same."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.records import write_json
+
+
+def signature(files: Sequence[Path]) -> list[int]:
+    """Sizes and modification times: what tells, without reading them, that files have not changed."""
+    stats = [file.stat() for file in files]
+    return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+
+
+class ContentMemo:
+    """Values by key and signature, kept in one JSON file; without a file they last as long as the object."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._changed = False
+        self._values: dict[str, tuple[list[int], str]] = {}
+        if path is not None and path.exists():
+            try:
+                self._values = {key: (sign, value) for key, (sign, value) in json.loads(path.read_text()).items()}
+            except (ValueError, AttributeError, TypeError):
+                self._values = {}  # a damaged memo costs only time
+
+    def recall(self, key: str, sign: list[int]) -> str | None:
+        """The value kept for `key` under this signature."""
+        kept = self._values.get(key)
+        return kept[1] if kept is not None and kept[0] == sign else None
+
+    def keep(self, key: str, sign: list[int], value: str) -> None:
+        """Remembers a value; `save` writes it."""
+        self._values[key] = (sign, value)
+        self._changed = True
+
+    def save(self) -> None:
+        """Writes what is new, atomically."""
+        if self._path is not None and self._changed:
+            write_json(self._path, self._values)
+            self._changed = False

@@ -1,0 +1,58 @@
+"""Opens an image set by name."""
+
+from pathlib import Path
+
+from ldm.data.cifar10 import is_official, open_cifar10
+from ldm.data.contract import SPLITS, ImageSource, Split
+from ldm.data.emoji import EmojiScenes
+from ldm.data.folder import open_folder
+from ldm.data.memo import ContentMemo
+from ldm.errors import UserError, nearest
+
+SOURCES = ("emoji", "folder", "cifar10")
+
+
+def open_splits(
+    name: str,
+    resolution: int,
+    *,
+    path: Path | None = None,
+    seed: int = 0,
+    n_train: int | None = None,
+    n_heldout: int | None = None,
+    heldout_fraction: float = 0.1,
+    max_skipped_fraction: float = 0.1,
+    memo: Path | None = None,
+) -> dict[Split, ImageSource]:
+    """The training and the held-out images of a set, nothing decoded yet.
+
+    `n_train` and `n_heldout` are the numbers of scenes of `emoji`, which needs them, and upper limits elsewhere.
+    `memo` is a JSON file in which content identities are remembered, so that a second call on an unchanged folder does
+    not read it again.
+
+    Raises: UserError for an unknown name and whatever the set itself finds wrong.
+    """
+    limits: dict[Split, int | None] = {"train": n_train, "heldout": n_heldout}
+    if name not in SOURCES:
+        raise UserError(f"There is no data={name}{nearest(name, SOURCES)} (there are {', '.join(SOURCES)}).")
+    if resolution < 1:
+        raise UserError(f"data.resolution={resolution} is no size of an image; give it a number of pixels.")
+    if not 0 < heldout_fraction < 1:
+        raise UserError(f"data.heldout_fraction={heldout_fraction} must lie between 0 and 1.")
+    for split, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise UserError(f"data.n_{split}={limit} leaves no images; raise it, or leave it out for all of them.")
+    if name == "emoji":
+        return {split: EmojiScenes(split, resolution, _required(limits[split], split), seed) for split in SPLITS}
+    if path is None:
+        raise UserError(f"data={name} needs data.path, the place of the images.")
+    remembered = ContentMemo(memo)
+    if name == "cifar10" and is_official(path):
+        return dict(open_cifar10(path, resolution, limits, remembered))
+    return dict(open_folder(path, resolution, heldout_fraction, max_skipped_fraction, limits, remembered))
+
+
+def _required(count: int | None, split: Split) -> int:
+    if count is None:
+        raise UserError(f"data=emoji needs data.n_{split}, the number of {split} scenes.")
+    return count
