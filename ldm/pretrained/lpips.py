@@ -128,7 +128,7 @@ class Lpips(nn.Module):
     def taps(self, image: Tensor) -> list[Tensor]:
         """The maps that are compared, of images in [-1, 1]."""
         maps: list[Tensor] = []
-        h = ((image - self.shift) / self.scale).to(self.features[0].weight.dtype)
+        h = ((image - self.shift) / self.scale).to(next(self.features.parameters()).dtype)
         layers = iter(self.features)
         for layer in self.trunk.layers:
             h = next(layers)(h)

@@ -45,6 +45,6 @@ def content_hash(weights: Mapping[str, Tensor], digits: int = 16) -> str:
 
 
 def freeze(module: AnyModule) -> AnyModule:
-    """The module in evaluation mode, its parameters without gradient and in channels_last; inputs still get gradients."""
+    """The module for inference, in channels_last: no gradient to its parameters, still one to its input."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module.eval().requires_grad_(False)
