@@ -1,0 +1,380 @@
+"""Reads the records of a store into one tidy table: a row is one value with its axes, protocol and cost."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ldm.errors import UserError, nearest
+from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRecord, Sweep, read_record
+
+REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
+FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget")
+MODEL_AXES = ("conditioning", "seed")
+SAMPLE_AXES = ("sampler", "steps", "eta", "spacing", "guidance_scale", "sampler_seed")
+ALL_AXES = REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES + SAMPLE_AXES
+
+AXES_OF: Mapping[str, tuple[str, ...]] = {
+    "reference": REFERENCE_AXES,
+    "first_stage": REFERENCE_AXES + FIRST_STAGE_AXES,
+    "reconstruction": REFERENCE_AXES + FIRST_STAGE_AXES,
+    "latents": REFERENCE_AXES + FIRST_STAGE_AXES,
+    "diffusion": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
+    "progress": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
+    "samples": ALL_AXES,
+    "evaluation": ALL_AXES,
+}
+"""The axes that a stage's rows depend on; the others are empty, so that a row shared by cells claims none of them."""
+
+PARENTS_OF: Mapping[str, tuple[str, ...]] = {
+    "reconstruction": ("reference", "first_stage", "reconstruction"),
+    "progress": ("reference", "first_stage", "latents", "diffusion", "progress"),
+    "evaluation": ("reference", "first_stage", "latents", "diffusion", "samples", "evaluation"),
+}
+"""The stages that write rows about a candidate, each with all that must be finished before it."""
+
+COST_COLUMNS = (
+    "first_stage_seconds",
+    "first_stage_flops",
+    "latents_seconds",
+    "latents_flops",
+    "diffusion_seconds",
+    "diffusion_flops",
+    "sample_seconds",
+    "sample_images_per_second",
+    "sample_flops_per_image",
+    "peak_bytes",
+)
+PARAMETER_COLUMNS = ("parameters_denoiser", "parameters_conditioning", "parameters_encoder", "parameters_decoder")
+COLUMNS = (
+    "stage",
+    "cell",
+    "first_stage",
+    "model",
+    "f",
+    "regulariser",
+    "channels",
+    "sampler",
+    "steps",
+    "nfe",
+    "guidance_scale",
+    "seed",
+    "images_seen",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "protocol",
+    *COST_COLUMNS,
+    *PARAMETER_COLUMNS,
+    *(
+        axis
+        for axis in ALL_AXES
+        if axis not in {"f", "regulariser", "channels", "sampler", "steps", "guidance_scale", "seed"}
+    ),
+    "identity",
+    "sweep",
+)
+WHOLE_NUMBERS = (
+    "f",
+    "channels",
+    "steps",
+    "nfe",
+    "seed",
+    "ae_seed",
+    "sampler_seed",
+    "images_seen",
+    "n",
+    "resolution",
+    "peak_bytes",
+    *PARAMETER_COLUMNS,
+)
+REAL_NUMBERS = ("value", "ci_low", "ci_high", "guidance_scale", "eta", *(c for c in COST_COLUMNS if c != "peak_bytes"))
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A result that the sweep asks for and the store does not hold: `goal` is the stage that would have written it."""
+
+    label: str
+    goal: str
+    stage: str
+    identity: str
+    failed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One point of a codec's curve on the held-out images; `psnr` is None where the codec is lossless."""
+
+    codec: str
+    quality: int | None
+    bits_per_pixel: float
+    rmse255: float
+    psnr: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the tables and figures are made of; `frame` has the columns `COLUMNS`."""
+
+    sweep: str
+    commands: tuple[str, ...]
+    frame: pd.DataFrame
+    cells: int
+    missing: tuple[Missing, ...] = ()
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    codecs: tuple[Codec, ...] = ()
+    left_out: tuple[tuple[str, LeftOut], ...] = ()
+
+
+def collect(store: Path, sweep: str | None = None) -> pd.DataFrame:
+    """The tidy table of a sweep (None: the latest, "all": every sweep); stage and identity name a row's record."""
+    return read_study(store, sweep).frame
+
+
+def read_study(store: Path, sweep: str | None = None) -> Study:
+    """The rows, protocols, codec curves and missing results of one sweep (None: the latest, "all": every sweep).
+
+    Raises: UserError where the store or sweep cannot be read, does not exist, or holds no finished row.
+    """
+    try:
+        sweeps = _chosen_sweeps(store, sweep)
+        return _study(_Records(store), sweeps, sweep)
+    except OSError as error:
+        raise UserError(f"The store '{store}' cannot be read ({error}): check its permissions.") from error
+
+
+class _Records:
+    """The records of a store, each file read once."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self._read: dict[tuple[str, str], StageRecord | None] = {}
+
+    def get(self, stage: str, identity: str | None) -> StageRecord | None:
+        """The record of a finished stage, or None."""
+        if identity is None:
+            return None
+        key = (stage, identity)
+        if key not in self._read:
+            folder = self.store / stage / identity
+            try:
+                record = read_record(folder)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"'{folder / 'record.json'}' is not a record of this program ({error}): "
+                    "remove the folder and run the sweep again."
+                ) from error
+            if record is not None and record.schema > SCHEMA:
+                raise UserError(
+                    f"'{folder / 'record.json'}' was written by a newer version of this program: read it with that one."
+                )
+            self._read[key] = record
+        return self._read[key]
+
+    def failure(self, stage: str, identity: str) -> str | None:
+        """The error of a failed stage in one line, or None where it did not fail."""
+        path = self.store / stage / identity / "failure.json"
+        if not path.exists():
+            return None
+        try:
+            return " ".join(str(json.loads(path.read_text(encoding="utf-8"))["error"]).split())
+        except (ValueError, KeyError, TypeError):
+            return f"its failure file {path} cannot be read"
+
+
+def _chosen_sweeps(store: Path, sweep: str | None) -> list[Sweep]:
+    if not store.is_dir():
+        raise UserError(f"There is no store at '{store}': name the folder that run.py wrote with --store.")
+    found = {path.stem: path for path in sorted((store / "sweeps").glob("*.json"))}
+    if not found:
+        raise UserError(f"The store '{store}' holds no sweeps: run `python run.py -m ...` with store={store} first.")
+    if sweep is not None and sweep != "all" and sweep not in found:
+        raise UserError(
+            f"The store '{store}' holds no sweep '{sweep}'{nearest(sweep, found)}"
+            f"{'' if nearest(sweep, found) else '; it holds ' + ', '.join(found)}."
+        )
+    if sweep is not None and sweep != "all":
+        return [_read_sweep(found[sweep])]
+    sweeps = sorted((_read_sweep(path) for path in found.values()), key=lambda item: (item.created, item.sweep))
+    return sweeps if sweep == "all" else sweeps[-1:]
+
+
+def _read_sweep(path: Path) -> Sweep:
+    try:
+        read = Sweep.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"'{path}' is not a sweep of this program ({error}): remove it or choose another --sweep."
+        ) from error
+    if read.schema > SCHEMA:
+        raise UserError(f"'{path}' was written by a newer version of this program: read it with that version.")
+    return read
+
+
+def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Study:
+    labels = CellLabels([cell for sweep in sweeps for cell in sweep.cells])
+    rows: list[dict[str, Any]] = []
+    missing: dict[tuple[str, str], Missing] = {}
+    protocols: dict[str, Mapping[str, Any]] = {}
+    codecs: dict[Codec, None] = {}
+    left_out: dict[tuple[str, LeftOut], None] = {}
+    seen: set[tuple[str, str]] = set()
+    cells: set[tuple[tuple[str, str], ...]] = set()
+    for sweep in sweeps:
+        for cell in sweep.cells:
+            cells.add(tuple(sorted(cell.stages.items())))
+            for gap in _gaps(records, cell, labels):
+                missing.setdefault((gap.goal, cell.stages[gap.goal]), gap)
+            costs = _costs(records, cell)
+            for stage in STAGES:
+                record = records.get(stage, cell.stages.get(stage))
+                if record is None or (stage, record.identity) in seen:
+                    continue
+                seen.add((stage, record.identity))
+                protocols.update(record.protocols)
+                codecs.update((Codec(**point), None) for point in record.facts.get("codecs", ()))
+                left_out.update(((labels.label(cell, stage), item), None) for item in record.left_out)
+                rows += [_row(sweep, cell, record, item, costs) for item in record.rows]
+    if not rows:
+        failures = sum(gap.failed for gap in missing.values())
+        raise UserError(
+            f"Sweep '{sweeps[-1].sweep}' of the store '{records.store}' holds no finished result "
+            f"({len(missing)} missing, {failures} of them failed): see `python -m experiments.ledger`."
+        )
+    return Study(
+        sweep="all" if asked == "all" else sweeps[0].sweep,
+        commands=tuple(dict.fromkeys(sweep.command for sweep in sweeps)),
+        frame=_frame(rows),
+        cells=len(cells),
+        missing=tuple(missing.values()),
+        protocols=protocols,
+        codecs=tuple(codecs),
+        left_out=tuple(left_out),
+    )
+
+
+def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: Mapping[str, Any]) -> dict[str, Any]:
+    axes = AXES_OF[record.stage]
+    row: dict[str, Any] = {axis: cell.axes.get(axis) for axis in axes}
+    row |= {
+        "stage": record.stage,
+        "cell": cell.cell if "steps" in axes else "",
+        "first_stage": cell.stages.get("first_stage", "") if "f" in axes else "",
+        "model": cell.stages.get("diffusion", "") if "conditioning" in axes else "",
+        "metric": item.metric,
+        "value": item.value,
+        "ci_low": item.ci_low,
+        "ci_high": item.ci_high,
+        "n": item.n,
+        "protocol": item.protocol,
+        "images_seen": item.images_seen,
+        "identity": record.identity,
+        "sweep": sweep.sweep,
+    }
+    if item.seed is not None:
+        row["seed"] = item.seed
+    known = {"first_stage_", "latents_", "parameters_encoder", "parameters_decoder"} if "f" in axes else set()
+    known |= {"diffusion_", "parameters_denoiser", "parameters_conditioning"} if "conditioning" in axes else set()
+    known |= {"sample_", "nfe"} if "steps" in axes else set()
+    row |= {name: value for name, value in costs.items() if name.startswith(tuple(known))}
+    row["peak_bytes"] = _peak(record.stage, costs)
+    return row
+
+
+def _peak(stage: str, costs: Mapping[str, Any]) -> int | None:
+    """The largest memory that the path to these rows needed."""
+    peaks = [costs.get(f"peak_of_{parent}") for parent in PARENTS_OF.get(stage, (stage,))]
+    return max((peak for peak in peaks if peak), default=None)
+
+
+def _costs(records: _Records, cell: Cell) -> dict[str, Any]:
+    """What a cell's stages cost; unfinished stages give no entry."""
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        record = records.get(stage, cell.stages.get(stage))
+        if record is None:
+            continue
+        found[f"peak_of_{stage}"] = record.cost.peak_bytes
+        if stage in {"first_stage", "latents", "diffusion"}:
+            found[f"{stage}_seconds"] = record.cost.seconds
+            found[f"{stage}_flops"] = record.cost.flops
+            found |= {f"parameters_{part}": count for part, count in record.facts.get("parameters", {}).items()}
+        if stage == "samples":
+            found |= _sampling(record.cost) | {"nfe": record.facts.get("nfe")}
+    return found
+
+
+def _sampling(cost: Cost) -> dict[str, float]:
+    found = {"sample_seconds": cost.seconds}
+    if cost.images and cost.seconds:
+        found |= {
+            "sample_images_per_second": cost.images_per_second,
+            "sample_flops_per_image": cost.flops / cost.images,
+        }
+    return found
+
+
+def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows)).reindex(columns=list(COLUMNS))
+    for column in WHOLE_NUMBERS:
+        frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+    for column in REAL_NUMBERS:
+        frame[column] = pd.to_numeric(frame[column]).astype(float)
+    for column in set(COLUMNS) - set(WHOLE_NUMBERS) - set(REAL_NUMBERS):
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    order = {stage: index for index, stage in enumerate(STAGES)}
+    keys = ["regulariser", "f", "steps", "images_seen"]
+    frame = frame.assign(order=frame["stage"].map(order)).sort_values(["order", *keys], kind="stable")
+    return frame.drop(columns="order").reset_index(drop=True)
+
+
+def _gaps(records: _Records, cell: Cell, labels: "CellLabels") -> Iterable[Missing]:
+    for goal, needed in PARENTS_OF.items():
+        if goal not in cell.stages or records.get(goal, cell.stages[goal]) is not None:
+            continue
+        open_stages = [s for s in needed if s in cell.stages and records.get(s, cell.stages[s]) is None]
+        failures = {s: text for s in open_stages if (text := records.failure(s, cell.stages[s])) is not None}
+        # The first failure is the cause of all that is open behind it.
+        stage = next(iter(failures), open_stages[0])
+        reason = f"{stage} failed: {failures[stage]}" if failures else f"{stage} is not finished"
+        yield Missing(labels.label(cell, goal), goal, stage, cell.stages[stage], bool(failures), reason)
+
+
+class CellLabels:
+    """Short names of cells, which say only what differs within the sweep."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        values = {axis: {str(cell.axes.get(axis)) for cell in cells} for axis in ALL_AXES}
+        self.varying = {axis for axis, found in values.items() if len(found) > 1}
+        # Channels and family follow from f in most sweeps: they are named only where they tell cells apart.
+        by_candidate: dict[tuple[Any, Any], set[Any]] = {}
+        for cell in cells:
+            by_candidate.setdefault((cell.axes.get("regulariser"), cell.axes.get("f")), set()).add(
+                cell.axes.get("channels")
+            )
+        if all(len(found) == 1 for found in by_candidate.values()):
+            self.varying.discard("channels")
+
+    def label(self, cell: Cell, stage: str) -> str:
+        """The name of what `stage` measures of a cell, e.g. "KL f=8, 10 steps" for its samples."""
+        axes = AXES_OF[stage]
+        if "f" not in axes:
+            return "reference"
+        parts = [family_name(str(cell.axes.get("regulariser"))) + f" f={cell.axes.get('f')}"]
+        if "steps" in axes:
+            parts.append(f"{cell.axes.get('steps')} steps")
+        others = [a for a in axes if a in self.varying and a not in {"f", "regulariser", "steps"}]
+        return ", ".join(parts + [f"{axis}={cell.axes.get(axis)}" for axis in others])
+
+
+def family_name(regulariser: str) -> str:
+    """A regulariser as it is written in figures and tables."""
+    return {"kl": "KL", "vq": "VQ", "identity": "pixels"}.get(regulariser, regulariser)

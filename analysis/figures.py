@@ -1,0 +1,621 @@
+"""The five trade-off figures; each takes a study and returns a figure, with a note in place of what has no data."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.collect import ALL_AXES, Codec, Study, family_name
+from analysis.style import PointLabel
+from ldm.errors import UserError
+
+MANY_SAMPLES = 5000
+"""From here on the Frechet distance is the headline; below, its bias at small n exceeds most differences."""
+
+METRIC_NAMES = {
+    "fd": "Fréchet distance",
+    "kd": "kernel distance",
+    "is": "inception-score formula",
+    "precision": "precision",
+    "recall": "recall",
+}
+STANDARD_NAMES = {"fid": "FID", "kid": "KID", "is": "IS"}
+EXTRACTOR_NAMES = {
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "efficientnet_lite2": "EfficientNet-Lite2",
+    "inception": "Inception-v3",
+}
+RATE_OF = {
+    "kl": ("rate_kl_fitted", "rate_kl_prior", "rmse255_sample", "psnr_sample"),
+    "vq": ("rate_index_crossentropy", "rate_index_log2", "rmse255", "psnr"),
+    "identity": ("rate_lossless", "rate_raw", "rmse255", "psnr"),
+}
+"""By regulariser: the rate that is drawn, the cruder one, and the distortion of what that rate codes (KL: a sample)."""
+
+
+def rate_metrics(regulariser: str) -> tuple[str, str, str, str]:
+    """The entry of `RATE_OF`.
+
+    Raises: UserError for a regulariser whose rate is not known.
+    """
+    if regulariser not in RATE_OF:
+        raise UserError(
+            f"No rate is known of regulariser '{regulariser}': add it to RATE_OF in analysis/figures.py "
+            f"(known: {', '.join(RATE_OF)})."
+        )
+    return RATE_OF[regulariser]
+
+
+RATE_NOTES = {
+    "kl": "KL = rate_kl_fitted (KL to a Gaussian fitted per channel) with the distortion of a posterior sample, "
+    "hollow rate_kl_prior (KL to N(0, I))",
+    "vq": "VQ = rate_index_crossentropy, hollow rate_index_log2 (log2 of the codebook size)",
+    "identity": "pixels = rate_lossless, hollow rate_raw (24 bits per pixel)",
+}
+RATE_SHORT = {"kl": "KL fitted", "vq": "VQ cross-entropy"}
+SMALL_PANELS = 4
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric that stands for quality in figures and table; `floor` metrics are the same of real images."""
+
+    metric: str
+    n: int
+
+    @property
+    def title(self) -> str:
+        """As it is written on an axis."""
+        return metric_title(self.metric)
+
+    @property
+    def real(self) -> str:
+        """Its floor: training images against held-out images."""
+        return f"real_{self.metric}"
+
+    @property
+    def decoded(self) -> str:
+        """Its floor: training images encoded and decoded, against held-out images."""
+        return f"decoded_{self.metric}"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a figure: a regulariser (and the identity, which belongs to both), one choice of all other axes."""
+
+    family: str
+    variant: str
+    rows: pd.DataFrame
+
+
+def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
+    """The kernel distance below 5000 samples, else the Frechet distance, of the extractor with most rows."""
+    rows = frame[frame["stage"] == stage]
+    distances = rows[rows["metric"].str.match(r"(fd_|kd_|fid$|kid$)")]
+    if distances.empty:
+        return None
+    extractors = distances["metric"].map(_extractor)
+    chosen = extractors.value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[0]
+    own = distances[extractors == chosen]
+    n = int(own["n"].min())
+    kernel = own["metric"].str.startswith(("kd_", "kid"))
+    wanted = own[kernel if n < MANY_SAMPLES else ~kernel]
+    metric = (wanted if not wanted.empty else own)["metric"].iloc[0]
+    return Headline(str(metric), n)
+
+
+def _extractor(metric: str) -> str:
+    """The network of a distance; the names without one stand for the standard Inception weights."""
+    return metric.partition("_")[2] or "inception"
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name in words, e.g. "kernel distance, EfficientNet-Lite2"."""
+    if metric in STANDARD_NAMES:
+        return STANDARD_NAMES[metric]
+    head, _, extractor = metric.partition("_")
+    if not extractor or head not in METRIC_NAMES:
+        return metric
+    return f"{METRIC_NAMES[head]}, {EXTRACTOR_NAMES.get(extractor, extractor)}"
+
+
+def check_protocols(study: Study, allow_mixed: bool = False) -> None:
+    """Refuses rows of one metric that were measured in different ways, unless `allow_mixed`.
+
+    Raises: UserError that names the protocols and the fields in which they differ.
+    """
+    if allow_mixed:
+        return
+    for (stage, metric), rows in study.frame.groupby(["stage", "metric"], sort=False):
+        found = sorted(set(rows["protocol"]))
+        if len(found) > 1:
+            raise UserError(
+                f"The {stage} rows of '{metric}' follow different protocols "
+                f"({' and '.join(_quoted(found))}, which differ in "
+                f"{differing_fields(study.protocols, found)}): choose one sweep with --sweep, or draw them marked with "
+                "--allow-mixed-protocols."
+            )
+
+
+def differing_fields(protocols: Mapping[str, Mapping[str, Any]], ids: Sequence[str]) -> str:
+    """The fields in which protocols differ with their values, e.g. "n_samples (512, 2048)"."""
+    known = [protocols[name] for name in ids if name in protocols]
+    if len(known) < len(ids):
+        return "a protocol that no record spells out"
+    fields = [field for field in known[0] if len({str(protocol.get(field)) for protocol in known}) > 1]
+    return ", ".join(f"{field} ({', '.join(str(protocol.get(field)) for protocol in known)})" for field in fields)
+
+
+def rate_distortion(study: Study) -> Figure:
+    """First stages in the plane of bits per pixel against distortion, with JPEG and WebP on the same images."""
+    rows = study.frame[study.frame["stage"] == "reconstruction"]
+    lossy: dict[str, list[Codec]] = {}
+    for point in study.codecs:
+        lossy.setdefault(point.codec, []).append(point)
+    figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
+    points = _rate_points(rows)
+    present = [name for name in RATE_OF if not points.empty and name in set(points["regulariser"])]
+    named = [RATE_SHORT[name] for name in present if name in RATE_SHORT]
+    keys = style.family_keys(present)
+    if not points.empty:
+        keys.append(style.key("cruder bound", marker="o", color=style.MUTED, markerfacecolor="white"))
+    keys += [
+        style.key(style.CODEC_NAME[name], color=style.CODEC_COLOUR[name], linestyle=":", linewidth=1.8)
+        for name in ("jpeg", "webp")
+        if name in lossy
+    ]
+    pending: list[tuple[Axes, list[PointLabel]]] = []
+    for axes, column, label in (
+        (grid[0][0], "rmse", "distortion: RMSE on 0–255 (lower is better)"),
+        (grid[0][1], "psnr", "PSNR in dB (higher is better)"),
+    ):
+        axes.set_ylabel(label)
+        axes.set_xlabel(f"rate in bits per pixel ({_listed([*named, 'file size'])})")
+        if points.empty and not lossy:
+            style.empty(axes, "no first stage with a rate is finished")
+            continue
+        axes.set_xscale("log")
+        pending.append((axes, _draw_rate_panel(axes, column, points, lossy)))
+        style.sparse_log_ticks(axes, "x")
+    n = int(rows["n"].max()) if not rows.empty else max((p.n for p in study.codecs), default=0)
+    style.finish(
+        figure,
+        "Rate against distortion of the first stages",
+        [_facts(study, rows, f"n = {n:,} held-out images")],
+        [*_rate_note(present), *_notes(study, rows, "reconstruction")],
+        keys,
+    )
+    for axes, labels in pending:
+        style.place_labels(axes, labels)
+    return figure
+
+
+def _rate_note(regularisers: Sequence[str]) -> list[str]:
+    """Which rate and which distortion stand in the figure."""
+    return [f"Rates: {'; '.join(RATE_NOTES[name] for name in regularisers)}."] if regularisers else []
+
+
+def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a first stage: f, regulariser, and mean and interval of rate, cruder rate, RMSE and PSNR."""
+    found = []
+    for key, own in rows.groupby(["regulariser", "f", "channels", "protocol"], dropna=False):
+        regulariser, f, channels, protocol = cast(tuple[str, int, Any, str], key)
+        names = dict(zip(("rate", "crude", "rmse", "psnr"), rate_metrics(regulariser), strict=True))
+        point: dict[str, Any] = {"regulariser": regulariser, "f": int(f), "channels": channels, "protocol": protocol}
+        for name, metric in names.items():
+            values = own[own["metric"] == metric]
+            point[name] = values["value"].mean() if len(values) else math.nan
+            point[f"{name}_low"] = values["ci_low"].min() if len(values) else math.nan
+            point[f"{name}_high"] = values["ci_high"].max() if len(values) else math.nan
+        if math.isfinite(point["rate"]):
+            found.append(point)
+    return pd.DataFrame(found)
+
+
+def _draw_rate_panel(
+    axes: Axes, column: str, points: pd.DataFrame, codecs: Mapping[str, Sequence[Codec]]
+) -> list[PointLabel]:
+    labels: list[PointLabel] = []
+    for name in ("jpeg", "webp"):
+        curve = sorted(codecs.get(name, ()), key=lambda point: point.bits_per_pixel)
+        heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
+        rates = [point.bits_per_pixel for point in curve]
+        axes.plot(
+            rates, heights, ":", color=style.CODEC_COLOUR[name], linewidth=1.8, marker=".", markersize=3.5, zorder=1
+        )
+    for regulariser, own in points.groupby("regulariser", sort=False) if not points.empty else ():
+        drawn = own[own[column].map(math.isfinite)].sort_values("f")
+        look = style.family(str(regulariser))
+        for _, line in drawn.groupby("protocol", sort=False):
+            if line["f"].is_unique:
+                axes.plot(line["rate"], line[column], color=style.FAINT, linestyle=look.line, linewidth=1.3, zorder=1)
+        for point in drawn.to_dict("records"):
+            tint, at = style.colour(point["f"]), (point["rate"], point[column])
+            if math.isfinite(point["crude"]):
+                axes.plot([point["rate"], point["crude"]], [at[1]] * 2, color=tint, linewidth=0.7, alpha=0.55, zorder=1)
+                axes.plot(
+                    point["crude"],
+                    at[1],
+                    look.marker,
+                    color=tint,
+                    markersize=4,
+                    markerfacecolor="white",
+                    zorder=3,
+                    clip_on=False,
+                )
+            style.interval(axes, at[0], at[1], point[f"{column}_low"], point[f"{column}_high"], tint)
+            style.interval(axes, at[0], at[1], point["rate_low"], point["rate_high"], tint, horizontal=True)
+            axes.plot(*at, look.marker, color=tint, markersize=look.size, zorder=4, clip_on=False)
+            labels.append(PointLabel(*at, f"f = {point['f']}" + _channels(point, drawn), tint))
+    lossless = {style.CODEC_NAME[name]: items[0] for name, items in codecs.items() if items and items[0].psnr is None}
+    pixels = points[points["regulariser"] == "identity"] if not points.empty else points
+    if column == "rmse":
+        axes.set_ylim(bottom=0)
+        for name, item in lossless.items():
+            axes.plot(item.bits_per_pixel, 0, "|", color=style.MUTED, markersize=13, markeredgewidth=1.6, clip_on=False)
+            labels.append(PointLabel(item.bits_per_pixel, 0, name, style.MUTED))
+    elif len(pixels) or lossless:
+        names = [f"{name} {item.bits_per_pixel:.1f}" for name, item in lossless.items()]
+        text = "lossless (infinite PSNR), bits per pixel:\n" + ", ".join(names)
+        axes.text(0.03, 0.97, text, transform=axes.transAxes, ha="left", va="top", fontsize=8.4, color=style.MUTED)
+    return labels
+
+
+def _channels(point: Mapping[Any, Any], others: pd.DataFrame) -> str:
+    """The number of channels, where several first stages share f."""
+    return f", {point['channels']} ch." if (others["f"] == point["f"]).sum() > 1 else ""
+
+
+def quality_vs_f(study: Study) -> Figure:
+    """The headline metric of the samples against the compression factor, one line a step count."""
+
+    def draw(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        counts = sorted(int(s) for s in panel.rows["steps"].dropna().unique())
+        look = style.family(panel.family)
+        ends = []
+        for position, steps in enumerate(counts):
+            line = panel.rows[panel.rows["steps"] == steps].sort_values("f")
+            shade = _shade(position, len(counts))
+            axes.plot(line["f"], line["value"], color=shade, linestyle=look.line, zorder=2)
+            _markers(axes, line, "f")
+            last = line.iloc[-1]
+            ends.append(PointLabel(float(last["f"]), float(last["value"]), f"{steps} steps", shade))
+        decoded = (
+            _floor(study, metric.decoded, metric).query("regulariser in [@panel.family, 'identity']").sort_values("f")
+        )
+        if not decoded.empty:
+            axes.plot(decoded["f"], decoded["value"], color=style.FLOOR, linestyle=(0, (5, 2)), linewidth=1.3, zorder=1)
+            end = decoded.iloc[-1]
+            ends.append(PointLabel(float(end["f"]), float(end["value"]), "decoded", style.FLOOR))
+        style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))
+        return ends
+
+    return _quality_figure(study, "Sample quality against compression", draw, "evaluation", ends=True, floors=False)
+
+
+def quality_vs_throughput(study: Study) -> Figure:
+    """The headline metric against images a second of the sampler, one line a compression factor."""
+
+    def draw(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        labels = []
+        timed = panel.rows[panel.rows["sample_images_per_second"] > 0]
+        counts = sorted(int(s) for s in timed["steps"].dropna().unique())
+        for f, own in timed.groupby("f"):
+            line = own.sort_values("steps")
+            look = style.family(str(line["regulariser"].iloc[0]))
+            axes.plot(
+                line["sample_images_per_second"], line["value"], color=style.colour(f), linestyle=look.line, zorder=2
+            )
+            sizes = [4.0 + 5.0 * counts.index(int(s)) / max(1, len(counts) - 1) for s in line["steps"]]
+            _markers(axes, line, "sample_images_per_second", sizes if len(counts) > 1 else None)
+            best = line.iloc[-1]
+            labels.append(_f_label(best, "sample_images_per_second"))
+        axes.set_xscale("log")
+        style.sparse_log_ticks(axes, "x")
+        axes.set_xlabel("sampling throughput in images per second")
+        return labels
+
+    counts = sorted(int(s) for s in study.frame["steps"].dropna().unique())
+    note = f"Marker size grows with the step count: {', '.join(map(str, counts))}." if len(counts) > 1 else ""
+    return _quality_figure(
+        study, "Sample quality against sampling speed", draw, "evaluation", note=note or f"Steps: {_listed(counts)}."
+    )
+
+
+def quality_vs_training(study: Study) -> Figure:
+    """The headline metric of one short sampler over the images seen in diffusion training."""
+
+    def draw(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        ends = []
+        for f, own in panel.rows.groupby("f"):
+            line = own.sort_values("images_seen")
+            look = style.family(str(line["regulariser"].iloc[0]))
+            axes.plot(line["images_seen"], line["value"], color=style.colour(f), linestyle=look.line, zorder=2)
+            _markers(axes, line, "images_seen")
+            last = line.iloc[-1]
+            ends.append(PointLabel(float(last["images_seen"]), float(last["value"]), f"f = {f}", style.colour(f)))
+        axes.set_xscale("log")
+        style.sparse_log_ticks(axes, "x")
+        axes.set_xlabel("images seen in diffusion training")
+        return ends
+
+    return _quality_figure(study, "Sample quality over training", draw, "progress", ends=True)
+
+
+def quality_vs_compute(study: Study) -> Figure:
+    """The headline metric against training FLOPs, with (filled) and without (hollow) the first stage's share."""
+    steps = _common_steps(study)
+
+    def draw(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        rows = panel.rows[(panel.rows["steps"] == steps) & (panel.rows["diffusion_flops"] > 0)].sort_values("f")
+        rows = rows.assign(
+            total=rows["diffusion_flops"] + rows["first_stage_flops"].fillna(0) + rows["latents_flops"].fillna(0)
+        )
+        for point in rows.to_dict("records"):
+            tint, marker = style.colour(point["f"]), style.family(point["regulariser"])
+            ends = [point["diffusion_flops"], point["total"]]
+            axes.plot(ends, [point["value"]] * 2, color=tint, linewidth=1.0, alpha=0.6, zorder=1)
+            axes.plot(
+                ends[0],
+                point["value"],
+                marker.marker,
+                color=tint,
+                markerfacecolor="white",
+                markersize=marker.size,
+                zorder=3,
+            )
+        _markers(axes, rows, "total")
+        axes.set_xscale("log")
+        style.sparse_log_ticks(axes, "x")
+        axes.set_xlabel("training compute in FLOPs (one multiply-add = 2)")
+        return [_f_label(row, "total") for _, row in rows.iterrows()]
+
+    keys = [
+        style.key("with the first stage's share", marker="o", color=style.MUTED),
+        style.key("diffusion training alone", marker="o", color=style.MUTED, markerfacecolor="white"),
+    ]
+    note = f"All points at {steps} sampler steps; the share includes encoding the training set once." if steps else ""
+    return _quality_figure(
+        study,
+        "Sample quality against training compute",
+        draw,
+        "evaluation",
+        note=note,
+        keys=keys,
+    )
+
+
+FIGURES: Mapping[str, Callable[[Study], Figure]] = {
+    "rate_distortion": rate_distortion,
+    "quality_vs_f": quality_vs_f,
+    "quality_vs_throughput": quality_vs_throughput,
+    "quality_vs_training": quality_vs_training,
+    "quality_vs_compute": quality_vs_compute,
+}
+
+
+def _quality_figure(
+    study: Study,
+    title: str,
+    draw: Callable[[Axes, Panel, Headline], list[PointLabel]],
+    stage: str,
+    *,
+    note: str = "",
+    keys: Sequence[Line2D] = (),
+    ends: bool = False,
+    floors: bool = True,
+) -> Figure:
+    """The frame that all quality figures share: panels, floors, scales, legend, facts and notes."""
+    metric = headline(study.frame, stage)
+    rows = study.frame[(study.frame["stage"] == stage) & (study.frame["metric"] == (metric.metric if metric else ""))]
+    if metric is None or rows.empty:
+        figure, grid = style.new_figure(1, 1, 6.4, 3.6)
+        style.empty(grid[0][0], f"no finished {stage} rows of a distance between samples and real images")
+        style.finish(figure, title, [_facts(study, rows, "")], _notes(study, rows, stage), [])
+        return figure
+    panels, dropped = _panels(rows)
+    columns = list(dict.fromkeys(panel.family for panel in panels))
+    variants = list(dict.fromkeys(panel.variant for panel in panels))
+    figure, grid = style.new_figure(
+        len(variants), len(columns), 1.2 + 4.6 * len(columns), 3.9 * len(variants), sharex=True, sharey=True
+    )
+    for axes in (axes for line in grid for axes in line):
+        axes.set_visible(False)
+    pending: list[tuple[Axes, list[PointLabel]]] = []
+    real = _floor(study, metric.real, metric)
+    for panel in panels:
+        axes = grid[variants.index(panel.variant)][columns.index(panel.family)]
+        axes.set_visible(True)
+        labels = draw(axes, panel, metric)
+        if not real.empty:
+            axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
+        if floors:
+            _decoded_ticks(axes, _floor(study, metric.decoded, metric), panel)
+        heading = ", ".join(part for part in (family_name(panel.family), panel.variant) if part)
+        axes.set_title(heading if len(panels) > 1 else "", loc="left", color=style.INK)
+        axes.tick_params(labelbottom=True, labelleft=True)
+        if axes is grid[variants.index(panel.variant)][0]:
+            axes.set_ylabel(f"{metric.title}\n(lower is better)")
+        pending.append((axes, labels))
+    style.value_scale(grid[0][0], rows["value"].tolist(), rows["ci_low"].dropna().tolist() + real["value"].tolist())
+    legend = style.family_keys(rows["regulariser"]) + list(keys)
+    if not real.empty:
+        legend.append(
+            style.key("floor: real images (train) against held-out", color=style.INK, linestyle="--", linewidth=1.1)
+        )
+    if not _floor(study, metric.decoded, metric).empty:
+        look = {"marker": ">", "markersize": 6} if floors else {"linestyle": (0, (5, 2)), "linewidth": 1.3}
+        shade = style.MUTED if floors else style.FLOOR
+        legend.append(style.key("floor: decoded real images", color=shade, **look))
+    notes = [note] if note else []
+    if dropped:
+        notes.append(f"Not drawn, see table.md: {'; '.join(dropped)}.")
+    facts = f"{metric.title}, n = {metric.n:,} samples"
+    style.finish(
+        figure,
+        title,
+        [_facts(study, rows, facts)],
+        notes + _notes(study, rows, stage),
+        legend,
+        margin=0.75 if ends else 0.25,
+    )
+    for axes, labels in pending:
+        if ends:
+            style.end_labels(axes, labels)
+        else:
+            style.place_labels(axes, labels)
+    return figure
+
+
+def _panels(rows: pd.DataFrame) -> tuple[list[Panel], list[str]]:
+    """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room."""
+    tagged = rows.assign(variant=_variants(rows))
+    families = [r for r in dict.fromkeys(tagged["regulariser"]) if r != "identity"] or ["identity"]
+    families.sort(key=lambda name: (list(style.FAMILIES).index(name) if name in style.FAMILIES else 9, name))
+    names = sorted(set(tagged["variant"]))
+    panels = []
+    for variant in names[:SMALL_PANELS]:
+        for regulariser in families:
+            own = tagged[(tagged["variant"] == variant) & tagged["regulariser"].isin([regulariser, "identity"])]
+            if not own.empty:
+                panels.append(Panel(regulariser, variant, _over_seeds(own)))
+    return panels, names[SMALL_PANELS:]
+
+
+def _variants(rows: pd.DataFrame) -> pd.Series:
+    """For each row the values of swept axes other than f, regulariser, steps and seeds; the protocol where mixed."""
+    axes = [a for a in ALL_AXES if a not in {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed"}]
+    by_point = rows.groupby(["regulariser", "f"], dropna=False)
+    swept = [axis for axis in axes if by_point[axis].nunique().max() > 1]
+    if rows["protocol"].nunique() > 1:
+        swept.append("protocol")
+
+    def describe(row: pd.Series) -> str:
+        shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == "identity")]
+        return ", ".join(f"{axis.replace('_', ' ')} {_short(row[axis])}" for axis in shown)
+
+    return rows.apply(describe, axis=1).astype(str)
+
+
+def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a point: the mean over seeds, from the lowest to the highest end of their intervals."""
+    first = [
+        c for c in rows.columns if c not in {"value", "ci_low", "ci_high", "regulariser", "f", "steps", "images_seen"}
+    ]
+    how: dict[str, Any] = dict.fromkeys(first, "first")
+    how |= {"value": "mean", "ci_low": "min", "ci_high": "max", "sample_images_per_second": "mean"}
+    return rows.groupby(["regulariser", "f", "steps", "images_seen"], dropna=False, as_index=False).agg(how)
+
+
+def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
+    """The floor's rows; the Frechet distance is biased by n, so its floor counts only at the same n."""
+    rows = study.frame[study.frame["metric"] == metric]
+    same = rows[rows["n"] == like.n]
+    if like.metric.startswith(("kd_", "kid")) and same.empty:
+        same = rows
+    return same.groupby(["regulariser", "f"], dropna=False, as_index=False)[["value"]].mean()
+
+
+def _decoded_ticks(axes: Axes, decoded: pd.DataFrame, panel: Panel) -> None:
+    for point in decoded[decoded["regulariser"].isin([panel.family, "identity"])].to_dict("records"):
+        axes.plot(
+            0.0,
+            point["value"],
+            marker=">",
+            color=style.colour(point["f"]),
+            markersize=6,
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+            linestyle="",
+            zorder=5,
+        )
+
+
+def _markers(axes: Axes, rows: pd.DataFrame, x: str, sizes: Sequence[float] | None = None) -> None:
+    """The points of a line with their intervals, in the colour of their f and the marker of their regulariser."""
+    for index, point in enumerate(rows.to_dict("records")):
+        look, tint = style.family(point["regulariser"]), style.colour(point["f"])
+        style.interval(axes, point[x], point["value"], point["ci_low"], point["ci_high"], tint)
+        size = sizes[index] if sizes else look.size
+        axes.plot(point[x], point["value"], look.marker, color=tint, markersize=size, zorder=4, linestyle="")
+
+
+def _f_label(row: pd.Series, x: str) -> PointLabel:
+    return PointLabel(float(row[x]), float(row["value"]), f"f = {row['f']}", style.colour(row["f"]))
+
+
+def _shade(position: int, count: int) -> str:
+    """Grey for few steps to black for many."""
+    level = 0.62 - 0.56 * (position / (count - 1) if count > 1 else 1.0)
+    return f"{level:.3f}"
+
+
+def _common_steps(study: Study) -> int | None:
+    """The largest step count that most candidates have, so that points are compared at equal steps."""
+    rows = study.frame[study.frame["stage"] == "evaluation"].dropna(subset=["steps"])
+    if rows.empty:
+        return None
+    candidates = rows.groupby("steps")["first_stage"].nunique()
+    return int(candidates[candidates == candidates.max()].index.max())
+
+
+def _facts(study: Study, rows: pd.DataFrame, first: str) -> str:
+    """What must stand with every number: metric and n, data, judge, protocol, budget rule."""
+    parts = [first] if first else []
+    data = [f"{d} {r} px" for d, r in dict.fromkeys(zip(rows["data"], rows["resolution"], strict=True))]
+    parts += [f"data {_listed(data)}"] if data else []
+    parts += [f"scale {_listed(_values(rows, 'scale'))}"] if _values(rows, "scale") else []
+    budgets = _values(rows, "budget")
+    parts += (
+        [f"equal budget in {_listed(budgets)}" if budgets != ["paper"] else "budgets of the paper"] if budgets else []
+    )
+    protocols = _values(rows, "protocol")
+    parts += [f"protocol {_listed(protocols)}"] if protocols else []
+    return "; ".join(parts) or f"sweep {study.sweep}"
+
+
+def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
+    """Bars, seeds, mixed protocols and missing results, as far as they apply."""
+    notes = []
+    seeds = max((rows[s].nunique() for s in ("seed", "ae_seed", "sampler_seed")), default=0) if not rows.empty else 0
+    bars = "Bars: confidence intervals." if rows["ci_low"].notna().any() else ""
+    if seeds > 1:
+        bars = f"Points: mean of {seeds} seeds; bars: from the lowest to the highest end of their confidence intervals."
+    notes += [bars] if bars else []
+    protocols = sorted(_values(rows, "protocol"))
+    if len(protocols) > 1 and goal != "reconstruction":
+        notes.append(
+            f"MIXED PROTOCOLS, not comparable: {_listed(protocols)} differ in {_differences(study, protocols)}."
+        )
+    gaps = [gap for gap in study.missing if gap.goal == goal]
+    if gaps:
+        shown = "; ".join(f"{gap.label} ({'failed' if gap.failed else 'not finished'})" for gap in gaps[:4])
+        more = f" and {len(gaps) - 4} more" if len(gaps) > 4 else ""
+        notes.append(f"Missing: {shown}{more}; reasons in table.md.")
+    return notes
+
+
+def _differences(study: Study, protocols: Sequence[str]) -> str:
+    return differing_fields(study.protocols, protocols)
+
+
+def _values(rows: pd.DataFrame, column: str) -> list[str]:
+    return [str(value) for value in dict.fromkeys(rows[column]) if value != ""]
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _quoted(values: Sequence[str]) -> Iterator[str]:
+    return (f"'{value}'" for value in values)

@@ -1,0 +1,104 @@
+"""Draws the trade-offs of a sweep: `python analysis/plot_tradeoffs.py [--store DIR] [--out DIR] [--sweep ID|all]`."""
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in {None, ""}:
+    # Run as a script, Python looks beside this file; the packages lie one folder up.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ldm.errors import UserError
+
+DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
+cell) and five figures as PNG and SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training,
+quality_vs_compute."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(prog="plot_tradeoffs.py", description=DESCRIPTION)
+    command.add_argument("--store", type=Path, default=Path("store"), help="folder that run.py wrote (default: store)")
+    command.add_argument(
+        "--out", type=Path, help="folder for table and figures (default: analysis/<sweep> inside the store)"
+    )
+    command.add_argument("--sweep", metavar="ID|all", help="sweep to draw, or all of them (default: the latest)")
+    command.add_argument(
+        "--allow-mixed-protocols",
+        action="store_true",
+        help="draw values that were measured in different ways, marked, instead of refusing them",
+    )
+    return command
+
+
+def draw(store: Path, out: Path | None, sweep: str | None, allow_mixed: bool) -> list[Path]:
+    """Writes table and figures of a sweep and returns their paths, in the order of writing.
+
+    Raises: UserError where the store cannot be read, the sweep has no finished row, or protocols are mixed.
+    """
+    from analysis import style
+    from analysis.collect import read_study
+    from analysis.figures import FIGURES, check_protocols
+    from analysis.table import markdown
+
+    study = read_study(store, sweep)
+    check_protocols(study, allow_mixed)
+    folder = out if out is not None else store / "analysis" / study.sweep
+    written = [
+        write_atomic(folder / "results.csv", study.frame.to_csv(index=False).encode()),
+        write_atomic(folder / "table.md", markdown(study).encode()),
+    ]
+    style.apply()
+    for name, figure_of in FIGURES.items():
+        figure = figure_of(study)
+        for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, **options)
+            written.append(write_atomic(folder / f"{name}.{kind}", buffer.getvalue()))
+    gaps = {gap.label for gap in study.missing}
+    print(f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing")
+    return written
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Writes a file so that a reader sees the old one or the new one, never a part.
+
+    Raises: UserError where the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"'{path.parent}' cannot be written ({error}): choose another folder with --out.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp makes private files; results are to be read like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; 0, or 2 with one sentence where the user can mend it."""
+    options = parser().parse_args(arguments)
+    try:
+        written = draw(options.store, options.out, options.sweep, options.allow_mixed_protocols)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"written to {written[0].parent}: {', '.join(path.name for path in written)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

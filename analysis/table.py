@@ -1,0 +1,231 @@
+"""The summary page: a line a cell with its headline numbers, how they were measured, and what is missing."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.collect import Study, family_name
+from analysis.figures import headline, metric_title, rate_metrics
+from ldm.records import LeftOut
+
+GENERATION = r"(kd_|kid$|fd_|fid$|is_|is$|precision|recall)"
+OPTIONAL_AXES = (
+    "data",
+    "resolution",
+    "scale",
+    "conditioning",
+    "sampler",
+    "guidance_scale",
+    "seed",
+    "ae_seed",
+    "sampler_seed",
+)
+RECONSTRUCTION = r"(rfd_|rfid$|psnr$|psnr_sample$|ssim$|rmse255$|rmse255_sample$|lpips|rate_)"
+
+
+def markdown(study: Study) -> str:
+    """The whole page as Markdown: cells, first stages, floors, missing results, protocols and metrics left out."""
+    marks = _marks(study)
+    sections = {
+        "Cells": _cells(study, marks),
+        "First stages, on held-out images": _first_stages(study, marks),
+        "Floors: the same distances for real images": _floors(study, marks),
+        "Missing": _missing(study),
+        "Protocols": _protocols(study, marks),
+        "Metrics left out": _left_out(study),
+    }
+    head = [f"# Sweep {study.sweep}", *(f"    {command}" for command in study.commands)]
+    return "\n\n".join(head + [f"## {title}\n\n{text}" for title, text in sections.items() if text]) + "\n"
+
+
+def _cells(study: Study, marks: Mapping[str, str]) -> str:
+    """One line a finished cell: its axes, its metrics, its first stage's quality and rate, and what it cost."""
+    rows = study.frame[study.frame["stage"] == "evaluation"]
+    if rows.empty:
+        return ""
+    metrics = _headline_first(
+        study, [m for m in dict.fromkeys(rows["metric"]) if pd.Series([m]).str.match(GENERATION)[0]]
+    )
+    axes = ["steps", *(axis for axis in OPTIONAL_AXES if rows[axis].nunique(dropna=False) > 1)]
+    first_stages = study.frame[study.frame["stage"] == "reconstruction"]
+    quality = [m for m in dict.fromkeys(first_stages["metric"]) if m.startswith(("rfd", "rfid"))]
+    header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]
+    header += [f"{metric_title(metric)} (n = {_span(rows[rows['metric'] == metric]['n'])})" for metric in metrics]
+    header += [_reconstruction_title(metric) for metric in quality]
+    header += [
+        "PSNR, dB",
+        "rate, bits/px",
+        "parameters: denoiser",
+        "first stage",
+        "training: PFLOP",
+        "of it first stage",
+    ]
+    header += ["training: s", "of it first stage", "images/s", "peak memory, MiB"]
+    lines = []
+    for _, own in rows.groupby("identity", sort=False):
+        cell = own.iloc[0]
+        stage = first_stages[first_stages["first_stage"] == cell["first_stage"]]
+        line = [_number(cell["f"]), family_name(cell["regulariser"]), _number(cell["channels"])]
+        line += [_number(cell[axis]) for axis in axes]
+        line += [_measured(own, metric, marks) for metric in metrics]
+        line += [_measured(stage, metric, marks) for metric in quality]
+        line += [_psnr(stage, cell["regulariser"], marks), _rate(stage, cell["regulariser"], marks)]
+        share = {unit: _sum(cell, f"first_stage_{unit}", f"latents_{unit}") for unit in ("flops", "seconds")}
+        line += [
+            _count(cell["parameters_denoiser"]),
+            _count(_sum(cell, "parameters_encoder", "parameters_decoder")),
+            _number(_add(cell["diffusion_flops"], share["flops"]) / 1e15),
+            _number(share["flops"] / 1e15),
+            _number(_add(cell["diffusion_seconds"], share["seconds"])),
+            _number(share["seconds"]),
+            _number(cell["sample_images_per_second"]),
+            _number(float(cell["peak_bytes"]) / 2**20 if pd.notna(cell["peak_bytes"]) else math.nan, digits=4),
+        ]
+        lines.append(line)
+    return _table(header, lines) + (
+        "\n\nIntervals in brackets. The rate is `rate_kl_fitted` with the PSNR of a posterior sample (KL), "
+        "`rate_index_crossentropy` (VQ), `rate_lossless` (pixels). A FLOP count takes one multiply-add as 2; the first "
+        "stage's share includes encoding the training set once."
+    )
+
+
+def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
+    rows = study.frame[(study.frame["stage"] == "reconstruction") & study.frame["metric"].str.match(RECONSTRUCTION)]
+    if rows.empty:
+        return ""
+    metrics = list(dict.fromkeys(rows["metric"]))
+    lines = []
+    for _, own in rows.groupby("identity", sort=False):
+        first = own.iloc[0]
+        line = [_number(first["f"]), family_name(first["regulariser"]), _number(first["channels"])]
+        lines.append(line + [_measured(own, metric, marks) for metric in metrics])
+    names = [f"{_reconstruction_title(m)} (n = {_span(rows[rows['metric'] == m]['n'])})" for m in metrics]
+    return _table(["f", "regulariser", "channels", *names], lines)
+
+
+def _floors(study: Study, marks: Mapping[str, str]) -> str:
+    rows = study.frame[study.frame["metric"].str.match(r"(real|decoded)_")]
+    lines = []
+    for row in rows.to_dict("records"):
+        kind, _, metric = row["metric"].partition("_")
+        what = (
+            "training images"
+            if kind == "real"
+            else f"training images through {family_name(row['regulariser'])} f = {row['f']}"
+        )
+        lines.append([what, metric_title(metric), _interval(row, marks), _number(row["n"])])
+    return _table(["held-out images against", "metric", "value", "n"], lines) if lines else ""
+
+
+def _missing(study: Study) -> str:
+    """Every result that the sweep asks for and the store does not hold, with its reason."""
+    return _bullets(f"{gap.label}, {gap.goal}: {gap.reason} (`{gap.stage}/{gap.identity}`)" for gap in study.missing)
+
+
+def _left_out(study: Study) -> str:
+    """The metrics that could not be computed, each reason once with all that it concerns."""
+    places: dict[LeftOut, list[str]] = {}
+    for place, item in study.left_out:
+        places.setdefault(item, []).append(place)
+    return _bullets(f"`{item.metric}`: {item.reason} ({'; '.join(found)})" for item, found in places.items())
+
+
+def _protocols(study: Study, marks: Mapping[str, str]) -> str:
+    used = [name for name in dict.fromkeys(study.frame["protocol"]) if name]
+    lines = []
+    for name in used:
+        fields = study.protocols.get(name, {})
+        spelled = ", ".join(
+            f"{field.replace('_', ' ')}: {_field(value)}" for field, value in fields.items() if value != ()
+        )
+        mark = f" ({marks[name]})" if name in marks else ""
+        metrics = ", ".join(f"`{m}`" for m in dict.fromkeys(study.frame[study.frame["protocol"] == name]["metric"]))
+        lines.append(f"`{name}`{mark}: {spelled or 'not spelled out in any record'}. Rows: {metrics}")
+    return _bullets(lines)
+
+
+def _marks(study: Study) -> dict[str, str]:
+    """A letter for each protocol that shares a metric with another one, in which case its values carry that letter."""
+    mixed: dict[str, None] = {}
+    for _, rows in study.frame.groupby(["stage", "metric"], sort=False):
+        found = list(dict.fromkeys(rows["protocol"]))
+        if len(found) > 1:
+            mixed.update(dict.fromkeys(found))
+    return {name: f"protocol {chr(ord('a') + index)}" for index, name in enumerate(mixed)}
+
+
+def _headline_first(study: Study, metrics: Sequence[str]) -> list[str]:
+    chosen = headline(study.frame)
+    return sorted(metrics, key=lambda metric: chosen is None or metric != chosen.metric)
+
+
+def _reconstruction_title(metric: str) -> str:
+    """Names as in `metric_title`, with the r of reconstruction and without interpretation of what it does not know."""
+    if metric == "rfid":
+        return "rFID"
+    return "reconstruction " + metric_title(metric[1:]) if metric.startswith("rfd_") else metric
+
+
+def _psnr(rows: pd.DataFrame, regulariser: str, marks: Mapping[str, str]) -> str:
+    return "∞" if regulariser == "identity" else _measured(rows, rate_metrics(regulariser)[3], marks)
+
+
+def _rate(rows: pd.DataFrame, regulariser: str, marks: Mapping[str, str]) -> str:
+    return _measured(rows, rate_metrics(regulariser)[0], marks)
+
+
+def _measured(rows: pd.DataFrame, metric: str, marks: Mapping[str, str]) -> str:
+    """All values of a metric among `rows` (several only where protocols are mixed)."""
+    return "; ".join(_interval(row, marks) for row in rows[rows["metric"] == metric].to_dict("records")) or "–"
+
+
+def _interval(row: Mapping[Any, Any], marks: Mapping[str, str]) -> str:
+    text = _number(row["value"])
+    if pd.notna(row["ci_low"]) and pd.notna(row["ci_high"]):
+        text += f" [{_number(row['ci_low'])}, {_number(row['ci_high'])}]"
+    return text + (f" ({marks[row['protocol']]})" if row["protocol"] in marks else "")
+
+
+def _sum(row: "pd.Series[Any]", *columns: str) -> float:
+    return _add(*(row[column] for column in columns))
+
+
+def _add(*values: Any) -> float:
+    """The sum of what is known; NaN where nothing is."""
+    known = [float(value) for value in values if pd.notna(value)]
+    return sum(known) if known else math.nan
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "–"
+    if float(value) == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{float(value):.0f}" if 100 <= abs(value) < 1e6 else f"{float(value):.{digits}g}"
+
+
+def _count(value: Any) -> str:
+    """A parameter count in millions."""
+    return _number(value) if pd.isna(value) or value == 0 else f"{float(value) / 1e6:.3g} M"
+
+
+def _span(values: "pd.Series[Any]") -> str:
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _field(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    body = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in body)

@@ -1,0 +1,284 @@
+"""A store of made-up results from smooth formulas, for tests and for looking at figures: `synthetic_store.py DIR`."""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ldm.records import (
+    Cell,
+    Cost,
+    LeftOut,
+    Protocol,
+    ResultRow,
+    StageRecord,
+    Sweep,
+    content_hash,
+    write_json,
+)
+
+JUDGE = "efficientnet_lite2"
+CHANNELS = {1: 3, 2: 2, 4: 3, 8: 4, 16: 8, 32: 16}
+
+GENERATION = Protocol(
+    kind="generation",
+    n_samples=512,
+    reference="heldout",
+    reference_hash="made-up",
+    n_reference=512,
+    resolution=32,
+    resize="antialiased bilinear",
+    extractor=JUDGE,
+    extractor_size=112,
+    extractor_weights="made-up",
+    extractor_precision="float32",
+    class_balance="as held-out",
+    evaluation_seed=0,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The grid to make up, and what to leave out of it."""
+
+    regularisers: Sequence[str] = ("kl", "vq")
+    factors: Sequence[int] = (1, 2, 4, 8, 16, 32)
+    steps: Sequence[int] = (5, 10, 20, 50)
+    seeds: Sequence[int] = (0,)
+    guidance: Sequence[float] = (1.0,)
+    n: int = 512
+    kernel_offset: float = 0.0
+    missing: Sequence[tuple[str, str, int, int]] = ()  # (stage, regulariser, f, steps), no record at all
+    failed: Sequence[tuple[str, str, int, int]] = ()
+    odd_protocol: Sequence[tuple[str, int]] = ()  # (regulariser, f) measured on other images
+    name: str = "2026-01-01_synthetic"
+    created: str = "2026-01-01T00:00:00"
+    extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
+
+
+def kernel_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
+    """A made-up bowl over log2 f with a minimum at f = 4 to 8, falling with steps and with training."""
+    bowl = 0.012 + 0.006 * (math.log2(f) - 2.4) ** 2
+    family = 1.15 if regulariser == "vq" else 1.0
+    return bowl * family * (1 + 6 / steps) * (0.6 + 0.4 / share) * (1 + 0.1 * abs(guidance - 2))
+
+
+def frechet_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
+    """A made-up Frechet distance that follows the kernel distance."""
+    return 40 + 900 * kernel_distance(regulariser, f, steps, guidance, share)
+
+
+def distortion(regulariser: str, f: int) -> float:
+    """A made-up root mean square error on 0 to 255."""
+    return 0.0 if f == 1 else 4.5 * math.log2(f) ** 1.1 * (1.12 if regulariser == "vq" else 1.0)
+
+
+def psnr(rmse: float) -> float:
+    """Peak signal-to-noise ratio in decibels of an error on 0 to 255."""
+    return 20 * math.log10(255 / rmse)
+
+
+def rate(regulariser: str, f: int) -> float:
+    """A made-up rate in bits per pixel."""
+    return CHANNELS[f] * (4.2 if regulariser == "kl" else 3.4) / f**2
+
+
+def _row(
+    metric: str, value: float, n: int, spread: float, protocol: str, seen: int | None = None, seed: int | None = None
+):
+    return ResultRow(metric, value, n, protocol, value - spread, value + spread, seen, seed)
+
+
+class _Writer:
+    def __init__(self, store: Path, recipe: Recipe) -> None:
+        self.store, self.recipe = store, recipe
+        self.open: set[str] = set()
+
+    def write(
+        self,
+        stage: str,
+        key: tuple[Any, ...],
+        make: Callable[[str], StageRecord],
+        place: tuple[str, int, int],
+        parents: Sequence[str] = (),
+    ) -> str:
+        identity = content_hash([stage, *key])
+        folder = self.store / stage / identity
+        if (stage, *place) in self.recipe.failed:
+            error = {"error": f"made-up failure of {stage}", "traceback": "", "command": "run"}
+            write_json(folder / "failure.json", error)
+            self.open.add(identity)
+        elif (stage, *place) in self.recipe.missing or self.open & set(parents):
+            self.open.add(identity)
+        elif identity not in self.open:
+            write_json(folder / "record.json", make(identity).to_json())
+        return identity
+
+
+def build(store: Path, recipe: Recipe = Recipe()) -> Sweep:
+    """Writes the store and returns its sweep."""
+    writer = _Writer(store, recipe)
+    cells = []
+    names = [(r if f > 1 else "identity", f) for r in recipe.regularisers for f in recipe.factors]
+    for extractor in recipe.extractors:
+        for regulariser, f in dict.fromkeys(names):
+            for seed in recipe.seeds:
+                for guidance in recipe.guidance:
+                    for steps in recipe.steps:
+                        cells.append(_cell(writer, regulariser, f, seed, guidance, steps, extractor))
+    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells))
+    write_json(store / "sweeps" / f"{recipe.name}.json", sweep.to_json())
+    return sweep
+
+
+def _cell(w: _Writer, regulariser: str, f: int, seed: int, guidance: float, steps: int, extractor: str) -> Cell:
+    recipe = w.recipe
+    protocol = replace(GENERATION, n_samples=recipe.n, n_reference=recipe.n, extractor=extractor)
+    if (regulariser, f) in recipe.odd_protocol:
+        protocol = replace(protocol, reference_hash="other-images")
+    protocols = {protocol.id: asdict(protocol)}
+    short = replace(protocol, n_samples=recipe.n // 2)
+    fd, kd, at = f"fd_{extractor}", f"kd_{extractor}", protocol.id
+    n, off = recipe.n, recipe.kernel_offset
+    place = (regulariser, f, steps)
+    common = {"config": {}, "created": recipe.created}
+
+    def reference(identity: str) -> StageRecord:
+        lossy = [
+            {"codec": codec, "quality": q, "bits_per_pixel": b, "rmse255": e, "psnr": psnr(e), "n": n}
+            for codec, gain in (("jpeg", 1.0), ("webp", 0.7))
+            for q in (5, 10, 20, 40, 60, 80, 95)
+            for b in [gain * (0.9 + 0.02 * q + 2.5 * (q / 100) ** 4)]
+            for e in [30 * math.exp(-0.022 * q) * gain**0.2]
+        ]
+        lossless = [
+            {"codec": codec, "quality": None, "bits_per_pixel": b, "rmse255": 0.0, "psnr": None, "n": n}
+            for codec, b in (("png", 14.1), ("webp_lossless", 10.3))
+        ]
+        rows = (
+            _row(f"real_{fd}", 38.0, n, 1.0, at),
+            _row(f"real_{kd}", 0.0008 + off, n, 0.0009, at),
+        )
+        facts = {"codecs": lossy + lossless}
+        return StageRecord("reference", identity, parents={}, facts=facts, rows=rows, protocols=protocols, **common)
+
+    def first_stage(identity: str) -> StageRecord:
+        facts = {"f": f, "parameters": {"encoder": 0 if f == 1 else 700_000, "decoder": 0 if f == 1 else 900_000}}
+        cost = Cost(0.0 if f == 1 else 60.0 + f, 40_000, 0.0 if f == 1 else 2.4e14, 300 * 2**20)
+        return StageRecord("first_stage", identity, parents={}, facts=facts, cost=cost, **common)
+
+    def reconstruction(identity: str) -> StageRecord:
+        rmse, r = distortion(regulariser, f), rate(regulariser, f)
+        rows = [
+            _row(f"r{fd}", 3.0 + 1.4 * rmse, n, 0.8, at),
+            _row("rmse255", rmse, n, 0.03 * rmse, at),
+            _row(f"decoded_{fd}", 38.0 + 1.4 * rmse, n, 1.0, at),
+            _row(f"decoded_{kd}", 0.0008 + off + 0.0007 * rmse, n, 0.0009, at),
+        ]
+        if f > 1:
+            rows.append(_row("psnr", psnr(rmse), n, 0.3, at))
+        if regulariser == "kl":
+            rows += [
+                _row("rmse255_sample", 1.05 * rmse, n, 0.03 * rmse, at),
+                _row("psnr_sample", psnr(1.05 * rmse), n, 0.3, at),
+                _row("rate_kl_prior", 1.25 * r, n, 0.05 * r, at),
+                _row("rate_kl_fitted", r, n, 0.05 * r, at),
+            ]
+        elif regulariser == "vq":
+            rows += [
+                _row("rate_index_log2", 1.2 * r, n, 0.0, at),
+                _row("rate_index_crossentropy", r, n, 0.02 * r, at),
+            ]
+        else:
+            rows += [_row("rate_raw", 24.0, n, 0.0, at), _row("rate_lossless", 10.3, n, 0.3, at)]
+        left_out = (LeftOut("lpips", "its weights are made up"),)
+        return StageRecord(
+            "reconstruction", identity, parents={}, rows=tuple(rows), left_out=left_out, protocols=protocols, **common
+        )
+
+    def latents(identity: str) -> StageRecord:
+        return StageRecord("latents", identity, parents={}, cost=Cost(4.0, 4000, 1e12 if f > 1 else 0.0), **common)
+
+    def diffusion(identity: str) -> StageRecord:
+        facts = {"parameters": {"denoiser": 3_000_000, "conditioning": 10_000}, "images_seen": 48_000}
+        cost = Cost(20 + 400 / f, 48_000, 1.2e15 / f**1.5, (200 + 800 // f) * 2**20)
+        return StageRecord("diffusion", identity, parents={}, facts=facts, cost=cost, **common)
+
+    def progress(identity: str) -> StageRecord:
+        rows = [
+            _row(metric, value + extra, n // 2, spread, short.id, seen, seed)
+            for seen in (3_000, 6_000, 12_000, 24_000, 48_000)
+            for metric, value, extra, spread in (
+                (fd, frechet_distance(regulariser, f, 10, share=seen / 48_000), 0.0, 2.0),
+                (kd, kernel_distance(regulariser, f, 10, share=seen / 48_000), off, 0.002),
+            )
+        ]
+        return StageRecord(
+            "progress", identity, parents={}, rows=tuple(rows), protocols={short.id: asdict(short)}, **common
+        )
+
+    def samples(identity: str) -> StageRecord:
+        seconds = n * (0.002 * steps / f**1.2 + 0.0005 * (f > 1))
+        cost = Cost(
+            seconds, n, n * (4e8 * steps / f**1.5), 150 * 2**20, {"denoise": 0.9 * seconds, "decode": 0.1 * seconds}
+        )
+        return StageRecord("samples", identity, parents={}, facts={"nfe": steps}, cost=cost, **common)
+
+    def evaluation(identity: str) -> StageRecord:
+        wobble = 1 + 0.05 * seed
+        rows = (
+            _row(fd, wobble * frechet_distance(regulariser, f, steps, guidance), n, 2.5, at, 48_000, seed),
+            _row(kd, wobble * kernel_distance(regulariser, f, steps, guidance) + off, n, 0.0015, at, 48_000, seed),
+            _row(f"precision_{extractor}", 0.7 - 0.02 * math.log2(f), n, 0.02, at, 48_000, seed),
+            _row(f"recall_{extractor}", 0.5 - 0.03 * math.log2(f), n, 0.02, at, 48_000, seed),
+        )
+        return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols, **common)
+
+    name = f"{regulariser}-f{f}-steps{steps}-guidance{guidance:g}-{extractor}"
+    stages: dict[str, str] = {}
+    for stage, key, make, parents in (
+        ("reference", (at,), reference, ()),
+        ("first_stage", (regulariser, f), first_stage, ()),
+        ("reconstruction", (regulariser, f, at), reconstruction, ("reference", "first_stage")),
+        ("latents", (regulariser, f), latents, ("first_stage",)),
+        ("diffusion", (regulariser, f, seed), diffusion, ("latents",)),
+        ("progress", (regulariser, f, seed, at), progress, ("diffusion", "reference")),
+        ("samples", (regulariser, f, seed, guidance, steps), samples, ("diffusion",)),
+        ("evaluation", (regulariser, f, seed, guidance, steps, at), evaluation, ("samples", "reference")),
+    ):
+        stages[stage] = w.write(stage, key, make, place, [stages[parent] for parent in parents])
+    axes = {
+        "data": "emoji",
+        "resolution": 32,
+        "scale": "cpu",
+        "budget": "images",
+        "f": f,
+        "regulariser": regulariser,
+        "channels": CHANNELS[f],
+        "conditioning": "class",
+        "sampler": "ddim",
+        "steps": steps,
+        "eta": 0.0,
+        "spacing": "leading",
+        "guidance_scale": guidance,
+        "seed": seed,
+        "ae_seed": 0,
+        "sampler_seed": 0,
+        "extractor": extractor,
+    }
+    return Cell(name, axes, (f"ae.f={f}", f"sampler.steps={steps}"), stages)
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    build(place / "full")
+    build(place / "main", Recipe(regularisers=("kl",), factors=(1, 4, 8, 16, 32), steps=(50,)))
+    gaps = Recipe(
+        missing=[("evaluation", "kl", 8, 10)],
+        failed=[("diffusion", "vq", 16, steps) for steps in (5, 10, 20, 50)],
+        kernel_offset=-0.02,
+    )
+    build(place / "gaps", gaps)
+    build(place / "seeds", Recipe(regularisers=("kl",), steps=(10, 50), seeds=(0, 1, 2), guidance=(1.0, 2.0)))
