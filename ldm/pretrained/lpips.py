@@ -85,7 +85,8 @@ TRUNKS: Final[Mapping[str, Trunk]] = {
 
 
 def unit_normalise(x: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
-    """x (N, C, H, W) divided by its length over the channels, with a gradient of 0, not NaN, where x is 0."""
+    """x (N, C, H, W), in float32 at least, divided by its length over the channels; at x = 0 the gradient is no NaN."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x / (x.square().sum(dim=1, keepdim=True) + epsilon**2).sqrt()
 
 
@@ -151,9 +152,8 @@ class Lpips(nn.Module):
             )
         distance = torch.zeros(a.shape[0], device=a.device)
         for map_a, map_b, head in zip(self.taps(a), self.taps(b), self.heads, strict=True):
-            wide = torch.promote_types(map_a.dtype, torch.float32)
-            difference = unit_normalise(map_a.to(wide)) - unit_normalise(map_b.to(wide))
-            weighted = difference.square() * head.to(wide).view(1, -1, 1, 1)
+            difference = unit_normalise(map_a) - unit_normalise(map_b)
+            weighted = difference.square() * head.view(1, -1, 1, 1)
             distance = distance + weighted.sum(dim=1).mean(dim=(1, 2))
         return distance
 
