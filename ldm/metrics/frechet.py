@@ -3,8 +3,8 @@
 d^2 = |mean_a - mean_b|^2 + tr(cov_a) + tr(cov_b) - 2 tr((cov_a cov_b)^(1/2)).
 
 With any factors F F^T = cov, tr((cov_a cov_b)^(1/2)) is the sum of the singular values of F_a^T F_b, because their
-squares are the eigenvalues of cov_a cov_b. The sum of singular values never takes the root of a rounding error, which is
-what costs the usual computation (roots of eigenvalues of a product) its digits when the covariances are singular.
+squares are the eigenvalues of cov_a cov_b. The sum of singular values never takes the root of a rounding error, which
+is what costs the usual computation (roots of eigenvalues of a product) its digits when the covariances are singular.
 
 Source: Heusel et al. 2017, arXiv 1706.08500, equation 6; Dowson and Landau 1982 for the closed form.
 """

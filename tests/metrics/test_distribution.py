@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+import torch
+
+from ldm.metrics.distribution import (
+    MINIMUM,
+    canonical_order,
+    generation_metrics,
+    kernel_distance,
+    kernel_subsets,
+    metric_name,
+    reconstruction_frechet,
+)
+from ldm.metrics.features import Features
+from ldm.metrics.frechet import frechet_distance
+from ldm.metrics.intervals import block_jackknife, student_interval
+from ldm.pretrained.torchvision_ops import ensure_torchvision
+
+
+def features(n, seed, d=12, shift=0.0, classes=10):
+    rng = np.random.default_rng(seed)
+    return Features(
+        (rng.normal(size=(n, d)) + shift).astype(np.float32), (3 * rng.normal(size=(n, classes))).astype(np.float32)
+    )
+
+
+def by_name(generated, reference, extractor="efficientnet_lite2", seed=0):
+    values, left_out = generation_metrics(generated, reference, extractor, seed)
+    return {value.metric: value for value in values}, {item.metric: item.reason for item in left_out}
+
+
+@pytest.fixture(scope="module")
+def fidelity():
+    ensure_torchvision()
+    from torch_fidelity import metric_isc, metric_kid, metric_prc
+
+    return metric_isc, metric_kid, metric_prc
+
+
+def kid(metric_kid, a, b, size, subsets, seed):
+    a, b = (torch.from_numpy(x.features.astype(np.float64)) for x in (a, b))
+    result = metric_kid.kid_features_to_metric(
+        a, b, kid_subset_size=size, kid_subsets=subsets, rng_seed=seed, verbose=False
+    )
+    return result["kernel_inception_distance_mean"]
+
+
+def test_kernel_distance_is_torch_fidelitys_with_one_subset_of_all(fidelity):
+    a, b = features(60, 0), features(60, 1, shift=0.3)
+    expected = kid(fidelity[1], a, b, 60, 1, 5)
+    assert kernel_distance(a.features, b.features)[0] == pytest.approx(expected, rel=1e-10)
+    assert by_name(a, b)[0]["kd_efficientnet_lite2"].value == pytest.approx(expected, rel=1e-10)
+
+
+def naive_kernel_distance(a, b):
+    def kernel(x, y):
+        return (np.dot(x, y) / len(x) + 1) ** 3
+
+    within = [np.mean([kernel(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (a, b)]
+    return sum(within) - 2 * np.mean([kernel(x, y) for x in a for y in b])
+
+
+def test_kernel_distance_of_sets_of_different_size_is_the_double_sum():
+    a, b = (features(n, n, d=3).features.astype(np.float64) for n in (9, 14))
+    assert kernel_distance(a, b)[0] == pytest.approx(naive_kernel_distance(a, b), rel=1e-10)
+
+
+def test_kernel_jackknife_is_the_generic_one():
+    a, b = (features(n, n, d=3, shift=n / 30).features.astype(np.float64) for n in (25, 33))
+    value, spread = kernel_distance(a, b, blocks=5)
+    fast = student_interval(value, spread.variance, spread.freedom)
+    slow = block_jackknife([a, b], lambda x, y: kernel_distance(x, y)[0], blocks=5)
+    assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), rel=1e-9)
+
+
+def test_kernel_interval_covers_the_population_value():
+    d, shift = 4, 0.5
+
+    # E (x . y / d + 1)^3 with x . y = sum of products of independent normals: its first three moments in closed form.
+    def expected_kernel(mean_x, mean_y):
+        # given y, x . y ~ N(mean_x . y, |y|^2); then moments of y ~ N(mean_y, I)
+        rng = np.random.default_rng(0)
+        y = mean_y + rng.normal(size=(400_000, d))
+        m, v = y @ mean_x / d + 1, np.square(y).sum(axis=1) / d**2
+        return np.mean(m**3 + 3 * m * v)
+
+    zero, moved = np.zeros(d), np.full(d, shift)
+    truth = expected_kernel(zero, zero) + expected_kernel(moved, moved) - 2 * expected_kernel(zero, moved)
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(300):
+        a, b = rng.normal(size=(100, d)), rng.normal(size=(100, d)) + shift
+        value, spread = kernel_distance(a, b, blocks=25)
+        interval = student_interval(value, spread.variance, spread.freedom)
+        covered += interval.low <= truth <= interval.high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("n_a", "n_b", "expected"),
+    [(32, 32, (32, 1)), (1000, 1000, (1000, 1)), (500, 2000, (500, 10)), (5000, 5000, (1000, 100))],
+)
+def test_subsets_of_the_kernel_distance(n_a, n_b, expected):
+    assert kernel_subsets(n_a, n_b) == expected
+
+
+def test_sets_of_different_size_use_subsets_with_the_seed(fidelity):
+    a, b = features(40, 2), features(70, 3, shift=0.5)
+    ordered = [x[canonical_order(x.features, 4)] for x in (a, b)]
+    found = by_name(a, b, seed=4)[0]["kd_efficientnet_lite2"]
+    assert found.value == pytest.approx(kid(fidelity[1], *ordered, 40, 10, 4), rel=1e-12)
+    full = kernel_distance(a.features, b.features)[0]
+    assert found.ci_low < full < found.ci_high
+
+
+def test_precision_and_recall_are_torch_fidelitys(fidelity):
+    a, b = features(70, 4, d=3), features(90, 5, d=3, shift=0.7)
+    expected = fidelity[2].prc_features_to_metric(
+        torch.from_numpy(a.features), torch.from_numpy(b.features), prc_neighborhood=3, verbose=False
+    )
+    found, _ = by_name(a, b)
+    assert 0 < expected["precision"] < 1
+    assert found["precision_efficientnet_lite2"].value == expected["precision"]
+    assert found["recall_efficientnet_lite2"].value == expected["recall"]
+
+
+def test_precision_is_of_the_generated_and_recall_of_the_reference():
+    narrow, wide = features(200, 6, d=3), features(200, 7, d=3)
+    narrow = Features(narrow.features * np.float32(0.2), narrow.logits)
+    found, _ = by_name(narrow, wide)
+    assert found["precision_efficientnet_lite2"].value > 0.9
+    assert found["recall_efficientnet_lite2"].value < 0.2
+
+
+@pytest.mark.parametrize(("n", "splits"), [(150, 1), (350, 3), (2500, 10)])
+def test_inception_score_is_torch_fidelitys(fidelity, n, splits):
+    a = features(n, 8)
+    logits = torch.from_numpy(a.logits[canonical_order(a.features, 9)])
+    expected = fidelity[0].isc_features_to_metric(logits, splits=splits, shuffle=False)["inception_score_mean"]
+    found = by_name(a, features(20, 9), seed=9)[0]["is_efficientnet_lite2"]
+    assert found.value == pytest.approx(expected, rel=1e-10)
+    assert (found.ci_low is None) == (splits == 1)
+
+
+def test_inception_score_of_certain_and_of_uncertain_classes():
+    certain = features(200, 10)
+    certain = Features(certain.features, 100 * np.eye(10, dtype=np.float32)[np.arange(200) % 10])
+    same = Features(certain.features, np.ones((200, 10), dtype=np.float32))
+    reference = features(20, 11)
+    assert by_name(same, reference)[0]["is_efficientnet_lite2"].value == pytest.approx(1)
+    assert by_name(certain, reference)[0]["is_efficientnet_lite2"].value == pytest.approx(10, rel=0.05)
+
+
+@pytest.mark.parametrize("n_reference", [250, 300])
+def test_the_order_of_the_images_changes_no_value(n_reference):
+    a, b = features(250, 12), features(n_reference, 13, shift=0.2)
+    rng = np.random.default_rng(14)
+    assert by_name(a, b) == by_name(a[rng.permutation(250)], b[rng.permutation(n_reference)])
+
+
+def test_the_order_is_random_and_the_seeds():
+    a = features(500, 15)
+    sums = a.features.sum(axis=1)
+    first, second = (sums[canonical_order(a.features, seed)] for seed in (0, 1))
+    assert not np.array_equal(first, second)
+    assert abs(np.corrcoef(np.arange(500), first)[0, 1]) < 0.15
+
+
+def test_inception_alone_has_the_standard_names():
+    a, b = features(200, 16), features(200, 17)
+    assert set(by_name(a, b, "inception")[0]) == {"fid", "kid", "is", "precision_inception", "recall_inception"}
+    assert set(by_name(a, b)[0]) == {
+        f"{kind}_efficientnet_lite2" for kind in ("fd", "kd", "is", "precision", "recall")
+    }  # fmt: skip
+    assert metric_name("fd", "dinov2") == "fd_dinov2"
+
+
+def test_too_few_images_leave_a_metric_out_with_the_reason():
+    values, reasons = by_name(features(19, 18), features(500, 19))
+    assert set(values) == {"fd_efficientnet_lite2", "kd_efficientnet_lite2"}
+    assert set(reasons) == {"is_efficientnet_lite2", "precision_efficientnet_lite2", "recall_efficientnet_lite2"}
+    assert reasons["is_efficientnet_lite2"] == "It needs at least 100 images a side, here there are 19."
+    assert set(by_name(features(500, 20), features(15, 21))[0]) == {"is_efficientnet_lite2"}
+    at_least = max(MINIMUM.values())
+    assert not by_name(features(at_least, 22), features(at_least, 23))[1]
+
+
+def test_without_logits_there_is_no_inception_score():
+    a = Features(features(200, 24).features, None)
+    values, reasons = by_name(a, features(200, 25))
+    assert set(reasons) == {"is_efficientnet_lite2"}
+    assert "logits" in reasons["is_efficientnet_lite2"]
+    assert values["fd_efficientnet_lite2"].n == 200
+
+
+def test_frechet_distance_of_reconstructions():
+    a, b = features(50, 26), features(50, 27)
+    found = reconstruction_frechet(a, b, "inception")
+    assert (found.metric, found.n) == ("rfid", 50)
+    assert found.value == frechet_distance(a.features, b.features)
+    few = reconstruction_frechet(a[:3], b[:3], "efficientnet_lite2")
+    assert few.metric == "rfd_efficientnet_lite2"
+    assert "at least 16" in few.reason
