@@ -1,7 +1,6 @@
 """Encoded image files to square uint8 RGB arrays."""
 
 import io
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,9 +79,7 @@ def decode_image(data: bytes, resolution: int, name: str) -> NDArray[np.uint8]:
     Raises: UnusableImage where the file is broken or its short side is under half the resolution.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
         size = image.size
         if 2 * min(size) >= resolution:
             # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is many times faster.
