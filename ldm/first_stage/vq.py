@@ -81,13 +81,13 @@ class VectorQuantiser(nn.Module):
 
         Distances are computed in float32 at least, a part of the positions at a time.
         """
+        codebook = at_least_float32(self.codebook)
+        rows = at_least_float32(_rows(raw)).to(codebook.dtype)
+        part = max(1, distances_at_once // self.codes)
+        # By differences, not by a matrix product, which may run in TF32 and cancels where latents lie far from zero.
+        exact = "donot_use_mm_for_euclid_dist"
         with torch.autocast(raw.device.type, enabled=False):
-            codebook = at_least_float32(self.codebook)
-            rows = at_least_float32(_rows(raw)).to(codebook.dtype)
-            # |z|^2 is the same for all codes and left out
-            norms = codebook.square().sum(1)
-            part = max(1, distances_at_once // self.codes)
-            indices = [torch.addmm(norms, chunk, codebook.T, alpha=-2.0).argmin(1) for chunk in rows.split(part)]
+            indices = [torch.cdist(chunk, codebook, compute_mode=exact).argmin(1) for chunk in rows.split(part)]
         return torch.cat(indices).view(raw.shape[0], *raw.shape[2:])
 
     def embed(self, indices: Tensor) -> Tensor:

@@ -37,6 +37,15 @@ def test_nearest_is_not_computed_in_bfloat16_under_autocast():
     assert torch.equal(indices, vq.nearest(raw))
 
 
+def test_latents_far_from_zero_find_their_code():
+    """A distance as |z|^2 - 2 z e + |e|^2 in float32 would cancel to noise here."""
+    vq = quantiser()
+    with torch.no_grad():
+        vq.codebook.mul_(1e-2).add_(300.0)
+    indices = torch.arange(17).view(1, 1, 17)
+    assert torch.equal(vq.nearest(vq.embed(indices)), indices)
+
+
 def test_codes_quantise_to_themselves():
     vq = quantiser()
     indices = torch.arange(17).view(1, 1, 17)
