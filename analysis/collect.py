@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Codec:
-    """One point of a codec's curve on the held-out images; `psnr` is None where the codec is lossless."""
+    """One point of a codec's curve on the held-out images, headers shared; `psnr` is None where it is lossless."""
 
     codec: str
     quality: int | None
@@ -240,7 +240,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
                     continue
                 seen.add((stage, record.identity))
                 protocols.update(record.protocols)
-                codecs.update((Codec(**point), None) for point in record.facts.get("codecs", ()))
+                codecs.update((_codec(point), None) for point in record.facts.get("codecs", ()))
                 left_out.update(((labels.label(cell, stage), item), None) for item in record.left_out)
                 rows += [_row(sweep, cell, record, item, costs) for item in record.rows]
     if not rows:
@@ -259,6 +259,10 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
         codecs=tuple(codecs),
         left_out=tuple(left_out),
     )
+
+
+def _codec(point: Mapping[str, Any]) -> Codec:
+    return Codec(**{item.name: point[item.name] for item in fields(Codec)})
 
 
 def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,14 +133,20 @@ def check_protocols(study: Study, allow_mixed: bool = False) -> None:
     if allow_mixed:
         return
     for (stage, metric), rows in study.frame.groupby(["stage", "metric"], sort=False):
-        found = sorted(set(rows["protocol"]))
-        if len(found) > 1:
+        found = mixed_protocols(rows)
+        if found:
             raise UserError(
                 f"The {stage} rows of '{metric}' follow different protocols "
                 f"({' and '.join(_quoted(found))}, which differ in "
                 f"{differing_fields(study.protocols, found)}): choose one sweep with --sweep, or draw them marked with "
                 "--allow-mixed-protocols."
             )
+
+
+def mixed_protocols(rows: pd.DataFrame) -> list[str]:
+    """The protocols of which at least two measured the same metric of the same stage; none where all is comparable."""
+    by_metric = (set(own["protocol"]) for _, own in rows.groupby(["stage", "metric"]))
+    return sorted(set[str]().union(*(found for found in by_metric if len(found) > 1)))
 
 
 def differing_fields(protocols: Mapping[str, Mapping[str, Any]], ids: Sequence[str]) -> str:
@@ -176,19 +182,20 @@ def rate_distortion(study: Study) -> Figure:
         (grid[0][1], "psnr", "PSNR in dB (higher is better)"),
     ):
         axes.set_ylabel(label)
-        axes.set_xlabel(f"rate in bits per pixel ({_listed([*named, 'file size'])})")
+        axes.set_xlabel(f"rate in bits per pixel ({_listed([*named, 'codecs without headers'])})")
         if points.empty and not lossy:
             style.empty(axes, "no first stage with a rate is finished")
             continue
         axes.set_xscale("log")
         pending.append((axes, _draw_rate_panel(axes, column, points, lossy)))
         style.sparse_log_ticks(axes, "x")
-    n = int(rows["n"].max()) if not rows.empty else max((p.n for p in study.codecs), default=0)
+    distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
+    n = int(distortions["n"].max()) if not distortions.empty else max((point.n for point in study.codecs), default=0)
     style.finish(
         figure,
         "Rate against distortion of the first stages",
-        [_facts(study, rows, f"n = {n:,} held-out images")],
-        [*_rate_note(present), *_notes(study, rows, "reconstruction")],
+        [_facts(study, distortions, f"n = {n:,} held-out images")],
+        [*_rate_note(present), *_notes(study, distortions, "reconstruction")],
         keys,
     )
     for axes, labels in pending:
@@ -204,7 +211,11 @@ def _rate_note(regularisers: Sequence[str]) -> list[str]:
 def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a first stage: f, regulariser, and mean and interval of rate, cruder rate, RMSE and PSNR."""
     found = []
-    for key, own in rows.groupby(["regulariser", "f", "channels", "protocol"], dropna=False):
+    if rows.empty:
+        return pd.DataFrame()
+    # Rate and distortion of one record may follow different protocols; what must not be averaged are different sets.
+    measured = rows.groupby("identity")["protocol"].transform(lambda ids: " ".join(sorted(set(ids))))
+    for key, own in rows.assign(measured=measured).groupby(["regulariser", "f", "channels", "measured"], dropna=False):
         regulariser, f, channels, protocol = cast(tuple[str, int, Any, str], key)
         names = dict(zip(("rate", "crude", "rmse", "psnr"), rate_metrics(regulariser), strict=True))
         point: dict[str, Any] = {"regulariser": regulariser, "f": int(f), "channels": channels, "protocol": protocol}
@@ -268,8 +279,10 @@ def _draw_rate_panel(
 
 
 def _channels(point: Mapping[Any, Any], others: pd.DataFrame) -> str:
-    """The number of channels, where several first stages share f."""
-    return f", {point['channels']} ch." if (others["f"] == point["f"]).sum() > 1 else ""
+    """What tells first stages of the same f apart: channels, and where they are mixed the protocol."""
+    same = others[others["f"] == point["f"]]
+    channels = f", {point['channels']} ch." if same["channels"].nunique() > 1 else ""
+    return channels + (f", protocol {point['protocol']}" if others["protocol"].nunique() > 1 else "")
 
 
 def quality_vs_f(study: Study) -> Figure:
@@ -588,21 +601,16 @@ def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     if seeds > 1:
         bars = f"Points: mean of {seeds} seeds; bars: from the lowest to the highest end of their confidence intervals."
     notes += [bars] if bars else []
-    protocols = sorted(_values(rows, "protocol"))
-    if len(protocols) > 1 and goal != "reconstruction":
-        notes.append(
-            f"MIXED PROTOCOLS, not comparable: {_listed(protocols)} differ in {_differences(study, protocols)}."
-        )
+    protocols = mixed_protocols(rows)
+    if protocols:
+        fields = differing_fields(study.protocols, protocols)
+        notes.append(f"MIXED PROTOCOLS, not comparable: {_listed(protocols)} differ in {fields}.")
     gaps = [gap for gap in study.missing if gap.goal == goal]
     if gaps:
         shown = "; ".join(f"{gap.label} ({'failed' if gap.failed else 'not finished'})" for gap in gaps[:4])
         more = f" and {len(gaps) - 4} more" if len(gaps) > 4 else ""
         notes.append(f"Missing: {shown}{more}; reasons in table.md.")
     return notes
-
-
-def _differences(study: Study, protocols: Sequence[str]) -> str:
-    return differing_fields(study.protocols, protocols)
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[str]:

@@ -147,7 +147,7 @@ def _cell(w: _Writer, regulariser: str, f: int, seed: int, guidance: float, step
 
     def reference(identity: str) -> StageRecord:
         lossy = [
-            {"codec": codec, "quality": q, "bits_per_pixel": b, "rmse255": e, "psnr": psnr(e), "n": n}
+            {"codec": codec, "quality": q, "bits_per_pixel": b, "rmse255": e, "psnr": psnr(e), "ssim": None, "n": n}
             for codec, gain in (("jpeg", 1.0), ("webp", 0.7))
             for q in (5, 10, 20, 40, 60, 80, 95)
             for b in [gain * (0.9 + 0.02 * q + 2.5 * (q / 100) ** 4)]

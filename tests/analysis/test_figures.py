@@ -1,0 +1,248 @@
+"""What the figures show: the right points at the right places, floors, gaps, and nothing of mixed protocols."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from matplotlib.colors import to_hex
+from synthetic_store import JUDGE, Recipe, build, distortion, kernel_distance, psnr, rate
+
+from analysis import style
+from analysis.collect import read_study
+from analysis.figures import FIGURES, check_protocols, headline, metric_title
+from ldm.errors import UserError
+
+FACTORS = (1, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store")
+    build(path, Recipe(factors=FACTORS, steps=(5, 10)))
+    return read_study(path)
+
+
+@pytest.fixture(scope="module")
+def figures(study):
+    return {name: figure_of(study) for name, figure_of in FIGURES.items()}
+
+
+def _markers(axes, marker):
+    """(x, y, colour) of single filled points drawn with a marker at full size."""
+    return {
+        (round(float(line.get_xdata()[0]), 9), round(float(line.get_ydata()[0]), 9), to_hex(line.get_color()))
+        for line in axes.get_lines()
+        if line.get_marker() == marker
+        and len(line.get_xdata()) == 1
+        and to_hex(line.get_markerfacecolor()) != "#ffffff"
+    }
+
+
+def _text(figure):
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+
+
+def test_quality_vs_f_draws_each_cell_in_the_colour_of_its_f(figures):
+    kl, vq = figures["quality_vs_f"].axes
+    expected = {
+        (float(f), round(kernel_distance("kl", f, steps), 9), style.colour(f)) for f in (4, 8) for steps in (5, 10)
+    }
+    assert _markers(kl, "o") == expected
+    assert {point[1] for point in _markers(vq, "s")} == {
+        round(kernel_distance("vq", f, steps), 9) for f in (4, 8) for steps in (5, 10)
+    }
+    # Pixels belong to both families.
+    assert _markers(kl, "D") == _markers(vq, "D")
+    assert len(_markers(kl, "D")) == 2
+
+
+def test_quality_vs_f_shows_both_floors(figures):
+    axes = figures["quality_vs_f"].axes[0]
+    levels = [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == "--"]
+    assert [0.0008, 0.0008] in levels
+    decoded = [0.0008 + 0.0007 * distortion("kl", f) for f in FACTORS]
+    assert any(level == pytest.approx(decoded) for level in levels)
+
+
+def test_rate_distortion_pairs_kl_rates_with_posterior_samples(figures):
+    left, right = figures["rate_distortion"].axes
+    found = {(x, y) for x, y, _ in _markers(left, "o")}
+    assert found == {(round(rate("kl", f), 9), round(1.05 * distortion("kl", f), 9)) for f in (4, 8)}
+    assert {(x, y) for x, y, _ in _markers(left, "s")} == {
+        (round(rate("vq", f), 9), round(distortion("vq", f), 9)) for f in (4, 8)
+    }
+    assert {(x, y) for x, y, _ in _markers(right, "o")} == {
+        (round(rate("kl", f), 9), round(psnr(1.05 * distortion("kl", f)), 9)) for f in (4, 8)
+    }
+    assert {(x, y) for x, y, _ in _markers(left, "D")} == {(10.3, 0.0)}
+    assert left.get_xscale() == "log"
+
+
+def test_compute_is_shown_with_and_without_the_first_stage(figures):
+    axes = figures["quality_vs_compute"].axes[0]
+    # At the largest step count alone.
+    assert {y for _, y, _ in _markers(axes, "o")} == {round(kernel_distance("kl", f, 10), 9) for f in (4, 8)}
+    filled = {x for x, _, _ in _markers(axes, "o")}
+    hollow = {
+        float(line.get_xdata()[0]) for line in axes.get_lines() if to_hex(line.get_markerfacecolor()) == "#ffffff"
+    }
+    share = 2.4e14 + 1e12
+    assert sorted(filled) == pytest.approx(sorted(1.2e15 / f**1.5 + share for f in (4, 8)))
+    assert sorted(hollow) == pytest.approx(sorted(1.2e15 / f**1.5 for f in FACTORS))
+
+
+def test_throughput_joins_the_step_counts_of_one_f(figures):
+    axes = figures["quality_vs_throughput"].axes[0]
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 2 and line.get_color() == style.colour(8)]
+    joined = [line for line in lines if line.get_linestyle() == "-" and line.get_xdata()[0] != line.get_xdata()[1]]
+    assert len(joined) == 1
+    assert list(joined[0].get_ydata()) == pytest.approx([kernel_distance("kl", 8, steps) for steps in (5, 10)])
+    speeds = joined[0].get_xdata()
+    assert speeds[0] > speeds[1]
+
+
+def test_training_curves_hold_every_milestone(figures):
+    axes = figures["quality_vs_training"].axes[0]
+    seen = {x for x, _, colour in _markers(axes, "o") if colour == style.colour(4)}
+    assert seen == {3_000, 6_000, 12_000, 24_000, 48_000}
+
+
+def test_seeds_are_averaged_and_bars_span_all_of_them(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), seeds=(0, 1, 2)))
+    axes = FIGURES["quality_vs_f"](read_study(tmp_path)).axes[0]
+    value = kernel_distance("kl", 4, 5)
+    assert {y for _, y, _ in _markers(axes, "o")} == {round(1.05 * value, 9)}
+    bars = [line.get_ydata() for line in axes.get_lines() if list(line.get_xdata()) == [4, 4]]
+    assert [list(bar) for bar in bars] == [pytest.approx([value - 0.0015, 1.1 * value + 0.0015])]
+
+
+def test_other_swept_axes_get_panels_of_their_own(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5,), guidance=(1.0, 3.0)))
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](read_study(tmp_path)).axes]
+    assert titles == ["KL, guidance scale 1", "KL, guidance scale 3"]
+
+
+def test_headline_is_the_kernel_distance_where_samples_are_few(tmp_path):
+    for n, metric in ((512, f"kd_{JUDGE}"), (10_000, f"fd_{JUDGE}")):
+        build(tmp_path / str(n), Recipe(factors=(4,), steps=(5,), n=n))
+        chosen = headline(read_study(tmp_path / str(n)).frame)
+        assert (chosen.metric, chosen.n) == (metric, n)
+    assert headline(read_study(tmp_path / "512").frame, "latents") is None
+
+
+def test_headline_takes_the_other_distance_where_one_was_left_out(study):
+    frame = study.frame[~study.frame["metric"].str.startswith("kd_")]
+    assert headline(frame).metric == f"fd_{JUDGE}"
+
+
+def test_only_the_standard_weights_are_called_fid():
+    assert metric_title("fid") == "FID"
+    assert metric_title("fd_efficientnet_lite2") == "Fréchet distance, EfficientNet-Lite2"
+
+
+def test_every_figure_names_n_data_budget_and_protocol(study, figures):
+    for name, figure in figures.items():
+        text = _text(figure)
+        protocol = next(p for p in study.protocols if p in text)
+        n = 256 if name == "quality_vs_training" else 512
+        assert f"n = {n}" in text
+        assert "emoji 32 px" in text
+        assert "equal budget in images" in text
+        assert study.protocols[protocol]["n_samples"] == n
+
+
+def test_missing_cells_are_said_in_the_figures_they_are_missing_from(tmp_path):
+    build(tmp_path, Recipe(factors=FACTORS, steps=(5, 10), missing=[("evaluation", "kl", 8, 10)]))
+    study = read_study(tmp_path)
+    assert "Missing: KL f=8, 10 steps (not finished)" in _text(FIGURES["quality_vs_f"](study))
+    assert "Missing" not in _text(FIGURES["quality_vs_training"](study))
+
+
+def test_a_figure_without_data_says_so(tmp_path):
+    everything = [(stage, "kl", 4, 5) for stage in ("reconstruction", "progress", "samples")]
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), missing=everything))
+    study = read_study(tmp_path)
+    for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training", "quality_vs_compute"):
+        (axes,) = FIGURES[name](study).axes
+        assert "no finished" in axes.texts[0].get_text()
+        assert not axes.get_lines()
+    assert not _markers(FIGURES["rate_distortion"](study).axes[0], "o")
+
+
+def test_negative_distances_stay_on_the_axes(tmp_path):
+    build(tmp_path, Recipe(factors=FACTORS, steps=(5, 10), kernel_offset=-0.03))
+    axes = FIGURES["quality_vs_f"](read_study(tmp_path)).axes[0]
+    low, high = axes.get_ylim()
+    values = [kernel_distance("kl", f, s) - 0.03 for f in FACTORS for s in (5, 10)]
+    assert axes.get_yscale() != "log"
+    assert low < min(values) < 0 < max(values) < high
+
+
+@pytest.mark.parametrize("name", ["quality_vs_throughput", "quality_vs_compute", "rate_distortion"])
+def test_labels_do_not_cover_each_other(figures, name):
+    figure = figures[name]
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent(renderer) for text in axes.texts]
+        for index, box in enumerate(boxes):
+            for other in boxes[index + 1 :]:
+                wide = min(box.x1, other.x1) - max(box.x0, other.x0)
+                high = min(box.y1, other.y1) - max(box.y0, other.y0)
+                assert min(wide, high) <= 0.5
+
+
+def test_end_labels_are_a_line_apart(figures):
+    figure = figures["quality_vs_training"]
+    renderer = figure.canvas.get_renderer()
+    centres = sorted(t.get_window_extent(renderer).y0 for t in figure.axes[0].texts)
+    assert len(centres) == len(FACTORS)
+    assert min(b - a for a, b in pairwise(centres)) > 8
+
+
+def test_mixed_protocols_are_refused_with_the_fields_that_differ(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=FACTORS, steps=(5,), odd_protocol=[("kl", 8)]))
+    study = read_study(tmp_path)
+    with pytest.raises(UserError, match=r"reference_hash \(.*other-images.*\)") as caught:
+        check_protocols(study)
+    assert all(
+        protocol in str(caught.value) for protocol in set(study.frame.query("stage == 'evaluation'")["protocol"])
+    )
+    check_protocols(study, allow_mixed=True)
+
+
+def test_mixed_protocols_are_marked_where_allowed(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=FACTORS, steps=(5,), odd_protocol=[("kl", 8)]))
+    study = read_study(tmp_path)
+    figure = FIGURES["quality_vs_f"](study)
+    ids = sorted(set(study.frame.query("stage == 'evaluation'")["protocol"]))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [f"KL, protocol {name}" for name in ids]
+    assert "MIXED PROTOCOLS" in _text(figure)
+    assert "MIXED PROTOCOLS" in _text(FIGURES["rate_distortion"](study))
+
+
+def test_colours_are_ordered_in_lightness_and_fixed():
+    def lightness(code):
+        linear = [(int(code[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    levels = [lightness(style.colour(f)) for f in (1, 2, 4, 8, 16, 32)]
+    assert levels == sorted(levels)
+    assert all(b / a > 1.25 for a, b in pairwise(levels))
+
+
+@pytest.mark.parametrize(
+    ("values", "lows", "scale"),
+    [
+        ([0.01, 0.2], [0.009, 0.19], "log"),
+        ([0.1, 0.2], [0.09, 0.19], "linear"),
+        ([0.01, 0.2], [-0.001, 0.19], "linear"),
+        ([-0.001, 0.002, 0.001, 0.5], [-0.002, 0.49], "symlog"),
+        ([math.nan], [], "linear"),
+    ],
+)
+def test_value_scale(values, lows, scale):
+    _, ((axes,),) = style.new_figure(1, 1, 3, 3)
+    axes.plot(range(len(values)), values)
+    style.value_scale(axes, values, lows)
+    assert axes.get_yscale() == scale
