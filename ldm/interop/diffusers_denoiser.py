@@ -125,13 +125,19 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, allowed in _REQUIRED.items():
         if key in config and config[key] not in allowed:
             raise UserError(f"the diffusers config has {key}={config[key]!r}, which this program's UNet cannot do")
+    cross = "cross_attention_dim" in config
+    adaptive = config.get("resnet_time_scale_shift", "default") == "scale_shift"
+    if adaptive and not cross and config.get("attn_norm_num_groups") is None:
+        raise UserError(
+            "the diffusers config has resnet_time_scale_shift='scale_shift' without attn_norm_num_groups, whose middle "
+            "attention has no norm, which this program's UNet cannot do"
+        )
     widths = config["block_out_channels"]
     if any(width % 32 for width in widths):
         raise UserError(f"the diffusers config has block_out_channels={list(widths)}, which must be multiples of 32")
     side = config.get("sample_size")
     if not isinstance(side, int):
         raise UserError(f"the diffusers config has sample_size={side!r}, but must give one latent side")
-    cross = "cross_attention_dim" in config
     levels = _attention_levels(config, _CROSS if cross else _SELF)
     return {
         "in_channels": config["in_channels"],
@@ -144,7 +150,7 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         **_heads(config),
         "context_dim": _single(config, "cross_attention_dim", None),
         "transformer_depth": _single(config, "transformer_layers_per_block", 1),
-        "use_scale_shift_norm": config.get("resnet_time_scale_shift", "default") == "scale_shift",
+        "use_scale_shift_norm": adaptive,
         "dropout": config.get("dropout", 0.0),
         "head_order": "qkv_first",
     }
