@@ -34,8 +34,8 @@ def norm_groups(narrowest: int, deepest: int, latent_side: int) -> int:
     """How many groups the normalisations have: the paper's 32 wherever they leave enough to normalise over.
 
     A group has 4 channels at least, as the paper's narrowest layers (128 in 32 groups): with one channel a group, the
-    last normalisation of the decoder takes the mean colour away. It also has 16 values at least at the latent's side:
-    at side 1, a group of one value would always be normalised to zero.
+    last normalisation of the decoder all but removes the mean colour. It also has 16 values at least at the latent's
+    side: at side 1, a group of one value would always be normalised to zero.
     """
     return max(1, min(NORM_GROUPS, narrowest // 4, deepest * latent_side**2 // 16))
 
