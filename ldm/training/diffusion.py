@@ -12,6 +12,7 @@ from ldm.diffusion.model import DenoisingModel
 from ldm.randomness import derived_seed, generator
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.rate import learning_rate_factor
+from ldm.training.step import StepReport
 
 
 class TrainingLatents(Protocol):
@@ -50,15 +51,6 @@ class DiffusionSettings:
         return -(-self.images // self.batch)
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What one training step measured."""
-
-    step: int
-    images_seen: int
-    values: Mapping[str, float]
-
-
 class DiffusionTraining:
     """Denoising model, conditioning, optimiser and EMA at one step; everything random at step k follows from (seed, k)."""
 
@@ -94,7 +86,7 @@ class DiffusionTraining:
         self.optimiser.step()
         self.step += 1
         self.ema.update(self.trained, s.batch, self.images_seen)
-        return StepReport(self.step, self.images_seen, {"loss": float(loss), "gradient_norm": float(norm)})
+        return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
 
     def accumulate_gradients(self) -> Tensor:
         """Gradients of this step's batch, micro-batch by micro-batch, and the mean loss."""

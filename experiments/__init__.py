@@ -1,0 +1,1 @@
+"""The stages and what surrounds them: plan, store, build, ledger, doctor, describe, tracking."""

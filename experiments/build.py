@@ -1,0 +1,236 @@
+"""From stage configs to objects of the library: the only place that knows both."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from experiments.console import reporting, say
+from experiments.plan import DataFacts
+from experiments.store import Store
+from ldm.conditioning.class_label import ClassConditioning
+from ldm.conditioning.contract import Conditioning, Unconditional
+from ldm.data.cache import build_cache
+from ldm.data.contract import ImageCache, ImageSource, Split
+from ldm.data.sources import open_splits
+from ldm.denoiser.unet import UNet
+from ldm.diffusion import DenoisingModel, VariancePreservingSchedule, make_schedule
+from ldm.errors import UserError
+from ldm.first_stage.build import build_first_stage
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.latent_scale import LatentScale
+from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
+from ldm.metrics.features import Extractor, load_extractor
+from ldm.pretrained import efficientnet_lite
+from ldm.randomness import derived_seed
+from ldm.samplers import DDIM, Sampler
+from ldm.training import precision as precision_rule
+from ldm.training.checkpoint import load_weights
+from ldm.training.flops import count_flops
+
+if TYPE_CHECKING:
+    from experiments.runner import Job
+
+PERCEPTUAL_LOSSES = ("efficientnet_lite0", "efficientnet_lite2", "lpips_vgg", "lpips_alex", "none")
+
+
+def command_line() -> str:
+    """The command that started this process, to be repeated."""
+    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def resolve_device(policy: str) -> str:
+    """"cpu" or "cuda". Raises UserError for a GPU that is not there."""
+    if policy == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if policy == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch finds no GPU here; use device=cpu, or install a CUDA build of torch")
+    if policy not in ("cpu", "cuda"):
+        raise UserError(f"device={policy} is none of auto, cpu, cuda")
+    return policy
+
+
+def resolve_precision(policy: str, device: str) -> str:
+    """See `ldm.training.precision`; raises UserError for an unknown policy."""
+    try:
+        return precision_rule.resolve_precision(policy, device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def splits(data: Mapping[str, Any], store: Store) -> dict[Split, ImageSource]:
+    """Training and held-out images, not yet decoded. Raises UserError where they cannot be had."""
+    settings = {key: value for key, value in data.items() if value is not None}
+    if "path" in settings:
+        settings["path"] = Path(settings["path"]).expanduser()
+    return open_splits(**settings, memo=store.root / "data" / "checksums.json")
+
+
+def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
+    """What planning needs to know of the images, without decoding them."""
+    return _data_facts(json.dumps(data, sort_keys=True), store.root)
+
+
+@functools.lru_cache
+def _data_facts(data: str, root: Path) -> DataFacts:
+    found = splits(json.loads(data), Store(root))
+    train, heldout = found["train"], found["heldout"]
+    return DataFacts(train.fingerprint, heldout.fingerprint, len(train), len(heldout), tuple(train.classes))
+
+
+def images(config: Mapping[str, Any], split: Split, store: Store) -> ImageCache:
+    """The decoded images of one split, from the store's cache, decoded first where they are not there yet."""
+    found = splits(config["data"], store)[split]
+    folder = store.root / "data" / f"{split}-{found.fingerprint[:16]}"
+    with store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
+        fresh = not (folder / "meta.json").exists()
+        with reporting(f"data           {split} images", len(found)) as reporter:
+            cache = build_cache(found, folder, config["workers"], lambda done, _: reporter.advance_to(done))
+    if fresh:
+        say(f"data           {len(cache):,} {split} images of {cache.resolution} px decoded")
+        for name, reason in cache.skipped[:10]:
+            say(f"  skipped {name}: {reason}", style="yellow")
+    return cache
+
+
+def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
+    """A first stage with its initial weights, a function of `ae.seed`."""
+    torch.manual_seed(derived_seed(ae["seed"], "first_stage"))
+    architecture, codebook = ae.get("architecture", {}), ae.get("codebook", {})
+    return build_first_stage(
+        regulariser=ae["regulariser"],
+        factor=ae["f"],
+        channels=ae["channels"],
+        ch=architecture.get("ch", 0),
+        ch_mult=architecture.get("ch_mult", ()),
+        num_res_blocks=architecture.get("num_res_blocks", 0),
+        resolution=resolution,
+        attn_sides=architecture.get("attention_sides") or (),
+        mid_attention=architecture.get("mid_attention", True),
+        dropout=architecture.get("dropout", 0.0),
+        codes=codebook.get("codes") or 1,
+        beta=codebook.get("beta", 0.25),
+        legacy=codebook.get("legacy", False),
+    )
+
+
+def first_stage_of(job: Job, resolution: int) -> FirstStage:
+    """The trained first stage of a job's plan, ready for use."""
+    ae = job.plan.config["ae"]
+    model = first_stage(ae, resolution)
+    if ae["f"] > 1:
+        model.load_state_dict(load_weights(job.parent_folder("first_stage") / "weights.safetensors"))
+    model.eval().requires_grad_(False)
+    return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def latent_scale_of(job: Job) -> LatentScale:
+    """The latent scale that the job's latents stage measured."""
+    facts = job.parent_record("latents").facts
+    return LatentScale(*(torch.tensor(facts[name], dtype=torch.float64) for name in ("shift", "std")))
+
+
+def perceptual_loss(loss: Mapping[str, Any]) -> PerceptualLoss | None:
+    """The perceptual term that `ae.loss.perceptual` names. Raises UserError for an unknown name or missing weights."""
+    name, path = loss["perceptual"], loss["perceptual_path"]
+    match name:
+        case "none":
+            return None
+        case "efficientnet_lite0" | "efficientnet_lite2":
+            return EfficientNetPerceptual(efficientnet_lite.load(name.removeprefix("efficientnet_")))
+        case "lpips_vgg" | "lpips_alex":
+            from ldm.pretrained import lpips
+
+            return lpips.load("vgg" if name == "lpips_vgg" else "alex", Path(path) if path else None)
+    raise UserError(f"ae.loss.perceptual={name} is none of {', '.join(PERCEPTUAL_LOSSES)}")
+
+
+def conditioning(settings: Mapping[str, Any], classes: int) -> Conditioning:
+    """tau_theta for the data's classes. Raises UserError for an unknown name."""
+    match settings["name"]:
+        case "none":
+            return Unconditional()
+        case "class":
+            return ClassConditioning(classes, settings["dim"])
+    raise UserError(f"conditioning={settings['name']} is none of class, none")
+
+
+def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> UNet:
+    """The UNet for latents of `channels` and `side`."""
+    return UNet(
+        in_channels=channels + conditions.concat_channels,
+        out_channels=channels,
+        model_channels=settings["model_channels"],
+        channel_mult=settings["channel_mult"],
+        num_res_blocks=settings["num_res_blocks"],
+        latent_side=side,
+        attention_sides=settings["attention_sides"],
+        num_heads=settings["num_heads"],
+        num_head_channels=settings["num_head_channels"],
+        context_dim=conditions.context_dim,
+        dropout=settings["dropout"],
+    )
+
+
+def schedule(settings: Mapping[str, Any]) -> VariancePreservingSchedule:
+    """The noise schedule. Raises UserError for an unknown name."""
+    try:
+        return make_schedule(settings["schedule"], settings["beta_start"], settings["beta_end"])
+    except ValueError as error:
+        raise UserError(f"diffusion.schedule: {error}") from error
+
+
+def denoising_model(
+    config: Mapping[str, Any], channels: int, side: int, classes: int, device: str
+) -> tuple[DenoisingModel, Conditioning]:
+    """The model of a diffusion stage's config with its initial weights, a function of `seed`, and its conditioning."""
+    torch.manual_seed(derived_seed(config["seed"], "diffusion"))
+    conditions = conditioning(config["conditioning"], classes)
+    network = denoiser(config["denoiser"], channels, side, conditions)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype = precision_rule.autocast_dtype(config["precision"])
+    model = DenoisingModel(network, schedule(config["diffusion"]), config["diffusion"]["target"], dtype)
+    return model, conditions.to(device)
+
+
+def sampler(settings: Mapping[str, Any], noise_schedule: VariancePreservingSchedule) -> Sampler:
+    """The sampler that `sampler=` chose. Raises UserError for an unknown name."""
+    if settings["name"] == "ddim":
+        return DDIM(noise_schedule, settings["eta"])
+    raise UserError(f"sampler={settings['name']} is not known; use sampler=ddim")
+
+
+def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
+    """The network that judges, loaded once a process. Raises UserError where its weights cannot be had."""
+    return _extractor(settings["name"], settings["weights"], settings["precision"], device)
+
+
+@functools.lru_cache
+def _extractor(name: str, weights: str | None, precision: str, device: str) -> Extractor:
+    dtype = precision_rule.autocast_dtype(precision) or torch.float32
+    return load_extractor(name, Path(weights) if weights else None, device, dtype)
+
+
+def parameters(module: nn.Module) -> int:
+    """How many parameters a module has."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def flops_per_training_image(config: Mapping[str, Any], f: int) -> float:
+    """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device."""
+    scale = config["scale"]
+    side, channels = config["data"]["resolution"] // f, 3 if f == 1 else scale["first_stage"]["latent_channels"][f]
+    settings = {**config["denoiser"], **scale["denoiser"][config["denoiser"]["name"]][f]}
+    with torch.device("meta"):
+        conditions = conditioning(config["conditioning"], 1000)
+        network = denoiser(settings, channels, side, conditions)
+        x, index = torch.empty(1, channels, side, side), torch.empty(1)
+        context = None if conditions.context_dim is None else torch.empty(1, 1, conditions.context_dim)
+    return count_flops(lambda: network(x, index, context=context).sum().backward())

@@ -1,0 +1,86 @@
+"""The command line before and after Hydra: the default scale, and one sentence for what Hydra could not compose."""
+
+import re
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from experiments.console import say
+from experiments.schema import CONF, leaves
+from ldm.errors import UserError, nearest
+
+SCALES = ("tiny", "cpu", "gpu", "paper")
+
+
+def with_scale(argv: list[str]) -> list[str]:
+    """The arguments with `scale=` added where it was not given: cpu without a GPU and gpu with one, which is printed."""
+    asks_only = any(argument in ("-h", "--help", "--hydra-help", "--info", "--version") for argument in argv)
+    given = any(re.match(r"\+*scale=", argument) for argument in argv)
+    if asks_only or given:
+        return argv
+    import torch
+
+    scale = "gpu" if torch.cuda.is_available() and "device=cpu" not in argv else "cpu"
+    found = "a GPU" if scale == "gpu" else "no GPU"
+    say(f"scale={scale}, since this machine has {found} in use (choose with scale={'|'.join(SCALES)})")
+    return [*argv, f"scale={scale}"]
+
+
+def sentence_for(error: BaseException) -> str:
+    """What is wrong and what to do, in one sentence."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingMandatoryValue):
+        key = re.search(r"full_key: (\S+)", str(error)) or re.search(r"[Mm]issing mandatory value: (\S+)", str(error))
+        return f"{key.group(1) if key else 'a setting'} must be given, e.g. {key.group(1) if key else 'KEY'}=..."
+    if isinstance(error, MissingConfigException):
+        return _missing_choice(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _composition(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}; give another folder for the results with store=DIR"
+    return str(error)
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    wanted = (error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, name = wanted.rpartition("/")
+    options = error.options or []
+    if not group:
+        return f"'{wanted}' is no group of settings{nearest(wanted, _groups())}"
+    return f"{group}={name} is no choice{nearest(name, options)} (there are {', '.join(sorted(options))})"
+
+
+def _composition(error: Exception) -> str:
+    text = str(error.__cause__ or error)
+    key = re.search(r"full_key: (\S+)", text)
+    if key and ("not in struct" in text or "is not in" in text):
+        return f"'{key.group(1)}' is no setting{nearest(key.group(1), _settings())}; python run.py --help lists them"
+    group = re.search(r"[Cc]ould not override '([^']+)'", str(error))
+    if group:
+        name = group.group(1)
+        return f"'{name}' is no setting{nearest(name, [*_settings(), *_groups()])}; python run.py --help lists them"
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _settings() -> list[str]:
+    """The settings of the groups that the command line chooses."""
+    GlobalHydra.instance().clear()
+    choices = [argument for argument in sys.argv[1:] if re.fullmatch(r"\w+=\w+", argument) and _is_choice(argument)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", choices)
+    return list(leaves(OmegaConf.to_container(config, resolve=False)))
+
+
+def _is_choice(argument: str) -> bool:
+    group, _, name = argument.partition("=")
+    return (Path(CONF) / group / f"{name}.yaml").exists()
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in Path(CONF).iterdir() if path.is_dir())

@@ -1,0 +1,176 @@
+"""What run.py does with composed configs: one cell, one job of a sweep, or a whole grid."""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments import build
+from experiments.console import say
+from experiments.plan import UNTIL, Plan, make_plan, with_scale_sizes
+from experiments.runner import Job, Outcome, run_stages
+from experiments.schema import check_keys
+from experiments.store import Store, now
+from experiments.sweep import Launch, Point, as_sweep, distinct, run_waves, say_lost
+from experiments.tracking import Tracker
+from ldm.errors import UserError, nearest
+from ldm.records import STAGES
+
+
+class CellsFailedError(Exception):
+    """Some cells of a sweep could not be computed; what is known of them has been said."""
+
+
+def run_one(config: DictConfig, command: str) -> int:
+    """Runs a single cell, or a sweep's job, and returns the exit code."""
+    values = plain(config, command)
+    if values["sweep"]["target"]:
+        _run_job(values)
+        return 0
+    store = Store(Path(values["store"]))
+    plan = plan_of(values, store)
+    point = Point(tuple(values["overrides"]), plan)
+    name = _sweep_name()
+    store.write_sweep(as_sweep(name, now(), command, [point], values["until"]))
+    _say_notes([plan])
+    stages = plan.needed(UNTIL[values["until"]])
+    try:
+        computed = run_stages(plan, stages, store, _tracker(values, store, name), work)
+    except UserError:
+        raise
+    except Exception as error:
+        say(f"{type(error).__name__}: {error}", style="bold red")
+        say(f"  the traceback is kept in the store: python -m experiments.ledger --store {store.root}")
+        return 1
+    _track_cells([plan], store, values, name, computed)
+    _say_end(store, len(stages), computed, 1)
+    return 0
+
+
+def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], launch: Launch) -> None:
+    """Runs all points of a grid, stage by stage.
+
+    Raises: UserError before anything runs where a point cannot work; CellsFailedError at the end where stages failed.
+    """
+    name = _sweep_name()
+    command = build.command_line()
+    points: list[Point] = []
+    values: dict[str, Any] = {}
+    for overrides in grid:
+        values = plain(compose(overrides), command)
+        store = Store(Path(values["store"]))
+        # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
+        decided = [f"{key}={values[key]}" for key in ("device", "precision")]
+        point = Point((*overrides, *(d for d in decided if d not in overrides)), plan_of(values, store))
+        points.append(point)
+    cells = distinct(points)
+    targets = UNTIL[values["until"]]
+    store.write_sweep(as_sweep(name, now(), command, cells, values["until"]))
+    _say_notes([point.plan for point in cells])
+    _say_work(points, cells, targets, store)
+    before = _complete(cells, targets, store)
+
+    def launch_in_sweep(jobs: Sequence[Sequence[str]]) -> None:
+        try:
+            launch([[*job, f"sweep.id={name}"] for job in jobs])
+        except Exception as error:  # the store tells which jobs did their work
+            say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
+
+    lost = run_waves(cells, targets, store, launch_in_sweep)
+    computed = _complete(cells, targets, store) - before
+    _track_cells([cell.plan for cell in cells], store, values, name, computed)
+    _say_end(store, _complete(cells, targets, store), computed, len(cells))
+    if lost:
+        say_lost(lost, store)
+        raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
+
+
+def plain(config: DictConfig, command: str) -> dict[str, Any]:
+    """A composed config as plain values, with the machine's decisions made and its keys checked."""
+    check_keys(config)
+    overrides = _overrides(config)
+    values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
+        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True, throw_on_missing=True
+    )
+    if values["until"] not in UNTIL:
+        raise UserError(f"until={values['until']} is no stage{nearest(str(values['until']), UNTIL)} (one of {', '.join(UNTIL)})")
+    values["device"] = build.resolve_device(values["device"])
+    values["precision"] = build.resolve_precision(values["precision"], values["device"])
+    return {**values, "command": command, "overrides": overrides}
+
+
+def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
+    """The plan of a plain config; the images are looked at, not decoded."""
+    settings = {key: value for key, value in values.items() if key != "overrides"}
+    return make_plan(settings, build.data_facts(with_scale_sizes(settings), store))
+
+
+def work(job: Job) -> Outcome:
+    """Runs the function of a job's stage."""
+    from experiments import stages
+
+    return stages.FUNCTIONS[job.stage.name](job)
+
+
+def _run_job(values: Mapping[str, Any]) -> None:
+    store = Store(Path(values["store"]))
+    plan = plan_of(values, store)
+    try:
+        run_stages(plan, plan.needed((values["sweep"]["target"],)), store, _tracker(values, store, values["sweep"]["id"]), work)
+    except Exception as error:  # kept in the store, said at the end of the sweep; the other jobs go on
+        say(f"  failed: {type(error).__name__}: {error}", style="red")
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    if "hydra" not in config:
+        return []
+    return [override for override in config.hydra.overrides.task if not override.startswith("sweep.")]
+
+
+def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
+    settings = values["tracker"]
+    return Tracker(store.root, settings["mode"], settings["project"], settings["entity"], group)
+
+
+def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str, computed: int) -> None:
+    if not computed:
+        return
+    tracker = _tracker(values, store, name)
+    for plan in plans:
+        found = {stage: store.record(stage, plan.stages[stage].identity) for stage in STAGES}
+        records = {stage: record for stage, record in found.items() if record}
+        if "evaluation" in records:
+            tracker.cell_run(plan, records)
+
+
+def _complete(points: Sequence[Point], targets: Sequence[str], store: Store) -> int:
+    stages = {(s.name, s.identity) for point in points for s in point.plan.needed(tuple(targets))}
+    return sum(store.is_complete(*stage) for stage in stages)
+
+
+def _say_notes(plans: Sequence[Plan]) -> None:
+    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+        say(f"note: {note}", style="yellow")
+
+
+def _say_work(points: Sequence[Point], cells: Sequence[Point], targets: Sequence[str], store: Store) -> None:
+    counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in STAGES}
+    trained = {c.plan.stages["first_stage"].identity for c in cells if c.plan.axes["f"] > 1}
+    to_do = {s.identity for cell in cells for s in cell.plan.needed(tuple(targets)) if not store.is_complete(s.name, s.identity)}
+    same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
+    say(
+        f"{len(cells)} cells{same}: {len(trained)} first stages to train, {len(counts['diffusion'])} diffusion models, "
+        f"{len(counts['samples'])} sample sets; {len(to_do)} stages are not in the store yet"
+    )
+
+
+def _say_end(store: Store, stages: int, computed: int, cells: int) -> None:
+    say(f"{cells} cell{'s' * (cells != 1)}: {stages} stages complete, {computed} of them computed now. Results: {store.root}", style="bold")
+    say(f"  python analysis/plot_tradeoffs.py --store {store.root}")
+
+
+def _sweep_name() -> str:
+    return f"{now()[:19].replace(':', '').replace('-', '').replace('T', '-')}-{os.getpid()}-{secrets.token_hex(2)}"

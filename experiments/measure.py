@@ -1,0 +1,94 @@
+"""What several stages measure alike: features of images, generation metrics as rows, and the protocol they were taken under."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments import build
+from experiments.runner import Job
+from ldm.data.contract import ImageCache
+from ldm.metrics.distribution import generation_metrics
+from ldm.metrics.features import Extractor, FeatureAccumulator, Features
+from ldm.randomness import generator
+from ldm.records import LeftOut, Protocol, ResultRow
+
+FEATURE_BATCH = 100
+
+
+def features_of(batches: Iterable[Tensor], extractor: Extractor) -> Features:
+    """Features of uint8 images (N, 3, H, W) that come in batches."""
+    collected = FeatureAccumulator()
+    for batch in batches:
+        collected.add(extractor(batch))
+    return collected.result()
+
+
+def batches_of(images: ImageCache, indices: Sequence[int], size: int = FEATURE_BATCH) -> Iterator[Tensor]:
+    """The chosen images as uint8 batches."""
+    for first in range(0, len(indices), size):
+        yield images.uint8(indices[first : first + size])
+
+
+def chosen(total: int, n: int, seed: int, purpose: str) -> list[int]:
+    """n of `total` indices, rising, a function of the seed and the purpose; all of them where there are no more."""
+    if n >= total:
+        return list(range(total))
+    return sorted(torch.randperm(total, generator=generator(seed, purpose))[:n].tolist())
+
+
+def generation_protocol(job: Job, n_samples: int, balance: str = "as in the training images") -> Protocol:
+    """How the generation metrics of this job's plan are measured with n samples."""
+    config, reference = job.plan.config, job.parent_record("reference")
+    judged_by_loss = config["ae"].get("loss", {}).get("perceptual") == config["metrics"]["extractor"]
+    facts = reference.facts
+    return Protocol(
+        kind="generation",
+        n_samples=n_samples,
+        reference=config["metrics"]["reference"],
+        reference_hash=facts["reference_fingerprint"],
+        n_reference=facts["n_reference"],
+        resolution=config["data"]["resolution"],
+        resize=facts["extractor"]["resize"],
+        extractor=config["metrics"]["extractor"],
+        extractor_size=facts["extractor"]["size"],
+        extractor_weights=facts["extractor"]["weights_hash"],
+        extractor_precision=facts["extractor"]["precision"],
+        class_balance=balance,
+        evaluation_seed=config["metrics"]["seed"],
+        marks=("the judge trained the first stage",) if judged_by_loss else (),
+    )
+
+
+def reconstruction_protocol(generation: Protocol, n: int) -> Protocol:
+    """The same for reconstructions of n held-out images, compared with the images themselves."""
+    return dataclasses.replace(generation, kind="reconstruction", n_samples=n, n_reference=n, reference="the images themselves")
+
+
+def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
+    """Protocols by id, as a record keeps them."""
+    return {protocol.id: dataclasses.asdict(protocol) for protocol in protocols}
+
+
+def generation_rows(
+    features: Features, reference: Features, job: Job, protocol: Protocol, prefix: str = "", images_seen: int | None = None
+) -> tuple[list[ResultRow], list[LeftOut]]:
+    """Generation metrics as rows, their names behind `prefix`."""
+    metrics = job.plan.config["metrics"]
+    values, left_out = generation_metrics(features, reference, metrics["extractor"], metrics["seed"])
+    rows = [
+        dataclasses.replace(value.row(protocol.id, images_seen), metric=prefix + value.metric) for value in values
+    ]
+    return rows, [LeftOut(prefix + item.metric, item.reason) for item in left_out]
+
+
+def reference_features(job: Job) -> Features:
+    """The features that all samples of this plan are compared with."""
+    return Features.load(job.parent_folder("reference") / "reference.npz")
+
+
+def extractor_of(job: Job, settings: Mapping[str, Any]) -> Extractor:
+    """The judge, on the job's device."""
+    return build.extractor(settings, job.device)

@@ -1,0 +1,30 @@
+"""Small grids of images as PNG."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] as uint8, rounded to the nearest grey level."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu").byte()
+
+
+def save_grid(path: Path, rows: list[Tensor], gap: int = 2, smallest_side: int = 64) -> None:
+    """Writes rows of uint8 images (N, 3, H, W) as one PNG, atomically; small images are enlarged without smoothing."""
+    height, width = rows[0].shape[2:]
+    columns = max(len(row) for row in rows)
+    canvas = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            top, left = r * (height + gap), c * (width + gap)
+            canvas[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(canvas)
+    zoom = max(1, smallest_side // height)
+    picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    picture.save(temporary, "PNG")
+    os.replace(temporary, path)

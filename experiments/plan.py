@@ -1,0 +1,299 @@
+"""From a composed config to a plan: the stages a cell needs, each with its resolved config, its parents and its identity.
+
+The identity of a stage is a hash of what can change its numbers: its resolved config without inactive keys and without
+options at their default, the identities of its parents, the fingerprint of the data, and the version of the stage's
+code, raised by hand when its numbers change. Device, threads, workers, micro-batch and checkpoint interval are not in it.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.records import STAGES, content_hash
+
+CODE_VERSIONS: Mapping[str, int] = dict.fromkeys(STAGES, 1)
+"""Raise a stage's number when the same config gives other numbers; tests/experiments/test_golden.py notices."""
+
+PARENTS: Mapping[str, tuple[str, ...]] = {
+    "reference": (),
+    "first_stage": (),
+    "reconstruction": ("first_stage", "reference"),
+    "latents": ("first_stage",),
+    "diffusion": ("latents",),
+    "progress": ("diffusion", "reference"),
+    "samples": ("diffusion",),
+    "evaluation": ("samples", "reference"),
+}
+
+UNTIL: Mapping[str, tuple[str, ...]] = {
+    "first_stage": ("reconstruction",),
+    "latents": ("reconstruction", "latents"),
+    "diffusion": ("reconstruction", "progress"),
+    "samples": ("reconstruction", "progress", "samples"),
+    "evaluation": ("reconstruction", "progress", "evaluation"),
+}
+"""The stages that `until=` asks for; what they need comes with them."""
+
+OPTIONAL: Mapping[str, Any] = {
+    "first_stage.codebook.legacy": False,
+    "first_stage.architecture.dropout": 0.0,
+    "first_stage.architecture.mid_attention": True,
+    "first_stage.loss.discriminator.norm": "group",
+    "diffusion.denoiser.dropout": 0.0,
+    "samples.sampler.clip": "none",
+    "samples.keep": "features",
+}
+"""Options that stand at these values leave the identity as it was before the option existed."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What planning needs to know of the images: sizes, classes and content."""
+
+    train_fingerprint: str
+    heldout_fingerprint: str
+    train_images: int
+    heldout_images: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a plan."""
+
+    name: str
+    identity: str
+    config: Mapping[str, Any]
+    parents: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of one cell. `notes` are sentences the user should read; `config` is the full resolved config."""
+
+    cell: str
+    axes: Mapping[str, Any]
+    stages: Mapping[str, Stage]
+    config: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    def needed(self, targets: tuple[str, ...]) -> list[Stage]:
+        """The targets and all their ancestors, parents first."""
+        wanted = set(targets)
+        for name in reversed(STAGES):
+            if name in wanted:
+                wanted.update(PARENTS[name])
+        return [self.stages[name] for name in STAGES if name in wanted]
+
+
+def make_plan(config: Mapping[str, Any], facts: DataFacts) -> Plan:
+    """The plan of a composed config (plain dicts); facts of its data come from `experiments.build.data_facts`.
+
+    Raises: UserError for settings that cannot work.
+    """
+    resolved, notes = resolve(config, facts)
+    stages = _stages(resolved, facts)
+    unseeded, _ = resolve({**config, "seed": 0}, facts)
+    cell = _stages(unseeded, facts)["evaluation"].identity[:10]
+    return Plan(cell, cell_axes(resolved), stages, resolved, notes)
+
+
+def resolve(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Fills every null from the scale's tables: the one place where values that depend on f are decided."""
+    config = copy.deepcopy(dict(config))
+    config["data"] = with_scale_sizes(config)
+    scale, ae, notes = config["scale"], config["ae"], []
+    resolution = config["data"]["resolution"]
+    _check_factor(ae["f"], resolution)
+    if ae["f"] == 1:
+        config["ae"] = ae = {"regulariser": "identity", "f": 1, "channels": 3, "seed": 0}
+    else:
+        if ae["regulariser"] == "identity":
+            raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
+        table = scale["first_stage"]
+        ae["channels"] = ae["channels"] or _for_factor(table["latent_channels"], ae["f"], scale, "latent channels")
+        _fill(ae["architecture"], _for_factor(table["coder"], ae["f"], scale, "first-stage architecture"))
+        _fill(ae["loss"]["discriminator"], table["discriminator"])
+        _fill(ae["training"], table["training"])
+        if ae["regulariser"] == "vq":
+            ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
+        _check_judge(config)
+    if config["conditioning"]["name"] == "class" and len(facts.classes) < 2:
+        notes.append("the data has no classes: the diffusion model is trained unconditionally")
+        config["conditioning"] = {"name": "none"}
+    elif config["conditioning"]["name"] == "class":
+        _fill(config["conditioning"], scale["conditioning"])
+    if config["conditioning"]["name"] == "none" and config["guidance"]["scale"] != 1:
+        raise UserError(
+            f"guidance.scale={config['guidance']['scale']} needs a condition, and this model has none; "
+            "use guidance.scale=1, or data with classes and conditioning=class"
+        )
+    _fill(config["denoiser"], _for_factor(scale["denoiser"][config["denoiser"]["name"]], ae["f"], scale, "denoiser"))
+    _fill_trainer(config)
+    for group in ("sampler", "metrics", "samples"):
+        _fill(config[group], scale[group])
+    return config, tuple(notes)
+
+
+def with_scale_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The data settings of a config, what is null taken from the scale."""
+    data = dict(config["data"])
+    _fill(data, config["scale"]["data"].get(data["name"], {}))
+    return data
+
+
+def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What distinguishes cells in tables and plots."""
+    return {
+        "data": config["data"]["name"],
+        "resolution": config["data"]["resolution"],
+        "scale": config["scale"]["name"],
+        "budget": config["trainer"]["budget"],
+        "f": config["ae"]["f"],
+        "regulariser": config["ae"]["regulariser"],
+        "channels": config["ae"]["channels"],
+        "conditioning": config["conditioning"]["name"],
+        "sampler": config["sampler"]["name"],
+        "steps": config["sampler"]["steps"],
+        "eta": config["sampler"]["eta"],
+        "spacing": config["sampler"]["spacing"],
+        "guidance_scale": config["guidance"]["scale"],
+        "seed": config["seed"],
+        "ae_seed": config["ae"]["seed"],
+        "sampler_seed": config["sampler"]["seed"],
+        "extractor": config["metrics"]["extractor"],
+    }
+
+
+def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
+    metrics, precision = config["metrics"], config["precision"]
+    extractor = {
+        "name": metrics["extractor"],
+        "weights": metrics["weights"],
+        # The published numbers belong to Inception in float32.
+        "precision": "fp32" if metrics["extractor"] == "inception" else precision,
+    }
+    configs: dict[str, dict[str, Any]] = {
+        "reference": {
+            "extractor": extractor,
+            "heldout": facts.heldout_fingerprint,
+            "train": facts.train_fingerprint,
+            "reference": metrics["reference"],
+            "n_samples": metrics["n_samples"],
+            "seed": metrics["seed"],
+        },
+        "first_stage": dict(config["ae"]),  # at f = 1 nothing else: all data sets share one identity function
+        "reconstruction": {"n_samples": metrics["n_samples"], "seed": metrics["seed"]},
+        "latents": {"data": facts.train_fingerprint, "scale": config["latents"]["scale"]},
+        "diffusion": {
+            "seed": config["seed"],
+            "precision": precision,
+            "conditioning": config["conditioning"],
+            "denoiser": config["denoiser"],
+            "diffusion": config["diffusion"],
+            "training": {k: v for k, v in config["trainer"].items() if k not in ("micro_batch", "checkpoint_seconds", "budget")},
+        },
+        "progress": {
+            "n_samples": metrics["progress_samples"],
+            "steps": metrics["progress_steps"],
+            "precision": precision,
+            "seed": metrics["seed"],
+        },
+        "samples": {
+            "sampler": config["sampler"],
+            "guidance": config["guidance"],
+            "n_samples": metrics["n_samples"],
+            "keep": config["samples"]["keep"],
+            "extractor": extractor,
+            "precision": precision,
+        },
+        "evaluation": {"seed": metrics["seed"]},
+    }
+    if config["ae"]["f"] > 1:
+        configs["first_stage"] |= {
+            "data": facts.train_fingerprint,
+            "classes": list(facts.classes),
+            "resolution": config["data"]["resolution"],
+            "precision": precision,
+        }
+    stages: dict[str, Stage] = {}
+    for name in STAGES:
+        parents = {parent: stages[parent].identity for parent in PARENTS[name]}
+        hashed = {
+            "stage": name,
+            "code": CODE_VERSIONS[name],
+            "config": _without_defaults(configs[name], name),
+            "parents": parents,
+        }
+        stages[name] = Stage(name, content_hash(hashed), configs[name], parents)
+    return stages
+
+
+def _without_defaults(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        here = f"{path}.{key}"
+        if here in OPTIONAL and value == OPTIONAL[here]:
+            continue
+        kept[key] = _without_defaults(value, here) if isinstance(value, Mapping) else value
+    return kept
+
+
+def _fill(target: dict[str, Any], table: Mapping[str, Any]) -> None:
+    for key, value in target.items():
+        if value is None and key in table:
+            target[key] = copy.deepcopy(table[key])
+
+
+def _for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what: str) -> Any:
+    if f not in table:
+        known = ", ".join(str(key) for key in table)
+        raise UserError(f"scale={scale['name']} has no {what} for ae.f={f}; it has them for f = {known}")
+    return table[f]
+
+
+def _check_factor(f: Any, resolution: int) -> None:
+    if not isinstance(f, int) or f < 1 or f & (f - 1):
+        raise UserError(f"ae.f={f} is not a power of two; use 1, 2, 4, 8, 16 or 32")
+    if f > resolution or resolution % f:
+        largest = math.gcd(resolution, 2**30)
+        raise UserError(
+            f"ae.f={f} does not fit images of {resolution} pixels a side; "
+            f"use ae.f up to {largest}, or a data.resolution divisible by {f}"
+        )
+
+
+def _check_judge(config: Mapping[str, Any]) -> None:
+    """The network that judges must not be the one that the first stage was trained with."""
+    judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
+    if judge == trained_with and not config["metrics"]["allow_same_network"]:
+        raise UserError(
+            f"metrics.extractor={judge} is also the perceptual loss that trains the first stage, so its verdict would be "
+            "biased; choose another, or set metrics.allow_same_network=true, which marks the rows"
+        )
+
+
+def _fill_trainer(config: dict[str, Any]) -> None:
+    trainer, scale, f = config["trainer"], config["scale"], config["ae"]["f"]
+    match trainer["budget"]:
+        case "images":
+            pass
+        case "paper":
+            rows = scale["trainer"].get("paper")
+            if rows is None:
+                raise UserError(f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops")
+            row = _for_factor(rows, f, scale, "training row")
+            _fill(trainer, {**row, "images": row["steps"] * row["batch"]})
+        case "flops":
+            from experiments.build import flops_per_training_image
+
+            reference = scale["trainer"]["flops_reference_f"]
+            images = trainer["images"] or scale["trainer"]["images"]
+            ratio = flops_per_training_image(config, reference) / flops_per_training_image(config, f)
+            trainer["images"] = max(1, round(images * ratio))
+        case other:
+            raise UserError(f"trainer.budget={other} is none of images, flops, paper")
+    _fill(trainer, {key: value for key, value in scale["trainer"].items() if key != "paper"})

@@ -1,0 +1,158 @@
+"""Runs the stages of a plan: skips what is complete, claims what is not, records what was done."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.console import clock, say
+from experiments.plan import Plan, Stage
+from experiments.store import Store, now
+from experiments.tracking import Run, Tracker
+from ldm.records import Cost, LeftOut, ResultRow, StageRecord
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage hands to its record."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[ResultRow] = ()
+    left_out: Sequence[LeftOut] = ()
+    protocols: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage at work: its config, its folder, its parents' records, and where to log.
+
+    `config` is the stage's own; `plan.config` the full one, for settings that do not change numbers (device, workers).
+    """
+
+    plan: Plan
+    stage: Stage
+    store: Store
+    run: Run
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The stage's resolved config."""
+        return self.stage.config
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage writes."""
+        return self.store.folder(self.stage.name, self.stage.identity)
+
+    @property
+    def device(self) -> str:
+        """"cpu" or "cuda"."""
+        return str(self.plan.config["device"])
+
+    def parent_folder(self, name: str) -> Path:
+        """The folder of an ancestor of that stage name."""
+        return self.store.folder(name, self.plan.stages[name].identity)
+
+    def parent_record(self, name: str) -> StageRecord:
+        """The record of an ancestor of that stage name."""
+        record = self.store.record(name, self.plan.stages[name].identity)
+        if record is None:
+            raise RuntimeError(f"{name} {self.plan.stages[name].identity} is not complete")
+        return record
+
+
+def label(plan: Plan, stage: Stage) -> str:
+    """What a line about a stage starts with: its name and what sets it apart."""
+    axes = plan.axes
+    if stage.name == "reference":
+        return "reference"
+    text = f"{stage.name:<14} f={axes['f']} {axes['regulariser']}"
+    if stage.name in ("samples", "evaluation"):
+        text += f" {axes['sampler']} {axes['steps']} steps"
+        if axes["guidance_scale"] != 1:
+            text += f" guidance {axes['guidance_scale']:g}"
+    return text
+
+
+def run_stages(plan: Plan, stages: Sequence[Stage], store: Store, tracker: Tracker, work: Callable[[Job], Outcome]) -> int:
+    """Completes the given stages in order and returns how many were computed here.
+
+    Raises: whatever a stage raises, after its traceback was kept in the store; later stages are not begun.
+    """
+    computed = 0
+    for stage in stages:
+        if store.is_complete(stage.name, stage.identity):
+            continue
+        with store.claim(f"{stage.name}/{stage.identity}", lambda s=stage: say(f"{label(plan, s)}  waits: another process works on it")):  # type: ignore[misc]
+            if store.is_complete(stage.name, stage.identity):
+                continue
+            try:
+                _run_stage(plan, stage, store, tracker, work)
+            except BaseException as error:
+                if not isinstance(error, KeyboardInterrupt):
+                    store.fail(stage.name, stage.identity, error, plan.config["command"])
+                raise
+            computed += 1
+    return computed
+
+
+def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: Callable[[Job], Outcome]) -> None:
+    store.folder(stage.name, stage.identity).mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with tracker.stage_run(plan, stage) as run:
+        outcome = work(Job(plan, stage, store, run))
+        record = StageRecord(
+            stage=stage.name,
+            identity=stage.identity,
+            config=stage.config,
+            parents=stage.parents,
+            facts=outcome.facts,
+            rows=tuple(outcome.rows),
+            left_out=tuple(outcome.left_out),
+            protocols=outcome.protocols,
+            cost=outcome.cost,
+            environment={**environment(), "device": plan.config["device"], "config": plan.config},
+            created=now(),
+        )
+        run.finish(record)
+        store.finish(record)
+    rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
+    say(f"{label(plan, stage)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
+
+
+def headline(record: StageRecord) -> str:
+    """The one or two numbers of a stage that a person watching wants."""
+    shown = ("psnr", "rfd_", "kd_", "kid", "fd_", "fid")
+    rows = {row.metric: row for row in record.rows if row.metric.startswith(shown)}
+    return "".join(f"  {name} {rows[name].value:.4g} (n={rows[name].n})" for name in sorted(rows)[:3])
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record; nothing of it is in an identity."""
+    import torch
+
+    from ldm import __version__
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "program": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "processor": gpu or _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

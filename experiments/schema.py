@@ -1,0 +1,50 @@
+"""Unknown keys are errors: what an experiment file adds must exist in the groups it chooses from."""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.errors import UserError, nearest
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def check_keys(config: DictConfig) -> None:
+    """Raises UserError for a key that the chosen groups do not have, naming the nearest that they have.
+
+    Hydra itself refuses unknown keys on the command line, but not inside an experiment file.
+    """
+    choices = config.hydra.runtime.choices if "hydra" in config else {}
+    if not choices.get("experiment"):
+        return
+    chosen = {k: v for k, v in choices.items() if "/" not in k and isinstance(v, str) and k != "experiment"}
+    known = _settings_of(tuple(sorted(chosen.items())))
+    for key in leaves(OmegaConf.to_container(config, resolve=False)):
+        if key != "hydra" and not key.startswith("hydra.") and key not in known:
+            raise UserError(f"'{key}', set by experiment={choices['experiment']}, is no setting{nearest(key, known)}")
+
+
+def leaves(value: Any, path: str = "") -> Iterator[str]:
+    """The dotted names of all keys below `value`, inner nodes included."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            yield here
+            yield from leaves(inner, here)
+
+
+@lru_cache
+def _settings_of(choices: tuple[tuple[str, str], ...]) -> frozenset[str]:
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", [f"{group}={name}" for group, name in choices])
+    finally:
+        GlobalHydra.instance().hydra = running
+    return frozenset(leaves(OmegaConf.to_container(composed, resolve=False)))

@@ -1,0 +1,26 @@
+"""The stages, one file each: a function from a job (stage config, parents' artifacts) to an outcome."""
+
+from collections.abc import Callable, Mapping
+
+from experiments.runner import Job, Outcome
+from experiments.stages import (
+    diffusion,
+    evaluation,
+    first_stage,
+    latents,
+    progress,
+    reconstruction,
+    reference,
+    samples,
+)
+
+FUNCTIONS: Mapping[str, Callable[[Job], Outcome]] = {
+    "reference": reference.run,
+    "first_stage": first_stage.run,
+    "reconstruction": reconstruction.run,
+    "latents": latents.run,
+    "diffusion": diffusion.run,
+    "progress": progress.run,
+    "samples": samples.run,
+    "evaluation": evaluation.run,
+}

@@ -1,0 +1,77 @@
+"""Trains the denoising model on cached latents."""
+
+from experiments import build
+from experiments.console import reporting
+from experiments.runner import Job, Outcome, label
+from experiments.stages.training import run_training
+from ldm.data.latents import CachedLatents, open_packed
+from ldm.training.checkpoint import save_weights
+from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
+from ldm.training.flops import count_flops
+
+
+def run(job: Job) -> Outcome:
+    """Writes weights.safetensors (EMA), the milestones on the way, and checkpoints to resume from."""
+    config, full = job.config, job.plan.config
+    images = build.images(full, "train", job.store)
+    latents = job.parent_record("latents").facts
+    channels, side, _ = latents["shape"]
+    packed = open_packed(job.parent_folder("latents") / "latents.npy") if latents["cached"] else None
+    data = CachedLatents(
+        packed, images, build.first_stage_of(job, images.resolution), build.latent_scale_of(job), job.device
+    )
+    model, conditions = build.denoising_model(config, channels, side, len(images.classes), job.device)
+    settings = _settings(job)
+    training = DiffusionTraining(model, conditions, data, settings)
+    flops_per_step = count_flops(lambda: _rehearsal(job, data, channels, side, len(images.classes)))
+    milestones = {max(1, round(share * settings.steps)) for share in config["training"]["milestones"]}
+
+    def keep_milestone(step: int) -> None:
+        if step in milestones:
+            folder = job.folder / "milestones"
+            folder.mkdir(exist_ok=True)
+            save_weights(folder / f"{step * settings.batch}.safetensors", training.ema.module.state_dict())
+
+    with reporting(label(job.plan, job.stage), settings.steps * settings.batch) as reporter:
+        meter = run_training(
+            job, training, train(training), full["trainer"]["checkpoint_seconds"], reporter, keep_milestone
+        )
+    save_weights(job.folder / "weights.safetensors", training.ema.module.state_dict())
+    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+    return Outcome(
+        facts={
+            "parameters": {"denoiser": build.parameters(model.network), "conditioning": build.parameters(conditions)},
+            "images_seen": training.images_seen,
+            "steps": training.step,
+            "batch": settings.batch,
+            "classes": len(images.classes),
+            "milestones": sorted(step * settings.batch for step in milestones),
+            "flops_per_image": flops_per_step / settings.batch,
+            "latent_shape": latents["shape"],
+        },
+        cost=meter.cost(training.images_seen, flops_per_step * training.step),
+    )
+
+
+def _settings(job: Job) -> DiffusionSettings:
+    training = job.config["training"]
+    return DiffusionSettings(
+        seed=job.config["seed"],
+        images=training["images"],
+        batch=training["batch"],
+        learning_rate=training["learning_rate"],
+        warm_up=training["warm_up"],
+        weight_decay=training["weight_decay"],
+        gradient_clip=training["gradient_clip"],
+        ema_half_life=training["ema_half_life"],
+        condition_dropout=job.config["conditioning"].get("dropout", 0.0),
+        decay=training["decay"],
+        micro_batch=job.plan.config["trainer"]["micro_batch"],
+    )
+
+
+def _rehearsal(job: Job, data: CachedLatents, channels: int, side: int, classes: int) -> None:
+    """One step of a model that is thrown away, for the count of its operations."""
+    model, conditions = build.denoising_model(job.config, channels, side, classes, job.device)
+    DiffusionTraining(model, conditions, data, _settings(job)).accumulate_gradients()
+

@@ -1,0 +1,108 @@
+"""Trains a first stage; the identity has nothing to train."""
+
+import math
+
+import torch
+
+from experiments import build
+from experiments.console import reporting
+from experiments.cost import Meter
+from experiments.runner import Job, Outcome, label
+from experiments.stages.training import run_training
+from ldm.data.contract import ImageCache
+from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
+from ldm.first_stage.losses import FirstStageLoss
+from ldm.randomness import derived_seed
+from ldm.training.checkpoint import save_weights
+from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
+from ldm.training.flops import count_flops
+from ldm.training.precision import autocast_dtype
+
+
+def run(job: Job) -> Outcome:
+    """Writes weights.safetensors, checkpoints on the way."""
+    config = job.config
+    shape = {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
+    if config["f"] == 1:
+        return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
+    images = build.images(job.plan.config, "train", job.store)
+    # A step before the discriminator takes part and one after cost differently; both are counted as they run.
+    plain, adversarial = _flops_of_step(_training(job, images), last=False), _flops_of_step(_training(job, images), last=True)
+    training = _training(job, images)
+    with reporting(label(job.plan, job.stage), training.settings.steps * training.settings.batch) as reporter:
+        steps = train_first_stage(training)
+        meter = run_training(
+            job, training, steps, job.plan.config["trainer"]["checkpoint_seconds"], reporter, lambda step: None
+        )
+    save_weights(job.folder / "weights.safetensors", training.model.state_dict())
+    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+    total = training.settings.steps
+    before = min(total, math.ceil(training.settings.adversarial_from * total)) if training.discriminator else total
+    return Outcome(
+        facts={
+            **shape,
+            "parameters": _parameters(training),
+            "images_seen": training.images_seen,
+            "steps": training.step,
+            "batch": training.settings.batch,
+            "latent_side": images.resolution // config["f"],
+        },
+        cost=meter.cost(training.images_seen, before * plain + (total - before) * adversarial),
+    )
+
+
+def _training(job: Job, images: ImageCache) -> FirstStageTraining:
+    config = job.config
+    loss, training = config["loss"], config["training"]
+    model = build.first_stage(config, images.resolution).to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = autocast_dtype(config["precision"])
+    perceptual = build.perceptual_loss(loss)
+    if isinstance(perceptual, torch.nn.Module):
+        perceptual.to(job.device, autocast or torch.float32)
+    is_vq = config["regulariser"] == "vq"
+    criterion = FirstStageLoss(
+        perceptual,
+        "mean" if is_vq else "sum",
+        {"codebook": config["codebook"]["weight"]} if is_vq else {"kl": config["kl_weight"]},
+        loss["perceptual_weight"],
+        loss["discriminator"]["weight"],
+    )
+    settings = FirstStageSettings(
+        seed=config["seed"],
+        images=training["images"],
+        batch=training["batch"],
+        learning_rate=training["learning_rate"],
+        warm_up=training["warm_up"],
+        decay=training["decay"],
+        gradient_clip=training["gradient_clip"],
+        adversarial_from=loss["discriminator"]["start"],
+        revive_every=config["codebook"]["revive_every"] if is_vq else 50,
+    )
+    return FirstStageTraining(model, criterion, _discriminator(job, images), images, settings, job.device, autocast)
+
+
+def _discriminator(job: Job, images: ImageCache) -> PatchDiscriminator | None:
+    settings = job.config["loss"]["discriminator"]
+    if settings["start"] >= 1 or settings["weight"] == 0:
+        return None
+    torch.manual_seed(derived_seed(job.config["seed"], "discriminator"))
+    layers = settings["layers"] or layers_for(images.resolution)
+    network = PatchDiscriminator(settings["channels"], layers, settings["norm"])
+    return network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
+    """FLOPs of an early or of the last step of a training that is thrown away."""
+    if last:
+        rehearsal.advance()  # the optimiser's state must exist before later steps
+        rehearsal.step = rehearsal.settings.steps - 1
+    return count_flops(rehearsal.advance)
+
+
+def _parameters(training: FirstStageTraining) -> dict[str, int]:
+    """Parameters of the parts that a user runs, and of the discriminator, which only trains."""
+    model = training.model
+    parts = {name: build.parameters(part) for name, part in model.named_children()}
+    named = {"encoder": parts.pop("encoder"), "decoder": parts.pop("decoder"), "bottleneck": sum(parts.values())}
+    discriminator = training.discriminator
+    return {**named, "discriminator": build.parameters(discriminator) if discriminator else 0}

@@ -1,0 +1,51 @@
+"""Quality after so many images seen: every milestone sampled and measured in one cheap, equal way."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from experiments import build
+from experiments.console import Reporter, reporting
+from experiments.cost import Meter
+from experiments.generate import Batch, generate, generator_of, sample_fields
+from experiments.measure import described, extractor_of, features_of, generation_protocol, generation_rows, reference_features
+from experiments.runner import Job, Outcome, label
+
+SAMPLER = {"eta": 0.0, "spacing": "trailing", "final": "clean", "clip": "none"}
+
+
+def run(job: Job) -> Outcome:
+    """Rows by images seen."""
+    meter, config = Meter(job.device), job.config
+    milestones = job.parent_record("diffusion").facts["milestones"]
+    settings = {**SAMPLER, "name": "ddim", "steps": config["steps"], "seed": config["seed"]}
+    train_images = build.images(job.plan.config, "train", job.store)
+    fields = sample_fields(train_images, config["n_samples"], config["seed"])
+    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
+    reference = reference_features(job)
+    protocol = generation_protocol(job, config["n_samples"])
+    rows, left_out = [], []
+    with reporting(label(job.plan, job.stage), len(milestones) * config["n_samples"]) as reporter:
+        for position, images_seen in enumerate(milestones):
+            weights = job.parent_folder("diffusion") / "milestones" / f"{images_seen}.safetensors"
+            source = generator_of(job, weights, config["precision"])
+            sampler = build.sampler(settings, source.model.schedule)
+            batches = generate(
+                source, sampler, settings, 1.0, fields, range(config["n_samples"]), job.plan.config["samples"]["batch"]
+            )
+            features = features_of(_reported(batches, reporter, position * config["n_samples"]), extractor)
+            found, missing = generation_rows(features, reference, job, protocol, images_seen=images_seen)
+            rows += found
+            left_out += missing
+    return Outcome(
+        rows=rows,
+        left_out=tuple(dict.fromkeys(left_out)),
+        protocols=described([protocol]),
+        cost=meter.cost(len(milestones) * config["n_samples"]),
+    )
+
+
+def _reported(batches: Iterator[Batch], reporter: Reporter, before: int) -> Iterator[Tensor]:
+    for batch in batches:
+        reporter.advance_to(before + batch.first + len(batch.images))
+        yield batch.images

@@ -1,0 +1,195 @@
+"""How good a first stage is on held-out images: distortion, rate, and the floor it sets for every generator behind it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments import build
+from experiments.console import Reporter, reporting
+from experiments.cost import Meter
+from experiments.measure import (
+    chosen,
+    described,
+    extractor_of,
+    features_of,
+    generation_protocol,
+    generation_rows,
+    reconstruction_protocol,
+    reference_features,
+)
+from experiments.pictures import save_grid, to_uint8
+from experiments.runner import Job, Outcome, label
+from experiments.stages.latents import encodings, mean_and_logvar
+from ldm.data.contract import ImageCache
+from ldm.first_stage.contract import FirstStage, Gaussian
+from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
+from ldm.metrics.distribution import reconstruction_frechet
+from ldm.metrics.rate import (
+    RAW_BITS_PER_PIXEL,
+    aggregate_moments,
+    index_crossentropy,
+    index_log2,
+    kl_fitted,
+    kl_prior,
+)
+from ldm.metrics.reconstruction import (
+    FeatureDistance,
+    ImageErrors,
+    concatenate,
+    image_errors,
+    mean_value,
+    reconstruction_metrics,
+)
+from ldm.metrics.values import MetricValue
+from ldm.pretrained import efficientnet_lite
+from ldm.randomness import SampleNoise
+from ldm.records import LeftOut, Protocol, ResultRow
+
+BATCH = 50
+MOST_RATE_IMAGES = 10_000
+SHOWN = 16
+
+
+def run(job: Job) -> Outcome:
+    """Distortion, rate and floor rows; reconstructions.png shows originals above their reconstructions."""
+    meter = Meter(job.device)
+    config, seed = job.plan.config, job.config["seed"]
+    train, heldout = (build.images(config, split, job.store) for split in ("train", "heldout"))
+    model = build.first_stage_of(job, heldout.resolution)
+    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
+    generation = generation_protocol(job, min(job.config["n_samples"], len(train)))
+    indices = chosen(len(heldout), job.config["n_samples"], seed, "reconstruction")
+    protocol = reconstruction_protocol(generation, len(indices))
+    pixels = heldout.resolution**2
+    with torch.inference_mode(), reporting(label(job.plan, job.stage), len(indices)) as reporter:
+        with meter.part("reconstruct"):
+            measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
+        originals = torch.cat([item.originals for item in measured])
+        decoded = torch.cat([item.decoded for item in measured])
+        values, left_out = _distortion(originals, decoded, [item.errors for item in measured], "")
+        if measured[0].sample_errors is not None:
+            more, missing = _distortion(originals, None, [m.sample_errors for m in measured if m.sample_errors], "_sample")
+            values, left_out = values + more, left_out + missing
+        with meter.part("features"):
+            frechet = reconstruction_frechet(
+                features_of(decoded.split(BATCH), extractor),
+                features_of(originals.split(BATCH), extractor),
+                extractor.name,
+            )
+        (left_out if isinstance(frechet, LeftOut) else values).append(frechet)  # type: ignore[attr-defined]
+        with meter.part("rate"):
+            rates, facts = _rate(model, train, heldout, indices, job.device, pixels)
+        with meter.part("floor"):
+            floor_rows, floor_left_out = _floor(job, model, train, seed, generation)
+    save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
+    job.run.image("reconstructions", job.folder / "reconstructions.png")
+    rows: list[ResultRow] = [value.row(protocol.id) for value in [*values, *rates]]
+    return Outcome(
+        facts={**facts, "f": model.factor, "channels": model.channels, "regulariser": model.regulariser},
+        rows=[*rows, *floor_rows],
+        left_out=[*left_out, *floor_left_out],
+        protocols=described([protocol, generation]),
+        cost=meter.cost(len(indices), seconds=meter.parts["reconstruct"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    originals: Tensor
+    decoded: Tensor
+    errors: ImageErrors
+    sample_errors: ImageErrors | None
+
+
+def _parts(indices: list[int], reporter: Reporter) -> Iterator[list[int]]:
+    for first in range(0, len(indices), BATCH):
+        yield indices[first : first + BATCH]
+        reporter.advance_to(min(first + BATCH, len(indices)))
+
+
+def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], seed: int) -> _Measured:
+    originals = images.uint8(part)
+    encoding = model.encode(images.batch(part).to(job.device, memory_format=torch.channels_last))
+    packed = model.pack(encoding)
+    decoded = to_uint8(model.decode(model.latent(packed)))
+    sample_errors = None
+    if isinstance(encoding, Gaussian):
+        noise = SampleNoise(seed, part, job.device)(tuple(encoding.mean.shape[1:]))
+        sample_errors = image_errors(originals, to_uint8(model.decode(model.latent(packed, noise))))
+    return _Measured(originals, decoded, image_errors(originals, decoded), sample_errors)
+
+
+def _distortion(
+    originals: Tensor, decoded: Tensor | None, errors: list[ImageErrors], suffix: str
+) -> tuple[list[MetricValue], list[LeftOut]]:
+    every = concatenate(errors)
+    if decoded is None:
+        return reconstruction_metrics(every, suffix=suffix)
+    judge = FeatureDistance(efficientnet_lite.load("lite2"))
+    pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
+    distances = np.concatenate([judge(a / 127.5 - 1, b / 127.5 - 1).numpy() for a, b in pairs])
+    return reconstruction_metrics(every, judge.name, distances, suffix)
+
+
+def _rate(
+    model: FirstStage, train: ImageCache, heldout: ImageCache, indices: list[int], device: str, pixels: int
+) -> tuple[list[MetricValue], dict[str, object]]:
+    """Rates in bits per pixel, each under its own name, and facts of the latents."""
+    if model.factor == 1:
+        sizes = [point for point in lossless_sizes(heldout.images[indices])[0] if point.codec == "png"]
+        return [
+            MetricValue("rate_raw", RAW_BITS_PER_PIXEL, len(indices)),
+            *(MetricValue("rate_lossless", point.bits_per_pixel, point.n) for point in sizes),
+        ], {}
+    training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
+    if isinstance(model, VQFirstStage):
+        codes = model.quantiser.codes
+        counts = torch.zeros(codes, dtype=torch.int64)
+        for found in _indices(model, train, training, device):
+            counts += code_counts(found, codes)
+        held = torch.cat(list(_indices(model, heldout, indices, device)))
+        return [
+            MetricValue("rate_index_log2", index_log2(codes, held[0].numel(), pixels), len(indices)),
+            mean_value("rate_index_crossentropy", index_crossentropy(held.numpy(), counts.numpy(), pixels)),
+        ], {
+            "codes": codes,
+            "codebook_usage": float(codebook_usage(counts)),
+            "codebook_perplexity": float(perplexity(counts)),
+            "rate_images": len(training),
+        }
+    moments = aggregate_moments(mean_and_logvar(found) for _, found in encodings(model, train, training, device))
+    held_out = [mean_and_logvar(found) for _, found in encodings(model, heldout, indices, device)]
+    return [
+        mean_value("rate_kl_prior", np.concatenate([kl_prior(*posterior, pixels) for posterior in held_out])),
+        mean_value("rate_kl_fitted", np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in held_out])),
+    ], {
+        "latent_mean": moments.mean.tolist(),
+        "latent_variance": moments.variance.tolist(),
+        "rate_images": len(training),
+    }
+
+
+def _indices(model: VQFirstStage, images: ImageCache, chosen_images: list[int], device: str) -> Iterator[Tensor]:
+    for _, latent in encodings(model, images, chosen_images, device):
+        assert isinstance(latent, Tensor)
+        yield model.quantise(latent).indices.cpu()
+
+
+def _floor(
+    job: Job, model: FirstStage, train: ImageCache, seed: int, protocol: Protocol
+) -> tuple[list[ResultRow], list[LeftOut]]:
+    """Training images through the first stage, against the reference: what a perfect diffusion model would reach."""
+    settings = job.parent_record("reference").config
+    extractor = extractor_of(job, settings["extractor"])
+
+    def decoded() -> Iterator[Tensor]:
+        for part, encoding in encodings(model, train, chosen(len(train), settings["n_samples"], seed, "floor"), job.device):
+            noise = SampleNoise(seed, list(part), job.device)
+            packed = model.pack(encoding)
+            shape = (model.channels, *packed.shape[2:])
+            yield to_uint8(model.decode(model.latent(packed, noise(shape))))
+
+    return generation_rows(features_of(decoded(), extractor), reference_features(job), job, protocol, prefix="decoded_")

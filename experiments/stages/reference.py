@@ -1,0 +1,71 @@
+"""What real images look like to the judge, and what they cost without learning: the floors and the reference curves."""
+
+import dataclasses
+
+from experiments import build
+from experiments.cost import Meter
+from experiments.measure import batches_of, chosen, described, extractor_of, features_of, generation_rows
+from experiments.runner import Job, Outcome
+from ldm.metrics.reference_codecs import lossless_sizes, lossy_curves
+from ldm.records import Protocol
+
+MOST_REFERENCE_IMAGES = 50_000
+MOST_CODEC_IMAGES = 256
+
+
+def run(job: Job) -> Outcome:
+    """Features of the reference images; the other split's distance to them at the samples' n; codec curves."""
+    meter = Meter(job.device)
+    settings, config = job.config, job.plan.config
+    splits = {split: build.images(config, split, job.store) for split in ("train", "heldout")}
+    judged_against = splits[settings["reference"]]
+    other = splits["train" if settings["reference"] == "heldout" else "heldout"]
+    extractor = extractor_of(job, settings["extractor"])
+    reference_indices = chosen(len(judged_against), MOST_REFERENCE_IMAGES, settings["seed"], "reference")
+    floor_indices = chosen(len(other), settings["n_samples"], settings["seed"], "floor")
+    with meter.part("features"):
+        reference = features_of(batches_of(judged_against, reference_indices), extractor)
+        floor = features_of(batches_of(other, floor_indices), extractor)
+    reference.save(job.folder / "reference.npz")
+    protocol = Protocol(
+        kind="generation",
+        n_samples=len(floor),
+        reference=settings["reference"],
+        reference_hash=judged_against.fingerprint,
+        n_reference=len(reference),
+        resolution=judged_against.resolution,
+        resize=extractor.resize,
+        extractor=extractor.name,
+        extractor_size=extractor.size,
+        extractor_weights=extractor.weights_hash,
+        extractor_precision=extractor.precision,
+        class_balance="as in the training images",
+        evaluation_seed=settings["seed"],
+    )
+    rows, left_out = generation_rows(floor, reference, job, protocol, prefix="real_")
+    with meter.part("codecs"):
+        codec_images = splits["heldout"].images[: min(MOST_CODEC_IMAGES, len(splits["heldout"]))]
+        lossy, missing_lossy = lossy_curves(codec_images)
+        lossless, missing_lossless = lossless_sizes(codec_images)
+    return Outcome(
+        facts={
+            "reference_fingerprint": judged_against.fingerprint,
+            "n_reference": len(reference),
+            "extractor": {
+                "name": extractor.name,
+                "weights_hash": extractor.weights_hash,
+                "size": extractor.size,
+                "resize": extractor.resize,
+                "precision": extractor.precision,
+            },
+            "codecs": [dataclasses.asdict(point) for point in (*lossy, *lossless)],
+            "train_images": len(splits["train"]),
+            "heldout_images": len(splits["heldout"]),
+            "classes": list(splits["train"].classes),
+            "skipped": [list(item) for split in splits.values() for item in split.skipped],
+        },
+        rows=rows,
+        left_out=(*left_out, *missing_lossy, *missing_lossless),
+        protocols=described([protocol]),
+        cost=meter.cost(len(reference) + len(floor)),
+    )

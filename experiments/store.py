@@ -1,0 +1,114 @@
+"""The store: one folder an artifact, complete only when its record exists; claims keep two processes from one artifact."""
+
+import fcntl
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ldm.errors import UserError
+from ldm.records import StageRecord, Sweep, read_record, write_json
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an artifact could not be made: one line, the whole traceback, and the command that repeats it."""
+
+    error: str
+    traceback: str
+    command: str
+
+
+class Store:
+    """Artifacts under one root folder. Raises UserError where that folder cannot be used."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            (root / "claims").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"store={root} cannot be used as a folder ({error.strerror}); give another with store=DIR") from error
+        if not os.access(root, os.W_OK):
+            raise UserError(f"store={root} is not writable; give another folder with store=DIR")
+
+    def folder(self, stage: str, identity: str) -> Path:
+        """Where the artifact lies, whether complete or not."""
+        return self.root / stage / identity
+
+    def record(self, stage: str, identity: str) -> StageRecord | None:
+        """The record of a complete artifact, else None. Raises UserError for one that cannot be read."""
+        folder = self.folder(stage, identity)
+        try:
+            return read_record(folder)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{folder / 'record.json'} cannot be read ({error}); remove that folder to compute it anew") from error
+
+    def is_complete(self, stage: str, identity: str) -> bool:
+        """Whether the artifact needs no more work."""
+        return (self.folder(stage, identity) / "record.json").exists()
+
+    def finish(self, record: StageRecord) -> None:
+        """Writes the record, which makes the artifact complete, and forgets earlier failures."""
+        folder = self.folder(record.stage, record.identity)
+        write_json(folder / "record.json", record.to_json())
+        (folder / "failure.json").unlink(missing_ok=True)
+
+    def failure(self, stage: str, identity: str) -> Failure | None:
+        """Why the last try failed, None where none did."""
+        path = self.folder(stage, identity) / "failure.json"
+        return Failure(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def fail(self, stage: str, identity: str, error: BaseException, command: str) -> Failure:
+        """Keeps the traceback of a failed try beside what it left behind."""
+        sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        failure = Failure(sentence, "".join(traceback.format_exception(error)), command)
+        write_json(self.folder(stage, identity) / "failure.json", failure.__dict__)
+        return failure
+
+    @contextmanager
+    def claim(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Holds the right to make `name`; waits where another process has it, after a call of `waiting`.
+
+        The lock belongs to the process, so a kill at any moment frees it.
+        """
+        path = self.root / "claims" / f"{name.replace('/', '-')}.lock"
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def is_claimed(self, name: str) -> bool:
+        """Whether some process works on `name` now."""
+        path = self.root / "claims" / f"{name.replace('/', '-')}.lock"
+        if not path.exists():
+            return False
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    def write_sweep(self, sweep: Sweep) -> Path:
+        """Keeps which cells a call asked for."""
+        path = self.root / "sweeps" / f"{sweep.sweep}.json"
+        write_json(path, sweep.to_json())
+        return path
+
+    def sweeps(self) -> list[Sweep]:
+        """All sweeps, the oldest first."""
+        paths = (self.root / "sweeps").glob("*.json")
+        found = [Sweep.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        return sorted(found, key=lambda sweep: sweep.created)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with microseconds (so that it sorts)."""
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,1 @@
+"""A Hydra sweeper that computes every stage of a grid once."""

@@ -1,0 +1,41 @@
+"""The sweeper that Hydra finds: composes the grid, and hands its points to `experiments.sweep` with a launcher."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+
+class StagedSweeper(Sweeper):
+    """First stages, then latents, diffusion, samples: each identity once, under any launcher."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `sweep`."""
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the grid that the command line spans."""
+        from experiments.main import run_grid
+
+        overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
+        [grid] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        compose = self.hydra_context.config_loader.load_sweep_config
+        jobs = 0
+
+        def launch(job_overrides: Sequence[Sequence[str]]) -> None:
+            nonlocal jobs
+            self.launcher.launch(job_overrides, initial_job_idx=jobs)
+            jobs += len(job_overrides)
+
+        run_grid(grid, lambda point: compose(self.config, list(point)), launch)

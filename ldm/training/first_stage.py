@@ -1,0 +1,179 @@
+"""Training of a first stage against its discriminator: a state that can be saved at any step, and a generator."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.data.contract import ImageCache
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.discriminator import PatchDiscriminator
+from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, discriminator_loss
+from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
+from ldm.randomness import derived_seed, generator
+from ldm.training.rate import learning_rate_factor
+from ldm.training.step import StepReport
+
+ADAM_BETAS = (0.5, 0.9)  # the reference's, for autoencoder and discriminator
+REVIVE_UNTIL = 0.8  # share of the training after which codes are left alone, so that the last revived still settle
+
+
+@dataclass(frozen=True)
+class FirstStageSettings:
+    """How long and how to train; `images` and `warm_up` count images seen.
+
+    `adversarial_from` = share of the training after which the discriminator takes part; `revive_every` = steps between
+    revivals of unused codes (VQ).
+    """
+
+    seed: int
+    images: int
+    batch: int
+    learning_rate: float
+    warm_up: int
+    decay: str
+    gradient_clip: float | None
+    adversarial_from: float
+    revive_every: int = 50
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, the last batch complete."""
+        return -(-self.images // self.batch)
+
+
+class FirstStageTraining:
+    """First stage, discriminator and both optimisers at one step; everything random at step k follows from (seed, k).
+
+    `discriminator` None trains without adversarial term. `autocast` is the dtype networks compute in (None: float32).
+    """
+
+    def __init__(
+        self,
+        model: FirstStage,
+        loss: FirstStageLoss,
+        discriminator: PatchDiscriminator | None,
+        images: ImageCache,
+        settings: FirstStageSettings,
+        device: str,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.loss, self.discriminator = model, loss, discriminator
+        self.images, self.settings, self.device, self.autocast = images, settings, device, autocast
+        self.step = 0
+        self.optimiser = self._adam(model)
+        self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator)
+
+    @property
+    def images_seen(self) -> int:
+        """Images seen so far."""
+        return self.step * self.settings.batch
+
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether the discriminator takes part in the next step."""
+        return self.discriminator is not None and self.step >= self.settings.adversarial_from * self.settings.steps
+
+    def advance(self) -> StepReport:
+        """One step of the autoencoder and, once it takes part, of the discriminator."""
+        s = self.settings
+        factor = learning_rate_factor(self.images_seen, s.images, s.warm_up, s.decay)
+        for optimiser in (self.optimiser, self.discriminator_optimiser):
+            for group in optimiser.param_groups if optimiser else ():
+                group["lr"] = s.learning_rate * factor
+        draw = generator(s.seed, "step", self.step)
+        torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
+        image = self._batch(draw)
+        self._tend_codebook(image, draw)
+        with torch.autocast(self.device, self.autocast, enabled=self.autocast is not None):
+            values, reconstruction = self._autoencoder_step(image, draw)
+            if self.is_adversarial:
+                values["discriminator"] = self._discriminator_step(image, reconstruction)
+        self.step += 1
+        return StepReport(self.step, self.images_seen, values)
+
+    def _batch(self, draw: torch.Generator) -> Tensor:
+        indices = torch.randint(len(self.images), (self.settings.batch,), generator=draw)
+        flip = torch.rand(self.settings.batch, generator=draw) < 0.5
+        return self.images.batch(indices, flip).to(self.device, memory_format=torch.channels_last)
+
+    def _autoencoder_step(self, image: Tensor, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        side = image.shape[-1] // self.model.factor
+        noise = torch.randn((len(image), self.model.channels, side, side), generator=draw).to(self.device)
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+        result = self.model(image, noise)
+        terms: GeneratorTerms = self.loss.generator_terms(
+            image,
+            result.image,
+            result.regularisation,
+            last_layer=self.model.last_layer,
+            discriminator=self.discriminator if self.is_adversarial else None,
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.optimiser.step()
+        values = {**terms.scalars(), "loss": (terms.l1 + terms.perceptual).detach()}
+        if isinstance(self.model, VQFirstStage) and result.indices is not None:
+            counts = code_counts(result.indices, self.model.quantiser.codes)
+            values |= {"codebook_perplexity": perplexity(counts), "codebook_usage": codebook_usage(counts)}
+        return values, result.image.detach()
+
+    def _discriminator_step(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        assert self.discriminator is not None
+        assert self.discriminator_optimiser is not None
+        self.discriminator.requires_grad_(True)
+        # One pass a side, so that batch normalisation sees real and reconstructed images apart, as in the reference.
+        loss = discriminator_loss(self.discriminator(image), self.discriminator(reconstruction))
+        self.discriminator_optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.discriminator_optimiser.step()
+        return loss.detach()
+
+    def _tend_codebook(self, image: Tensor, draw: torch.Generator) -> None:
+        """Starts the codebook on encodings of the first batch, and now and then moves unused codes to encodings."""
+        if not isinstance(self.model, VQFirstStage):
+            return
+        quantiser = self.model.quantiser
+        if self.step == 0:
+            with torch.no_grad():
+                quantiser.initialise(self.model.encode(image), draw)
+        elif self.step % self.settings.revive_every == 0 and self.step < REVIVE_UNTIL * self.settings.steps:
+            with torch.no_grad():
+                dead = quantiser.revive_dead_codes(self.model.encode(image), draw)
+            for name in ("exp_avg", "exp_avg_sq"):
+                self.optimiser.state[quantiser.codebook][name][dead] = 0
+
+    def _adam(self, module: nn.Module) -> torch.optim.Adam:
+        return torch.optim.Adam(module.parameters(), lr=self.settings.learning_rate, betas=ADAM_BETAS, fused=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on bit for bit."""
+        adversary: dict[str, Any] = {}
+        if self.discriminator is not None and self.discriminator_optimiser is not None:
+            adversary = {
+                "discriminator": self.discriminator.state_dict(),
+                "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
+            }
+        model, optimiser = self.model.state_dict(), self.optimiser.state_dict()
+        return {"step": self.step, "model": model, "optimiser": optimiser, **adversary}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.discriminator is not None and self.discriminator_optimiser is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+
+
+def train_first_stage(training: FirstStageTraining) -> Iterator[StepReport]:
+    """Advances to the last step and yields after every one; a caller may stop, save, and start it again."""
+    training.model.train()
+    while training.step < training.settings.steps:
+        yield training.advance()
