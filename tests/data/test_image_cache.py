@@ -107,6 +107,18 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
     assert os.listdir(tmp_path) == ["cache"]  # what the killed builder left is gone
 
 
+def test_the_name_is_given_by_one_rename_of_a_finished_folder(tmp_path, monkeypatch):
+    def stopped(work, place):
+        assert (work / "meta.json").exists()
+        assert not place.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ldm.data.cache.os.rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(Ramp(), tmp_path / "cache", workers=1)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_without_meta_is_no_cache_and_is_replaced(tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "images.npy").write_bytes(b"half")
