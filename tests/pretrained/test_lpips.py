@@ -1,4 +1,5 @@
 import importlib.util
+import warnings
 from pathlib import Path
 from urllib.error import URLError
 
@@ -18,7 +19,8 @@ def upstream(network, weights=None):
     ensure_torchvision()
     package = pytest.importorskip("lpips")
     torch.manual_seed(0)
-    module = package.LPIPS(net=network, pnet_rand=True, verbose=False)
+    with warnings.catch_warnings(action="ignore"):  # the package uses names that torchvision has renamed
+        module = package.LPIPS(net=network, pnet_rand=True, verbose=False)
     # Their parameters are called sliceK.N.weight, N being torchvision's index.
     names = {key: "features." + key.partition(".")[2] for key in module.net.state_dict()}
     if weights is not None:
@@ -88,11 +90,14 @@ def test_gradient_is_finite_where_all_features_are_zero(random_alex):
     assert not any(p.requires_grad for p in distance.parameters())
 
 
-def test_unit_length():
+def test_unit_length_with_a_gradient_that_is_a_number_at_zero_too():
     x = torch.tensor([3.0, 4.0, 0.0]).view(1, 3, 1, 1).repeat(2, 1, 1, 1)
     x[1] = 0
-    expected = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 0.0]]).view(2, 3, 1, 1)
-    torch.testing.assert_close(lpips.unit_normalise(x), expected)
+    x.requires_grad_()
+    unit = lpips.unit_normalise(x)
+    torch.testing.assert_close(unit, torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 0.0]]).view(2, 3, 1, 1))
+    unit.square().sum().backward()
+    torch.testing.assert_close(x.grad, torch.zeros_like(x))
 
 
 def test_images_too_small_are_refused_at_the_exact_size(random_alex):
