@@ -18,6 +18,9 @@ from ldm.errors import UserError
 MANY_SAMPLES = 5000
 """From here on the Frechet distance is the headline; below, its bias at small n exceeds most differences."""
 
+KERNEL = ("kd_", "kid")
+"""How the names of kernel distances begin; these have no bias that depends on n."""
+
 METRIC_NAMES = {
     "fd": "Fréchet distance",
     "kd": "kernel distance",
@@ -104,7 +107,7 @@ def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
     chosen = extractors.value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[0]
     own = distances[extractors == chosen]
     n = int(own["n"].min())
-    kernel = own["metric"].str.startswith(("kd_", "kid"))
+    kernel = own["metric"].str.startswith(KERNEL)
     wanted = own[kernel if n < MANY_SAMPLES else ~kernel]
     metric = (wanted if not wanted.empty else own)["metric"].iloc[0]
     return Headline(str(metric), n)
@@ -149,6 +152,11 @@ def mixed_protocols(rows: pd.DataFrame) -> list[str]:
     return sorted(set[str]().union(*(found for found in by_metric if len(found) > 1)))
 
 
+def protocol_letters(frame: pd.DataFrame) -> dict[str, str]:
+    """A letter for each of the mixed protocols, which marks its values in the figures and the table."""
+    return {name: chr(ord("a") + index) for index, name in enumerate(mixed_protocols(frame))}
+
+
 def differing_fields(protocols: Mapping[str, Mapping[str, Any]], ids: Sequence[str]) -> str:
     """The fields in which protocols differ with their values, e.g. "n_samples (512, 2048)"."""
     known = [protocols[name] for name in ids if name in protocols]
@@ -166,6 +174,9 @@ def rate_distortion(study: Study) -> Figure:
         lossy.setdefault(point.codec, []).append(point)
     figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
     points = _rate_points(rows)
+    distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
+    mixed = mixed_protocols(distortions)
+    letters = {name: mark for name, mark in protocol_letters(study.frame).items() if name in mixed}
     present = [name for name in RATE_OF if not points.empty and name in set(points["regulariser"])]
     named = [RATE_SHORT[name] for name in present if name in RATE_SHORT]
     keys = style.family_keys(present)
@@ -182,14 +193,13 @@ def rate_distortion(study: Study) -> Figure:
         (grid[0][1], "psnr", "PSNR in dB (higher is better)"),
     ):
         axes.set_ylabel(label)
-        axes.set_xlabel(f"rate in bits per pixel ({_listed([*named, 'codecs without headers'])})")
+        axes.set_xlabel(f"rate in bits per pixel\n({_listed([*named, 'codecs without headers'])})")
         if points.empty and not lossy:
             style.empty(axes, "no first stage with a rate is finished")
             continue
         axes.set_xscale("log")
-        pending.append((axes, _draw_rate_panel(axes, column, points, lossy)))
+        pending.append((axes, _draw_rate_panel(axes, column, points, lossy, letters)))
         style.sparse_log_ticks(axes, "x")
-    distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
     n = int(distortions["n"].max()) if not distortions.empty else max((point.n for point in study.codecs), default=0)
     style.finish(
         figure,
@@ -230,7 +240,7 @@ def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw_rate_panel(
-    axes: Axes, column: str, points: pd.DataFrame, codecs: Mapping[str, Sequence[Codec]]
+    axes: Axes, column: str, points: pd.DataFrame, codecs: Mapping[str, Sequence[Codec]], letters: Mapping[str, str]
 ) -> list[PointLabel]:
     labels: list[PointLabel] = []
     for name in ("jpeg", "webp"):
@@ -263,7 +273,7 @@ def _draw_rate_panel(
             style.interval(axes, at[0], at[1], point[f"{column}_low"], point[f"{column}_high"], tint)
             style.interval(axes, at[0], at[1], point["rate_low"], point["rate_high"], tint, horizontal=True)
             axes.plot(*at, look.marker, color=tint, markersize=look.size, zorder=4, clip_on=False)
-            labels.append(PointLabel(*at, f"f = {point['f']}" + _channels(point, drawn), tint))
+            labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, drawn, letters), tint))
     lossless = {style.CODEC_NAME[name]: items[0] for name, items in codecs.items() if items and items[0].psnr is None}
     pixels = points[points["regulariser"] == "identity"] if not points.empty else points
     if column == "rmse":
@@ -278,11 +288,11 @@ def _draw_rate_panel(
     return labels
 
 
-def _channels(point: Mapping[Any, Any], others: pd.DataFrame) -> str:
+def _suffix(point: Mapping[Any, Any], others: pd.DataFrame, letters: Mapping[str, str]) -> str:
     """What tells first stages of the same f apart: channels, and where they are mixed the protocol."""
     same = others[others["f"] == point["f"]]
     channels = f", {point['channels']} ch." if same["channels"].nunique() > 1 else ""
-    return channels + (f", protocol {point['protocol']}" if others["protocol"].nunique() > 1 else "")
+    return channels + (f" ({letters[point['protocol']]})" if point["protocol"] in letters else "")
 
 
 def quality_vs_f(study: Study) -> Figure:
@@ -452,8 +462,9 @@ def _quality_figure(
             _decoded_ticks(axes, _floor(study, metric.decoded, metric), panel)
         heading = ", ".join(part for part in (family_name(panel.family), panel.variant) if part)
         axes.set_title(heading if len(panels) > 1 else "", loc="left", color=style.INK)
-        axes.tick_params(labelbottom=True, labelleft=True)
-        if axes is grid[variants.index(panel.variant)][0]:
+        leftmost = next(p for p in panels if p.variant == panel.variant) is panel
+        axes.tick_params(labelbottom=True, labelleft=leftmost)
+        if leftmost:
             axes.set_ylabel(f"{metric.title}\n(lower is better)")
         pending.append((axes, labels))
     style.value_scale(grid[0][0], rows["value"].tolist(), rows["ci_low"].dropna().tolist() + real["value"].tolist())
@@ -466,7 +477,7 @@ def _quality_figure(
         look = {"marker": ">", "markersize": 6} if floors else {"linestyle": (0, (5, 2)), "linewidth": 1.3}
         shade = style.MUTED if floors else style.FLOOR
         legend.append(style.key("floor: decoded real images", color=shade, **look))
-    notes = [note] if note else []
+    notes = [text for text in (note, _floor_note(study, metric)) if text]
     if dropped:
         notes.append(f"Not drawn, see table.md: {'; '.join(dropped)}.")
     facts = f"{metric.title}, n = {metric.n:,} samples"
@@ -530,9 +541,19 @@ def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
     """The floor's rows; the Frechet distance is biased by n, so its floor counts only at the same n."""
     rows = study.frame[study.frame["metric"] == metric]
     same = rows[rows["n"] == like.n]
-    if like.metric.startswith(("kd_", "kid")) and same.empty:
+    if like.metric.startswith(KERNEL) and same.empty:
         same = rows
     return same.groupby(["regulariser", "f"], dropna=False, as_index=False)[["value"]].mean()
+
+
+def _floor_note(study: Study, metric: Headline) -> str:
+    """What to know of floors that were measured with another number of images than the samples."""
+    counts = sorted(set(study.frame[study.frame["metric"].isin([metric.real, metric.decoded])]["n"]))
+    if not counts or counts == [metric.n]:
+        return ""
+    if metric.metric.startswith(KERNEL):
+        return "" if metric.n in counts else f"Floors are measured at n = {_listed(counts)}."
+    return f"Only floors of the same n are drawn (measured: {_listed(counts)}): the Fréchet distance depends on n."
 
 
 def _decoded_ticks(axes: Axes, decoded: pd.DataFrame, panel: Panel) -> None:
@@ -604,7 +625,9 @@ def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     protocols = mixed_protocols(rows)
     if protocols:
         fields = differing_fields(study.protocols, protocols)
-        notes.append(f"MIXED PROTOCOLS, not comparable: {_listed(protocols)} differ in {fields}.")
+        letters = protocol_letters(study.frame)
+        named = _listed([f"{letters[name]} = {name}" for name in protocols])
+        notes.append(f"MIXED PROTOCOLS, not comparable: {named} differ in {fields}.")
     gaps = [gap for gap in study.missing if gap.goal == goal]
     if gaps:
         shown = "; ".join(f"{gap.label} ({'failed' if gap.failed else 'not finished'})" for gap in gaps[:4])

@@ -162,8 +162,10 @@ def finish(
         legend.set_in_layout(False)
     engine = figure.get_layout_engine()
     if engine is not None:
+        grid = figure.axes[0].get_gridspec()
         engine.set(  # type: ignore[call-arg]
-            rect=(0.0, bottom / height, 1 - margin / width, 1 - (top + bottom) / height), wspace=1.5 * margin / width
+            rect=(0.0, bottom / height, 1 - margin / width, 1 - (top + bottom) / height),
+            wspace=(margin + 0.1) * (grid.ncols if grid is not None else 1) / width,
         )
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

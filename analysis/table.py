@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.collect import Study, family_name
-from analysis.figures import headline, metric_title, mixed_protocols, rate_metrics
+from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
 from ldm.records import LeftOut
 
 GENERATION = r"(kd_|kid$|fd_|fid$|is_|is$|precision|recall)"
@@ -148,7 +148,7 @@ def _protocols(study: Study, marks: Mapping[str, str]) -> str:
 
 def _marks(study: Study) -> dict[str, str]:
     """A letter for each protocol that shares a metric with another one, in which case its values carry that letter."""
-    return {name: f"protocol {chr(ord('a') + index)}" for index, name in enumerate(mixed_protocols(study.frame))}
+    return {name: f"protocol {letter}" for name, letter in protocol_letters(study.frame).items()}
 
 
 def _headline_first(study: Study, metrics: Sequence[str]) -> list[str]:

@@ -122,6 +122,15 @@ def test_other_swept_axes_get_panels_of_their_own(tmp_path):
     assert titles == ["KL, guidance scale 1", "KL, guidance scale 3"]
 
 
+def test_floors_of_the_frechet_distance_count_only_at_the_same_n(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), n=10_000))
+    study = read_study(tmp_path)
+    quality, training = (FIGURES[name](study) for name in ("quality_vs_f", "quality_vs_training"))
+    assert any(list(line.get_ydata()) == [38.0, 38.0] for line in quality.axes[0].get_lines())
+    assert not any(list(line.get_ydata()) == [38.0, 38.0] for line in training.axes[0].get_lines())
+    assert "Only floors of the same n are drawn (measured: 10000)" in _text(training)
+
+
 def test_headline_is_the_kernel_distance_where_samples_are_few(tmp_path):
     for n, metric in ((512, f"kd_{JUDGE}"), (10_000, f"fd_{JUDGE}")):
         build(tmp_path / str(n), Recipe(factors=(4,), steps=(5,), n=n))

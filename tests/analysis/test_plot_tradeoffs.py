@@ -1,5 +1,7 @@
 """The command line: what it writes, what it refuses, what it does not import."""
 
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -32,24 +34,31 @@ def store(tmp_path_factory):
     return path
 
 
-def test_writes_everything_where_it_says(store, tmp_path, capsys):
-    assert main(["--store", str(store), "--out", str(tmp_path / "results")]) == 0
-    assert {path.name for path in (tmp_path / "results").iterdir()} == OUTPUTS
-    said = capsys.readouterr().out
-    assert str(tmp_path / "results") in said
+@pytest.fixture(scope="module")
+def written(store, tmp_path_factory):
+    """The folder that one call wrote, and what it said."""
+    out = tmp_path_factory.mktemp("out") / "results"
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["--store", str(store), "--out", str(out)]) == 0
+    return out, said.getvalue()
+
+
+def test_writes_everything_where_it_says(written):
+    out, said = written
+    assert {path.name for path in out.iterdir()} == OUTPUTS
+    assert str(out) in said
     assert "3 cells" in said
 
 
-def test_csv_holds_the_values_in_full(store, tmp_path):
-    main(["--store", str(store), "--out", str(tmp_path)])
-    rows = pd.read_csv(tmp_path / "results.csv")
+def test_csv_holds_the_values_in_full(written):
+    rows = pd.read_csv(written[0] / "results.csv")
     value = rows[(rows["stage"] == "evaluation") & (rows["f"] == 4) & (rows["metric"] == f"kd_{JUDGE}")]["value"].item()
     assert value == kernel_distance("kl", 4, 5)
 
 
-def test_table_names_n_protocols_and_missing_cells(store, tmp_path):
-    main(["--store", str(store), "--out", str(tmp_path)])
-    text = (tmp_path / "table.md").read_text()
+def test_table_names_n_protocols_and_missing_cells(written):
+    text = (written[0] / "table.md").read_text()
     cells = [line for line in text.split("## Cells")[1].split("##")[0].splitlines() if line.startswith("| ")]
     assert len(cells) == 2 + 2
     assert "kernel distance, EfficientNet-Lite2 (n = 512)" in cells[0]
