@@ -1,8 +1,8 @@
 """What a stage writes and analysis reads: plain dataclasses, no torch.
 
-A store holds one folder an artifact, `<store>/<stage>/<identity>/`, complete only when its `record.json` exists (written
-last, by atomic rename), and one file a sweep, `<store>/sweeps/<sweep>.json`, that names the cells and the identity of
-each of their stages.
+A store holds one folder an artifact, `<store>/<stage>/<identity>/`, complete only when its `record.json` exists
+(written last, by atomic rename), and one file a sweep, `<store>/sweeps/<sweep>.json`, that names the cells and the
+identity of each of their stages.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage cost. `flops` count one multiply-add as 2; `parts` = seconds by part (encode, denoise, decode, ...)."""
+    """What a stage cost. `flops` count one multiply-add as 2; `parts` = seconds by part (encode, denoise, ...)."""
 
     seconds: float = 0.0
     images: int = 0
@@ -138,7 +138,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Cell:
-    """One grid point. `axes` holds what a plot may use (see `experiments.plan.cell_axes`); `stages` names identities."""
+    """One grid point. `axes` = what a plot may use (see `experiments.plan.cell_axes`); `stages` names identities."""
 
     cell: str
     axes: Mapping[str, Any]

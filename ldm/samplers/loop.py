@@ -1,6 +1,7 @@
 """One loop drives all samplers."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -20,8 +21,11 @@ class Sampler(Protocol):
 
 
 def sample(sampler: Sampler, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-    """Yields x after every step along `times`, a falling float64 grid that starts at x's noise level; the last is the result."""
+    """Yields x after every step; the last is the result.
+
+    `times` is a falling float64 grid that starts at x's noise level.
+    """
     state = None
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         x, state = sampler.step(denoise, x, t, s, state, noise)
         yield x

@@ -52,7 +52,7 @@ class DiffusionSettings:
 
 
 class DiffusionTraining:
-    """Denoising model, conditioning, optimiser and EMA at one step; everything random at step k follows from (seed, k)."""
+    """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k)."""
 
     def __init__(
         self, model: DenoisingModel, conditioning: Conditioning, data: TrainingLatents, settings: DiffusionSettings

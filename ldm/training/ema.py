@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
@@ -24,7 +24,7 @@ class ExponentialMovingAverage:
         """Takes in the weights after a step of `batch` images; `images_seen` counts that step."""
         half_life = min(self.half_life, self.ramp * images_seen)
         weight = 1 - 0.5 ** (batch / max(half_life, 1e-8))
-        averaged = [p for p in self.module.parameters() if p.is_floating_point()]
+        averaged: list[Tensor] = [p for p in self.module.parameters() if p.is_floating_point()]
         current = [p.detach() for p in module.parameters() if p.is_floating_point()]
         torch._foreach_lerp_(averaged, current, weight)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):

@@ -113,7 +113,7 @@ class FirstStageTraining:
             discriminator=self.discriminator if self.is_adversarial else None,
         )
         self.optimiser.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        terms.total.backward()
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimiser.step()
@@ -130,7 +130,7 @@ class FirstStageTraining:
         # One pass a side, so that batch normalisation sees real and reconstructed images apart, as in the reference.
         loss = discriminator_loss(self.discriminator(image), self.discriminator(reconstruction))
         self.discriminator_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.discriminator_optimiser.step()
         return loss.detach()
 

@@ -1,12 +1,38 @@
 """FLOPs, counted from the operations that ran (one multiply-add is 2)."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+Shape = tuple[int, ...]
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+    """The two matrix products of softmax(q k^T) v."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _attention_backward(gradient: Shape, query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+    """Two products for each of the forward pass; the scores that fused kernels compute again are not counted."""
+    return 2 * _attention(query, key, value)
+
+
+_aten: Any = torch.ops.aten
+# torch leaves out the CPU's kernel, and counts the recomputation of the others: one rule makes devices agree.
+_ATTENTION = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _aten._scaled_dot_product_flash_attention_backward: _attention_backward,
+    _aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
+    _aten._scaled_dot_product_cudnn_attention_backward: _attention_backward,
+}
 
 
 def count_flops(call: Callable[[], object]) -> float:
     """FLOPs of the matrix products, convolutions and attention that `call` runs, forward and backward alike."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         call()
     return float(counter.get_total_flops())

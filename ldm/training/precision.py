@@ -6,10 +6,11 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def resolve_precision(policy: str, device: str) -> str:
-    """"bf16" or "fp32" for a policy of `PRECISIONS`.
+    """The number format that a policy of `PRECISIONS` means on a device: "bf16" or "fp32".
 
     auto is bf16 autocast on a GPU that computes in it and on a CPU with matrix units for it (AMX), where it was
-    measured to be 1.8 times as fast in training and 2.4 times in sampling; elsewhere float32, since emulated bf16 is slower.
+    measured to be 1.8 times as fast in training and 2.4 times in sampling; elsewhere float32, since emulated bf16 is
+    slower.
 
     Raises: ValueError for an unknown policy.
     """

@@ -1,0 +1,1 @@
+"""Training: first stages, denoising models, and what both share: checkpoints, EMA, precision, FLOP counts."""
