@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import build
 from experiments.console import say
@@ -26,7 +27,7 @@ class CellsFailedError(Exception):
 
 def run_one(config: DictConfig, command: str) -> int:
     """Runs a single cell, or a sweep's job, and returns the exit code."""
-    values = plain(config, command)
+    values = plain(_with_hydra(config), command)
     if values["sweep"]["target"]:
         _run_job(values)
         return 0
@@ -122,6 +123,14 @@ def _run_job(values: Mapping[str, Any]) -> None:
         run_stages(plan, plan.needed((values["sweep"]["target"],)), store, _tracker(values, store, values["sweep"]["id"]), work)
     except Exception as error:  # kept in the store, said at the end of the sweep; the other jobs go on
         say(f"  failed: {type(error).__name__}: {error}", style="red")
+
+
+def _with_hydra(config: DictConfig) -> DictConfig:
+    """A task's config with Hydra's own node, which holds its overrides and choices and is taken out before the task."""
+    whole = config.copy()
+    with open_dict(whole):
+        whole.hydra = HydraConfig.get()
+    return whole
 
 
 def _overrides(config: DictConfig) -> list[str]:

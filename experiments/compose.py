@@ -1,0 +1,52 @@
+"""A cell's settings outside run.py: what the command-line tools compose, check, and say when it cannot be."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.cli import sentence_for
+from experiments.console import say
+from experiments.schema import CONF
+from ldm.errors import UserError
+
+
+def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = True) -> dict[str, Any]:
+    """The plain values that run.py would work with under these overrides.
+
+    With `needs_path=False` images without a data.path are let through, their path None.
+
+    Raises: UserError, or an error of Hydra or OmegaConf (see `experiments.cli.sentence_for`), for settings that cannot be.
+    """
+    from experiments.main import plain
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    if not needs_path and OmegaConf.is_missing(config.data, "path"):
+        config.data.path = None
+    return plain(config, "")
+
+
+def without(overrides: Sequence[str], key: str) -> list[str]:
+    """The overrides but those of one key, whether set, added or forced."""
+    return [override for override in overrides if override.partition("=")[0].lstrip("+") != key]
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """What `work` returns, or 2 after one sentence about what the user can mend."""
+    try:
+        return work()
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        say(f"error: {sentence_for(error)}", style="bold red")
+        return 2
+
+
+def settings_only(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a plan is made of."""
+    return {key: value for key, value in values.items() if key != "overrides"}
