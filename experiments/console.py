@@ -42,7 +42,7 @@ class Reporter:
         now = time.monotonic()
         if self.first is None:
             self.first = done
-        if now - self.said >= LINE_EVERY_SECONDS and done > self.first:
+        if now - self.said >= LINE_EVERY_SECONDS and self.first < done < self.total:
             rate = (done - self.first) / (now - self.started)
             left = (self.total - done) / rate
             say(f"  {self.label}  {done:,}/{self.total:,}  {rate:,.0f} images/s  {clock(left)} left  {note}".rstrip())

@@ -108,6 +108,8 @@ def resolve(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any]
     scale, ae, notes = config["scale"], config["ae"], []
     resolution = config["data"]["resolution"]
     _check_factor(ae["f"], resolution)
+    if ae["regulariser"] != "identity":
+        _check_judge(config)
     if ae["f"] == 1:
         config["ae"] = ae = {"regulariser": "identity", "f": 1, "channels": 3, "seed": 0}
     else:
@@ -120,7 +122,6 @@ def resolve(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any]
         _fill(ae["training"], table["training"])
         if ae["regulariser"] == "vq":
             ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
-        _check_judge(config)
     if config["conditioning"]["name"] == "class" and len(facts.classes) < 2:
         notes.append("the data has no classes: the diffusion model is trained unconditionally")
         config["conditioning"] = {"name": "none"}

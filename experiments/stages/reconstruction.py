@@ -43,6 +43,7 @@ from ldm.metrics.reconstruction import (
     mean_value,
     reconstruction_metrics,
 )
+from ldm.metrics.reference_codecs import lossless_sizes
 from ldm.metrics.values import MetricValue
 from ldm.pretrained import efficientnet_lite
 from ldm.randomness import SampleNoise

@@ -87,10 +87,9 @@ class FirstStageTraining:
         torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         image = self._batch(draw)
         self._tend_codebook(image, draw)
-        with torch.autocast(self.device, self.autocast, enabled=self.autocast is not None):
-            values, reconstruction = self._autoencoder_step(image, draw)
-            if self.is_adversarial:
-                values["discriminator"] = self._discriminator_step(image, reconstruction)
+        values, reconstruction = self._autoencoder_step(image, draw)
+        if self.is_adversarial:
+            values["discriminator"] = self._discriminator_step(image, reconstruction)
         self.step += 1
         return StepReport(self.step, self.images_seen, values)
 
@@ -104,14 +103,15 @@ class FirstStageTraining:
         noise = torch.randn((len(image), self.model.channels, side, side), generator=draw).to(self.device)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
-        result = self.model(image, noise)
-        terms: GeneratorTerms = self.loss.generator_terms(
-            image,
-            result.image,
-            result.regularisation,
-            last_layer=self.model.last_layer,
-            discriminator=self.discriminator if self.is_adversarial else None,
-        )
+        with self._autocast():
+            result = self.model(image, noise)
+            terms: GeneratorTerms = self.loss.generator_terms(
+                image,
+                result.image,
+                result.regularisation,
+                last_layer=self.model.last_layer,
+                discriminator=self.discriminator if self.is_adversarial else None,
+            )
         self.optimiser.zero_grad(set_to_none=True)
         terms.total.backward()
         if self.settings.gradient_clip is not None:
@@ -128,7 +128,8 @@ class FirstStageTraining:
         assert self.discriminator_optimiser is not None
         self.discriminator.requires_grad_(True)
         # One pass a side, so that batch normalisation sees real and reconstructed images apart, as in the reference.
-        loss = discriminator_loss(self.discriminator(image), self.discriminator(reconstruction))
+        with self._autocast():
+            loss = discriminator_loss(self.discriminator(image), self.discriminator(reconstruction))
         self.discriminator_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.discriminator_optimiser.step()
@@ -147,6 +148,9 @@ class FirstStageTraining:
                 dead = quantiser.revive_dead_codes(self.model.encode(image), draw)
             for name in ("exp_avg", "exp_avg_sq"):
                 self.optimiser.state[quantiser.codebook][name][dead] = 0
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)
 
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
         return torch.optim.Adam(module.parameters(), lr=self.settings.learning_rate, betas=ADAM_BETAS, fused=True)
