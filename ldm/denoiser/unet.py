@@ -49,6 +49,18 @@ def level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int
     return [int(width) for width in widths]
 
 
+def check_norms(side: int, channels: int) -> None:
+    """Refuses a level where every group of a group norm holds one value, which the norm would replace by 0.
+
+    Raises: UserError there, which can only be at side 1.
+    """
+    if side == 1 and group_norm(channels).num_groups == channels:
+        raise UserError(
+            f"the UNet has {channels} channels at side 1, where each of its norms' groups would hold a single value: "
+            "give this level more channels (such as 64), or the UNet fewer levels"
+        )
+
+
 def head_count(channels: int, num_heads: int | None, num_head_channels: int | None) -> int:
     """The number of attention heads at a width, from the number itself or from the channels of one head.
 
@@ -104,6 +116,9 @@ class UNet(nn.Module):
         self.recompute = recompute
         sides = level_sides(latent_side, len(channel_mult))
         widths = level_widths(model_channels, channel_mult)
+        for side, entering, width in zip(sides, [model_channels, *widths], widths, strict=False):
+            check_norms(side, entering)
+            check_norms(side, width)
         residual = partial(
             ResidualBlock, embedding_width=4 * model_channels, dropout=dropout, scale_shift=use_scale_shift_norm
         )

@@ -157,7 +157,9 @@ def test_memory_format_changes_nothing(sides, randomised):
 
 
 def test_a_latent_of_side_one(randomised):
-    unet = randomised(small(channel_mult=(2,), latent_side=1, attention_sides=(1,), context_dim=5).double())
+    unet = randomised(
+        small(model_channels=64, channel_mult=(1,), latent_side=1, attention_sides=(1,), context_dim=5).double()
+    )
     x, index, context = inputs(sides=(1, 1), tokens=1)
     out = unet(x, index, context)
     assert out.shape == x.shape
@@ -209,6 +211,8 @@ def test_autocast_to_bfloat16_stays_near_float32_and_keeps_the_input_dtype(rando
         ({"latent_side": 6}, "side 6 cannot be halved 2 times"),
         ({"latent_side": 1}, "side 1 cannot be halved 2 times"),
         ({"channel_mult": (1, 1.51)}, "whole number"),
+        ({"channel_mult": (1, 1, 2, 1)}, "32 channels at side 1"),
+        ({"channel_mult": (1, 1, 1, 2)}, "32 channels at side 1"),
         ({"num_heads": 2}, "either num_heads or num_head_channels"),
         ({"num_head_channels": None}, "either num_heads or num_head_channels"),
         ({"num_head_channels": 24}, "num_head_channels 24 does not divide the 64"),
