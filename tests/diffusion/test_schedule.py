@@ -1,0 +1,99 @@
+"""Noise schedules against diffusers' tables, and what makes them continuous."""
+
+import pytest
+import torch
+
+from ldm.diffusion.schedule import BETAS, VariancePreservingSchedule, make_schedule
+from ldm.pretrained.torchvision_ops import ensure_torchvision
+
+INDICES = torch.arange(1000)
+GRID = (INDICES.double() + 1) / 1000
+
+
+@pytest.fixture(params=sorted(BETAS))
+def schedule(request) -> VariancePreservingSchedule:
+    return make_schedule(request.param)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ends"),
+    [
+        ("scaled_linear", "scaled_linear", {"start": 0.0015, "end": 0.0195}),
+        ("scaled_linear", "scaled_linear", {"start": 0.00085, "end": 0.012}),
+        ("linear", "linear", {"start": 1e-4, "end": 0.02}),
+        ("cosine", "squaredcos_cap_v2", {}),
+    ],
+)
+def test_alpha_bar_equals_that_of_diffusers(name, theirs, ends, monkeypatch):
+    ensure_torchvision()
+    pytest.importorskip("diffusers")
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    betas = {f"beta_{key}": value for key, value in ends.items()}
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "float32", torch.float64)  # its tables name this dtype: the comparison is of formulas
+        reference = DDPMScheduler(beta_schedule=theirs, **betas).alphas_cumprod
+    assert reference.dtype == torch.float64
+    torch.testing.assert_close(make_schedule(name, **ends).alpha_bar, reference, rtol=1e-11, atol=0)
+
+
+def test_default_ends_are_those_of_the_papers():
+    assert torch.equal(
+        make_schedule("scaled_linear").alpha_bar, make_schedule("scaled_linear", 0.0015, 0.0195).alpha_bar
+    )
+    assert torch.equal(make_schedule("linear").alpha_bar, make_schedule("linear", 1e-4, 0.02).alpha_bar)
+
+
+def test_grid_points_return_the_table_exactly(schedule):
+    assert torch.equal(schedule.alpha(GRID), schedule.alpha_bar.sqrt())
+    assert torch.equal(schedule.sigma(GRID), (1 - schedule.alpha_bar).sqrt())
+    one_by_one = torch.stack([schedule.alpha(schedule.time(k)) for k in INDICES[::37]])
+    assert torch.equal(one_by_one, schedule.alpha_bar[::37].sqrt())
+
+
+def test_the_clean_end_has_no_noise(schedule):
+    zero = torch.zeros((), dtype=torch.float64)
+    assert schedule.alpha(zero) == 1
+    assert schedule.sigma(zero) == 0
+    assert schedule.log_snr(zero) == float("inf")
+
+
+def test_alpha_falls_everywhere_and_the_variance_is_preserved(schedule):
+    t = torch.linspace(0, 1, 7001, dtype=torch.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    assert (alpha.diff() < 0).all()
+    assert (sigma.diff() > 0).all()
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=0, atol=1e-15)
+
+
+def test_there_is_no_jump_at_grid_points(schedule):
+    step = 1e-7
+    for away in (-step, step):
+        near = schedule.alpha(GRID[:-1] + away) ** 2
+        # Nowhere does alpha^2 change faster over a step than between the grid points on either side.
+        steepest = 1000 * torch.cat([1 - schedule.alpha_bar[:1], -schedule.alpha_bar.diff()]).max()
+        assert (near - schedule.alpha_bar[:-1]).abs().max() < 3 * step * steepest
+
+
+def test_between_grid_points_log_snr_is_linear_and_below_the_first_alpha_squared(schedule):
+    middle = (GRID[:-1] + GRID[1:]) / 2
+    at_grid = schedule.log_snr(GRID)
+    torch.testing.assert_close(schedule.log_snr(middle), (at_grid[:-1] + at_grid[1:]) / 2, rtol=1e-9, atol=1e-9)
+    share = torch.linspace(0, 1, 11, dtype=torch.float64)
+    expected = 1 - share * (1 - schedule.alpha_bar[0])
+    torch.testing.assert_close(schedule.alpha(share / 1000) ** 2, expected, rtol=1e-12, atol=0)
+
+
+def test_index_and_time_are_inverses(schedule):
+    assert torch.equal(schedule.time(INDICES), GRID)
+    torch.testing.assert_close(schedule.index(schedule.time(INDICES)), INDICES.double(), rtol=0, atol=1e-9)
+    fractional = torch.rand(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 999
+    torch.testing.assert_close(schedule.index(schedule.time(fractional)), fractional, rtol=0, atol=1e-9)
+    assert schedule.index(torch.zeros(())) == 0
+
+
+def test_what_is_no_schedule_is_refused():
+    with pytest.raises(ValueError, match="no noise schedule 'sigmoid': use one of scaled_linear, linear, cosine"):
+        make_schedule("sigmoid")
+    with pytest.raises(ValueError, match="cosine schedule has no beta_start"):
+        make_schedule("cosine", start=1e-4)
