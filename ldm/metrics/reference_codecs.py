@@ -30,6 +30,9 @@ _JPEG_SCAN = 0xFFDA
 _WEBP_LOSSY_HEADER = 7  # start code (3) and size (4) within the frame, RFC 6386 section 9.1
 _WEBP_LOSSLESS_HEADER = 5  # signature (1) and size (4) within the chunk
 
+ERROR_BATCH = 64
+"""Images whose errors are computed at a time, which bounds memory at large resolutions."""
+
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 
 
@@ -86,25 +89,32 @@ def _payload_bytes(data: bytes, codec: str) -> int:
     return chunk - (_WEBP_LOSSLESS_HEADER if codec == "webp_lossless" else _WEBP_LOSSY_HEADER)
 
 
-def _coded(pixels: Pixels, codec: str, quality: int | None) -> tuple[int, int, ImageErrors]:
-    """Bytes without and with the header, and the errors, of one image (H, W, 3)."""
-    data = _encoded(pixels, codec, quality)
+def _decoded(data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data)) as image:
-        decoded = np.array(image.convert("RGB"))
-    tensors = (torch.tensor(x).permute(2, 0, 1).unsqueeze(0) for x in (pixels, decoded))
-    return _payload_bytes(data, codec), len(data), image_errors(*tensors)
+        return np.array(image.convert("RGB"))
+
+
+def _errors(images: Pixels, decoded: Pixels) -> ImageErrors:
+    return image_errors(*(torch.tensor(x).permute(0, 3, 1, 2) for x in (images, decoded)))
 
 
 def _point(images: Pixels, codec: str, quality: int | None) -> CodecPoint:
-    payloads, files, parts = zip(*(_coded(pixels, codec, quality) for pixels in images), strict=True)
+    payload = size = 0
+    parts = []
+    for start in range(0, len(images), ERROR_BATCH):
+        batch = images[start : start + ERROR_BATCH]
+        files = [_encoded(pixels, codec, quality) for pixels in batch]
+        payload += sum(_payload_bytes(data, codec) for data in files)
+        size += sum(len(data) for data in files)
+        parts.append(_errors(batch, np.stack([_decoded(data) for data in files])))
     errors = concatenate(parts)
     finite = errors.psnr[errors.mse > 0]
     pixels = images[..., 0].size
     return CodecPoint(
         codec=codec,
         quality=quality,
-        bits_per_pixel=8 * sum(payloads) / pixels,
-        bits_per_pixel_files=8 * sum(files) / pixels,
+        bits_per_pixel=8 * payload / pixels,
+        bits_per_pixel_files=8 * size / pixels,
         rmse255=float(np.sqrt(errors.mse.mean())),
         psnr=float(finite.mean()) if finite.size else None,
         ssim=None if errors.ssim is None else float(errors.ssim.mean()),

@@ -13,7 +13,7 @@ from ldm.metrics.distribution import (
 )
 from ldm.metrics.features import Features
 from ldm.metrics.frechet import frechet_distance
-from ldm.metrics.intervals import block_jackknife, student_interval
+from ldm.metrics.intervals import block_jackknife, mean_interval, student_interval
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 
@@ -140,6 +140,18 @@ def test_inception_score_is_torch_fidelitys(fidelity, n, splits):
     found = by_name(a, features(20, 9), seed=9)[0]["is_efficientnet_lite2"]
     assert found.value == pytest.approx(expected, rel=1e-10)
     assert (found.ci_low is None) == (splits == 1)
+
+
+def test_inception_score_interval_is_students_over_splits(fidelity):
+    a = features(2500, 28)
+    ordered = a[canonical_order(a.features, 0)].logits
+    scores = [
+        fidelity[0].isc_features_to_metric(torch.from_numpy(part), splits=1, shuffle=False)["inception_score_mean"]
+        for part in np.split(ordered, 10)
+    ]
+    expected = mean_interval(scores)
+    found = by_name(a, features(20, 29))[0]["is_efficientnet_lite2"]
+    assert (found.ci_low, found.ci_high) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 def test_inception_score_of_certain_and_of_uncertain_classes():

@@ -1,3 +1,4 @@
+import hashlib
 import urllib.error
 
 import numpy as np
@@ -18,6 +19,7 @@ from ldm.metrics.features import (
 from ldm.metrics.frechet import frechet_distance
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.pretrained.weights import content_hash
 
 
 def pictures(n=6, side=32, seed=0):
@@ -180,6 +182,16 @@ def test_inception_equals_torch_fidelitys(shipped_inception):
     np.testing.assert_allclose(found.features, features, atol=1e-5 * scale)
     np.testing.assert_allclose(found.logits, logits, atol=1e-5 * logits.abs().max().item())
     assert (extractor.size, extractor.precision) == (299, "float32")
+
+
+def test_the_standard_weights_are_known_by_their_hash(shipped_inception, tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    torch.save(shipped_inception.state_dict(), path)
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    found, images = load_extractor("inception", weights_path=path), pictures(n=1)
+    expected = shipped_inception(images)[0].numpy()
+    np.testing.assert_allclose(found(images).features, expected, atol=1e-5 * np.abs(expected).max())
+    assert found.weights_hash == content_hash(shipped_inception.state_dict())
 
 
 def test_other_inception_weights_are_refused(tmp_path):

@@ -77,6 +77,11 @@ def test_covariance_is_the_unbiased_one(n):
     np.testing.assert_allclose(Statistics.from_features(a).covariance, np.cov(a, rowvar=False), atol=1e-12)
 
 
+@pytest.mark.parametrize(("n", "rank"), [(20, 20), (64, 64), (65, 64)])
+def test_few_items_need_no_decomposition(n, rank):
+    assert Statistics.from_features(features(n, 64, 14)).factor.shape == (64, rank)
+
+
 @pytest.mark.parametrize("n", [30, 200])
 def test_is_a_distance_that_motions_do_not_change(n):
     rng = np.random.default_rng(9)
