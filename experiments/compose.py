@@ -21,7 +21,7 @@ def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = Tru
 
     With `needs_path=False` images without a data.path are let through, their path None.
 
-    Raises: UserError, or an error of Hydra or OmegaConf (see `experiments.cli.sentence_for`), for settings that cannot be.
+    Raises: UserError, or an error of Hydra or OmegaConf (see `experiments.cli.sentence_for`), where they cannot be.
     """
     from experiments.main import plain
 

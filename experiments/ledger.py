@@ -97,7 +97,7 @@ def chosen_sweeps(store: Store, which: str | None) -> list[Sweep]:
     if not found:
         names = [sweep.sweep for sweep in sweeps]
         raise UserError(
-            f"--sweep {which} is none of the {len(names)} in {store.root}{nearest(which, names)}; the latest is {names[-1]}"
+            f"--sweep {which} is not in {store.root}{nearest(which, names)}; there are {len(names)}, the latest {names[-1]}"
         )
     return found
 
@@ -230,9 +230,8 @@ def _report(root: Path, which: str | None, is_retry: bool) -> int:
 def _say_how_to_go_on(found: Sequence[Entry], root: Path, which: str | None) -> None:
     if any(stage.state in (State.FAILED, State.MISSING) for entry in found for stage in entry.stages.values()):
         chosen = "" if which is None else f" --sweep {which}"
-        say(
-            f"  run what failed or is missing: python -m experiments.ledger --store {shell_word(str(root))}{chosen} --retry"
-        )
+        command = f"python -m experiments.ledger --store {shell_word(str(root))}{chosen} --retry"
+        say(f"  run what failed or is missing: {command}")
 
 
 def _say_unmade(found: Sequence[Entry]) -> None:

@@ -1,0 +1,208 @@
+"""Sizes of a cell's networks, counted on the meta device: nothing is computed, no weights are initialised."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments import build
+from ldm.denoiser.unet import UNet
+from ldm.first_stage.contract import FirstStage, Reconstruction
+from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
+from ldm.first_stage.losses import FirstStageLoss, discriminator_loss
+from ldm.first_stage.vq import VQFirstStage
+from ldm.pretrained import lpips
+from ldm.samplers import time_grid
+from ldm.training.flops import count_flops
+
+META = torch.device("meta")
+FLOAT_BYTES = 4
+TRAINED_COPIES = 4
+"""Weights, gradients and Adam's two moments; an EMA is one more."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training image's forward and backward pass: FLOPs, and bytes kept for the backward pass in float32."""
+
+    flops: float
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class FirstStageCounts:
+    """Sizes of a first stage; all zero at f = 1.
+
+    `step` is averaged over the training, the discriminator taking part from its start; None where the perceptual
+    network's weights are not on this machine. `encode` and `decode` are FLOPs an image.
+    """
+
+    parameters: Mapping[str, int]
+    latent_shape: tuple[int, int, int]
+    encode: float
+    decode: float
+    step: Step | None
+
+
+@dataclass(frozen=True)
+class DenoiserCounts:
+    """Sizes of the denoiser and its conditioning; `call` = FLOPs of one call of the network, an image.
+
+    The conditioning's parameters are None where the number of classes is not known.
+    """
+
+    denoiser: int
+    conditioning: int | None
+    call: float
+    step: Step
+
+
+def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCounts:
+    """Counts of the first stage of a resolved `ae` group."""
+    with META:
+        model = build.first_stage(ae, resolution)
+        image = torch.empty(1, 3, resolution, resolution)
+        side = resolution // model.factor
+        latent = torch.empty(1, model.channels, side, side)
+    shape = (model.channels, side, side)
+    if model.factor == 1:
+        return FirstStageCounts(
+            dict.fromkeys(("encoder", "decoder", "bottleneck", "discriminator"), 0), shape, 0, 0, None
+        )
+    discriminator = _discriminator(ae["loss"]["discriminator"], resolution)
+    parts = {name: build.parameters(part) for name, part in model.named_children()}
+    parameters = {
+        "encoder": parts.pop("encoder"),
+        "decoder": parts.pop("decoder"),
+        "bottleneck": sum(parts.values()),
+        "discriminator": build.parameters(discriminator) if discriminator else 0,
+    }
+    with torch.no_grad():
+        encode = count_flops(lambda: model.encode(image))
+        decode = count_flops(lambda: _decoded(model, latent))
+    return FirstStageCounts(parameters, shape, encode, decode, _first_stage_step(ae, model, discriminator, image))
+
+
+def count_denoiser(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int | None) -> DenoiserCounts:
+    """Counts of the diffusion model of a resolved config, for latents of `shape`."""
+    channels, side, _ = shape
+    with META:
+        conditions = build.conditioning(config["conditioning"], classes or 1)
+        network = build.denoiser(config["denoiser"], channels, side, conditions)
+        x, index = torch.empty(1, network.in_channels, side, side), torch.empty(1)
+        context = None if conditions.context_dim is None else torch.empty(1, 1, conditions.context_dim)
+    with torch.no_grad():
+        call = count_flops(lambda: network(x, index, context=context))
+    is_known = config["conditioning"]["name"] == "none" or classes is not None
+    return DenoiserCounts(
+        denoiser=build.parameters(network),
+        conditioning=build.parameters(conditions) if is_known else None,
+        call=call,
+        step=Step(
+            flops=count_flops(lambda: network(x, index, context=context).sum().backward()),
+            activation_bytes=_saved_bytes(lambda: network(x, index, context=context), _of(network)),
+        ),
+    )
+
+
+def network_calls(sampler: Mapping[str, Any], guidance_scale: float) -> int:
+    """How often the network is asked for one image: steps of the time grid, twice under guidance."""
+    steps = len(time_grid(sampler["spacing"], sampler["steps"], sampler["final"])) - 1
+    return steps * (1 if guidance_scale == 1 else 2)
+
+
+def training_bytes(
+    parameters: int, step: Step | None, images_at_once: int, precision: str, has_ema: bool
+) -> int | None:
+    """Rough memory of a training: weights, gradients, Adam, EMA in float32, activations in half of it under bf16."""
+    if step is None:
+        return None
+    copies = TRAINED_COPIES + (1 if has_ema else 0)
+    share = 0.5 if precision == "bf16" else 1.0
+    return round(parameters * FLOAT_BYTES * copies + step.activation_bytes * images_at_once * share)
+
+
+def lpips_file(network: str, path: str | None) -> Path:
+    """Where LPIPS finds its convolution weights without a download; the file need not exist."""
+    if path:
+        return Path(path).expanduser()
+    return Path(torch.hub.get_dir()) / "checkpoints" / lpips.trunk(network).url.rpartition("/")[2]
+
+
+def _decoded(model: FirstStage, latent: Tensor) -> Tensor:
+    # The search for the nearest code holds no product that is counted, and does not run on the meta device.
+    return model.decode_quantised(latent) if isinstance(model, VQFirstStage) else model.decode(latent)
+
+
+def _training_pass(model: FirstStage, image: Tensor) -> Reconstruction:
+    if not isinstance(model, VQFirstStage):
+        return model.forward_train(image)
+    raw = model.encode(image)
+    return Reconstruction(model.decode_quantised(raw), raw, {"codebook": model.quantiser.loss(raw, raw)})
+
+
+def _first_stage_step(
+    ae: Mapping[str, Any], model: FirstStage, discriminator: PatchDiscriminator | None, image: Tensor
+) -> Step | None:
+    loss = ae["loss"]
+    network = loss["perceptual"].removeprefix("lpips_")
+    if network in lpips.TRUNKS and not lpips_file(network, loss["perceptual_path"]).is_file():
+        return None
+    perceptual = build.perceptual_loss(loss)
+    networks = [model, *([perceptual] if isinstance(perceptual, nn.Module) else [])]
+    if isinstance(perceptual, nn.Module):
+        perceptual.to(META, torch.float32)
+    terms = {"codebook": 1.0} if ae["regulariser"] == "vq" else {"kl": ae["kl_weight"]}
+    criterion = FirstStageLoss(perceptual, "mean", terms, loss["perceptual_weight"], loss["discriminator"]["weight"])
+
+    def step(adversary: PatchDiscriminator | None) -> None:
+        result = _training_pass(model, image)
+        if adversary is not None:
+            adversary.requires_grad_(False)
+        criterion.generator_terms(
+            image, result.image, result.regularisation, last_layer=model.last_layer, discriminator=adversary
+        ).total.backward()
+        if adversary is not None:
+            adversary.requires_grad_(True)
+            discriminator_loss(adversary(image), adversary(result.image.detach())).backward()
+
+    def forward() -> Tensor:
+        result = _training_pass(model, image)
+        return criterion.generator_terms(image, result.image, result.regularisation).total
+
+    plain = count_flops(lambda: step(None))
+    training, start = ae["training"], loss["discriminator"]["start"]
+    steps = math.ceil(training["images"] / training["batch"])
+    before = min(1.0, math.ceil(start * steps) / steps) if discriminator is not None else 1.0
+    late = count_flops(lambda: step(discriminator)) if discriminator is not None else plain
+    return Step(before * plain + (1 - before) * late, _saved_bytes(forward, _of(*networks)))
+
+
+def _discriminator(settings: Mapping[str, Any], resolution: int) -> PatchDiscriminator | None:
+    if settings["start"] >= 1 or settings["weight"] == 0:
+        return None
+    with META:
+        return PatchDiscriminator(settings["channels"], settings["layers"] or layers_for(resolution), settings["norm"])
+
+
+def _of(*networks: nn.Module | UNet) -> set[int]:
+    return {id(parameter) for network in networks for parameter in network.parameters()}
+
+
+def _saved_bytes(forward: Callable[[], Tensor], parameters: set[int]) -> int:
+    """Bytes of what autograd keeps of a forward pass, weights left out, every storage once."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in parameters:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in kept.values())

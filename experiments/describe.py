@@ -1,0 +1,339 @@
+"""The plan of a cell without running it: python -m experiments.describe [KEY=VALUE ...] [--json]."""
+
+import contextlib
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments import build
+from experiments.cli import with_scale
+from experiments.compose import composed, exit_code, settings_only
+from experiments.console import clock, say
+from experiments.counts import (
+    DenoiserCounts,
+    FirstStageCounts,
+    count_denoiser,
+    count_first_stage,
+    network_calls,
+    training_bytes,
+)
+from experiments.plan import UNTIL, DataFacts, Plan, make_plan, with_scale_sizes
+from experiments.runner import environment
+from experiments.store import Store
+from ldm.errors import UserError
+from ldm.records import StageRecord
+
+USAGE = """usage: python -m experiments.describe [KEY=VALUE ...] [--json]
+
+The plan of one cell without running it, for the same overrides as run.py takes: its stages and which of them the store
+holds, parameters, FLOPs, memory, and the time where a record of this store allows an estimate."""
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """One stage of the plan; None = not known: `identity` without the images, the rest where nothing tells."""
+
+    stage: str
+    identity: str | None
+    is_complete: bool | None
+    images: int | None
+    flops: float | None
+    seconds: float | None
+    seconds_from: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is said of a cell; `facts` None where its images cannot be opened."""
+
+    plan: Plan
+    facts: DataFacts | None
+    first_stage: FirstStageCounts
+    denoiser: DenoiserCounts
+    calls: int
+    memory: Mapping[str, int | None]
+    stages: Sequence[StageLine]
+    notes: Sequence[str]
+
+    @property
+    def parameters(self) -> dict[str, int | None]:
+        """By part; "denoiser" is the network alone, "bottleneck" the 1x1 convolutions and the codebook."""
+        return {
+            "denoiser": self.denoiser.denoiser,
+            "conditioning": self.denoiser.conditioning,
+            **self.first_stage.parameters,
+        }
+
+    @property
+    def flops_per_image(self) -> dict[str, float | None]:
+        """By what is done to one image, one multiply-add being 2."""
+        step = self.first_stage.step
+        return {
+            "first_stage_step": step.flops if step else None,
+            "diffusion_step": self.denoiser.step.flops,
+            "encode": self.first_stage.encode,
+            "network_call": self.denoiser.call,
+            "sampling": self.calls * self.denoiser.call,
+            "decode": self.first_stage.decode,
+        }
+
+    @property
+    def trainings(self) -> dict[str, dict[str, int]]:
+        """Batch, steps, and images seen of what is trained."""
+        settings = {"diffusion": self.plan.config["trainer"]}
+        if self.plan.config["ae"]["f"] > 1:
+            settings = {"first_stage": self.plan.config["ae"]["training"], **settings}
+        return {name: _training(values) for name, values in settings.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; bytes and seconds are estimates."""
+        facts = self.facts
+        return {
+            "cell": self.plan.cell if facts else None,
+            "axes": dict(self.plan.axes),
+            "data": {
+                "train_images": facts.train_images if facts else None,
+                "heldout_images": facts.heldout_images if facts else None,
+                "classes": len(facts.classes) if facts else None,
+            },
+            "parameters": self.parameters,
+            "latent_shape": list(self.first_stage.latent_shape),
+            "flops_per_image": self.flops_per_image,
+            "training": self.trainings,
+            "sampling": {"images": self.plan.config["metrics"]["n_samples"], "network_calls": self.calls},
+            "memory_bytes": dict(self.memory),
+            "stages": [asdict(line) for line in self.stages],
+            "notes": list(self.notes),
+        }
+
+
+def describe(values: Mapping[str, Any], store: Store) -> Description:
+    """The description of composed values; the store tells what is complete and how fast this machine was."""
+    settings = settings_only(values)
+    facts, classes, notes = _facts(settings, store)
+    unknown = DataFacts("", "", 0, 0, tuple(map(str, range(classes or 2))))
+    plan = make_plan(settings, facts or unknown)
+    config = plan.config
+    first_stage = count_first_stage(config["ae"], config["data"]["resolution"])
+    denoiser = count_denoiser(config, first_stage.latent_shape, classes)
+    calls = network_calls(config["sampler"], config["guidance"]["scale"])
+    if config["ae"]["f"] > 1 and first_stage.step is None:
+        notes = [
+            *notes,
+            f"first-stage steps are not counted: the weights of {config['ae']['loss']['perceptual']} are not here",
+        ]
+    work = _work(config, first_stage, denoiser, calls, facts)
+    needed = plan.needed(UNTIL[config["until"]])
+    lines = [
+        _line(plan, name, work.get(name, (None, None)), store, facts is not None) for name in (s.name for s in needed)
+    ]
+    memory = _memory(config, first_stage, denoiser)
+    return Description(plan, facts, first_stage, denoiser, calls, memory, lines, [*notes, *plan.notes])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns 0, or 2 for what the user can mend."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        say(USAGE)
+        return 0
+    overrides = [argument for argument in given if argument != "--json"]
+    is_json = "--json" in given
+    return exit_code(lambda: _run(overrides, is_json))
+
+
+def _run(overrides: Sequence[str], is_json: bool) -> int:
+    # Standard output is the JSON's alone.
+    with contextlib.redirect_stdout(sys.stderr) if is_json else contextlib.nullcontext():
+        values = composed(with_scale(["describe", *overrides])[1:], needs_path=False)
+        with _store(Path(values["store"])) as store:
+            description = describe(values, store)
+    if is_json:
+        print(json.dumps(description.to_json(), indent=1))
+    else:
+        _print(description)
+    return 0
+
+
+@contextlib.contextmanager
+def _store(root: Path) -> Iterator[Store]:
+    """The store at `root`, or an empty one for the moment where there is none: describing leaves nothing behind."""
+    if root.exists():
+        yield Store(root)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Store(Path(folder))
+
+
+def _facts(settings: Mapping[str, Any], store: Store) -> tuple[DataFacts | None, int | None, list[str]]:
+    """What is known of the images, the number of classes (or what data.classes declares), and what to say of it."""
+    try:
+        facts = build.data_facts(with_scale_sizes(settings), store)
+    except UserError as error:
+        declared = settings["data"].get("classes")
+        known = f"{declared} classes as data.classes declares" if declared else "without the number of classes"
+        return None, declared, [f"the images cannot be opened, counted {known}: {error}"]
+    return facts, len(facts.classes), []
+
+
+def _training(settings: Mapping[str, Any]) -> dict[str, int]:
+    steps = math.ceil(settings["images"] / settings["batch"])
+    return {"batch": settings["batch"], "steps": steps, "images_seen": steps * settings["batch"]}
+
+
+def _work(
+    config: Mapping[str, Any],
+    first_stage: FirstStageCounts,
+    denoiser: DenoiserCounts,
+    calls: int,
+    facts: DataFacts | None,
+) -> dict[str, tuple[int | None, float | None]]:
+    """Images and FLOPs of the stages in which networks do the work."""
+    seen, n = _training(config["trainer"])["images_seen"], config["metrics"]["n_samples"]
+    work: dict[str, tuple[int | None, float | None]] = {
+        "diffusion": (seen, seen * denoiser.step.flops),
+        "samples": (n, n * (calls * denoiser.call + first_stage.decode)),
+    }
+    if facts is not None:
+        work["latents"] = (facts.train_images, facts.train_images * first_stage.encode)
+    if config["ae"]["f"] > 1:
+        images = _training(config["ae"]["training"])["images_seen"]
+        work["first_stage"] = (images, images * first_stage.step.flops if first_stage.step else None)
+    return work
+
+
+def _memory(
+    config: Mapping[str, Any], first_stage: FirstStageCounts, denoiser: DenoiserCounts
+) -> dict[str, int | None]:
+    """Rough bytes of each training."""
+    trainer, precision = config["trainer"], config["precision"]
+    trained = denoiser.denoiser + (denoiser.conditioning or 0)
+    at_once = min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
+    memory = {"diffusion": training_bytes(trained, denoiser.step, at_once, precision, has_ema=True)}
+    if config["ae"]["f"] > 1:
+        parameters, batch = sum(first_stage.parameters.values()), config["ae"]["training"]["batch"]
+        memory["first_stage"] = training_bytes(parameters, first_stage.step, batch, precision, has_ema=False)
+    return memory
+
+
+def _line(plan: Plan, name: str, work: tuple[int | None, float | None], store: Store, is_known: bool) -> StageLine:
+    images, flops = work
+    identity = plan.stages[name].identity
+    record = store.record(name, identity) if is_known else None
+    measured = (record.cost.seconds, "measured") if record is not None else None
+    seconds, source = measured or _estimate(plan, name, images, flops, store)
+    return StageLine(
+        name, identity if is_known else None, record is not None if is_known else None, images, flops, seconds, source
+    )
+
+
+def _estimate(plan: Plan, name: str, images: int | None, flops: float | None, store: Store) -> tuple[float | None, str]:
+    """Seconds by the FLOPs a second of the most similar record that this machine made; None where there is none."""
+    if not images or not flops:
+        return None, "unknown"
+    here = environment()
+    wanted = {"device": plan.config["device"], "processor": here["processor"]}
+    records = [
+        record
+        for record in _records(store, name)
+        if record.cost.flops > 0
+        and record.cost.seconds > 0
+        and all(record.environment.get(key) == value for key, value in wanted.items())
+        and record.environment.get("config", {}).get("precision") == plan.config["precision"]
+    ]
+    if not records:
+        return None, "unknown"
+    each = flops / images
+    nearest = min(records, key=lambda record: abs(math.log(record.cost.flops / record.cost.images / each)))
+    return flops * nearest.cost.seconds / nearest.cost.flops, f"rate of {name} {nearest.identity}"
+
+
+def _records(store: Store, stage: str) -> Iterator[StageRecord]:
+    folder = store.root / stage
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        record = store.record(stage, path.name)
+        if record is not None and record.cost.images:
+            yield record
+
+
+def _print(found: Description) -> None:
+    axes, facts = found.plan.axes, found.facts
+    shown = (
+        "data",
+        "resolution",
+        "scale",
+        "f",
+        "regulariser",
+        "channels",
+        "conditioning",
+        "sampler",
+        "steps",
+        "guidance_scale",
+        "seed",
+    )
+    say(f"cell {found.plan.cell if facts else '(unknown without the images)'}", style="bold")
+    say("  " + "  ".join(f"{axis}={axes[axis]}" for axis in shown))
+    if facts:
+        say(
+            f"  {facts.train_images:,} training images, {facts.heldout_images:,} held out, {len(facts.classes)} classes"
+        )
+    for note in found.notes:
+        say(f"note: {note}", style="yellow")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    for title, columns, rows in _tables(found):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for position, column in enumerate(columns):
+            table.add_column(
+                column, justify="left" if position == 0 or column in ("identity", "state", "from") else "right"
+            )
+        for row in rows:
+            table.add_row(*row)
+        console.print(f"\n[bold]{title}[/]")
+        console.print(table)
+
+
+def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Title, columns and rows of what is printed."""
+    stages = [
+        (
+            line.stage,
+            line.identity or "-",
+            {True: "complete", False: "to do", None: "-"}[line.is_complete],
+            f"{line.images:,}" if line.images is not None else "",
+            _si(line.flops, "FLOP") if line.flops is not None else "",
+            clock(line.seconds) if line.seconds is not None else "",
+            line.seconds_from,
+        )
+        for line in found.stages
+    ]
+    yield "Stages", ("stage", "identity", "state", "images", "work", "time", "from"), stages
+    parameters = [(name, f"{n:,}" if n is not None else "unknown") for name, n in found.parameters.items()]
+    yield "Parameters", ("part", "parameters"), parameters
+    shape = " x ".join(map(str, found.first_stage.latent_shape))
+    flops = [(name.replace("_", " "), _si(value, "FLOP")) for name, value in found.flops_per_image.items()]
+    yield f"Work for one image (latent {shape}, {found.calls} network calls)", ("what", "work"), flops
+    trainings = [
+        (name, f"{t['images_seen']:,}", f"{t['batch']:,}", f"{t['steps']:,}", _si(found.memory[name], "B"))
+        for name, t in found.trainings.items()
+    ]
+    yield "Trainings", ("what", "images seen", "batch", "steps", "memory, roughly"), trainings
+
+
+def _si(value: float | None, unit: str) -> str:
+    """A number with three digits and a prefix, e.g. 30.6 MFLOP."""
+    if value is None:
+        return "unknown"
+    power = min(5, int(math.log10(value) // 3)) if value >= 1 else 0
+    return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P')[power]}{unit}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
