@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ PERCEPTUAL_LOSSES = ("efficientnet_lite0", "efficientnet_lite2", "lpips_vgg", "l
 
 def command_line() -> str:
     """The command that started this process, to be repeated."""
-    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def resolve_device(policy: str) -> str:

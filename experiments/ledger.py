@@ -97,7 +97,7 @@ def chosen_sweeps(store: Store, which: str | None) -> list[Sweep]:
     if not found:
         names = [sweep.sweep for sweep in sweeps]
         raise UserError(
-            f"--sweep {which} is not in {store.root}{nearest(which, names)}; there are {len(names)}, the latest {names[-1]}"
+            f"--sweep {which} is not in {store.root}{nearest(which, names)}; the latest is {names[-1]}"
         )
     return found
 

@@ -239,8 +239,15 @@ def _without_defaults(config: Mapping[str, Any], path: str) -> dict[str, Any]:
         here = f"{path}.{key}"
         if here in OPTIONAL and value == OPTIONAL[here]:
             continue
-        kept[key] = _without_defaults(value, here) if isinstance(value, Mapping) else value
+        kept[key] = _without_defaults(value, here) if isinstance(value, Mapping) else _same_number(value)
     return kept
+
+
+def _same_number(value: Any) -> Any:
+    """1 where 1.0 was given: guidance.scale=1 is the default 1.0."""
+    if isinstance(value, list | tuple):
+        return [_same_number(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fill(target: dict[str, Any], table: Mapping[str, Any]) -> None:

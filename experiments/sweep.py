@@ -1,5 +1,6 @@
 """A sweep as waves of jobs: every stage of every cell once, in any launcher, a failure stopping only what hangs on it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def run_waves(points: Sequence[Point], targets: Sequence[str], store: Store, lau
 
 def shell_word(override: str) -> str:
     """An override as it can be pasted into a shell."""
-    return f"'{override}'" if any(character in override for character in " ,()[]{}*$&;|<>\"") else override
+    return shlex.quote(override)
 
 
 def say_lost(lost: Sequence[Lost], store: Store) -> None:
