@@ -1,0 +1,114 @@
+"""Small image sets and first stages to train on, and the comparison of training states."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ldm.data.contract import ImageCache
+from ldm.first_stage import build_first_stage
+from ldm.first_stage.discriminator import PatchDiscriminator
+from ldm.first_stage.losses import FirstStageLoss
+from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
+
+SIDE = 16
+
+
+@pytest.fixture(scope="session")
+def pictures() -> ImageCache:
+    """Twelve images of two classes: two flat halves in random colours, the edge along one axis or the other."""
+    draw = np.random.default_rng(0)
+    images = np.empty((12, SIDE, SIDE, 3), np.uint8)
+    for index, image in enumerate(images):
+        colours = draw.integers(0, 256, (2, 3))
+        split = draw.integers(4, 12)
+        image[:] = colours[0]
+        (image[split:] if index % 2 else image[:, split:])[:] = colours[1]
+    return ImageCache(
+        folder=None,
+        fingerprint="halves",
+        resolution=SIDE,
+        classes=("upright", "lying"),
+        names=tuple(map(str, range(12))),
+        skipped=(),
+        images=images,
+        labels=np.arange(12) % 2,
+        unseen_objects=np.zeros(12, bool),
+    )
+
+
+@pytest.fixture
+def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
+    """Builds the training of a tiny first stage; `start` seeds its random weights, `changes` are settings."""
+
+    def build(
+        regulariser: str, start: int = 0, norm: str | None = "group", dropout: float = 0.0, **changes
+    ) -> FirstStageTraining:
+        torch.manual_seed(start)
+        model = build_first_stage(
+            regulariser=regulariser,
+            factor=4,
+            channels=3,
+            ch=8,
+            ch_mult=(1, 1, 2),
+            num_res_blocks=1,
+            resolution=SIDE,
+            attn_sides=(),
+            mid_attention=False,
+            dropout=dropout,
+            codes=24,
+            beta=0.25,
+            legacy=False,
+        )
+        settings = {
+            "seed": 3,
+            "images": 48,
+            "batch": 4,
+            "learning_rate": 2e-3,
+            "warm_up": 8,
+            "decay": "cosine",
+            "gradient_clip": 1.0,
+            "adversarial_from": 0.25,
+            "revive_every": 2,
+        }
+        return FirstStageTraining(
+            model,
+            FirstStageLoss(None, "mean", {"kl": 1e-6, "codebook": 1.0}),
+            None if norm is None else PatchDiscriminator(8, 1, norm),
+            pictures,
+            FirstStageSettings(**{**settings, **changes}),
+            "cpu",
+        )
+
+    return build
+
+
+def _leaves(value, path=""):
+    if isinstance(value, dict):
+        for key in value:
+            yield from _leaves(value[key], f"{path}/{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{path}/{number}")
+    else:
+        yield path, value
+
+
+@pytest.fixture
+def differences() -> Callable[[dict, dict], list[str]]:
+    """The paths at which two nested states differ in any bit."""
+
+    def compare(one: dict, other: dict) -> list[str]:
+        left, right = dict(_leaves(one)), dict(_leaves(other))
+        unequal = [
+            path
+            for path in left.keys() & right.keys()
+            if not (
+                torch.equal(left[path], right[path]) if isinstance(left[path], Tensor) else left[path] == right[path]
+            )
+        ]
+        return sorted([*unequal, *(left.keys() ^ right.keys())])
+
+    return compare

@@ -1,0 +1,192 @@
+"""Training of the denoising model: resumption, micro-batches, randomness by step, and that it learns."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldm.conditioning import ClassConditioning
+from ldm.diffusion import DenoisingModel, make_schedule
+from ldm.training.checkpoint import load_checkpoint, save_checkpoint
+from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
+
+
+class Network(nn.Module):
+    """A small convolutional denoiser that reads index and context, with dropout."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 16, 3, padding=1)
+        self.told = nn.Linear(5, 16)
+        self.dropout = nn.Dropout(dropout)
+        self.last = nn.Conv2d(16, 2, 3, padding=1)
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, index: Tensor, context: Tensor, concat: Tensor | None = None) -> Tensor:
+        self.calls.append((x.detach(), index, context.detach()))
+        told = self.told(torch.cat([context[:, 0], index[:, None] / 1000], dim=1))
+        return self.last(self.dropout(torch.nn.functional.silu(self.first(x) + told[..., None, None])))
+
+
+class Latents:
+    """Ten latents of two classes, the way a KL first stage gives them: a level for each class, and a draw."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, spread: float = 0.1) -> None:
+        self.labels = torch.arange(10) % 2
+        self.spread = spread
+        levels = torch.randn(2, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=dtype)
+        self.levels = levels.expand(2, 2, 4, 4)
+        self.asked: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return 10
+
+    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+        self.asked.append(indices)
+        noise = torch.randn((len(indices), 2, 4, 4), generator=draw)
+        return self.levels[self.labels[indices]] + self.spread * noise
+
+    def fields(self, indices: Tensor) -> Mapping[str, Tensor]:
+        return {"label": self.labels[indices]}
+
+
+def training(start: int = 0, dropout: float = 0.0, target: str = "eps", data: Latents | None = None, **changes):
+    torch.manual_seed(start)
+    settings = {
+        "seed": 3,
+        "images": 60,
+        "batch": 6,
+        "learning_rate": 5e-3,
+        "warm_up": 12,
+        "weight_decay": 0.01,
+        "gradient_clip": 1.0,
+        "ema_half_life": 30.0,
+        "condition_dropout": 0.3,
+        "decay": "cosine",
+    }
+    data = data or Latents()
+    model = DenoisingModel(Network(dropout).to(data.levels.dtype), make_schedule("scaled_linear"), target)
+    conditioning = ClassConditioning(2, 4).to(data.levels.dtype)
+    return DiffusionTraining(model, conditioning, data, DiffusionSettings(**{**settings, **changes}))
+
+
+def advanced_to(run: DiffusionTraining, step: int) -> DiffusionTraining:
+    for report in train(run):
+        if report.step == step:
+            break
+    return run
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dropout, stop, differences, tmp_path):
+    whole, first = advanced_to(training(dropout=dropout), 10), advanced_to(training(dropout=dropout), stop)
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    resumed = training(start=99, dropout=dropout)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert (resumed.step, resumed.images_seen) == (stop, 6 * stop)
+    assert differences(resumed.state_dict(), first.state_dict()) == []
+    advanced_to(resumed, 10)
+    assert differences(resumed.state_dict(), whole.state_dict()) == []
+    changed = differences(whole.state_dict(), first.state_dict())
+    for part in ("/step", "/trained/denoiser.first.weight", "/ema/denoiser.first.weight", "/optimiser/state/0/exp_avg"):
+        assert part in changed
+
+
+def test_the_average_follows_conditioning_and_denoiser():
+    run = advanced_to(training(learning_rate=0.02), 10)
+    names = {name.split(".")[0] for name, _ in run.ema.module.named_parameters()}
+    assert names == {"denoiser", "conditioning"}
+    begun = training().trained.state_dict()
+    for name, value in run.ema.module.state_dict().items():
+        trained = run.trained.state_dict()[name]
+        # Between where the weights began and where they are, nearer to the latter since the average ramps up.
+        assert float((value - trained).norm()) < float((value - begun[name]).norm())
+        assert not torch.equal(value, trained)
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4, 6, 100])
+def test_micro_batches_change_nothing_but_rounding(micro):
+    runs = [training(data=Latents(torch.float64), micro_batch=m) for m in (None, micro)]
+    for run in runs:
+        advanced_to(run, 5)
+    assert [len(x) for x, _, _ in runs[1].model.network.calls[:2]] == {1: [1, 1], 2: [2, 2], 4: [4, 2]}.get(
+        micro, [6, 6]
+    )
+    weights = [torch.cat([p.detach().flatten() for p in run.trained.parameters()]) for run in runs]
+    assert (weights[0] - weights[1]).abs().max() < 1e-9 * weights[0].abs().max()
+    in_float32 = [training(micro_batch=m) for m in (None, micro)]
+    losses = [float(run.accumulate_gradients()) for run in in_float32]
+    gradients = [torch.cat([p.grad.flatten() for p in run.trained.parameters()]) for run in in_float32]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-6 * gradients[0].abs().max()
+
+
+def test_what_is_random_at_a_step_does_not_depend_on_what_went_before():
+    one, other_history, other_seed = training(), training(start=5, learning_rate=1e-5, dropout=0.3), training(seed=4)
+    for run in (one, other_history, other_seed):
+        for report in train(run):
+            torch.manual_seed(report.step)  # another user of the global stream
+    for step in range(10):
+        for mine, theirs in zip(
+            one.model.network.calls[step][:2], other_history.model.network.calls[step], strict=False
+        ):
+            assert torch.equal(mine, theirs)
+        assert torch.equal(one.data.asked[step], other_history.data.asked[step])
+        assert not torch.equal(one.model.network.calls[step][0], other_seed.model.network.calls[step][0])
+    assert len({tuple(x.flatten().tolist()) for x, _, _ in one.model.network.calls}) == 10
+
+
+def test_images_noise_levels_and_dropped_conditions_are_drawn_evenly():
+    run = training(images=6000, batch=3000, condition_dropout=0.3)
+    run.accumulate_gradients()
+    (_, index, context) = run.model.network.calls[0]
+    counts = torch.bincount(run.data.asked[0], minlength=10)
+    assert (counts - 300).abs().max() < 5 * 270**0.5
+    assert torch.equal(index, index.round())
+    assert (float(index.min()), float(index.max())) == pytest.approx((0, 999), abs=10)
+    assert float(index.mean()) == pytest.approx(499.5, abs=5 * 289 / 3000**0.5)
+    null = run.conditioning.embedding.weight[run.conditioning.null_class]
+    is_dropped = (context[:, 0] == null).all(1)
+    assert float(is_dropped.double().mean()) == pytest.approx(0.3, abs=5 * (0.21 / 3000) ** 0.5)
+    given = run.conditioning.embedding.weight[run.data.labels[run.data.asked[0]]]
+    assert torch.equal(context[~is_dropped, 0], given[~is_dropped])
+
+
+def test_a_step_is_a_clipped_step_of_adamw_at_the_rate_of_the_rule():
+    run = training(gradient_clip=0.05, warm_up=12)
+    before = training()
+    gradient_norm = float(run.advance().values["gradient_norm"])
+    before.accumulate_gradients()
+    reference = torch.optim.AdamW(before.trained.parameters(), lr=5e-3 * (1 / 12), weight_decay=0.01)
+    norm = torch.stack([p.grad.norm() for p in before.trained.parameters()]).norm()
+    assert gradient_norm == pytest.approx(float(norm), rel=1e-5)
+    assert norm > 0.05
+    for parameter in before.trained.parameters():
+        parameter.grad *= 0.05 / norm
+    reference.step()
+    for mine, theirs in zip(run.trained.parameters(), before.trained.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["eps", "x0", "v"])
+def test_the_loss_falls(target):
+    """Each class has one latent, so that the condition tells the answer."""
+    run = training(
+        target=target,
+        data=Latents(spread=0.0),
+        images=200 * 32,
+        batch=32,
+        learning_rate=1e-2,
+        condition_dropout=0.0,
+        warm_up=0,
+    )
+    losses = [float(report.values["loss"]) for report in train(run)]
+    assert sum(losses[-20:]) < 0.35 * sum(losses[:20]), losses[-1]
+
+
+def test_a_half_finished_last_batch_is_made_whole():
+    run = training(images=13)
+    assert [report.images_seen for report in train(run)] == [6, 12, 18]
+    assert list(train(run)) == []

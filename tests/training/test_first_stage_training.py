@@ -1,0 +1,176 @@
+"""Training of first stages: resumption, the discriminator's start, the codebook, and that it learns."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from ldm.training.checkpoint import load_checkpoint, save_checkpoint
+from ldm.training.first_stage import train_first_stage
+
+
+def parameters(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def advanced_to(training, step):
+    for report in train_first_stage(training):
+        if report.step == step:
+            break
+    return training
+
+
+# VQ revives codes at steps 2, 4, 6, 8; the discriminator takes part from step 3 of 12.
+@pytest.mark.parametrize("stop", [1, 3, 6, 11])
+@pytest.mark.parametrize(
+    ("regulariser", "norm", "dropout"), [("kl", "group", 0.0), ("kl", None, 0.2), ("vq", "batch", 0.2)]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    regulariser, norm, dropout, stop, first_stage_training, differences, tmp_path
+):
+    whole = advanced_to(first_stage_training(regulariser, norm=norm, dropout=dropout), 12)
+    first = advanced_to(first_stage_training(regulariser, norm=norm, dropout=dropout), stop)
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    resumed = first_stage_training(regulariser, start=99, norm=norm, dropout=dropout)  # other weights until it loads
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert resumed.step == stop
+    assert differences(resumed.state_dict(), first.state_dict()) == []
+    advanced_to(resumed, 12)
+    assert differences(resumed.state_dict(), whole.state_dict()) == []
+    assert whole.images_seen == 48
+    assert "/optimiser/state/0/exp_avg" in differences(whole.state_dict(), first.state_dict())
+
+
+def test_the_codebook_starts_on_encodings_and_unused_codes_move_to_encodings(first_stage_training):
+    training = first_stage_training("vq", norm=None, learning_rate=0.0)
+    before = training.model.quantiser.codebook.detach().clone()
+    advanced_to(training, 2)
+    quantiser = training.model.quantiser
+    started = quantiser.codebook.detach().clone()
+    assert (started != before).any(dim=1).all()
+    dead = quantiser.usage == 0
+    assert 0 < int(dead.sum()) < quantiser.codes, "some codes must be unused and some used for this test to tell"
+    training.optimiser.state[quantiser.codebook]["exp_avg"].fill_(1.0)
+    training.optimiser.state[quantiser.codebook]["exp_avg_sq"].fill_(1.0)
+    training.model.train()
+    training.advance()
+    moved = (quantiser.codebook != started).any(dim=1)
+    encodings = training.model.encode(training.images.batch(range(12))).permute(0, 2, 3, 1).flatten(0, 2)
+    mirrored = training.model.encode(training.images.batch(range(12)).flip(-1)).permute(0, 2, 3, 1).flatten(0, 2)
+    distance = torch.cdist(quantiser.codebook[dead], torch.cat([encodings, mirrored])).min(dim=1).values
+    assert not moved[~dead].any()
+    assert distance.max() < 1e-5
+    momentum = training.optimiser.state[quantiser.codebook]["exp_avg"]
+    # What Adam knew of a moved code was of another place; after one more step only that step's gradient is left.
+    assert momentum[dead].abs().max() < 0.4 < momentum[~dead].abs().min()
+
+
+def test_codes_are_left_alone_at_the_end_of_training(first_stage_training):
+    training = first_stage_training("vq", norm=None)
+    codes = training.model.quantiser
+    counted = []
+    for _ in train_first_stage(training):
+        counted.append(int(codes.usage.sum()))
+    positions = 4 * (16 // 4) ** 2  # codes chosen in a step
+    # Revived before steps 2, 4, 6 and 8 (of 0 to 11), each of which starts the counts afresh; not at step 10.
+    assert counted == [positions * n for n in (1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 3, 4)]
+
+
+def test_the_discriminator_moves_only_from_its_start_on(first_stage_training):
+    training = first_stage_training("kl", adversarial_from=0.5)
+    alone = first_stage_training("kl", norm=None, adversarial_from=0.5)
+    for report, without in zip(train_first_stage(training), train_first_stage(alone), strict=True):
+        takes_part = report.step > 6
+        assert ("discriminator" in report.values) == takes_part
+        if report.step == 1:
+            untouched = parameters(training.discriminator)
+        assert torch.equal(parameters(training.discriminator), untouched) == (not takes_part)
+        # It changes what the autoencoder learns from its start on, not before.
+        assert torch.equal(parameters(training.model), parameters(alone.model)) == (not takes_part)
+        assert (float(report.values["adaptive_weight"]) > 0) == takes_part
+        assert "discriminator" not in without.values
+
+
+def test_the_discriminator_learns_to_tell_images_from_reconstructions(first_stage_training):
+    training = first_stage_training("kl", adversarial_from=0.0, images=160, decay="constant", learning_rate=1e-3)
+    # The autoencoder stands still, so that there is something fixed to be told apart.
+    training.optimiser.step = lambda: None
+    losses = [float(report.values["discriminator"]) for report in train_first_stage(training)]
+    assert losses[0] == pytest.approx(1, abs=0.3)
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+def test_two_images_are_learned(regulariser, first_stage_training):
+    training = first_stage_training(regulariser, norm=None, images=400, learning_rate=1e-2, gradient_clip=None)
+    all_images = training.images
+    training.images = dataclasses.replace(all_images, images=all_images.images[:2], labels=all_images.labels[:2])
+    l1 = [float(report.values["l1"]) for report in train_first_stage(training)]
+    assert sum(l1[-10:]) < 0.25 * sum(l1[:10])
+
+
+def test_what_is_random_at_a_step_does_not_depend_on_what_went_before(first_stage_training):
+    seen = {}
+
+    def remember(name, training):
+        def hook(module, given):
+            seen.setdefault(name, []).append(given)
+
+        training.model.register_forward_pre_hook(hook)
+        for _ in train_first_stage(training):
+            torch.manual_seed(len(seen[name]))  # another user of the global stream
+
+    remember("one", first_stage_training("kl"))
+    remember("other history", first_stage_training("kl", start=5, learning_rate=1e-5, dropout=0.3))
+    remember("other seed", first_stage_training("kl", seed=4))
+    for step, (image, noise) in enumerate(seen["one"]):
+        assert torch.equal(image, seen["other history"][step][0])
+        assert torch.equal(noise, seen["other history"][step][1])
+        assert not torch.equal(noise, seen["other seed"][step][1])
+    assert len({tuple(noise.flatten().tolist()) for _, noise in seen["one"]}) == 12
+
+
+def test_about_half_of_the_images_are_shown_mirrored(first_stage_training):
+    training = first_stage_training("kl", norm=None, images=256, batch=64)
+    known = training.images.batch(range(12))
+    seen = []
+    training.model.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    assert len(list(train_first_stage(training))) == 4
+    shown = torch.cat(seen)
+    as_stored, mirrored = (
+        (shown[:, None] == views[None]).flatten(2).all(2).any(1) for views in (known, known.flip(-1))
+    )
+    assert (as_stored | mirrored).all()
+    asymmetric = as_stored ^ mirrored  # images whose halves lie one above the other are their own mirror images
+    share = float(mirrored[asymmetric].double().mean())
+    assert share == pytest.approx(0.5, abs=4 * 0.5 / int(asymmetric.sum()) ** 0.5)
+
+
+def test_the_learning_rate_of_both_optimisers_follows_the_rule(first_stage_training):
+    training = first_stage_training("kl", warm_up=16, decay="constant")
+    rates = []
+    for _ in train_first_stage(training):
+        pair = [o.param_groups[0]["lr"] for o in (training.optimiser, training.discriminator_optimiser)]
+        assert pair[0] == pair[1]
+        rates.append(pair[0] / 2e-3)
+    assert rates[:5] == pytest.approx([1 / 16, 5 / 16, 9 / 16, 13 / 16, 1])
+
+
+def test_gradients_are_clipped_to_the_norm_given(first_stage_training):
+    norms = {}
+    for limit in (None, 1e-3):
+        training = first_stage_training("kl", norm=None, gradient_clip=limit)
+        advanced_to(training, 1)
+        gradients = [p.grad for p in training.model.parameters()]
+        norms[limit] = float(torch.stack([g.norm() for g in gradients]).norm())
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-2)
+    assert norms[None] > 0.01
+
+
+def test_a_half_finished_last_batch_is_made_whole(first_stage_training):
+    training = first_stage_training("kl", norm=None, images=9)
+    assert [report.images_seen for report in train_first_stage(training)] == [4, 8, 12]
+    state = copy.deepcopy(training.state_dict())
+    assert list(train_first_stage(training)) == []
+    assert torch.equal(training.model.encoder.stem.weight, state["model"]["encoder.stem.weight"])
