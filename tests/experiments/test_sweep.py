@@ -1,0 +1,129 @@
+"""A sweep in waves, with launchers that only keep books."""
+
+import shlex
+
+import pytest
+from tiny_plans import plan_of
+
+from experiments.plan import PARENTS, UNTIL
+from experiments.store import Store
+from experiments.sweep import Point, as_sweep, distinct, missing, run_waves, shell_word
+from ldm.records import STAGES, StageRecord
+
+TARGETS = UNTIL["evaluation"]
+GRID = [(f"ae={ae}", f"ae.f={f}", f"sampler.steps={steps}") for ae in ("kl", "vq") for f in (1, 4) for steps in (2, 3)]
+
+
+class Bookkeeper:
+    """A launcher that completes every stage but those that `fails` or `dies` names by (stage, f, regulariser)."""
+
+    def __init__(self, store, points, fails=(), dies=()):
+        self.store, self.points, self.fails, self.dies = store, {p.overrides: p for p in points}, fails, dies
+        self.waves = []
+
+    def __call__(self, jobs):
+        wave = []
+        for *overrides, target in jobs:
+            name = target.removeprefix("sweep.target=")
+            plan = self.points[tuple(overrides)].plan
+            stage, axes = plan.stages[name], plan.axes
+            wave.append((name, stage.identity))
+            assert all(self.store.is_complete(parent, identity) for parent, identity in stage.parents.items())
+            if (name, axes["f"], axes["regulariser"]) in self.fails:
+                self.store.fail(name, stage.identity, ValueError("no luck"), "the sweep's command")
+            elif (name, axes["f"], axes["regulariser"]) not in self.dies:
+                self.store.finish(StageRecord(name, stage.identity, stage.config, stage.parents))
+        self.waves.append(wave)
+
+
+@pytest.fixture(scope="module")
+def points():
+    return distinct([Point(overrides, plan_of(*overrides)) for overrides in GRID])
+
+
+def test_pixel_space_is_computed_once_for_all_regularisers(points):
+    assert len(GRID) == 8
+    assert [(p.plan.axes["f"], p.plan.axes["regulariser"], p.plan.axes["steps"]) for p in points] == [
+        (1, "identity", 2), (1, "identity", 3), (4, "kl", 2), (4, "kl", 3), (4, "vq", 2), (4, "vq", 3),
+    ]  # fmt: skip
+
+
+def test_every_identity_is_launched_once_in_waves_of_one_stage(tmp_path, points):
+    store = Store(tmp_path)
+    books = Bookkeeper(store, points)
+    assert run_waves(points, TARGETS, store, books) == []
+    names = [{name for name, _ in wave} for wave in books.waves]
+    assert names == [{name} for name in STAGES]
+    launched = [job for wave in books.waves for job in wave]
+    assert len(launched) == len(set(launched))
+    assert set(launched) == {(s.name, s.identity) for p in points for s in p.plan.stages.values()}
+    counts = {next(iter(name)): len(wave) for name, wave in zip(names, books.waves, strict=True)}
+    assert counts == {
+        "reference": 1, "first_stage": 3, "reconstruction": 3, "latents": 3, "diffusion": 3, "progress": 3,
+        "samples": 6, "evaluation": 6,
+    }  # fmt: skip
+    assert run_waves(points, TARGETS, store, lambda jobs: pytest.fail("nothing is missing")) == []
+
+
+def test_one_more_number_of_steps_is_one_sample_set_a_model(tmp_path, points):
+    store = Store(tmp_path)
+    run_waves(points, TARGETS, store, Bookkeeper(store, points))
+    grid = [(ae, f, "sampler.steps=4") for ae, f, steps in GRID if steps == "sampler.steps=2"]
+    more = distinct([Point(overrides, plan_of(*overrides)) for overrides in grid])
+    assert {name: len(wave) for name, wave in missing([*points, *more], TARGETS, store).items()} == {
+        "samples": 3,
+        "evaluation": 3,
+    }
+
+
+@pytest.mark.parametrize("how", ["fails", "dies"])
+def test_a_lost_stage_stops_only_what_hangs_on_it(tmp_path, points, how):
+    store = Store(tmp_path)
+    books = Bookkeeper(store, points, **{how: [("latents", 4, "vq")]})
+    [lost] = run_waves(points, TARGETS, store, books)
+    assert lost.stage.name == "latents"
+    assert lost.reason == ("ValueError: no luck" if how == "fails" else "its job ended without a word (killed?)")
+    assert lost.command == "python run.py ae=vq ae.f=4 sampler.steps=2"
+    hanging = {"latents", "diffusion", "progress", "samples", "evaluation"}
+    for point in points:
+        for stage in point.plan.stages.values():
+            is_lost = point.plan.axes["regulariser"] == "vq" and stage.name in hanging
+            assert store.is_complete(stage.name, stage.identity) is not is_lost
+    tried = {job for wave in books.waves for job in wave}
+    for name in hanging - {"latents"}:
+        assert (name, lost.point.plan.stages[name].identity) not in tried
+
+    again = Bookkeeper(store, points)
+    assert run_waves(points, TARGETS, store, again) == []
+    assert {name for wave in again.waves for name, _ in wave} == hanging
+
+
+def test_until_bounds_what_is_run_and_what_is_written_down(tmp_path, points):
+    store = Store(tmp_path)
+    books = Bookkeeper(store, points)
+    run_waves(points, UNTIL["latents"], store, books)
+    expected = {"reference", "first_stage", "reconstruction", "latents"}
+    assert {name for wave in books.waves for name, _ in wave} == expected
+    sweep = as_sweep("s", "now", "command", points, "latents")
+    assert [set(cell.stages) for cell in sweep.cells] == [expected] * len(points)
+    assert all(set(PARENTS[name]) <= expected for name in expected)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "ae.f=4",
+        "data.path=/my photos/a b",
+        "data.path='/my photos'",
+        "trainer.milestones=[0.5,1.0]",
+        "x=$HOME;`y`",
+        'p="q"',
+        "a=b\\c!*?",
+    ],
+)
+def test_an_override_can_be_pasted_into_a_shell(override):
+    assert shlex.split(shell_word(override)) == [override]
+
+
+def test_plain_overrides_are_pasted_as_they_are():
+    assert [shell_word(word) for word in ("ae.f=4", "+experiment=x")] == ["ae.f=4", "+experiment=x"]

@@ -1,0 +1,44 @@
+"""Plans of composed settings for made-up images, so that planning is tested without any data."""
+
+import copy
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from experiments.compose import composed, settings_only
+from experiments.plan import DataFacts, Plan, make_plan
+
+FACTS = DataFacts("train", "heldout", 64, 40, ("cat", "dog", "eel"))
+
+
+@lru_cache
+def _settings(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return settings_only(composed(overrides))
+
+
+def settings_of(*overrides: str, scale: str = "tiny") -> dict[str, Any]:
+    """Composed settings, a copy of one's own."""
+    return copy.deepcopy(_settings((f"scale={scale}", "device=cpu", "precision=fp32", *overrides)))
+
+
+def plan_of(*overrides: str, scale: str = "tiny", facts: DataFacts = FACTS) -> Plan:
+    """The plan of these overrides."""
+    return make_plan(settings_of(*overrides, scale=scale), facts)
+
+
+def identities(plan: Plan) -> dict[str, str]:
+    """The identity of each stage."""
+    return {name: stage.identity for name, stage in plan.stages.items()}
+
+
+def changed(one: Plan, other: Plan) -> set[str]:
+    """The stages in whose identity two plans differ."""
+    a, b = identities(one), identities(other)
+    return {name for name in a if a[name] != b[name]}
+
+
+def reversed_keys(value: Any) -> Any:
+    """The same mapping with all its keys in the opposite order."""
+    if isinstance(value, Mapping):
+        return {key: reversed_keys(value[key]) for key in reversed(list(value))}
+    return value
