@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.diffusion.schedule import BETAS, VariancePreservingSchedule, make_schedule
+from ldm.diffusion.schedule import BETAS, VariancePreservingSchedule, linear_betas, make_schedule
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 INDICES = torch.arange(1000)
@@ -49,6 +49,14 @@ def test_grid_points_return_the_table_exactly(schedule):
     assert torch.equal(schedule.sigma(GRID), (1 - schedule.alpha_bar).sqrt())
     one_by_one = torch.stack([schedule.alpha(schedule.time(k)) for k in INDICES[::37]])
     assert torch.equal(one_by_one, schedule.alpha_bar[::37].sqrt())
+
+
+@pytest.mark.parametrize("steps", [49, 107, 4000])
+def test_grid_points_are_exact_where_the_length_times_a_time_is_not(steps):
+    """49 (1 / 49) is less than 1 in floating point, so that the index must be found by more than rounding down."""
+    schedule = VariancePreservingSchedule(linear_betas(steps=steps))
+    times = schedule.time(torch.arange(steps))
+    assert torch.equal(schedule.alpha(times), schedule.alpha_bar.sqrt())
 
 
 def test_the_clean_end_has_no_noise(schedule):
