@@ -44,7 +44,12 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
     """Builds the training of a tiny first stage; `start` seeds its random weights, `changes` are settings."""
 
     def build(
-        regulariser: str, start: int = 0, norm: str | None = "group", dropout: float = 0.0, **changes
+        regulariser: str,
+        start: int = 0,
+        norm: str | None = "group",
+        dropout: float = 0.0,
+        autocast: torch.dtype | None = None,
+        **changes,
     ) -> FirstStageTraining:
         torch.manual_seed(start)
         model = build_first_stage(
@@ -80,6 +85,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
             pictures,
             FirstStageSettings(**{**settings, **changes}),
             "cpu",
+            autocast,
         )
 
     return build

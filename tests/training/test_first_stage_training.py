@@ -24,15 +24,19 @@ def advanced_to(training, step):
 # VQ revives codes at steps 2, 4, 6, 8; the discriminator takes part from step 3 of 12.
 @pytest.mark.parametrize("stop", [1, 3, 6, 11])
 @pytest.mark.parametrize(
-    ("regulariser", "norm", "dropout"), [("kl", "group", 0.0), ("kl", None, 0.2), ("vq", "batch", 0.2)]
+    "kind",
+    [
+        {"regulariser": "kl", "autocast": torch.bfloat16},
+        {"regulariser": "kl", "norm": None, "dropout": 0.2},
+        {"regulariser": "vq", "norm": "batch", "dropout": 0.2},
+    ],
+    ids=lambda kind: kind["regulariser"] + (" bf16" if "autocast" in kind else ""),
 )
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    regulariser, norm, dropout, stop, first_stage_training, differences, tmp_path
-):
-    whole = advanced_to(first_stage_training(regulariser, norm=norm, dropout=dropout), 12)
-    first = advanced_to(first_stage_training(regulariser, norm=norm, dropout=dropout), stop)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, stop, first_stage_training, differences, tmp_path):
+    whole = advanced_to(first_stage_training(**kind), 12)
+    first = advanced_to(first_stage_training(**kind), stop)
     save_checkpoint(tmp_path / "last.pt", first.state_dict())
-    resumed = first_stage_training(regulariser, start=99, norm=norm, dropout=dropout)  # other weights until it loads
+    resumed = first_stage_training(**kind, start=99)  # other weights until it loads
     resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
     assert resumed.step == stop
     assert differences(resumed.state_dict(), first.state_dict()) == []
@@ -40,6 +44,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert differences(resumed.state_dict(), whole.state_dict()) == []
     assert whole.images_seen == 48
     assert "/optimiser/state/0/exp_avg" in differences(whole.state_dict(), first.state_dict())
+
+
+def test_autocast_changes_the_first_step_by_rounding_only(first_stage_training):
+    values = [
+        first_stage_training("kl", adversarial_from=0.0, autocast=dtype).advance().numbers()
+        for dtype in (None, torch.bfloat16)
+    ]
+    assert values[0].keys() == values[1].keys()
+    assert values[1]["l1"] != values[0]["l1"]
+    for name in ("l1", "kl", "discriminator"):
+        assert values[1][name] == pytest.approx(values[0][name], rel=0.03), name
 
 
 def test_the_codebook_starts_on_encodings_and_unused_codes_move_to_encodings(first_stage_training):
