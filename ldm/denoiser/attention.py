@@ -2,10 +2,11 @@
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.denoiser.blocks import Block, group_norm, zeroed
+from ldm.denoiser.blocks import HALF_PRECISION, Block, group_norm, normalised, zeroed
 from ldm.errors import UserError
 
 HeadOrder = Literal["heads_first", "qkv_first"]
@@ -39,7 +40,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     Shapes: q (N, L, heads, d), k and v (N, S, heads, d); result (N, L, heads * d).
     """
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    if q.device.type == "cpu" and q.dtype in HALF_PRECISION and torch.is_grad_enabled():
+        # The CPU's half-precision kernel takes up to six times as long backward as float32 with both conversions.
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -61,7 +68,7 @@ class SelfAttention(Block):
 
     def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
         """Reads x alone."""
-        rows = self.qkv(to_tokens(self.norm(x)))
+        rows = self.qkv(to_tokens(normalised(self.norm, x)))
         if self.head_order == "heads_first":
             q, k, v = rows.unflatten(2, (self.heads, 3, -1)).unbind(3)
         else:
@@ -150,7 +157,7 @@ class SpatialTransformer(Block):
         """
         if context is None:
             raise ValueError("a denoiser with cross-attention needs a context, but was called without one")
-        tokens = self.proj_in(to_tokens(self.norm(x)))
+        tokens = self.proj_in(to_tokens(normalised(self.norm, x)))
         for block in self.blocks:
             tokens = block(tokens, context)
         return x + to_map(self.proj_out(tokens), x)

@@ -17,6 +17,7 @@ from ldm.denoiser.blocks import (
     doubled,
     group_norm,
     halved,
+    normalised,
     zeroed,
 )
 from ldm.errors import UserError
@@ -190,7 +191,7 @@ class UNet(nn.Module):
         h = self._through(self.middle, h, embedding, context)
         for blocks in self.up:
             h = self._through(blocks, torch.cat([h, skips.pop()], dim=1), embedding, context)
-        return self.conv_out(F.silu(self.norm_out(h))).to(x.dtype)
+        return self.conv_out(F.silu(normalised(self.norm_out, h))).to(x.dtype)
 
     def _through(self, blocks: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
         """`h` after each of the blocks in turn, whose inner activations are recomputed backward where asked for."""

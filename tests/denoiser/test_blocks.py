@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from ldm.denoiser.attention import SelfAttention, SpatialTransformer, TokenAttention, reorder_heads
-from ldm.denoiser.blocks import Convolution, ResidualBlock, doubled, group_norm, halved, sinusoidal_embedding
+from ldm.denoiser.blocks import (
+    Convolution,
+    ResidualBlock,
+    doubled,
+    group_norm,
+    halved,
+    normalised,
+    sinusoidal_embedding,
+)
 from ldm.errors import UserError
 
 
@@ -34,7 +42,8 @@ def test_group_norm_of_bfloat16_has_float32_statistics(memory_format):
     x = (30 + torch.randn(3, 64, 7, 7, generator=torch.Generator().manual_seed(0))).bfloat16()
     norm = group_norm(64)
     expected = norm(x.float())
-    given = norm(x.contiguous(memory_format=memory_format))
+    given = normalised(norm, x.contiguous(memory_format=memory_format))
+    assert given.dtype == torch.bfloat16
     torch.testing.assert_close(given.float(), expected, rtol=2**-8, atol=1e-3)
 
 
