@@ -28,7 +28,10 @@ def with_scale(argv: list[str]) -> list[str]:
     scale = "gpu" if torch.cuda.is_available() and "device=cpu" not in argv else "cpu"
     found = "a GPU" if scale == "gpu" else "no GPU"
     say(f"scale={scale}, since this machine has {found} in use (choose with scale={'|'.join(SCALES)})")
-    return [*argv, f"scale={scale}"]
+    # Beside the other overrides: argparse takes them only in one piece, before -m or behind it.
+    overrides = [position for position, argument in enumerate(argv) if position and re.match(r"[^-]*=", argument)]
+    position = overrides[0] if overrides else len(argv)
+    return [*argv[:position], f"scale={scale}", *argv[position:]]
 
 
 def sentence_for(error: BaseException) -> str:

@@ -1,0 +1,159 @@
+"""What the person at the keyboard is told: one sentence and an exit code, before anything is computed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from tiny_plans import settings_of
+
+from experiments import cli
+from experiments.compose import composed, exit_code, without
+from experiments.schema import CONF, check_keys, leaves
+from ldm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_py(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """run.py in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "run.py"), "scale=tiny", "tracker.mode=disabled", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sampler.stepps=3"], ["sampler.stepps", "did you mean 'sampler.steps'?"]),
+        (["ae.f=4,3", "-m"], ["ae.f=3 is not a power of two"]),
+    ],
+)
+def test_run_py_ends_with_one_sentence_and_code_2(arguments, words, tmp_path):
+    ended = run_py(f"store={tmp_path / 'store'}", *arguments)
+    said = ended.stdout.strip()
+    assert ended.returncode == 2, ended.stderr
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert all(word in said for word in words)
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert not list(tmp_path.glob("store/first_stage/*"))
+
+
+def test_run_py_on_a_store_that_is_a_file(tmp_path):
+    (tmp_path / "store").write_text("text")
+    ended = run_py(f"store={tmp_path / 'store'}")
+    assert ended.returncode == 2, ended.stderr
+    assert "store=DIR" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def said_of(capsys, *overrides: str) -> str:
+    """The sentence about settings that cannot be composed."""
+    assert exit_code(lambda: bool(composed(["scale=tiny", *overrides]))) == 2
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sampler.stepps=3", ["'sampler.stepps' is no setting", "did you mean 'sampler.steps'?"]),
+        ("samplers.steps=3", ["'samplers", "is no setting"]),
+        ("ae=klv", ["ae=klv is no choice", "did you mean 'kl'?", "identity"]),
+        ("data=folder", ["data.path must be given"]),
+        ("until=evaluations", ["until=evaluations is no stage", "did you mean 'evaluation'?"]),
+        ("device=gpu", ["device=gpu is none of auto, cpu, cuda"]),
+        ("precision=fp16", ["precision=fp16 is none of"]),
+    ],
+)
+def test_an_override_that_cannot_be_is_said_in_one_sentence(capsys, override, words):
+    said = said_of(capsys, override)
+    assert all(word in said for word in words), said
+
+
+def with_experiment(folder: Path, text: str):
+    """A composed config of a made-up experiment file."""
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(
+            "config",
+            ["+experiment=mine", f"hydra.searchpath=[file://{folder}]", "scale=tiny"],
+            return_hydra_config=True,
+        )
+
+
+def test_a_typo_inside_an_experiment_file_is_an_error_with_the_nearest_name(tmp_path):
+    config = with_experiment(tmp_path, "sampler:\n  stepps: 3\n")
+    with pytest.raises(
+        UserError, match=r"'sampler\.stepps', set by experiment=mine, .* did you mean 'sampler\.steps'\?"
+    ):
+        check_keys(config)
+
+
+def test_an_experiment_file_may_choose_groups_and_set_what_they_have(tmp_path):
+    text = "defaults:\n  - override /ae: vq\nae:\n  codebook:\n    codes: 32\nsampler:\n  steps: 3\n"
+    config = with_experiment(tmp_path, text)
+    check_keys(config)
+    assert (config.ae.regulariser, config.ae.codebook.codes, config.sampler.steps) == ("vq", 32, 3)
+
+
+def test_a_key_of_a_group_that_was_not_chosen_is_unknown(tmp_path):
+    config = with_experiment(tmp_path, "ae:\n  codebook:\n    codes: 32\n")  # ae=kl has no codebook
+    with pytest.raises(UserError, match=r"'ae\.codebook"):
+        check_keys(config)
+
+
+def test_run_py_refuses_a_typo_inside_an_experiment_file(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nsampler:\n  stepps: 3\n")
+    ended = run_py("+experiment=mine", f"hydra.searchpath=[file://{tmp_path}]", f"store={tmp_path / 'store'}")
+    assert (ended.returncode, "did you mean 'sampler.steps'?" in ended.stdout) == (2, True), ended.stdout
+
+
+@pytest.mark.parametrize("given", [["scale=gpu"], ["+scale=tiny"], ["--help"]])
+def test_a_scale_is_added_only_where_none_is_given(given):
+    assert cli.with_scale(["run.py", *given]) == ["run.py", *given]
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "given", "scale"),
+    [(False, [], "cpu"), (True, [], "gpu"), (True, ["device=cpu"], "cpu"), (True, ["sampler.steps=2"], "gpu")],
+)
+def test_the_scale_follows_the_machine_and_is_said(monkeypatch, capsys, has_gpu, given, scale):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    assert cli.with_scale(["run.py", *given]) == ["run.py", f"scale={scale}", *given]
+    assert capsys.readouterr().out.startswith(f"scale={scale}, since this machine has")
+
+
+@pytest.mark.parametrize("given", [["-m", "ae.f=1,4"], ["ae.f=1,4", "-m"], ["-m"], ["--config-dir", "x", "ae.f=1"]])
+def test_the_scale_stands_beside_the_overrides_for_flags_must_not_part_them(given):
+    argv = cli.with_scale(["run.py", *given])
+    flags = [position for position, argument in enumerate(argv) if "=" not in argument]
+    overrides = [position for position, argument in enumerate(argv) if "=" in argument]
+    assert overrides == list(range(overrides[0], overrides[-1] + 1))
+    assert [argv[position] for position in flags] == ["run.py", *(g for g in given if "=" not in g)]
+    assert len(argv) == len(given) + 2
+
+
+def test_composed_values_hold_what_was_decided_and_nothing_of_hydra():
+    settings = settings_of()
+    assert "hydra" not in settings
+    assert (settings["device"], settings["precision"]) == ("cpu", "fp32")
+    values = composed(["scale=tiny", "ae.f=8", "device=auto"])
+    assert values["overrides"] == ["scale=tiny", "ae.f=8", "device=auto"]
+    assert values["device"] in ("cpu", "cuda")
+
+
+def test_leaves_are_all_dotted_names():
+    assert list(leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3})) == ["a", "a.b", "a.c", "a.c.d", "e"]
+
+
+def test_overrides_of_one_key_are_left_out():
+    assert without(["store=a", "+store=b", "++store=c", "restore=d", "ae.f=4"], "store") == ["restore=d", "ae.f=4"]

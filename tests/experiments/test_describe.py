@@ -1,0 +1,196 @@
+"""What describe says against networks that are built, operations that run, and records that are there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_plans import FACTS, plan_of, settings_of
+
+from experiments import build, describe
+from experiments.counts import count_denoiser, count_first_stage, network_calls, training_bytes
+from experiments.runner import environment
+from experiments.store import Store
+from ldm.data.contract import ImageCache
+from ldm.first_stage.losses import FirstStageLoss
+from ldm.first_stage.perceptual import EfficientNetPerceptual
+from ldm.pretrained import efficientnet_lite
+from ldm.records import STAGES, Cost, StageRecord
+from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
+from ldm.training.flops import count_flops
+
+TINY = ("scale=tiny", "device=cpu", "precision=fp32")
+
+
+def noise_images(n: int, side: int) -> ImageCache:
+    """Images of noise in memory."""
+    pixels = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    labels = np.zeros(n, dtype=np.int64)
+    return ImageCache(
+        Path(), "noise", side, ("a", "b"), tuple(map(str, labels)), (), pixels, labels, labels.astype(bool)
+    )
+
+
+@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
+    ae = plan_of(f"ae={regulariser}", "ae.f=4").config["ae"]
+    counts = count_first_stage(ae, 32)
+    model = build.first_stage(ae, 32)
+    assert counts.parameters["encoder"] == build.parameters(model.encoder)
+    assert counts.parameters["decoder"] == build.parameters(model.decoder)
+    assert sum(counts.parameters.values()) - counts.parameters["discriminator"] == build.parameters(model)
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        latent = model.latent(model.pack(model.encode(image)))
+        assert tuple(latent.shape[1:]) == counts.latent_shape
+        assert 2 * counts.encode == count_flops(lambda: model.encode(image))
+        assert 2 * counts.decode == count_flops(lambda: model.decode(latent))
+
+
+@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+def test_a_step_of_a_first_stage_is_counted_as_it_runs(regulariser):
+    no_adversary = "ae.loss.discriminator.weight=0"
+    ae = plan_of(f"ae={regulariser}", "ae.f=4", no_adversary).config["ae"]
+    is_vq = regulariser == "vq"
+    perceptual = EfficientNetPerceptual(efficientnet_lite.load("lite0"))
+    loss = FirstStageLoss(perceptual, "mean", {"codebook": 1.0} if is_vq else {"kl": 1.0}, 1.0, 0.0)
+    settings = FirstStageSettings(0, 64, 4, 1e-3, 0, "constant", None, 1.0)
+    training = FirstStageTraining(build.first_stage(ae, 32), loss, None, noise_images(8, 32), settings, "cpu")
+    training.advance()  # at its first step a codebook is made of one more encoding
+    assert count_first_stage(ae, 32).step.flops == pytest.approx(count_flops(training.advance) / 4, rel=1e-6)
+
+
+def test_the_discriminator_costs_from_its_start_on():
+    def flops(start: float) -> float:
+        settings = ("ae.loss.perceptual=none", f"ae.loss.discriminator.start={start}")
+        return count_first_stage(plan_of("ae.f=2", *settings).config["ae"], 32).step.flops
+
+    without, half, always = flops(1), flops(0.5), flops(0)
+    assert without < always
+    assert half == pytest.approx((without + always) / 2)
+
+
+@pytest.mark.parametrize("conditioning", ["class", "none"])
+def test_a_denoiser_is_counted_as_it_is_built_and_as_it_runs(conditioning):
+    config = plan_of("ae.f=4", f"conditioning={conditioning}").config
+    counts = count_denoiser(config, (3, 8, 8), 3)
+    conditions = build.conditioning(config["conditioning"], 3)
+    network = build.denoiser(config["denoiser"], 3, 8, conditions)
+    assert (counts.denoiser, counts.conditioning) == (build.parameters(network), build.parameters(conditions))
+    x, context = torch.randn(2, 3, 8, 8), None if conditioning == "none" else torch.randn(2, 1, conditions.context_dim)
+    with torch.no_grad():
+        assert 2 * counts.call == count_flops(lambda: network(x, torch.zeros(2), context=context))
+    training = count_flops(lambda: network(x, torch.zeros(2), context=context).sum().backward())
+    assert 2 * counts.step.flops == pytest.approx(training, rel=1e-3)
+
+
+def test_the_classes_count_only_in_the_conditioning():
+    config = plan_of("ae.f=4").config
+    few, many, unknown = (count_denoiser(config, (3, 8, 8), classes) for classes in (2, 102, None))
+    assert many.conditioning - few.conditioning == 100 * config["conditioning"]["dim"]
+    assert unknown.conditioning is None
+    assert few.denoiser == many.denoiser == unknown.denoiser
+
+
+def test_pixel_space_has_no_first_stage_to_pay_for():
+    counts = count_first_stage(plan_of("ae.f=1").config["ae"], 32)
+    assert set(counts.parameters.values()) == {0}
+    assert (counts.encode, counts.decode, counts.step, counts.latent_shape) == (0, 0, None, (3, 32, 32))
+
+
+def test_network_calls_are_steps_twice_under_guidance():
+    sampler = settings_of("sampler.steps=10")["sampler"]
+    assert (network_calls(sampler, 1.0), network_calls(sampler, 3.0)) == (10, 20)
+
+
+def test_memory_is_weights_gradients_adam_and_ema_and_what_backward_needs():
+    step = count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), 3).step
+    assert training_bytes(1000, step, 0, "fp32", has_ema=False) == 16_000
+    assert training_bytes(1000, step, 0, "fp32", has_ema=True) == 20_000
+    full, half = (training_bytes(0, step, 8, precision, has_ema=True) for precision in ("fp32", "bf16"))
+    assert full == 2 * half == 8 * step.activation_bytes
+    assert training_bytes(1000, None, 8, "fp32", has_ema=False) is None
+
+
+def test_what_backward_needs_is_measured_on_a_known_network():
+    from experiments.counts import _saved_bytes
+
+    layer = torch.nn.Linear(10, 20, device="meta")
+    x = torch.empty(4, 10, device="meta")
+    # The layer keeps its input, the hyperbolic tangent its output; weights are not counted.
+    kept = _saved_bytes(lambda: layer(x).tanh(), {id(parameter) for parameter in layer.parameters()})
+    assert kept == 4 * (4 * 10 + 4 * 20)
+
+
+def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
+    assert describe.main([*TINY[1:], "ae.f=8", "ae=vq", f"store={tmp_path / 'none'}", "scale=tiny", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["axes"]["f"] == 8
+    assert found["latent_shape"] == [4, 4, 4]
+    assert [line["stage"] for line in found["stages"]] == list(STAGES)
+    assert {line["is_complete"] for line in found["stages"]} == {False}
+    assert {line["seconds"] for line in found["stages"]} == {None}
+    assert found["training"]["first_stage"] == {"batch": 8, "steps": 8, "images_seen": 64}
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
+    values = describe.composed([*TINY, "data=folder", "ae.f=4"], needs_path=False)
+    found = describe.describe(values, Store(tmp_path)).to_json()
+    assert found["parameters"]["conditioning"] is None
+    assert found["parameters"]["denoiser"] == count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), 3).denoiser
+    assert {line["identity"] for line in found["stages"]} == {None}
+    assert found["cell"] is None
+    assert "cannot be opened" in found["notes"][0]
+
+
+def record_of(stage, seconds: float, images: int, flops: float, **made_on) -> StageRecord:
+    """A record of that stage as this machine would make it."""
+    here = {**environment(), "device": "cpu", "config": {"precision": "fp32"}, **made_on}
+    return StageRecord("diffusion", stage, {}, {}, cost=Cost(seconds, images, flops), environment=here)
+
+
+def test_time_is_estimated_from_the_most_similar_record_of_this_machine(tmp_path):
+    store, plan, images, flops = Store(tmp_path), plan_of("ae.f=4"), 64, 64e9
+
+    def diffusion():
+        return describe._line(plan, "diffusion", (images, flops), store, is_known=True)
+
+    assert (diffusion().seconds, diffusion().seconds_from, diffusion().is_complete) == (None, "unknown", False)
+    store.finish(record_of("elsewhere", 1.0, 10, 10e9, processor="another"))
+    store.finish(record_of("half", 1.0, 10, 10e9, config={"precision": "bf16"}))
+    assert diffusion().seconds is None
+    store.finish(record_of("larger", 1.0, 10, 500e9))
+    store.finish(record_of("similar", 4.0, 10, 11e9))
+    assert diffusion().seconds == pytest.approx(64 * 4 / 11)
+    assert diffusion().seconds_from == "rate of diffusion similar"
+    store.finish(record_of(plan.stages["diffusion"].identity, 7.5, 64, 64e9))
+    assert (diffusion().seconds, diffusion().seconds_from, diffusion().is_complete) == (7.5, "measured", True)
+
+
+def test_the_cell_is_the_one_that_run_py_would_compute(tmp_path):
+    values = describe.composed([*TINY, "ae.f=4"])
+    found = describe.describe(values, Store(tmp_path))
+    from experiments.main import plan_of as plan_of_run
+
+    assert found.plan.cell == plan_of_run(values, Store(tmp_path)).cell
+    assert found.plan.cell != plan_of("ae.f=4", facts=FACTS).cell  # whose images are made up
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["ae.ff=8"], "did you mean 'ae.f'?"), (["ae=kll"], "did you mean 'kl'?"), (["ae.f=3"], "not a power of two")],
+)
+def test_settings_that_cannot_be_are_said_in_one_sentence(arguments, words, capsys):
+    assert describe.main([*TINY, *arguments]) == 2
+    said = capsys.readouterr().out
+    assert words in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "value", [(None, "unknown"), (0, "0 B"), (999, "999 B"), (30.6e6, "30.6 MB"), (4e18, "4e+03 PB")]
+)
+def test_numbers_are_written_with_a_prefix(value):
+    assert describe._si(value[0], "B") == value[1]
