@@ -37,6 +37,10 @@ The plan of one cell without running it, for the same overrides as run.py takes:
 holds, parameters, FLOPs, memory, and the time where a record of this store allows an estimate."""
 
 
+ALIKE = 4.0
+"""Within this factor of work an image, networks reach similar FLOPs a second."""
+
+
 @dataclass(frozen=True)
 class StageLine:
     """One stage of the plan; None = not known: `identity` without the images, the rest where nothing tells."""
@@ -252,8 +256,16 @@ def _estimate(plan: Plan, name: str, images: int | None, flops: float | None, st
     if not records:
         return None, "unknown"
     each = flops / images
-    nearest = min(records, key=lambda record: abs(math.log(record.cost.flops / record.cost.images / each)))
-    return flops * nearest.cost.seconds / nearest.cost.flops, f"rate of {name} {nearest.identity}"
+    nearest = min(records, key=lambda record: _fold(record, each))
+    fold = _fold(nearest, each)
+    rough = f" (very rough: an image there costs {fold:.2g} times more or less)" if fold > ALIKE else ""
+    return flops * nearest.cost.seconds / nearest.cost.flops, f"rate of {name} {nearest.identity}{rough}"
+
+
+def _fold(record: StageRecord, each: float) -> float:
+    """By what factor, 1 or more, the record's FLOPs an image differ from `each`."""
+    ratio = record.cost.flops / record.cost.images / each
+    return max(ratio, 1 / ratio)
 
 
 def _records(store: Store, stage: str) -> Iterator[StageRecord]:
@@ -331,8 +343,8 @@ def _si(value: float | None, unit: str) -> str:
     """A number with three digits and a prefix, e.g. 30.6 MFLOP."""
     if value is None:
         return "unknown"
-    power = min(5, int(math.log10(value) // 3)) if value >= 1 else 0
-    return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P')[power]}{unit}"
+    power = min(6, int(math.log10(value) // 3)) if value >= 1 else 0
+    return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}{unit}"
 
 
 if __name__ == "__main__":
