@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from experiments.console import reporting, say
-from experiments.plan import DataFacts
+from experiments.plan import DataFacts, row_family
 from experiments.store import Store
 from ldm.conditioning.class_label import ClassConditioning
 from ldm.conditioning.contract import Conditioning, Unconditional
@@ -93,7 +93,7 @@ def images(config: Mapping[str, Any], split: Split, store: Store) -> ImageCache:
     with store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
         fresh = not (folder / "meta.json").exists()
         with reporting(f"data           {split} images", len(found)) as reporter:
-            cache = build_cache(found, folder, config["workers"], lambda done, _: reporter.advance_to(done))
+            cache = build_cache(found, folder, config["workers"] or os.cpu_count() or 1, lambda done, _: reporter.advance_to(done))
     if fresh:
         say(f"data           {len(cache):,} {split} images of {cache.resolution} px decoded")
         for name, reason in cache.skipped[:10]:
@@ -228,7 +228,7 @@ def flops_per_training_image(config: Mapping[str, Any], f: int) -> float:
     """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device."""
     scale = config["scale"]
     side, channels = config["data"]["resolution"] // f, 3 if f == 1 else scale["first_stage"]["latent_channels"][f]
-    settings = {**config["denoiser"], **scale["denoiser"][config["denoiser"]["name"]][f]}
+    settings = {**config["denoiser"], **row_family(scale["denoiser"], config["denoiser"]["name"], config)[f]}
     with torch.device("meta"):
         conditions = conditioning(config["conditioning"], 1000)
         network = denoiser(settings, channels, side, conditions)

@@ -117,7 +117,8 @@ def resolve(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any]
             raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
         table = scale["first_stage"]
         ae["channels"] = ae["channels"] or _for_factor(table["latent_channels"], ae["f"], scale, "latent channels")
-        _fill(ae["architecture"], _for_factor(table["coder"], ae["f"], scale, "first-stage architecture"))
+        coder = {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}
+        _fill(ae["architecture"], _for_factor(coder, ae["f"], scale, "first-stage architecture"))
         _fill(ae["loss"]["discriminator"], table["discriminator"])
         _fill(ae["training"], table["training"])
         if ae["regulariser"] == "vq":
@@ -132,7 +133,7 @@ def resolve(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any]
             f"guidance.scale={config['guidance']['scale']} needs a condition, and this model has none; "
             "use guidance.scale=1, or data with classes and conditioning=class"
         )
-    _fill(config["denoiser"], _for_factor(scale["denoiser"][config["denoiser"]["name"]], ae["f"], scale, "denoiser"))
+    _fill(config["denoiser"], _for_factor(row_family(scale["denoiser"], config["denoiser"]["name"], config), ae["f"], scale, "denoiser"))
     _fill_trainer(config)
     for group in ("sampler", "metrics", "samples"):
         _fill(config[group], scale[group])
@@ -174,8 +175,9 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
     extractor = {
         "name": metrics["extractor"],
         "weights": metrics["weights"],
-        # The published numbers belong to Inception in float32.
-        "precision": "fp32" if metrics["extractor"] == "inception" else precision,
+        # Whatever trained and sampled, the judge computes in float32: a bf16 judge gives other distances (490 instead
+        # of 501 in one trial), and a number must not depend on which machine had fast bf16.
+        "precision": "fp32",
     }
     configs: dict[str, dict[str, Any]] = {
         "reference": {
@@ -263,6 +265,12 @@ def _for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what
     return table[f]
 
 
+def row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
+    """The table of that name in `tables`, in its unconditional form where the scale has one and the model is unconditional."""
+    unconditional = config["conditioning"]["name"] == "none"
+    return tables.get(f"{name}_unconditional" if unconditional else name, tables.get(name))
+
+
 def _check_factor(f: Any, resolution: int) -> None:
     if not isinstance(f, int) or f < 1 or f & (f - 1):
         raise UserError(f"ae.f={f} is not a power of two; use 1, 2, 4, 8, 16 or 32")
@@ -290,7 +298,7 @@ def _fill_trainer(config: dict[str, Any]) -> None:
         case "images":
             pass
         case "paper":
-            rows = scale["trainer"].get("paper")
+            rows = row_family(scale["trainer"], "paper", config)
             if rows is None:
                 raise UserError(f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops")
             row = _for_factor(rows, f, scale, "training row")
@@ -304,4 +312,4 @@ def _fill_trainer(config: dict[str, Any]) -> None:
             trainer["images"] = max(1, round(images * ratio))
         case other:
             raise UserError(f"trainer.budget={other} is none of images, flops, paper")
-    _fill(trainer, {key: value for key, value in scale["trainer"].items() if key != "paper"})
+    _fill(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})

@@ -2,12 +2,12 @@
 
 from typing import Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.denoiser.blocks import HALF_PRECISION, Block, group_norm, normalised, zeroed
+from ldm.denoiser.blocks import Block, group_norm, zeroed
 from ldm.errors import UserError
+from ldm.layers import normalised, scaled_attention
 
 HeadOrder = Literal["heads_first", "qkv_first"]
 """How the rows of a joint query-key-value projection are laid out: for each head its q, k, v (the reference's
@@ -41,13 +41,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Shapes: q (N, L, heads, d), k and v (N, S, heads, d); result (N, L, heads * d).
     """
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    if q.device.type == "cpu" and q.dtype in HALF_PRECISION and torch.is_grad_enabled():
-        # The CPU's half-precision kernel takes up to six times as long backward as float32 with both conversions.
-        with torch.autocast("cpu", enabled=False):
-            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v)
-    return out.transpose(1, 2).flatten(2)
+    return scaled_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(Block):

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.layers import normalised
+
 PERIOD = 10_000.0
-HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -19,14 +20,6 @@ def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
     """Group normalisation with 32 groups, or with the largest divisor of `channels` below 32 where 32 is none."""
     groups = next(count for count in range(min(32, channels), 0, -1) if channels % count == 0)
     return nn.GroupNorm(groups, channels, eps=eps)
-
-
-def normalised(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """`norm(x)` computed in float32 where x is half precision, in x's dtype. Shapes: (N, C, H, W), and the same out."""
-    if x.dtype not in HALF_PRECISION:
-        return norm(x)
-    # torch's half-precision kernels on the CPU take three times as long backward as float32 with both conversions.
-    return F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
 
 
 def zeroed(layer: Layer) -> Layer:

@@ -17,10 +17,10 @@ from ldm.denoiser.blocks import (
     doubled,
     group_norm,
     halved,
-    normalised,
     zeroed,
 )
 from ldm.errors import UserError
+from ldm.layers import normalised
 
 
 def level_sides(latent_side: int, levels: int) -> list[int]:

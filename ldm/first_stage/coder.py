@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.layers import normalised, scaled_attention
 
 NORM_GROUPS = 32
 """Groups of every normalisation in the paper's networks."""
@@ -35,8 +36,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(F.silu(normalised(self.norm1, x)))
+        h = self.conv2(self.dropout(F.silu(normalised(self.norm2, h))))
         return self.shortcut(x) + h
 
 
@@ -53,11 +54,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to the same shape."""
-        h = self.norm(x)
+        h = normalised(self.norm, x)
         query, key, value = (
             layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.query, self.key, self.value)
         )
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = scaled_attention(query, key, value)
         return x + self.project(attended.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
@@ -192,7 +193,7 @@ class Encoder(nn.Module):
         h = self.stem(image)
         for level in self.levels:
             h = level(h)
-        return self.head(F.silu(self.norm(self.middle(h))))
+        return self.head(F.silu(normalised(self.norm, self.middle(h))))
 
 
 class Decoder(nn.Module):
@@ -244,4 +245,4 @@ class Decoder(nn.Module):
         h = self.middle(self.stem(features))
         for level in self.levels:
             h = level(h)
-        return self.head(F.silu(self.norm(h)))
+        return self.head(F.silu(normalised(self.norm, h)))

@@ -1,0 +1,24 @@
+"""Layers that first stages and denoisers share."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
+
+def normalised(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """`norm(x)` computed in float32 where x is half precision, in x's dtype. Shapes: (N, C, H, W), and the same out."""
+    if x.dtype not in HALF_PRECISION:
+        return norm(x)
+    # torch's half-precision kernels on the CPU take three times as long backward as float32 with both conversions.
+    return F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
+
+
+def scaled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v. Shapes: q (N, heads, L, d), k and v (N, heads, S, d); result as q."""
+    if q.device.type != "cpu" or q.dtype not in HALF_PRECISION or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v)
+    # The CPU's half-precision kernel takes up to six times as long backward as float32 with both conversions.
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
