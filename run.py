@@ -1,4 +1,4 @@
-"""Trains and measures one cell, or with -m a grid of cells: python run.py [-m] [KEY=VALUE ...]; --help lists the settings."""
+"""Trains and measures one cell, or with -m a grid: python run.py [-m] [KEY=VALUE ...]; --help lists the settings."""
 
 import os
 import sys
@@ -31,11 +31,15 @@ def main(config: DictConfig) -> None:
 
 def run() -> int:
     """Runs Hydra and turns what goes wrong into one sentence and an exit code."""
-    from experiments.main import CellsFailedError
-
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one sentence
+    # Threads that wait for each other spin only briefly: as fast on an idle machine, and several times as fast on one
+    # that also does something else. Read when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ["LDM_PROCESS"] = str(os.getpid())
     sys.argv = with_scale(sys.argv)
+
+    from experiments.main import CellsFailedError
+
     try:
         main()
     except CellsFailedError as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -26,7 +27,9 @@ from ldm.diffusion import DenoisingModel, VariancePreservingSchedule, make_sched
 from ldm.errors import UserError
 from ldm.first_stage.build import build_first_stage
 from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
 from ldm.first_stage.latent_scale import LatentScale
+from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
 from ldm.metrics.features import Extractor, load_extractor
 from ldm.pretrained import efficientnet_lite
@@ -48,7 +51,7 @@ def command_line() -> str:
 
 
 def resolve_device(policy: str) -> str:
-    """"cpu" or "cuda". Raises UserError for a GPU that is not there."""
+    """ "cpu" or "cuda". Raises UserError for a GPU that is not there."""
     if policy == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if policy == "cuda" and not torch.cuda.is_available():
@@ -93,7 +96,9 @@ def images(config: Mapping[str, Any], split: Split, store: Store) -> ImageCache:
     with store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
         fresh = not (folder / "meta.json").exists()
         with reporting(f"data           {split} images", len(found)) as reporter:
-            cache = build_cache(found, folder, config["workers"] or os.cpu_count() or 1, lambda done, _: reporter.advance_to(done))
+            cache = build_cache(
+                found, folder, config["workers"] or os.cpu_count() or 1, lambda done, _: reporter.advance_to(done)
+            )
     if fresh:
         say(f"data           {len(cache):,} {split} images of {cache.resolution} px decoded")
         for name, reason in cache.skipped[:10]:
@@ -129,7 +134,7 @@ def first_stage_of(job: Job, resolution: int) -> FirstStage:
     if ae["f"] > 1:
         model.load_state_dict(load_weights(job.parent_folder("first_stage") / "weights.safetensors"))
     model.eval().requires_grad_(False)
-    return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def latent_scale_of(job: Job) -> LatentScale:
@@ -151,6 +156,24 @@ def perceptual_loss(loss: Mapping[str, Any]) -> PerceptualLoss | None:
 
             return lpips.load("vgg" if name == "lpips_vgg" else "alex", Path(path) if path else None)
     raise UserError(f"ae.loss.perceptual={name} is none of {', '.join(PERCEPTUAL_LOSSES)}")
+
+
+def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -> FirstStageLoss:
+    """The loss of a first stage: as in the reference, summed over pixels for a KL model and averaged for a VQ model."""
+    weights = {"codebook": ae["codebook"]["weight"]} if ae["regulariser"] == "vq" else {"kl": ae["kl_weight"]}
+    loss = ae["loss"]
+    reduction: Literal["sum", "mean"] = "mean" if ae["regulariser"] == "vq" else "sum"
+    return FirstStageLoss(perceptual, reduction, weights, loss["perceptual_weight"], loss["discriminator"]["weight"])
+
+
+def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator | None:
+    """The discriminator with its initial weights, a function of `ae.seed`; None where it never takes part."""
+    settings = ae["loss"]["discriminator"]
+    if settings["start"] >= 1 or settings["weight"] == 0:
+        return None
+    torch.manual_seed(derived_seed(ae["seed"], "discriminator"))
+    layers = settings["layers"] or layers_for(resolution)
+    return PatchDiscriminator(settings["channels"], layers, settings["norm"])
 
 
 def conditioning(settings: Mapping[str, Any], classes: int) -> Conditioning:
@@ -225,12 +248,19 @@ def parameters(module: nn.Module) -> int:
 
 
 def flops_per_training_image(config: Mapping[str, Any], f: int) -> float:
-    """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device."""
-    scale = config["scale"]
-    side, channels = config["data"]["resolution"] // f, 3 if f == 1 else scale["first_stage"]["latent_channels"][f]
-    settings = {**config["denoiser"], **row_family(scale["denoiser"], config["denoiser"]["name"], config)[f]}
+    """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device.
+
+    What the user set of the denoiser stands; the rest is the scale's for that f, so `config` is one not yet filled in.
+    """
+    table = row_family(config["scale"]["denoiser"], config["denoiser"]["name"], config)[f]
+    settings = {key: table.get(key) if value is None else value for key, value in config["denoiser"].items()}
+    if f == config["ae"]["f"]:
+        channels = config["ae"]["channels"]
+    else:
+        channels = 3 if f == 1 else config["scale"]["first_stage"]["latent_channels"][f]
+    side = config["data"]["resolution"] // f
     with torch.device("meta"):
-        conditions = conditioning(config["conditioning"], 1000)
+        conditions = conditioning(config["conditioning"], 1)
         network = denoiser(settings, channels, side, conditions)
         x, index = torch.empty(1, channels, side, side), torch.empty(1)
         context = None if conditions.context_dim is None else torch.empty(1, 1, conditions.context_dim)

@@ -18,7 +18,7 @@ SCALES = ("tiny", "cpu", "gpu", "paper")
 
 
 def with_scale(argv: list[str]) -> list[str]:
-    """The arguments with `scale=` added where it was not given: cpu without a GPU and gpu with one, which is printed."""
+    """The arguments with `scale=` added where it was not given, and printed: cpu without a GPU, gpu with one."""
     asks_only = any(argument in ("-h", "--help", "--hydra-help", "--info", "--version") for argument in argv)
     given = any(re.match(r"\+*scale=", argument) for argument in argv)
     if asks_only or given:

@@ -32,7 +32,7 @@ class Meter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to the part `name`; waits for the GPU, so that its work is counted where it belongs."""
+        """Adds the time spent inside to part `name`; waits for the GPU, so that its work counts where it belongs."""
         started = time.monotonic()
         yield
         if self.device == "cuda":

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from experiments import build
 from ldm.denoiser.unet import UNet
 from ldm.first_stage.contract import FirstStage, Reconstruction
-from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
-from ldm.first_stage.losses import FirstStageLoss, discriminator_loss
+from ldm.first_stage.discriminator import PatchDiscriminator
+from ldm.first_stage.losses import discriminator_loss
 from ldm.first_stage.vq import VQFirstStage
 from ldm.pretrained import lpips
 from ldm.samplers import time_grid
@@ -73,7 +73,8 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
         return FirstStageCounts(
             dict.fromkeys(("encoder", "decoder", "bottleneck", "discriminator"), 0), shape, 0, 0, None
         )
-    discriminator = _discriminator(ae["loss"]["discriminator"], resolution)
+    with META:
+        discriminator = build.discriminator(ae, resolution)
     parts = {name: build.parameters(part) for name, part in model.named_children()}
     parameters = {
         "encoder": parts.pop("encoder"),
@@ -156,8 +157,7 @@ def _first_stage_step(
     networks = [model, *([perceptual] if isinstance(perceptual, nn.Module) else [])]
     if isinstance(perceptual, nn.Module):
         perceptual.to(META, torch.float32)
-    terms = {"codebook": 1.0} if ae["regulariser"] == "vq" else {"kl": ae["kl_weight"]}
-    criterion = FirstStageLoss(perceptual, "mean", terms, loss["perceptual_weight"], loss["discriminator"]["weight"])
+    criterion = build.first_stage_loss(ae, perceptual)
 
     def step(adversary: PatchDiscriminator | None) -> None:
         result = _training_pass(model, image)
@@ -180,13 +180,6 @@ def _first_stage_step(
     before = min(1.0, math.ceil(start * steps) / steps) if discriminator is not None else 1.0
     late = count_flops(lambda: step(discriminator)) if discriminator is not None else plain
     return Step(before * plain + (1 - before) * late, _saved_bytes(forward, _of(*networks)))
-
-
-def _discriminator(settings: Mapping[str, Any], resolution: int) -> PatchDiscriminator | None:
-    if settings["start"] >= 1 or settings["weight"] == 0:
-        return None
-    with META:
-        return PatchDiscriminator(settings["channels"], settings["layers"] or layers_for(resolution), settings["norm"])
 
 
 def _of(*networks: nn.Module | UNet) -> set[int]:

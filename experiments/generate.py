@@ -58,12 +58,18 @@ def generator_of(job: Job, weights: Path, precision: str) -> Generator:
     first_stage = build.first_stage_of(job, job.plan.config["data"]["resolution"])
     low, high = latents["range"]
     return Generator(
-        model, conditions, first_stage, build.latent_scale_of(job), shape, (low, high), job.device  # type: ignore[arg-type]
+        model,
+        conditions,
+        first_stage,
+        build.latent_scale_of(job),
+        shape,
+        (low, high),
+        job.device,
     )
 
 
 def sample_fields(images: ImageCache, n: int, seed: int) -> dict[str, Tensor]:
-    """Conditions for n samples, each that of a training image drawn by (seed, i): classes as frequent as in training."""
+    """Conditions for n samples, each that of a training image drawn by (seed, i), so as frequent as in training."""
     draws = [int(torch.randint(len(images), (), generator=generator(seed, "condition", i))) for i in range(n)]
     return images.fields(draws)
 
@@ -83,15 +89,16 @@ def generate(
     for first in range(indices.start, indices.stop, batch_size):
         part = range(first, min(first + batch_size, indices.stop))
         started = time.monotonic()
-        condition = source.conditioning({name: value[part.start : part.stop].to(source.device) for name, value in fields.items()})
+        condition = source.conditioning(
+            {name: value[part.start : part.stop].to(source.device) for name, value in fields.items()}
+        )
         null = source.conditioning.null(len(part), source.device) if guidance_scale != 1 else None
         denoise = guided(source.model, condition, null, guidance_scale)
         if settings["clip"] == "range":
             denoise = clipped(denoise, *source.latent_range)
         noise = SampleNoise(settings["seed"], part, source.device)
         z = noise(source.latent_shape).contiguous(memory_format=torch.channels_last)
-        for z in sample(sampler, denoise, z, times, noise):  # noqa: B020 - the loop's last value is the result
-            pass
+        *_, z = sample(sampler, denoise, z, times, noise)
         _wait(source.device)
         denoised = time.monotonic()
         images = to_uint8(source.first_stage.decode(source.scale.denormalise(z)))

@@ -96,9 +96,7 @@ def chosen_sweeps(store: Store, which: str | None) -> list[Sweep]:
     found = [sweep for sweep in sweeps if sweep.sweep == which]
     if not found:
         names = [sweep.sweep for sweep in sweeps]
-        raise UserError(
-            f"--sweep {which} is not in {store.root}{nearest(which, names)}; the latest is {names[-1]}"
-        )
+        raise UserError(f"--sweep {which} is not in {store.root}{nearest(which, names)}; the latest is {names[-1]}")
     return found
 
 

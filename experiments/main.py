@@ -94,10 +94,14 @@ def plain(config: DictConfig, command: str) -> dict[str, Any]:
     check_keys(config)
     overrides = _overrides(config)
     values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
-        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True, throw_on_missing=True
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]),
+        resolve=True,
+        throw_on_missing=True,
     )
     if values["until"] not in UNTIL:
-        raise UserError(f"until={values['until']} is no stage{nearest(str(values['until']), UNTIL)} (one of {', '.join(UNTIL)})")
+        raise UserError(
+            f"until={values['until']} is no stage{nearest(str(values['until']), UNTIL)} (one of {', '.join(UNTIL)})"
+        )
     values["device"] = build.resolve_device(values["device"])
     values["precision"] = build.resolve_precision(values["precision"], values["device"])
     return {**values, "command": command, "overrides": overrides}
@@ -120,7 +124,9 @@ def _run_job(values: Mapping[str, Any]) -> None:
     store = Store(Path(values["store"]))
     plan = plan_of(values, store)
     try:
-        run_stages(plan, plan.needed((values["sweep"]["target"],)), store, _tracker(values, store, values["sweep"]["id"]), work)
+        run_stages(
+            plan, plan.needed((values["sweep"]["target"],)), store, _tracker(values, store, values["sweep"]["id"]), work
+        )
     except Exception as error:  # kept in the store, said at the end of the sweep; the other jobs go on
         say(f"  failed: {type(error).__name__}: {error}", style="red")
 
@@ -168,7 +174,12 @@ def _say_notes(plans: Sequence[Plan]) -> None:
 def _say_work(points: Sequence[Point], cells: Sequence[Point], targets: Sequence[str], store: Store) -> None:
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in STAGES}
     trained = {c.plan.stages["first_stage"].identity for c in cells if c.plan.axes["f"] > 1}
-    to_do = {s.identity for cell in cells for s in cell.plan.needed(tuple(targets)) if not store.is_complete(s.name, s.identity)}
+    to_do = {
+        s.identity
+        for cell in cells
+        for s in cell.plan.needed(tuple(targets))
+        if not store.is_complete(s.name, s.identity)
+    }
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
         f"{len(cells)} cells{same}: {len(trained)} first stages to train, {len(counts['diffusion'])} diffusion models, "
@@ -177,7 +188,10 @@ def _say_work(points: Sequence[Point], cells: Sequence[Point], targets: Sequence
 
 
 def _say_end(store: Store, stages: int, computed: int, cells: int) -> None:
-    say(f"{cells} cell{'s' * (cells != 1)}: {stages} stages complete, {computed} of them computed now. Results: {store.root}", style="bold")
+    say(
+        f"{cells} cell{'s' * (cells != 1)}: {stages} stages complete, {computed} computed now. Results: {store.root}",
+        style="bold",
+    )
     say(f"  python analysis/plot_tradeoffs.py --store {store.root}")
 
 

@@ -1,4 +1,4 @@
-"""What several stages measure alike: features of images, generation metrics as rows, and the protocol they were taken under."""
+"""What several stages measure alike: features of images, generation metrics as rows, and their protocol."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -65,7 +65,9 @@ def generation_protocol(job: Job, n_samples: int, balance: str = "as in the trai
 
 def reconstruction_protocol(generation: Protocol, n: int) -> Protocol:
     """The same for reconstructions of n held-out images, compared with the images themselves."""
-    return dataclasses.replace(generation, kind="reconstruction", n_samples=n, n_reference=n, reference="the images themselves")
+    return dataclasses.replace(
+        generation, kind="reconstruction", n_samples=n, n_reference=n, reference="the images themselves"
+    )
 
 
 def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
@@ -74,14 +76,17 @@ def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
 
 
 def generation_rows(
-    features: Features, reference: Features, job: Job, protocol: Protocol, prefix: str = "", images_seen: int | None = None
+    features: Features,
+    reference: Features,
+    job: Job,
+    protocol: Protocol,
+    prefix: str = "",
+    images_seen: int | None = None,
 ) -> tuple[list[ResultRow], list[LeftOut]]:
     """Generation metrics as rows, their names behind `prefix`."""
     metrics = job.plan.config["metrics"]
     values, left_out = generation_metrics(features, reference, metrics["extractor"], metrics["seed"])
-    rows = [
-        dataclasses.replace(value.row(protocol.id, images_seen), metric=prefix + value.metric) for value in values
-    ]
+    rows = [dataclasses.replace(value.row(protocol.id, images_seen), metric=prefix + value.metric) for value in values]
     return rows, [LeftOut(prefix + item.metric, item.reason) for item in left_out]
 
 

@@ -1,14 +1,18 @@
-"""From a composed config to a plan: the stages a cell needs, each with its resolved config, its parents and its identity.
+"""From a composed config to a plan: the stages a cell needs, each with its resolved config, parents and identity.
 
 The identity of a stage is a hash of what can change its numbers: its resolved config without inactive keys and without
 options at their default, the identities of its parents, the fingerprint of the data, and the version of the stage's
-code, raised by hand when its numbers change. Device, threads, workers, micro-batch and checkpoint interval are not in it.
+code, raised by hand when its numbers change. Device, threads, workers, micro-batch and checkpoint interval are not
+in it.
 """
 
 import copy
+import functools
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
@@ -47,6 +51,10 @@ OPTIONAL: Mapping[str, Any] = {
     "samples.keep": "features",
 }
 """Options that stand at these values leave the identity as it was before the option existed."""
+
+
+WEIGHT_FILES = ("weights", "perceptual_path")
+"""Keys whose values are paths of weights."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +109,9 @@ def make_plan(config: Mapping[str, Any], facts: DataFacts) -> Plan:
     return Plan(cell, cell_axes(resolved), stages, resolved, notes)
 
 
-def resolve(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any], tuple[str, ...]]:
+def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Fills every null from the scale's tables: the one place where values that depend on f are decided."""
-    config = copy.deepcopy(dict(config))
+    config = copy.deepcopy(dict(composed))
     config["data"] = with_scale_sizes(config)
     scale, ae, notes = config["scale"], config["ae"], []
     resolution = config["data"]["resolution"]
@@ -133,8 +141,11 @@ def resolve(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any]
             f"guidance.scale={config['guidance']['scale']} needs a condition, and this model has none; "
             "use guidance.scale=1, or data with classes and conditioning=class"
         )
-    _fill(config["denoiser"], _for_factor(row_family(scale["denoiser"], config["denoiser"]["name"], config), ae["f"], scale, "denoiser"))
-    _fill_trainer(config)
+    _fill_trainer(config)  # looks at what the user set of the denoiser, so before the rest is filled in
+    _fill(
+        config["denoiser"],
+        _for_factor(row_family(scale["denoiser"], config["denoiser"]["name"], config), ae["f"], scale, "denoiser"),
+    )
     for group in ("sampler", "metrics", "samples"):
         _fill(config[group], scale[group])
     return config, tuple(notes)
@@ -197,7 +208,9 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "conditioning": config["conditioning"],
             "denoiser": config["denoiser"],
             "diffusion": config["diffusion"],
-            "training": {k: v for k, v in config["trainer"].items() if k not in ("micro_batch", "checkpoint_seconds", "budget")},
+            "training": {
+                k: v for k, v in config["trainer"].items() if k not in ("micro_batch", "checkpoint_seconds", "budget")
+            },
         },
         "progress": {
             "n_samples": metrics["progress_samples"],
@@ -228,7 +241,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         hashed = {
             "stage": name,
             "code": CODE_VERSIONS[name],
-            "config": _without_defaults(configs[name], name),
+            "config": _without_defaults(_by_content(configs[name]), name),
             "parents": parents,
         }
         stages[name] = Stage(name, content_hash(hashed), configs[name], parents)
@@ -252,6 +265,26 @@ def _same_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _by_content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with files of weights named by what they hold, so that moving one changes no identity."""
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in WEIGHT_FILES and value is not None:
+            kept[key] = _file_hash(Path(value).expanduser())
+        else:
+            kept[key] = _by_content(value) if isinstance(value, Mapping) else value
+    return kept
+
+
+@functools.lru_cache
+def _file_hash(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"there are no weights at {path} ({error.strerror})") from error
+
+
 def _fill(target: dict[str, Any], table: Mapping[str, Any]) -> None:
     for key, value in target.items():
         if value is None and key in table:
@@ -266,7 +299,7 @@ def _for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what
 
 
 def row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
-    """The table of that name in `tables`, in its unconditional form where the scale has one and the model is unconditional."""
+    """The table of that name, for an unconditional model the unconditional one where the scale has it."""
     unconditional = config["conditioning"]["name"] == "none"
     return tables.get(f"{name}_unconditional" if unconditional else name, tables.get(name))
 
@@ -287,8 +320,8 @@ def _check_judge(config: Mapping[str, Any]) -> None:
     judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
     if judge == trained_with and not config["metrics"]["allow_same_network"]:
         raise UserError(
-            f"metrics.extractor={judge} is also the perceptual loss that trains the first stage, so its verdict would be "
-            "biased; choose another, or set metrics.allow_same_network=true, which marks the rows"
+            f"metrics.extractor={judge} is also the perceptual loss that trains the first stage, so its verdict would "
+            "be biased; choose another, or set metrics.allow_same_network=true, which marks the rows"
         )
 
 
@@ -300,7 +333,9 @@ def _fill_trainer(config: dict[str, Any]) -> None:
         case "paper":
             rows = row_family(scale["trainer"], "paper", config)
             if rows is None:
-                raise UserError(f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops")
+                raise UserError(
+                    f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops"
+                )
             row = _for_factor(rows, f, scale, "training row")
             _fill(trainer, {**row, "images": row["steps"] * row["batch"]})
         case "flops":

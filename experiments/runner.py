@@ -1,5 +1,6 @@
 """Runs the stages of a plan: skips what is complete, claims what is not, records what was done."""
 
+import functools
 import os
 import platform
 import time
@@ -50,7 +51,7 @@ class Job:
 
     @property
     def device(self) -> str:
-        """"cpu" or "cuda"."""
+        """ "cpu" or "cuda"."""
         return str(self.plan.config["device"])
 
     def parent_folder(self, name: str) -> Path:
@@ -78,7 +79,9 @@ def label(plan: Plan, stage: Stage) -> str:
     return text
 
 
-def run_stages(plan: Plan, stages: Sequence[Stage], store: Store, tracker: Tracker, work: Callable[[Job], Outcome]) -> int:
+def run_stages(
+    plan: Plan, stages: Sequence[Stage], store: Store, tracker: Tracker, work: Callable[[Job], Outcome]
+) -> int:
     """Completes the given stages in order and returns how many were computed here.
 
     Raises: whatever a stage raises, after its traceback was kept in the store; later stages are not begun.
@@ -87,7 +90,8 @@ def run_stages(plan: Plan, stages: Sequence[Stage], store: Store, tracker: Track
     for stage in stages:
         if store.is_complete(stage.name, stage.identity):
             continue
-        with store.claim(f"{stage.name}/{stage.identity}", lambda s=stage: say(f"{label(plan, s)}  waits: another process works on it")):  # type: ignore[misc]
+        waiting = f"{label(plan, stage)}  waits: another process works on it"
+        with store.claim(f"{stage.name}/{stage.identity}", functools.partial(say, waiting)):
             if store.is_complete(stage.name, stage.identity):
                 continue
             try:
@@ -102,6 +106,7 @@ def run_stages(plan: Plan, stages: Sequence[Stage], store: Store, tracker: Track
 
 def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: Callable[[Job], Outcome]) -> None:
     store.folder(stage.name, stage.identity).mkdir(parents=True, exist_ok=True)
+    store.forget_failure(stage.name, stage.identity)
     started = time.monotonic()
     with tracker.stage_run(plan, stage) as run:
         outcome = work(Job(plan, stage, store, run))

@@ -1,4 +1,4 @@
-"""The store: one folder an artifact, complete only when its record exists; claims keep two processes from one artifact."""
+"""The store: one folder an artifact, complete only when its record exists, made by one process at a time."""
 
 import fcntl
 import json
@@ -31,7 +31,9 @@ class Store:
         try:
             (root / "claims").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"store={root} cannot be used as a folder ({error.strerror}); give another with store=DIR") from error
+            raise UserError(
+                f"store={root} cannot be used as a folder ({error.strerror}); give another with store=DIR"
+            ) from error
         if not os.access(root, os.W_OK):
             raise UserError(f"store={root} is not writable; give another folder with store=DIR")
 
@@ -45,7 +47,9 @@ class Store:
         try:
             return read_record(folder)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{folder / 'record.json'} cannot be read ({error}); remove that folder to compute it anew") from error
+            raise UserError(
+                f"{folder / 'record.json'} cannot be read ({error}); remove that folder to compute it anew"
+            ) from error
 
     def is_complete(self, stage: str, identity: str) -> bool:
         """Whether the artifact needs no more work."""
@@ -55,12 +59,16 @@ class Store:
         """Writes the record, which makes the artifact complete, and forgets earlier failures."""
         folder = self.folder(record.stage, record.identity)
         write_json(folder / "record.json", record.to_json())
-        (folder / "failure.json").unlink(missing_ok=True)
+        self.forget_failure(record.stage, record.identity)
 
     def failure(self, stage: str, identity: str) -> Failure | None:
         """Why the last try failed, None where none did."""
         path = self.folder(stage, identity) / "failure.json"
         return Failure(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def forget_failure(self, stage: str, identity: str) -> None:
+        """Removes what an earlier try left to say."""
+        (self.folder(stage, identity) / "failure.json").unlink(missing_ok=True)
 
     def fail(self, stage: str, identity: str, error: BaseException, command: str) -> Failure:
         """Keeps the traceback of a failed try beside what it left behind."""
@@ -104,8 +112,14 @@ class Store:
 
     def sweeps(self) -> list[Sweep]:
         """All sweeps, the oldest first."""
-        paths = (self.root / "sweeps").glob("*.json")
-        found = [Sweep.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        found = []
+        for path in (self.root / "sweeps").glob("*.json"):
+            try:
+                found.append(Sweep.from_json(json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise UserError(
+                    f"{path} cannot be read ({error}); remove it, the results themselves lie elsewhere"
+                ) from error
         return sorted(found, key=lambda sweep: sweep.created)
 
 

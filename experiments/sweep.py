@@ -1,4 +1,4 @@
-"""A sweep as waves of jobs: every stage of every cell once, in any launcher, a failure stopping only what hangs on it."""
+"""A sweep as waves of jobs: every stage once, in any launcher, a failure stopping only what hangs on it."""
 
 import shlex
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Weights & Biases as a mirror of the store: one run a stage execution, one a cell. Our records stay the truth.
 
-Offline by default: runs lie under <store>/wandb and `wandb sync` uploads them. Steps are never given to W&B, which drops
-what comes below the last one after a resume; `images_seen` is the axis instead.
+Offline by default: runs lie under <store>/wandb and `wandb sync` uploads them. Steps are never given to W&B, which
+drops what comes below the last one after a resume; `images_seen` is the axis instead.
 """
 
 import os
@@ -58,7 +58,10 @@ class _WandbRun:
         self.run.summary.update(
             {
                 **{row.metric: row.value for row in record.rows},
-                **{f"cost/{name}": getattr(cost, name) for name in ("seconds", "images_per_second", "flops", "peak_bytes")},
+                **{
+                    f"cost/{name}": getattr(cost, name)
+                    for name in ("seconds", "images_per_second", "flops", "peak_bytes")
+                },
                 **{f"left_out/{item.metric}": item.reason for item in record.left_out},
             }
         )
@@ -82,7 +85,7 @@ class Tracker:
             yield run
 
     def cell_run(self, plan: Plan, records: Mapping[str, StageRecord]) -> None:
-        """One run for a finished cell with its final metrics, so that tables and parallel coordinates work over axes."""
+        """One run for a finished cell with its final metrics, so that tables and parallel coordinates work."""
         if self.mode == "disabled":
             return
         config = {**plan.axes, "cell": plan.cell, "stages": {name: record.identity for name, record in records.items()}}
@@ -119,7 +122,8 @@ class Tracker:
             )
         except wandb.errors.CommError as error:
             raise UserError(
-                f"tracker.mode=online, but W&B cannot be reached ({error}); use tracker.mode=offline and `wandb sync` later"
+                f"tracker.mode=online, but W&B cannot be reached ({error}); "
+                "use tracker.mode=offline and `wandb sync` later"
             ) from error
         run.define_metric("images_seen")
         run.define_metric("*", step_metric="images_seen")

@@ -74,4 +74,3 @@ def _rehearsal(job: Job, data: CachedLatents, channels: int, side: int, classes:
     """One step of a model that is thrown away, for the count of its operations."""
     model, conditions = build.denoising_model(job.config, channels, side, classes, job.device)
     DiffusionTraining(model, conditions, data, _settings(job)).accumulate_gradients()
-

@@ -10,9 +10,6 @@ from experiments.cost import Meter
 from experiments.runner import Job, Outcome, label
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
-from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
-from ldm.first_stage.losses import FirstStageLoss
-from ldm.randomness import derived_seed
 from ldm.training.checkpoint import save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
@@ -27,7 +24,10 @@ def run(job: Job) -> Outcome:
         return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
     images = build.images(job.plan.config, "train", job.store)
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
-    plain, adversarial = _flops_of_step(_training(job, images), last=False), _flops_of_step(_training(job, images), last=True)
+    plain, adversarial = (
+        _flops_of_step(_training(job, images), last=False),
+        _flops_of_step(_training(job, images), last=True),
+    )
     training = _training(job, images)
     with reporting(label(job.plan, job.stage), training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
@@ -59,14 +59,9 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
     perceptual = build.perceptual_loss(loss)
     if isinstance(perceptual, torch.nn.Module):
         perceptual.to(job.device, autocast or torch.float32)
-    is_vq = config["regulariser"] == "vq"
-    criterion = FirstStageLoss(
-        perceptual,
-        "mean" if is_vq else "sum",
-        {"codebook": config["codebook"]["weight"]} if is_vq else {"kl": config["kl_weight"]},
-        loss["perceptual_weight"],
-        loss["discriminator"]["weight"],
-    )
+    discriminator = build.discriminator(config, images.resolution)
+    if discriminator is not None:
+        discriminator.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     settings = FirstStageSettings(
         seed=config["seed"],
         images=training["images"],
@@ -76,25 +71,16 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
         decay=training["decay"],
         gradient_clip=training["gradient_clip"],
         adversarial_from=loss["discriminator"]["start"],
-        revive_every=config["codebook"]["revive_every"] if is_vq else 50,
+        revive_every=config.get("codebook", {}).get("revive_every", 0),
     )
-    return FirstStageTraining(model, criterion, _discriminator(job, images), images, settings, job.device, autocast)
-
-
-def _discriminator(job: Job, images: ImageCache) -> PatchDiscriminator | None:
-    settings = job.config["loss"]["discriminator"]
-    if settings["start"] >= 1 or settings["weight"] == 0:
-        return None
-    torch.manual_seed(derived_seed(job.config["seed"], "discriminator"))
-    layers = settings["layers"] or layers_for(images.resolution)
-    network = PatchDiscriminator(settings["channels"], layers, settings["norm"])
-    return network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    criterion = build.first_stage_loss(config, perceptual)
+    return FirstStageTraining(model, criterion, discriminator, images, settings, job.device, autocast)
 
 
 def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
     """FLOPs of an early or of the last step of a training that is thrown away."""
+    rehearsal.advance()  # the first step also starts the codebook, and makes the optimiser's state
     if last:
-        rehearsal.advance()  # the optimiser's state must exist before later steps
         rehearsal.step = rehearsal.settings.steps - 1
     return count_flops(rehearsal.advance)
 

@@ -8,7 +8,14 @@ from experiments import build
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.generate import Batch, generate, generator_of, sample_fields
-from experiments.measure import described, extractor_of, features_of, generation_protocol, generation_rows, reference_features
+from experiments.measure import (
+    described,
+    extractor_of,
+    features_of,
+    generation_protocol,
+    generation_rows,
+    reference_features,
+)
 from experiments.runner import Job, Outcome, label
 
 SAMPLER = {"eta": 0.0, "spacing": "trailing", "final": "clean", "clip": "none"}

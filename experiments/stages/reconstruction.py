@@ -1,4 +1,4 @@
-"""How good a first stage is on held-out images: distortion, rate, and the floor it sets for every generator behind it."""
+"""How good a first stage is on held-out images: distortion, rate, and the floor it sets for generators behind it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +72,9 @@ def run(job: Job) -> Outcome:
         decoded = torch.cat([item.decoded for item in measured])
         values, left_out = _distortion(originals, decoded, [item.errors for item in measured], "")
         if measured[0].sample_errors is not None:
-            more, missing = _distortion(originals, None, [m.sample_errors for m in measured if m.sample_errors], "_sample")
+            more, missing = _distortion(
+                originals, None, [m.sample_errors for m in measured if m.sample_errors], "_sample"
+            )
             values, left_out = values + more, left_out + missing
         with meter.part("features"):
             frechet = reconstruction_frechet(
@@ -80,7 +82,10 @@ def run(job: Job) -> Outcome:
                 features_of(originals.split(BATCH), extractor),
                 extractor.name,
             )
-        (left_out if isinstance(frechet, LeftOut) else values).append(frechet)  # type: ignore[attr-defined]
+        if isinstance(frechet, LeftOut):
+            left_out.append(frechet)
+        else:
+            values.append(frechet)
         with meter.part("rate"):
             rates, facts = _rate(model, train, heldout, indices, job.device, pixels)
         with meter.part("floor"):
@@ -165,7 +170,9 @@ def _rate(
     held_out = [mean_and_logvar(found) for _, found in encodings(model, heldout, indices, device)]
     return [
         mean_value("rate_kl_prior", np.concatenate([kl_prior(*posterior, pixels) for posterior in held_out])),
-        mean_value("rate_kl_fitted", np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in held_out])),
+        mean_value(
+            "rate_kl_fitted", np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in held_out])
+        ),
     ], {
         "latent_mean": moments.mean.tolist(),
         "latent_variance": moments.variance.tolist(),
@@ -187,7 +194,9 @@ def _floor(
     extractor = extractor_of(job, settings["extractor"])
 
     def decoded() -> Iterator[Tensor]:
-        for part, encoding in encodings(model, train, chosen(len(train), settings["n_samples"], seed, "floor"), job.device):
+        for part, encoding in encodings(
+            model, train, chosen(len(train), settings["n_samples"], seed, "floor"), job.device
+        ):
             noise = SampleNoise(seed, list(part), job.device)
             packed = model.pack(encoding)
             shape = (model.channels, *packed.shape[2:])

@@ -22,7 +22,7 @@ SHOWN = 64
 
 
 def run(job: Job) -> Outcome:
-    """Writes features.npz and grid.png (and images.npy with `samples.keep=images`), part by part so that a kill loses little."""
+    """Writes features.npz and grid.png, and images.npy with `samples.keep=images`; a kill loses one batch."""
     config, full = job.config, job.plan.config
     if config["keep"] not in KEEP:
         raise UserError(f"samples.keep={config['keep']} is none of {', '.join(KEEP)}")

@@ -34,7 +34,7 @@ def run_training(
     reporter: Reporter,
     after_step: Callable[[int], None],
 ) -> Meter:
-    """Resumes from checkpoint.pt where there is one, and runs to the end; returns the meter, which counts earlier tries.
+    """Resumes from checkpoint.pt where there is one and runs to the end; returns the meter, which counts earlier tries.
 
     `after_step(step)` is called behind every step, and again for a step that a killed run had not checkpointed.
 

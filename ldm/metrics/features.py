@@ -223,7 +223,7 @@ def _inception_file(weights_path: Path | None) -> Path:
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"The standard Inception weights are missing and cannot be downloaded ({error}): put "
-                f"{URL_INCEPTION_V3} at {path} or give its path as metrics.weights_path, "
+                f"{URL_INCEPTION_V3} at {path} or give its path as metrics.weights, "
                 "or use metrics.extractor=efficientnet_lite2, which needs no download."
             ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -36,7 +36,7 @@ class FirstStageSettings:
     decay: str
     gradient_clip: float | None
     adversarial_from: float
-    revive_every: int = 50
+    revive_every: int = 0
 
     @property
     def steps(self) -> int:
