@@ -105,8 +105,7 @@ def run_stages(
 
 
 def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: Callable[[Job], Outcome]) -> None:
-    store.folder(stage.name, stage.identity).mkdir(parents=True, exist_ok=True)
-    store.forget_failure(stage.name, stage.identity)
+    store.begin(stage.name, stage.identity)
     started = time.monotonic()
     with tracker.stage_run(plan, stage) as run:
         outcome = work(Job(plan, stage, store, run))

@@ -59,16 +59,20 @@ class Store:
         """Writes the record, which makes the artifact complete, and forgets earlier failures."""
         folder = self.folder(record.stage, record.identity)
         write_json(folder / "record.json", record.to_json())
-        self.forget_failure(record.stage, record.identity)
+        (folder / "failure.json").unlink(missing_ok=True)
 
     def failure(self, stage: str, identity: str) -> Failure | None:
         """Why the last try failed, None where none did."""
         path = self.folder(stage, identity) / "failure.json"
         return Failure(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
-    def forget_failure(self, stage: str, identity: str) -> None:
-        """Removes what an earlier try left to say."""
-        (self.folder(stage, identity) / "failure.json").unlink(missing_ok=True)
+    def begin(self, stage: str, identity: str) -> None:
+        """Makes the artifact's folder, and removes the failure and half-written files of an earlier try from it."""
+        folder = self.folder(stage, identity)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.json").unlink(missing_ok=True)
+        for path in folder.rglob(".*"):
+            path.unlink()
 
     def fail(self, stage: str, identity: str, error: BaseException, command: str) -> Failure:
         """Keeps the traceback of a failed try beside what it left behind."""

@@ -1,9 +1,12 @@
 """Generates the images of a cell; they stream into the judge's features without touching the disk."""
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from experiments import build
 from experiments.console import reporting
@@ -51,8 +54,8 @@ def run(job: Job) -> Outcome:
     return _collected(job, meter, source, n, batch_size)
 
 
-def _save_part(path: "os.PathLike[str]", features: Features, images: "np.ndarray", seconds: "np.ndarray") -> None:
-    temporary = f"{os.fspath(path)}.{os.getpid()}"
+def _save_part(path: Path, features: Features, images: NDArray[np.uint8], seconds: NDArray[np.float64]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
         logits = features.logits if features.logits is not None else np.zeros((len(images), 0), np.float32)
         np.savez(file, features=features.features, logits=logits, images=images, seconds=seconds)
@@ -80,8 +83,7 @@ def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: in
         with open(temporary, "wb") as file:
             np.save(file, images)
         os.replace(temporary, job.folder / "images.npy")
-    for path in paths:
-        path.unlink()
+    shutil.rmtree(job.folder / "parts")
     settings = config["sampler"]
     nfe = len(time_grid(settings["spacing"], settings["steps"], settings["final"])) - 1
     calls = nfe * (1 if config["guidance"]["scale"] == 1 else 2)

@@ -1,6 +1,6 @@
 """The sweeper that Hydra finds: composes the grid, and hands its points to `experiments.sweep` with a launcher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -13,7 +13,13 @@ from omegaconf import DictConfig
 
 
 class StagedSweeper(Sweeper):
-    """First stages, then latents, diffusion, samples: each identity once, under any launcher."""
+    """First stages, then latents, diffusion, samples: each identity once, under any launcher.
+
+    `params` are sweeps that an experiment file asks for, by key; the same key on the command line wins.
+    """
+
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `sweep`."""
@@ -27,7 +33,9 @@ class StagedSweeper(Sweeper):
         """Runs the grid that the command line spans."""
         from experiments.main import run_grid
 
-        overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
+        overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
+            [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
+        )
         [grid] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         compose = self.hydra_context.config_loader.load_sweep_config
         jobs = 0

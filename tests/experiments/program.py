@@ -1,0 +1,49 @@
+"""Runs run.py as its user does, and reads what it left in the store."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(store: Path, *arguments: str) -> list[str]:
+    """The command line of a tiny run without W&B."""
+    return [sys.executable, str(ROOT / "run.py"), *arguments, "scale=tiny", f"store={store}", "tracker.mode=disabled"]
+
+
+def environment() -> dict[str, str]:
+    """One thread, so that tests that run beside each other do not wait for each other."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def run(store: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Runs to the end."""
+    return subprocess.run(
+        command(store, *arguments), capture_output=True, text=True, env=environment(), cwd=store.parent
+    )
+
+
+def start(store: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Starts, and does not wait."""
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(
+        command(store, *arguments), stdout=silent, stderr=silent, env=environment(), cwd=store.parent
+    )
+
+
+def rows(store: Path) -> dict[tuple[str, str, str, int | None], float]:
+    """Every value in the store's records by (stage, identity, metric, images seen)."""
+    found = {}
+    for path in sorted(store.glob("*/*/record.json")):
+        record = json.loads(path.read_text())
+        for row in record["rows"]:
+            found[record["stage"], record["identity"], row["metric"], row["images_seen"]] = row["value"]
+    return found
+
+
+def records(store: Path) -> set[tuple[str, str]]:
+    """Stage and identity of every complete artifact."""
+    return {(path.parent.parent.name, path.parent.name) for path in store.glob("*/*/record.json")}

@@ -1,0 +1,92 @@
+"""run.py as its user runs it, at scale=tiny."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from program import records, rows, run
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store after a sweep over both regularisers, f = 1 and 4."""
+    store = tmp_path_factory.mktemp("sweep") / "store"
+    done = run(store, "-m", "ae=kl,vq", "ae.f=1,4", "trainer.milestones=[1.0]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 cells (4 points" in done.stdout
+    return store
+
+
+def test_each_identity_is_computed_once(swept: Path) -> None:
+    """f = 1 is one cell under both regularisers; one reference serves all."""
+    count = Counter(stage for stage, _ in records(swept))
+    assert count == {
+        "reference": 1,
+        "first_stage": 3,
+        "reconstruction": 3,
+        "latents": 3,
+        "diffusion": 3,
+        "progress": 3,
+        "samples": 3,
+        "evaluation": 3,
+    }
+
+
+def test_the_same_sweep_again_computes_nothing(swept: Path) -> None:
+    """The second run finds everything in the store."""
+    before = {path: path.stat().st_mtime_ns for path in swept.glob("*/*/record.json")}
+    done = run(swept, "-m", "ae=kl,vq", "ae.f=1,4", "trainer.milestones=[1.0]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 computed now" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in swept.glob("*/*/record.json")} == before
+
+
+def test_another_step_count_pays_for_samples_only(swept: Path) -> None:
+    """And nothing that was there is touched."""
+    before = records(swept)
+    done = run(swept, "-m", "ae=kl,vq", "ae.f=4", "sampler.steps=3", "trainer.milestones=[1.0]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Counter(stage for stage, _ in records(swept) - before) == {"samples": 2, "evaluation": 2}
+
+
+def test_rates_and_distortions_stand_under_their_names(swept: Path) -> None:
+    """KL, VQ and identity each have their own rates; the identity is exact, so its PSNR is left out with a reason."""
+    metrics: dict[str, set[str]] = {}
+    left_out: dict[str, set[str]] = {}
+    for path in swept.glob("reconstruction/*/record.json"):
+        record = json.loads(path.read_text())
+        kind = record["facts"]["regulariser"]
+        metrics[kind] = {row["metric"] for row in record["rows"]}
+        left_out[kind] = {item["metric"] for item in record["left_out"]}
+    assert {"rate_kl_prior", "rate_kl_fitted", "psnr", "psnr_sample"} <= metrics["kl"]
+    assert {"rate_index_log2", "rate_index_crossentropy", "psnr"} <= metrics["vq"]
+    assert {"rate_raw", "rate_lossless", "rmse255"} <= metrics["identity"]
+    assert "psnr" in left_out["identity"]
+
+
+def test_every_row_has_its_n_and_its_protocol(swept: Path) -> None:
+    """No number without how it was measured."""
+    for path in swept.glob("*/*/record.json"):
+        record = json.loads(path.read_text())
+        for row in record["rows"]:
+            assert row["n"] > 0
+            assert row["protocol"] in record["protocols"]
+
+
+def test_the_same_seed_gives_the_same_numbers(swept: Path, tmp_path: Path) -> None:
+    """Another store, another process: bit for bit."""
+    done = run(tmp_path / "store", "ae=vq", "ae.f=4", "trainer.milestones=[1.0]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    again, first = rows(tmp_path / "store"), rows(swept)
+    assert len(again) > 30
+    assert {key: first[key] for key in again} == again
+
+
+def test_a_failing_cell_stops_only_itself(tmp_path: Path) -> None:
+    """The other cells finish, the traceback is kept and shown with the command that repeats it, the exit code is 1."""
+    done = run(tmp_path / "store", "-m", "ae.f=2,4", "ae.training.learning_rate=1e-3,nan", "until=first_stage")
+    assert done.returncode == 1
+    assert "DivergedError" in done.stdout
+    assert "repeat it with: python run.py" in done.stdout
+    assert len([key for key in records(tmp_path / "store") if key[0] == "reconstruction"]) == 2
