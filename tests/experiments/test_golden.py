@@ -1,7 +1,8 @@
 """Guards the code versions in identities: the same config must give the same numbers, or its stage's version must rise.
 
 After a change that is meant to change numbers: raise the stage in `experiments.plan.CODE_VERSIONS`, say old and new
-numbers in the CHANGELOG, and write the new ones with `UPDATE_GOLDEN=1 python -m pytest tests/experiments/test_golden.py`.
+numbers in the CHANGELOG, and write the new ones with
+`UPDATE_GOLDEN=1 python -m pytest tests/experiments/test_golden.py`.
 """
 
 import json
