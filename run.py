@@ -24,8 +24,8 @@ def main(config: DictConfig) -> None:
     global exit_code
     try:
         exit_code = run_one(config, build.command_line())
-    except UserError as error:
-        say(f"error: {error}", style="bold red")
+    except (UserError, OmegaConfBaseException) as error:
+        say(f"error: {sentence_for(error)}", style="bold red")
         exit_code = 2
 
 

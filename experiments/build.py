@@ -34,7 +34,7 @@ from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
 from ldm.metrics.features import Extractor, load_extractor
 from ldm.pretrained import efficientnet_lite
 from ldm.randomness import derived_seed
-from ldm.samplers import DDIM, Sampler
+from ldm.samplers import DDIM, Sampler, time_grid
 from ldm.training import precision as precision_rule
 from ldm.training.checkpoint import load_weights
 from ldm.training.flops import count_flops
@@ -240,6 +240,26 @@ def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
 def _extractor(name: str, weights: str | None, precision: str, device: str) -> Extractor:
     dtype = precision_rule.autocast_dtype(precision) or torch.float32
     return load_extractor(name, Path(weights) if weights else None, device, dtype)
+
+
+def check_networks(config: Mapping[str, Any], classes: int) -> None:
+    """Builds the networks of a resolved config without memory; raises UserError where their sizes do not fit."""
+    ae, resolution = config["ae"], config["data"]["resolution"]
+    with torch.device("meta"):
+        first_stage(ae, resolution)
+        conditions = conditioning(config["conditioning"], classes)
+        denoiser(config["denoiser"], ae["channels"], resolution // ae["f"], conditions)
+    schedule(config["diffusion"])
+    sampler(config["sampler"], schedule(config["diffusion"]))
+    time_grid_of(config["sampler"])
+
+
+def time_grid_of(settings: Mapping[str, Any]) -> torch.Tensor:
+    """The noise levels that a sampler visits. Raises UserError for an unknown spacing or end, or too many steps."""
+    try:
+        return time_grid(settings["spacing"], settings["steps"], settings["final"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def parameters(module: nn.Module) -> int:

@@ -46,7 +46,7 @@ def run_one(config: DictConfig, command: str) -> int:
         say(f"{type(error).__name__}: {error}", style="bold red")
         say(f"  the traceback is kept in the store: python -m experiments.ledger --store {store.root}")
         return 1
-    _track_cells([plan], store, values, name, computed)
+    _track_cells([plan] if computed else [], store, values, name)
     _say_end(store, len(stages), computed, 1)
     return 0
 
@@ -73,6 +73,7 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     _say_notes([point.plan for point in cells])
     _say_work(points, cells, targets, store)
     before = _complete(cells, targets, store)
+    unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
     def launch_in_sweep(jobs: Sequence[Sequence[str]]) -> None:
         try:
@@ -82,7 +83,7 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
 
     lost = run_waves(cells, targets, store, launch_in_sweep)
     computed = _complete(cells, targets, store) - before
-    _track_cells([cell.plan for cell in cells], store, values, name, computed)
+    _track_cells(unmeasured, store, values, name)
     _say_end(store, _complete(cells, targets, store), computed, len(cells))
     if lost:
         say_lost(lost, store)
@@ -110,7 +111,10 @@ def plain(config: DictConfig, command: str) -> dict[str, Any]:
 def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     """The plan of a plain config; the images are looked at, not decoded."""
     settings = {key: value for key, value in values.items() if key != "overrides"}
-    return make_plan(settings, build.data_facts(with_scale_sizes(settings), store))
+    facts = build.data_facts(with_scale_sizes(settings), store)
+    plan = make_plan(settings, facts)
+    build.check_networks(plan.config, len(facts.classes))
+    return plan
 
 
 def work(job: Job) -> Outcome:
@@ -150,9 +154,7 @@ def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
     return Tracker(store.root, settings["mode"], settings["project"], settings["entity"], group)
 
 
-def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str, computed: int) -> None:
-    if not computed:
-        return
+def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str) -> None:
     tracker = _tracker(values, store, name)
     for plan in plans:
         found = {stage: store.record(stage, plan.stages[stage].identity) for stage in STAGES}
