@@ -24,14 +24,14 @@ from ldm.data.contract import ImageCache, ImageSource, Split
 from ldm.data.sources import open_splits
 from ldm.denoiser.unet import UNet
 from ldm.diffusion import DenoisingModel, VariancePreservingSchedule, make_schedule
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.first_stage.build import build_first_stage
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
-from ldm.metrics.features import Extractor, load_extractor
+from ldm.metrics.features import EXTRACTORS, Extractor, inception_file, load_extractor
 from ldm.pretrained import efficientnet_lite
 from ldm.randomness import derived_seed
 from ldm.samplers import DDIM, Sampler, time_grid
@@ -51,14 +51,20 @@ def command_line() -> str:
 
 
 def resolve_device(policy: str) -> str:
-    """ "cpu" or "cuda". Raises UserError for a GPU that is not there."""
+    """ "cpu" or "cuda". Raises UserError for another; whether it is there is asked where it is used."""
     if policy == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if policy == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch finds no GPU here; use device=cpu, or install a CUDA build of torch")
     if policy not in ("cpu", "cuda"):
         raise UserError(f"device={policy} is none of auto, cpu, cuda")
     return policy
+
+
+def prepare_device(device: str) -> None:
+    """Raises UserError for a GPU that is not there; float32 means float32, so TF32 is off."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch finds no GPU here; use device=cpu, or install a CUDA build of torch")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def resolve_precision(policy: str, device: str) -> str:
@@ -240,6 +246,18 @@ def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
 def _extractor(name: str, weights: str | None, precision: str, device: str) -> Extractor:
     dtype = precision_rule.autocast_dtype(precision) or torch.float32
     return load_extractor(name, Path(weights) if weights else None, device, dtype)
+
+
+@functools.lru_cache
+def check_weights(extractor_name: str, weights: str | None, perceptual: str, perceptual_path: str | None) -> None:
+    """Raises UserError where the judge's or the perceptual loss's weights cannot be had."""
+    if extractor_name == "inception":
+        inception_file(Path(weights) if weights else None)
+    elif extractor_name in EXTRACTORS:
+        efficientnet_lite.weights_file(extractor_name.removeprefix("efficientnet_"))
+    else:
+        raise UserError(f"metrics.extractor={extractor_name} is no extractor{nearest(extractor_name, EXTRACTORS)}")
+    perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
 
 
 def check_networks(config: Mapping[str, Any], classes: int) -> None:

@@ -16,7 +16,6 @@ from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import discriminator_loss
 from ldm.first_stage.vq import VQFirstStage
 from ldm.pretrained import lpips
-from ldm.samplers import time_grid
 from ldm.training.flops import count_flops
 
 META = torch.device("meta")
@@ -112,7 +111,7 @@ def count_denoiser(config: Mapping[str, Any], shape: tuple[int, int, int], class
 
 def network_calls(sampler: Mapping[str, Any], guidance_scale: float) -> int:
     """How often the network is asked for one image: steps of the time grid, twice under guidance."""
-    steps = len(time_grid(sampler["spacing"], sampler["steps"], sampler["final"])) - 1
+    steps = len(build.time_grid_of(sampler)) - 1
     return steps * (1 if guidance_scale == 1 else 2)
 
 

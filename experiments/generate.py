@@ -18,8 +18,9 @@ from ldm.diffusion import DenoisingModel, clipped, guided
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.randomness import SampleNoise, generator
-from ldm.samplers import Sampler, sample, time_grid
+from ldm.samplers import Sampler, sample
 from ldm.training.checkpoint import load_weights
+from ldm.training.flops import count_flops
 from ldm.training.precision import autocast_dtype
 
 
@@ -85,7 +86,7 @@ def generate(
     batch_size: int,
 ) -> Iterator[Batch]:
     """Samples of the given indices; `fields` hold the conditions of all samples, by index."""
-    times = time_grid(settings["spacing"], settings["steps"], settings["final"], source.model.schedule.steps)
+    times = build.time_grid_of(settings)
     for first in range(indices.start, indices.stop, batch_size):
         part = range(first, min(first + batch_size, indices.stop))
         started = time.monotonic()
@@ -108,3 +109,15 @@ def generate(
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def flops_per_image(source: Generator) -> tuple[float, float]:
+    """FLOPs of one call of the network and of one decoding, an image each."""
+    z = torch.zeros(1, *source.latent_shape, device=source.device)
+    null = source.conditioning.null(1, source.device)
+    half = torch.tensor(0.5, dtype=torch.float64)
+    return (
+        count_flops(lambda: source.model.denoise(z, half, null)),
+        count_flops(lambda: source.first_stage.decode(z)),
+    )

@@ -67,6 +67,8 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
         decided = [f"{key}={values[key]}" for key in ("device", "precision")]
         point = Point((*overrides, *(d for d in decided if d not in overrides)), plan_of(values, store))
         points.append(point)
+    if len({str(point.plan.config["store"]) for point in points}) > 1:
+        raise UserError("store cannot be swept: give one folder, e.g. store=results")
     cells = distinct(points)
     targets = UNTIL[values["until"]]
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"]))
@@ -114,6 +116,10 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     facts = build.data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts)
     build.check_networks(plan.config, len(facts.classes))
+    if not store.is_complete("evaluation", plan.stages["evaluation"].identity):
+        loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
+        metrics = plan.config["metrics"]
+        build.check_weights(metrics["extractor"], metrics["weights"], loss["perceptual"], loss["perceptual_path"])
     return plan
 
 
@@ -121,6 +127,7 @@ def work(job: Job) -> Outcome:
     """Runs the function of a job's stage."""
     from experiments import stages
 
+    build.prepare_device(job.device)
     return stages.FUNCTIONS[job.stage.name](job)
 
 

@@ -39,12 +39,15 @@ def chosen(total: int, n: int, seed: int, purpose: str) -> list[int]:
     return sorted(torch.randperm(total, generator=generator(seed, purpose))[:n].tolist())
 
 
-def generation_protocol(job: Job, n_samples: int, balance: str = "as in the training images") -> Protocol:
+def generation_protocol(job: Job, n_samples: int) -> Protocol:
     """How the generation metrics of this job's plan are measured with n samples."""
-    config, reference = job.plan.config, job.parent_record("reference")
+    return protocol_from(job.plan.config, job.parent_record("reference").facts, n_samples)
+
+
+def protocol_from(config: Mapping[str, Any], facts: Mapping[str, Any], n_samples: int) -> Protocol:
+    """The same from a full config and the facts of its reference stage."""
     # At f = 1 nothing was trained with the judge, but its rows stand beside some of models that were.
     same_network = config["metrics"]["allow_same_network"]
-    facts = reference.facts
     return Protocol(
         kind="generation",
         n_samples=n_samples,
@@ -57,7 +60,7 @@ def generation_protocol(job: Job, n_samples: int, balance: str = "as in the trai
         extractor_size=facts["extractor"]["size"],
         extractor_weights=facts["extractor"]["weights_hash"],
         extractor_precision=facts["extractor"]["precision"],
-        class_balance=balance,
+        class_balance="as in the training images",
         evaluation_seed=config["metrics"]["seed"],
         marks=("the judge may have trained the first stage",) if same_network else (),
     )

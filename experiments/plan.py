@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.records import STAGES, content_hash
 
 CODE_VERSIONS: Mapping[str, int] = dict.fromkeys(STAGES, 1)
@@ -52,6 +52,18 @@ OPTIONAL: Mapping[str, Any] = {
 }
 """Options that stand at these values leave the identity as it was before the option existed."""
 
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "latents.scale": ("std_scalar", "per_channel", "none"),
+    "samples.keep": ("features", "images"),
+    "metrics.reference": ("heldout", "train"),
+    "diffusion.target": ("eps", "x0", "v"),
+    "trainer.decay": ("constant", "cosine"),
+    "ae.training.decay": ("constant", "cosine"),
+    "ae.loss.discriminator.norm": ("group", "batch"),
+    "sampler.clip": ("none", "range"),
+}
+"""Settings that have a few names to choose from, checked when a run is planned."""
 
 WEIGHT_FILES = ("weights", "perceptual_path")
 """Keys whose values are paths of weights."""
@@ -131,6 +143,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         _fill(ae["training"], table["training"])
         if ae["regulariser"] == "vq":
             ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
+    _check_choices(config)
     if config["conditioning"]["name"] == "class" and len(facts.classes) < 2:
         notes.append("the data has no classes: the diffusion model is trained unconditionally")
         config["conditioning"] = {"name": "none"}
@@ -315,13 +328,24 @@ def _check_factor(f: Any, resolution: int) -> None:
         )
 
 
+def _check_choices(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a setting that is none of its choices."""
+    for key, choices in CHOICES.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None and value not in choices:
+            raise UserError(f"{key}={value} is none of {', '.join(choices)}{nearest(str(value), choices)}")
+
+
 def _check_judge(config: Mapping[str, Any]) -> None:
     """The network that judges must not be the one that the first stage was trained with."""
     judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
-    if judge == trained_with and not config["metrics"]["allow_same_network"]:
+    # EfficientNet-Lite2 also measures the feature distance of reconstructions, whatever the extractor.
+    if trained_with in (judge, "efficientnet_lite2") and not config["metrics"]["allow_same_network"]:
         raise UserError(
-            f"metrics.extractor={judge} is also the perceptual loss that trains the first stage, so its verdict would "
-            "be biased; choose another, or set metrics.allow_same_network=true, which marks the rows"
+            f"{trained_with}, the perceptual loss that trains the first stage, would also be a judge, and biased; "
+            "choose another, or set metrics.allow_same_network=true, which marks the rows"
         )
 
 

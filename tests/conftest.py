@@ -1,6 +1,10 @@
 """Fixtures shared by all tests."""
 
 import os
+
+# Before torch is imported: one thread a test process, so that processes beside each other do not wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

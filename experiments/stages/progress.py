@@ -7,7 +7,7 @@ from torch import Tensor
 from experiments import build
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
-from experiments.generate import Batch, generate, generator_of, sample_fields
+from experiments.generate import Batch, flops_per_image, generate, generator_of, sample_fields
 from experiments.measure import (
     described,
     extractor_of,
@@ -44,11 +44,13 @@ def run(job: Job) -> Outcome:
             found, missing = generation_rows(features, reference, job, protocol, images_seen=images_seen)
             rows += found
             left_out += missing
+    denoise_flops, decode_flops = flops_per_image(source)
+    images = len(milestones) * config["n_samples"]
     return Outcome(
         rows=rows,
         left_out=tuple(dict.fromkeys(left_out)),
         protocols=described([protocol]),
-        cost=meter.cost(len(milestones) * config["n_samples"]),
+        cost=meter.cost(images, images * (config["steps"] * denoise_flops + decode_flops)),
     )
 
 

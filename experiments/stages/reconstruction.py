@@ -48,6 +48,7 @@ from ldm.metrics.values import MetricValue
 from ldm.pretrained import efficientnet_lite
 from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, Protocol, ResultRow
+from ldm.training.flops import count_flops
 
 BATCH = 50
 MOST_RATE_IMAGES = 10_000
@@ -90,6 +91,8 @@ def run(job: Job) -> Outcome:
             rates, facts = _rate(model, train, heldout, indices, job.device, pixels)
         with meter.part("floor"):
             floor_rows, floor_left_out = _floor(job, model, train, seed, generation)
+        image = heldout.batch([0]).to(job.device)
+        flops = count_flops(lambda: model.decode(model.latent(model.pack(model.encode(image)))))
     save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
     job.run.image("reconstructions", job.folder / "reconstructions.png")
     rows: list[ResultRow] = [value.row(protocol.id) for value in [*values, *rates]]
@@ -98,7 +101,7 @@ def run(job: Job) -> Outcome:
         rows=[*rows, *floor_rows],
         left_out=[*left_out, *floor_left_out],
         protocols=described([protocol, generation]),
-        cost=meter.cost(len(indices), seconds=meter.parts["reconstruct"]),
+        cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.parts["reconstruct"]),
     )
 
 

@@ -4,13 +4,21 @@ import dataclasses
 
 from experiments import build
 from experiments.cost import Meter
-from experiments.measure import batches_of, chosen, described, extractor_of, features_of, generation_rows
+from experiments.measure import (
+    batches_of,
+    chosen,
+    described,
+    extractor_of,
+    features_of,
+    generation_rows,
+    protocol_from,
+)
 from experiments.runner import Job, Outcome
 from ldm.metrics.reference_codecs import lossless_sizes, lossy_curves
-from ldm.records import Protocol
+from ldm.training.flops import count_flops
 
 MOST_REFERENCE_IMAGES = 50_000
-MOST_CODEC_IMAGES = 256
+MOST_CODEC_IMAGES = 1_000
 
 
 def run(job: Job) -> Outcome:
@@ -26,38 +34,30 @@ def run(job: Job) -> Outcome:
     with meter.part("features"):
         reference = features_of(batches_of(judged_against, reference_indices), extractor)
         floor = features_of(batches_of(other, floor_indices), extractor)
+    judge_flops = count_flops(lambda: extractor(splits["heldout"].uint8([0])))
     reference.save(job.folder / "reference.npz")
-    protocol = Protocol(
-        kind="generation",
-        n_samples=len(floor),
-        reference=settings["reference"],
-        reference_hash=judged_against.fingerprint,
-        n_reference=len(reference),
-        resolution=judged_against.resolution,
-        resize=extractor.resize,
-        extractor=extractor.name,
-        extractor_size=extractor.size,
-        extractor_weights=extractor.weights_hash,
-        extractor_precision=extractor.precision,
-        class_balance="as in the training images",
-        evaluation_seed=settings["seed"],
-    )
+    facts = {
+        "reference_fingerprint": judged_against.fingerprint,
+        "n_reference": len(reference),
+        "extractor": {
+            "name": extractor.name,
+            "weights_hash": extractor.weights_hash,
+            "size": extractor.size,
+            "resize": extractor.resize,
+            "precision": extractor.precision,
+        },
+    }
+    protocol = protocol_from(job.plan.config, facts, len(floor))
     rows, left_out = generation_rows(floor, reference, job, protocol, prefix="real_")
     with meter.part("codecs"):
-        codec_images = splits["heldout"].images[: min(MOST_CODEC_IMAGES, len(splits["heldout"]))]
+        # The images that reconstructions are measured on, so that the curves stand beside them.
+        shown = chosen(len(splits["heldout"]), settings["n_samples"], settings["seed"], "reconstruction")
+        codec_images = splits["heldout"].images[shown[:MOST_CODEC_IMAGES]]
         lossy, missing_lossy = lossy_curves(codec_images)
         lossless, missing_lossless = lossless_sizes(codec_images)
     return Outcome(
         facts={
-            "reference_fingerprint": judged_against.fingerprint,
-            "n_reference": len(reference),
-            "extractor": {
-                "name": extractor.name,
-                "weights_hash": extractor.weights_hash,
-                "size": extractor.size,
-                "resize": extractor.resize,
-                "precision": extractor.precision,
-            },
+            **facts,
             "codecs": [dataclasses.asdict(point) for point in (*lossy, *lossless)],
             "train_images": len(splits["train"]),
             "heldout_images": len(splits["heldout"]),
@@ -67,5 +67,5 @@ def run(job: Job) -> Outcome:
         rows=rows,
         left_out=(*left_out, *missing_lossy, *missing_lossless),
         protocols=described([protocol]),
-        cost=meter.cost(len(reference) + len(floor)),
+        cost=meter.cost(len(reference) + len(floor), (len(reference) + len(floor)) * judge_flops),
     )

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from experiments import build
 from experiments.console import reporting
 from experiments.cost import Meter
-from experiments.generate import Generator, generate, generator_of, sample_fields
+from experiments.generate import Generator, flops_per_image, generate, generator_of, sample_fields
 from experiments.measure import extractor_of
 from experiments.pictures import save_grid
 from experiments.runner import Job, Outcome, label
 from ldm.errors import UserError
 from ldm.metrics.features import FeatureAccumulator, Features
-from ldm.samplers import time_grid
-from ldm.training.flops import count_flops
 
 KEEP = ("features", "images")
 SHOWN = 64
@@ -36,14 +34,13 @@ def run(job: Job) -> Outcome:
     extractor = extractor_of(job, config["extractor"])
     source = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"])
     sampler = build.sampler(settings, source.model.schedule)
-    parts = job.folder / "parts"
-    parts.mkdir(exist_ok=True)
+    (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(label(job.plan, job.stage), n) as reporter:
         for first in range(0, n, batch_size):
-            path = parts / f"{first:08d}.npz"
+            indices = range(first, min(first + batch_size, n))
+            path = part_path(job.folder, indices)
             if path.exists():
                 continue
-            indices = range(first, min(first + batch_size, n))
             [batch] = generate(source, sampler, settings, config["guidance"]["scale"], fields, indices, batch_size)
             with meter.part("features"):
                 features = extractor(batch.images)
@@ -52,6 +49,11 @@ def run(job: Job) -> Outcome:
             _save_part(path, features, batch.images[:wanted].numpy(), seconds)
             reporter.advance_to(indices.stop)
     return _collected(job, meter, source, n, batch_size)
+
+
+def part_path(folder: Path, indices: range) -> Path:
+    """Where a batch is kept until all are there; a resumed run with another batch size finds none of its own."""
+    return folder / "parts" / f"{indices.start:08d}-{indices.stop:08d}.npz"
 
 
 def _save_part(path: Path, features: Features, images: NDArray[np.uint8], seconds: NDArray[np.float64]) -> None:
@@ -66,7 +68,8 @@ def _save_part(path: Path, features: Features, images: NDArray[np.uint8], second
 
 def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: int) -> Outcome:
     config, collected, seconds = job.config, FeatureAccumulator(), np.zeros(2)
-    paths = [job.folder / "parts" / f"{first:08d}.npz" for first in range(0, n, batch_size)]
+    ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
+    paths = [part_path(job.folder, indices) for indices in ranges]
     kept = []
     for path in paths:
         with np.load(path, allow_pickle=False) as part:
@@ -85,9 +88,9 @@ def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: in
         os.replace(temporary, job.folder / "images.npy")
     shutil.rmtree(job.folder / "parts")
     settings = config["sampler"]
-    nfe = len(time_grid(settings["spacing"], settings["steps"], settings["final"])) - 1
+    nfe = len(build.time_grid_of(settings)) - 1
     calls = nfe * (1 if config["guidance"]["scale"] == 1 else 2)
-    denoise_flops, decode_flops = _flops(source)
+    denoise_flops, decode_flops = flops_per_image(source)
     denoise, decode = (float(value) for value in seconds)
     meter.parts.update({"denoise": denoise, "decode": decode})
     return Outcome(
@@ -98,16 +101,4 @@ def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: in
             "flops_per_image": {"denoise": calls * denoise_flops, "decode": decode_flops},
         },
         cost=meter.cost(n, n * (calls * denoise_flops + decode_flops), seconds=denoise + decode),
-    )
-
-
-@torch.no_grad()
-def _flops(source: Generator) -> tuple[float, float]:
-    """FLOPs of one call of the network and of one decoding, an image each."""
-    z = torch.zeros(1, *source.latent_shape, device=source.device)
-    null = source.conditioning.null(1, source.device)
-    half = torch.tensor(0.5, dtype=torch.float64)
-    return (
-        count_flops(lambda: source.model.denoise(z, half, null)),
-        count_flops(lambda: source.first_stage.decode(z)),
     )

@@ -62,7 +62,7 @@ def build_first_stage(
     Raises: UserError where the values do not fit together.
     """
     if regulariser not in REGULARISERS:
-        raise UserError(f"ae.regulariser={regulariser} is not known: choose {', '.join(REGULARISERS)}.")
+        raise UserError(f"ae={regulariser} is not known: choose {', '.join(REGULARISERS)}.")
     check_factor(factor, resolution)
     if factor == 1:
         return IdentityFirstStage()
@@ -72,7 +72,7 @@ def build_first_stage(
         )
     if 2 ** (len(ch_mult) - 1) != factor:
         raise UserError(
-            f"ae.ch_mult={list(ch_mult)} has {len(ch_mult)} levels, but ae.f={factor} takes "
+            f"ae.architecture.ch_mult={list(ch_mult)} has {len(ch_mult)} levels, but ae.f={factor} takes "
             f"{factor.bit_length()}: give one multiplier for each halving and one more."
         )
     groups = norm_groups(ch * min(1, *ch_mult), ch * ch_mult[-1], resolution // factor)

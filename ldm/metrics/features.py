@@ -205,7 +205,7 @@ class InceptionExtractor:
         return _collected(features, logits)
 
 
-def _inception_file(weights_path: Path | None) -> Path:
+def inception_file(weights_path: Path | None) -> Path:
     """The standard weights: the given file, else the torch hub cache, else downloaded into that cache.
 
     Raises: UserError where they cannot be had or the file is another one.
@@ -252,7 +252,7 @@ def load_extractor(
     if name == "efficientnet_lite2":
         return EfficientNetLite2Extractor(efficientnet_lite.load("lite2"), size, device, dtype)
     if name == "inception":
-        weights = read_weights(_inception_file(weights_path))
+        weights = read_weights(inception_file(weights_path))
         return InceptionExtractor(inception_network(weights), content_hash(weights), device, dtype)
     raise UserError(
         f"There is no extractor '{name}' for metrics.extractor{nearest(name, EXTRACTORS)}: "

@@ -25,7 +25,7 @@ class FirstStageSettings:
     """How long and how to train; `images` and `warm_up` count images seen.
 
     `adversarial_from` = share of the training after which the discriminator takes part; `revive_every` = steps between
-    revivals of unused codes (VQ).
+    revivals of unused codes (VQ), 0 = never.
     """
 
     seed: int
@@ -36,7 +36,7 @@ class FirstStageSettings:
     decay: str
     gradient_clip: float | None
     adversarial_from: float
-    revive_every: int = 0
+    revive_every: int = 50
 
     @property
     def steps(self) -> int:
@@ -75,6 +75,12 @@ class FirstStageTraining:
     def is_adversarial(self) -> bool:
         """Whether the discriminator takes part in the next step."""
         return self.discriminator is not None and self.step >= self.settings.adversarial_from * self.settings.steps
+
+    @property
+    def revives_codes(self) -> bool:
+        """Whether unused codes are moved before the next step."""
+        every = self.settings.revive_every
+        return every > 0 and self.step % every == 0 and self.step < REVIVE_UNTIL * self.settings.steps
 
     def advance(self) -> StepReport:
         """One step of the autoencoder and, once it takes part, of the discriminator."""
@@ -143,7 +149,7 @@ class FirstStageTraining:
         if self.step == 0:
             with torch.no_grad():
                 quantiser.initialise(self.model.encode(image), draw)
-        elif self.step % self.settings.revive_every == 0 and self.step < REVIVE_UNTIL * self.settings.steps:
+        elif self.revives_codes:
             with torch.no_grad():
                 dead = quantiser.revive_dead_codes(self.model.encode(image), draw)
             for name in ("exp_avg", "exp_avg_sq"):

@@ -79,13 +79,13 @@ def test_the_same_seed_gives_the_same_numbers(swept: Path, tmp_path: Path) -> No
     done = run(tmp_path / "store", "ae=vq", "ae.f=4", "trainer.milestones=[1.0]")
     assert done.returncode == 0, done.stdout + done.stderr
     again, first = rows(tmp_path / "store"), rows(swept)
-    assert len(again) > 30
+    assert len(again) > 20
     assert {key: first[key] for key in again} == again
 
 
 def test_a_failing_cell_stops_only_itself(tmp_path: Path) -> None:
     """The other cells finish, the traceback is kept and shown with the command that repeats it, the exit code is 1."""
-    done = run(tmp_path / "store", "-m", "ae.f=2,4", "ae.training.learning_rate=1e-3,nan", "until=first_stage")
+    done = run(tmp_path / "store", "-m", "ae.f=2,4", "ae.training.learning_rate=1e-3,1e30", "until=first_stage")
     assert done.returncode == 1
     assert "DivergedError" in done.stdout
     assert "repeat it with: python run.py" in done.stdout
