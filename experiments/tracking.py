@@ -91,7 +91,7 @@ class Tracker:
         config = {**plan.axes, "cell": plan.cell, "stages": {name: record.identity for name, record in records.items()}}
         name = f"cell-{records['evaluation'].identity}"
         with self._run(name, "cell", config, ["cell", f"f={plan.axes['f']}", str(plan.axes["regulariser"])]) as run:
-            for stage in ("reconstruction", "evaluation"):
+            for stage in ("reconstruction", "evaluation", "samples"):  # the costs that stay are those of sampling
                 if stage in records:
                     run.finish(records[stage])
 

@@ -46,15 +46,21 @@ def run_training(
         training.load_state_dict(checkpoint["training"])
     meter = Meter(job.device, checkpoint["seconds"] if checkpoint else 0.0)
     saved = logged = time.monotonic()
+    logged_images = None
     report = None
     for report in steps:
         after_step(report.step)
         now = time.monotonic()
         if now - logged >= LOG_EVERY_SECONDS or report.step == 1:
             values = _checked(report)
-            job.run.log(report.images_seen, values)
+            rate = (
+                {}
+                if logged_images is None
+                else {"images_per_second": (report.images_seen - logged_images) / (now - logged)}
+            )
+            job.run.log(report.images_seen, {**values, **rate})
             reporter.advance_to(report.images_seen, f"loss {values['loss']:.4f}")
-            logged = now
+            logged, logged_images = now, report.images_seen
         if now - saved >= checkpoint_seconds:
             _checked(report)  # what is saved can be gone on from
             save_checkpoint(path, {"training": training.state_dict(), "seconds": meter.seconds})
