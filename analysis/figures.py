@@ -467,7 +467,8 @@ def _quality_figure(
         if leftmost:
             axes.set_ylabel(f"{metric.title}\n(lower is better)")
         pending.append((axes, labels))
-    style.value_scale(grid[0][0], rows["value"].tolist(), rows["ci_low"].dropna().tolist() + real["value"].tolist())
+    # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
+    style.value_scale(grid[0][0], rows["value"].tolist(), rows["ci_low"].dropna().tolist())
     legend = style.family_keys(rows["regulariser"]) + list(keys)
     if not real.empty:
         legend.append(

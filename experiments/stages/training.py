@@ -53,12 +53,9 @@ def run_training(
         now = time.monotonic()
         if now - logged >= LOG_EVERY_SECONDS or report.step == 1:
             values = _checked(report)
-            rate = (
-                {}
-                if logged_images is None
-                else {"images_per_second": (report.images_seen - logged_images) / (now - logged)}
-            )
-            job.run.log(report.images_seen, {**values, **rate})
+            if logged_images is not None:
+                values["images_per_second"] = (report.images_seen - logged_images) / (now - logged)
+            job.run.log(report.images_seen, values)
             reporter.advance_to(report.images_seen, f"loss {values['loss']:.4f}")
             logged, logged_images = now, report.images_seen
         if now - saved >= checkpoint_seconds:
