@@ -59,6 +59,8 @@ class Store:
         """Writes the record, which makes the artifact complete, and forgets earlier failures."""
         folder = self.folder(record.stage, record.identity)
         write_json(folder / "record.json", record.to_json())
+        # Only now: a kill before the record is written must still find what to go on from.
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
         (folder / "failure.json").unlink(missing_ok=True)
 
     def failure(self, stage: str, identity: str) -> Failure | None:

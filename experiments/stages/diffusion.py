@@ -37,7 +37,6 @@ def run(job: Job) -> Outcome:
             job, training, train(training), full["trainer"]["checkpoint_seconds"], reporter, keep_milestone
         )
     save_weights(job.folder / "weights.safetensors", training.ema.module.state_dict())
-    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
     return Outcome(
         facts={
             "parameters": {"denoiser": build.parameters(model.network), "conditioning": build.parameters(conditions)},

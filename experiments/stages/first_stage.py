@@ -35,7 +35,6 @@ def run(job: Job) -> Outcome:
             job, training, steps, job.plan.config["trainer"]["checkpoint_seconds"], reporter, lambda step: None
         )
     save_weights(job.folder / "weights.safetensors", training.model.state_dict())
-    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
     total = training.settings.steps
     before = min(total, math.ceil(training.settings.adversarial_from * total)) if training.discriminator else total
     return Outcome(

@@ -1,6 +1,7 @@
 """From plain values to a first stage."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ldm.errors import UserError
 from ldm.first_stage.coder import NORM_GROUPS, Decoder, Encoder
@@ -76,31 +77,19 @@ def build_first_stage(
             f"{factor.bit_length()}: give one multiplier for each halving and one more."
         )
     groups = norm_groups(ch * min(1, *ch_mult), ch * ch_mult[-1], resolution // factor)
-    encoder = Encoder(
-        in_channels=IMAGE_CHANNELS,
-        z_channels=channels,
-        double_z=regulariser == "kl",
-        ch=ch,
-        ch_mult=ch_mult,
-        num_res_blocks=num_res_blocks,
-        resolution=resolution,
-        attn_sides=attn_sides,
-        mid_attention=mid_attention,
-        dropout=dropout,
-        norm_groups=groups,
-    )
-    decoder = Decoder(
-        out_channels=IMAGE_CHANNELS,
-        z_channels=channels,
-        ch=ch,
-        ch_mult=ch_mult,
-        num_res_blocks=num_res_blocks,
-        resolution=resolution,
-        attn_sides=attn_sides,
-        mid_attention=mid_attention,
-        dropout=dropout,
-        norm_groups=groups,
-    )
+    shared: dict[str, Any] = {
+        "z_channels": channels,
+        "ch": ch,
+        "ch_mult": ch_mult,
+        "num_res_blocks": num_res_blocks,
+        "resolution": resolution,
+        "attn_sides": attn_sides,
+        "mid_attention": mid_attention,
+        "dropout": dropout,
+        "norm_groups": groups,
+    }
+    encoder = Encoder(in_channels=IMAGE_CHANNELS, double_z=regulariser == "kl", **shared)
+    decoder = Decoder(out_channels=IMAGE_CHANNELS, **shared)
     if regulariser == "kl":
         return KLFirstStage(encoder, decoder, channels)
     return VQFirstStage(encoder, decoder, VectorQuantiser(codes, channels, beta, legacy))
