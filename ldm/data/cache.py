@@ -83,7 +83,7 @@ def _opened_for(source: ImageSource, folder: Path) -> ImageCache:
     cache = open_cache(folder)
     if cache.fingerprint != source.fingerprint:
         raise UserError(f"{folder} holds the cache of another image set; delete it or choose another folder.")
-    return cache
+    return dataclasses.replace(cache, annotations=source.annotations)
 
 
 @contextlib.contextmanager

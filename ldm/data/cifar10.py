@@ -6,16 +6,18 @@ import os
 import pickle
 import tarfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldm.data.contract import SPLITS, Item, Split
+from ldm.data.contract import SPLITS, Annotation, Item, Split
 from ldm.data.decode import DECODE_CODE, RESIZE_RULE, square
 from ldm.data.memo import ContentMemo, signature
 from ldm.errors import UserError
@@ -99,6 +101,7 @@ class CifarImages:
     """One official split of CIFAR-10 as an `ImageSource`."""
 
     classes = CLASSES
+    annotations: Mapping[str, Annotation] = MappingProxyType({})
     max_skipped_fraction = 0.0
 
     def __init__(self, archive: CifarArchive, split: Split, resolution: int, limit: int | None = None) -> None:

@@ -1,8 +1,8 @@
 """What every image set offers before decoding (`ImageSource`) and after (`ImageCache`)."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -44,6 +44,18 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Annotation:
+    """What a set knows of all its images beside pixels and class: "captions", "boxes" or "semantic" (label maps).
+
+    `fingerprint` names its content in one split. `names` are the classes of boxes, by `Box.label`, or of label maps, by
+    value.
+    """
+
+    fingerprint: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Item:
     """One decoded image with whatever its set knows of it; None = the set has no such annotation.
 
@@ -63,9 +75,10 @@ class Item:
 class ImageSource(Protocol):
     """One split of an image set at one resolution, decoded on demand.
 
-    `fingerprint` names everything that can change pixels, labels or their order. `classes` is empty where images have
-    no label. `item` may be called from several threads; it raises `UnusableImage` for an image to be skipped, and more
-    than `max_skipped_fraction` of those is an error.
+    `fingerprint` names everything that can change pixels, labels or their order; `annotations`, by kind, have their
+    own, so that first stages are shared by all conditionings. `classes` is empty where images have no label. `item` may
+    be called from several threads; it raises `UnusableImage` for an image to be skipped, and more than
+    `max_skipped_fraction` of those is an error.
     """
 
     @property
@@ -76,6 +89,9 @@ class ImageSource(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def annotations(self) -> Mapping[str, Annotation]: ...
 
     @property
     def max_skipped_fraction(self) -> float: ...
@@ -102,6 +118,7 @@ class ImageCache:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     unseen_objects: NDArray[np.bool_]
+    annotations: Mapping[str, Annotation] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

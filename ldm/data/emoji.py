@@ -20,7 +20,7 @@ from PIL import Image
 
 from ldm.data.backgrounds import Background, Colour, draw_background, paint
 from ldm.data.captions import noun_phrase, scene_caption
-from ldm.data.contract import SPLITS, Box, Item, Split
+from ldm.data.contract import SPLITS, Annotation, Box, Item, Split
 from ldm.errors import UserError
 from ldm.records import content_hash
 
@@ -183,6 +183,12 @@ class EmojiScenes:
         """A hash of code version, renders, seed, split, number and resolution."""
         parts = (EMOJI_CODE, self._renders.hash, self.seed, self.split, self._n, self.resolution)
         return content_hash(["emoji", *parts])
+
+    @property
+    def annotations(self) -> dict[str, Annotation]:
+        """All kinds; they change with the scenes alone."""
+        names = {"captions": (), "boxes": self.classes, "semantic": ("background", *self.classes)}
+        return {kind: Annotation(self.fingerprint, of_kind) for kind, of_kind in names.items()}
 
     def scene(self, index: int) -> Scene:
         """The composition of scene `index`."""

@@ -11,13 +11,13 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from ldm.data.contract import SPLITS, Item, Split, UnusableImage
+from ldm.data.contract import SPLITS, Annotation, Item, Split, UnusableImage
 from ldm.data.decode import DECODE_CODE, IMAGE_SUFFIXES, RESIZE_RULE, decode_image
 from ldm.data.memo import ContentMemo, signature
 from ldm.errors import UserError
@@ -219,6 +219,7 @@ class FolderImages:
     ) -> None:
         self.resolution = resolution
         self.classes = listing.classes
+        self.annotations: Mapping[str, Annotation] = {}
         self.max_skipped_fraction = max_skipped_fraction
         self._files = listing.files
         self._entries = _side(listing, split, heldout_fraction)

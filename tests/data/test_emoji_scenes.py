@@ -39,6 +39,18 @@ def test_fingerprint_changes_with_all_that_changes_scenes_and_with_nothing_else(
     assert scenes().fingerprint == variants[0].fingerprint
 
 
+def test_annotations_name_the_classes_of_boxes_and_of_label_map_values():
+    source = scenes()
+    kinds = source.annotations
+    assert set(kinds) == {"captions", "boxes", "semantic"}
+    item = source.item(0)
+    box = item.boxes[0]
+    assert kinds["boxes"].names[box.label] == source.classes[item.label]
+    (x0, y0), (x1, y1) = (round(32 * box.x0), round(32 * box.y0)), (round(32 * box.x1), round(32 * box.y1))
+    assert kinds["semantic"].names.index(source.classes[item.label]) in item.semantic[y0:y1, x0:x1]
+    assert kinds["semantic"].names[0] == "background"
+
+
 def test_held_out_emoji_never_appear_in_training_and_are_a_tenth():
     pools = embedded_renders().pools
     counts = {unseen: sum(map(len, pools[unseen])) for unseen in pools}

@@ -6,13 +6,15 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 
 from ldm.data import Item, build_cache, open_cache, open_splits
+from ldm.data.contract import Annotation
 from ldm.errors import UserError
 
 N = 70
@@ -27,6 +29,7 @@ class Ramp:
     fingerprint: str = "ramp"
     resolution: int = 5
     max_skipped_fraction: float = 0.0
+    annotations: Mapping[str, Annotation] = field(default_factory=dict)
 
     def __len__(self):
         return N
