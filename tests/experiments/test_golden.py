@@ -15,40 +15,60 @@ from program import run
 from experiments.plan import CODE_VERSIONS
 
 GOLDEN = Path(__file__).with_name("golden.json")
-CELL = ("ae=vq", "ae.f=4", "precision=fp32", "trainer.milestones=[1.0]")
+# Training amplifies a processor's rounding: codes flip at ties, and Adam's first steps follow the sign of gradients
+# near zero. At a small learning rate other instruction sets move a KL model's numbers by less than 0.2 %. The codes of
+# a VQ model still flip, so of it only what averages over many pixels is held.
+SMALL_STEPS = (
+    "precision=fp32",
+    "trainer.milestones=[1.0]",
+    "ae.training.learning_rate=1e-4",
+    "trainer.learning_rate=1e-4",
+)
+CELLS = {"kl": (), "vq": ("until=first_stage",)}
 METRICS = {
-    "reference": ("real_kd_efficientnet_lite2", "real_fd_efficientnet_lite2"),
-    "reconstruction": ("rmse255", "ssim", "rate_index_crossentropy", "decoded_kd_efficientnet_lite2"),
-    "progress": ("kd_efficientnet_lite2",),
-    "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2", "recall_efficientnet_lite2"),
+    "kl": {
+        "reference": ("real_kd_efficientnet_lite2", "real_fd_efficientnet_lite2"),
+        "reconstruction": ("rmse255", "ssim", "rate_kl_prior", "decoded_kd_efficientnet_lite2"),
+        "progress": ("kd_efficientnet_lite2",),
+        "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2", "recall_efficientnet_lite2"),
+    },
+    "vq": {"reconstruction": ("rmse255", "feature_distance_efficientnet_lite2", "rate_index_crossentropy")},
 }
+CASES = [(cell, stage) for cell, stages in METRICS.items() for stage in stages] + [("kl", "latents")]
 
 
-@pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    """What a run gives now."""
-    store = tmp_path_factory.mktemp("golden") / "store"
-    done = run(store, *CELL)
+def measured(store: Path, cell: str) -> dict[str, dict[str, float]]:
+    """What a run of the cell gives now, by stage."""
+    done = run(store, f"ae={cell}", "ae.f=4", *SMALL_STEPS, *CELLS[cell])
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, dict[str, float]] = {}
-    for stage, metrics in METRICS.items():
+    for stage, metrics in METRICS[cell].items():
         [path] = store.glob(f"{stage}/*/record.json")
         rows = {row["metric"]: row["value"] for row in json.loads(path.read_text())["rows"]}
         found[stage] = {metric: rows[metric] for metric in metrics}
-    [latents] = store.glob("latents/*/record.json")
-    found["latents"] = {"std": json.loads(latents.read_text())["facts"]["std"][0]}
+    for path in store.glob("latents/*/record.json"):
+        found["latents"] = {"std": json.loads(path.read_text())["facts"]["std"][0]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, float]]]:
+    """By cell and stage."""
+    found = {cell: measured(tmp_path_factory.mktemp(cell) / "store", cell) for cell in CELLS}
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps({"versions": dict(CODE_VERSIONS), "values": found}, indent=1) + "\n")
     return found
 
 
-def test_the_golden_numbers_belong_to_the_code_versions(values: dict[str, dict[str, float]]) -> None:
+def test_the_golden_numbers_belong_to_the_code_versions(values: dict[str, dict[str, dict[str, float]]]) -> None:
     """Raising a version asks for new golden numbers."""
     assert json.loads(GOLDEN.read_text())["versions"] == dict(CODE_VERSIONS)
 
 
-@pytest.mark.parametrize("stage", [*METRICS, "latents"])
-def test_a_stage_gives_its_golden_numbers(values: dict[str, dict[str, float]], stage: str) -> None:
+@pytest.mark.parametrize(("cell", "stage"), CASES)
+def test_a_stage_gives_its_golden_numbers(
+    values: dict[str, dict[str, dict[str, float]]], cell: str, stage: str
+) -> None:
     """Wide enough for other processors, far too narrow for another algorithm."""
-    golden = json.loads(GOLDEN.read_text())["values"][stage]
-    assert values[stage] == pytest.approx(golden, rel=5e-3), f"raise CODE_VERSIONS['{stage}'], or one of its ancestors"
+    golden = json.loads(GOLDEN.read_text())["values"][cell][stage]
+    assert values[cell][stage] == pytest.approx(golden, rel=7e-3), f"raise CODE_VERSIONS['{stage}'], or an ancestor's"
