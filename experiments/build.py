@@ -23,7 +23,7 @@ from ldm.data.cache import build_cache
 from ldm.data.contract import ImageCache, ImageSource, Split
 from ldm.data.sources import open_splits
 from ldm.denoiser.unet import UNet
-from ldm.diffusion import DenoisingModel, VariancePreservingSchedule, make_schedule
+from ldm.diffusion import DenoisingModel, Schedule, make_schedule
 from ldm.errors import UserError, nearest
 from ldm.first_stage.build import build_first_stage
 from ldm.first_stage.contract import FirstStage
@@ -209,7 +209,7 @@ def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: 
     )
 
 
-def schedule(settings: Mapping[str, Any]) -> VariancePreservingSchedule:
+def schedule(settings: Mapping[str, Any]) -> Schedule:
     """The noise schedule. Raises UserError for an unknown name."""
     try:
         return make_schedule(settings["schedule"], settings["beta_start"], settings["beta_end"])
@@ -230,7 +230,7 @@ def denoising_model(
     return model, conditions.to(device)
 
 
-def sampler(settings: Mapping[str, Any], noise_schedule: VariancePreservingSchedule) -> Sampler:
+def sampler(settings: Mapping[str, Any], noise_schedule: Schedule) -> Sampler:
     """The sampler that `sampler=` chose. Raises UserError for an unknown name."""
     if settings["name"] == "ddim":
         return DDIM(noise_schedule, settings["eta"])

@@ -2,6 +2,15 @@
 
 from ldm.diffusion.guidance import clipped, guided
 from ldm.diffusion.model import Denoise, DenoisingModel
-from ldm.diffusion.schedule import VariancePreservingSchedule, make_schedule
+from ldm.diffusion.schedule import FlowSchedule, Schedule, VariancePreservingSchedule, make_schedule
 
-__all__ = ["Denoise", "DenoisingModel", "VariancePreservingSchedule", "clipped", "guided", "make_schedule"]
+__all__ = [
+    "Denoise",
+    "DenoisingModel",
+    "FlowSchedule",
+    "Schedule",
+    "VariancePreservingSchedule",
+    "clipped",
+    "guided",
+    "make_schedule",
+]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.contract import Condition
-from ldm.diffusion.schedule import VariancePreservingSchedule
+from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.target import target_of, x0_from_prediction
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -27,7 +27,7 @@ class DenoisingModel(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        schedule: VariancePreservingSchedule,
+        schedule: Schedule,
         target: str = "eps",
         autocast: torch.dtype | None = None,
     ) -> None:

@@ -1,6 +1,8 @@
 """Noise schedules: x_t = alpha_t x_0 + sigma_t eps for t in [0, 1], 0 clean and 1 noise."""
 
 import math
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,16 +30,50 @@ def cosine_betas(offset: float = 0.008, steps: int = STEPS, largest: float = 0.9
 BETAS = {"scaled_linear": scaled_linear_betas, "linear": linear_betas, "cosine": cosine_betas}
 
 
+class Schedule(Protocol):
+    """How much signal and noise there is at t; training draws t from the grid of `steps` indices, t = (k + 1) / steps.
+
+    All values are float64, whatever the network computes in.
+    """
+
+    @property
+    def steps(self) -> int:
+        """The number of indices that the network is trained on."""
+        ...
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The signal's factor."""
+        ...
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The noise's factor."""
+        ...
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_t^2 / sigma_t^2)."""
+        ...
+
+    def index(self, t: Tensor) -> Tensor:
+        """The network's input, k = steps t - 1, at least 0."""
+        ...
+
+    def time(self, index: Tensor) -> Tensor:
+        """t of index k."""
+        ...
+
+
 class VariancePreservingSchedule:
     """A discrete variance-preserving schedule, made continuous: alpha_t^2 + sigma_t^2 = 1.
 
     Index k of the discrete schedule is t = (k + 1) / steps. Between grid points the log-SNR is linear in t; below the
-    first, alpha^2 is linear down to the clean t = 0. All values are float64, whatever the network computes in.
+    first, alpha^2 is linear down to the clean t = 0. `shift` divides the SNR by its square at every index.
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, shift: float = 1.0) -> None:
         self.steps = len(betas)
         self.alpha_bar = torch.cumprod(1 - betas.double().cpu(), dim=0)
+        if shift != 1:
+            self.alpha_bar = self.alpha_bar / (self.alpha_bar + shift**2 * (1 - self.alpha_bar))
         self._log_snr = torch.log(self.alpha_bar) - torch.log1p(-self.alpha_bar)
 
     def index(self, t: Tensor) -> Tensor:
@@ -76,14 +112,58 @@ class VariancePreservingSchedule:
         return torch.where(position < 0, below_first, value).to(t.device)
 
 
-def make_schedule(name: str, start: float | None = None, end: float | None = None) -> VariancePreservingSchedule:
+@dataclass(frozen=True)
+class FlowSchedule:
+    """The straight path of flow matching and rectified flow: alpha = 1 - t', sigma = t', t' = s t / (1 + (s - 1) t).
+
+    `shift` s divides the SNR by its square. At t = 1 no signal is left.
+    Source: Liu et al. 2023; Lipman et al. 2023; Esser et al. 2024, eq. 23 (the shift).
+    """
+
+    shift: float = 1.0
+    steps: int = STEPS
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The signal's factor."""
+        t = t.double()
+        return (1 - t) / (1 + (self.shift - 1) * t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The noise's factor."""
+        t = t.double()
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_t^2 / sigma_t^2); infinite at t = 0, minus infinity at t = 1."""
+        return 2 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))
+
+    def index(self, t: Tensor) -> Tensor:
+        """The network's input, k = steps t - 1, at least 0."""
+        return (t.double() * self.steps - 1).clamp(min=0)
+
+    def time(self, index: Tensor) -> Tensor:
+        """t of index k."""
+        return (index.double() + 1) / self.steps
+
+
+SCHEDULES = (*BETAS, "flow")
+
+
+def make_schedule(name: str, start: float | None = None, end: float | None = None, shift: float = 1.0) -> Schedule:
     """The schedule of that name; `start` and `end` are its first and last beta, its own defaults where None.
 
-    Raises: ValueError for a name that is not in `BETAS`, or for betas given to a schedule that has none.
+    `shift` divides the SNR by its square, i.e. adds -2 log(shift) to the log-SNR (Hoogeboom et al. 2023, eq. 3).
+
+    Raises: ValueError for a name that is not in `SCHEDULES`, for betas given to a schedule that has none, or for a
+    shift that is not above 0.
     """
-    if name not in BETAS:
-        raise ValueError(f"no noise schedule '{name}': use one of {', '.join(BETAS)}")
+    if name not in SCHEDULES:
+        raise ValueError(f"no noise schedule '{name}': use one of {', '.join(SCHEDULES)}")
+    if not shift > 0:
+        raise ValueError(f"a shift of the noise schedule must be above 0, not {shift}")
     ends = {key: value for key, value in (("start", start), ("end", end)) if value is not None}
-    if name == "cosine" and ends:
-        raise ValueError("the cosine schedule has no beta_start and beta_end")
-    return VariancePreservingSchedule(BETAS[name](**ends))
+    if name not in ("scaled_linear", "linear") and ends:
+        raise ValueError(f"the {name} schedule has no beta_start and beta_end")
+    if name == "flow":
+        return FlowSchedule(shift)
+    return VariancePreservingSchedule(BETAS[name](**ends), shift)

@@ -1,7 +1,27 @@
 """Samplers: one loop, one small step function each, and the grids of noise levels they visit."""
 
 from ldm.samplers.ddim import DDIM
-from ldm.samplers.loop import Noise, Sampler, sample
+from ldm.samplers.ddpm import DDPM
+from ldm.samplers.dpmpp import DPMSolverPlusPlus
+from ldm.samplers.euler import Euler
+from ldm.samplers.heun import Heun
+from ldm.samplers.loop import Noise, Sampler, asked_levels, sample
+from ldm.samplers.plms import PLMS
 from ldm.samplers.spacing import step_indices, time_grid
+from ldm.samplers.unipc import UniPC
 
-__all__ = ["DDIM", "Noise", "Sampler", "sample", "step_indices", "time_grid"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "PLMS",
+    "DPMSolverPlusPlus",
+    "Euler",
+    "Heun",
+    "Noise",
+    "Sampler",
+    "UniPC",
+    "asked_levels",
+    "sample",
+    "step_indices",
+    "time_grid",
+]

@@ -6,26 +6,29 @@ from typing import Any
 from torch import Tensor
 
 from ldm.diffusion.model import Denoise, per_image
-from ldm.diffusion.schedule import VariancePreservingSchedule
+from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.target import eps_from_x0
 from ldm.samplers.loop import Noise
 
 
 @dataclass(frozen=True)
 class DDIM:
-    """x_s = alpha_s x_0 + sqrt(sigma_s^2 - d^2) eps + d noise, d = eta sigma_s/sigma_t sqrt(1 - alpha_t^2/alpha_s^2).
+    """x_s = alpha_s x_0 + sqrt(sigma_s^2 - d^2) eps + d noise.
 
-    Source: Song et al. 2021, eq. 12 and 16. eta 0 is deterministic, eta 1 is DDPM with the small variance.
+    d = eta sigma_s/sigma_t sqrt(sigma_t^2 - sigma_s^2 alpha_t^2/alpha_s^2). eta 0 is deterministic, eta 1 is DDPM with
+    the small variance.
+    Source: Song et al. 2021, eq. 12 and 16, the latter for any alpha and sigma.
     """
 
-    schedule: VariancePreservingSchedule
+    schedule: Schedule
     eta: float = 0.0
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         """One step; keeps no state."""
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         sigma_t, sigma_s = self.schedule.sigma(t), self.schedule.sigma(s)
-        deviation = self.eta * (sigma_s / sigma_t) * (1 - (alpha_t / alpha_s) ** 2).clamp(min=0).sqrt()
+        added = sigma_t**2 - (sigma_s * alpha_t / alpha_s) ** 2
+        deviation = self.eta * (sigma_s / sigma_t) * added.clamp(min=0).sqrt()
         x0 = denoise(x_t, t)
         eps = eps_from_x0(x0, x_t, per_image(alpha_t, x_t), per_image(sigma_t, x_t))
         direction = (sigma_s**2 - deviation**2).clamp(min=0).sqrt()

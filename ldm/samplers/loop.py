@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ldm.diffusion.model import Denoise
@@ -29,3 +30,16 @@ def sample(sampler: Sampler, denoise: Denoise, x: Tensor, times: Tensor, noise: 
     for t, s in pairwise(times):
         x, state = sampler.step(denoise, x, t, s, state, noise)
         yield x
+
+
+def asked_levels(sampler: Sampler, times: Tensor) -> list[float]:
+    """The t of every call of the denoiser on this grid, in order, found by letting the sampler run on one number."""
+    asked: list[float] = []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        asked.append(float(t))
+        return torch.zeros_like(x_t)
+
+    for _ in sample(sampler, denoise, torch.zeros(1, 1), times, lambda shape: torch.zeros(1, *shape)):
+        pass
+    return asked

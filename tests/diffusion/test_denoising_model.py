@@ -24,7 +24,7 @@ def test_loss_is_the_squared_error_of_each_image_by_hand(target, network):
     losses = model.loss(x0, SCHEDULE.time(torch.tensor(indices)), eps, condition).detach()
     for i, k in enumerate(indices):
         a, s = SCHEDULE.alpha_bar[k] ** 0.5, (1 - SCHEDULE.alpha_bar[k]) ** 0.5
-        wanted = {"eps": eps[i], "x0": x0[i], "v": a * eps[i] - s * x0[i]}[target]
+        wanted = {"eps": eps[i], "x0": x0[i], "v": a * eps[i] - s * x0[i], "flow": eps[i] - x0[i]}[target]
         x_t = (a * x0[i] + s * eps[i])[None]
         given = network(x_t, torch.tensor([float(k)], dtype=torch.float64), context[i : i + 1])[0].detach()
         assert float(losses[i]) == pytest.approx(float(((given - wanted) ** 2).sum() / wanted.numel()), rel=1e-12)
@@ -40,7 +40,7 @@ def test_a_perfect_network_is_understood(target):
     class Oracle(nn.Module):
         def forward(self, x, index, context=None, concat=None):
             noise = (x - alpha * x0) / sigma
-            return {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0}[target]
+            return {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0, "flow": noise - x0}[target]
 
     model = DenoisingModel(Oracle(), SCHEDULE, target)
     torch.testing.assert_close(model.denoise(alpha * x0 + sigma * eps, t, Condition()), x0, rtol=0, atol=1e-11)

@@ -1,9 +1,11 @@
 """Noise schedules against diffusers' tables, and what makes them continuous."""
 
+import math
+
 import pytest
 import torch
 
-from ldm.diffusion.schedule import BETAS, VariancePreservingSchedule, linear_betas, make_schedule
+from ldm.diffusion.schedule import BETAS, SCHEDULES, VariancePreservingSchedule, linear_betas, make_schedule
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 INDICES = torch.arange(1000)
@@ -101,7 +103,44 @@ def test_index_and_time_are_inverses(schedule):
 
 
 def test_what_is_no_schedule_is_refused():
-    with pytest.raises(ValueError, match="no noise schedule 'sigmoid': use one of scaled_linear, linear, cosine"):
+    with pytest.raises(ValueError, match="no noise schedule 'sigmoid': use one of scaled_linear, linear, cosine, flow"):
         make_schedule("sigmoid")
     with pytest.raises(ValueError, match="cosine schedule has no beta_start"):
         make_schedule("cosine", start=1e-4)
+    with pytest.raises(ValueError, match="flow schedule has no beta_start"):
+        make_schedule("flow", end=1e-4)
+    with pytest.raises(ValueError, match="must be above 0, not -1"):
+        make_schedule("flow", shift=-1)
+
+
+def test_flow_is_the_straight_path_from_the_image_to_the_noise():
+    schedule, t = make_schedule("flow"), torch.linspace(0, 1, 101, dtype=torch.float64)
+    assert torch.equal(schedule.sigma(t), t)
+    assert torch.equal(schedule.alpha(t), 1 - t)
+    assert (float(schedule.log_snr(t[:1])), float(schedule.log_snr(t[-1:]))) == (float("inf"), float("-inf"))
+
+
+@pytest.mark.parametrize("shift", [0.5, 2.0, 4.0])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_shift_adds_to_the_log_snr_and_keeps_the_path(name, shift):
+    """-2 log(shift) at every index (Hoogeboom et al. 2023), on the same kind of path with the same ends."""
+    plain, shifted = make_schedule(name), make_schedule(name, shift=shift)
+    inner = GRID[:-1]  # no signal is left at the end of flow
+    expected = plain.log_snr(inner) - 2 * math.log(shift)
+    torch.testing.assert_close(shifted.log_snr(inner), expected, rtol=1e-9, atol=1e-9)
+    of_path = (lambda a, s: a + s) if name == "flow" else (lambda a, s: a**2 + s**2)
+    total = of_path(shifted.alpha(GRID), shifted.sigma(GRID))
+    torch.testing.assert_close(total, torch.ones_like(GRID), rtol=0, atol=1e-14)
+    zero = torch.zeros((), dtype=torch.float64)
+    assert (shifted.alpha(zero), shifted.sigma(zero)) == (1, 0)
+    assert torch.equal(shifted.index(GRID), plain.index(GRID))
+    assert torch.equal(make_schedule(name, shift=1.0).alpha(GRID), plain.alpha(GRID))
+
+
+def test_a_shift_of_flow_is_a_change_of_time():
+    """t' = s t / (1 + (s - 1) t) (Esser et al. 2024, eq. 23)."""
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    moved = 3 * t / (1 + 2 * t)
+    shifted, plain = make_schedule("flow", shift=3.0), make_schedule("flow")
+    torch.testing.assert_close(shifted.alpha(t), plain.alpha(moved), rtol=0, atol=1e-15)
+    torch.testing.assert_close(shifted.sigma(t), plain.sigma(moved), rtol=0, atol=1e-15)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
+from fixed_network import Fixed, RecordedNoise, no_noise, starting_noise
 
 from ldm.conditioning import Condition
 from ldm.diffusion import DenoisingModel, VariancePreservingSchedule, guided, make_schedule
@@ -13,37 +13,6 @@ from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.samplers import DDIM, sample, time_grid
 
 SCHEDULE = make_schedule("scaled_linear")
-
-
-class Fixed(nn.Module):
-    """A small deterministic network that depends on position, channel and index."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        weights = torch.randn(2, 4, 4, 3, 3, generator=generator, dtype=torch.float64) / 6
-        self.first, self.second = weights.to(dtype)
-
-    def forward(self, x, index, context=None, concat=None):
-        hidden = nn.functional.conv2d(x, self.first, padding=1) + (index.view(-1, 1, 1, 1) / 1000).sin()
-        return nn.functional.conv2d(torch.tanh(hidden), self.second, padding=1) + 0.5 * x
-
-
-class RecordedNoise:
-    """Normal noise for a batch of two; `drawn` keeps it in the order of the calls."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.generator = torch.Generator().manual_seed(5)
-        self.dtype = dtype
-        self.drawn: list[torch.Tensor] = []
-
-    def __call__(self, shape: tuple[int, ...]) -> torch.Tensor:
-        self.drawn.append(torch.randn((2, *shape), generator=self.generator, dtype=torch.float64).to(self.dtype))
-        return self.drawn[-1]
-
-
-def no_noise(shape: tuple[int, ...]) -> torch.Tensor:
-    raise AssertionError("a deterministic sampler asked for noise")
 
 
 # Our spacing and final level, and the settings of diffusers that mean the same.
@@ -66,7 +35,7 @@ def test_samples_equal_those_of_diffusers(correspondence, target, eta, dtype, to
 
     spacing, final, settings = CORRESPONDING[correspondence]
     network, noise = Fixed(dtype), RecordedNoise(dtype)
-    start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    start = starting_noise(dtype)
     model = DenoisingModel(network, SCHEDULE, target)
     times = time_grid(spacing, 20, final)
     *_, ours = sample(DDIM(SCHEDULE, eta), guided(model, Condition()), start, times, noise)

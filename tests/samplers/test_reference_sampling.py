@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from ldm.conditioning import Condition
 from ldm.diffusion import DenoisingModel, guided, make_schedule
 from ldm.interop.compvis_denoiser import class_conditioning_from_compvis, unet_from_compvis
-from ldm.samplers import DDIM, sample, time_grid
+from ldm.samplers import DDIM, PLMS, sample, time_grid
 
-KEY = re.compile(r"ddim_(?P<steps>\d+)_(?P<spacing>[a-z]+)_scale(?P<scale>[\d.]+)")
+SAMPLERS = {"ddim": DDIM, "plms": PLMS}
+KEY = re.compile(r"(?P<sampler>[a-z]+)_(?P<steps>\d+)_(?P<spacing>[a-z]+)_scale(?P<scale>[\d.]+)")
 
 
 def no_noise(shape: tuple[int, ...]) -> torch.Tensor:
@@ -21,9 +22,9 @@ def no_noise(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "trajectories"), [("unconditional_vq", 3), ("class_crossattention_vq", 2)])
+@pytest.mark.parametrize(("name", "trajectories"), [("unconditional_vq", 4), ("class_crossattention_vq", 2)])
 @torch.no_grad()
-def test_ddim_ends_where_the_reference_does(name, trajectories, shared_data: Path):
+def test_samplers_end_where_the_reference_does(name, trajectories, shared_data: Path):
     folder = shared_data / "fixtures" / "compvis" / name
     params = yaml.safe_load((folder / "config.yaml").read_text())["model"]["params"]
     checkpoint = torch.load(folder / "model.ckpt", weights_only=True, map_location="cpu")["state_dict"]
@@ -36,9 +37,10 @@ def test_ddim_ends_where_the_reference_does(name, trajectories, shared_data: Pat
         given, null = (tokens({"label": expected[key]}) for key in ("class_label", "null_label"))
     found = [match for match in map(KEY.fullmatch, expected) if match]
     assert len(found) == trajectories
+    assert {match[0] for match in found} == set(expected) - {"x_T", "class_label", "null_label"}
     for match in found:
         times = time_grid(match["spacing"], int(match["steps"]), "alpha0")
         denoise = guided(DenoisingModel(unet, schedule), given, null, float(match["scale"]))
-        *_, end = sample(DDIM(schedule), denoise, expected["x_T"], times, no_noise)
+        *_, end = sample(SAMPLERS[match["sampler"]](schedule), denoise, expected["x_T"], times, no_noise)
         error = (end - expected[match[0]]).abs().max() / expected[match[0]].abs().max()
         assert error < 1e-4, match[0]
