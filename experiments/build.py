@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,8 +78,9 @@ def resolve_precision(policy: str, device: str) -> str:
 def splits(data: Mapping[str, Any], store: Store) -> dict[Split, ImageSource]:
     """Training and held-out images, not yet decoded. Raises UserError where they cannot be had."""
     settings = {key: value for key, value in data.items() if value is not None}
-    if "path" in settings:
-        settings["path"] = Path(settings["path"]).expanduser()
+    for key in ("path", "captions", "boxes", "semantic"):
+        if key in settings:
+            settings[key] = Path(settings[key]).expanduser()
     return open_splits(**settings, memo=store.root / "data" / "checksums.json")
 
 
@@ -95,15 +96,19 @@ def _data_facts(data: str, root: Path) -> DataFacts:
     return DataFacts(train.fingerprint, heldout.fingerprint, len(train), len(heldout), tuple(train.classes))
 
 
-def images(config: Mapping[str, Any], split: Split, store: Store) -> ImageCache:
-    """The decoded images of one split, from the store's cache, decoded first where they are not there yet."""
+def images(config: Mapping[str, Any], split: Split, store: Store, annotations: Iterable[str] = ()) -> ImageCache:
+    """The decoded images of one split with these annotations, from the store's cache; what it lacks is made first."""
     found = splits(config["data"], store)[split]
     folder = store.root / "data" / f"{split}-{found.fingerprint[:16]}"
     with store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
         fresh = not (folder / "meta.json").exists()
         with reporting(f"data           {split} images", len(found)) as reporter:
             cache = build_cache(
-                found, folder, config["workers"] or os.cpu_count() or 1, lambda done, _: reporter.advance_to(done)
+                found,
+                folder,
+                config["workers"] or os.cpu_count() or 1,
+                lambda done, _: reporter.advance_to(done),
+                annotations,
             )
     if fresh:
         say(f"data           {len(cache):,} {split} images of {cache.resolution} px decoded")

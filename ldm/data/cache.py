@@ -1,8 +1,9 @@
 """Decodes an image source once into memory-mapped files, and opens them again.
 
-A cache folder holds images.npy, labels.npy, unseen.npy, names.json and, where the set has them, semantic.npy,
-captions.json and boxes.json; meta.json is written last, and the folder takes its name by one rename when all of it lies
-on the disk, so that what a killed build leaves is never taken for a cache.
+A cache folder holds images.npy, labels.npy, unseen.npy and names.json; meta.json is written last, and the folder takes
+its name by one rename when all of it lies on the disk, so that what a killed build leaves is never taken for a cache.
+Annotations lie beside them as captions-<fingerprint>.json, boxes-<fingerprint>.json and semantic-<fingerprint>.npy:
+those that the images carry from the start, others when they are first asked for, each by one rename of a finished file.
 """
 
 import contextlib
@@ -15,14 +16,23 @@ import shutil
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.contract import ImageCache, ImageSource, Item, UnusableImage
+from ldm.data.contract import (
+    Annotation,
+    AnnotationValue,
+    ImageCache,
+    ImageSource,
+    UnusableImage,
+    annotation_file,
+    carried,
+)
 from ldm.errors import UserError
 from ldm.records import write_json
 
@@ -54,36 +64,123 @@ def open_cache(folder: Path) -> ImageCache:
         images=np.load(folder / "images.npy", mmap_mode="r"),
         labels=np.load(folder / "labels.npy"),
         unseen_objects=np.load(folder / "unseen.npy"),
+        annotations={
+            kind: Annotation(fingerprint, tuple(names))
+            for kind, (fingerprint, names) in meta.get("annotations", {}).items()
+        },
     )
 
 
 def build_cache(
-    source: ImageSource, folder: Path, workers: int, report: Callable[[int, int], None] | None = None
+    source: ImageSource,
+    folder: Path,
+    workers: int,
+    report: Callable[[int, int], None] | None = None,
+    annotations: Iterable[str] = (),
 ) -> ImageCache:
     """Decodes `source` into `folder` in `workers` threads, or opens what is already there.
 
-    Threads, because decoding and resizing run outside Python's lock. Several builders may run at once, also on several
-    machines: each works in a folder of its own and the first to finish wins. `report(done, total)` is called in the
-    calling thread.
+    `annotations` are the kinds to be stored beside the images; a finished cache is given those it lacks without
+    decoding its images again. Threads, because decoding and resizing run outside Python's lock. Several builders may
+    run at once, also on several machines: each works in a folder of its own and the first to finish wins.
+    `report(done, total)` is called in the calling thread.
 
-    Raises: UserError where more images than the source allows must be skipped, where none is left, or where the folder
-    holds the cache of another set.
+    Raises: UserError where more images than the source allows must be skipped, where none is left, where an annotation
+    is wrong, or where the folder holds the cache of another set.
     """
-    if (folder / "meta.json").exists():
-        return _opened_for(source, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder)
-    with _working_folder(folder) as work:
-        _fill(source, work, workers, report)
-        _publish(work, folder)
-    return _opened_for(source, folder)
-
-
-def _opened_for(source: ImageSource, folder: Path) -> ImageCache:
+    if not (folder / "meta.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        with _working_folder(folder) as work:
+            _fill(source, work, workers, report)
+            _publish(work, folder)
     cache = open_cache(folder)
     if cache.fingerprint != source.fingerprint:
         raise UserError(f"{folder} holds the cache of another image set; delete it or choose another folder.")
-    return dataclasses.replace(cache, annotations=source.annotations)
+    return _annotated(cache, source, annotations, workers, report)
+
+
+def _annotated(
+    cache: ImageCache,
+    source: ImageSource,
+    kinds: Iterable[str],
+    workers: int,
+    report: Callable[[int, int], None] | None,
+) -> ImageCache:
+    """The cache with these annotations of its images, which are stored first where they are not."""
+    wanted = {kind: source.annotations[kind] for kind in kinds}
+    for kind, annotation in wanted.items():
+        file = annotation_file(kind, annotation)
+        if not (cache.folder / file).exists():
+            _remove_abandoned(cache.folder)
+            with _working_folder(cache.folder) as work:
+                _write_annotation(cache, source, kind, work / file, workers, report)
+                os.replace(work / file, cache.folder / file)
+    return dataclasses.replace(cache, annotations={**cache.annotations, **wanted})
+
+
+def _write_annotation(
+    cache: ImageCache,
+    source: ImageSource,
+    kind: str,
+    path: Path,
+    workers: int,
+    report: Callable[[int, int], None] | None,
+) -> None:
+    skipped = {name for name, _ in cache.skipped}
+    kept = [index for index in range(len(source)) if source.name(index) not in skipped]
+    values = _AnnotationFile(path, len(kept), source.resolution)
+
+    def read(rows: range) -> None:
+        for row in rows:
+            values.put(row, source.annotation(kind, kept[row]))
+
+    for done in _in_chunks(read, len(kept), workers):
+        if report is not None:
+            report(done, len(kept))
+    values.finish(np.arange(len(kept)))
+
+
+def _in_chunks(work: Callable[[range], None], n: int, workers: int) -> Iterator[int]:
+    """Does the work for 0 to n - 1 in threads, and yields how much of it is done; what is left is dropped at an end."""
+
+    def chunk(start: int) -> int:
+        rows = range(start, min(start + CHUNK, n))
+        work(rows)
+        return len(rows)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        running = [pool.submit(chunk, start) for start in range(0, n, CHUNK)]
+        done = 0
+        try:
+            for finished in as_completed(running):
+                done += finished.result()
+                yield done
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _AnnotationFile:
+    """One kind of annotation of n images on its way to its file: label maps are mapped, others kept in memory."""
+
+    def __init__(self, path: Path, n: int, side: int) -> None:
+        self._path = path
+        is_mapped = path.suffix == ".npy"
+        self._maps = np.lib.format.open_memmap(path, "w+", np.uint8, (n, side, side)) if is_mapped else None
+        self._values: list[Any] = [] if is_mapped else [None] * n
+
+    def put(self, row: int, value: AnnotationValue) -> None:
+        if self._maps is not None:
+            self._maps[row] = value
+        else:
+            self._values[row] = [dataclasses.astuple(box) for box in value] if isinstance(value, tuple) else value
+
+    def finish(self, kept: NDArray[np.int64]) -> None:
+        """Writes what is kept of it."""
+        if self._maps is not None:
+            _finish_array(self._maps, self._path, kept)
+        else:
+            write_json(self._path, [self._values[row] for row in kept])
 
 
 @contextlib.contextmanager
@@ -121,81 +218,50 @@ def _publish(work: Path, folder: Path) -> None:
             os.rename(work, folder)
 
 
-@dataclasses.dataclass
-class _Annotations:
-    """What is gathered beside the pixels, one entry a candidate image."""
-
-    names: list[str]
-    captions: list[str | None]
-    boxes: list[list[tuple[object, ...]] | None]
-    labels: NDArray[np.int64]
-    unseen: NDArray[np.bool_]
-
-    @staticmethod
-    def empty(n: int) -> "_Annotations":
-        return _Annotations([""] * n, [None] * n, [None] * n, np.full(n, -1, np.int64), np.zeros(n, np.bool_))
-
-    def put(self, index: int, item: Item) -> None:
-        self.names[index] = item.name
-        self.captions[index] = item.caption
-        self.boxes[index] = None if item.boxes is None else [dataclasses.astuple(box) for box in item.boxes]
-        self.labels[index] = -1 if item.label is None else item.label
-        self.unseen[index] = item.unseen_objects
-
-
 def _fill(source: ImageSource, work: Path, workers: int, report: Callable[[int, int], None] | None) -> None:
     n, side = len(source), source.resolution
     images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, (n, side, side, 3))
-    semantic = np.lib.format.open_memmap(work / "semantic.npy", "w+", np.uint8, (n, side, side))
-    labelled = threading.Event()
-    known = _Annotations.empty(n)
+    names, labels, unseen = [""] * n, np.full(n, -1, np.int64), np.zeros(n, np.bool_)
     skipped: dict[int, UnusableImage] = {}
+    annotations: dict[str, _AnnotationFile] = {}
+    lock = threading.Lock()
 
-    def decode(start: int) -> int:
-        stop = min(start + CHUNK, n)
-        for index in range(start, stop):
+    def file_of(kind: str) -> _AnnotationFile:
+        with lock:
+            if kind not in annotations:
+                file = annotation_file(kind, source.annotations[kind])
+                annotations[kind] = _AnnotationFile(work / file, n, side)
+            return annotations[kind]
+
+    def decode(rows: range) -> None:
+        for index in rows:
             try:
                 item = source.item(index)
             except UnusableImage as error:
                 skipped[index] = error
                 continue
             images[index] = item.image
-            known.put(index, item)
-            if item.semantic is not None:
-                semantic[index] = item.semantic
-                labelled.set()
-        return stop - start
+            names[index], unseen[index] = item.name, item.unseen_objects
+            labels[index] = -1 if item.label is None else item.label
+            for kind, value in carried(item).items():
+                file_of(kind).put(index, value)
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        running = [pool.submit(decode, start) for start in range(0, n, CHUNK)]
-        done = 0
-        try:
-            for finished in as_completed(running):
-                done += finished.result()
-                _check_skipped(skipped, n, source.max_skipped_fraction)
-                if report is not None:
-                    report(done, n)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    for done in _in_chunks(decode, n, workers):
+        _check_skipped(skipped, n, source.max_skipped_fraction)
+        if report is not None:
+            report(done, n)
 
     kept = np.array([index for index in range(n) if index not in skipped], dtype=np.int64)
     if not len(kept):
         raise UserError(f"No usable image is left: {_listed(skipped)}.")
     for index in sorted(skipped):
         logger.warning("Skipped %s", skipped[index])
-    _finish_array(images, work / "images.npy", kept, n)
-    if labelled.is_set():
-        _finish_array(semantic, work / "semantic.npy", kept, n)
-    else:
-        (work / "semantic.npy").unlink()
-    np.save(work / "labels.npy", known.labels[kept])
-    np.save(work / "unseen.npy", known.unseen[kept])
-    write_json(work / "names.json", [known.names[i] for i in kept])
-    for file, values in (("captions.json", known.captions), ("boxes.json", known.boxes)):
-        taken = [values[i] for i in kept]
-        if any(value is not None for value in taken):
-            (work / file).write_text(json.dumps(taken), encoding="utf-8")
+    _finish_array(images, work / "images.npy", kept)
+    for file in annotations.values():
+        file.finish(kept)
+    np.save(work / "labels.npy", labels[kept])
+    np.save(work / "unseen.npy", unseen[kept])
+    write_json(work / "names.json", [names[i] for i in kept])
     write_json(
         work / "meta.json",
         {
@@ -204,15 +270,18 @@ def _fill(source: ImageSource, work: Path, workers: int, report: Callable[[int, 
             "resolution": side,
             "classes": list(source.classes),
             "n": len(kept),
+            "annotations": {
+                kind: [source.annotations[kind].fingerprint, source.annotations[kind].names] for kind in annotations
+            },
             "skipped": [[skipped[i].name, skipped[i].reason] for i in sorted(skipped)],
         },
     )
 
 
-def _finish_array(array: np.memmap, path: Path, kept: NDArray[np.int64], n: int) -> None:
+def _finish_array(array: np.memmap, path: Path, kept: NDArray[np.int64]) -> None:
     """Flushes the mapped array; where images were skipped, replaces its file by one without their rows."""
     array.flush()
-    if len(kept) == n:
+    if len(kept) == len(array):
         return
     fresh = path.with_suffix(".kept")
     dense = np.lib.format.open_memmap(fresh, "w+", array.dtype, (len(kept), *array.shape[1:]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,11 +123,19 @@ class CifarImages:
         parts = (DECODE_CODE, RESIZE_RULE, self.resolution, self._limit, self._archive.digest(self._split))
         return content_hash(["cifar10", *parts])
 
+    def name(self, index: int) -> str:
+        """The name of image `index`."""
+        return f"{self._split}-{index:05d}"
+
+    def annotation(self, kind: str, index: int) -> NoReturn:
+        """There is none."""
+        raise KeyError(kind)
+
     def item(self, index: int) -> Item:
         """Image `index`, in the order of the official batches."""
         data = self._archive.data[self._split]
         image = np.array(square(Image.fromarray(data.images[index]), self.resolution))
-        return Item(image, f"{self._split}-{index:05d}", int(data.labels[index]))
+        return Item(image, self.name(index), int(data.labels[index]))
 
 
 def is_official(path: Path) -> bool:

@@ -72,13 +72,24 @@ class Item:
     unseen_objects: bool = False
 
 
+AnnotationValue = str | tuple[Box, ...] | NDArray[np.uint8]
+"""One image's caption, boxes (largest first) or label map."""
+
+
+def carried(item: Item) -> dict[str, AnnotationValue]:
+    """The annotations that an item carries, by kind."""
+    values = {"captions": item.caption, "boxes": item.boxes, "semantic": item.semantic}
+    return {kind: value for kind, value in values.items() if value is not None}
+
+
 class ImageSource(Protocol):
     """One split of an image set at one resolution, decoded on demand.
 
     `fingerprint` names everything that can change pixels, labels or their order; `annotations`, by kind, have their
-    own, so that first stages are shared by all conditionings. `classes` is empty where images have no label. `item` may
-    be called from several threads; it raises `UnusableImage` for an image to be skipped, and more than
-    `max_skipped_fraction` of those is an error.
+    own, so that first stages are shared by all conditionings: which kinds there are is known at once, but an annotation
+    may be read and checked only when `annotations[kind]` is asked for (then it raises UserError). `classes` is empty
+    where images have no label. `item` and `annotation` may be called from several threads; `item` raises
+    `UnusableImage` for an image to be skipped, and more than `max_skipped_fraction` of those is an error.
     """
 
     @property
@@ -98,7 +109,16 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
+    def name(self, index: int) -> str: ...
+
     def item(self, index: int) -> Item: ...
+
+    def annotation(self, kind: str, index: int) -> AnnotationValue: ...
+
+
+def annotation_file(kind: str, annotation: Annotation) -> str:
+    """The name under which a cache keeps an annotation."""
+    return f"{kind}-{annotation.fingerprint[:16]}.{'npy' if kind == 'semantic' else 'json'}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +126,7 @@ class ImageCache:
     """A decoded image set in memory-mapped files; made by `ldm.data.cache`.
 
     `images` uint8 (N, H, W, 3); `labels` int64 (N,), all -1 where the set has no classes; `skipped` (name, reason) of
-    the files left out; `unseen_objects` bool (N,).
+    the files left out; `unseen_objects` bool (N,); `annotations` those that are stored beside the images.
     """
 
     folder: Path
@@ -125,23 +145,27 @@ class ImageCache:
 
     @cached_property
     def semantic(self) -> NDArray[np.uint8] | None:
-        """Memory-mapped label maps (N, H, W), or None where the set has none."""
-        path = self.folder / "semantic.npy"
-        return np.load(path, mmap_mode="r") if path.exists() else None
+        """Memory-mapped label maps (N, H, W), or None where none are stored."""
+        path = self._stored("semantic")
+        return np.load(path, mmap_mode="r") if path else None
 
     @cached_property
     def captions(self) -> tuple[str, ...] | None:
-        """One caption an image, or None where the set has none."""
-        path = self.folder / "captions.json"
-        return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        """One caption an image, or None where none are stored."""
+        path = self._stored("captions")
+        return tuple(json.loads(path.read_text(encoding="utf-8"))) if path else None
 
     @cached_property
     def boxes(self) -> tuple[tuple[Box, ...], ...] | None:
-        """The boxes of every image, or None where the set has none."""
-        path = self.folder / "boxes.json"
-        if not path.exists():
+        """The boxes of every image, or None where none are stored."""
+        path = self._stored("boxes")
+        if path is None:
             return None
         return tuple(tuple(Box(*box) for box in boxes) for boxes in json.loads(path.read_text(encoding="utf-8")))
+
+    def _stored(self, kind: str) -> Path | None:
+        annotation = self.annotations.get(kind)
+        return None if annotation is None else self.folder / annotation_file(kind, annotation)
 
     def uint8(self, indices: Indices) -> Tensor:
         """The images as they are stored: uint8 (n, 3, H, W)."""

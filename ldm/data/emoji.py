@@ -20,7 +20,7 @@ from PIL import Image
 
 from ldm.data.backgrounds import Background, Colour, draw_background, paint
 from ldm.data.captions import noun_phrase, scene_caption
-from ldm.data.contract import SPLITS, Annotation, Box, Item, Split
+from ldm.data.contract import SPLITS, Annotation, AnnotationValue, Box, Item, Split, carried
 from ldm.errors import UserError
 from ldm.records import content_hash
 
@@ -190,6 +190,14 @@ class EmojiScenes:
         names = {"captions": (), "boxes": self.classes, "semantic": ("background", *self.classes)}
         return {kind: Annotation(self.fingerprint, of_kind) for kind, of_kind in names.items()}
 
+    def name(self, index: int) -> str:
+        """The name of scene `index`."""
+        return f"{self.split}-{index:06d}"
+
+    def annotation(self, kind: str, index: int) -> AnnotationValue:
+        """One of the annotations that scene `index` carries."""
+        return carried(self.item(index))[kind]
+
     def scene(self, index: int) -> Scene:
         """The composition of scene `index`."""
         rng = np.random.Generator(np.random.PCG64([self.seed, SPLITS.index(self.split), index]))
@@ -233,7 +241,7 @@ class EmojiScenes:
         labels = np.array([0, *(1 + placement.emoji.label for placement in scene.objects)], np.uint8)
         return Item(
             image=np.rint(np.clip(image, 0, 255)).astype(np.uint8),
-            name=f"{self.split}-{index:06d}",
+            name=self.name(index),
             label=boxes[0][1].label,
             caption=scene_caption(
                 [placement.emoji.phrase for placement, _ in boxes],

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from ldm.data.annotations.places import AnnotationPlaces
 from ldm.data.cifar10 import is_official, open_cifar10
 from ldm.data.contract import SPLITS, ImageSource, Split
 from ldm.data.emoji import EmojiScenes
-from ldm.data.folder import open_folder
+from ldm.data.files import open_files
+from ldm.data.layouts.folder import list_folder
+from ldm.data.listing import open_listing
 from ldm.data.memo import ContentMemo
 from ldm.errors import UserError, nearest
 
@@ -22,13 +25,17 @@ def open_splits(
     n_heldout: int | None = None,
     heldout_fraction: float = 0.1,
     max_skipped_fraction: float = 0.1,
+    captions: Path | None = None,
+    boxes: Path | None = None,
+    semantic: Path | None = None,
     memo: Path | None = None,
 ) -> dict[Split, ImageSource]:
     """The training and the held-out images of a set, nothing decoded yet.
 
     `n_train` and `n_heldout` are the numbers of scenes of `emoji`, which needs them, and upper limits elsewhere.
-    `memo` is a JSON file in which content identities are remembered, so that a second call on an unchanged folder does
-    not read it again.
+    `captions`, `boxes` and `semantic` say where annotations lie that are not found by convention (docs/data.md); they
+    are read when they are first asked for. `memo` is a JSON file in which content identities are remembered, so that a
+    second call on an unchanged folder does not read it again.
 
     Raises: UserError for an unknown name and whatever the set itself finds wrong.
     """
@@ -49,7 +56,8 @@ def open_splits(
     remembered = ContentMemo(memo)
     if name == "cifar10" and is_official(path):
         return dict(open_cifar10(path, resolution, limits, remembered))
-    return dict(open_folder(path, resolution, heldout_fraction, max_skipped_fraction, limits, remembered))
+    listing = list_folder(open_files(path, remembered), AnnotationPlaces(captions, boxes, semantic))
+    return dict(open_listing(listing, resolution, heldout_fraction, max_skipped_fraction, limits, remembered))
 
 
 def _required(count: int | None, split: Split) -> int:

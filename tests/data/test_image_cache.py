@@ -34,10 +34,16 @@ class Ramp:
     def __len__(self):
         return N
 
+    def name(self, index):
+        return f"image {index}"
+
+    def annotation(self, kind, index):
+        raise KeyError(kind)
+
     def item(self, index):
         time.sleep(self.pause)
         pixels = (np.arange(75).reshape(5, 5, 3) + 2 * index).astype(np.uint8)
-        return Item(pixels, f"image {index}", index % 2 if self.classes else None)
+        return Item(pixels, self.name(index), index % 2 if self.classes else None)
 
 
 @pytest.fixture

@@ -6,36 +6,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from image_places import opened, png, write_folder, write_zip
 from PIL import Image
 
-from ldm.data import build_cache, folder, open_splits
-from ldm.data.folder import heldout_contents
+from ldm.data import build_cache, open_splits
+from ldm.data import files as places
+from ldm.data.listing import heldout_contents
 from ldm.errors import UserError, nearest
-
-
-def png(seed, side=16):
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_folder(root, files):
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def write_zip(path, files):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def opened(path, resolution=16, **options):
-    return open_splits("folder", resolution, path=path, **options)
 
 
 def names(source):
@@ -145,8 +122,8 @@ def test_the_memo_spares_reading_and_notices_changes(tmp_path, monkeypatch):
     memo = tmp_path / "memo.json"
     first = opened(root, memo=memo)["train"].fingerprint
     read = []
-    crc32 = folder.zlib.crc32
-    monkeypatch.setattr(folder.zlib, "crc32", lambda *args: read.append(1) or crc32(*args))
+    crc32 = places.zlib.crc32
+    monkeypatch.setattr(places.zlib, "crc32", lambda *args: read.append(1) or crc32(*args))
     assert opened(root, memo=memo)["train"].fingerprint == first
     assert not read
     for name in os.listdir(root):

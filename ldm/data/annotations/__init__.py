@@ -1,0 +1,1 @@
+"""Captions, boxes and label maps from the files in which people keep them."""

@@ -1,0 +1,133 @@
+"""Where annotation files lie, and which image an entry in them means."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ldm.data.files import READ_ERRORS, DirectoryFiles, Files, open_files
+from ldm.data.memo import ContentMemo
+from ldm.errors import UserError
+
+
+@dataclass(frozen=True)
+class AnnotationPlaces:
+    """The files or folders that the user named by `data.captions`, `data.boxes` and `data.semantic`."""
+
+    captions: Path | None = None
+    boxes: Path | None = None
+    semantic: Path | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder `name` in `files`; the name of `files` itself is empty."""
+
+    files: Files
+    name: str
+    is_folder: bool
+
+    def below(self) -> dict[str, str]:
+        """All files of a folder: their names by their path in it."""
+        if not self.name:
+            return {name: name for name in self.files.names}
+        start = f"{self.name}/"
+        return {name.removeprefix(start): name for name in self.files.names if name.startswith(start)}
+
+
+def located(files: Files, given: Path, key: str) -> Place:
+    """The file or folder that the setting `key` names: one among the images, else one on this machine.
+
+    Raises: UserError where there is neither.
+    """
+    name = given.as_posix().strip("/")
+    if not given.is_absolute():
+        if name in files.names:
+            return Place(files, name, is_folder=False)
+        if name == "." or any(known.startswith(f"{name}/") for known in files.names):
+            return Place(files, "" if name == "." else name, is_folder=True)
+    if not given.exists():
+        raise UserError(f"{key}={given} is neither in {files.path} nor a path on this machine.")
+    memo = ContentMemo(None)
+    if given.is_file() and given.suffix.lower() != ".zip":
+        return Place(DirectoryFiles(given.absolute().parent, memo), given.name, is_folder=False)
+    return Place(open_files(given, memo), "", is_folder=True)
+
+
+def read_text(files: Files, name: str) -> str:
+    """A text file. Raises: UserError where it cannot be read or is not UTF-8."""
+    try:
+        return files.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown(files, name)} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except READ_ERRORS as error:
+        raise UserError(f"{shown(files, name)} cannot be read ({error}).") from error
+
+
+def shown(files: Files, name: str) -> str:
+    """The file as it is said to the user."""
+    return str(files.path / name)
+
+
+def stem(name: str) -> str:
+    """A path without its last suffix."""
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def parallel_files(by_stem: Mapping[str, str], images: Iterable[str], place: Place) -> dict[str, str]:
+    """The file of each image that has one: of the image's path, or of as long an end of it as there is.
+
+    Raises: UserError where that would give one file to two images.
+    """
+    found: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for image in images:
+        parts = PurePosixPath(stem(image)).parts
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        file = next((by_stem[end] for end in ends if end in by_stem), None)
+        if file is None:
+            continue
+        if file in owner:
+            raise UserError(
+                f"{shown(place.files, file)} could belong to {owner[file]} and to {image}; expected are the images' "
+                f"folders below {shown(place.files, place.name)} as well."
+            )
+        owner[file], found[image] = image, file
+    return found
+
+
+class ImageFinder:
+    """Which image a file name in an annotation file means.
+
+    It may be the path from the annotation file's own folder, the path from the top, or the end of one image's path.
+    """
+
+    def __init__(self, images: Iterable[str]) -> None:
+        self._names = frozenset(images)
+        by_base: Mapping[str, list[str]] = defaultdict(list)
+        for name in self._names:
+            by_base[PurePosixPath(name).name].append(name)
+        self._by_base = by_base
+
+    def find_all(self, file_names: Sequence[str], folder: str, source: str) -> list[str | None]:
+        """The image of each file name. Raises: UserError where there are file names and none is that of an image."""
+        found = [self.find(file_name, folder) for file_name in file_names]
+        if found and all(image is None for image in found):
+            raise UserError(
+                f"{source}: no file name in it is that of one image (the first is '{file_names[0]}'); expected are "
+                "paths from the folder of that file."
+            )
+        return found
+
+    def find(self, file_name: str, folder: str) -> str | None:
+        """The image's name, or None where no image, or more than one, can be meant."""
+        wanted = PurePosixPath(file_name.replace("\\", "/")).as_posix()
+        for candidate in ((PurePosixPath(folder) / wanted).as_posix(), wanted):
+            if candidate in self._names:
+                return candidate
+        ending = [
+            name
+            for name in self._by_base.get(PurePosixPath(wanted).name, ())
+            if name.endswith(f"/{wanted}") or name == wanted
+        ]
+        return ending[0] if len(ending) == 1 else None

@@ -1,0 +1,144 @@
+"""Places with files, whether a folder or an archive: what is there, what each file holds, and its bytes."""
+
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from ldm.data.memo import ContentMemo, signature
+from ldm.errors import UserError
+
+READ_BLOCK = 1 << 20
+HASHING_THREADS = 8
+
+READ_ERRORS = (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+"""What reading a file may raise where the place is damaged."""
+
+
+class Files(Protocol):
+    """A place with files, named by their path in it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All visible files, sorted."""
+        ...
+
+    def identities(self, names: Sequence[str]) -> list[str]:
+        """What tells the content of these files: crc32 and size."""
+        ...
+
+    def signature(self, names: Sequence[str]) -> list[int]:
+        """What tells, without reading them, that these files have not changed."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; raises one of `READ_ERRORS` where they cannot be had."""
+        ...
+
+
+def is_visible(name: str) -> bool:
+    """Whether a relative path names no hidden file."""
+    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+class DirectoryFiles:
+    """The files below a directory, through symbolic links as well."""
+
+    def __init__(self, path: Path, memo: ContentMemo) -> None:
+        self.path = path
+        self._memo = memo
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._walk()))
+
+    def identities(self, names: Sequence[str]) -> list[str]:
+        with ThreadPoolExecutor(HASHING_THREADS) as pool:
+            identities = list(pool.map(self._identity, names))
+        self._memo.save()
+        return identities
+
+    def signature(self, names: Sequence[str]) -> list[int]:
+        return signature([self.path / name for name in names])
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def _walk(self) -> Iterator[str]:
+        visited = set()
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in visited:  # a link back to a folder above
+                folders.clear()
+                continue
+            visited.add(real)
+            folders.sort()  # so that of two ways to one folder the same is always taken
+            for file in files:
+                name = (Path(folder) / file).relative_to(self.path).as_posix()
+                if is_visible(name) and (self.path / name).is_file():
+                    yield name
+
+    def _identity(self, name: str) -> str:
+        path = self.path / name
+        key, sign = os.path.abspath(path), signature([path])
+        known = self._memo.recall(key, sign)
+        if known is not None:
+            return known
+        crc, size = 0, 0
+        with path.open("rb") as file:
+            while block := file.read(READ_BLOCK):
+                crc, size = zlib.crc32(block, crc), size + len(block)
+        self._memo.keep(key, sign, identity(crc, size))
+        return identity(crc, size)
+
+
+class ZipFiles:
+    """The files in a zip archive; identities come from its directory, without reading them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._archive = zipfile.ZipFile(path)
+        self._lock = threading.Lock()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        files = {info.filename for info in self._archive.infolist() if not info.is_dir()}
+        return tuple(sorted(name for name in files if is_visible(name)))
+
+    def identities(self, names: Sequence[str]) -> list[str]:
+        infos = [self._archive.getinfo(name) for name in names]
+        return [identity(info.CRC, info.file_size) for info in infos]
+
+    def signature(self, names: Sequence[str]) -> list[int]:
+        return signature([self.path])
+
+    def read(self, name: str) -> bytes:
+        with self._lock:
+            return self._archive.read(name)
+
+
+def identity(crc: int, size: int) -> str:
+    """The content of a file in one word."""
+    return f"{crc:08x}-{size}"
+
+
+def open_files(path: Path, memo: ContentMemo) -> Files:
+    """A folder or a zip archive.
+
+    Raises: UserError where the path is missing or neither of them.
+    """
+    if not path.exists():
+        raise UserError(f"There is no {path}; set data.path to a folder or a zip archive of images.")
+    if path.is_dir():
+        return DirectoryFiles(path, memo)
+    if zipfile.is_zipfile(path):
+        return ZipFiles(path)
+    raise UserError(f"{path} is neither a folder nor a zip archive; set data.path to one that holds images.")

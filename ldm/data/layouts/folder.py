@@ -1,0 +1,66 @@
+"""Any folder or zip archive of images as a labelled or unlabelled image set.
+
+Hidden files, `__MACOSX` and files that are no images are ignored, as are folders that merely wrap all the others. Where
+everything lies in `train/` and a held-out folder (`heldout`, `val`, `validation`, `valid` or `test`, the first that is
+there), that is the split; else an image is held out by a hash of its content, so that equal files share a side. Where
+every image then lies in one of two or more subfolders, those are the classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from ldm.data.annotations.captions import find_captions
+from ldm.data.annotations.places import AnnotationPlaces
+from ldm.data.contract import Split
+from ldm.data.files import Files
+from ldm.data.listing import FileEntry, Listing, image_names
+
+HELDOUT_FOLDERS = ("heldout", "val", "validation", "valid", "test")
+
+
+def list_folder(files: Files, places: AnnotationPlaces) -> Listing:
+    """Finds the images, their classes, the split the folders give, if any, and what annotates them.
+
+    Raises: UserError where there are no images.
+    """
+    names = image_names(files)
+    splits, inner = _given_split(_unwrapped([PurePosixPath(name).parts for name in names]))
+    folders = {parts[0] for parts in inner if len(parts) > 1}
+    labelled = all(len(parts) > 1 for parts in inner) and len(folders) > 1
+    classes = tuple(sorted(folders)) if labelled else ()
+    index = {name: number for number, name in enumerate(classes)}
+    entries = [
+        FileEntry(name, "/".join(parts), index[parts[0]] if labelled else None, content, split)
+        for name, content, parts, split in zip(names, files.identities(names), inner, splits, strict=True)
+    ]
+    annotations = {"captions": find_captions(files, names, places)}
+    return Listing(
+        files,
+        tuple(sorted(entries, key=lambda entry: (entry.key, entry.name))),
+        classes,
+        {kind: reader for kind, reader in annotations.items() if reader is not None},
+    )
+
+
+def _unwrapped(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The paths without the leading folders that all of them share."""
+    depth = 0
+    for level in zip(*(path[:-1] for path in paths), strict=False):
+        if len(set(level)) > 1:
+            break
+        depth += 1
+    return [path[depth:] for path in paths]
+
+
+def _given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], list[tuple[str, ...]]]:
+    """The side each path is given by its first folder, and the paths below; no side where the folders give none.
+
+    Files in a held-out folder of lower rank (`test` beside `val`) take no part.
+    """
+    tops = {path[0] if len(path) > 1 else "" for path in paths}
+    named = {top.lower(): top for top in tops}
+    heldout = next((named[name] for name in HELDOUT_FOLDERS if name in named), None)
+    if heldout is None or "train" not in named or not set(named) <= {"train", *HELDOUT_FOLDERS}:
+        return [None] * len(paths), list(paths)
+    sides: dict[str, Split] = {named["train"]: "train", heldout: "heldout"}
+    return [sides.get(path[0]) for path in paths], _unwrapped([path[1:] for path in paths])
