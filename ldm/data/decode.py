@@ -36,6 +36,8 @@ ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -63,14 +65,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def central_square(width: int, height: int) -> tuple[int, int, int, int]:
+    """What is kept of an image: left, top, right, bottom in its pixels."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
 def square(image: Image.Image, resolution: int) -> Image.Image:
     """The central square of the image at the given side; see `RESIZE_RULE`."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    if side == resolution:
+    box = central_square(*image.size)
+    if min(image.size) == resolution:
         return image.crop(box)
     return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
+
+
+def upright_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as the image will be seen, from its header; None where it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
+            return (image.height, image.width) if turned else image.size
+    except Exception:  # as in decode_image, which says what is wrong with it
+        return None
 
 
 def decode_image(data: bytes, resolution: int, name: str) -> NDArray[np.uint8]:

@@ -21,6 +21,9 @@ from ldm.records import content_hash
 ANNOTATION_CODE = 1
 """Raised by hand whenever a change here or in annotations/ changes what is read of the same files."""
 
+WORDS = {"captions": "captions", "boxes": "boxes", "semantic": "label maps"}
+"""What the kinds of annotation are called."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -208,7 +211,7 @@ class FileImages:
         if not missing:
             return
         named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        said = f"{len(missing)} of {len(contents)} images in {self._listing.files.path} have no {kind}"
+        said = f"{len(missing)} of {len(contents)} images in {self._listing.files.path} have no {WORDS[kind]}"
         if len(missing) > self.max_skipped_fraction * len(contents):
             allowed = f"more than the {self.max_skipped_fraction:.0%} allowed (data.max_skipped_fraction)"
             raise UserError(f"{said}, {allowed}: {named}; add them, or remove these images.")

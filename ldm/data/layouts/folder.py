@@ -1,20 +1,23 @@
 """Any folder or zip archive of images as a labelled or unlabelled image set.
 
-Hidden files, `__MACOSX` and files that are no images are ignored, as are folders that merely wrap all the others. Where
-everything lies in `train/` and a held-out folder (`heldout`, `val`, `validation`, `valid` or `test`, the first that is
-there), that is the split; else an image is held out by a hash of its content, so that equal files share a side. Where
-every image then lies in one of two or more subfolders, those are the classes.
+Hidden files, `__MACOSX` and files that are no images are ignored, as are folders that merely wrap all the others, and
+label maps in a folder beside the images'. Where everything lies in `train/` (or `training/`) and a held-out folder
+(`heldout`, `val`, `validation`, `valid` or `test`, the first that is there), that is the split; else an image is held
+out by a hash of its content, so that equal files share a side. Where every image then lies in one of two or more
+subfolders, those are the classes.
 """
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from ldm.data.annotations.captions import find_captions
+from ldm.data.annotations.label_maps import find_label_files, label_map_reader
 from ldm.data.annotations.places import AnnotationPlaces
 from ldm.data.contract import Split
 from ldm.data.files import Files
 from ldm.data.listing import FileEntry, Listing, image_names
 
+TRAIN_FOLDERS = ("train", "training")
 HELDOUT_FOLDERS = ("heldout", "val", "validation", "valid", "test")
 
 
@@ -23,7 +26,9 @@ def list_folder(files: Files, places: AnnotationPlaces) -> Listing:
 
     Raises: UserError where there are no images.
     """
-    names = image_names(files)
+    labels = find_label_files(files, places)
+    apart = labels.apart if labels is not None else frozenset()
+    names = [name for name in image_names(files) if name not in apart]
     splits, inner = _given_split(_unwrapped([PurePosixPath(name).parts for name in names]))
     folders = {parts[0] for parts in inner if len(parts) > 1}
     labelled = all(len(parts) > 1 for parts in inner) and len(folders) > 1
@@ -33,7 +38,11 @@ def list_folder(files: Files, places: AnnotationPlaces) -> Listing:
         FileEntry(name, "/".join(parts), index[parts[0]] if labelled else None, content, split)
         for name, content, parts, split in zip(names, files.identities(names), inner, splits, strict=True)
     ]
-    annotations = {"captions": find_captions(files, names, places)}
+    part = [name for name, split in zip(names, splits, strict=True) if split is not None or not any(splits)]
+    annotations = {
+        "captions": find_captions(files, part, places),
+        "semantic": None if labels is None else label_map_reader(files, labels, part),
+    }
     return Listing(
         files,
         tuple(sorted(entries, key=lambda entry: (entry.key, entry.name))),
@@ -60,7 +69,8 @@ def _given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], 
     tops = {path[0] if len(path) > 1 else "" for path in paths}
     named = {top.lower(): top for top in tops}
     heldout = next((named[name] for name in HELDOUT_FOLDERS if name in named), None)
-    if heldout is None or "train" not in named or not set(named) <= {"train", *HELDOUT_FOLDERS}:
+    train = next((named[name] for name in TRAIN_FOLDERS if name in named), None)
+    if heldout is None or train is None or not set(named) <= {*TRAIN_FOLDERS, *HELDOUT_FOLDERS}:
         return [None] * len(paths), list(paths)
-    sides: dict[str, Split] = {named["train"]: "train", heldout: "heldout"}
+    sides: dict[str, Split] = {train: "train", heldout: "heldout"}
     return [sides.get(path[0]) for path in paths], _unwrapped([path[1:] for path in paths])
