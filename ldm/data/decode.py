@@ -1,6 +1,7 @@
 """Encoded image files to square uint8 RGB arrays."""
 
 import io
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,10 +81,10 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
 
 
-def upright_size(data: bytes) -> tuple[int, int] | None:
+def upright_size(file: BinaryIO) -> tuple[int, int] | None:
     """Width and height as the image will be seen, from its header; None where it cannot be read."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(file) as image:
             turned = image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
             return (image.height, image.width) if turned else image.size
     except Exception:  # as in decode_image, which says what is wrong with it

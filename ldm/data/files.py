@@ -1,5 +1,6 @@
 """Places with files, whether a folder or an archive: what is there, what each file holds, and its bytes."""
 
+import io
 import os
 import threading
 import zipfile
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ldm.data.memo import ContentMemo, signature
 from ldm.errors import UserError
@@ -39,8 +40,12 @@ class Files(Protocol):
         """What tells, without reading them, that these files have not changed."""
         ...
 
+    def open(self, name: str) -> BinaryIO:
+        """The file, to be read in part; raises one of `READ_ERRORS` where it cannot be had."""
+        ...
+
     def read(self, name: str) -> bytes:
-        """The bytes of a file; raises one of `READ_ERRORS` where they cannot be had."""
+        """All bytes of a file; raises as `open` does."""
         ...
 
 
@@ -50,11 +55,12 @@ def is_visible(name: str) -> bool:
 
 
 class DirectoryFiles:
-    """The files below a directory, through symbolic links as well."""
+    """The files below a directory, through symbolic links as well; only those right in it where it is not `deep`."""
 
-    def __init__(self, path: Path, memo: ContentMemo) -> None:
+    def __init__(self, path: Path, memo: ContentMemo, deep: bool = True) -> None:
         self.path = path
         self._memo = memo
+        self._deep = deep
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -69,6 +75,9 @@ class DirectoryFiles:
     def signature(self, names: Sequence[str]) -> list[int]:
         return signature([self.path / name for name in names])
 
+    def open(self, name: str) -> BinaryIO:
+        return (self.path / name).open("rb")
+
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
@@ -80,6 +89,8 @@ class DirectoryFiles:
                 folders.clear()
                 continue
             visited.add(real)
+            if not self._deep:
+                folders.clear()
             folders.sort()  # so that of two ways to one folder the same is always taken
             for file in files:
                 name = (Path(folder) / file).relative_to(self.path).as_posix()
@@ -119,6 +130,9 @@ class ZipFiles:
 
     def signature(self, names: Sequence[str]) -> list[int]:
         return signature([self.path])
+
+    def open(self, name: str) -> BinaryIO:
+        return io.BytesIO(self.read(name))
 
     def read(self, name: str) -> bytes:
         with self._lock:

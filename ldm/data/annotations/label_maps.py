@@ -178,7 +178,8 @@ def _checked_values(files: Files, image: str, maps: Files, label: str) -> NDArra
     """The values in a label map. Raises: UserError where it is none, or of another shape than its image."""
     values = _values(maps, label)
     try:
-        size = upright_size(files.read(image))
+        with files.open(image) as file:
+            size = upright_size(file)
     except READ_ERRORS:
         size = None  # said, and skipped, when the images are decoded
     if size is not None:

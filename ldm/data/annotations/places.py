@@ -50,7 +50,7 @@ def located(files: Files, given: Path, key: str) -> Place:
         raise UserError(f"{key}={given} is neither in {files.path} nor a path on this machine.")
     memo = ContentMemo(None)
     if given.is_file() and given.suffix.lower() != ".zip":
-        return Place(DirectoryFiles(given.absolute().parent, memo), given.name, is_folder=False)
+        return Place(DirectoryFiles(given.absolute().parent, memo, deep=False), given.name, is_folder=False)
     return Place(open_files(given, memo), "", is_folder=True)
 
 

@@ -10,6 +10,7 @@ subfolders, those are the classes.
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
 from ldm.data.annotations.label_maps import find_label_files, label_map_reader
 from ldm.data.annotations.places import AnnotationPlaces
@@ -41,6 +42,7 @@ def list_folder(files: Files, places: AnnotationPlaces) -> Listing:
     part = [name for name, split in zip(names, splits, strict=True) if split is not None or not any(splits)]
     annotations = {
         "captions": find_captions(files, part, places),
+        "boxes": find_boxes(files, part, places),
         "semantic": None if labels is None else label_map_reader(files, labels, part),
     }
     return Listing(
