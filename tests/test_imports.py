@@ -26,6 +26,7 @@ ROOMS = {
     "samplers": ("ldm.diffusion",),
     "data": ("ldm.first_stage",),
     "metrics": ("ldm.pretrained",),
+    "probes": ("ldm.data",),
     "training": (
         "ldm.pretrained",
         "ldm.first_stage",
@@ -35,6 +36,7 @@ ROOMS = {
         "ldm.samplers",
         "ldm.data",
         "ldm.metrics",
+        "ldm.probes",
     ),
     "interop": ("ldm.first_stage", "ldm.denoiser", "ldm.conditioning"),
 }

@@ -1,4 +1,4 @@
-"""Confidence intervals: Student's for means, the delete-a-block jackknife for everything smooth."""
+"""Confidence intervals: Student's for means, Wilson's for shares, delete-a-block jackknife for everything smooth."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 LEVEL = 0.95
 
@@ -105,3 +105,18 @@ def block_jackknife(
         spreads.append(jackknife_spread(value, without, sizes))
     spread = combine(*spreads)
     return student_interval(value - spread.bias if correct_bias else value, spread.variance, spread.freedom, level)
+
+
+def proportion_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
+    """The share of successes among n independent trials with Wilson's score interval.
+
+    Raises: ValueError for no trials.
+    Source: Wilson 1927, Probable inference, Journal of the American Statistical Association 22.
+    """
+    if n < 1:
+        raise ValueError("a share needs at least one trial")
+    z = float(ndtri(0.5 + level / 2))
+    share, extra = successes / n, z * z / n
+    centre = (share + extra / 2) / (1 + extra)
+    half = math.sqrt(extra * share * (1 - share) + extra * extra / 4) / (1 + extra)
+    return Interval(share, centre - half, centre + half)

@@ -1,0 +1,10 @@
+"""Probes: small networks, trained on real images, that read a picture's condition off it.
+
+A generated picture is asked what a held-out real one is asked, so that the score of samples has a ceiling (held-out
+images) and a floor (the conditions of other samples).
+"""
+
+from ldm.probes.build import PROBES, build_probe
+from ldm.probes.contract import Probe
+
+__all__ = ["PROBES", "Probe", "build_probe"]

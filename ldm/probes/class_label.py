@@ -1,0 +1,48 @@
+"""Which class an image shows."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldm.data.contract import ImageCache, Indices
+from ldm.errors import UserError
+from ldm.probes.contract import resized
+from ldm.probes.networks import Classifier
+
+
+class ClassProbe:
+    """A classifier of whole images.
+
+    Shapes: targets int64 (N,), -1 where unknown; counts int64 (N, 2): is the answer right, was there a question.
+    Source: Shmelkov et al. 2018, arXiv 1807.09499 (GAN-test: trained on real images, asked about generated ones).
+    """
+
+    metric: ClassVar[str] = "class_accuracy"
+
+    def __init__(self, side: int, width: int, images: ImageCache) -> None:
+        if len(images.classes) < 2:
+            raise UserError("the class probe needs images of at least two classes")
+        self.side = side
+        self.network = Classifier(width, len(images.classes))
+
+    def usable(self, images: ImageCache) -> list[int]:
+        """The images with a class."""
+        found: list[int] = np.flatnonzero(images.labels >= 0).tolist()
+        return found
+
+    def targets(self, images: ImageCache, indices: Indices) -> Tensor:
+        """Their classes."""
+        return torch.from_numpy(images.labels[np.asarray(indices)])
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(self.network(resized(images, self.side)), targets)
+
+    def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
+        """Right answers of those asked for."""
+        answers = self.network(resized(images, self.side)).argmax(dim=1)
+        return torch.stack([answers == targets, targets >= 0], dim=1).long().cpu().numpy()
