@@ -13,8 +13,8 @@ from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRec
 
 REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
 FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget")
-MODEL_AXES = ("conditioning", "seed")
-SAMPLE_AXES = ("sampler", "steps", "eta", "spacing", "guidance_scale", "sampler_seed")
+MODEL_AXES = ("conditioning", "latent_scale", "seed")
+SAMPLE_AXES = ("sampler", "steps", "eta", "spacing", "guidance_scale", "height", "width", "tile", "sampler_seed")
 ALL_AXES = REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES + SAMPLE_AXES
 
 AXES_OF: Mapping[str, tuple[str, ...]] = {
@@ -90,6 +90,9 @@ WHOLE_NUMBERS = (
     "images_seen",
     "n",
     "resolution",
+    "height",
+    "width",
+    "tile",
     "peak_bytes",
     *PARAMETER_COLUMNS,
 )

@@ -19,6 +19,8 @@ MANY_SAMPLES = 5000
 """From here on the Frechet distance is the headline; below, its bias at small n exceeds most differences."""
 
 KERNEL = ("kd_", "kid")
+WINDOW = "window_"
+"""Before the name of a metric that was measured on windows of samples larger than the training images."""
 """How the names of kernel distances begin; these have no bias that depends on n."""
 
 METRIC_NAMES = {
@@ -78,6 +80,11 @@ class Headline:
         return metric_title(self.metric)
 
     @property
+    def is_kernel(self) -> bool:
+        """Whether it is a kernel distance, else a Frechet distance."""
+        return _is_kernel(self.metric)
+
+    @property
     def real(self) -> str:
         """Its floor: training images against held-out images."""
         return f"real_{self.metric}"
@@ -98,28 +105,39 @@ class Panel:
 
 
 def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
-    """The kernel distance below 5000 samples, else the Frechet distance, of the extractor with most rows."""
+    """The kernel distance below 5000 samples, else the Frechet distance, of the extractor with most rows.
+
+    Distances of windows count where there are none of whole samples.
+    """
     rows = frame[frame["stage"] == stage]
     distances = rows[rows["metric"].str.match(r"(fd_|kd_|fid$|kid$)")]
+    if distances.empty:
+        distances = rows[rows["metric"].str.match(rf"{WINDOW}(fd_|kd_|fid$|kid$)")]
     if distances.empty:
         return None
     extractors = distances["metric"].map(_extractor)
     chosen = extractors.value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[0]
     own = distances[extractors == chosen]
     n = int(own["n"].min())
-    kernel = own["metric"].str.startswith(KERNEL)
+    kernel = own["metric"].map(_is_kernel)
     wanted = own[kernel if n < MANY_SAMPLES else ~kernel]
     metric = (wanted if not wanted.empty else own)["metric"].iloc[0]
     return Headline(str(metric), n)
 
 
+def _is_kernel(metric: str) -> bool:
+    return metric.removeprefix(WINDOW).startswith(KERNEL)
+
+
 def _extractor(metric: str) -> str:
     """The network of a distance; the names without one stand for the standard Inception weights."""
-    return metric.partition("_")[2] or "inception"
+    return metric.removeprefix(WINDOW).partition("_")[2] or "inception"
 
 
 def metric_title(metric: str) -> str:
     """A metric's name in words, e.g. "kernel distance, EfficientNet-Lite2"."""
+    if metric.startswith(WINDOW):
+        return f"{metric_title(metric.removeprefix(WINDOW))}, windows of larger samples"
     if metric in STANDARD_NAMES:
         return STANDARD_NAMES[metric]
     head, _, extractor = metric.partition("_")
@@ -542,7 +560,7 @@ def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
     """The floor's rows; the Frechet distance is biased by n, so its floor counts only at the same n."""
     rows = study.frame[study.frame["metric"] == metric]
     same = rows[rows["n"] == like.n]
-    if like.metric.startswith(KERNEL) and same.empty:
+    if like.is_kernel and same.empty:
         same = rows
     return same.groupby(["regulariser", "f"], dropna=False, as_index=False)[["value"]].mean()
 
@@ -552,7 +570,7 @@ def _floor_note(study: Study, metric: Headline) -> str:
     counts = sorted(set(study.frame[study.frame["metric"].isin([metric.real, metric.decoded])]["n"]))
     if not counts or counts == [metric.n]:
         return ""
-    if metric.metric.startswith(KERNEL):
+    if metric.is_kernel:
         return "" if metric.n in counts else f"Floors are measured at n = {_listed(counts)}."
     return f"Only floors of the same n are drawn (measured: {_listed(counts)}): the Fréchet distance depends on n."
 

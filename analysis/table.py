@@ -10,7 +10,7 @@ from analysis.collect import Study, family_name
 from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
 from ldm.records import LeftOut
 
-GENERATION = r"(kd_|kid$|fd_|fid$|is_|is$|precision|recall)"
+GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|is_|is$|precision|recall)"
 OPTIONAL_AXES = (
     "data",
     "resolution",
@@ -18,6 +18,10 @@ OPTIONAL_AXES = (
     "conditioning",
     "sampler",
     "guidance_scale",
+    "latent_scale",
+    "height",
+    "width",
+    "tile",
     "seed",
     "ae_seed",
     "sampler_seed",

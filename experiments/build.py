@@ -31,6 +31,7 @@ from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
+from ldm.first_stage.tiled import Tiling
 from ldm.metrics.features import EXTRACTORS, Extractor, inception_file, load_extractor
 from ldm.pretrained import efficientnet_lite
 from ldm.randomness import derived_seed
@@ -152,6 +153,11 @@ def latent_scale_of(job: Job) -> LatentScale:
     """The latent scale that the job's latents stage measured."""
     facts = job.parent_record("latents").facts
     return LatentScale(*(torch.tensor(facts[name], dtype=torch.float64) for name in ("shift", "std")))
+
+
+def tiling(samples: Mapping[str, Any]) -> Tiling | None:
+    """The tiles that samples are decoded in; None where they are decoded whole."""
+    return None if samples["tile"] is None else Tiling(samples["tile"], samples["overlap"])
 
 
 def perceptual_loss(loss: Mapping[str, Any]) -> PerceptualLoss | None:

@@ -1,5 +1,6 @@
 """Sizes of a cell's networks, counted on the meta device: nothing is computed, no weights are initialised."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments import build
+from experiments.plan import sample_size
 from ldm.denoiser.unet import UNet
 from ldm.first_stage.contract import FirstStage, Reconstruction
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import discriminator_loss
+from ldm.first_stage.tiled import decode_tiled
 from ldm.first_stage.vq import VQFirstStage
 from ldm.pretrained import lpips
 from ldm.training.flops import count_flops
@@ -49,7 +52,7 @@ class FirstStageCounts:
 
 @dataclass(frozen=True)
 class DenoiserCounts:
-    """Sizes of the denoiser and its conditioning; `call` = FLOPs of one call of the network, an image.
+    """Sizes of the denoiser and its conditioning; `call` = FLOPs of one call of the network for one sample of its size.
 
     The conditioning's parameters are None where the number of classes is not known.
     """
@@ -88,15 +91,16 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
 
 
 def count_denoiser(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int | None) -> DenoiserCounts:
-    """Counts of the diffusion model of a resolved config, for latents of `shape`."""
+    """Counts of the diffusion model of a resolved config, trained on latents of `shape`."""
     channels, side, _ = shape
     with META:
         conditions = build.conditioning(config["conditioning"], classes or 1)
         network = build.denoiser(config["denoiser"], channels, side, conditions)
         x, index = torch.empty(1, network.in_channels, side, side), torch.empty(1)
         context = None if conditions.context_dim is None else torch.empty(1, 1, conditions.context_dim)
+        sample = torch.empty(1, network.in_channels, *sampled_latent_shape(config, channels)[1:])
     with torch.no_grad():
-        call = count_flops(lambda: network(x, index, context=context))
+        call = count_flops(lambda: network(sample, index, context=context))
     is_known = config["conditioning"]["name"] == "none" or classes is not None
     return DenoiserCounts(
         denoiser=build.parameters(network),
@@ -107,6 +111,25 @@ def count_denoiser(config: Mapping[str, Any], shape: tuple[int, int, int], class
             activation_bytes=_saved_bytes(lambda: network(x, index, context=context), _of(network)),
         ),
     )
+
+
+def sampled_latent_shape(config: Mapping[str, Any], channels: int) -> tuple[int, int, int]:
+    """The latent's shape of a sample of `samples.height` x `samples.width`."""
+    height, width = (side // config["ae"]["f"] for side in sample_size(config))
+    return channels, height, width
+
+
+def count_sample_decoding(config: Mapping[str, Any]) -> float:
+    """FLOPs of decoding one sample of a resolved config, tile by tile where it has tiles."""
+    tiling = build.tiling(config["samples"])
+    with META:
+        model = build.first_stage(config["ae"], config["data"]["resolution"])
+        latent = torch.empty(sampled_latent_shape(config, model.channels)).unsqueeze(0)
+    decode = functools.partial(_decoded, model)
+    with torch.no_grad():
+        if tiling is None:
+            return count_flops(lambda: decode(latent))
+        return count_flops(lambda: list(decode_tiled(decode, latent, model.factor, tiling)))
 
 
 def network_calls(sampler: Mapping[str, Any], guidance_scale: float) -> int:

@@ -22,10 +22,12 @@ from experiments.counts import (
     FirstStageCounts,
     count_denoiser,
     count_first_stage,
+    count_sample_decoding,
     network_calls,
+    sampled_latent_shape,
     training_bytes,
 )
-from experiments.plan import UNTIL, DataFacts, Plan, make_plan, with_scale_sizes
+from experiments.plan import UNTIL, DataFacts, Plan, make_plan, sample_size, with_scale_sizes
 from experiments.runner import environment
 from experiments.store import Store
 from ldm.errors import UserError
@@ -56,13 +58,14 @@ class StageLine:
 
 @dataclass(frozen=True)
 class Description:
-    """All that is said of a cell; `facts` None where its images cannot be opened."""
+    """All that is said of a cell; `facts` None where its images cannot be opened, `decode` = FLOPs for one sample."""
 
     plan: Plan
     facts: DataFacts | None
     first_stage: FirstStageCounts
     denoiser: DenoiserCounts
     calls: int
+    decode: float
     memory: Mapping[str, int | None]
     stages: Sequence[StageLine]
     notes: Sequence[str]
@@ -77,6 +80,11 @@ class Description:
         }
 
     @property
+    def sampled_latent_shape(self) -> tuple[int, int, int]:
+        """Of a sample; `first_stage.latent_shape` is that of a training image."""
+        return sampled_latent_shape(self.plan.config, self.first_stage.latent_shape[0])
+
+    @property
     def flops_per_image(self) -> dict[str, float | None]:
         """By what is done to one image, one multiply-add being 2."""
         step = self.first_stage.step
@@ -86,7 +94,7 @@ class Description:
             "encode": self.first_stage.encode,
             "network_call": self.denoiser.call,
             "sampling": self.calls * self.denoiser.call,
-            "decode": self.first_stage.decode,
+            "decode": self.decode,
         }
 
     @property
@@ -112,7 +120,12 @@ class Description:
             "latent_shape": list(self.first_stage.latent_shape),
             "flops_per_image": self.flops_per_image,
             "training": self.trainings,
-            "sampling": {"images": self.plan.config["metrics"]["n_samples"], "network_calls": self.calls},
+            "sampling": {
+                "images": self.plan.config["metrics"]["n_samples"],
+                "network_calls": self.calls,
+                "size": list(sample_size(self.plan.config)),
+                "latent_shape": list(self.sampled_latent_shape),
+            },
             "memory_bytes": dict(self.memory),
             "stages": [asdict(line) for line in self.stages],
             "notes": list(self.notes),
@@ -134,13 +147,14 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
             *notes,
             f"first-stage steps are not counted: the weights of {config['ae']['loss']['perceptual']} are not here",
         ]
-    work = _work(config, first_stage, denoiser, calls, facts)
+    decode = count_sample_decoding(config)
+    work = _work(config, first_stage, calls * denoiser.call + decode, denoiser.step.flops, facts)
     needed = plan.needed(UNTIL[config["until"]])
     lines = [
         _line(plan, name, work.get(name, (None, None)), store, facts is not None) for name in (s.name for s in needed)
     ]
     memory = _memory(config, first_stage, denoiser)
-    return Description(plan, facts, first_stage, denoiser, calls, memory, lines, [*notes, *plan.notes])
+    return Description(plan, facts, first_stage, denoiser, calls, decode, memory, lines, [*notes, *plan.notes])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -196,15 +210,15 @@ def _training(settings: Mapping[str, Any]) -> dict[str, int]:
 def _work(
     config: Mapping[str, Any],
     first_stage: FirstStageCounts,
-    denoiser: DenoiserCounts,
-    calls: int,
+    sample: float,
+    diffusion_step: float,
     facts: DataFacts | None,
 ) -> dict[str, tuple[int | None, float | None]]:
-    """Images and FLOPs of the stages in which networks do the work."""
+    """Images and FLOPs of the stages in which networks do the work, given those of one sample and of one step."""
     seen, n = _training(config["trainer"])["images_seen"], config["metrics"]["n_samples"]
     work: dict[str, tuple[int | None, float | None]] = {
-        "diffusion": (seen, seen * denoiser.step.flops),
-        "samples": (n, n * (calls * denoiser.call + first_stage.decode)),
+        "diffusion": (seen, seen * diffusion_step),
+        "samples": (n, n * sample),
     }
     if facts is not None:
         work["latents"] = (facts.train_images, facts.train_images * first_stage.encode)
@@ -330,8 +344,10 @@ def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[S
     parameters = [(name, f"{n:,}" if n is not None else "unknown") for name, n in found.parameters.items()]
     yield "Parameters", ("part", "parameters"), parameters
     shape = " x ".join(map(str, found.first_stage.latent_shape))
+    sampled = " x ".join(map(str, found.sampled_latent_shape))
+    of_samples = "" if sampled == shape else f", of samples {sampled}"
     flops = [(name.replace("_", " "), _si(value, "FLOP")) for name, value in found.flops_per_image.items()]
-    yield f"Work for one image (latent {shape}, {found.calls} network calls)", ("what", "work"), flops
+    yield f"Work for one image (latent {shape}{of_samples}; {found.calls} network calls)", ("what", "work"), flops
     trainings = [
         (name, f"{t['images_seen']:,}", f"{t['batch']:,}", f"{t['steps']:,}", _si(found.memory[name], "B"))
         for name, t in found.trainings.items()

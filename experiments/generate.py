@@ -17,6 +17,7 @@ from ldm.data.contract import ImageCache
 from ldm.diffusion import DenoisingModel, clipped, guided
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
+from ldm.first_stage.tiled import Tiling, decode_tiled
 from ldm.randomness import SampleNoise, generator
 from ldm.samplers import Sampler, sample
 from ldm.training.checkpoint import load_weights
@@ -26,7 +27,10 @@ from ldm.training.precision import autocast_dtype
 
 @dataclass(frozen=True)
 class Generator:
-    """All that sampling needs; `latent_range` = extremes of the normalised training latents, for clipping."""
+    """All that sampling needs, for samples whose latents have `latent_shape`.
+
+    `latent_range` = extremes of the normalised training latents, for clipping. `tiling` None: they are decoded whole.
+    """
 
     model: DenoisingModel
     conditioning: Conditioning
@@ -35,14 +39,26 @@ class Generator:
     latent_shape: tuple[int, int, int]
     latent_range: tuple[float, float]
     device: str
+    tiling: Tiling | None = None
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Images, uint8 (N, 3, H, W) on the CPU, of raw latents."""
+        if self.tiling is None:
+            return to_uint8(self.first_stage.decode(latent))
+        pieces = decode_tiled(self.first_stage.decode, latent, self.first_stage.factor, self.tiling)
+        return torch.cat([to_uint8(piece) for piece in pieces], dim=2)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images first ... first + N, uint8 (N, 3, H, W), with the seconds that denoising and decoding took."""
+    """Images first ... first + N, uint8 (N, 3, H, W), and the raw latents (N, C, h, w) that they were decoded from.
+
+    With the seconds that denoising and decoding took.
+    """
 
     first: int
     images: Tensor
+    latents: Tensor
     denoise_seconds: float
     decode_seconds: float
 
@@ -102,8 +118,9 @@ def generate(
         *_, z = sample(sampler, denoise, z, times, noise)
         _wait(source.device)
         denoised = time.monotonic()
-        images = to_uint8(source.first_stage.decode(source.scale.denormalise(z)))
-        yield Batch(part.start, images, denoised - started, time.monotonic() - denoised)
+        latents = source.scale.denormalise(z)
+        images = source.decode(latents)
+        yield Batch(part.start, images, latents, denoised - started, time.monotonic() - denoised)
 
 
 def _wait(device: str) -> None:
@@ -119,5 +136,5 @@ def flops_per_image(source: Generator) -> tuple[float, float]:
     half = torch.tensor(0.5, dtype=torch.float64)
     return (
         count_flops(lambda: source.model.denoise(z, half, null)),
-        count_flops(lambda: source.first_stage.decode(z)),
+        count_flops(lambda: source.decode(z)),
     )

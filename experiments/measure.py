@@ -32,6 +32,20 @@ def batches_of(images: ImageCache, indices: Sequence[int], size: int = FEATURE_B
         yield images.uint8(indices[first : first + size])
 
 
+def windows(images: Tensor, side: int, seed: int, indices: range) -> Tensor:
+    """One square of `side` pixels of each image (N, 3, H, W); that of image i lies where (seed, i) says.
+
+    Shapes: result (N, 3, side, side).
+    """
+    height, width = images.shape[2:]
+    cut = []
+    for image, index in zip(images, indices, strict=True):
+        draws = generator(seed, "window", index)
+        top, left = (int(torch.randint(whole - side + 1, (), generator=draws)) for whole in (height, width))
+        cut.append(image[:, top : top + side, left : left + side])
+    return torch.stack(cut)
+
+
 def chosen(total: int, n: int, seed: int, purpose: str) -> list[int]:
     """n of `total` indices, rising, a function of the seed and the purpose; all of them where there are no more."""
     if n >= total:
@@ -64,6 +78,12 @@ def protocol_from(config: Mapping[str, Any], facts: Mapping[str, Any], n_samples
         evaluation_seed=config["metrics"]["seed"],
         marks=("the judge may have trained the first stage",) if same_network else (),
     )
+
+
+def window_protocol(generation: Protocol) -> Protocol:
+    """The same for windows of the reference's size, one of each sample, whatever the size of the samples."""
+    mark = "one window of each larger sample, against whole images"
+    return dataclasses.replace(generation, kind="windows", marks=(*generation.marks, mark))
 
 
 def reconstruction_protocol(generation: Protocol, n: int) -> Protocol:

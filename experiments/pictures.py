@@ -23,7 +23,7 @@ def save_grid(path: Path, rows: list[Tensor], gap: int = 2, smallest_side: int =
             top, left = r * (height + gap), c * (width + gap)
             canvas[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(canvas)
-    zoom = max(1, smallest_side // height)
+    zoom = max(1, smallest_side // min(height, width))
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     picture.save(temporary, "PNG")

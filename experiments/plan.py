@@ -49,6 +49,10 @@ OPTIONAL: Mapping[str, Any] = {
     "diffusion.denoiser.dropout": 0.0,
     "samples.sampler.clip": "none",
     "samples.keep": "features",
+    "samples.height": None,
+    "samples.width": None,
+    "samples.tile": None,
+    "samples.overlap": None,
 }
 """Options that stand at these values leave the identity as it was before the option existed."""
 
@@ -161,7 +165,15 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     )
     for group in ("sampler", "metrics", "samples"):
         _fill(config[group], scale[group])
+    _settle_sample_size(config)
+    notes += _settle_tiles(config)
     return config, tuple(notes)
+
+
+def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the samples of a resolved config, in pixels."""
+    resolution = config["data"]["resolution"]
+    return config["samples"]["height"] or resolution, config["samples"]["width"] or resolution
 
 
 def with_scale_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,6 +199,10 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "eta": config["sampler"]["eta"],
         "spacing": config["sampler"]["spacing"],
         "guidance_scale": config["guidance"]["scale"],
+        "latent_scale": config["latents"]["scale"],
+        "height": sample_size(config)[0],
+        "width": sample_size(config)[1],
+        "tile": config["samples"]["tile"],
         "seed": config["seed"],
         "ae_seed": config["ae"]["seed"],
         "sampler_seed": config["sampler"]["seed"],
@@ -235,7 +251,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "sampler": config["sampler"],
             "guidance": config["guidance"],
             "n_samples": metrics["n_samples"],
-            "keep": config["samples"]["keep"],
+            **{key: value for key, value in config["samples"].items() if key != "batch"},
             "extractor": extractor,
             "precision": precision,
         },
@@ -326,6 +342,42 @@ def _check_factor(f: Any, resolution: int) -> None:
             f"ae.f={f} does not fit images of {resolution} pixels a side; "
             f"use ae.f up to {largest}, or a data.resolution divisible by {f}"
         )
+
+
+def _settle_sample_size(config: dict[str, Any]) -> None:
+    """Both sides of the samples, or neither where they are the training images': these are no other samples."""
+    samples, resolution, f = config["samples"], config["data"]["resolution"], config["ae"]["f"]
+    halvings = len(config["denoiser"]["channel_mult"]) - 1
+    unit = f * 2**halvings
+    for name in ("height", "width"):
+        side = samples[name] = resolution if samples[name] is None else samples[name]
+        if not isinstance(side, int) or side < resolution or side % unit:
+            wanted = side if isinstance(side, int | float) else 0
+            larger = max(resolution, math.ceil(wanted / unit) * unit)
+            raise UserError(
+                f"samples.{name}={side} is no side for samples of this model: it must be a multiple of {unit} "
+                f"(ae.f={f} and {halvings} halvings in the denoiser) and at least the {resolution} px of the training "
+                f"images, the windows in which samples are measured; use samples.{name}={larger}"
+            )
+    if samples["height"] == samples["width"] == resolution:
+        samples["height"] = samples["width"] = None
+
+
+def _settle_tiles(config: dict[str, Any]) -> list[str]:
+    """Tile and overlap, or neither where one tile covers the latent, which is said."""
+    samples, f = config["samples"], config["ae"]["f"]
+    tile, overlap = samples["tile"], samples["overlap"]
+    latent = [side // f for side in sample_size(config)]
+    if tile is not None and (not isinstance(tile, int) or tile < 1):
+        raise UserError(f"samples.tile={tile} is no number of latents a side; use 1 or more, or null for no tiles")
+    if tile is None or tile >= max(latent):
+        samples["tile"] = samples["overlap"] = None
+        shape = " x ".join(map(str, latent))
+        return [] if tile is None else [f"samples.tile={tile} covers the latent of {shape}: it is decoded whole"]
+    samples["overlap"] = tile // 4 if overlap is None else overlap
+    if not isinstance(samples["overlap"], int) or not 0 <= 2 * samples["overlap"] <= tile:
+        raise UserError(f"samples.overlap={overlap} is outside 0 to {tile // 2}, half of samples.tile={tile}")
+    return []
 
 
 def _check_choices(config: Mapping[str, Any]) -> None:

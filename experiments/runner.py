@@ -76,6 +76,8 @@ def label(plan: Plan, stage: Stage) -> str:
         text += f" {axes['sampler']} {axes['steps']} steps"
         if axes["guidance_scale"] != 1:
             text += f" guidance {axes['guidance_scale']:g}"
+        if (axes["height"], axes["width"]) != (axes["resolution"], axes["resolution"]):
+            text += f" {axes['width']}x{axes['height']} px"
     return text
 
 
@@ -131,7 +133,7 @@ def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: C
 def headline(record: StageRecord) -> str:
     """The one or two numbers of a stage that a person watching wants."""
     shown = ("psnr", "rfd_", "kd_", "kid", "fd_", "fid")
-    rows = {row.metric: row for row in record.rows if row.metric.startswith(shown)}
+    rows = {row.metric: row for row in record.rows if row.metric.removeprefix("window_").startswith(shown)}
     return "".join(f"  {name} {rows[name].value:.4g} (n={rows[name].n})" for name in sorted(rows)[:3])
 
 

@@ -83,7 +83,7 @@ class Cost:
 class Protocol:
     """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
 
-    kind: str  # "generation" or "reconstruction"
+    kind: str  # "generation", "reconstruction" or "windows"
     n_samples: int
     reference: str  # "heldout" or "train"
     reference_hash: str

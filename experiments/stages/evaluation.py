@@ -1,16 +1,28 @@
 """Compares the features of samples with those of the reference images."""
 
 from experiments.cost import Meter
-from experiments.measure import described, generation_protocol, generation_rows, reference_features
+from experiments.measure import described, generation_protocol, generation_rows, reference_features, window_protocol
+from experiments.plan import sample_size
 from experiments.runner import Job, Outcome
 from ldm.metrics.features import Features
+from ldm.records import LeftOut
 
 
 def run(job: Job) -> Outcome:
-    """The generation metrics of one cell."""
+    """The generation metrics of one cell; samples of another size than the training images have those of windows."""
     meter = Meter(job.device)
-    features = Features.load(job.parent_folder("samples") / "features.npz")
-    protocol = generation_protocol(job, len(features))
+    features, reference = Features.load(job.parent_folder("samples") / "features.npz"), reference_features(job)
+    protocol, prefix = generation_protocol(job, len(features)), ""
+    is_larger = job.plan.config["samples"]["height"] is not None
+    height, width = sample_size(job.plan.config)
+    if is_larger:
+        protocol, prefix = window_protocol(protocol), "window_"
     images_seen = job.parent_record("diffusion").facts["images_seen"]
-    rows, left_out = generation_rows(features, reference_features(job), job, protocol, images_seen=images_seen)
+    rows, left_out = generation_rows(features, reference, job, protocol, prefix, images_seen)
+    if is_larger:
+        reason = (
+            f"whole samples of {width}x{height} px are not comparable with reference images of "
+            f"{protocol.resolution}x{protocol.resolution} px; window_ rows measure windows of that size"
+        )
+        left_out += [LeftOut(row.metric.removeprefix(prefix), reason) for row in rows]
     return Outcome(rows=rows, left_out=left_out, protocols=described([protocol]), cost=meter.cost(len(features)))

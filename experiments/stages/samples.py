@@ -1,8 +1,12 @@
 """Generates the images of a cell; they stream into the judge's features without touching the disk."""
 
+import dataclasses
+import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +16,18 @@ from experiments import build
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import Generator, flops_per_image, generate, generator_of, sample_fields
-from experiments.measure import extractor_of
+from experiments.measure import extractor_of, windows
 from experiments.pictures import save_grid
+from experiments.plan import sample_size
 from experiments.runner import Job, Outcome, label
 from ldm.errors import UserError
+from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.metrics.features import FeatureAccumulator, Features
 
 KEEP = ("features", "images")
 SHOWN = 64
+COMPARED = 4
+"""Samples that are also decoded whole, to tell what tiles change."""
 
 
 def run(job: Job) -> Outcome:
@@ -32,7 +40,9 @@ def run(job: Job) -> Outcome:
     train_images = build.images(full, "train", job.store)
     fields = sample_fields(train_images, n, settings["seed"])
     extractor = extractor_of(job, config["extractor"])
-    source = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"])
+    source = _at_sample_size(
+        generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
+    )
     sampler = build.sampler(settings, source.model.schedule)
     (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(label(job.plan, job.stage), n) as reporter:
@@ -43,10 +53,15 @@ def run(job: Job) -> Outcome:
                 continue
             [batch] = generate(source, sampler, settings, config["guidance"]["scale"], fields, indices, batch_size)
             with meter.part("features"):
-                features = extractor(batch.images)
+                seen = batch.images
+                if config["height"] is not None:
+                    seen = windows(seen, full["data"]["resolution"], settings["seed"], indices)
+                features = extractor(seen)
             seconds = np.array([batch.denoise_seconds, batch.decode_seconds])
             wanted = len(batch.images) if config["keep"] == "images" else max(0, SHOWN - first)
-            _save_part(path, features, batch.images[:wanted].numpy(), seconds)
+            compared = max(0, COMPARED - first) if source.tiling else 0
+            latents = batch.latents[:compared].cpu().numpy()
+            _save_part(path, features, seconds, batch.images[:wanted].numpy(), latents)
             reporter.advance_to(indices.stop)
     return _collected(job, meter, source, n, batch_size)
 
@@ -56,11 +71,25 @@ def part_path(folder: Path, indices: range) -> Path:
     return folder / "parts" / f"{indices.start:08d}-{indices.stop:08d}.npz"
 
 
-def _save_part(path: Path, features: Features, images: NDArray[np.uint8], seconds: NDArray[np.float64]) -> None:
+def _at_sample_size(source: Generator, config: Mapping[str, Any]) -> Generator:
+    """The generator for samples of the size and with the tiles of a full config."""
+    height, width = (side // source.first_stage.factor for side in sample_size(config))
+    return dataclasses.replace(
+        source, latent_shape=(source.latent_shape[0], height, width), tiling=build.tiling(config["samples"])
+    )
+
+
+def _save_part(
+    path: Path,
+    features: Features,
+    seconds: NDArray[np.float64],
+    images: NDArray[np.uint8],
+    latents: NDArray[np.float32],
+) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
         logits = features.logits if features.logits is not None else np.zeros((len(images), 0), np.float32)
-        np.savez(file, features=features.features, logits=logits, images=images, seconds=seconds)
+        np.savez(file, features=features.features, logits=logits, seconds=seconds, images=images, latents=latents)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -70,16 +99,18 @@ def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: in
     config, collected, seconds = job.config, FeatureAccumulator(), np.zeros(2)
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
-    kept = []
+    kept, latents = [], []
     for path in paths:
         with np.load(path, allow_pickle=False) as part:
             logits = part["logits"] if part["logits"].shape[1] else None
             collected.add(Features(part["features"], logits))
             seconds += part["seconds"]
             kept.append(part["images"])
+            latents.append(part["latents"])
     collected.result().save(job.folder / "features.npz")
     images = np.concatenate(kept)
-    save_grid(job.folder / "grid.png", list(torch.from_numpy(images[:SHOWN]).split(16)))
+    shown = torch.from_numpy(images[:SHOWN])
+    save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))
     job.run.image("samples", job.folder / "grid.png")
     if config["keep"] == "images":
         temporary = job.folder / f".images.npy.{os.getpid()}"
@@ -93,12 +124,38 @@ def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: in
     denoise_flops, decode_flops = flops_per_image(source)
     denoise, decode = (float(value) for value in seconds)
     meter.parts.update({"denoise": denoise, "decode": decode})
+    cost = meter.cost(n, n * (calls * denoise_flops + decode_flops), seconds=denoise + decode)
+    # After the cost, whose memory is that of sampling alone.
+    tiled = _tiling_facts(source, source.tiling, np.concatenate(latents)) if source.tiling else None
     return Outcome(
         facts={
             "nfe": calls,
             "steps": nfe,
             "batch": batch_size,
             "flops_per_image": {"denoise": calls * denoise_flops, "decode": decode_flops},
+            "size": list(sample_size(job.plan.config)),
+            "tiling": tiled,
         },
-        cost=meter.cost(n, n * (calls * denoise_flops + decode_flops), seconds=denoise + decode),
+        cost=cost,
     )
+
+
+def _columns(height: int, width: int) -> int:
+    """How many images a row of the grid holds: 16 squares, fewer where they are wide, so that its outline stays."""
+    return max(1, min(SHOWN, round(16 * math.sqrt(height / width))))
+
+
+@torch.inference_mode()
+def _tiling_facts(source: Generator, tiling: Tiling, latents: NDArray[np.float32]) -> dict[str, Any]:
+    """What the tiles change, measured on 2 x 2 tiles in the middle of a few samples, where the whole may not fit."""
+    _, height, width = source.latent_shape
+    most = 2 * tiling.tile - tiling.overlap
+    top, left = max(0, height - most) // 2, max(0, width - most) // 2
+    middle = torch.from_numpy(latents)[:, :, top : top + most, left : left + most].to(source.device)
+    difference = tiling_difference(source.first_stage.decode, middle, source.first_stage.factor, tiling)
+    return {
+        "tile": tiling.tile,
+        "overlap": tiling.overlap,
+        "tiles": [len(tiling.starts(height)), len(tiling.starts(width))],
+        "difference": {**dataclasses.asdict(difference), "latent": list(middle.shape[2:]), "samples": len(middle)},
+    }

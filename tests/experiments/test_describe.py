@@ -9,7 +9,14 @@ import torch
 from tiny_plans import identities, plan_of, settings_of
 
 from experiments import build, describe
-from experiments.counts import count_denoiser, count_first_stage, network_calls, training_bytes
+from experiments.counts import (
+    count_denoiser,
+    count_first_stage,
+    count_sample_decoding,
+    network_calls,
+    sampled_latent_shape,
+    training_bytes,
+)
 from experiments.main import plan_of as plan_of_run
 from experiments.runner import environment
 from experiments.store import Store
@@ -92,6 +99,42 @@ def test_the_classes_count_only_in_the_conditioning():
     assert many.conditioning - few.conditioning == 100 * config["conditioning"]["dim"]
     assert unknown.conditioning is None
     assert few.denoiser == many.denoiser == unknown.denoiser
+
+
+@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+def test_larger_samples_are_counted_as_they_are_made(regulariser):
+    settings = (f"ae={regulariser}", "ae.f=4", "samples.height=40", "samples.width=64")
+    whole, tiled = plan_of(*settings).config, plan_of(*settings, "samples.tile=8", "samples.overlap=2").config
+    assert sampled_latent_shape(whole, 3) == (3, 10, 16)
+    model, x = build.first_stage(whole["ae"], 32), torch.randn(1, 3, 10, 16)
+    with torch.no_grad():
+        assert count_sample_decoding(whole) == count_flops(lambda: model.decode(x))
+        assert count_sample_decoding(tiled) == 2 * 3 * count_flops(lambda: model.decode(x[:, :, :8, :8]))
+
+
+def test_a_call_for_a_larger_sample_is_counted_at_its_size():
+    config = plan_of("ae.f=4", "conditioning=none", "samples.height=40", "samples.width=64").config
+    network = build.denoiser(config["denoiser"], 3, 8, build.conditioning(config["conditioning"], 0))
+    with torch.no_grad():
+        call = count_flops(lambda: network(torch.randn(1, 3, 10, 16), torch.zeros(1)))
+    assert count_denoiser(config, (3, 8, 8), None).call == call
+
+
+@pytest.mark.slow
+def test_paper_scale_is_planned_and_counted_at_1024_by_384(tmp_path):
+    paper = ["scale=paper", "device=cpu", "precision=fp32", "data=folder", "conditioning=none", "ae.f=4"]
+    large = ["samples.height=384", "samples.width=1024", "samples.tile=96"]
+    square, wide = (
+        describe.describe(describe.composed([*paper, *more], needs_path=False), Store(tmp_path)) for more in ([], large)
+    )
+    found = wide.to_json()
+    assert found["sampling"]["size"] == [384, 1024]
+    assert found["sampling"]["latent_shape"] == [3, 96, 256]
+    assert found["latent_shape"] == [3, 64, 64]
+    assert wide.parameters == square.parameters
+    # Six times the pixels: convolutions cost six times as much, attention and what tiles share more.
+    assert 6 < wide.denoiser.call / square.denoiser.call < 12
+    assert 6 < wide.decode / square.decode < 12
 
 
 def test_pixel_space_has_no_first_stage_to_pay_for():

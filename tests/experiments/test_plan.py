@@ -110,6 +110,10 @@ OTHER_VALUES = {
     "diffusion.denoiser.dropout": 0.5,
     "samples.sampler.clip": "range",
     "samples.keep": "images",
+    "samples.height": 40,
+    "samples.width": 64,
+    "samples.tile": 4,
+    "samples.overlap": 2,
 }
 GROUPS = {"first_stage": ("ae",), "diffusion": (), "samples": ()}
 
@@ -117,13 +121,49 @@ GROUPS = {"first_stage": ("ae",), "diffusion": (), "samples": ()}
 @pytest.mark.parametrize("path", OPTIONAL)
 def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path):
     stage, *keys = path.split(".")
-    keys = ["samples", "keep"] if path == "samples.keep" else [*GROUPS[stage], *keys]
-    before, other = settings_of("ae=vq"), settings_of("ae=vq")
+    is_own = stage == "samples" and len(keys) == 1
+    keys = ["samples", *keys] if is_own else [*GROUPS[stage], *keys]
+    given = ["ae=vq", *(["samples.tile=4"] if path == "samples.overlap" else [])]  # without tiles nothing overlaps
+    before, other = settings_of(*given), settings_of(*given)
     del _inside(before, keys)[keys[-1]]
     _inside(other, keys)[keys[-1]] = OTHER_VALUES[path]
-    if path != "samples.keep":  # which the plan of samples reads by name
+    if not is_own or path == "samples.keep":  # planning reads the rest by name
         assert not changed(plan_of("ae=vq"), make_plan(before, FACTS))
-    assert stage in changed(plan_of("ae=vq"), make_plan(other, FACTS))
+    assert stage in changed(plan_of(*given), make_plan(other, FACTS))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["samples.height=32"],
+        ["samples.width=32", "samples.height=32"],
+        ["samples.tile=8"],
+        ["samples.tile=99", "samples.overlap=3"],
+        ["samples.overlap=3"],
+    ],
+)
+def test_the_training_size_and_tiles_that_cover_all_change_nothing(settings):
+    assert not changed(plan_of("ae.f=4"), plan_of("ae.f=4", *settings))
+    assert [note for note in plan_of("ae.f=4", *settings).notes if "decoded whole" in note] == [
+        f"samples.tile={value} covers the latent of 8 x 8: it is decoded whole"
+        for value in (8, 99)
+        if f"samples.tile={value}" in settings
+    ]
+
+
+def test_size_and_tiles_of_samples_train_nothing_anew():
+    square, wide = plan_of("ae.f=4"), plan_of("ae.f=4", "samples.width=64", "samples.tile=8")
+    assert changed(square, wide) == {"samples", "evaluation"}
+    assert (wide.axes["height"], wide.axes["width"], wide.axes["tile"]) == (32, 64, 8)
+    assert (square.axes["height"], square.axes["width"], square.axes["tile"]) == (32, 32, None)
+    one_side, both_sides = plan_of("samples.width=64"), plan_of("samples.width=64", "samples.height=32")
+    assert not changed(one_side, both_sides)
+    assert wide.config["samples"]["overlap"] == 2
+    assert not changed(wide, plan_of("ae.f=4", "samples.width=64", "samples.tile=8", "samples.overlap=2"))
+
+
+def test_the_scale_of_latents_is_an_axis():
+    assert plan_of("latents.scale=none").axes["latent_scale"] == "none"
 
 
 def _inside(settings, keys):
@@ -174,6 +214,13 @@ def test_what_a_stage_needs_stands_before_it():
         (["conditioning=none", "guidance.scale=2"], ["guidance.scale=2", "conditioning=class"]),
         (["trainer.budget=paper"], ["trainer.budget=paper", "scale=tiny"]),
         (["trainer.budget=hours"], ["trainer.budget=hours", "flops"]),
+        (["ae.f=4", "samples.height=44"], ["samples.height=44", "multiple of 8", "samples.height=48"]),
+        (["ae.f=8", "samples.width=40"], ["samples.width=40", "multiple of 16", "1 halvings", "samples.width=48"]),
+        (["samples.height=16"], ["samples.height=16", "at least the 32 px", "samples.height=32"]),
+        (["samples.width=64.5"], ["samples.width=64.5", "samples.width=72"]),
+        (["samples.width=wide"], ["samples.width=wide", "samples.width=32"]),
+        (["samples.tile=0"], ["samples.tile=0", "null"]),
+        (["samples.tile=4", "samples.overlap=3"], ["samples.overlap=3", "0 to 2", "samples.tile=4"]),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_sentence(overrides, words):

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from program import records, rows, run
 
@@ -48,6 +49,33 @@ def test_another_step_count_pays_for_samples_only(swept: Path) -> None:
     done = run(swept, "-m", "ae=kl,vq", "ae.f=4", "sampler.steps=3", "trainer.milestones=[1.0]")
     assert done.returncode == 0, done.stdout + done.stderr
     assert Counter(stage for stage, _ in records(swept) - before) == {"samples": 2, "evaluation": 2}
+
+
+def test_larger_samples_pay_for_samples_only_and_are_measured_in_windows(swept: Path) -> None:
+    """A model trained at 32 px samples 64x40, decoded in tiles whose difference stands in the record."""
+    before = records(swept)
+    size = ("samples.height=40", "samples.width=64", "samples.tile=8", "samples.keep=images", "samples.batch=5")
+    done = run(swept, "ae=kl", "ae.f=4", "trainer.milestones=[1.0]", *size)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [sampled, evaluated] = sorted(records(swept) - before, reverse=True)
+    assert (sampled[0], evaluated[0]) == ("samples", "evaluation")
+    folder = swept / sampled[0] / sampled[1]
+    assert np.load(folder / "images.npy").shape == (32, 3, 40, 64)
+    assert len(np.load(folder / "features.npz")["features"]) == 32
+    facts = json.loads((folder / "record.json").read_text())["facts"]
+    assert facts["size"] == [40, 64]
+    assert (facts["tiling"]["tiles"], facts["tiling"]["overlap"]) == ([2, 3], 2)
+    difference = facts["tiling"]["difference"]
+    assert (difference["samples"], difference["latent"]) == (4, [10, 14])
+    assert 0 < difference["rmse"] < 20
+    assert difference["relative_between_seams"] > 0
+    record = json.loads((swept / evaluated[0] / evaluated[1] / "record.json").read_text())
+    measured = {row["metric"] for row in record["rows"]}
+    assert "window_kd_efficientnet_lite2" in measured
+    assert all(metric.startswith("window_") for metric in measured)
+    assert "kd_efficientnet_lite2" in {item["metric"] for item in record["left_out"]}
+    [protocol] = record["protocols"].values()
+    assert (protocol["kind"], protocol["resolution"]) == ("windows", 32)
 
 
 def test_rates_and_distortions_stand_under_their_names(swept: Path) -> None:
