@@ -178,8 +178,8 @@ def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:
 
 def with_scale_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """The data settings of a config, what is null taken from the scale."""
-    data = dict(config["data"])
-    _fill(data, config["scale"]["data"].get(data["name"], {}))
+    data, sizes = dict(config["data"]), config["scale"]["data"]
+    _fill(data, sizes.get(data["name"], sizes["folder"]))  # what a scale says of a folder holds for all sets of files
     return data
 
 

@@ -7,8 +7,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ldm.data.contract import SPLITS, Annotation, AnnotationValue, Item, Split, UnusableImage
@@ -79,7 +80,33 @@ class Listing:
     files: Files
     entries: tuple[FileEntry, ...]
     classes: tuple[str, ...]
-    annotations: Mapping[str, AnnotationReader] = field(default_factory=dict)
+    annotations: Mapping[str, AnnotationReader]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image that a layout found; see `FileEntry`."""
+
+    name: str
+    key: str
+    label: int | None = None
+    split: Split | None = None
+
+
+def make_listing(
+    files: Files,
+    found: Sequence[Found],
+    classes: tuple[str, ...] = (),
+    annotations: Mapping[str, AnnotationReader | None] = MappingProxyType({}),
+) -> Listing:
+    """The listing of these images, in the order of their keys; annotations that are None are not there."""
+    contents = files.identities([one.name for one in found])
+    entries = [
+        FileEntry(one.name, one.key, one.label, content, one.split)
+        for one, content in zip(found, contents, strict=True)
+    ]
+    readers = {kind: reader for kind, reader in annotations.items() if reader is not None}
+    return Listing(files, tuple(sorted(entries, key=lambda entry: (entry.key, entry.name))), classes, readers)
 
 
 def is_image_name(name: str) -> bool:
@@ -132,7 +159,8 @@ class AnnotationTables:
 class FileImages:
     """One split of a listing, decoded on demand, as an `ImageSource`.
 
-    `limit` keeps so many images, chosen by their content. `tables` gives the annotations of all the listing's images.
+    `limit` keeps so many images, chosen by their content. `tables` gives the annotations of all the listing's images,
+    `declared` the numbers of classes that "boxes" and "semantic" are said to have.
     Raises: UserError where the split has no image.
     """
 
@@ -145,6 +173,7 @@ class FileImages:
         max_skipped_fraction: float,
         limit: int | None,
         tables: AnnotationTables,
+        declared: Mapping[str, int],
         memo: ContentMemo,
     ) -> None:
         self.resolution = resolution
@@ -152,6 +181,7 @@ class FileImages:
         self.max_skipped_fraction = max_skipped_fraction
         self._listing = listing
         self._tables = tables
+        self._declared = declared
         self._memo = memo
         self._entries = _side(listing, split, heldout_fraction)
         if limit is not None:
@@ -192,6 +222,11 @@ class FileImages:
         return self._tables[kind].value(self._entries[index].name, self.resolution)
 
     def _annotation(self, kind: str) -> Annotation:
+        annotation = self._read_annotation(kind)
+        check_declared(self._declared.get(kind), len(annotation.names), kind, self._listing.files.path)
+        return annotation
+
+    def _read_annotation(self, kind: str) -> Annotation:
         reader = self._listing.annotations[kind]
         key = f"{kind} {ANNOTATION_CODE} {self.fingerprint} {os.path.abspath(reader.files.path)}"
         known = self._memo.recall(key, reader.signature())
@@ -240,6 +275,19 @@ class ReadOnDemand(Mapping[str, Annotation]):
         return len(self._kinds)
 
 
+DECLARATIONS = {"labels": "classes", "boxes": "box_classes", "semantic": "semantic_classes"}
+"""The setting under `data` that declares how many classes there are of a kind."""
+
+
+def check_declared(declared: int | None, there: int, kind: str, place: object) -> None:
+    """Raises: UserError where a number of classes is declared that is not that of the data."""
+    if declared is not None and declared != there:
+        raise UserError(
+            f"data.{DECLARATIONS[kind]}={declared} is declared, but {place} has {there}; set it to {there} or null, or "
+            "look into data.path."
+        )
+
+
 def _side(listing: Listing, split: Split, fraction: float) -> list[FileEntry]:
     if any(entry.split is not None for entry in listing.entries):
         return [entry for entry in listing.entries if entry.split == split]
@@ -253,13 +301,22 @@ def open_listing(
     heldout_fraction: float,
     max_skipped_fraction: float,
     limits: Mapping[Split, int | None],
+    declared: Mapping[str, int],
     memo: ContentMemo,
 ) -> dict[Split, FileImages]:
     """Both splits of a listing; its annotations are read once for both."""
     tables = AnnotationTables(listing.annotations)
     return {
         split: FileImages(
-            listing, split, resolution, heldout_fraction, max_skipped_fraction, limits.get(split), tables, memo
+            listing,
+            split,
+            resolution,
+            heldout_fraction,
+            max_skipped_fraction,
+            limits.get(split),
+            tables,
+            declared,
+            memo,
         )
         for split in SPLITS
     }

@@ -1,18 +1,40 @@
 """Opens an image set by name."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from ldm.data.annotations.places import AnnotationPlaces
+from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.cifar10 import is_official, open_cifar10
 from ldm.data.contract import SPLITS, ImageSource, Split
 from ldm.data.emoji import EmojiScenes
-from ldm.data.files import open_files
+from ldm.data.layouts.coco import list_coco
+from ldm.data.layouts.faces import list_celebahq, list_ffhq
 from ldm.data.layouts.folder import list_folder
-from ldm.data.listing import open_listing
+from ldm.data.layouts.imagenet import list_imagenet
+from ldm.data.layouts.lsun import list_lsun
+from ldm.data.layouts.openimages import list_openimages
+from ldm.data.layouts.places import list_places
+from ldm.data.listing import Listing, check_declared, open_listing
 from ldm.data.memo import ContentMemo
 from ldm.errors import UserError, nearest
 
-SOURCES = ("emoji", "folder", "cifar10")
+Layout = Callable[[Path, AnnotationPlaces, ContentMemo], Listing]
+
+LAYOUTS: Mapping[str, Layout] = {
+    "folder": list_folder,
+    "cifar10": list_folder,
+    "imagenet": list_imagenet,
+    "lsun": list_lsun,
+    "celebahq": list_celebahq,
+    "ffhq": list_ffhq,
+    "coco": list_coco,
+    "openimages": list_openimages,
+    "places": list_places,
+}
+"""What knows where things lie, of the sets that are files on the disk."""
+
+SOURCES = ("emoji", *LAYOUTS)
 
 
 def open_splits(
@@ -25,6 +47,10 @@ def open_splits(
     n_heldout: int | None = None,
     heldout_fraction: float = 0.1,
     max_skipped_fraction: float = 0.1,
+    category: str | None = None,
+    classes: int | None = None,
+    box_classes: int | None = None,
+    semantic_classes: int | None = None,
     captions: Path | None = None,
     boxes: Path | None = None,
     semantic: Path | None = None,
@@ -33,9 +59,11 @@ def open_splits(
     """The training and the held-out images of a set, nothing decoded yet.
 
     `n_train` and `n_heldout` are the numbers of scenes of `emoji`, which needs them, and upper limits elsewhere.
-    `captions`, `boxes` and `semantic` say where annotations lie that are not found by convention (docs/data.md); they
-    are read when they are first asked for. `memo` is a JSON file in which content identities are remembered, so that a
-    second call on an unchanged folder does not read it again.
+    `category` is LSUN's. `classes`, `box_classes` and `semantic_classes` declare how many there are, so that networks
+    can be counted without the data; a wrong declaration is an error when they are read. `captions`, `boxes` and
+    `semantic` say where annotations lie that are not found by convention (docs/data.md); they are read when they are
+    first asked for. `memo` is a JSON file in which content identities are remembered, so that a second call on an
+    unchanged folder does not read it again.
 
     Raises: UserError for an unknown name and whatever the set itself finds wrong.
     """
@@ -56,8 +84,12 @@ def open_splits(
     remembered = ContentMemo(memo)
     if name == "cifar10" and is_official(path):
         return dict(open_cifar10(path, resolution, limits, remembered))
-    listing = list_folder(open_files(path, remembered), AnnotationPlaces(captions, boxes, semantic))
-    return dict(open_listing(listing, resolution, heldout_fraction, max_skipped_fraction, limits, remembered))
+    layout = partial(list_lsun, category=category) if name == "lsun" else LAYOUTS[name]
+    listing = layout(path, AnnotationPlaces(captions, boxes, semantic), remembered)
+    check_declared(classes, len(listing.classes), "labels", path)
+    counts = {"boxes": box_classes, "semantic": semantic_classes}
+    declared = {kind: count for kind, count in counts.items() if count is not None}
+    return dict(open_listing(listing, resolution, heldout_fraction, max_skipped_fraction, limits, declared, remembered))
 
 
 def _required(count: int | None, split: Split) -> int:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.annotations.places import read_text, shown
+from ldm.data.annotations.lookup import read_text, shown
 from ldm.data.files import READ_ERRORS, Files
 from ldm.errors import UserError
 

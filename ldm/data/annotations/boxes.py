@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.data.annotations.box_files import READERS, BoxFile, ClassKey, descriptions, is_description
-from ldm.data.annotations.places import AnnotationPlaces, ImageFinder, located, shown
+from ldm.data.annotations.lookup import AnnotationPlaces, ImageFinder, located, shown
 from ldm.data.contract import Box
 from ldm.data.decode import central_square, upright_size
 from ldm.data.files import READ_ERRORS, Files

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from ldm.data.annotations.places import (
+from ldm.data.annotations.lookup import (
     AnnotationPlaces,
     ImageFinder,
     Place,
@@ -60,15 +60,20 @@ def find_captions(files: Files, images: Sequence[str], places: AnnotationPlaces)
             raise UserError(
                 f"data.captions={places.captions} is no .jsonl, .csv or .json file and no folder of .txt files."
             )
-        return AnnotationReader(place.files, (place.name,), partial(_listed, place.files, (place.name,), images))
+        return listed_captions(place.files, (place.name,), images)
     metadata = tuple(name for name in files.names if PurePosixPath(name).name in METADATA)
     if metadata:
-        return AnnotationReader(files, metadata, partial(_listed, files, metadata, images))
+        return listed_captions(files, metadata, images)
     texts = _texts(Place(files, "", is_folder=True))
     sidecars = {image: texts[stem(image)] for image in images if stem(image) in texts}
     if not sidecars:
         return None
     return AnnotationReader(files, tuple(sidecars.values()), partial(_sidecar_table, files, sidecars))
+
+
+def listed_captions(files: Files, sources: Sequence[str], images: Sequence[str]) -> AnnotationReader:
+    """What reads the captions of these images that such files list."""
+    return AnnotationReader(files, tuple(sources), partial(_listed, files, sources, images))
 
 
 def _beside(place: Place, images: Sequence[str]) -> AnnotationReader:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldm.data.annotations.places import AnnotationPlaces, Place, located, parallel_files, read_text, shown, stem
+from ldm.data.annotations.lookup import AnnotationPlaces, Place, located, parallel_files, read_text, shown, stem
 from ldm.data.decode import central_square, upright_size
 from ldm.data.files import HASHING_THREADS, READ_ERRORS, Files
 from ldm.data.listing import AnnotationReader, is_image_name

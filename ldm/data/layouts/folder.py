@@ -7,37 +7,40 @@ out by a hash of its content, so that equal files share a side. Where every imag
 subfolders, those are the classes.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
 from ldm.data.annotations.label_maps import find_label_files, label_map_reader
-from ldm.data.annotations.places import AnnotationPlaces
+from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.contract import Split
-from ldm.data.files import Files
-from ldm.data.listing import FileEntry, Listing, image_names
+from ldm.data.files import open_files
+from ldm.data.listing import Found, Listing, image_names, make_listing
+from ldm.data.memo import ContentMemo
 
 TRAIN_FOLDERS = ("train", "training")
 HELDOUT_FOLDERS = ("heldout", "val", "validation", "valid", "test")
 
 
-def list_folder(files: Files, places: AnnotationPlaces) -> Listing:
+def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listing:
     """Finds the images, their classes, the split the folders give, if any, and what annotates them.
 
     Raises: UserError where there are no images.
     """
+    files = open_files(path, memo)
     labels = find_label_files(files, places)
     apart = labels.apart if labels is not None else frozenset()
     names = [name for name in image_names(files) if name not in apart]
-    splits, inner = _given_split(_unwrapped([PurePosixPath(name).parts for name in names]))
+    splits, inner = given_split(unwrapped([PurePosixPath(name).parts for name in names]))
     folders = {parts[0] for parts in inner if len(parts) > 1}
     labelled = all(len(parts) > 1 for parts in inner) and len(folders) > 1
     classes = tuple(sorted(folders)) if labelled else ()
     index = {name: number for number, name in enumerate(classes)}
-    entries = [
-        FileEntry(name, "/".join(parts), index[parts[0]] if labelled else None, content, split)
-        for name, content, parts, split in zip(names, files.identities(names), inner, splits, strict=True)
+    found = [
+        Found(name, "/".join(parts), index[parts[0]] if labelled else None, split)
+        for name, parts, split in zip(names, inner, splits, strict=True)
     ]
     part = [name for name, split in zip(names, splits, strict=True) if split is not None or not any(splits)]
     annotations = {
@@ -45,15 +48,17 @@ def list_folder(files: Files, places: AnnotationPlaces) -> Listing:
         "boxes": find_boxes(files, part, places),
         "semantic": None if labels is None else label_map_reader(files, labels, part),
     }
-    return Listing(
-        files,
-        tuple(sorted(entries, key=lambda entry: (entry.key, entry.name))),
-        classes,
-        {kind: reader for kind, reader in annotations.items() if reader is not None},
-    )
+    return make_listing(files, found, classes, annotations)
 
 
-def _unwrapped(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def list_plain(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listing:
+    """As `list_folder`, but folders that are no split mean nothing."""
+    listing = list_folder(path, places, memo)
+    entries = tuple(dataclasses.replace(entry, label=None) for entry in listing.entries)
+    return dataclasses.replace(listing, entries=entries, classes=())
+
+
+def unwrapped(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The paths without the leading folders that all of them share."""
     depth = 0
     for level in zip(*(path[:-1] for path in paths), strict=False):
@@ -63,7 +68,7 @@ def _unwrapped(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [path[depth:] for path in paths]
 
 
-def _given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], list[tuple[str, ...]]]:
+def given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], list[tuple[str, ...]]]:
     """The side each path is given by its first folder, and the paths below; no side where the folders give none.
 
     Files in a held-out folder of lower rank (`test` beside `val`) take no part.
@@ -75,4 +80,4 @@ def _given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], 
     if heldout is None or train is None or not set(named) <= {*TRAIN_FOLDERS, *HELDOUT_FOLDERS}:
         return [None] * len(paths), list(paths)
     sides: dict[str, Split] = {train: "train", heldout: "heldout"}
-    return [sides.get(path[0]) for path in paths], _unwrapped([path[1:] for path in paths])
+    return [sides.get(path[0]) for path in paths], unwrapped([path[1:] for path in paths])
