@@ -129,7 +129,7 @@ def _write_annotation(
 ) -> None:
     skipped = {name for name, _ in cache.skipped}
     kept = [index for index in range(len(source)) if source.name(index) not in skipped]
-    values = _AnnotationFile(path, len(kept), source.resolution)
+    values = _AnnotationFile(path, len(kept), source.size)
 
     def read(rows: range) -> None:
         for row in rows:
@@ -163,10 +163,10 @@ def _in_chunks(work: Callable[[range], None], n: int, workers: int) -> Iterator[
 class _AnnotationFile:
     """One kind of annotation of n images on its way to its file: label maps are mapped, others kept in memory."""
 
-    def __init__(self, path: Path, n: int, side: int) -> None:
+    def __init__(self, path: Path, n: int, size: tuple[int, int]) -> None:
         self._path = path
         is_mapped = path.suffix == ".npy"
-        self._maps = np.lib.format.open_memmap(path, "w+", np.uint8, (n, side, side)) if is_mapped else None
+        self._maps = np.lib.format.open_memmap(path, "w+", np.uint8, (n, *size)) if is_mapped else None
         self._values: list[Any] = [] if is_mapped else [None] * n
 
     def put(self, row: int, value: AnnotationValue) -> None:
@@ -219,8 +219,8 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def _fill(source: ImageSource, work: Path, workers: int, report: Callable[[int, int], None] | None) -> None:
-    n, side = len(source), source.resolution
-    images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, (n, side, side, 3))
+    n = len(source)
+    images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, (n, *source.size, 3))
     names, labels, unseen = [""] * n, np.full(n, -1, np.int64), np.zeros(n, np.bool_)
     skipped: dict[int, UnusableImage] = {}
     annotations: dict[str, _AnnotationFile] = {}
@@ -230,7 +230,7 @@ def _fill(source: ImageSource, work: Path, workers: int, report: Callable[[int, 
         with lock:
             if kind not in annotations:
                 file = annotation_file(kind, source.annotations[kind])
-                annotations[kind] = _AnnotationFile(work / file, n, side)
+                annotations[kind] = _AnnotationFile(work / file, n, source.size)
             return annotations[kind]
 
     def decode(rows: range) -> None:
@@ -267,7 +267,7 @@ def _fill(source: ImageSource, work: Path, workers: int, report: Callable[[int, 
         {
             "format": CACHE_FORMAT,
             "fingerprint": source.fingerprint,
-            "resolution": side,
+            "resolution": source.resolution,
             "classes": list(source.classes),
             "n": len(kept),
             "annotations": {

@@ -110,6 +110,7 @@ class CifarImages:
                 f"CIFAR-10 is {SIDE} px; data.resolution={resolution} is over twice that, choose a smaller one."
             )
         self.resolution = resolution
+        self.size = (resolution, resolution)
         self._archive = archive
         self._split = split
         self._limit = limit

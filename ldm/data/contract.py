@@ -85,6 +85,7 @@ def carried(item: Item) -> dict[str, AnnotationValue]:
 class ImageSource(Protocol):
     """One split of an image set at one resolution, decoded on demand.
 
+    `size` is (height, width) of its images: (`resolution`, `resolution`) but for those of `ldm.data.larger`.
     `fingerprint` names everything that can change pixels, labels or their order; `annotations`, by kind, have their
     own, so that first stages are shared by all conditionings: which kinds there are is known at once, but an annotation
     may be read and checked only when `annotations[kind]` is asked for (then it raises UserError). `classes` is empty
@@ -97,6 +98,9 @@ class ImageSource(Protocol):
 
     @property
     def resolution(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
 
     @property
     def classes(self) -> tuple[str, ...]: ...

@@ -170,6 +170,7 @@ class EmojiScenes:
             raise UserError(f"data=emoji needs at least one {split} scene, not {n}; raise data.n_{split}.")
         self.split: Split = split
         self.resolution = resolution
+        self.size = (resolution, resolution)
         self.seed = seed
         self._n = n
         self._renders = embedded_renders()

@@ -177,6 +177,7 @@ class FileImages:
         memo: ContentMemo,
     ) -> None:
         self.resolution = resolution
+        self.size = (resolution, resolution)
         self.classes = listing.classes
         self.max_skipped_fraction = max_skipped_fraction
         self._listing = listing

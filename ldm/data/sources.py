@@ -8,6 +8,7 @@ from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.cifar10 import is_official, open_cifar10
 from ldm.data.contract import SPLITS, ImageSource, Split
 from ldm.data.emoji import EmojiScenes
+from ldm.data.larger import LargerImages
 from ldm.data.layouts.coco import list_coco
 from ldm.data.layouts.faces import list_celebahq, list_ffhq
 from ldm.data.layouts.folder import list_folder
@@ -41,6 +42,7 @@ def open_splits(
     name: str,
     resolution: int,
     *,
+    size: tuple[int, int] | None = None,
     path: Path | None = None,
     seed: int = 0,
     n_train: int | None = None,
@@ -58,6 +60,8 @@ def open_splits(
 ) -> dict[Split, ImageSource]:
     """The training and the held-out images of a set, nothing decoded yet.
 
+    `size` (height, width) asks for images of that size instead: the middle of larger squares, or of squares of the
+    resolution side by side where a set has none larger (`emoji`, the official archive of CIFAR-10).
     `n_train` and `n_heldout` are the numbers of scenes of `emoji`, which needs them, and upper limits elsewhere.
     `category` is LSUN's. `classes`, `box_classes` and `semantic_classes` declare how many there are, so that networks
     can be counted without the data; a wrong declaration is an error when they are read. `captions`, `boxes` and
@@ -78,18 +82,25 @@ def open_splits(
         if limit is not None and limit < 1:
             raise UserError(f"data.n_{split}={limit} leaves no images; raise it, or leave it out for all of them.")
     if name == "emoji":
-        return {split: EmojiScenes(split, resolution, _required(limits[split], split), seed) for split in SPLITS}
+        scenes = {split: EmojiScenes(split, resolution, _required(limits[split], split), seed) for split in SPLITS}
+        return _at_size(scenes, size)
     if path is None:
         raise UserError(f"data={name} needs data.path, the place of the images.")
     remembered = ContentMemo(memo)
     if name == "cifar10" and is_official(path):
-        return dict(open_cifar10(path, resolution, limits, remembered))
+        return _at_size(open_cifar10(path, resolution, limits, remembered), size)
     layout = partial(list_lsun, category=category) if name == "lsun" else LAYOUTS[name]
     listing = layout(path, AnnotationPlaces(captions, boxes, semantic), remembered)
     check_declared(classes, len(listing.classes), "labels", path)
     counts = {"boxes": box_classes, "semantic": semantic_classes}
     declared = {kind: count for kind, count in counts.items() if count is not None}
-    return dict(open_listing(listing, resolution, heldout_fraction, max_skipped_fraction, limits, declared, remembered))
+    side = resolution if size is None else max(size)
+    opened = open_listing(listing, side, heldout_fraction, max_skipped_fraction, limits, declared, remembered)
+    return _at_size(opened, size)
+
+
+def _at_size(splits: Mapping[Split, ImageSource], size: tuple[int, int] | None) -> dict[Split, ImageSource]:
+    return {split: source if size is None else LargerImages(source, size) for split, source in splits.items()}
 
 
 def _required(count: int | None, split: Split) -> int:

@@ -28,6 +28,7 @@ class Ramp:
     classes: tuple = ("even", "odd")
     fingerprint: str = "ramp"
     resolution: int = 5
+    size: tuple = (5, 5)
     max_skipped_fraction: float = 0.0
     annotations: Mapping[str, Annotation] = field(default_factory=dict)
 
