@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,12 +15,25 @@ import torch
 from torch import nn
 
 from experiments.console import reporting, say
-from experiments.plan import DataFacts, row_family
+from experiments.plan import CONDITIONS, DataFacts, Vocabulary, annotations_read, row_family, vocabulary_of
 from experiments.store import Store
-from ldm.conditioning.class_label import ClassConditioning
-from ldm.conditioning.contract import Conditioning, Unconditional
+from ldm.conditioning import (
+    ClassConditioning,
+    CombinedConditioning,
+    Conditioning,
+    FrozenTextConditioning,
+    InpaintingConditioning,
+    LayoutConditioning,
+    SemanticConditioning,
+    SuperResolutionConditioning,
+    TextConditioning,
+    Unconditional,
+)
+from ldm.data import fields as data_fields
 from ldm.data.cache import build_cache
 from ldm.data.contract import ImageCache, ImageSource, Split
+from ldm.data.degradation import Degradation
+from ldm.data.fields import FieldMaker, Fields
 from ldm.data.sources import open_splits
 from ldm.denoiser.unet import UNet
 from ldm.diffusion import DenoisingModel, Schedule, make_schedule
@@ -34,6 +47,7 @@ from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
 from ldm.first_stage.tiled import Tiling
 from ldm.metrics.features import EXTRACTORS, Extractor, inception_file, load_extractor
 from ldm.pretrained import efficientnet_lite
+from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
 from ldm.randomness import derived_seed
 from ldm.samplers import DDIM, Sampler, time_grid
 from ldm.training import precision as precision_rule
@@ -94,7 +108,20 @@ def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
 def _data_facts(data: str, root: Path) -> DataFacts:
     found = splits(json.loads(data), Store(root))
     train, heldout = found["train"], found["heldout"]
-    return DataFacts(train.fingerprint, heldout.fingerprint, len(train), len(heldout), tuple(train.classes))
+    return DataFacts(
+        train.fingerprint,
+        heldout.fingerprint,
+        len(train),
+        len(heldout),
+        tuple(train.classes),
+        train.annotations,
+        heldout.annotations,
+    )
+
+
+def vocabulary(images: ImageCache, config: Mapping[str, Any]) -> Vocabulary:
+    """How many classes of each kind an image set has, of what a full config's conditions read."""
+    return vocabulary_of(len(images.classes), images.annotations, annotations_read(config))
 
 
 def images(config: Mapping[str, Any], split: Split, store: Store, annotations: Iterable[str] = ()) -> ImageCache:
@@ -193,14 +220,100 @@ def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator 
     return PatchDiscriminator(settings["channels"], layers, settings["norm"])
 
 
-def conditioning(settings: Mapping[str, Any], classes: int) -> Conditioning:
-    """tau_theta for the data's classes. Raises UserError for an unknown name."""
-    match settings["name"]:
-        case "none":
-            return Unconditional()
+Encode = Callable[[torch.Tensor], torch.Tensor]
+"""image -> normalised latent, by a frozen first stage."""
+
+
+def encoder_of(first_stage: FirstStage, scale: LatentScale) -> Encode:
+    """What brings images to normalised latents, without drawing from posteriors."""
+    return lambda image: scale.normalise(first_stage.latent(first_stage.pack(first_stage.encode(image))))
+
+
+def conditioning(
+    settings: Mapping[str, Any],
+    known: Vocabulary,
+    ae: Mapping[str, Any],
+    device: str = "cpu",
+    encode: Encode | None = None,
+) -> Conditioning:
+    """tau_theta of a resolved group `conditioning`, for data with that vocabulary and a first stage with that f.
+
+    `encode` is needed where inpainting is to run, not where networks are only built. Raises: UserError for what cannot
+    be built.
+    """
+    parts = {kind: _part(kind, settings[kind], known, ae, device, encode) for kind in CONDITIONS if kind in settings}
+    if len(parts) > 1:
+        return CombinedConditioning(parts)
+    return next(iter(parts.values()), Unconditional())
+
+
+def _part(
+    kind: str, settings: Mapping[str, Any], known: Vocabulary, ae: Mapping[str, Any], device: str, encode: Encode | None
+) -> Conditioning:
+    match kind:
         case "class":
-            return ClassConditioning(classes, settings["dim"])
-    raise UserError(f"conditioning={settings['name']} is none of class, none")
+            return ClassConditioning(known.classes, settings["dim"])
+        case "text" if settings["encoder"]:
+            text = _pretrained_text(settings, device)
+            tokeniser = text.tokeniser
+            return FrozenTextConditioning(
+                text.encode, tokeniser.vocabulary, tokeniser.null, text.width, tokeniser.padding
+            )
+        case "text":
+            tokeniser = _tokeniser(settings, device)
+            return TextConditioning(tokeniser.vocabulary, tokeniser.null, settings["dim"], settings["depth"])
+        case "layout":
+            sizes = (settings["boxes"], settings["vocabulary"], settings["dim"], settings["depth"])
+            return LayoutConditioning(known.box_classes, *sizes)
+        case "semantic":
+            return SemanticConditioning(known.semantic_classes, settings["channels"], ae["f"])
+        case "superres":
+            return SuperResolutionConditioning(settings["scale"], ae["f"])
+        case "inpaint":
+            return InpaintingConditioning(encode or _no_encoder, ae["channels"], ae["f"])
+    raise ValueError(f"no condition '{kind}'")
+
+
+def _no_encoder(image: torch.Tensor) -> torch.Tensor:
+    raise ValueError("this conditioning was built to be counted, without a first stage")
+
+
+def _pretrained_text(settings: Mapping[str, Any], device: str) -> PretrainedText:
+    with torch.device("cpu"):  # networks may be built without memory, the encoder never is
+        return pretrained_text(Path(settings["encoder"]).expanduser(), settings["length"], device)
+
+
+def _tokeniser(settings: Mapping[str, Any], device: str) -> Tokeniser:
+    if settings["encoder"]:
+        return _pretrained_text(settings, device).tokeniser
+    return bert_tokeniser(settings["length"])
+
+
+def fields(settings: Mapping[str, Any], images: ImageCache, device: str) -> Fields:
+    """What the conditions of a resolved group `conditioning` read of an image set."""
+    makers: dict[str, FieldMaker] = {}
+    for kind in CONDITIONS:
+        if kind in settings:
+            makers |= _makers(kind, settings[kind], device)
+    return Fields(images, makers)
+
+
+def _makers(kind: str, settings: Mapping[str, Any], device: str) -> dict[str, FieldMaker]:
+    match kind:
+        case "class":
+            return {"label": data_fields.label}
+        case "text":
+            return {"tokens": data_fields.WordPieces(_tokeniser(settings, device))}
+        case "layout":
+            return {"boxes": data_fields.Boxes(settings["boxes"])}
+        case "semantic":
+            return {"semantic": data_fields.semantic}
+        case "superres":
+            degradation = Degradation(settings["degradation"], settings["scale"])
+            return {"low_resolution": data_fields.LowResolution(degradation)}
+        case "inpaint":
+            return {"image": data_fields.image, "mask": data_fields.Masks(tuple(settings["masks"]))}
+    raise ValueError(f"no condition '{kind}'")
 
 
 def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> UNet:
@@ -229,12 +342,20 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
 
 
 def denoising_model(
-    config: Mapping[str, Any], channels: int, side: int, classes: int, device: str
+    config: Mapping[str, Any],
+    ae: Mapping[str, Any],
+    side: int,
+    known: Vocabulary,
+    device: str,
+    encode: Encode | None = None,
 ) -> tuple[DenoisingModel, Conditioning]:
-    """The model of a diffusion stage's config with its initial weights, a function of `seed`, and its conditioning."""
+    """The model of a diffusion stage's config with its initial weights, a function of `seed`, and its conditioning.
+
+    `ae` is the resolved group of its first stage (f and channels are read), `side` the latent's.
+    """
     torch.manual_seed(derived_seed(config["seed"], "diffusion"))
-    conditions = conditioning(config["conditioning"], classes)
-    network = denoiser(config["denoiser"], channels, side, conditions)
+    conditions = conditioning(config["conditioning"], known, ae, device, encode)
+    network = denoiser(config["denoiser"], ae["channels"], side, conditions)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = precision_rule.autocast_dtype(config["precision"])
     model = DenoisingModel(network, schedule(config["diffusion"]), config["diffusion"]["target"], dtype)
@@ -271,12 +392,12 @@ def check_weights(extractor_name: str, weights: str | None, perceptual: str, per
     perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
 
 
-def check_networks(config: Mapping[str, Any], classes: int) -> None:
+def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
     """Builds the networks of a resolved config without memory; raises UserError where their sizes do not fit."""
     ae, resolution = config["ae"], config["data"]["resolution"]
     with torch.device("meta"):
         first_stage(ae, resolution)
-        conditions = conditioning(config["conditioning"], classes)
+        conditions = conditioning(config["conditioning"], known, ae)
         denoiser(config["denoiser"], ae["channels"], resolution // ae["f"], conditions)
     schedule(config["diffusion"])
     sampler(config["sampler"], schedule(config["diffusion"]))
@@ -296,7 +417,7 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def flops_per_training_image(config: Mapping[str, Any], f: int) -> float:
+def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabulary) -> float:
     """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device.
 
     What the user set of the denoiser stands; the rest is the scale's for that f, so `config` is one not yet filled in.
@@ -309,8 +430,7 @@ def flops_per_training_image(config: Mapping[str, Any], f: int) -> float:
         channels = 3 if f == 1 else config["scale"]["first_stage"]["latent_channels"][f]
     side = config["data"]["resolution"] // f
     with torch.device("meta"):
-        conditions = conditioning(config["conditioning"], 1)
+        conditions = conditioning(config["conditioning"], known, {"f": f, "channels": channels})
         network = denoiser(settings, channels, side, conditions)
-        x, index = torch.empty(1, channels, side, side), torch.empty(1)
-        context = None if conditions.context_dim is None else torch.empty(1, 1, conditions.context_dim)
-    return count_flops(lambda: network(x, index, context=context).sum().backward())
+        x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
+    return count_flops(lambda: network(x, index, given.context, given.concat).sum().backward())

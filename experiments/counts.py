@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import build
-from experiments.plan import sample_size
+from experiments.plan import Vocabulary, sample_size
 from ldm.denoiser.unet import UNet
 from ldm.first_stage.contract import FirstStage, Reconstruction
 from ldm.first_stage.discriminator import PatchDiscriminator
@@ -54,7 +54,7 @@ class FirstStageCounts:
 class DenoiserCounts:
     """Sizes of the denoiser and its conditioning; `call` = FLOPs of one call of the network for one sample of its size.
 
-    The conditioning's parameters are None where the number of classes is not known.
+    The conditioning's parameters are None where what it can name is not known.
     """
 
     denoiser: int
@@ -90,25 +90,33 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
     return FirstStageCounts(parameters, shape, encode, decode, _first_stage_step(ae, model, discriminator, image))
 
 
-def count_denoiser(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int | None) -> DenoiserCounts:
-    """Counts of the diffusion model of a resolved config, trained on latents of `shape`."""
+def count_denoiser(
+    config: Mapping[str, Any], shape: tuple[int, int, int], known: Vocabulary, is_known: bool = True
+) -> DenoiserCounts:
+    """Counts of the diffusion model of a resolved config, trained on latents of `shape`.
+
+    With `is_known=False` the vocabulary is only a stand-in, and the conditioning's parameters are not told.
+    """
     channels, side, _ = shape
     with META:
-        conditions = build.conditioning(config["conditioning"], classes or 1)
+        conditions = build.conditioning(config["conditioning"], known, config["ae"])
         network = build.denoiser(config["denoiser"], channels, side, conditions)
-        x, index = torch.empty(1, network.in_channels, side, side), torch.empty(1)
-        context = None if conditions.context_dim is None else torch.empty(1, 1, conditions.context_dim)
-        sample = torch.empty(1, network.in_channels, *sampled_latent_shape(config, channels)[1:])
+        x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
+        shown = sampled_latent_shape(config, channels)
+        sample, asked = torch.empty(1, *shown), conditions.placeholder(1, shown[1:])
+
+    def called() -> Tensor:
+        return network(x, index, given.context, given.concat)
+
     with torch.no_grad():
-        call = count_flops(lambda: network(sample, index, context=context))
-    is_known = config["conditioning"]["name"] == "none" or classes is not None
+        call = count_flops(lambda: network(sample, index, asked.context, asked.concat))
     return DenoiserCounts(
         denoiser=build.parameters(network),
         conditioning=build.parameters(conditions) if is_known else None,
         call=call,
         step=Step(
-            flops=count_flops(lambda: network(x, index, context=context).sum().backward()),
-            activation_bytes=_saved_bytes(lambda: network(x, index, context=context), _of(network)),
+            flops=count_flops(lambda: called().sum().backward()),
+            activation_bytes=_saved_bytes(called, _of(network)),
         ),
     )
 

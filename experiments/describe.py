@@ -27,9 +27,10 @@ from experiments.counts import (
     sampled_latent_shape,
     training_bytes,
 )
-from experiments.plan import UNTIL, DataFacts, Plan, make_plan, sample_size, with_scale_sizes
+from experiments.plan import UNTIL, DataFacts, Plan, conditions_of, make_plan, sample_size, with_scale_sizes
 from experiments.runner import environment
 from experiments.store import Store
+from ldm.data.contract import Annotation
 from ldm.errors import UserError
 from ldm.records import StageRecord
 
@@ -135,12 +136,13 @@ class Description:
 def describe(values: Mapping[str, Any], store: Store) -> Description:
     """The description of composed values; the store tells what is complete and how fast this machine was."""
     settings = settings_only(values)
-    facts, classes, notes = _facts(settings, store)
-    unknown = DataFacts("", "", 0, 0, tuple(map(str, range(classes or 2))))
-    plan = make_plan(settings, facts or unknown)
+    facts, declared, notes = _facts(settings, store)
+    plan = make_plan(settings, facts or declared.as_facts())
     config = plan.config
     first_stage = count_first_stage(config["ae"], config["data"]["resolution"])
-    denoiser = count_denoiser(config, first_stage.latent_shape, classes)
+    is_known = facts is not None or declared.tells(conditions_of(config))
+    known = (facts or declared.as_facts()).vocabulary(config)
+    denoiser = count_denoiser(config, first_stage.latent_shape, known, is_known)
     calls = network_calls(config["sampler"], config["guidance"]["scale"])
     if config["ae"]["f"] > 1 and first_stage.step is None:
         notes = [
@@ -191,15 +193,42 @@ def _store(root: Path) -> Iterator[Store]:
         yield Store(Path(folder))
 
 
-def _facts(settings: Mapping[str, Any], store: Store) -> tuple[DataFacts | None, int | None, list[str]]:
-    """What is known of the images, the number of classes (or what data.classes declares), and what to say of it."""
+_UNDECLARED = "without the number of classes"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """How many classes of each kind a data config declares, for where its images cannot be opened; None = not told."""
+
+    classes: int | None
+    box_classes: int | None
+    semantic_classes: int | None
+
+    def as_facts(self) -> DataFacts:
+        """Facts of images nobody has seen, with every annotation; what is not declared stands at two classes."""
+        counts = {"captions": 0, "boxes": self.box_classes or 2, "semantic": self.semantic_classes or 2}
+        annotations = {kind: Annotation("", _numbered(count)) for kind, count in counts.items()}
+        return DataFacts("", "", 0, 0, _numbered(self.classes or 2), annotations, annotations)
+
+    def tells(self, conditions: Sequence[str]) -> bool:
+        """Whether the sizes of these conditions are known."""
+        asked = {"class": self.classes, "layout": self.box_classes, "semantic": self.semantic_classes}
+        return all(asked[kind] is not None for kind in conditions if kind in asked)
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _facts(settings: Mapping[str, Any], store: Store) -> tuple[DataFacts | None, Declared, list[str]]:
+    """What is known of the images, what their config declares of them, and what to say of it."""
+    data = settings["data"]
+    declared = Declared(data.get("classes"), data.get("box_classes"), data.get("semantic_classes"))
     try:
-        facts = build.data_facts(with_scale_sizes(settings), store)
+        return build.data_facts(with_scale_sizes(settings), store), declared, []
     except UserError as error:
-        declared = settings["data"].get("classes")
-        known = f"{declared} classes as data.classes declares" if declared else "without the number of classes"
+        known = f"{declared.classes} classes as data.classes declares" if declared.classes else _UNDECLARED
         return None, declared, [f"the images cannot be opened, counted {known}: {error}"]
-    return facts, len(facts.classes), []
 
 
 def _training(settings: Mapping[str, Any]) -> dict[str, int]:

@@ -1,24 +1,27 @@
 """Makes images with a trained model, batch by batch; image i depends on (sampler seed, i) alone."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from experiments import build
 from experiments.pictures import to_uint8
+from experiments.plan import Vocabulary, annotations_read
 from experiments.runner import Job
 from ldm.conditioning.contract import Conditioning
-from ldm.data.contract import ImageCache
+from ldm.data.contract import Split
+from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, clipped, guided
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.tiled import Tiling, decode_tiled
-from ldm.randomness import SampleNoise, generator
+from ldm.randomness import SampleNoise, generator, numpy_generator
 from ldm.samplers import Sampler, sample
 from ldm.training.checkpoint import load_weights
 from ldm.training.flops import count_flops
@@ -50,15 +53,34 @@ class Generator:
 
 
 @dataclass(frozen=True)
+class AskedConditions:
+    """The conditions that samples are given: sample i that of image `indices[i]`, what is random in it by (seed, i)."""
+
+    fields: Fields
+    indices: Sequence[int]
+    seed: int
+
+    def of(self, part: range) -> dict[str, Tensor]:
+        """The fields of some samples, on the CPU."""
+        chosen = np.asarray(self.indices[part.start : part.stop])
+        return self.fields(chosen, lambda item: numpy_generator(self.seed, "fields", part.start + item))
+
+    def originals(self, part: range) -> Tensor:
+        """The images whose conditions these are, uint8 (n, 3, H, W)."""
+        return self.fields.images.uint8(self.indices[part.start : part.stop])
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images first ... first + N, uint8 (N, 3, H, W), and the raw latents (N, C, h, w) that they were decoded from.
 
-    With the seconds that denoising and decoding took.
+    `fields` are what they were conditioned on, on the CPU. With the seconds that denoising and decoding took.
     """
 
     first: int
     images: Tensor
     latents: Tensor
+    fields: Mapping[str, Tensor]
     denoise_seconds: float
     decode_seconds: float
 
@@ -67,28 +89,31 @@ def generator_of(job: Job, weights: Path, precision: str) -> Generator:
     """The generator of a job's plan with the EMA weights of one milestone or of the end."""
     record, latents = job.parent_record("diffusion"), job.parent_record("latents").facts
     shape = tuple(latents["shape"])
-    model, conditions = build.denoising_model(record.config, shape[0], shape[1], record.facts["classes"], job.device)
+    first_stage = build.first_stage_of(job, job.plan.config["data"]["resolution"])
+    scale, known = build.latent_scale_of(job), Vocabulary(**record.facts["vocabulary"])
+    encode = build.encoder_of(first_stage, scale)
+    model, conditions = build.denoising_model(record.config, job.plan.config["ae"], shape[1], known, job.device, encode)
     trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditions})
     trained.load_state_dict(load_weights(weights))
     trained.eval().requires_grad_(False)
     model.autocast = autocast_dtype(precision)
-    first_stage = build.first_stage_of(job, job.plan.config["data"]["resolution"])
     low, high = latents["range"]
-    return Generator(
-        model,
-        conditions,
-        first_stage,
-        build.latent_scale_of(job),
-        shape,
-        (low, high),
-        job.device,
-    )
+    return Generator(model, conditions, first_stage, scale, shape, (low, high), job.device)
 
 
-def sample_fields(images: ImageCache, n: int, seed: int) -> dict[str, Tensor]:
-    """Conditions for n samples, each that of a training image drawn by (seed, i), so as frequent as in training."""
-    draws = [int(torch.randint(len(images), (), generator=generator(seed, "condition", i))) for i in range(n)]
-    return images.fields(draws)
+def asked_conditions(job: Job, n: int, seed: int) -> AskedConditions:
+    """The conditions of n samples: of training images drawn by (seed, i), so as frequent as in training, or of held-out
+    images, each as often as any other, in an order drawn by the seed.
+    """
+    full = job.plan.config
+    split: Split = full["samples"]["conditions"]
+    images = build.images(full, split, job.store, annotations_read(full))
+    if split == "train":
+        indices = [int(torch.randint(len(images), (), generator=generator(seed, "condition", i))) for i in range(n)]
+    else:
+        order = torch.randperm(len(images), generator=generator(seed, "condition")).tolist()
+        indices = [order[i % len(order)] for i in range(n)]
+    return AskedConditions(build.fields(full["conditioning"], images, job.device), indices, seed)
 
 
 @torch.inference_mode()
@@ -97,19 +122,20 @@ def generate(
     sampler: Sampler,
     settings: Mapping[str, Any],
     guidance_scale: float,
-    fields: Mapping[str, Tensor],
+    asked: AskedConditions,
     indices: range,
     batch_size: int,
+    paste_known: bool = False,
 ) -> Iterator[Batch]:
-    """Samples of the given indices; `fields` hold the conditions of all samples, by index."""
+    """Samples of the given indices; `paste_known` puts back the pixels that inpainting masks do not cover."""
     times = build.time_grid_of(settings)
     for first in range(indices.start, indices.stop, batch_size):
         part = range(first, min(first + batch_size, indices.stop))
+        fields = asked.of(part)
         started = time.monotonic()
-        condition = source.conditioning(
-            {name: value[part.start : part.stop].to(source.device) for name, value in fields.items()}
-        )
-        null = source.conditioning.null(len(part), source.device) if guidance_scale != 1 else None
+        told = {name: value.to(source.device) for name, value in fields.items()}
+        condition = source.conditioning(told)
+        null = source.conditioning.null(told, len(part)) if guidance_scale != 1 else None
         denoise = guided(source.model, condition, null, guidance_scale)
         if settings["clip"] == "range":
             denoise = clipped(denoise, *source.latent_range)
@@ -120,7 +146,9 @@ def generate(
         denoised = time.monotonic()
         latents = source.scale.denormalise(z)
         images = source.decode(latents)
-        yield Batch(part.start, images, latents, denoised - started, time.monotonic() - denoised)
+        if paste_known:
+            images = torch.where(fields["mask"] > 0, images, asked.originals(part))
+        yield Batch(part.start, images, latents, fields, denoised - started, time.monotonic() - denoised)
 
 
 def _wait(device: str) -> None:
@@ -129,12 +157,13 @@ def _wait(device: str) -> None:
 
 
 @torch.no_grad()
-def flops_per_image(source: Generator) -> tuple[float, float]:
-    """FLOPs of one call of the network and of one decoding, an image each."""
+def flops_per_image(source: Generator, asked: AskedConditions) -> tuple[float, float, float]:
+    """FLOPs of the condition, of one call of the network and of one decoding, an image each."""
     z = torch.zeros(1, *source.latent_shape, device=source.device)
-    null = source.conditioning.null(1, source.device)
-    half = torch.tensor(0.5, dtype=torch.float64)
+    told = {name: value.to(source.device) for name, value in asked.of(range(1)).items()}
+    condition, half = source.conditioning(told), torch.tensor(0.5, dtype=torch.float64)
     return (
-        count_flops(lambda: source.model.denoise(z, half, null)),
+        count_flops(lambda: source.conditioning(told)),
+        count_flops(lambda: source.model.denoise(z, half, condition)),
         count_flops(lambda: source.decode(z)),
     )

@@ -115,7 +115,7 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     settings = {key: value for key, value in values.items() if key != "overrides"}
     facts = build.data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts)
-    build.check_networks(plan.config, len(facts.classes))
+    build.check_networks(plan.config, facts.vocabulary(plan.config))
     if not store.is_complete("evaluation", plan.stages["evaluation"].identity):
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
         metrics = plan.config["metrics"]

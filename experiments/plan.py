@@ -10,11 +10,14 @@ import copy
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ldm.data.contract import Annotation
+from ldm.data.degradation import DEGRADATIONS
+from ldm.data.masks import MASK_KINDS
 from ldm.errors import UserError, nearest
 from ldm.records import STAGES, content_hash
 
@@ -41,6 +44,21 @@ UNTIL: Mapping[str, tuple[str, ...]] = {
 }
 """The stages that `until=` asks for; what they need comes with them."""
 
+CONDITIONS = ("class", "text", "layout", "semantic", "superres", "inpaint")
+"""What a diffusion model can be told; the keys of the group `conditioning` that name conditions."""
+
+GIVES_TOKENS = ("class", "text", "layout")
+"""The conditions that are given by cross-attention; the others are concatenated."""
+
+ANNOTATION_OF: Mapping[str, str] = {"text": "captions", "layout": "boxes", "semantic": "semantic"}
+"""What the data must know of its images for a condition."""
+
+NEEDED_AS: Mapping[str, str] = {
+    "captions": "a caption for every image",
+    "boxes": "bounding boxes with classes",
+    "semantic": "a label map for every image",
+}
+
 OPTIONAL: Mapping[str, Any] = {
     "first_stage.codebook.legacy": False,
     "first_stage.architecture.dropout": 0.0,
@@ -53,11 +71,12 @@ OPTIONAL: Mapping[str, Any] = {
     "samples.width": None,
     "samples.tile": None,
     "samples.overlap": None,
+    "samples.paste_known": False,
 }
 """Options that stand at these values leave the identity as it was before the option existed."""
 
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
+CHOICES: Mapping[str, tuple[Any, ...]] = {
     "latents.scale": ("std_scalar", "per_channel", "none"),
     "samples.keep": ("features", "images"),
     "metrics.reference": ("heldout", "train"),
@@ -66,11 +85,23 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "ae.training.decay": ("constant", "cosine"),
     "ae.loss.discriminator.norm": ("group", "batch"),
     "sampler.clip": ("none", "range"),
+    "samples.conditions": ("train", "heldout"),
+    "conditioning.superres.scale": (2, 4, 8),
+    "conditioning.superres.degradation": DEGRADATIONS,
 }
 """Settings that have a few names to choose from, checked when a run is planned."""
 
-WEIGHT_FILES = ("weights", "perceptual_path")
-"""Keys whose values are paths of weights."""
+WEIGHT_FILES = ("weights", "perceptual_path", "encoder")
+"""Keys whose values are paths of weights, of a file or of a folder."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """How many different things conditions can name, so that networks can be built."""
+
+    classes: int
+    box_classes: int = 0
+    semantic_classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +113,12 @@ class DataFacts:
     train_images: int
     heldout_images: int
     classes: tuple[str, ...]
+    annotations: Mapping[str, Annotation] = field(default_factory=dict)
+    heldout_annotations: Mapping[str, Annotation] = field(default_factory=dict)
+
+    def vocabulary(self, config: Mapping[str, Any]) -> Vocabulary:
+        """How many classes of each kind there are, of the annotations that the config's conditions read."""
+        return vocabulary_of(len(self.classes), self.annotations, annotations_read(config))
 
 
 @dataclass(frozen=True)
@@ -148,17 +185,8 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         if ae["regulariser"] == "vq":
             ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
     _check_choices(config)
-    if config["conditioning"]["name"] == "class" and len(facts.classes) < 2:
-        notes.append("the data has no classes: the diffusion model is trained unconditionally")
-        config["conditioning"] = {"name": "none"}
-    elif config["conditioning"]["name"] == "class":
-        _fill(config["conditioning"], scale["conditioning"])
-    if config["conditioning"]["name"] == "none" and config["guidance"]["scale"] != 1:
-        raise UserError(
-            f"guidance.scale={config['guidance']['scale']} needs a condition, and this model has none; "
-            "use guidance.scale=1, or data with classes and conditioning=class"
-        )
-    _fill_trainer(config)  # looks at what the user set of the denoiser, so before the rest is filled in
+    notes += _fill_conditioning(config, facts)
+    _fill_trainer(config, facts.vocabulary(config))  # before the denoiser: it looks at what the user set of that
     _fill(
         config["denoiser"],
         _for_factor(row_family(scale["denoiser"], config["denoiser"]["name"], config), ae["f"], scale, "denoiser"),
@@ -174,6 +202,68 @@ def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width of the samples of a resolved config, in pixels."""
     resolution = config["data"]["resolution"]
     return config["samples"]["height"] or resolution, config["samples"]["width"] or resolution
+
+
+def conditions_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The conditions that a config's group `conditioning` names, in a fixed order."""
+    return tuple(kind for kind in CONDITIONS if kind in config["conditioning"])
+
+
+def annotations_read(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kinds of annotations that a config's conditions read."""
+    return tuple(ANNOTATION_OF[kind] for kind in conditions_of(config) if kind in ANNOTATION_OF)
+
+
+def vocabulary_of(classes: int, known: Mapping[str, Annotation], read: Iterable[str]) -> Vocabulary:
+    """How many classes of each kind there are; only the annotations in `read` are looked at, which may read files."""
+    counts = {kind: len(known[kind].names) for kind in read}
+    return Vocabulary(classes, counts.get("boxes", 0), counts.get("semantic", 0))
+
+
+def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
+    """Sizes of the conditions from the scale; returns notes.
+
+    Raises: UserError where the data cannot give them.
+    """
+    notes, settings, tables = [], config["conditioning"], config["scale"]["conditioning"]
+    if "class" in settings and len(facts.classes) < 2:
+        del settings["class"]
+        kept = f" beside {', '.join(conditions_of(config))}" if conditions_of(config) else ""
+        notes.append(f"the data has no classes: the diffusion model is trained without them{kept}")
+    for kind in conditions_of(config):
+        needed = ANNOTATION_OF.get(kind)
+        if needed is not None and needed not in facts.annotations:
+            raise UserError(
+                f"conditioning={kind} needs {NEEDED_AS[needed]}, and data={config['data']['name']} has none; add them, "
+                "or choose another conditioning"
+            )
+        _fill(settings[kind], tables.get(kind, {}))
+    if "text" in settings and settings["text"]["encoder"]:
+        settings["text"] |= {"dim": None, "depth": None}  # the encoder's own
+    if "inpaint" in settings:
+        unknown = [mask for mask in settings["inpaint"]["masks"] if mask not in MASK_KINDS]
+        if unknown or not settings["inpaint"]["masks"]:
+            raise UserError(
+                f"conditioning.inpaint.masks={settings['inpaint']['masks']} must name some of {', '.join(MASK_KINDS)}"
+            )
+    elif config["samples"]["paste_known"]:
+        raise UserError("samples.paste_known=true needs conditioning=inpaint: only then are pixels known")
+    if not conditions_of(config):
+        config["conditioning"] = {"dropout": 0.0}
+        if config["guidance"]["scale"] != 1:
+            raise UserError(
+                f"guidance.scale={config['guidance']['scale']} needs a condition, and this model has none; "
+                "use guidance.scale=1, or data with classes and conditioning=class"
+            )
+    elif config["guidance"]["scale"] != 1 and config["conditioning"]["dropout"] == 0:
+        raise UserError(
+            f"guidance.scale={config['guidance']['scale']} needs a model that was also trained without its condition; "
+            "use guidance.scale=1, or train with conditioning.dropout=0.1"
+        )
+    if config["samples"]["conditions"] is None:
+        # Labels are as frequent in training; what describes one image is better asked of images not trained on.
+        config["samples"]["conditions"] = "train" if conditions_of(config) in ((), ("class",)) else "heldout"
+    return notes
 
 
 def with_scale_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +283,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "f": config["ae"]["f"],
         "regulariser": config["ae"]["regulariser"],
         "channels": config["ae"]["channels"],
-        "conditioning": config["conditioning"]["name"],
+        "conditioning": "+".join(conditions_of(config)) or "none",
         "sampler": config["sampler"]["name"],
         "steps": config["sampler"]["steps"],
         "eta": config["sampler"]["eta"],
@@ -219,6 +309,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         # of 501 in one trial), and a number must not depend on which machine had fast bf16.
         "precision": "fp32",
     }
+    asked = _conditions(config, facts)
     configs: dict[str, dict[str, Any]] = {
         "reference": {
             "extractor": extractor,
@@ -232,6 +323,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         "reconstruction": {"n_samples": metrics["n_samples"], "seed": metrics["seed"]},
         "latents": {"data": facts.train_fingerprint, "scale": config["latents"]["scale"]},
         "diffusion": {
+            **_annotations(config, facts.annotations),
             "seed": config["seed"],
             "precision": precision,
             "conditioning": config["conditioning"],
@@ -242,6 +334,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             },
         },
         "progress": {
+            **asked,
             "n_samples": metrics["progress_samples"],
             "steps": metrics["progress_steps"],
             "precision": precision,
@@ -251,7 +344,8 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "sampler": config["sampler"],
             "guidance": config["guidance"],
             "n_samples": metrics["n_samples"],
-            **{key: value for key, value in config["samples"].items() if key != "batch"},
+            **{key: value for key, value in config["samples"].items() if key not in ("batch", "conditions")},
+            **asked,
             "extractor": extractor,
             "precision": precision,
         },
@@ -275,6 +369,25 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         }
         stages[name] = Stage(name, content_hash(hashed), configs[name], parents)
     return stages
+
+
+def _annotations(config: Mapping[str, Any], known: Mapping[str, Annotation]) -> dict[str, Any]:
+    """The content of the annotations that the conditions read, where they read any."""
+    read = annotations_read(config)
+    return {"annotations": {kind: known[kind].fingerprint for kind in read}} if read else {}
+
+
+def _conditions(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Any]:
+    """Whose conditions samples are given, where these are not the training images, which the parents name already."""
+    if config["samples"]["conditions"] == "train":
+        return {}
+    return {
+        "conditions": {
+            "split": "heldout",
+            "data": facts.heldout_fingerprint,
+            **_annotations(config, facts.heldout_annotations),
+        }
+    }
 
 
 def _without_defaults(config: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -307,7 +420,11 @@ def _by_content(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.lru_cache
 def _file_hash(path: Path) -> str:
+    """The hash of a file, or of a folder's files."""
     try:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            return content_hash([[file.relative_to(path).as_posix(), _file_hash(file)] for file in files])
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
     except OSError as error:
@@ -328,9 +445,9 @@ def _for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what
 
 
 def row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
-    """The table of that name, for an unconditional model the unconditional one where the scale has it."""
-    unconditional = config["conditioning"]["name"] == "none"
-    return tables.get(f"{name}_unconditional" if unconditional else name, tables.get(name))
+    """The table of that name; for a model without cross-attention the unconditional one where the scale has it."""
+    has_tokens = any(kind in config["conditioning"] for kind in GIVES_TOKENS)
+    return tables.get(name if has_tokens else f"{name}_unconditional", tables.get(name))
 
 
 def _check_factor(f: Any, resolution: int) -> None:
@@ -387,7 +504,8 @@ def _check_choices(config: Mapping[str, Any]) -> None:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None and value not in choices:
-            raise UserError(f"{key}={value} is none of {', '.join(choices)}{nearest(str(value), choices)}")
+            names = [str(choice) for choice in choices]
+            raise UserError(f"{key}={value} is none of {', '.join(names)}{nearest(str(value), names)}")
 
 
 def _check_judge(config: Mapping[str, Any]) -> None:
@@ -401,7 +519,7 @@ def _check_judge(config: Mapping[str, Any]) -> None:
         )
 
 
-def _fill_trainer(config: dict[str, Any]) -> None:
+def _fill_trainer(config: dict[str, Any], known: Vocabulary) -> None:
     trainer, scale, f = config["trainer"], config["scale"], config["ae"]["f"]
     match trainer["budget"]:
         case "images":
@@ -419,7 +537,7 @@ def _fill_trainer(config: dict[str, Any]) -> None:
 
             reference = scale["trainer"]["flops_reference_f"]
             images = trainer["images"] or scale["trainer"]["images"]
-            ratio = flops_per_training_image(config, reference) / flops_per_training_image(config, f)
+            ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
             trainer["images"] = max(1, round(images * ratio))
         case other:
             raise UserError(f"trainer.budget={other} is none of images, flops, paper")

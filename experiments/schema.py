@@ -22,11 +22,16 @@ def check_keys(config: DictConfig) -> None:
     choices = config.hydra.runtime.choices if "hydra" in config else {}
     if not choices.get("experiment"):
         return
-    chosen = {k: v for k, v in choices.items() if "/" not in k and isinstance(v, str) and k != "experiment"}
+    chosen = {k: _choice(v) for k, v in choices.items() if "/" not in k and v is not None and k != "experiment"}
     known = _settings_of(tuple(sorted(chosen.items())))
     for key in leaves(OmegaConf.to_container(config, resolve=False)):
         if key != "hydra" and not key.startswith("hydra.") and key not in known:
             raise UserError(f"'{key}', set by experiment={choices['experiment']}, is no setting{nearest(key, known)}")
+
+
+def _choice(value: Any) -> str:
+    """What is chosen of a group as an override says it: a name, or a list of names that are given together."""
+    return value if isinstance(value, str) else f"[{','.join(value)}]"
 
 
 def leaves(value: Any, path: str = "") -> Iterator[str]:

@@ -15,10 +15,23 @@ def normalised(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     return F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
 
 
-def scaled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v. Shapes: q (N, heads, L, d), k and v (N, heads, S, d); result as q."""
+def scaled_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, over the keys where `mask` is true (all where it is None).
+
+    Shapes: q (N, heads, L, d), k and v (N, heads, S, d), mask one that expands to (N, heads, L, S); result as q.
+    """
     if q.device.type != "cpu" or q.dtype not in HALF_PRECISION or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, mask)
     # The CPU's half-precision kernel takes up to six times as long backward as float32 with both conversions.
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The same for tokens that hold all heads side by side.
+
+    Shapes: q (N, L, heads, d), k and v (N, S, heads, d), mask (N, S); result (N, L, heads * d).
+    """
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    seen = None if mask is None else mask[:, None, None, :]
+    return scaled_attention(q, k, v, seen).transpose(1, 2).flatten(2)

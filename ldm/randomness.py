@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,11 @@ def derived_seed(seed: int, *keys: int | str) -> int:
 def generator(seed: int, *keys: int | str) -> torch.Generator:
     """A CPU generator for one purpose, e.g. `generator(seed, "step", k)` or `generator(seed, "sample", i)`."""
     return torch.Generator().manual_seed(derived_seed(seed, *keys))
+
+
+def numpy_generator(seed: int, *keys: int | str) -> np.random.Generator:
+    """The same for libraries that draw with NumPy."""
+    return np.random.Generator(np.random.PCG64(derived_seed(seed, *keys)))
 
 
 class SampleNoise:

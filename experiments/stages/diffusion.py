@@ -1,10 +1,15 @@
 """Trains the denoising model on cached latents."""
 
+import dataclasses
+
 from experiments import build
 from experiments.console import reporting
+from experiments.plan import annotations_read
 from experiments.runner import Job, Outcome, label
 from experiments.stages.training import run_training
+from ldm.conditioning import Conditioning
 from ldm.data.latents import CachedLatents, open_packed
+from ldm.diffusion import DenoisingModel
 from ldm.training.checkpoint import save_weights
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
@@ -13,17 +18,22 @@ from ldm.training.flops import count_flops
 def run(job: Job) -> Outcome:
     """Writes weights.safetensors (EMA), the milestones on the way, and checkpoints to resume from."""
     config, full = job.config, job.plan.config
-    images = build.images(full, "train", job.store)
+    images = build.images(full, "train", job.store, annotations_read(full))
     latents = job.parent_record("latents").facts
-    channels, side, _ = latents["shape"]
     packed = open_packed(job.parent_folder("latents") / "latents.npy") if latents["cached"] else None
-    data = CachedLatents(
-        packed, images, build.first_stage_of(job, images.resolution), build.latent_scale_of(job), job.device
-    )
-    model, conditions = build.denoising_model(config, channels, side, len(images.classes), job.device)
+    first_stage, scale = build.first_stage_of(job, images.resolution), build.latent_scale_of(job)
+    fields = build.fields(config["conditioning"], images, job.device)
+    data = CachedLatents(packed, images, first_stage, scale, job.device, fields)
+    known, encode = build.vocabulary(images, full), build.encoder_of(first_stage, scale)
+
+    def fresh() -> tuple[DenoisingModel, Conditioning]:
+        return build.denoising_model(config, full["ae"], latents["shape"][1], known, job.device, encode)
+
+    model, conditions = fresh()
     settings = _settings(job)
     training = DiffusionTraining(model, conditions, data, settings)
-    flops_per_step = count_flops(lambda: _rehearsal(job, data, channels, side, len(images.classes)))
+    # One step of a model that is thrown away, for the count of its operations.
+    flops_per_step = count_flops(lambda: DiffusionTraining(*fresh(), data, settings).accumulate_gradients())
     milestones = {max(1, round(share * settings.steps)) for share in config["training"]["milestones"]}
 
     def keep_milestone(step: int) -> None:
@@ -43,7 +53,7 @@ def run(job: Job) -> Outcome:
             "images_seen": training.images_seen,
             "steps": training.step,
             "batch": settings.batch,
-            "classes": len(images.classes),
+            "vocabulary": dataclasses.asdict(known),
             "milestones": sorted(step * settings.batch for step in milestones),
             "flops_per_image": flops_per_step / settings.batch,
             "latent_shape": latents["shape"],
@@ -63,13 +73,7 @@ def _settings(job: Job) -> DiffusionSettings:
         weight_decay=training["weight_decay"],
         gradient_clip=training["gradient_clip"],
         ema_half_life=training["ema_half_life"],
-        condition_dropout=job.config["conditioning"].get("dropout", 0.0),
+        condition_dropout=job.config["conditioning"]["dropout"],
         decay=training["decay"],
         micro_batch=job.plan.config["trainer"]["micro_batch"],
     )
-
-
-def _rehearsal(job: Job, data: CachedLatents, channels: int, side: int, classes: int) -> None:
-    """One step of a model that is thrown away, for the count of its operations."""
-    model, conditions = build.denoising_model(job.config, channels, side, classes, job.device)
-    DiffusionTraining(model, conditions, data, _settings(job)).accumulate_gradients()

@@ -7,7 +7,7 @@ from torch import Tensor
 from experiments import build
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
-from experiments.generate import Batch, flops_per_image, generate, generator_of, sample_fields
+from experiments.generate import Batch, asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import (
     described,
     extractor_of,
@@ -26,8 +26,7 @@ def run(job: Job) -> Outcome:
     meter, config = Meter(job.device), job.config
     milestones = job.parent_record("diffusion").facts["milestones"]
     settings = {**SAMPLER, "name": "ddim", "steps": config["steps"], "seed": config["seed"]}
-    train_images = build.images(job.plan.config, "train", job.store)
-    fields = sample_fields(train_images, config["n_samples"], config["seed"])
+    asked = asked_conditions(job, config["n_samples"], config["seed"])
     extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
     reference = reference_features(job)
     protocol = generation_protocol(job, config["n_samples"])
@@ -38,19 +37,19 @@ def run(job: Job) -> Outcome:
             source = generator_of(job, weights, config["precision"])
             sampler = build.sampler(settings, source.model.schedule)
             batches = generate(
-                source, sampler, settings, 1.0, fields, range(config["n_samples"]), job.plan.config["samples"]["batch"]
+                source, sampler, settings, 1.0, asked, range(config["n_samples"]), job.plan.config["samples"]["batch"]
             )
             features = features_of(_reported(batches, reporter, position * config["n_samples"]), extractor)
             found, missing = generation_rows(features, reference, job, protocol, images_seen=images_seen)
             rows += found
             left_out += missing
-    denoise_flops, decode_flops = flops_per_image(source)
+    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
     images = len(milestones) * config["n_samples"]
     return Outcome(
         rows=rows,
         left_out=tuple(dict.fromkeys(left_out)),
         protocols=described([protocol]),
-        cost=meter.cost(images, images * (config["steps"] * denoise_flops + decode_flops)),
+        cost=meter.cost(images, images * (condition_flops + config["steps"] * denoise_flops + decode_flops)),
     )
 
 

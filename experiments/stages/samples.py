@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from experiments import build
 from experiments.console import reporting
 from experiments.cost import Meter
-from experiments.generate import Generator, flops_per_image, generate, generator_of, sample_fields
+from experiments.generate import AskedConditions, Generator, asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import extractor_of, windows
 from experiments.pictures import save_grid
 from experiments.plan import sample_size
@@ -37,8 +37,7 @@ def run(job: Job) -> Outcome:
         raise UserError(f"samples.keep={config['keep']} is none of {', '.join(KEEP)}")
     meter = Meter(job.device)
     n, batch_size, settings = config["n_samples"], full["samples"]["batch"], config["sampler"]
-    train_images = build.images(full, "train", job.store)
-    fields = sample_fields(train_images, n, settings["seed"])
+    asked = asked_conditions(job, n, settings["seed"])
     extractor = extractor_of(job, config["extractor"])
     source = _at_sample_size(
         generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
@@ -51,7 +50,16 @@ def run(job: Job) -> Outcome:
             path = part_path(job.folder, indices)
             if path.exists():
                 continue
-            [batch] = generate(source, sampler, settings, config["guidance"]["scale"], fields, indices, batch_size)
+            [batch] = generate(
+                source,
+                sampler,
+                settings,
+                config["guidance"]["scale"],
+                asked,
+                indices,
+                batch_size,
+                config["paste_known"],
+            )
             with meter.part("features"):
                 seen = batch.images
                 if config["height"] is not None:
@@ -63,7 +71,7 @@ def run(job: Job) -> Outcome:
             latents = batch.latents[:compared].cpu().numpy()
             _save_part(path, features, seconds, batch.images[:wanted].numpy(), latents)
             reporter.advance_to(indices.stop)
-    return _collected(job, meter, source, n, batch_size)
+    return _collected(job, meter, source, asked, n, batch_size)
 
 
 def part_path(folder: Path, indices: range) -> Path:
@@ -95,7 +103,7 @@ def _save_part(
     os.replace(temporary, path)
 
 
-def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: int) -> Outcome:
+def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int) -> Outcome:
     config, collected, seconds = job.config, FeatureAccumulator(), np.zeros(2)
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
@@ -121,10 +129,12 @@ def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: in
     settings = config["sampler"]
     nfe = len(build.time_grid_of(settings)) - 1
     calls = nfe * (1 if config["guidance"]["scale"] == 1 else 2)
-    denoise_flops, decode_flops = flops_per_image(source)
+    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
+    # The condition is computed once an image, the null condition once more under guidance.
+    denoise_flops = calls // nfe * condition_flops + calls * denoise_flops
     denoise, decode = (float(value) for value in seconds)
     meter.parts.update({"denoise": denoise, "decode": decode})
-    cost = meter.cost(n, n * (calls * denoise_flops + decode_flops), seconds=denoise + decode)
+    cost = meter.cost(n, n * (denoise_flops + decode_flops), seconds=denoise + decode)
     # After the cost, whose memory is that of sampling alone.
     tiled = _tiling_facts(source, source.tiling, np.concatenate(latents)) if source.tiling else None
     return Outcome(
@@ -132,7 +142,7 @@ def _collected(job: Job, meter: Meter, source: Generator, n: int, batch_size: in
             "nfe": calls,
             "steps": nfe,
             "batch": batch_size,
-            "flops_per_image": {"denoise": calls * denoise_flops, "decode": decode_flops},
+            "flops_per_image": {"denoise": denoise_flops, "decode": decode_flops},
             "size": list(sample_size(job.plan.config)),
             "tiling": tiled,
         },

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.contract import Condition, Conditioning, field_of
@@ -19,6 +18,7 @@ class ClassConditioning(Conditioning):
     """
 
     fields = ("label",)
+    tokens = 1
     concat_channels = 0
 
     def __init__(self, classes: int, dim: int, null_class: bool = True) -> None:
@@ -62,11 +62,6 @@ class ClassConditioning(Conditioning):
                     f"{self.classes - 1}, check the labels of the data or of the request"
                 )
         return Condition(context=self.embedding(label.long()).unsqueeze(1))
-
-    def null(self, n: int, device: torch.device | str) -> Condition:
-        """The null class's token for `n` items; context (n, 1, dim)."""
-        label = torch.full((n,), self.null_class, device=device)
-        return Condition(context=self.embedding(label).unsqueeze(1))
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """All fields, with the labels where `mask` is true replaced by the null class."""

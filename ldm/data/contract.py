@@ -182,9 +182,3 @@ class ImageCache:
         if flip is None:
             return images
         return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
-
-    def fields(self, indices: Indices) -> dict[str, Tensor]:
-        """The conditioning fields of these images by name; `label` int64 (n,) where the set has classes."""
-        if not self.classes:
-            return {}
-        return {"label": torch.from_numpy(self.labels[np.asarray(indices)])}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.data.contract import ImageCache
+from ldm.data.fields import Draw, Fields
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 
@@ -17,7 +18,8 @@ class CachedLatents:
     """Batches of latents z = scale(latent(packed)) for training the diffusion model.
 
     `packed` holds what `FirstStage.pack` gave, (N, cache_channels, h, w); where it is None the images are encoded as
-    they are asked for, which costs nothing where the first stage is the identity.
+    they are asked for, which costs nothing where the first stage is the identity. `fields_of` makes what the
+    conditioning reads.
     """
 
     def __init__(
@@ -27,7 +29,9 @@ class CachedLatents:
         first_stage: FirstStage,
         scale: LatentScale,
         device: str,
+        fields_of: Fields,
     ) -> None:
+        self.fields_of = fields_of
         self.packed = packed
         self.images = images
         self.first_stage = first_stage
@@ -49,9 +53,9 @@ class CachedLatents:
         noise = torch.randn(shape, generator=draw).to(self.device)
         return self.scale.normalise(self.first_stage.latent(packed, noise))
 
-    def fields(self, indices: Tensor) -> Mapping[str, Tensor]:
-        """The data's fields for these images, on the training device."""
-        return {name: value.to(self.device) for name, value in self.images.fields(indices.numpy()).items()}
+    def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
+        """The fields of these images that the conditioning reads, on the training device."""
+        return {name: value.to(self.device) for name, value in self.fields_of(indices.numpy(), draw).items()}
 
 
 def open_packed(path: Path) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ldm.denoiser.blocks import Block, group_norm, zeroed
 from ldm.errors import UserError
-from ldm.layers import normalised, scaled_attention
+from ldm.layers import attend, normalised
 
 HeadOrder = Literal["heads_first", "qkv_first"]
 """How the rows of a joint query-key-value projection are laid out: for each head its q, k, v (the reference's
@@ -35,15 +35,6 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for every head.
-
-    Shapes: q (N, L, heads, d), k and v (N, S, heads, d); result (N, L, heads * d).
-    """
-    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    return scaled_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
 class SelfAttention(Block):
     """x + projection(attention(norm(x))) over all pixels, with one joint projection to queries, keys and values.
 
@@ -60,7 +51,9 @@ class SelfAttention(Block):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj_out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
+    ) -> Tensor:
         """Reads x alone."""
         rows = self.qkv(to_tokens(normalised(self.norm, x)))
         if self.head_order == "heads_first":
@@ -82,12 +75,12 @@ class TokenAttention(nn.Module):
         self.to_out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, source: Tensor) -> Tensor:
-        """Shapes: tokens (N, L, width), source (N, S, source_width); result as tokens."""
+    def forward(self, tokens: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Shapes: tokens (N, L, width), source (N, S, source_width), mask (N, S) of what is seen; result as tokens."""
         q, k, v = (
             rows.unflatten(2, (self.heads, -1)) for rows in (self.to_q(tokens), self.to_k(source), self.to_v(source))
         )
-        return self.dropout(self.to_out(attend(q, k, v)))
+        return self.dropout(self.to_out(attend(q, k, v, mask)))
 
 
 class FeedForward(nn.Module):
@@ -123,11 +116,11 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dropout)
 
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """Shapes: tokens (N, L, width), context (N, S, context_dim); result as tokens."""
+    def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Shapes: tokens (N, L, width), context (N, S, context_dim), mask (N, S) of what is seen; result as tokens."""
         normal = self.norm1(tokens)
         tokens = tokens + self.self_attention(normal, normal)
-        tokens = tokens + self.cross_attention(self.norm2(tokens), context)
+        tokens = tokens + self.cross_attention(self.norm2(tokens), context, mask)
         return tokens + self.feed_forward(self.norm3(tokens))
 
 
@@ -144,7 +137,9 @@ class SpatialTransformer(Block):
         self.blocks = nn.ModuleList(TransformerBlock(channels, context_dim, heads, dropout) for _ in range(depth))
         self.proj_out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
+    ) -> Tensor:
         """Reads x and the context.
 
         Raises: ValueError without a context.
@@ -153,5 +148,5 @@ class SpatialTransformer(Block):
             raise ValueError("a denoiser with cross-attention needs a context, but was called without one")
         tokens = self.proj_in(to_tokens(normalised(self.norm, x)))
         for block in self.blocks:
-            tokens = block(tokens, context)
+            tokens = block(tokens, context, context_mask)
         return x + to_map(self.proj_out(tokens), x)

@@ -74,8 +74,12 @@ class Block(nn.Module, ABC):
     """A part of the UNet that may read the time embedding and the context, or ignore them."""
 
     @abstractmethod
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
-        """Shapes: x (N, C, H, W), embedding (N, E), context (N, tokens, width) or None; result (N, C', H', W')."""
+    def forward(
+        self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
+    ) -> Tensor:
+        """Shapes: x (N, C, H, W), embedding (N, E), context (N, tokens, width) or None, context_mask (N, tokens) of the
+        tokens that are seen (None: all); result (N, C', H', W').
+        """
 
 
 class Convolution(Block):
@@ -86,7 +90,9 @@ class Convolution(Block):
         self.upsample = upsample
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
+    ) -> Tensor:
         """Reads x alone."""
         return self.conv(doubled(x) if self.upsample else x)
 
@@ -118,7 +124,9 @@ class ResidualBlock(Block):
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
+    ) -> Tensor:
         """Reads x and the time embedding."""
         h = F.silu(normalised(self.norm1, x))
         if self.resample is not None:

@@ -173,11 +173,18 @@ class UNet(nn.Module):
         self.norm_out = group_norm(channels)
         self.conv_out = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, index: Tensor, context: Tensor | None = None, concat: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor,
+        context: Tensor | None = None,
+        concat: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
         """The prediction for x_t, in its dtype.
 
         Shapes: x (N, C, H, W), index (N,), context (N, tokens, context_dim), concat (N, C', H, W) with C + C' =
-        `in_channels`; result (N, `out_channels`, H, W).
+        `in_channels`, context_mask (N, tokens) of the tokens that are seen; result (N, `out_channels`, H, W).
         Raises: ValueError for inputs that the network was not built for.
         """
         self._check(x, context, concat)
@@ -186,21 +193,24 @@ class UNet(nn.Module):
         h = h.to(self.conv_out.weight.dtype)
         skips = []
         for blocks in self.down:
-            h = self._through(blocks, h, embedding, context)
+            h = self._through(blocks, h, embedding, context, context_mask)
             skips.append(h)
-        h = self._through(self.middle, h, embedding, context)
+        h = self._through(self.middle, h, embedding, context, context_mask)
         for blocks in self.up:
-            h = self._through(blocks, torch.cat([h, skips.pop()], dim=1), embedding, context)
+            h = self._through(blocks, torch.cat([h, skips.pop()], dim=1), embedding, context, context_mask)
         return self.conv_out(F.silu(normalised(self.norm_out, h))).to(x.dtype)
 
-    def _through(self, blocks: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
-        """`h` after each of the blocks in turn, whose inner activations are recomputed backward where asked for."""
+    def _through(self, blocks: nn.Module, h: Tensor, *told: Tensor | None) -> Tensor:
+        """`h` after each of the blocks in turn, whose inner activations are recomputed backward where asked for.
+
+        `told` is what else blocks read: time embedding, context and its mask.
+        """
         assert isinstance(blocks, nn.ModuleList)
         for block in blocks:
             if self.recompute and torch.is_grad_enabled():
-                h = checkpoint(block, h, embedding, context, use_reentrant=False)
+                h = checkpoint(block, h, *told, use_reentrant=False)
             else:
-                h = block(h, embedding, context)
+                h = block(h, *told)
         return h
 
     def _check(self, x: Tensor, context: Tensor | None, concat: Tensor | None) -> None:

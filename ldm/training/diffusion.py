@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.contract import Conditioning
+from ldm.data.fields import Draw
 from ldm.diffusion.model import DenoisingModel
-from ldm.randomness import derived_seed, generator
+from ldm.randomness import derived_seed, generator, numpy_generator
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
@@ -24,8 +25,8 @@ class TrainingLatents(Protocol):
         """Normalised latents (N, C, h, w) on the training device, those of a KL first stage drawn with `draw`."""
         ...
 
-    def fields(self, indices: Tensor) -> Mapping[str, Tensor]:
-        """The fields that conditionings read, on the training device."""
+    def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
+        """The fields that the conditioning reads, on the training device; `draw(i)` gives batch item i's randomness."""
         ...
 
 
@@ -98,7 +99,9 @@ class DiffusionTraining:
         noise = torch.randn(x0.shape, generator=draw).to(x0.device)
         levels = torch.randint(self.model.schedule.steps, (s.batch,), generator=draw)
         dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
-        fields = self.conditioning.drop(self.data.fields(indices), dropped.to(x0.device))
+        fields = self.data.fields(indices, lambda item: numpy_generator(s.seed, "fields", self.step, item))
+        if s.condition_dropout > 0:
+            fields = self.conditioning.drop(fields, dropped.to(x0.device))
         self.optimiser.zero_grad(set_to_none=True)
         micro = s.micro_batch or s.batch
         total = torch.zeros((), device=x0.device)

@@ -26,14 +26,16 @@ def test_drop_masks_only_the_masked_items_and_copies():
     assert dropped["image"] is fields["image"]
     context = conditioning(dropped).context
     assert torch.equal(context[[0, 2]], conditioning(fields).context[[0, 2]])
-    assert torch.equal(context[1:2], conditioning.null(1, "cpu").context)
+    assert torch.equal(context[1:2], conditioning.null({"label": torch.tensor([0])}, 1).context)
 
 
 def test_dropping_all_is_the_null_condition():
     conditioning = ClassConditioning(classes=5, dim=7)
     fields = conditioning.drop({"label": torch.tensor([4, 1, 2])}, torch.ones(3, dtype=torch.bool))
-    assert torch.equal(conditioning(fields).context, conditioning.null(3, "cpu").context)
-    assert not torch.equal(conditioning.null(1, "cpu").context[0, 0], conditioning.embedding.weight[4])
+    assert torch.equal(conditioning(fields).context, conditioning.null({"label": torch.tensor([0, 1, 2])}, 3).context)
+    assert not torch.equal(
+        conditioning.null({"label": torch.tensor([0])}, 1).context[0, 0], conditioning.embedding.weight[4]
+    )
 
 
 def test_a_table_without_null_class_can_be_neither_guided_nor_dropped():
@@ -41,7 +43,7 @@ def test_a_table_without_null_class_can_be_neither_guided_nor_dropped():
     fields = {"label": torch.tensor([4])}
     assert torch.equal(conditioning(fields).context[0, 0], conditioning.embedding.weight[4])
     with pytest.raises(UserError, match="without a null class"):
-        conditioning.null(1, "cpu")
+        conditioning.null({"label": torch.tensor([0])}, 1)
     with pytest.raises(UserError, match="without a null class"):
         conditioning.drop(fields, torch.tensor([True]))
     with pytest.raises(UserError, match="class label 5 is out of range"):
@@ -71,7 +73,7 @@ def test_a_class_conditioning_needs_a_class():
 def test_unconditional_reads_nothing_and_drops_nothing():
     conditioning = Unconditional()
     fields = {"image": torch.randn(2, 3)}
-    assert conditioning(fields) == conditioning.null(2, "cpu") == Condition(None, None)
+    assert conditioning(fields) == conditioning.null(fields, 2) == Condition(None, None)
     assert conditioning.drop(fields, torch.tensor([True, True])) == fields
     assert (conditioning.fields, conditioning.context_dim, conditioning.concat_channels) == ((), None, 0)
 

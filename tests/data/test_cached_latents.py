@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.data import fields
 from ldm.data.contract import ImageCache
+from ldm.data.fields import Fields
 from ldm.data.latents import CachedLatents, open_packed
 from ldm.first_stage import build_first_stage
 from ldm.first_stage.identity import IdentityFirstStage
@@ -45,6 +47,14 @@ def packed(model, images) -> np.ndarray:
         return model.pack(model.encode(images.batch(range(len(images))))).numpy()
 
 
+def labels(images):
+    return Fields(images, {"label": fields.label})
+
+
+def no_draw(item):
+    raise AssertionError("labels are not random")
+
+
 def draw(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -55,7 +65,7 @@ INDICES = torch.tensor([7, 2, 2, 0])
 def test_a_kl_latent_is_a_draw_from_its_cached_posterior_by_the_generator(noise_images):
     model, scale = first_stage("kl"), latent_scale("per_channel", MEAN, VARIANCE)
     cache = packed(model, noise_images)
-    data = CachedLatents(cache, noise_images, model, scale, "cpu")
+    data = CachedLatents(cache, noise_images, model, scale, "cpu", labels(noise_images))
     z = data.latents(INDICES, draw())
     mean, logvar = torch.from_numpy(cache[INDICES]).chunk(2, dim=1)
     noise = torch.randn(4, 3, 4, 4, generator=draw())
@@ -71,7 +81,7 @@ def test_a_kl_latent_is_a_draw_from_its_cached_posterior_by_the_generator(noise_
 def test_latents_are_the_same_from_the_cache_and_from_the_images(regulariser, noise_images):
     model, scale = first_stage(regulariser), latent_scale("std_scalar", MEAN, VARIANCE)
     both = [
-        CachedLatents(source, noise_images, model, scale, "cpu").latents(INDICES, draw())
+        CachedLatents(source, noise_images, model, scale, "cpu", labels(noise_images)).latents(INDICES, draw())
         for source in (packed(model, noise_images), None)
     ]
     torch.testing.assert_close(both[0], both[1], rtol=1e-5, atol=1e-6)
@@ -80,7 +90,7 @@ def test_latents_are_the_same_from_the_cache_and_from_the_images(regulariser, no
 
 def test_a_vq_latent_is_the_one_before_quantisation_whatever_the_generator(noise_images):
     model, scale = first_stage("vq"), latent_scale("none", MEAN, VARIANCE)
-    data = CachedLatents(packed(model, noise_images), noise_images, model, scale, "cpu")
+    data = CachedLatents(packed(model, noise_images), noise_images, model, scale, "cpu", labels(noise_images))
     z = data.latents(INDICES, draw())
     assert torch.equal(z, data.latents(INDICES, draw(1)))
     torch.testing.assert_close(z, model.encode(noise_images.batch(INDICES)).detach(), rtol=1e-5, atol=1e-6)
@@ -89,7 +99,7 @@ def test_a_vq_latent_is_the_one_before_quantisation_whatever_the_generator(noise
 def test_the_identity_gives_the_normalised_image(noise_images):
     std = 0.25
     scale = latent_scale("std_scalar", torch.zeros(3).double(), torch.full((3,), std**2).double())
-    data = CachedLatents(None, noise_images, IdentityFirstStage(), scale, "cpu")
+    data = CachedLatents(None, noise_images, IdentityFirstStage(), scale, "cpu", labels(noise_images))
     pixels = torch.from_numpy(noise_images.images[INDICES]).permute(0, 3, 1, 2)
     torch.testing.assert_close(data.latents(INDICES, draw()), (pixels / 127.5 - 1) / std, rtol=1e-6, atol=1e-6)
 
@@ -99,16 +109,20 @@ def test_the_stream_goes_on_alike_whichever_first_stage_was_asked(noise_images):
     rest = []
     for regulariser in ("kl", "vq"):
         model, stream = first_stage(regulariser), draw()
-        data = CachedLatents(None, noise_images, model, latent_scale("none", MEAN, VARIANCE), "cpu")
+        data = CachedLatents(
+            None, noise_images, model, latent_scale("none", MEAN, VARIANCE), "cpu", labels(noise_images)
+        )
         data.latents(INDICES, stream)
         rest.append(torch.rand(3, generator=stream))
     assert torch.equal(rest[0], rest[1])
 
 
 def test_length_and_labels_are_those_of_the_images(noise_images):
-    data = CachedLatents(None, noise_images, IdentityFirstStage(), latent_scale("none", MEAN, VARIANCE), "cpu")
+    data = CachedLatents(
+        None, noise_images, IdentityFirstStage(), latent_scale("none", MEAN, VARIANCE), "cpu", labels(noise_images)
+    )
     assert len(data) == 10
-    assert data.fields(INDICES)["label"].tolist() == [1, 2, 2, 0]
+    assert data.fields(INDICES, no_draw)["label"].tolist() == [1, 2, 2, 0]
 
 
 def test_the_cache_is_mapped_not_read(tmp_path, noise_images):

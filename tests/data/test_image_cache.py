@@ -15,6 +15,7 @@ import torch
 
 from ldm.data import Item, build_cache, open_cache, open_splits
 from ldm.data.contract import Annotation
+from ldm.data.fields import label
 from ldm.errors import UserError
 
 N = 70
@@ -81,13 +82,13 @@ def test_batches_are_scaled_and_mirrored(tmp_path):
     batch = cache.batch(torch.tensor(indices), flip=torch.tensor([True, False, False]))
     torch.testing.assert_close((batch + 1) * 127.5, torch.stack([raw[0].flip(-1), raw[1], raw[2]]).float())
     assert batch.min() >= -1 <= batch.max() <= 1
-    assert torch.equal(cache.fields(indices)["label"], torch.tensor([1, 1, 1]))
-    assert torch.equal(cache.fields(range(4))["label"], torch.tensor([0, 1, 0, 1]))
+    assert torch.equal(label(cache, np.asarray(indices), None), torch.tensor([1, 1, 1]))
+    assert torch.equal(label(cache, np.arange(4), None), torch.tensor([0, 1, 0, 1]))
 
 
 def test_sets_without_annotations_say_so(tmp_path):
     cache = build_cache(Ramp(classes=()), tmp_path / "cache", workers=1)
-    assert cache.fields([0, 1]) == {}
+    assert cache.labels.tolist() == [-1] * N
     assert set(cache.labels) == {-1}
     assert (cache.semantic, cache.captions, cache.boxes) == (None, None, None)
 

@@ -18,6 +18,7 @@ from experiments.counts import (
     training_bytes,
 )
 from experiments.main import plan_of as plan_of_run
+from experiments.plan import Vocabulary
 from experiments.runner import environment
 from experiments.store import Store
 from ldm.data.contract import ImageCache
@@ -28,6 +29,7 @@ from ldm.records import STAGES, Cost, StageRecord
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
 from ldm.training.flops import count_flops
 
+THREE = Vocabulary(3)
 TINY = ("scale=tiny", "device=cpu", "precision=fp32")
 
 
@@ -82,8 +84,8 @@ def test_the_discriminator_costs_from_its_start_on():
 @pytest.mark.parametrize("conditioning", ["class", "none"])
 def test_a_denoiser_is_counted_as_it_is_built_and_as_it_runs(conditioning):
     config = plan_of("ae.f=4", f"conditioning={conditioning}").config
-    counts = count_denoiser(config, (3, 8, 8), 3)
-    conditions = build.conditioning(config["conditioning"], 3)
+    counts = count_denoiser(config, (3, 8, 8), THREE)
+    conditions = build.conditioning(config["conditioning"], THREE, config["ae"])
     network = build.denoiser(config["denoiser"], 3, 8, conditions)
     assert (counts.denoiser, counts.conditioning) == (build.parameters(network), build.parameters(conditions))
     x, context = torch.randn(2, 3, 8, 8), None if conditioning == "none" else torch.randn(2, 1, conditions.context_dim)
@@ -95,8 +97,9 @@ def test_a_denoiser_is_counted_as_it_is_built_and_as_it_runs(conditioning):
 
 def test_the_classes_count_only_in_the_conditioning():
     config = plan_of("ae.f=4").config
-    few, many, unknown = (count_denoiser(config, (3, 8, 8), classes) for classes in (2, 102, None))
-    assert many.conditioning - few.conditioning == 100 * config["conditioning"]["dim"]
+    few, many = (count_denoiser(config, (3, 8, 8), Vocabulary(classes)) for classes in (2, 102))
+    unknown = count_denoiser(config, (3, 8, 8), Vocabulary(2), is_known=False)
+    assert many.conditioning - few.conditioning == 100 * config["conditioning"]["class"]["dim"]
     assert unknown.conditioning is None
     assert few.denoiser == many.denoiser == unknown.denoiser
 
@@ -114,10 +117,10 @@ def test_larger_samples_are_counted_as_they_are_made(regulariser):
 
 def test_a_call_for_a_larger_sample_is_counted_at_its_size():
     config = plan_of("ae.f=4", "conditioning=none", "samples.height=40", "samples.width=64").config
-    network = build.denoiser(config["denoiser"], 3, 8, build.conditioning(config["conditioning"], 0))
+    network = build.denoiser(config["denoiser"], 3, 8, build.conditioning(config["conditioning"], THREE, config["ae"]))
     with torch.no_grad():
         call = count_flops(lambda: network(torch.randn(1, 3, 10, 16), torch.zeros(1)))
-    assert count_denoiser(config, (3, 8, 8), None).call == call
+    assert count_denoiser(config, (3, 8, 8), THREE).call == call
 
 
 @pytest.mark.slow
@@ -149,7 +152,7 @@ def test_network_calls_are_steps_twice_under_guidance():
 
 
 def test_memory_is_weights_gradients_adam_and_ema_and_what_backward_needs():
-    step = count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), 3).step
+    step = count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), THREE).step
     assert training_bytes(1000, step, 0, "fp32", has_ema=False) == 16_000
     assert training_bytes(1000, step, 0, "fp32", has_ema=True) == 20_000
     full, half = (training_bytes(0, step, 8, precision, has_ema=True) for precision in ("fp32", "bf16"))
@@ -186,7 +189,7 @@ def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
     values = describe.composed([*TINY, "data=folder", "ae.f=4"], needs_path=False)
     found = describe.describe(values, Store(tmp_path)).to_json()
     assert found["parameters"]["conditioning"] is None
-    assert found["parameters"]["denoiser"] == count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), 3).denoiser
+    assert found["parameters"]["denoiser"] == count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), THREE).denoiser
     assert {line["identity"] for line in found["stages"]} == {None}
     assert found["cell"] is None
     assert "cannot be opened" in found["notes"][0]

@@ -8,7 +8,7 @@ import torch
 from tiny_plans import FACTS, changed, identities, plan_of, reversed_keys, settings_of
 
 from experiments import build
-from experiments.plan import OPTIONAL, PARENTS, DataFacts, make_plan
+from experiments.plan import OPTIONAL, PARENTS, DataFacts, Vocabulary, make_plan
 from ldm.errors import UserError
 from ldm.records import STAGES
 from ldm.training.flops import count_flops
@@ -114,6 +114,7 @@ OTHER_VALUES = {
     "samples.width": 64,
     "samples.tile": 4,
     "samples.overlap": 2,
+    "samples.paste_known": True,
 }
 GROUPS = {"first_stage": ("ae",), "diffusion": (), "samples": ()}
 
@@ -123,12 +124,13 @@ def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path)
     stage, *keys = path.split(".")
     is_own = stage == "samples" and len(keys) == 1
     keys = ["samples", *keys] if is_own else [*GROUPS[stage], *keys]
-    given = ["ae=vq", *(["samples.tile=4"] if path == "samples.overlap" else [])]  # without tiles nothing overlaps
+    cell = ["ae=vq", "conditioning=inpaint"]  # where there are known pixels
+    given = [*cell, *(["samples.tile=4"] if path == "samples.overlap" else [])]  # without tiles nothing overlaps
     before, other = settings_of(*given), settings_of(*given)
     del _inside(before, keys)[keys[-1]]
     _inside(other, keys)[keys[-1]] = OTHER_VALUES[path]
     if not is_own or path == "samples.keep":  # planning reads the rest by name
-        assert not changed(plan_of("ae=vq"), make_plan(before, FACTS))
+        assert not changed(plan_of(*cell), make_plan(before, FACTS))
     assert stage in changed(plan_of(*given), make_plan(other, FACTS))
 
 
@@ -252,13 +254,13 @@ def _budget(f: int) -> tuple[int, float]:
     x, index, context = (
         torch.empty(size, device="meta") for size in ((1, channels, side, side), 1, (1, 1, conditions.context_dim))
     )
-    return plan.config["trainer"]["images"], count_flops(lambda: network(x, index, context=context).sum().backward())
+    return plan.config["trainer"]["images"], count_flops(lambda: network(x, index, context).sum().backward())
 
 
 def _network(plan, classes):
     config = plan.config
     with torch.device("meta"):
-        conditions = build.conditioning(config["conditioning"], classes)
+        conditions = build.conditioning(config["conditioning"], Vocabulary(classes), config["ae"])
         side = config["data"]["resolution"] // config["ae"]["f"]
         return build.denoiser(config["denoiser"], config["ae"]["channels"], side, conditions), conditions
 
@@ -293,7 +295,7 @@ def paper_plan(f, *overrides):
 @pytest.mark.parametrize("f", TABLE_13)
 def test_paper_scale_has_the_networks_of_table_13(f):
     plan = paper_plan(f)
-    assert plan.config["conditioning"]["dim"] == 512
+    assert plan.config["conditioning"]["class"]["dim"] == 512
     assert build.parameters(_network(plan, 1000)[0]) == TABLE_13[f]
 
 

@@ -166,11 +166,11 @@ def test_class_tokens_equal_those_of_the_reference(shared_data):
     context = conditioning({"label": expected["class_label"]}).context
     torch.testing.assert_close(context, expected["context"], rtol=0, atol=1e-7)
     null = conditioning({"label": sampling["null_label"]}).context
-    assert torch.equal(conditioning.null(2, "cpu").context, null)
+    assert torch.equal(conditioning.null({"label": sampling["null_label"]}, len(null)).context, null)
     whole = compvis_denoiser.class_conditioning_from_compvis(checkpoint, classes=10)
     assert torch.equal(whole.embedding.weight, conditioning.embedding.weight)
     with pytest.raises(UserError, match="without a null class"):
-        whole.null(1, "cpu")
+        whole.null({"label": torch.tensor([0])}, 1)
     with pytest.raises(UserError, match="10 rows, which do not fit 11 classes"):
         compvis_denoiser.class_conditioning_from_compvis(checkpoint, classes=11)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning import ClassConditioning
+from ldm.data.fields import Draw
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
@@ -47,7 +48,7 @@ class Latents:
         noise = torch.randn((len(indices), 2, 4, 4), generator=draw)
         return self.levels[self.labels[indices]] + self.spread * noise
 
-    def fields(self, indices: Tensor) -> Mapping[str, Tensor]:
+    def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
         return {"label": self.labels[indices]}
 
 
