@@ -13,8 +13,15 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu").byte()
 
 
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Writes a PNG, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    picture.save(temporary, "PNG")
+    os.replace(temporary, path)
+
+
 def save_grid(path: Path, rows: list[Tensor], gap: int = 2, smallest_side: int = 64) -> None:
-    """Writes rows of uint8 images (N, 3, H, W) as one PNG, atomically; small images are enlarged without smoothing."""
+    """Writes rows of uint8 images (N, 3, H, W) as one PNG; small images are enlarged without smoothing."""
     height, width = rows[0].shape[2:]
     columns = max(len(row) for row in rows)
     canvas = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -25,6 +32,4 @@ def save_grid(path: Path, rows: list[Tensor], gap: int = 2, smallest_side: int =
     picture = Image.fromarray(canvas)
     zoom = max(1, smallest_side // min(height, width))
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    picture.save(temporary, "PNG")
-    os.replace(temporary, path)
+    save_picture(path, picture)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments import build
+from experiments.condition_pictures import save_condition_grid
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, asked_conditions, flops_per_image, generate, generator_of
@@ -120,6 +121,9 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
     shown = torch.from_numpy(images[:SHOWN])
     save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))
     job.run.image("samples", job.folder / "grid.png")
+    if asked.fields.makers:
+        save_condition_grid(job.folder / "conditions.png", asked, shown)
+        job.run.image("conditions", job.folder / "conditions.png")
     if config["keep"] == "images":
         temporary = job.folder / f".images.npy.{os.getpid()}"
         with open(temporary, "wb") as file:
