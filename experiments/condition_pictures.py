@@ -96,7 +96,7 @@ def _coloured(labels: Tensor, classes: int) -> Image.Image:
 
 
 def _colour(label: int) -> tuple[int, int, int]:
-    red, green, blue = colormaps["tab20"].colors[(2 * label + label // 10) % 20]
+    red, green, blue, _ = colormaps["tab20"]((2 * label + label // 10) % 20)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
