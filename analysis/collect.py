@@ -13,8 +13,23 @@ from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRec
 
 REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
 FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget")
-MODEL_AXES = ("conditioning", "latent_scale", "seed")
-SAMPLE_AXES = ("sampler", "steps", "eta", "spacing", "guidance_scale", "height", "width", "tile", "sampler_seed")
+MODEL_AXES = ("conditioning", "latent_scale", "schedule", "shift", "target", "weighting", "seed")
+SAMPLE_AXES = (
+    "sampler",
+    "steps",
+    "eta",
+    "variance",
+    "spacing",
+    "final",
+    "clip",
+    "guidance_scale",
+    "guidance_interval",
+    "guidance_rescale",
+    "height",
+    "width",
+    "tile",
+    "sampler_seed",
+)
 ALL_AXES = REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES + SAMPLE_AXES
 
 AXES_OF: Mapping[str, tuple[str, ...]] = {
@@ -96,7 +111,15 @@ WHOLE_NUMBERS = (
     "peak_bytes",
     *PARAMETER_COLUMNS,
 )
-REAL_NUMBERS = ("value", "ci_low", "ci_high", "guidance_scale", "eta", *(c for c in COST_COLUMNS if c != "peak_bytes"))
+REAL_NUMBERS = (
+    "value",
+    "ci_low",
+    "ci_high",
+    "guidance_scale",
+    "guidance_rescale",
+    "eta",
+    *(c for c in COST_COLUMNS if c != "peak_bytes"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The five trade-off figures; each takes a study and returns a figure, with a note in place of what has no data."""
+"""The trade-off figures; each takes a study and returns a figure, with a note in place of what has no data."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -432,6 +432,36 @@ def quality_vs_compute(study: Study) -> Figure:
     )
 
 
+def quality_vs_nfe(study: Study) -> Figure:
+    """The headline metric against network calls an image, one line a sampler, one panel a compression factor."""
+
+    def draw(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        ends = []
+        for name, own in panel.rows.groupby("line", sort=False):
+            line, look = own.sort_values("nfe"), style.family(panel.family)
+            _, tint = style.sampler(str(line["sampler"].iloc[0]))
+            axes.plot(line["nfe"], line["value"], color=tint, linestyle=look.line, zorder=2)
+            for point in line.to_dict("records"):
+                style.interval(axes, point["nfe"], point["value"], point["ci_low"], point["ci_high"], tint)
+                axes.plot(point["nfe"], point["value"], look.marker, color=tint, markersize=look.size - 1.5, zorder=4)
+            last = line.iloc[-1]
+            ends.append(PointLabel(float(last["nfe"]), float(last["value"]), str(name), tint))
+        axes.set_xscale("log")
+        style.sparse_log_ticks(axes, "x")
+        axes.set_xlabel("network calls an image (NFE)")
+        return ends
+
+    return _quality_figure(
+        study,
+        "Sample quality against network calls",
+        draw,
+        "evaluation",
+        note="Guidance costs a second call.",
+        ends=True,
+        lines=("sampler", "eta", "variance"),
+    )
+
+
 FIGURES: Mapping[str, Callable[[Study], Figure]] = {
     "rate_distortion": rate_distortion,
     "quality_vs_f": quality_vs_f,
@@ -439,6 +469,12 @@ FIGURES: Mapping[str, Callable[[Study], Figure]] = {
     "quality_vs_training": quality_vs_training,
     "quality_vs_compute": quality_vs_compute,
 }
+
+
+def figures_of(study: Study) -> Mapping[str, Callable[[Study], Figure]]:
+    """The figures that a study has data for the axes of: that of network calls compares samplers."""
+    several = study.frame["sampler"].replace("", None).nunique() > 1
+    return {**FIGURES, "quality_vs_nfe": quality_vs_nfe} if several else FIGURES
 
 
 def _quality_figure(
@@ -451,8 +487,12 @@ def _quality_figure(
     keys: Sequence[Line2D] = (),
     ends: bool = False,
     floors: bool = True,
+    lines: Sequence[str] = (),
 ) -> Figure:
-    """The frame that all quality figures share: panels, floors, scales, legend, facts and notes."""
+    """The frame that all quality figures share: panels, floors, scales, legend, facts and notes.
+
+    `lines`: axes that tell lines apart, so that panels are split by f instead of them.
+    """
     metric = headline(study.frame, stage)
     rows = study.frame[(study.frame["stage"] == stage) & (study.frame["metric"] == (metric.metric if metric else ""))]
     if metric is None or rows.empty:
@@ -460,7 +500,7 @@ def _quality_figure(
         style.empty(grid[0][0], f"no finished {stage} rows of a distance between samples and real images")
         style.finish(figure, title, [_facts(study, rows, "")], _notes(study, rows, stage), [])
         return figure
-    panels, dropped = _panels(rows)
+    panels, dropped = _panels(rows, lines)
     columns = list(dict.fromkeys(panel.family for panel in panels))
     variants = list(dict.fromkeys(panel.variant for panel in panels))
     figure, grid = style.new_figure(
@@ -506,7 +546,7 @@ def _quality_figure(
         [_facts(study, rows, facts)],
         notes + _notes(study, rows, stage),
         legend,
-        margin=0.75 if ends else 0.25,
+        margin=1.0 if lines else 0.75 if ends else 0.25,
     )
     for axes, labels in pending:
         if ends:
@@ -516,12 +556,13 @@ def _quality_figure(
     return figure
 
 
-def _panels(rows: pd.DataFrame) -> tuple[list[Panel], list[str]]:
+def _panels(rows: pd.DataFrame, lines: Sequence[str] = ()) -> tuple[list[Panel], list[str]]:
     """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room."""
-    tagged = rows.assign(variant=_variants(rows))
+    tagged = rows.assign(variant=_variants(rows, lines), line=_line_names(rows) if lines else "")
     families = [r for r in dict.fromkeys(tagged["regulariser"]) if r != "identity"] or ["identity"]
     families.sort(key=lambda name: (list(style.FAMILIES).index(name) if name in style.FAMILIES else 9, name))
-    names = sorted(set(tagged["variant"]))
+    lowest = tagged.groupby("variant")["f"].min()
+    names = sorted(lowest.index, key=lambda name: (lowest[name] if lines else 0, name))
     panels = []
     for variant in names[:SMALL_PANELS]:
         for regulariser in families:
@@ -531,29 +572,49 @@ def _panels(rows: pd.DataFrame) -> tuple[list[Panel], list[str]]:
     return panels, names[SMALL_PANELS:]
 
 
-def _variants(rows: pd.DataFrame) -> pd.Series:
-    """For each row the values of swept axes other than f, regulariser, steps and seeds; the protocol where mixed."""
-    axes = [a for a in ALL_AXES if a not in {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed"}]
-    by_point = rows.groupby(["regulariser", "f"], dropna=False)
+def _variants(rows: pd.DataFrame, lines: Sequence[str] = ()) -> pd.Series:
+    """For each row the values of swept axes other than f, regulariser, steps and seeds; the protocol where mixed.
+
+    With `lines` f is named instead of these.
+    """
+    axes = [a for a in ALL_AXES if a not in {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed", *lines}]
+    by_point = rows.replace("", None).groupby(["regulariser", "f"], dropna=False)
     swept = [axis for axis in axes if by_point[axis].nunique().max() > 1]
     if rows["protocol"].nunique() > 1:
         swept.append("protocol")
 
     def describe(row: pd.Series) -> str:
         shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == "identity")]
-        return ", ".join(f"{axis.replace('_', ' ')} {_short(row[axis])}" for axis in shown)
+        named = [f"{axis.replace('_', ' ')} {_short(row[axis])}" for axis in shown if _is_given(row[axis])]
+        return ", ".join([f"f = {row['f']}", *named] if lines else named)
 
     return rows.apply(describe, axis=1).astype(str)
 
 
+def _line_names(rows: pd.DataFrame) -> pd.Series:
+    """The sampler of each row, with those of its own options that are swept."""
+    swept = {
+        str(name): [axis for axis in ("eta", "variance") if own[axis].nunique() > 1]
+        for name, own in rows.groupby("sampler")
+    }
+
+    def describe(row: pd.Series) -> str:
+        options = [f"{axis} {_short(row[axis])}" for axis in swept[row["sampler"]]]
+        return ", ".join([style.sampler(row["sampler"])[0], *options])
+
+    return rows.apply(describe, axis=1).astype(str)
+
+
+def _is_given(value: Any) -> bool:
+    return value != "" and not pd.isna(value)
+
+
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a point: the mean over seeds, from the lowest to the highest end of their intervals."""
-    first = [
-        c for c in rows.columns if c not in {"value", "ci_low", "ci_high", "regulariser", "f", "steps", "images_seen"}
-    ]
-    how: dict[str, Any] = dict.fromkeys(first, "first")
+    keys = ["regulariser", "f", "line", "steps", "images_seen"]
+    how: dict[str, Any] = {c: "first" for c in rows.columns if c not in {"value", "ci_low", "ci_high", *keys}}
     how |= {"value": "mean", "ci_low": "min", "ci_high": "max", "sample_images_per_second": "mean"}
-    return rows.groupby(["regulariser", "f", "steps", "images_seen"], dropna=False, as_index=False).agg(how)
+    return rows.groupby(keys, dropna=False, as_index=False).agg(how)
 
 
 def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:

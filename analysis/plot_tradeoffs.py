@@ -16,7 +16,7 @@ from ldm.errors import UserError
 
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
 cell) and five figures as PNG and SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training,
-quality_vs_compute."""
+quality_vs_compute; and quality_vs_nfe where several samplers were swept."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def draw(store: Path, out: Path | None, sweep: str | None, allow_mixed: bool) ->
     """
     from analysis import style
     from analysis.collect import read_study
-    from analysis.figures import FIGURES, check_protocols
+    from analysis.figures import check_protocols, figures_of
     from analysis.table import markdown
 
     study = read_study(store, sweep)
@@ -53,7 +53,7 @@ def draw(store: Path, out: Path | None, sweep: str | None, allow_mixed: bool) ->
         write_atomic(folder / "table.md", markdown(study).encode()),
     ]
     style.apply()
-    for name, figure_of in FIGURES.items():
+    for name, figure_of in figures_of(study).items():
         figure = figure_of(study)
         for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()

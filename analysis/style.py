@@ -23,6 +23,16 @@ FLOOR = "#3a7d44"
 
 # Plasma without its pale end: ordered in lightness, told apart under the common colour blindnesses.
 COLOUR_OF_F = {1: "#0d0887", 2: "#5b02a3", 4: "#9a179b", 8: "#cb4678", 16: "#e97158", 32: "#f0a02c", 64: "#c9b500"}
+# Okabe and Ito's colours, which are told apart under the common colour blindnesses, but for euler, which is ddim.
+SAMPLERS = {
+    "ddim": ("DDIM", "#222222"),
+    "ddpm": ("DDPM", "#d55e00"),
+    "plms": ("PLMS", "#0072b2"),
+    "dpmpp": ("DPM++ 2M", "#009e73"),
+    "heun": ("Heun", "#cc79a7"),
+    "euler": ("Euler", "#8c8c8c"),
+    "unipc": ("UniPC", "#e69f00"),
+}
 CODEC_COLOUR = {"jpeg": "#7a6a58", "webp": "#5a7f8c"}
 CODEC_NAME = {"jpeg": "JPEG", "webp": "WebP", "png": "PNG", "webp_lossless": "WebP lossless"}
 
@@ -93,6 +103,11 @@ def colour(f: Any) -> str:
 def family(regulariser: str) -> Family:
     """How a regulariser is drawn; one without an entry of its own is drawn as a triangle."""
     return FAMILIES.get(regulariser, Family(regulariser, "^", ":", 6.5))
+
+
+def sampler(name: str) -> tuple[str, str]:
+    """How a sampler is written, and its fixed colour."""
+    return SAMPLERS.get(name, (name, MUTED))
 
 
 def key(label: str, **properties: Any) -> Line2D:

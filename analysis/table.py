@@ -16,8 +16,19 @@ OPTIONAL_AXES = (
     "resolution",
     "scale",
     "conditioning",
+    "schedule",
+    "shift",
+    "target",
+    "weighting",
     "sampler",
+    "eta",
+    "variance",
+    "spacing",
+    "final",
+    "clip",
     "guidance_scale",
+    "guidance_interval",
+    "guidance_rescale",
     "latent_scale",
     "height",
     "width",
@@ -52,7 +63,8 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     metrics = _headline_first(
         study, [m for m in dict.fromkeys(rows["metric"]) if pd.Series([m]).str.match(GENERATION)[0]]
     )
-    axes = ["steps", *(axis for axis in OPTIONAL_AXES if rows[axis].nunique(dropna=False) > 1)]
+    axes = ["steps", *(["nfe"] if (rows["nfe"] != rows["steps"]).any() else [])]
+    axes += [axis for axis in OPTIONAL_AXES if rows[axis].replace("", None).nunique() > 1]
     first_stages = study.frame[study.frame["stage"] == "reconstruction"]
     quality = [m for m in dict.fromkeys(first_stages["metric"]) if m.startswith(("rfd", "rfid"))]
     header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]

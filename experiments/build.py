@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import json
 import os
@@ -36,7 +37,8 @@ from ldm.data.degradation import Degradation
 from ldm.data.fields import FieldMaker, Fields
 from ldm.data.sources import open_splits
 from ldm.denoiser.unet import UNet
-from ldm.diffusion import DenoisingModel, Schedule, make_schedule
+from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
+from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError, nearest
 from ldm.first_stage.build import build_first_stage
 from ldm.first_stage.contract import FirstStage
@@ -49,7 +51,18 @@ from ldm.metrics.features import EXTRACTORS, Extractor, inception_file, load_ext
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
 from ldm.randomness import derived_seed
-from ldm.samplers import DDIM, Sampler, time_grid
+from ldm.samplers import (
+    DDIM,
+    DDPM,
+    PLMS,
+    DPMSolverPlusPlus,
+    Euler,
+    Heun,
+    Sampler,
+    UniPC,
+    asked_levels,
+    time_grid,
+)
 from ldm.training import precision as precision_rule
 from ldm.training.checkpoint import load_weights
 from ldm.training.flops import count_flops
@@ -57,6 +70,7 @@ from ldm.training.flops import count_flops
 if TYPE_CHECKING:
     from experiments.runner import Job
 
+SAMPLERS = ("ddim", "ddpm", "plms", "dpmpp", "heun", "euler", "unipc")
 PERCEPTUAL_LOSSES = ("efficientnet_lite0", "efficientnet_lite2", "lpips_vgg", "lpips_alex", "none")
 
 
@@ -334,9 +348,11 @@ def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: 
 
 
 def schedule(settings: Mapping[str, Any]) -> Schedule:
-    """The noise schedule. Raises UserError for an unknown name."""
+    """The noise schedule. Raises UserError for an unknown name, or betas where it has none."""
     try:
-        return make_schedule(settings["schedule"], settings["beta_start"], settings["beta_end"])
+        return make_schedule(
+            settings["schedule"], settings["beta_start"], settings["beta_end"], settings.get("shift", 1.0)
+        )
     except ValueError as error:
         raise UserError(f"diffusion.schedule: {error}") from error
 
@@ -358,15 +374,59 @@ def denoising_model(
     network = denoiser(config["denoiser"], ae["channels"], side, conditions)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = precision_rule.autocast_dtype(config["precision"])
-    model = DenoisingModel(network, schedule(config["diffusion"]), config["diffusion"]["target"], dtype)
+    diffusion = config["diffusion"]
+    weighting = diffusion.get("weighting", "plain")
+    model = DenoisingModel(network, schedule(diffusion), diffusion["target"], dtype, weighting)
     return model, conditions.to(device)
 
 
 def sampler(settings: Mapping[str, Any], noise_schedule: Schedule) -> Sampler:
     """The sampler that `sampler=` chose. Raises UserError for an unknown name."""
-    if settings["name"] == "ddim":
-        return DDIM(noise_schedule, settings["eta"])
-    raise UserError(f"sampler={settings['name']} is not known; use sampler=ddim")
+    match settings["name"]:
+        case "ddim":
+            return DDIM(noise_schedule, settings["eta"])
+        case "ddpm":
+            return DDPM(noise_schedule, settings["variance"])
+        case "plms":
+            return PLMS(noise_schedule)
+        case "dpmpp":
+            return DPMSolverPlusPlus(noise_schedule)
+        case "heun":
+            return Heun(noise_schedule)
+        case "euler":
+            return Euler(noise_schedule)
+        case "unipc":
+            return UniPC(noise_schedule)
+    name = settings["name"]
+    raise UserError(f"sampler={name} is none of {', '.join(SAMPLERS)}{nearest(str(name), SAMPLERS)}")
+
+
+def guidance(settings: Mapping[str, Any]) -> Guidance:
+    """Classifier-free guidance of a resolved `guidance` group."""
+    low, high = settings.get("interval") or (0.0, 1.0)
+    return Guidance(settings["scale"], (low, high), settings.get("rescale", 0.0))
+
+
+def network_calls(config: Mapping[str, Any]) -> int:
+    """Network evaluations (NFE) that one image costs under a resolved config, those of guidance counted twice."""
+    chosen, guides = sampler(config["sampler"], schedule(config["diffusion"])), guidance(config["guidance"])
+    return sum(2 if guides.acts_at(t) else 1 for t in asked_levels(chosen, time_grid_of(config["sampler"])))
+
+
+def steps_within(config: Mapping[str, Any], calls: int) -> int:
+    """The most steps of the configured sampler, its spacing and guidance, that cost at most so many network calls.
+
+    Raises: UserError for a number that is no budget, or not enough for a single step.
+    """
+    if not isinstance(calls, int) or calls < 1:
+        raise UserError(f"sampler.nfe={calls} is not a whole number of network calls above 0")
+    candidates = range(1, min(calls, STEPS) + 1)
+    steps = bisect.bisect_right(
+        candidates, calls, key=lambda n: network_calls({**config, "sampler": {**config["sampler"], "steps": n}})
+    )
+    if steps == 0:
+        raise UserError(f"sampler.nfe={calls} is less than one step of sampler={config['sampler']['name']} costs here")
+    return steps
 
 
 def extractor(settings: Mapping[str, Any], device: str) -> Extractor:

@@ -140,12 +140,6 @@ def count_sample_decoding(config: Mapping[str, Any]) -> float:
         return count_flops(lambda: list(decode_tiled(decode, latent, model.factor, tiling)))
 
 
-def network_calls(sampler: Mapping[str, Any], guidance_scale: float) -> int:
-    """How often the network is asked for one image: steps of the time grid, twice under guidance."""
-    steps = len(build.time_grid_of(sampler)) - 1
-    return steps * (1 if guidance_scale == 1 else 2)
-
-
 def training_bytes(
     parameters: int, step: Step | None, images_at_once: int, precision: str, has_ema: bool
 ) -> int | None:

@@ -23,7 +23,6 @@ from experiments.counts import (
     count_denoiser,
     count_first_stage,
     count_sample_decoding,
-    network_calls,
     sampled_latent_shape,
     training_bytes,
 )
@@ -143,7 +142,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     is_known = facts is not None or declared.tells(conditions_of(config))
     known = (facts or declared.as_facts()).vocabulary(config)
     denoiser = count_denoiser(config, first_stage.latent_shape, known, is_known)
-    calls = network_calls(config["sampler"], config["guidance"]["scale"])
+    calls = build.network_calls(config)
     if config["ae"]["f"] > 1 and first_stage.step is None:
         notes = [
             *notes,

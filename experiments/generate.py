@@ -17,7 +17,7 @@ from experiments.runner import Job
 from ldm.conditioning.contract import Conditioning
 from ldm.data.contract import Split
 from ldm.data.fields import Fields
-from ldm.diffusion import DenoisingModel, clipped, guided
+from ldm.diffusion import DenoisingModel, Guidance, clipped, guided
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.tiled import Tiling, decode_tiled
@@ -121,7 +121,7 @@ def generate(
     source: Generator,
     sampler: Sampler,
     settings: Mapping[str, Any],
-    guidance_scale: float,
+    guidance: Guidance,
     asked: AskedConditions,
     indices: range,
     batch_size: int,
@@ -135,8 +135,8 @@ def generate(
         started = time.monotonic()
         told = {name: value.to(source.device) for name, value in fields.items()}
         condition = source.conditioning(told)
-        null = source.conditioning.null(told, len(part)) if guidance_scale != 1 else None
-        denoise = guided(source.model, condition, null, guidance_scale)
+        null = source.conditioning.null(told, len(part)) if guidance.scale != 1 else None
+        denoise = guided(source.model, condition, null, guidance)
         if settings["clip"] == "range":
             denoise = clipped(denoise, *source.latent_range)
         noise = SampleNoise(settings["seed"], part, source.device)

@@ -10,7 +10,7 @@ import copy
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,11 @@ OPTIONAL: Mapping[str, Any] = {
     "first_stage.architecture.mid_attention": True,
     "first_stage.loss.discriminator.norm": "group",
     "diffusion.denoiser.dropout": 0.0,
+    "diffusion.diffusion.shift": 1,
+    "diffusion.diffusion.weighting": "plain",
     "samples.sampler.clip": "none",
+    "samples.guidance.interval": None,
+    "samples.guidance.rescale": 0,
     "samples.keep": "features",
     "samples.height": None,
     "samples.width": None,
@@ -80,16 +84,24 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "latents.scale": ("std_scalar", "per_channel", "none"),
     "samples.keep": ("features", "images"),
     "metrics.reference": ("heldout", "train"),
-    "diffusion.target": ("eps", "x0", "v"),
+    "diffusion.schedule": ("scaled_linear", "linear", "cosine", "flow"),
+    "diffusion.target": ("eps", "x0", "v", "flow"),
+    "diffusion.weighting": ("plain", "min_snr", "likelihood"),
     "trainer.decay": ("constant", "cosine"),
     "ae.training.decay": ("constant", "cosine"),
     "ae.loss.discriminator.norm": ("group", "batch"),
+    "sampler.variance": ("small", "large"),
+    "sampler.spacing": ("uniform", "quadratic", "leading", "trailing"),
+    "sampler.final": ("clean", "alpha0"),
     "sampler.clip": ("none", "range"),
     "samples.conditions": ("train", "heldout"),
     "conditioning.superres.scale": (2, 4, 8),
     "conditioning.superres.degradation": DEGRADATIONS,
 }
 """Settings that have a few names to choose from, checked when a run is planned."""
+
+SAMPLER_OPTIONS: Mapping[str, str] = {"eta": "ddim", "variance": "ddpm"}
+"""Settings of the sampler group that only this one reads; under the others they are inactive."""
 
 WEIGHT_FILES = ("weights", "perceptual_path", "encoder")
 """Keys whose values are paths of weights, of a file or of a folder."""
@@ -191,7 +203,10 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         config["denoiser"],
         _for_factor(row_family(scale["denoiser"], config["denoiser"]["name"], config), ae["f"], scale, "denoiser"),
     )
-    for group in ("sampler", "metrics", "samples"):
+    config["diffusion"]["shift"] = _shift(config["diffusion"].get("shift"), ae["f"])
+    config["guidance"] = _resolve_guidance(config["guidance"])
+    config["sampler"] = _resolve_sampler(config)
+    for group in ("metrics", "samples"):
         _fill(config[group], scale[group])
     _settle_sample_size(config)
     notes += _settle_tiles(config)
@@ -284,11 +299,13 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "regulariser": config["ae"]["regulariser"],
         "channels": config["ae"]["channels"],
         "conditioning": "+".join(conditions_of(config)) or "none",
+        **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
+        "shift": _shift_name(config["diffusion"]["shift"], config["ae"]["f"]),
         "sampler": config["sampler"]["name"],
-        "steps": config["sampler"]["steps"],
-        "eta": config["sampler"]["eta"],
-        "spacing": config["sampler"]["spacing"],
+        **{key: config["sampler"].get(key) for key in ("steps", "eta", "variance", "spacing", "final", "clip")},
         "guidance_scale": config["guidance"]["scale"],
+        "guidance_interval": _interval_name(config["guidance"]["interval"]),
+        "guidance_rescale": config["guidance"]["rescale"],
         "latent_scale": config["latents"]["scale"],
         "height": sample_size(config)[0],
         "width": sample_size(config)[1],
@@ -448,6 +465,63 @@ def row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) 
     """The table of that name; for a model without cross-attention the unconditional one where the scale has it."""
     has_tokens = any(kind in config["conditioning"] for kind in GIVES_TOKENS)
     return tables.get(name if has_tokens else f"{name}_unconditional", tables.get(name))
+
+
+def _shift(given: Any, f: int) -> float:
+    """The shift of the noise schedule as a number: docs/decisions/0011 says why "auto" is what it is."""
+    if given is None:
+        return 1.0
+    if given == "auto":
+        return max(1.0, 4.0 / f)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        raise UserError(f"diffusion.shift={given} is neither null, auto, nor a number above 0")
+    return float(given)
+
+
+def _shift_name(shift: float, f: int) -> str:
+    """How tables name a shift: by the rule where it follows it, so that cells of several f share a name."""
+    if shift == 1:
+        return "none"
+    return "auto" if shift == _shift("auto", f) else f"{shift:g}"
+
+
+def _resolve_guidance(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The guidance settings, checked; what no guidance leaves inactive at its default."""
+    scale, interval, rescale = given["scale"], given.get("interval"), given.get("rescale", 0.0)
+    if not isinstance(rescale, int | float) or not 0 <= rescale <= 1:
+        raise UserError(f"guidance.rescale={rescale} is not a number from 0 to 1")
+    if interval is not None:
+        numbers = isinstance(interval, list | tuple) and all(isinstance(end, int | float) for end in interval)
+        if not numbers or len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+            raise UserError(
+                f"guidance.interval={interval} is not [low, high] with 0 <= low < high <= 1, the t between which "
+                "guidance acts; null means everywhere"
+            )
+        interval = None if list(interval) == [0, 1] else [float(end) for end in interval]
+    if scale == 1:
+        return {"scale": scale, "interval": None, "rescale": 0.0}
+    return {"scale": scale, "interval": interval, "rescale": float(rescale)}
+
+
+def _interval_name(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:g} to {interval[1]:g}"
+
+
+def _resolve_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler's settings without those that it does not read, and with the steps that `nfe` stands for."""
+    name = config["sampler"]["name"]
+    settings = {k: v for k, v in config["sampler"].items() if SAMPLER_OPTIONS.get(k, name) == name}
+    calls = settings.pop("nfe", None)
+    if calls is None:
+        _fill(settings, config["scale"]["sampler"])
+        return settings
+    if settings["steps"] is not None:
+        raise UserError(
+            f"sampler.steps={settings['steps']} and sampler.nfe={calls} both say how long to sample; give one of them"
+        )
+    from experiments.build import steps_within
+
+    return {**settings, "steps": steps_within({**config, "sampler": settings}, calls)}
 
 
 def _check_factor(f: Any, resolution: int) -> None:

@@ -17,13 +17,14 @@ from experiments.measure import (
     reference_features,
 )
 from experiments.runner import Job, Outcome, label
+from ldm.diffusion import Guidance
 
 SAMPLER = {"eta": 0.0, "spacing": "trailing", "final": "clean", "clip": "none"}
 
 
 def run(job: Job) -> Outcome:
     """Rows by images seen."""
-    meter, config = Meter(job.device), job.config
+    meter, config, full = Meter(job.device), job.config, job.plan.config
     milestones = job.parent_record("diffusion").facts["milestones"]
     settings = {**SAMPLER, "name": "ddim", "steps": config["steps"], "seed": config["seed"]}
     asked = asked_conditions(job, config["n_samples"], config["seed"])
@@ -37,7 +38,7 @@ def run(job: Job) -> Outcome:
             source = generator_of(job, weights, config["precision"])
             sampler = build.sampler(settings, source.model.schedule)
             batches = generate(
-                source, sampler, settings, 1.0, asked, range(config["n_samples"]), job.plan.config["samples"]["batch"]
+                source, sampler, settings, Guidance(), asked, range(config["n_samples"]), full["samples"]["batch"]
             )
             features = features_of(_reported(batches, reporter, position * config["n_samples"]), extractor)
             found, missing = generation_rows(features, reference, job, protocol, images_seen=images_seen)

@@ -43,7 +43,7 @@ def run(job: Job) -> Outcome:
     source = _at_sample_size(
         generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
     )
-    sampler = build.sampler(settings, source.model.schedule)
+    sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(config["guidance"])
     (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(label(job.plan, job.stage), n) as reporter:
         for first in range(0, n, batch_size):
@@ -55,7 +55,7 @@ def run(job: Job) -> Outcome:
                 source,
                 sampler,
                 settings,
-                config["guidance"]["scale"],
+                guidance,
                 asked,
                 indices,
                 batch_size,
@@ -130,12 +130,11 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
             np.save(file, images)
         os.replace(temporary, job.folder / "images.npy")
     shutil.rmtree(job.folder / "parts")
-    settings = config["sampler"]
-    nfe = len(build.time_grid_of(settings)) - 1
-    calls = nfe * (1 if config["guidance"]["scale"] == 1 else 2)
+    calls = build.network_calls(job.plan.config)
     condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
     # The condition is computed once an image, the null condition once more under guidance.
-    denoise_flops = calls // nfe * condition_flops + calls * denoise_flops
+    conditions = 1 if config["guidance"]["scale"] == 1 else 2
+    denoise_flops = conditions * condition_flops + calls * denoise_flops
     denoise, decode = (float(value) for value in seconds)
     meter.parts.update({"denoise": denoise, "decode": decode})
     cost = meter.cost(n, n * (denoise_flops + decode_flops), seconds=denoise + decode)
@@ -144,7 +143,7 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
     return Outcome(
         facts={
             "nfe": calls,
-            "steps": nfe,
+            "steps": len(build.time_grid_of(config["sampler"])) - 1,
             "batch": batch_size,
             "flops_per_image": {"denoise": denoise_flops, "decode": decode_flops},
             "size": list(sample_size(job.plan.config)),

@@ -1,5 +1,7 @@
 """Classifier-free guidance and clipping: they wrap a denoising model, so that every sampler gets them for nothing."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -7,25 +9,58 @@ from ldm.conditioning.contract import Condition
 from ldm.diffusion.model import Denoise, DenoisingModel
 
 
-def guided(model: DenoisingModel, condition: Condition, null: Condition | None = None, scale: float = 1.0) -> Denoise:
-    """uncond + scale (cond - uncond) on all channels, both from one batched call (Ho and Salimans 2022).
+@dataclass(frozen=True)
+class Guidance:
+    """uncond + scale (cond - uncond) on all channels (Ho and Salimans 2022).
 
-    `scale` 1 calls the network once and ignores `null`. The combination is made of x_0 estimates, which is the same
-    as one of noise predictions, since both are affine in each other at a given x_t.
+    `scale` 1 is none. It acts where t is within `interval`, ends included (Kynkaanniemi et al. 2024, who give it in
+    sigma). `rescale` is the share of the guided prediction whose standard deviation over an image is brought back to
+    that of the conditional one (Lin et al. 2024, section 3.4).
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def acts_at(self, t: float) -> bool:
+        """Whether a step from t is guided, and so asks the network twice an image."""
+        low, high = self.interval
+        return self.scale != 1 and low <= t <= high
+
+
+def guided(
+    model: DenoisingModel, condition: Condition, null: Condition | None = None, guidance: Guidance = Guidance()
+) -> Denoise:
+    """The model under guidance, both predictions from one batched call; where guidance does not act, one alone.
+
+    The combination is made of x_0 estimates, which is the same as one of predictions, since all targets are affine in
+    each other at a given x_t; `rescale`, which is not, acts on what the network predicts. Without guidance, `null` is
+    ignored.
 
     Raises: ValueError for a scale other than 1 without a null condition.
     """
-    if scale == 1:
+    if guidance.scale == 1:
         return lambda x_t, t: model.denoise(x_t, t, condition)
     if null is None:
         raise ValueError("guidance needs the null condition")
     both = null.cat(condition)
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        if not guidance.acts_at(float(t)):
+            return model.denoise(x_t, t, condition)
         without, given = model.denoise(torch.cat([x_t, x_t]), t, both).chunk(2)
-        return without + scale * (given - without)
+        x0 = without + guidance.scale * (given - without)
+        return _rescaled(model, x0, given, x_t, t, guidance.rescale) if guidance.rescale else x0
 
     return denoise
+
+
+def _rescaled(model: DenoisingModel, x0: Tensor, given: Tensor, x_t: Tensor, t: Tensor, share: float) -> Tensor:
+    """The x_0 estimate of the prediction that `x0` implies, a share of it with the spread of that of `given`."""
+    prediction, conditional = (model.prediction_of(estimate, x_t, t) for estimate in (x0, given))
+    axes = tuple(range(1, x_t.dim()))
+    ratio = conditional.std(axes, keepdim=True) / prediction.std(axes, keepdim=True)
+    return model.x0_of(prediction * (share * ratio + 1 - share), x_t, t)
 
 
 def clipped(denoise: Denoise, low: float, high: float) -> Denoise:

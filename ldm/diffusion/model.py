@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ldm.conditioning.contract import Condition
 from ldm.diffusion.schedule import Schedule
-from ldm.diffusion.target import target_of, x0_from_prediction
+from ldm.diffusion.target import prediction_from_x0, target_of, x0_from_prediction
+from ldm.diffusion.weighting import loss_weight
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t) -> x_0 estimate, what samplers are handed; t is one float64 number, shape ()."""
@@ -21,7 +22,8 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 class DenoisingModel(nn.Module):
     """Wraps `network(x_t, index, context, concat)`; knows the schedule and the target, so that nobody else need.
 
-    `autocast` is the dtype the network computes in (None: its parameters' own); x_t and all results keep x_t's dtype.
+    `weighting` says how much each noise level counts in the loss. `autocast` is the dtype the network computes in
+    (None: its parameters' own); x_t and all results keep x_t's dtype.
     """
 
     def __init__(
@@ -30,12 +32,14 @@ class DenoisingModel(nn.Module):
         schedule: Schedule,
         target: str = "eps",
         autocast: torch.dtype | None = None,
+        weighting: str = "plain",
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.target = target
         self.autocast = autocast
+        self.weighting = weighting
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's own output. Shapes: x_t (N, C, H, W), t () or (N,); result as x_t."""
@@ -48,16 +52,28 @@ class DenoisingModel(nn.Module):
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The estimate of x_0 given x_t. Shapes: x_t (N, C, H, W), t () or (N,); result as x_t."""
-        alpha = per_image(self.schedule.alpha(t), x_t)
-        sigma = per_image(self.schedule.sigma(t), x_t)
-        return x0_from_prediction(self.target, self.predict(x_t, t, condition), x_t, alpha, sigma)
+        return self.x0_of(self.predict(x_t, t, condition), x_t, t)
+
+    def x0_of(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The clean image that an output of the network implies. Shapes: as `denoise`."""
+        return x0_from_prediction(self.target, prediction, x_t, *self._factors(t, x_t))
+
+    def prediction_of(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The output of the network that implies this clean image, its inverse. Shapes: as `denoise`."""
+        return prediction_from_x0(self.target, x0, x_t, *self._factors(t, x_t))
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, condition: Condition) -> Tensor:
         """Squared error of the prediction at noise level t, a mean over each image (Rombach et al. 2022, eq. 2).
 
         Shapes: x0 and eps (N, C, H, W), t (N,); result (N,).
         """
-        alpha = per_image(self.schedule.alpha(t), x0)
-        sigma = per_image(self.schedule.sigma(t), x0)
+        alpha, sigma = self._factors(t, x0)
         prediction = self.predict(alpha * x0 + sigma * eps, t, condition)
-        return (prediction - target_of(self.target, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
+        error = (prediction - target_of(self.target, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
+        if self.weighting == "plain":
+            return error
+        return loss_weight(self.weighting, self.target, self.schedule, t).to(error) * error
+
+    def _factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma, shaped to multiply `like`."""
+        return per_image(self.schedule.alpha(t), like), per_image(self.schedule.sigma(t), like)

@@ -48,6 +48,7 @@ class Recipe:
     steps: Sequence[int] = (5, 10, 20, 50)
     seeds: Sequence[int] = (0,)
     guidance: Sequence[float] = (1.0,)
+    samplers: Sequence[str] = ("ddim",)
     n: int = 512
     kernel_offset: float = 0.0
     missing: Sequence[tuple[str, str, int, int]] = ()  # (stage, regulariser, f, steps), no record at all
@@ -63,6 +64,11 @@ def kernel_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0,
     bowl = 0.012 + 0.006 * (math.log2(f) - 2.4) ** 2
     family = 1.15 if regulariser == "vq" else 1.0
     return bowl * family * (1 + 6 / steps) * (0.6 + 0.4 / share) * (1 + 0.1 * abs(guidance - 2))
+
+
+def network_calls(sampler: str, steps: int) -> int:
+    """Calls an image: two a step of Heun but in its last, else one."""
+    return 2 * steps - 1 if sampler == "heun" else steps
 
 
 def frechet_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
@@ -126,14 +132,17 @@ def build(store: Path, recipe: Recipe = Recipe()) -> Sweep:
         for regulariser, f in dict.fromkeys(names):
             for seed in recipe.seeds:
                 for guidance in recipe.guidance:
-                    for steps in recipe.steps:
-                        cells.append(_cell(writer, regulariser, f, seed, guidance, steps, extractor))
+                    for sampler in recipe.samplers:
+                        for steps in recipe.steps:
+                            cells.append(_cell(writer, regulariser, f, seed, guidance, sampler, steps, extractor))
     sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells))
     write_json(store / "sweeps" / f"{recipe.name}.json", sweep.to_json())
     return sweep
 
 
-def _cell(w: _Writer, regulariser: str, f: int, seed: int, guidance: float, steps: int, extractor: str) -> Cell:
+def _cell(
+    w: _Writer, regulariser: str, f: int, seed: int, guidance: float, sampler: str, steps: int, extractor: str
+) -> Cell:
     recipe = w.recipe
     protocol = replace(GENERATION, n_samples=recipe.n, n_reference=recipe.n, extractor=extractor)
     if (regulariser, f) in recipe.odd_protocol:
@@ -224,7 +233,9 @@ def _cell(w: _Writer, regulariser: str, f: int, seed: int, guidance: float, step
         cost = Cost(
             seconds, n, n * (4e8 * steps / f**1.5), 150 * 2**20, {"denoise": 0.9 * seconds, "decode": 0.1 * seconds}
         )
-        return StageRecord("samples", identity, parents={}, facts={"nfe": steps}, cost=cost, **common)
+        return StageRecord(
+            "samples", identity, parents={}, facts={"nfe": network_calls(sampler, steps)}, cost=cost, **common
+        )
 
     def evaluation(identity: str) -> StageRecord:
         wobble = 1 + 0.05 * seed
@@ -236,7 +247,7 @@ def _cell(w: _Writer, regulariser: str, f: int, seed: int, guidance: float, step
         )
         return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols, **common)
 
-    name = f"{regulariser}-f{f}-steps{steps}-guidance{guidance:g}-{extractor}"
+    name = f"{regulariser}-f{f}-steps{steps}-{sampler}-guidance{guidance:g}-{extractor}"
     stages: dict[str, str] = {}
     for stage, key, make, parents in (
         ("reference", (at,), reference, ()),
@@ -245,8 +256,8 @@ def _cell(w: _Writer, regulariser: str, f: int, seed: int, guidance: float, step
         ("latents", (regulariser, f), latents, ("first_stage",)),
         ("diffusion", (regulariser, f, seed), diffusion, ("latents",)),
         ("progress", (regulariser, f, seed, at), progress, ("diffusion", "reference")),
-        ("samples", (regulariser, f, seed, guidance, steps), samples, ("diffusion",)),
-        ("evaluation", (regulariser, f, seed, guidance, steps, at), evaluation, ("samples", "reference")),
+        ("samples", (regulariser, f, seed, guidance, sampler, steps), samples, ("diffusion",)),
+        ("evaluation", (regulariser, f, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),
     ):
         stages[stage] = w.write(stage, key, make, place, [stages[parent] for parent in parents])
     axes = {
@@ -258,9 +269,10 @@ def _cell(w: _Writer, regulariser: str, f: int, seed: int, guidance: float, step
         "regulariser": regulariser,
         "channels": CHANNELS[f],
         "conditioning": "class",
-        "sampler": "ddim",
+        "sampler": sampler,
         "steps": steps,
-        "eta": 0.0,
+        "eta": 0.0 if sampler == "ddim" else None,
+        "variance": "small" if sampler == "ddpm" else None,
         "spacing": "leading",
         "guidance_scale": guidance,
         "seed": seed,

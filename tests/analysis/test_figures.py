@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 from matplotlib.colors import to_hex
-from synthetic_store import JUDGE, Recipe, build, distortion, kernel_distance, psnr, rate
+from synthetic_store import JUDGE, Recipe, build, distortion, kernel_distance, network_calls, psnr, rate
 
 from analysis import style
 from analysis.collect import read_study
-from analysis.figures import FIGURES, check_protocols, headline, metric_title
+from analysis.figures import FIGURES, check_protocols, figures_of, headline, metric_title
 from ldm.errors import UserError
 
 FACTORS = (1, 4, 8)
@@ -120,6 +120,21 @@ def test_other_swept_axes_get_panels_of_their_own(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5,), guidance=(1.0, 3.0)))
     titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](read_study(tmp_path)).axes]
     assert titles == ["KL, guidance scale 1", "KL, guidance scale 3"]
+
+
+def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_path, study):
+    assert "quality_vs_nfe" not in figures_of(study)
+    samplers = ("ddim", "ddpm", "heun")
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4, 16), steps=(5, 10), seeds=(0, 1), samplers=samplers))
+    figure = figures_of(read_study(tmp_path))["quality_vs_nfe"](read_study(tmp_path))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["KL, f = 1", "KL, f = 4", "KL, f = 16"]
+    for f, axes in zip((1, 4, 16), figure.axes, strict=True):
+        assert _markers(axes, "o") == {
+            (network_calls(name, steps), round(1.025 * kernel_distance("kl", f, steps), 9), style.sampler(name)[1])
+            for name in samplers
+            for steps in (5, 10)
+        }
+        assert {text.get_text() for text in axes.texts} == {"DDIM", "DDPM", "Heun"}
 
 
 def test_floors_of_the_frechet_distance_count_only_at_the_same_n(tmp_path):

@@ -66,6 +66,8 @@ def said_of(capsys, *overrides: str) -> str:
         ("samplers.steps=3", ["'samplers", "is no setting"]),
         ("ae=klv", ["ae=klv is no choice", "did you mean 'kl'?", "identity"]),
         ("data=folder", ["data.path must be given"]),
+        ("sampler=plsm", ["sampler=plsm is no choice", "did you mean 'plms'?", "unipc"]),
+        ("sampler=base", ["sampler.name must be given"]),
         ("until=evaluations", ["until=evaluations is no stage", "did you mean 'evaluation'?"]),
         ("device=gpu", ["device=gpu is none of auto, cpu, cuda"]),
         ("precision=fp16", ["precision=fp16 is none of"]),

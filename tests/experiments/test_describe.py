@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_plans import identities, plan_of, settings_of
+from tiny_plans import identities, plan_of
 
 from experiments import build, describe
 from experiments.counts import (
     count_denoiser,
     count_first_stage,
     count_sample_decoding,
-    network_calls,
     sampled_latent_shape,
     training_bytes,
 )
@@ -146,9 +145,22 @@ def test_pixel_space_has_no_first_stage_to_pay_for():
     assert (counts.encode, counts.decode, counts.step, counts.latent_shape) == (0, 0, None, (3, 32, 32))
 
 
-def test_network_calls_are_steps_twice_under_guidance():
-    sampler = settings_of("sampler.steps=10")["sampler"]
-    assert (network_calls(sampler, 1.0), network_calls(sampler, 3.0)) == (10, 20)
+@pytest.mark.parametrize(
+    ("overrides", "calls"),
+    [
+        ([], 10),
+        (["guidance.scale=3"], 20),
+        (["guidance.scale=3", "guidance.interval=[0.35,0.75]"], 14),
+        (["guidance.interval=[0.35,0.75]"], 10),
+        (["sampler=plms"], 11),
+        (["sampler=heun"], 19),
+        (["sampler=heun", "sampler.final=alpha0"], 20),
+        (["sampler=heun", "diffusion.schedule=flow"], 18),
+        (["sampler=unipc", "guidance.scale=2"], 20),
+    ],
+)
+def test_network_calls_are_those_of_the_sampler_twice_where_guidance_acts(overrides, calls):
+    assert build.network_calls(plan_of("sampler.steps=10", *overrides).config) == calls
 
 
 def test_memory_is_weights_gradients_adam_and_ema_and_what_backward_needs():

@@ -108,7 +108,11 @@ OTHER_VALUES = {
     "first_stage.architecture.mid_attention": False,
     "first_stage.loss.discriminator.norm": "batch",
     "diffusion.denoiser.dropout": 0.5,
+    "diffusion.diffusion.shift": 2,
+    "diffusion.diffusion.weighting": "min_snr",
     "samples.sampler.clip": "range",
+    "samples.guidance.interval": [0.2, 0.8],
+    "samples.guidance.rescale": 0.7,
     "samples.keep": "images",
     "samples.height": 40,
     "samples.width": 64,
@@ -124,8 +128,9 @@ def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path)
     stage, *keys = path.split(".")
     is_own = stage == "samples" and len(keys) == 1
     keys = ["samples", *keys] if is_own else [*GROUPS[stage], *keys]
-    cell = ["ae=vq", "conditioning=inpaint"]  # where there are known pixels
-    given = [*cell, *(["samples.tile=4"] if path == "samples.overlap" else [])]  # without tiles nothing overlaps
+    # Where there are known pixels, and guidance, without which how it acts is inactive; without tiles nothing overlaps.
+    cell = ["ae=vq", "conditioning=inpaint", "conditioning.dropout=0.1", "guidance.scale=2"]
+    given = [*cell, *(["samples.tile=4"] if path == "samples.overlap" else [])]
     before, other = settings_of(*given), settings_of(*given)
     del _inside(before, keys)[keys[-1]]
     _inside(other, keys)[keys[-1]] = OTHER_VALUES[path]
@@ -174,10 +179,64 @@ def _inside(settings, keys):
     return settings
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "unipc"])
+def test_settings_of_other_samplers_are_in_no_identity(sampler):
+    base = plan_of(f"sampler={sampler}")
+    for setting, reader in (("sampler.eta=1", "ddim"), ("sampler.variance=large", "ddpm")):
+        expected = {"samples", "evaluation"} if sampler == reader else set()
+        assert changed(base, plan_of(f"sampler={sampler}", setting)) == expected
+    assert (sampler == "ddim") == (not changed(base, plan_of()))
+    assert set(base.config["sampler"]) - {"eta", "variance"} == {"name", "steps", "spacing", "final", "clip", "seed"}
+
+
+@pytest.mark.parametrize("setting", ["guidance.interval=[0.2,0.8]", "guidance.rescale=0.5"])
+def test_how_guidance_acts_is_inactive_where_there_is_none(setting):
+    assert not changed(plan_of(), plan_of(setting))
+    assert changed(plan_of("guidance.scale=2"), plan_of("guidance.scale=2", setting)) == {"samples", "evaluation"}
+
+
+def test_guidance_over_all_noise_levels_is_guidance_everywhere():
+    assert not changed(plan_of("guidance.scale=2"), plan_of("guidance.scale=2", "guidance.interval=[0,1]"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "calls"),
+    [
+        (["sampler.nfe=20"], 20, 20),
+        (["sampler=plms", "sampler.nfe=20"], 19, 20),
+        (["sampler=heun", "sampler.nfe=20"], 10, 19),
+        (["sampler=heun", "sampler.nfe=20", "guidance.scale=2"], 5, 18),
+        (["sampler=dpmpp", "sampler.nfe=1"], 1, 1),
+        (["sampler.nfe=7", "guidance.scale=2", "guidance.interval=[0,0.5]"], 5, 7),
+    ],
+)
+def test_a_budget_of_network_calls_becomes_the_most_steps_that_fit(overrides, steps, calls):
+    plan = plan_of(*overrides)
+    assert plan.config["sampler"]["steps"] == plan.axes["steps"] == steps
+    assert build.network_calls(plan.config) == calls
+    by_steps = [f"sampler.steps={steps}", *(o for o in overrides if not o.startswith("sampler.nfe"))]
+    assert not changed(plan, plan_of(*by_steps))
+
+
+@pytest.mark.parametrize(("f", "shift"), [(1, 4.0), (2, 2.0), (4, 1.0), (8, 1.0), (32, 1.0)])
+def test_the_automatic_shift_is_that_of_the_side_against_f_4(f, shift):
+    plan = plan_of(f"ae.f={f}", "diffusion.shift=auto")
+    assert plan.config["diffusion"]["shift"] == shift
+    assert plan.axes["shift"] == ("auto" if f < 4 else "none")
+    assert not changed(plan, plan_of(f"ae.f={f}", f"diffusion.shift={shift:g}"))
+    assert (FROM_DIFFUSION_ON if f < 4 else set()) == changed(plan, plan_of(f"ae.f={f}"))
+
+
+@pytest.mark.parametrize("setting", ["diffusion.target=flow", "diffusion.schedule=flow", "diffusion.weighting=min_snr"])
+def test_what_is_trained_changes_the_diffusion_model(setting):
+    assert changed(plan_of(), plan_of(setting)) == FROM_DIFFUSION_ON
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         ("guidance.scale=1", "guidance.scale=1.0"),
+        ("diffusion.shift=1", "diffusion.shift=null"),
         ("ae.kl_weight=1e-6", "ae.kl_weight=0.000001"),
         ("sampler.eta=0", "sampler.eta=0.0"),
     ],
@@ -223,6 +282,19 @@ def test_what_a_stage_needs_stands_before_it():
         (["samples.width=wide"], ["samples.width=wide", "samples.width=32"]),
         (["samples.tile=0"], ["samples.tile=0", "null"]),
         (["samples.tile=4", "samples.overlap=3"], ["samples.overlap=3", "0 to 2", "samples.tile=4"]),
+        (["sampler.nfe=20", "sampler.steps=10"], ["sampler.steps=10", "sampler.nfe=20", "one of them"]),
+        (["sampler.nfe=0"], ["sampler.nfe=0", "above 0"]),
+        (["sampler.nfe=1", "guidance.scale=2"], ["sampler.nfe=1", "one step of sampler=ddim"]),
+        (["sampler=ddpm", "sampler.variance=larg"], ["sampler.variance=larg", "did you mean 'large'?"]),
+        (["sampler.spacing=trailin"], ["sampler.spacing=trailin", "did you mean 'trailing'?"]),
+        (["diffusion.target=flwo"], ["diffusion.target=flwo", "did you mean 'flow'?"]),
+        (["diffusion.schedule=cosin"], ["diffusion.schedule=cosin", "did you mean 'cosine'?"]),
+        (["diffusion.weighting=minsnr"], ["diffusion.weighting=minsnr", "did you mean 'min_snr'?"]),
+        (["diffusion.shift=0"], ["diffusion.shift=0", "auto"]),
+        (["diffusion.shift=aut"], ["diffusion.shift=aut", "auto"]),
+        (["guidance.interval=[0.8,0.2]"], ["guidance.interval=[0.8, 0.2]", "[low, high]"]),
+        (["guidance.interval=0.5"], ["guidance.interval=0.5", "[low, high]"]),
+        (["guidance.rescale=2"], ["guidance.rescale=2", "0 to 1"]),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_sentence(overrides, words):

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ldm.conditioning import Condition
-from ldm.diffusion import DenoisingModel, guided, make_schedule
+from ldm.diffusion import DenoisingModel, Guidance, guided, make_schedule
 from ldm.interop.compvis_denoiser import class_conditioning_from_compvis, unet_from_compvis
 from ldm.samplers import DDIM, PLMS, sample, time_grid
 
@@ -40,7 +40,7 @@ def test_samplers_end_where_the_reference_does(name, trajectories, shared_data: 
     assert {match[0] for match in found} == set(expected) - {"x_T", "class_label", "null_label"}
     for match in found:
         times = time_grid(match["spacing"], int(match["steps"]), "alpha0")
-        denoise = guided(DenoisingModel(unet, schedule), given, null, float(match["scale"]))
+        denoise = guided(DenoisingModel(unet, schedule), given, null, Guidance(float(match["scale"])))
         *_, end = sample(SAMPLERS[match["sampler"]](schedule), denoise, expected["x_T"], times, no_noise)
         error = (end - expected[match[0]]).abs().max() / expected[match[0]].abs().max()
         assert error < 1e-4, match[0]
