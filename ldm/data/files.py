@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ldm.data.memo import ContentMemo, signature
@@ -51,7 +51,7 @@ class Files(Protocol):
 
 def is_visible(name: str) -> bool:
     """Whether a relative path names no hidden file."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return not any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
 
 
 class DirectoryFiles:
@@ -92,9 +92,10 @@ class DirectoryFiles:
             if not self._deep:
                 folders.clear()
             folders.sort()  # so that of two ways to one folder the same is always taken
+            below = os.path.relpath(folder, self.path).replace(os.sep, "/")
             for file in files:
-                name = (Path(folder) / file).relative_to(self.path).as_posix()
-                if is_visible(name) and (self.path / name).is_file():
+                name = f"{below}/{file}" if below != "." else file
+                if is_visible(name) and os.path.isfile(os.path.join(folder, file)):
                     yield name
 
     def _identity(self, name: str) -> str:

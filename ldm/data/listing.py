@@ -5,10 +5,10 @@ import hashlib
 import json
 import logging
 import os
+import posixpath
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -111,7 +111,7 @@ def make_listing(
 
 def is_image_name(name: str) -> bool:
     """Whether a file's suffix is that of an image."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def image_names(files: Files) -> list[str]:

@@ -100,6 +100,20 @@ def test_boxes_lie_on_what_they_enclose(tmp_path, resolution):
     assert total > len(source)
 
 
+@pytest.mark.parametrize(("left", "is_kept"), [(0.24, False), (0.26, True), (1.0, True)])
+def test_a_quarter_of_a_box_must_be_left(tmp_path, left, is_kept):
+    """The crop of a 200x100 image begins at 50: a box of width 40 with `left` of it inside."""
+    files = {f"{i}.png": encoded(np.full((100, 200, 3), i, np.uint8)) for i in range(4)}
+    listed = [{"id": i, "file_name": f"{i}.png", "width": 200, "height": 100} for i in range(4)]
+    rows = [{"image_id": i, "category_id": 3, "bbox": [10 + 40 * left, 20, 40, 50]} for i in range(4)]
+    write_folder(tmp_path, files | {"boxes.json": dumped(coco(images=listed, annotations=rows))})
+    found = opened(tmp_path)["train"].annotation("boxes", 0)
+    assert len(found) == is_kept
+    if is_kept:
+        box = found[0]
+        assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx((0.0, 0.2, 0.4 * left, 0.7))
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
 @pytest.mark.parametrize("where", ["explicit", "usual name", "two files", "OpenImages"])
 def test_every_way_of_keeping_boxes_gives_the_same(tmp_path, where, packed):

@@ -162,7 +162,7 @@ def test_images_without_a_caption_are_named_and_have_an_empty_one(tmp_path, capl
 
 
 def test_the_cache_stores_captions_beside_the_images_without_decoding_these_again(tmp_path, monkeypatch):
-    files = IMAGES | {"deep/broken.png": b"no image", "deep/broken.txt": b"x"}
+    files = IMAGES | {"deep/00broken.png": b"no image", "deep/00broken.txt": b"x"}
     root = write_folder(tmp_path / "images", files | sidecars())
     options = {"heldout_fraction": 1e-9, "max_skipped_fraction": 0.2}
     cache = build_cache(opened(root, **options)["train"], tmp_path / "cache", workers=2)

@@ -229,8 +229,8 @@ def test_palettes_are_read_as_values(tmp_path):
 
 
 def test_the_cache_stores_maps_later_and_in_the_order_of_its_images(tmp_path):
-    files = scenes(values=range(3)) | {"images/broken.png": b"no image", "labels/broken.png": png(0)}
-    files["labels/broken.png"] = encoded(regions(0, range(3)))
+    files = scenes(values=range(3)) | {"images/00broken.png": b"no image", "labels/00broken.png": png(0)}
+    files["labels/00broken.png"] = encoded(regions(0, range(3)))
     root = write_folder(tmp_path / "images", files)
     options = {"heldout_fraction": 1e-9, "max_skipped_fraction": 0.2, "resolution": 24}
     source = opened(root, **options)["train"]

@@ -4,6 +4,7 @@ Boxes around crowds or groups are left out. A box goes through its image's crop:
 than `LEAST_LEFT` of it, or less than a pixel, remains.
 """
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +117,7 @@ def find_boxes(files: Files, images: Sequence[str], places: AnnotationPlaces) ->
 
 def is_coco_name(name: str) -> bool:
     """Whether a file is called as files in COCO's format usually are."""
-    base = PurePosixPath(name).name
+    base = posixpath.basename(name)
     return base in COCO_NAMES or (base.startswith("instances") and base.endswith(".json"))
 
 

@@ -7,6 +7,7 @@ first line that is not empty. An empty caption counts as none.
 import csv
 import io
 import json
+import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +62,7 @@ def find_captions(files: Files, images: Sequence[str], places: AnnotationPlaces)
                 f"data.captions={places.captions} is no .jsonl, .csv or .json file and no folder of .txt files."
             )
         return listed_captions(place.files, (place.name,), images)
-    metadata = tuple(name for name in files.names if PurePosixPath(name).name in METADATA)
+    metadata = tuple(name for name in files.names if posixpath.basename(name) in METADATA)
     if metadata:
         return listed_captions(files, metadata, images)
     texts = _texts(Place(files, "", is_folder=True))

@@ -7,6 +7,7 @@ last class; so does, in an image without a map, every pixel. Classes are named b
 
 import io
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,6 +106,9 @@ def _image_stems(name: str) -> list[str]:
 
 def _beside_images(files: Files) -> LabelFiles | None:
     """Label maps in a folder that stands beside a folder of images, anywhere in the path."""
+    folders_there = {posixpath.dirname(name).lower() for name in files.names}
+    if not any(LABEL_FOLDERS.intersection(folder.split("/")) for folder in folders_there):
+        return None
     images: dict[tuple[str, str], str] = {}
     for name in files.names:
         if is_image_name(name):
@@ -127,7 +131,7 @@ def _beside_images(files: Files) -> LabelFiles | None:
 
 def _splits(path: str, folders: frozenset[str]) -> list[tuple[str, str, str]]:
     """The path around each of its folders that has one of the names: what is above (with a slash), folder, below."""
-    parts = PurePosixPath(path).parts
+    parts = path.split("/")
     return [
         ("".join(f"{part}/" for part in parts[:level]), parts[level], "/".join(parts[level + 1 :]))
         for level in range(len(parts) - 1)

@@ -1,9 +1,10 @@
 """Where annotation files lie, and which image an entry in them means."""
 
+import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ldm.data.files import READ_ERRORS, DirectoryFiles, Files, open_files
 from ldm.data.memo import ContentMemo
@@ -71,7 +72,7 @@ def shown(files: Files, name: str) -> str:
 
 def stem(name: str) -> str:
     """A path without its last suffix."""
-    return PurePosixPath(name).with_suffix("").as_posix()
+    return posixpath.splitext(name)[0]
 
 
 def parallel_files(by_stem: Mapping[str, str], images: Iterable[str], place: Place) -> dict[str, str]:
@@ -82,7 +83,7 @@ def parallel_files(by_stem: Mapping[str, str], images: Iterable[str], place: Pla
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     for image in images:
-        parts = PurePosixPath(stem(image)).parts
+        parts = stem(image).split("/")
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         file = next((by_stem[end] for end in ends if end in by_stem), None)
         if file is None:
@@ -106,7 +107,7 @@ class ImageFinder:
         self._names = frozenset(images)
         by_base: Mapping[str, list[str]] = defaultdict(list)
         for name in self._names:
-            by_base[PurePosixPath(name).name].append(name)
+            by_base[posixpath.basename(name)].append(name)
         self._by_base = by_base
 
     def find_all(self, file_names: Sequence[str], folder: str, source: str) -> list[str | None]:
@@ -121,13 +122,13 @@ class ImageFinder:
 
     def find(self, file_name: str, folder: str) -> str | None:
         """The image's name, or None where no image, or more than one, can be meant."""
-        wanted = PurePosixPath(file_name.replace("\\", "/")).as_posix()
-        for candidate in ((PurePosixPath(folder) / wanted).as_posix(), wanted):
+        wanted = posixpath.normpath(file_name.replace("\\", "/"))
+        for candidate in (posixpath.normpath(f"{folder}/{wanted}"), wanted):
             if candidate in self._names:
                 return candidate
         ending = [
             name
-            for name in self._by_base.get(PurePosixPath(wanted).name, ())
+            for name in self._by_base.get(posixpath.basename(wanted), ())
             if name.endswith(f"/{wanted}") or name == wanted
         ]
         return ending[0] if len(ending) == 1 else None

@@ -5,8 +5,9 @@ Boxes are those of `instances_*.json`, captions those of `captions_*.json`, labe
 """
 
 import dataclasses
+import posixpath
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ldm.data.annotations.boxes import box_reader, find_boxes
 from ldm.data.annotations.captions import find_captions, listed_captions
@@ -29,7 +30,7 @@ def list_coco(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listin
     files = _with_archives(open_files(path, memo))
     labels = _label_files(files, places)
     apart = labels.apart if labels is not None else frozenset()
-    folders = [(name, FOLDER.fullmatch(PurePosixPath(name).parent.name)) for name in image_names(files)]
+    folders = [(name, FOLDER.fullmatch(posixpath.basename(posixpath.dirname(name)))) for name in image_names(files)]
     images = [(name, match[1], match[2]) for name, match in folders if match and name not in apart]
     if not any(side == "train" for _, side, _ in images):
         raise UserError(
@@ -39,10 +40,10 @@ def list_coco(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listin
     year = max(year for _, _, year in images)
     images = [image for image in images if image[2] == year]
     has_both = {side for _, side, _ in images} == {"train", "val"}
-    found = [Found(name, PurePosixPath(name).name, split=SIDES[side] if has_both else None) for name, side, _ in images]
+    found = [Found(name, posixpath.basename(name), split=SIDES[side] if has_both else None) for name, side, _ in images]
     names = [name for name, _, _ in images]
     listed = {
-        kind: [f for f in files.names if re.fullmatch(rf"{kind}_(train|val){year}\.json", PurePosixPath(f).name)]
+        kind: [f for f in files.names if re.fullmatch(rf"{kind}_(train|val){year}\.json", posixpath.basename(f))]
         for kind in ("captions", "instances")
     }
     own_captions, own_boxes = listed["captions"] and not places.captions, listed["instances"] and not places.boxes

@@ -9,7 +9,7 @@ subfolders, those are the classes.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
@@ -33,7 +33,7 @@ def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> List
     labels = find_label_files(files, places)
     apart = labels.apart if labels is not None else frozenset()
     names = [name for name in image_names(files) if name not in apart]
-    splits, inner = given_split(unwrapped([PurePosixPath(name).parts for name in names]))
+    splits, inner = given_split(unwrapped([tuple(name.split("/")) for name in names]))
     folders = {parts[0] for parts in inner if len(parts) > 1}
     labelled = all(len(parts) > 1 for parts in inner) and len(folders) > 1
     classes = tuple(sorted(folders)) if labelled else ()

@@ -6,6 +6,7 @@ Training images lie in `train/<wnid>/`, in `ILSVRC2012_img_train.tar`, or in `tr
 """
 
 import io
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -43,7 +44,7 @@ def list_imagenet(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Li
     """ImageNet. Raises: UserError where there are no training images, or validation images of unknown class."""
     files = _with_archives(open_files(path, memo), memo)
     images = [(name, side) for name in image_names(files) if (side := _side(name)) is not None]
-    wnid = {name: PurePosixPath(name).parent.name for name, _ in images}
+    wnid = {name: posixpath.basename(posixpath.dirname(name)) for name, _ in images}
     train = [name for name, side in images if side == "train"]
     if not train or not all(WNID.fullmatch(wnid[name]) for name in train):
         raise UserError(
@@ -60,7 +61,7 @@ def list_imagenet(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Li
         raise UserError(f"{unknown} in {path} is of class {wnid[unknown]}, of which there is no training image.")
     has_both = any(side == "heldout" for _, side in images)
     found = [
-        Found(name, f"{wnid[name]}/{PurePosixPath(name).name}", number[wnid[name]], side if has_both else None)
+        Found(name, f"{wnid[name]}/{posixpath.basename(name)}", number[wnid[name]], side if has_both else None)
         for name, side in images
     ]
     names = [name for name, _ in images]
@@ -69,7 +70,7 @@ def list_imagenet(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Li
 
 
 def _side(name: str) -> Split | None:
-    return next((SIDES[part] for part in PurePosixPath(name).parts[:-1] if part in SIDES), None)
+    return next((SIDES[part] for part in name.split("/")[:-1] if part in SIDES), None)
 
 
 def _with_archives(files: Files, memo: ContentMemo) -> Files:

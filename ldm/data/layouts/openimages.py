@@ -4,7 +4,8 @@ Boxes are those of `*train-annotations-bbox.csv` and `*validation-annotations-bb
 `class-descriptions-boxable.csv`. Images have no classes; `test/` takes no part.
 """
 
-from pathlib import Path, PurePosixPath
+import posixpath
+from pathlib import Path
 
 from ldm.data.annotations.boxes import box_reader, find_boxes
 from ldm.data.annotations.captions import find_captions
@@ -21,7 +22,7 @@ SIDES: dict[str, Split] = {"train": "train", "validation": "heldout"}
 def list_openimages(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listing:
     """OpenImages. Raises: UserError where its folder of training images is missing."""
     files = open_files(path, memo)
-    sides = [(name, PurePosixPath(name).parent.name) for name in image_names(files)]
+    sides = [(name, posixpath.basename(posixpath.dirname(name))) for name in image_names(files)]
     images = [(name, SIDES[folder]) for name, folder in sides if folder in SIDES]
     if not any(split == "train" for _, split in images):
         raise UserError(
@@ -29,7 +30,7 @@ def list_openimages(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> 
             "train-annotations-bbox.csv; for other images with such CSV files use data=folder data.boxes=FILE."
         )
     has_both = any(split == "heldout" for _, split in images)
-    found = [Found(name, PurePosixPath(name).name, split=split if has_both else None) for name, split in images]
+    found = [Found(name, posixpath.basename(name), split=split if has_both else None) for name, split in images]
     names = [name for name, _ in images]
     endings = tuple(f"{side}-annotations-bbox.csv" for side in SIDES)
     listed = [name for name in files.names if name.endswith(endings)]
