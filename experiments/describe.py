@@ -207,7 +207,8 @@ class Declared:
         """Facts of images nobody has seen, with every annotation; what is not declared stands at two classes."""
         counts = {"captions": 0, "boxes": self.box_classes or 2, "semantic": self.semantic_classes or 2}
         annotations = {kind: Annotation("", _numbered(count)) for kind, count in counts.items()}
-        return DataFacts("", "", 0, 0, _numbered(self.classes or 2), annotations, annotations)
+        classes = 2 if self.classes is None else self.classes
+        return DataFacts("", "", 0, 0, _numbered(classes), annotations, annotations)
 
     def tells(self, conditions: Sequence[str]) -> bool:
         """Whether the sizes of these conditions are known."""
@@ -226,7 +227,7 @@ def _facts(settings: Mapping[str, Any], store: Store) -> tuple[DataFacts | None,
     try:
         return build.data_facts(with_scale_sizes(settings), store), declared, []
     except UserError as error:
-        known = f"{declared.classes} classes as data.classes declares" if declared.classes else _UNDECLARED
+        known = f"{declared.classes} classes as data.classes declares" if declared.classes is not None else _UNDECLARED
         return None, declared, [f"the images cannot be opened, counted {known}: {error}"]
 
 

@@ -22,9 +22,19 @@ from experiments.cli import sentence_for, with_scale
 from experiments.compose import composed, exit_code, settings_only, without
 from experiments.console import say
 from experiments.counts import lpips_file
-from experiments.plan import DataFacts, Plan, make_plan, with_scale_sizes
+from experiments.plan import (
+    ANNOTATION_OF,
+    CONDITIONS,
+    NEEDED_AS,
+    DataFacts,
+    Plan,
+    conditions_of,
+    make_plan,
+    with_scale_sizes,
+)
 from experiments.store import Store
-from ldm.data.contract import ImageSource, UnusableImage
+from ldm.data.contract import ImageSource, Split, UnusableImage
+from ldm.data.listing import WORDS
 from ldm.errors import UserError
 from ldm.metrics.distribution import MINIMUM, metric_name
 from ldm.metrics.features import INCEPTION_FILE
@@ -175,11 +185,12 @@ def examine_data(values: Mapping[str, Any], store: Path) -> Iterator[Finding]:
             )
             return
     train, heldout = found["train"], found["heldout"]
-    classes = f"{len(train.classes)} classes" if train.classes else "no classes (the model is trained unconditionally)"
+    classes = f"{len(train.classes)} classes" if train.classes else "no classes"
     text = f"{len(train):,} training and {len(heldout):,} held-out images at {train.resolution} px, {classes}"
     yield Finding(f"data={name}", Verdict.WORKS, text)
     if name != "emoji":
         yield from (_unusable(split, source) for split, source in found.items())
+    yield from _annotations(found, conditions_of(settings))
     yield from _planned(settings, facts)
 
 
@@ -388,6 +399,31 @@ def _unusable(split: str, source: ImageSource) -> Finding:
             f"{split} images", Verdict.BROKEN, text, "remove or mend these files, or raise data.max_skipped_fraction"
         )
     return Finding(f"{split} images", Verdict.NOTE, text)
+
+
+def _annotations(found: Mapping[Split, ImageSource], asked: Sequence[str]) -> Iterator[Finding]:
+    """Reads each kind of annotation there is, and says which conditionings the data allows."""
+    usable = set()
+    for kind in found["train"].annotations:
+        users = [condition for condition in CONDITIONS if ANNOTATION_OF.get(condition) == kind]
+        try:
+            names, _ = (source.annotations[kind].names for source in found.values())
+        except UserError as error:
+            is_asked = any(condition in asked for condition in users)
+            remedy = f"mend it for conditioning={' or '.join(users)}; the images themselves can be used"
+            yield Finding(WORDS[kind], Verdict.BROKEN if is_asked else Verdict.NOTE, sentence_for(error), remedy)
+            continue
+        usable.update(users)
+        few = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        text = f"{len(names):,} classes: {few}" if names else "read, of training and held-out images"
+        yield Finding(WORDS[kind], Verdict.WORKS, text)
+    if len(found["train"].classes) > 1:
+        usable.add("class")
+    usable.update(condition for condition in CONDITIONS if condition not in ANNOTATION_OF and condition != "class")
+    lacking = {"class": "classes", **{condition: NEEDED_AS[kind] for condition, kind in ANNOTATION_OF.items()}}
+    text = f"possible: none, {', '.join(condition for condition in CONDITIONS if condition in usable)}"
+    needs = [f"{condition} needs {lacking[condition]}" for condition in CONDITIONS if condition not in usable]
+    yield Finding("conditioning", Verdict.WORKS, "; ".join([text, *needs]))
 
 
 def _planned(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Finding]:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm.data.annotations.boxes import LEAST_LEFT
 from ldm.data.contract import Annotation, AnnotationValue, Box, ImageSource, Item
 from ldm.data.listing import ReadOnDemand
 from ldm.records import content_hash
 
 LARGER_CODE = 1
 """Raised by hand whenever a change here changes images or annotations."""
-
-LEAST_LEFT = 0.25
-"""Share of a box that the cut must leave; it must also leave a pixel a side, or the box is dropped."""
 
 
 @dataclass(frozen=True)

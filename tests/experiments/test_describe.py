@@ -207,6 +207,20 @@ def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
     assert "cannot be opened" in found["notes"][0]
 
 
+def test_what_a_data_config_declares_is_counted_without_images(tmp_path):
+    def described(*overrides):
+        values = describe.composed([*TINY, "ae.f=4", *overrides], needs_path=False)
+        return describe.describe(values, Store(tmp_path)).to_json()
+
+    width = plan_of("ae.f=4").config["conditioning"]["class"]["dim"]
+    assert described("data=imagenet")["parameters"]["conditioning"] == 1001 * width
+    faces = described("data=ffhq")
+    assert (faces["axes"]["conditioning"], faces["parameters"]["conditioning"]) == ("none", 0)
+    assert any("the data has no classes" in note for note in faces["notes"])
+    layout = [described("data=folder", "conditioning=layout", *more) for more in ([], ["data.box_classes=3"])]
+    assert [found["parameters"]["conditioning"] is None for found in layout] == [True, False]
+
+
 def record_of(stage, seconds: float, images: int, flops: float, **made_on) -> StageRecord:
     """A record of that stage as this machine would make it."""
     here = {**environment(), "device": "cpu", "config": {"precision": "fp32"}, **made_on}

@@ -123,6 +123,25 @@ def test_images_without_classes_and_settings_that_cannot_work_are_said(tmp_path)
     assert of(findings, "plan").verdict is Verdict.BROKEN
 
 
+def test_annotations_and_the_conditionings_they_allow(tmp_path):
+    folder = photographs(tmp_path / "photos", 30)
+    said = of(list(doctor.examine_data(of_folder(folder), tmp_path / "store")), "conditioning").text
+    assert said.startswith("possible: none, superres, inpaint; class needs classes; text needs a caption")
+    for image in folder.glob("*.png"):
+        image.with_suffix(".txt").write_text("a photograph")
+    (folder / "boxes.json").write_text("{}")
+    findings = list(doctor.examine_data(of_folder(folder), tmp_path / "store"))
+    assert of(findings, "captions").verdict is Verdict.WORKS
+    assert of(findings, "boxes").verdict is Verdict.NOTE
+    assert "boxes.json has no list 'images'" in of(findings, "boxes").text
+    assert of(findings, "conditioning").text.startswith("possible: none, text, superres, inpaint; ")
+    asked = list(doctor.examine_data(of_folder(folder, "conditioning=layout"), tmp_path / "store"))
+    assert of(asked, "boxes").verdict is of(asked, "plan").verdict is Verdict.BROKEN
+    scenes = list(doctor.examine_data(settings_of(), tmp_path / "store"))
+    assert of(scenes, "label maps").text == "10 classes: " + of(scenes, "label maps").text.partition(": ")[2]
+    assert "needs" not in of(scenes, "conditioning").text
+
+
 def test_the_store_is_given_as_an_option_or_as_an_override():
     assert doctor._with_store(["a=1", "--store", "x", "store=y"]) == ["a=1", "store=x"]
     assert doctor._with_store(["--store=x", "a=1"]) == ["a=1", "store=x"]

@@ -22,7 +22,7 @@ from ldm.data.listing import AnnotationReader
 from ldm.errors import UserError
 
 LEAST_LEFT = 0.25
-"""The part of a box that the crop must leave."""
+"""Share of a box that a cut must leave; it must also leave a pixel a side, or the box is dropped."""
 
 CHECKED_SHAPES = 100
 """Images whose shape is compared with what the box file says of it, before anything runs."""
