@@ -179,8 +179,11 @@ class _AnnotationFile:
         """Writes what is kept of it."""
         if self._maps is not None:
             _finish_array(self._maps, self._path, kept)
-        else:
-            write_json(self._path, [self._values[row] for row in kept])
+            return
+        with self._path.open("w", encoding="utf-8") as file:
+            json.dump([self._values[row] for row in kept], file, separators=(",", ":"))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -2,7 +2,11 @@
 
 import json
 import logging
-import shutil
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -180,6 +184,51 @@ def test_the_cache_stores_captions_beside_the_images_without_decoding_these_agai
     assert build_cache(opened(root, **options)["train"], tmp_path / "cache", 1, annotations=["captions"]).captions
 
 
+def test_sidecars_can_be_asked_for_where_metadata_is_about_something_else(tmp_path):
+    other = {"deep/metadata.csv": b"file_name,licence\n00.png,free\n"}
+    write_folder(tmp_path, IMAGES | sidecars() | other)
+    with pytest.raises(UserError, match=r"has no text \(or caption\); .* there is file_name, licence"):
+        opened(tmp_path)["train"].annotations["captions"]
+    found = captions_of(opened(tmp_path, captions=".")["train"])
+    assert found == {name: caption(name) for name in found}
+
+
+@dataclass
+class SlowCaptions:
+    """A source whose captions take long enough for a builder to be killed between them."""
+
+    inner: object
+    pause: float
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __len__(self):
+        return len(self.inner)
+
+    def annotation(self, kind, index):
+        time.sleep(self.pause)
+        return self.inner.annotation(kind, index)
+
+
+def test_a_killed_annotation_is_made_again(tmp_path):
+    source = opened(write_folder(tmp_path / "images", IMAGES | sidecars()))["train"]
+    place = tmp_path / "cache"
+    images = build_cache(source, place, workers=1).images
+    slow = SlowCaptions(source, pause=0.5)
+    arguments = (slow, place, 1, None, ["captions"])
+    process = multiprocessing.get_context("fork").Process(target=build_cache, args=arguments)
+    process.start()
+    while not list(tmp_path.glob(".cache.*")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not list(place.glob("captions-*"))
+    cache = build_cache(source, place, workers=1, annotations=["captions"])
+    assert len(cache.captions) == len(images)
+    assert sorted(os.listdir(tmp_path)) == ["cache", "images"]  # what the killed builder left is gone
+
+
 def test_an_interrupted_annotation_leaves_nothing(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "images", IMAGES | sidecars())
     source = opened(root)["train"]
@@ -196,4 +245,3 @@ def test_an_interrupted_annotation_leaves_nothing(tmp_path, monkeypatch):
     assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "images"]
     assert build_cache(source, tmp_path / "cache", workers=1, annotations=["captions"]).captions
-    shutil.rmtree(root)
