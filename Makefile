@@ -10,7 +10,7 @@ CONSTRAINTS ?= -c constraints.txt
 .PHONY: demo test test-slow env clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python run.py -m ae.f=1,4,8,16,32 store=$(STORE)
+	$(BIN)/python run.py -m hydra/launcher=local ae.f=1,4,8,16,32 store=$(STORE)
 	$(BIN)/python analysis/plot_tradeoffs.py --store $(STORE)
 
 test: $(VENV)/.installed-dev

@@ -1,9 +1,15 @@
-"""What the person at the keyboard sees: one progress display, or plain lines where there is no terminal."""
+"""What the person at the keyboard sees: one progress display, or plain lines where there is no terminal.
 
+A worker process shows nothing itself: `relay_to` makes it tell its parent, and `Relayed` shows it there.
+"""
+
+import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -14,10 +20,28 @@ LINE_EVERY_SECONDS = 15.0
 console = Console(stderr=False, highlight=False, soft_wrap=True)
 
 
-def say(text: str, style: str | None = None) -> None:
-    """One line, above the progress bar where one is shown."""
-    console.print(text, style=style, markup=False)
-    sys.stdout.flush()
+class Reporter(Protocol):
+    """Progress of one piece of work, in images; a rate and the time left are made of it."""
+
+    def advance_to(self, done: int, note: str = "") -> None:
+        """Shows that `done` of the total images are done; `note` stands behind the label."""
+        ...
+
+
+class Display(Protocol):
+    """Where lines and progress go."""
+
+    def say(self, text: str, style: str | None) -> None:
+        """One line."""
+        ...
+
+    def begin(self, label: str, total: int) -> Reporter:
+        """Progress of work on `total` images, which may run beside other work."""
+        ...
+
+    def end(self, reporter: Reporter) -> None:
+        """That work is over."""
+        ...
 
 
 class _Rate(ProgressColumn):
@@ -25,20 +49,15 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f} images/s" if task.speed else "", style="cyan")
 
 
-class Reporter:
-    """Progress of one stage: `advance_to(done)` in images; a rate and the time left are made of it."""
+class _Lines:
+    """Plain lines: each piece of work says now and then how far it is."""
 
-    def __init__(self, label: str, total: int, progress: Progress | None) -> None:
-        self.label, self.total, self.progress = label, total, progress
-        self.task = progress.add_task(label, total=total) if progress else None
+    def __init__(self, label: str, total: int) -> None:
+        self.label, self.total = label, total
         self.started = self.said = time.monotonic()
         self.first: int | None = None
 
     def advance_to(self, done: int, note: str = "") -> None:
-        """Shows that `done` of the total images are done; `note` stands behind the label."""
-        if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, completed=done, description=f"{self.label} {note}".rstrip())
-            return
         now = time.monotonic()
         if self.first is None:
             self.first = done
@@ -47,6 +66,152 @@ class Reporter:
             left = (self.total - done) / rate
             say(f"  {self.label}  {done:,}/{self.total:,}  {rate:,.0f} images/s  {clock(left)} left  {note}".rstrip())
             self.said = now
+
+
+class _Bar:
+    """One bar of the progress display."""
+
+    def __init__(self, label: str, total: int, progress: Progress) -> None:
+        self.label, self.progress = label, progress
+        self.task = progress.add_task(label, total=total)
+
+    def advance_to(self, done: int, note: str = "") -> None:
+        self.progress.update(self.task, completed=done, description=f"{self.label} {note}".rstrip())
+
+
+class _Screen:
+    """This process's own output: lines, and below them a bar for each piece of work, as long as there is one."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def say(self, text: str, style: str | None) -> None:
+        console.print(text, style=style, markup=False)
+        sys.stdout.flush()
+
+    def begin(self, label: str, total: int) -> Reporter:
+        if not console.is_terminal:
+            return _Lines(label, total)
+        if self.progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+            self.progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self.progress.start()
+        return _Bar(label, total, self.progress)
+
+    def end(self, reporter: Reporter) -> None:
+        if self.progress is None or not isinstance(reporter, _Bar):
+            return
+        self.progress.remove_task(reporter.task)
+        if not self.progress.tasks:
+            self.progress.stop()
+            self.progress = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """A worker says a line."""
+
+    text: str
+    style: str | None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A worker begins a piece of work; `work` names it among those of this worker."""
+
+    work: int
+    label: str
+    total: int
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A worker has done so many images of a piece of work."""
+
+    work: int
+    done: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker's piece of work is over."""
+
+    work: int
+
+
+Event = Said | Begun | Advanced | Ended
+Send = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """Progress that is shown by another process."""
+
+    work: int
+    send: Send
+
+    def advance_to(self, done: int, note: str = "") -> None:
+        self.send(Advanced(self.work, done, note))
+
+
+class _Relay:
+    """The display of a worker: all is sent to the process that shows it."""
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.works = itertools.count()
+
+    def say(self, text: str, style: str | None) -> None:
+        self.send(Said(text, style))
+
+    def begin(self, label: str, total: int) -> Reporter:
+        work = next(self.works)
+        self.send(Begun(work, label, total))
+        return _Remote(work, self.send)
+
+    def end(self, reporter: Reporter) -> None:
+        if isinstance(reporter, _Remote):
+            self.send(Ended(reporter.work))
+
+
+class Relayed:
+    """What one worker sent, shown here."""
+
+    def __init__(self) -> None:
+        self.works: dict[int, Reporter] = {}
+
+    def show(self, event: Event) -> None:
+        """Shows one event."""
+        match event:
+            case Said(text, style):
+                say(text, style)
+            case Begun(work, label, total):
+                self.works[work] = _display.begin(label, total)
+            case Advanced(work, done, note):
+                self.works[work].advance_to(done, note)
+            case Ended(work):
+                _display.end(self.works.pop(work))
+
+    def end(self) -> None:
+        """Takes away the progress that a worker left behind when it died."""
+        for reporter in self.works.values():
+            _display.end(reporter)
+        self.works.clear()
+
+
+_display: Display = _Screen()
+
+
+def relay_to(send: Send) -> None:
+    """From now on all that this process has to show goes to `send`."""
+    global _display
+    _display = _Relay(send)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """One line, above the progress bars where some are shown."""
+    _display.say(text, style)
 
 
 def clock(seconds: float) -> str:
@@ -59,9 +224,8 @@ def clock(seconds: float) -> str:
 @contextmanager
 def reporting(label: str, total: int) -> Iterator[Reporter]:
     """A reporter for work on `total` images, its bar gone when the work is."""
-    if not console.is_terminal:
-        yield Reporter(label, total, None)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield Reporter(label, total, progress)
+    reporter = _display.begin(label, total)
+    try:
+        yield reporter
+    finally:
+        _display.end(reporter)

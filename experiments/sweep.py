@@ -1,7 +1,7 @@
 """A sweep as waves of jobs: every stage once, in any launcher, a failure stopping only what hangs on it."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.console import say
@@ -63,22 +63,33 @@ def missing(points: Sequence[Point], targets: Sequence[str], store: Store) -> di
     return {name: wave for name, wave in waves.items() if wave}
 
 
+def depth(name: str) -> int:
+    """How many stages, one behind another, come before the stage of that name."""
+    return max((depth(parent) + 1 for parent in PARENTS[name]), default=0)
+
+
+def in_waves(waves: Mapping[str, Mapping[str, Point]]) -> list[list[tuple[str, str, Point]]]:
+    """What is missing as (stage name, identity, point), together where nothing waits for another of them."""
+    jobs = [(name, identity, point) for name, wave in waves.items() for identity, point in wave.items()]
+    return [[job for job in jobs if depth(job[0]) == level] for level in sorted({depth(job[0]) for job in jobs})]
+
+
 def run_waves(points: Sequence[Point], targets: Sequence[str], store: Store, launch: Launch) -> list[Lost]:
     """Launches what is missing, parents first, and returns what could not be made and has itself to blame.
 
     What hangs on a failed stage is not tried; it is made by the next call, when the cause is gone.
     """
     lost: list[Lost] = []
-    for name, wave in missing(points, targets, store).items():
+    for wave in in_waves(missing(points, targets, store)):
         ready = [
-            (identity, point)
-            for identity, point in wave.items()
+            (name, identity, point)
+            for name, identity, point in wave
             if all(store.is_complete(parent, point.plan.stages[parent].identity) for parent in PARENTS[name])
         ]
         if not ready:
             continue
-        launch([[*point.overrides, f"sweep.target={name}"] for _, point in ready])
-        for identity, point in ready:
+        launch([[*point.overrides, f"sweep.target={name}"] for name, _, point in ready])
+        for name, identity, point in ready:
             if store.is_complete(name, identity):
                 continue
             failure = store.failure(name, identity)

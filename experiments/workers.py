@@ -1,0 +1,162 @@
+"""Lasting worker processes: each does one job after another, and a killed one loses only the job it was at."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from experiments.console import Event, Relayed, relay_to
+from ldm.errors import UserError
+
+Job = Callable[[], None]
+"""A picklable piece of work; what comes of it is on disk."""
+
+PATIENCE_SECONDS = 5.0
+"""How long a worker that was told to end may take."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job has ended; `error` says why it did not succeed."""
+
+    error: str | None
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    job: int | None = None
+    relayed: Relayed = field(default_factory=Relayed)
+
+
+class Workers:
+    """`count` processes with `threads` threads each, started when they are first needed and kept until `end`.
+
+    A worker is handed its next job when it is free, so no more than `count` run at any time. Workers end when this
+    process does, however it ends.
+    """
+
+    def __init__(self, count: int, threads: int) -> None:
+        """Raises: UserError where one of the numbers is below 1."""
+        for name, number in (("workers", count), ("threads", threads)):
+            if number < 1:
+                raise UserError(f"hydra.launcher.{name}={number}: give at least 1.")
+        self.count, self.threads = count, threads
+        self.workers: list[_Worker] = []
+
+    def run(self, jobs: Sequence[Job]) -> list[str | None]:
+        """Runs all jobs and returns, for each, why it did not succeed; None where it did."""
+        errors: list[str | None] = [None] * len(jobs)
+        waiting = deque(range(len(jobs)))
+        try:
+            while waiting or any(worker.job is not None for worker in self.workers):
+                self._hand_out(waiting, jobs)
+                busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
+                for connection in wait(list(busy)):
+                    self._listen(busy[connection], errors)  # type: ignore[index]
+        except BaseException:
+            self.end()
+            raise
+        return errors
+
+    def _hand_out(self, waiting: deque[int], jobs: Sequence[Job]) -> None:
+        for worker in [w for w in self.workers if w.job is None and not w.process.is_alive()]:
+            self._bury(worker)  # killed while it waited
+        free = [worker for worker in self.workers if worker.job is None]
+        for _ in range(min(len(waiting) - len(free), self.count - len(self.workers))):
+            self.workers.append(fresh := _start(self.threads))
+            free.append(fresh)
+        for worker in free[: len(waiting)]:
+            worker.job = waiting.popleft()
+            try:
+                worker.connection.send(jobs[worker.job])
+            except OSError:  # killed this very moment: what listens to it finds out
+                continue
+
+    def _listen(self, worker: _Worker, errors: list[str | None]) -> None:
+        """Takes in one thing that a worker sent, or that it has died."""
+        assert worker.job is not None
+        try:
+            message: Event | Done = worker.connection.recv()
+        except (EOFError, OSError):
+            self._bury(worker)
+            errors[worker.job] = f"its process ended in the middle of it (exit code {worker.process.exitcode})"
+            return
+        if isinstance(message, Done):
+            errors[worker.job], worker.job = message.error, None
+        else:
+            worker.relayed.show(message)
+
+    def _bury(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.relayed.end()
+        worker.connection.close()
+        self.workers.remove(worker)
+
+    def end(self) -> None:
+        """Ends all workers, whatever they are at."""
+        for worker in self.workers:
+            worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join(PATIENCE_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+        for worker in list(self.workers):
+            self._bury(worker)
+
+
+def _start(threads: int) -> _Worker:
+    # A fresh interpreter: a fork would share the locks and threads of torch and W&B, in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, threads), daemon=True)
+    process.start()
+    there.close()  # held by the worker alone, so that its death closes it
+    return _Worker(process, here)
+
+
+def _serve(connection: Connection, threads: int) -> None:
+    """A worker's life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sending = threading.Lock()
+
+    def send(message: Event | Done) -> None:
+        with sending:
+            connection.send(message)
+
+    relay_to(send)
+    import torch
+
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            job: Job = connection.recv()
+        except EOFError:
+            return
+        try:
+            job()
+            send(Done(None))
+        except Exception as error:
+            send(Done(f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed tells its workers nothing, but they can see it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

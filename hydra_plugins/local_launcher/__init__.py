@@ -1,0 +1,1 @@
+"""A Hydra launcher with lasting worker processes on this machine."""

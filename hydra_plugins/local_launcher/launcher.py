@@ -1,0 +1,52 @@
+"""The launcher that Hydra finds: hands a sweep's jobs to worker processes that last as long as the sweep."""
+
+import functools
+import sys
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from experiments.console import say
+from experiments.workers import Workers, cores
+
+
+class LocalLauncher(Launcher):
+    """`workers` processes, each with `threads` threads (null: its share of the cores)."""
+
+    def __init__(self, workers: int, threads: int | None = None) -> None:
+        self.count, self.threads = workers, threads
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `launch`. Raises: UserError where there are no workers or no threads."""
+        self.config = config
+        self.hydra_context = hydra_context
+        share = max(1, cores() // max(self.count, 1))
+        self.workers = Workers(self.count, share if self.threads is None else self.threads)
+        # The decorated function, which stands under this name in the main module; what Hydra hands over does not.
+        self.task = getattr(sys.modules[task_function.__module__], task_function.__qualname__)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Runs the jobs and returns when all have ended; whether they did their work, the store tells."""
+        setup_globals()
+        jobs = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            jobs.append(functools.partial(_run, self.task, config, self.hydra_context))
+        returns = []
+        for overrides, error in zip(job_overrides, self.workers.run(jobs), strict=True):
+            if error:
+                say(f"  failed: {' '.join(overrides)}: {error}", style="red")
+            returns.append(JobReturn(overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED))
+        return returns
+
+
+def _run(task: TaskFunction, config: DictConfig, hydra_context: HydraContext) -> None:
+    """One job in a worker. Raises: what the task raises."""
+    setup_globals()
+    JobRuntime.instance().set("name", config.hydra.job.name)
+    _ = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context).return_value

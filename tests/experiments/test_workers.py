@@ -1,0 +1,165 @@
+"""Lasting workers: two at once, one killed, one that raises, one parent that is killed."""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import console
+from experiments.workers import Workers, cores
+from ldm.errors import UserError
+
+PATIENCE = 60.0
+
+
+def write(path: Path, text: str = "") -> None:
+    """A file that appears whole."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def await_file(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} does not come"
+        time.sleep(0.01)
+
+
+def note_process(path: Path) -> None:
+    write(path, str(os.getpid()))
+
+
+def meet(mine: Path, other: Path) -> None:
+    """Ends only if the other job runs beside it."""
+    note_process(mine)
+    await_file(other)
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    raise ValueError("no luck")
+
+
+def report() -> None:
+    with console.reporting("work", 10) as reporter:
+        reporter.advance_to(10, "note")
+    console.say("a line", "bold")
+
+
+def count_threads(path: Path) -> None:
+    import torch
+
+    write(path, str(torch.get_num_threads()))
+
+
+def stay(path: Path) -> None:
+    note_process(path)
+    time.sleep(PATIENCE)
+
+
+@contextlib.contextmanager
+def workers(count: int, threads: int = 1):
+    made = Workers(count, threads)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def test_two_run_at_once_and_last_from_one_wave_to_the_next(tmp_path: Path) -> None:
+    a, b, later = tmp_path / "a", tmp_path / "b", tmp_path / "later"
+    with workers(2) as pair:
+        assert pair.run([functools.partial(meet, a, b), functools.partial(meet, b, a)]) == [None, None]
+        assert pair.run([functools.partial(note_process, later)]) == [None]
+        assert len({a.read_text(), b.read_text(), str(os.getpid())}) == 3
+        assert later.read_text() in (a.read_text(), b.read_text())
+        processes = [worker.process for worker in pair.workers]
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_a_killed_worker_loses_its_job_alone_and_is_replaced(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(3)]
+    jobs = [functools.partial(note_process, file) for file in files]
+    with workers(1) as one:
+        errors = one.run([jobs[0], kill_itself, jobs[1], fail, jobs[2]])
+        assert errors == [
+            None,
+            "its process ended in the middle of it (exit code -9)",
+            None,
+            "ValueError: no luck",
+            None,
+        ]
+        before, after, later = (int(file.read_text()) for file in files)
+        assert before != after == later
+        os.kill(after, signal.SIGKILL)  # while it waits for work
+        one.workers[0].process.join()
+        assert one.run([jobs[0]]) == [None]
+        assert int(files[0].read_text()) != after
+
+
+def test_each_has_its_threads_and_what_it_shows_is_shown_here(tmp_path: Path, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr(console, "_display", Record(shown))
+    with workers(1, threads=3) as one:
+        assert one.run([functools.partial(count_threads, tmp_path / "threads"), report]) == [None, None]
+    assert (tmp_path / "threads").read_text() == "3"
+    assert shown == [("begin", "work", 10), ("advance", 10, "note"), ("end",), ("say", "a line", "bold")]
+
+
+class Record:
+    """A display that keeps what it is told."""
+
+    def __init__(self, shown):
+        self.shown = shown
+
+    def say(self, text, style):
+        self.shown.append(("say", text, style))
+
+    def begin(self, label, total):
+        self.shown.append(("begin", label, total))
+        return self
+
+    def advance_to(self, done, note=""):
+        self.shown.append(("advance", done, note))
+
+    def end(self, reporter):
+        self.shown.append(("end",))
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import functools, pathlib, sys; from experiments.workers import Workers; from test_workers import stay\n"
+        "if __name__ == '__main__': Workers(1, 1).run([functools.partial(stay, pathlib.Path(sys.argv[1]))])\n"
+    )
+    script, begun = tmp_path / "parent.py", tmp_path / "begun"
+    script.write_text(code)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+    parent = subprocess.Popen([sys.executable, script, begun], env={**os.environ, "PYTHONPATH": path})
+    await_file(begun)
+    worker = int(begun.read_text())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the worker works on"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("count", "threads"), [(0, 1), (1, 0)])
+def test_numbers_below_one_are_refused(count: int, threads: int) -> None:
+    with pytest.raises(UserError, match="give at least 1"):
+        Workers(count, threads)
+
+
+def test_there_is_a_core() -> None:
+    assert 1 <= cores() <= (os.cpu_count() or 1)
