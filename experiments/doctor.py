@@ -40,7 +40,7 @@ from ldm.metrics.distribution import MINIMUM, metric_name
 from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
 from ldm.pretrained.torchvision_ops import ensure_torchvision
-from ldm.training.precision import resolve_precision
+from ldm.training.precision import cpu_bf16, resolve_precision
 
 USAGE = """usage: python -m experiments.doctor [--store DIR] [KEY=VALUE ...]
 
@@ -98,11 +98,7 @@ def examine_machine(values: Mapping[str, Any], store: Path) -> Iterator[Finding]
     yield _gpu()
     device = values["device"]
     units = "it computes in bf16" if resolve_precision("auto", device) == "bf16" else "it has no fast bf16"
-    hardware = (
-        "this GPU"
-        if device == "cuda"
-        else f"this CPU ({'with' if torch.cpu._is_amx_tile_supported() else 'without'} AMX)"
-    )
+    hardware = "this GPU" if device == "cuda" else f"this CPU ({cpu_bf16() or 'neither AMX nor AVX512-BF16'})"
     yield Finding(
         "precision",
         Verdict.WORKS,
