@@ -177,6 +177,7 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
         codes=codebook.get("codes") or 1,
         beta=codebook.get("beta", 0.25),
         legacy=codebook.get("legacy", False),
+        initialisation=architecture.get("initialisation", "reference"),
     )
 
 

@@ -63,6 +63,7 @@ OPTIONAL: Mapping[str, Any] = {
     "first_stage.codebook.legacy": False,
     "first_stage.architecture.dropout": 0.0,
     "first_stage.architecture.mid_attention": True,
+    "first_stage.architecture.initialisation": "reference",
     "first_stage.loss.discriminator.norm": "group",
     "diffusion.denoiser.dropout": 0.0,
     "diffusion.diffusion.shift": 1,
@@ -93,6 +94,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("uniform", "quadratic", "leading", "trailing"),
     "sampler.final": ("clean", "alpha0"),
+    "ae.architecture.initialisation": ("reference", "near_linear"),
     "sampler.clip": ("none", "range"),
     "samples.conditions": ("train", "heldout"),
     "conditioning.superres.scale": (2, 4, 8),
@@ -192,6 +194,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         ae["channels"] = ae["channels"] or _for_factor(table["latent_channels"], ae["f"], scale, "latent channels")
         coder = {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}
         _fill(ae["architecture"], _for_factor(coder, ae["f"], scale, "first-stage architecture"))
+        _fill(ae["architecture"], {"initialisation": table["initialisation"]})
         _fill(ae["loss"]["discriminator"], table["discriminator"])
         _fill(ae["training"], table["training"])
         if ae["regulariser"] == "vq":

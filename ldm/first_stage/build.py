@@ -7,6 +7,7 @@ from ldm.errors import UserError
 from ldm.first_stage.coder import NORM_GROUPS, Decoder, Encoder
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.identity import IdentityFirstStage
+from ldm.first_stage.initialisation import INITIALISATIONS, start_near_linear
 from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
 
@@ -56,14 +57,20 @@ def build_first_stage(
     codes: int,
     beta: float,
     legacy: bool,
+    initialisation: str = "reference",
 ) -> FirstStage:
     """A first stage with random weights; factor 1 is the identity under any regulariser.
 
     `codes`, `beta` and `legacy` matter to VQ only, nothing beyond `resolution` matters to the identity.
+    `initialisation`: see `ldm.first_stage.initialisation`.
     Raises: UserError where the values do not fit together.
     """
     if regulariser not in REGULARISERS:
         raise UserError(f"ae={regulariser} is not known: choose {', '.join(REGULARISERS)}.")
+    if initialisation not in INITIALISATIONS:
+        raise UserError(
+            f"ae.architecture.initialisation={initialisation} is not known: choose {', '.join(INITIALISATIONS)}."
+        )
     check_factor(factor, resolution)
     if factor == 1:
         return IdentityFirstStage()
@@ -90,6 +97,11 @@ def build_first_stage(
     }
     encoder = Encoder(in_channels=IMAGE_CHANNELS, double_z=regulariser == "kl", **shared)
     decoder = Decoder(out_channels=IMAGE_CHANNELS, **shared)
+    model: FirstStage
     if regulariser == "kl":
-        return KLFirstStage(encoder, decoder, channels)
-    return VQFirstStage(encoder, decoder, VectorQuantiser(codes, channels, beta, legacy))
+        model = KLFirstStage(encoder, decoder, channels)
+    else:
+        model = VQFirstStage(encoder, decoder, VectorQuantiser(codes, channels, beta, legacy))
+    if initialisation == "near_linear":
+        start_near_linear(model)
+    return model

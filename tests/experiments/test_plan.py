@@ -106,6 +106,7 @@ OTHER_VALUES = {
     "first_stage.codebook.legacy": True,
     "first_stage.architecture.dropout": 0.5,
     "first_stage.architecture.mid_attention": False,
+    "first_stage.architecture.initialisation": "near_linear",
     "first_stage.loss.discriminator.norm": "batch",
     "diffusion.denoiser.dropout": 0.5,
     "diffusion.diffusion.shift": 2,

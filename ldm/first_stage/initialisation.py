@@ -1,0 +1,45 @@
+"""How the weights of a first stage start."""
+
+import math
+from typing import Final, Literal
+
+import torch
+from torch import nn
+
+from ldm.first_stage.coder import ResidualBlock, SelfAttention
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.kl import KLFirstStage
+
+Initialisation = Literal["reference", "near_linear"]
+INITIALISATIONS: Final = ("reference", "near_linear")
+
+START_LOGVAR: Final = -6.0
+"""Log-variance at the start of "near_linear": a standard deviation of 0.05 around means of about 1."""
+
+
+@torch.no_grad()
+def start_near_linear(model: FirstStage) -> None:
+    """Weights with which encoder and decoder start as an almost linear map that keeps the size of what passes through.
+
+    Convolutions are N(0, 1 / fan_in) without bias, the last one of every residual branch is zero, and a KL model starts
+    with little noise on its latents. With torch's own weights, which the reference keeps and which are sqrt(3) smaller,
+    the latents of a small network at f = 32 differ by 0.05 between images under noise of 1, and what they do to the
+    output is a tenth of what the noise does: a short training is spent on getting the image through at all.
+
+    Source: LeCun et al. 1998, Efficient BackProp, section 4.6 (1 / fan_in); Zhang et al. 2019, arXiv 1901.09321 (zero
+    residual branches).
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, 0.0, 1 / math.sqrt(layer.weight[0].numel()))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    for block in model.modules():
+        if isinstance(block, ResidualBlock):
+            nn.init.zeros_(block.conv2.weight)
+        elif isinstance(block, SelfAttention):
+            nn.init.zeros_(block.project.weight)
+    if isinstance(model, KLFirstStage):
+        of_logvar = slice(model.channels, None)
+        nn.init.zeros_(model.to_latent.weight[of_logvar])
+        nn.init.constant_(model.to_latent.bias[of_logvar], START_LOGVAR)  # type: ignore[index]
