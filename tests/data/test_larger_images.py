@@ -46,6 +46,13 @@ def test_boxes_enclose_in_the_cut_what_they_enclosed():
     assert checked > 2 * N
 
 
+def test_areas_are_shares_of_the_whole():
+    wide = scenes(size=(64, 96))
+    for index in range(3):
+        item = wide.item(index)
+        assert sum(box.area for box in item.boxes) == pytest.approx((item.semantic > 0).mean())
+
+
 def test_the_size_of_a_square_gives_the_square():
     squares, same = scenes(), scenes(size=(32, 32))
     one, other = squares.item(3), same.item(3)
