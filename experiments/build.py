@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import json
+import math
 import os
 import shlex
 import sys
@@ -16,7 +17,15 @@ import torch
 from torch import nn
 
 from experiments.console import reporting, say
-from experiments.plan import CONDITIONS, DataFacts, Vocabulary, annotations_read, row_family, vocabulary_of
+from experiments.plan import (
+    CONDITIONS,
+    DataFacts,
+    Vocabulary,
+    annotations_read,
+    larger_maps,
+    row_family,
+    vocabulary_of,
+)
 from experiments.store import Store
 from ldm.conditioning import (
     ClassConditioning,
@@ -32,7 +41,7 @@ from ldm.conditioning import (
 )
 from ldm.data import fields as data_fields
 from ldm.data.cache import build_cache
-from ldm.data.contract import ImageCache, ImageSource, Split
+from ldm.data.contract import ImageCache, ImageSource, Split, UnusableImage
 from ldm.data.degradation import Degradation
 from ldm.data.fields import FieldMaker, Fields
 from ldm.data.sources import open_splits
@@ -71,6 +80,10 @@ if TYPE_CHECKING:
     from experiments.runner import Job
 
 SAMPLERS = ("ddim", "ddpm", "plms", "dpmpp", "heun", "euler", "unipc")
+
+LOOKED_AT = 8
+"""Images that are decoded before anything runs, to see whether they are large enough for larger samples."""
+
 PERCEPTUAL_LOSSES = ("efficientnet_lite0", "efficientnet_lite2", "lpips_vgg", "lpips_alex", "none")
 
 
@@ -104,13 +117,16 @@ def resolve_precision(policy: str, device: str) -> str:
         raise UserError(str(error)) from error
 
 
-def splits(data: Mapping[str, Any], store: Store) -> dict[Split, ImageSource]:
-    """Training and held-out images, not yet decoded. Raises UserError where they cannot be had."""
+def splits(data: Mapping[str, Any], store: Store, size: tuple[int, int] | None = None) -> dict[Split, ImageSource]:
+    """Training and held-out images, not yet decoded, at another (height, width) where `size` is given.
+
+    Raises: UserError where they cannot be had.
+    """
     settings = {key: value for key, value in data.items() if value is not None}
     for key in ("path", "captions", "boxes", "semantic"):
         if key in settings:
             settings[key] = Path(settings[key]).expanduser()
-    return open_splits(**settings, memo=store.root / "data" / "checksums.json")
+    return open_splits(**settings, size=size, memo=store.root / "data" / "checksums.json")
 
 
 def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
@@ -133,14 +149,43 @@ def _data_facts(data: str, root: Path) -> DataFacts:
     )
 
 
+def check_larger_images(config: Mapping[str, Any], store: Store) -> None:
+    """Raises UserError where the images cannot give the maps of larger samples, as a few of them show."""
+    size = larger_maps(config)
+    if size is None:
+        return
+    source = splits(config["data"], store, size)[config["samples"]["conditions"]]
+    unusable = []
+    tried = range(0, len(source), math.ceil(len(source) / LOOKED_AT))
+    for index in tried:
+        try:
+            source.item(index)
+        except UnusableImage as error:
+            unusable.append(error)
+    if len(unusable) > source.max_skipped_fraction * len(tried):
+        raise UserError(
+            f"samples of {size[1]}x{size[0]} px need conditions of that size, and of {len(tried)} images looked at "
+            f"{len(unusable)} cannot give them ({unusable[0]}); use smaller samples.height and samples.width"
+        )
+
+
 def vocabulary(images: ImageCache, config: Mapping[str, Any]) -> Vocabulary:
     """How many classes of each kind an image set has, of what a full config's conditions read."""
     return vocabulary_of(len(images.classes), images.annotations, annotations_read(config))
 
 
-def images(config: Mapping[str, Any], split: Split, store: Store, annotations: Iterable[str] = ()) -> ImageCache:
-    """The decoded images of one split with these annotations, from the store's cache; what it lacks is made first."""
-    found = splits(config["data"], store)[split]
+def images(
+    config: Mapping[str, Any],
+    split: Split,
+    store: Store,
+    annotations: Iterable[str] = (),
+    size: tuple[int, int] | None = None,
+) -> ImageCache:
+    """The decoded images of one split with these annotations, from the store's cache; what it lacks is made first.
+
+    With `size` (height, width) they are the images of that size, see `ldm.data.larger`.
+    """
+    found = splits(config["data"], store, size)[split]
     folder = store.root / "data" / f"{split}-{found.fingerprint[:16]}"
     with store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
         fresh = not (folder / "meta.json").exists()
@@ -153,7 +198,7 @@ def images(config: Mapping[str, Any], split: Split, store: Store, annotations: I
                 annotations,
             )
     if fresh:
-        say(f"data           {len(cache):,} {split} images of {cache.resolution} px decoded")
+        say(f"data           {len(cache):,} {split} images of {found.size[1]}x{found.size[0]} px decoded")
         for name, reason in cache.skipped[:10]:
             say(f"  skipped {name}: {reason}", style="yellow")
     return cache

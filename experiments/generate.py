@@ -101,13 +101,15 @@ def generator_of(job: Job, weights: Path, precision: str) -> Generator:
     return Generator(model, conditions, first_stage, scale, shape, (low, high), job.device)
 
 
-def asked_conditions(job: Job, n: int, seed: int) -> AskedConditions:
+def asked_conditions(job: Job, n: int, seed: int, size: tuple[int, int] | None = None) -> AskedConditions:
     """The conditions of n samples: of training images drawn by (seed, i), so as frequent as in training, or of held-out
     images, each as often as any other, in an order drawn by the seed.
+
+    With `size` (height, width) they are those of images of that size.
     """
     full = job.plan.config
     split: Split = full["samples"]["conditions"]
-    images = build.images(full, split, job.store, annotations_read(full))
+    images = build.images(full, split, job.store, annotations_read(full), size)
     if split == "train":
         indices = [int(torch.randint(len(images), (), generator=generator(seed, "condition", i))) for i in range(n)]
     else:

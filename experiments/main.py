@@ -117,6 +117,7 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     plan = make_plan(settings, facts)
     build.check_networks(plan.config, facts.vocabulary(plan.config))
     if not store.is_complete("evaluation", plan.stages["evaluation"].identity):
+        build.check_larger_images(plan.config, store)
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
         metrics = plan.config["metrics"]
         build.check_weights(metrics["extractor"], metrics["weights"], loss["perceptual"], loss["perceptual_path"])

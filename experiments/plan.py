@@ -45,6 +45,8 @@ UNTIL: Mapping[str, tuple[str, ...]] = {
 """The stages that `until=` asks for; what they need comes with them."""
 
 CONDITIONS = ("class", "text", "layout", "semantic", "superres", "inpaint")
+MAPS = ("semantic", "superres", "inpaint")
+"""The conditions that are images themselves."""
 """What a diffusion model can be told; the keys of the group `conditioning` that name conditions."""
 
 GIVES_TOKENS = ("class", "text", "layout")
@@ -214,6 +216,15 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     _settle_sample_size(config)
     notes += _settle_tiles(config)
     return config, tuple(notes)
+
+
+def larger_maps(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The size at which images are asked for the conditions of samples; None: at the training size.
+
+    Conditions that are maps must be made at the samples' own size; tokens say the same of any.
+    """
+    is_larger = config["samples"]["height"] is not None
+    return sample_size(config) if is_larger and set(MAPS) & set(conditions_of(config)) else None
 
 
 def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -542,7 +553,8 @@ def _settle_sample_size(config: dict[str, Any]) -> None:
     """Both sides of the samples, or neither where they are the training images': these are no other samples."""
     samples, resolution, f = config["samples"], config["data"]["resolution"], config["ae"]["f"]
     halvings = len(config["denoiser"]["channel_mult"]) - 1
-    unit = f * 2**halvings
+    low = config["conditioning"].get("superres", {}).get("scale", 1)  # the low-resolution image has whole pixels
+    unit = math.lcm(f * 2**halvings, low)
     for name in ("height", "width"):
         side = samples[name] = resolution if samples[name] is None else samples[name]
         if not isinstance(side, int) or side < resolution or side % unit:

@@ -19,7 +19,7 @@ from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import extractor_of, windows
 from experiments.pictures import save_grid
-from experiments.plan import sample_size
+from experiments.plan import larger_maps, sample_size
 from experiments.runner import Job, Outcome, label
 from ldm.errors import UserError
 from ldm.first_stage.tiled import Tiling, tiling_difference
@@ -38,7 +38,7 @@ def run(job: Job) -> Outcome:
         raise UserError(f"samples.keep={config['keep']} is none of {', '.join(KEEP)}")
     meter = Meter(job.device)
     n, batch_size, settings = config["n_samples"], full["samples"]["batch"], config["sampler"]
-    asked = asked_conditions(job, n, settings["seed"])
+    asked = asked_conditions(job, n, settings["seed"], larger_maps(full))
     extractor = extractor_of(job, config["extractor"])
     source = _at_sample_size(
         generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full

@@ -8,7 +8,7 @@ import torch
 from tiny_plans import FACTS, changed, identities, plan_of, reversed_keys, settings_of
 
 from experiments import build
-from experiments.plan import OPTIONAL, PARENTS, DataFacts, Vocabulary, make_plan
+from experiments.plan import OPTIONAL, PARENTS, DataFacts, Vocabulary, larger_maps, make_plan
 from ldm.errors import UserError
 from ldm.records import STAGES
 from ldm.training.flops import count_flops
@@ -102,6 +102,7 @@ def test_the_device_is_in_no_identity_and_the_precision_is():
     assert changed(plan_of(), make_plan(in_bf16, FACTS)) == set(STAGES) - {"reference"}
 
 
+SUPERRES_8 = ("conditioning=superres", "conditioning.superres.scale=8")
 OTHER_VALUES = {
     "first_stage.codebook.legacy": True,
     "first_stage.architecture.dropout": 0.5,
@@ -168,6 +169,15 @@ def test_size_and_tiles_of_samples_train_nothing_anew():
     assert not changed(one_side, both_sides)
     assert wide.config["samples"]["overlap"] == 2
     assert not changed(wide, plan_of("ae.f=4", "samples.width=64", "samples.tile=8", "samples.overlap=2"))
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "expected"),
+    [("class", None), ("none", None), ("superres", (32, 64)), ("[class,inpaint]", (32, 64))],
+)
+def test_only_maps_are_asked_for_at_the_size_of_the_samples(conditioning, expected):
+    assert larger_maps(plan_of(f"conditioning={conditioning}", "samples.width=64", "ae.f=4").config) == expected
+    assert larger_maps(plan_of(f"conditioning={conditioning}", "ae.f=4").config) is None
 
 
 def test_the_scale_of_latents_is_an_axis():
@@ -281,6 +291,11 @@ def test_what_a_stage_needs_stands_before_it():
         (["samples.height=16"], ["samples.height=16", "at least the 32 px", "samples.height=32"]),
         (["samples.width=64.5"], ["samples.width=64.5", "samples.width=72"]),
         (["samples.width=wide"], ["samples.width=wide", "samples.width=32"]),
+        (["denoiser.channel_mult=[2]", "ae.f=4", "samples.width=34"], ["multiple of 4"]),
+        (
+            [*("denoiser.channel_mult=[2]", "ae.f=4", "samples.width=36"), *SUPERRES_8],
+            ["samples.width=36", "multiple of 8"],
+        ),
         (["samples.tile=0"], ["samples.tile=0", "null"]),
         (["samples.tile=4", "samples.overlap=3"], ["samples.overlap=3", "0 to 2", "samples.tile=4"]),
         (["sampler.nfe=20", "sampler.steps=10"], ["sampler.steps=10", "sampler.nfe=20", "one of them"]),

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from program import records, rows, run
+
+from ldm.data.masks import draw_mask
+from ldm.data.sources import open_splits
+from ldm.randomness import generator, numpy_generator
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,26 @@ def test_larger_samples_pay_for_samples_only_and_are_measured_in_windows(swept: 
     assert "kd_efficientnet_lite2" in {item["metric"] for item in record["left_out"]}
     [protocol] = record["protocols"].values()
     assert (protocol["kind"], protocol["resolution"]) == ("windows", 32)
+
+
+def test_maps_of_larger_samples_are_made_at_their_size(swept: Path) -> None:
+    """Label map, low-resolution image and mask in one run; the known pixels are those of scenes side by side."""
+    asked = ("conditioning=[semantic,superres,inpaint]", "samples.paste_known=true", "samples.keep=images")
+    before = records(swept)
+    done = run(swept, "ae=kl", "ae.f=4", "until=samples", "samples.height=40", "samples.width=64", *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [folder] = [swept / stage / identity for stage, identity in records(swept) - before if stage == "samples"]
+    images = np.load(folder / "images.npy")
+    assert images.shape == (32, 3, 40, 64)
+    scenes = open_splits("emoji", 32, size=(40, 64), n_train=64, n_heldout=40)["heldout"]
+    order = torch.randperm(40, generator=generator(0, "condition")).tolist()
+    changed = []
+    for i in range(5):
+        known = draw_mask(numpy_generator(0, "fields", i), 40, 64) == 0
+        original = scenes.item(order[i]).image.transpose(2, 0, 1)
+        np.testing.assert_array_equal(images[i][:, known], original[:, known])
+        changed.append((images[i][:, ~known] != original[:, ~known]).mean())
+    assert min(changed) > 0.5
 
 
 def test_rates_and_distortions_stand_under_their_names(swept: Path) -> None:

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 from tiny_plans import settings_of
 
-from experiments.generate import Generator, generate
+from experiments.generate import AskedConditions, Generator, generate
 from experiments.measure import window_protocol, windows
 from experiments.pictures import save_grid, to_uint8
 from experiments.stages.samples import _columns
 from ldm.conditioning.contract import Unconditional
+from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, make_schedule
+from ldm.diffusion.guidance import Guidance
 from ldm.first_stage import IdentityFirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.tiled import Tiling
@@ -23,6 +25,9 @@ from ldm.records import Protocol
 from ldm.samplers import DDIM
 
 PROTOCOL = Protocol("generation", 8, "heldout", "hash", 8, 32, "rule", "judge", 112, "w", "float32", "even", 0)
+
+
+NOTHING_ASKED = AskedConditions(Fields(None, {}), range(7), 0)
 
 
 class Echo(torch.nn.Module):
@@ -44,7 +49,7 @@ def generator_of_noise(shape, tiling=None) -> Generator:
 def test_a_sample_is_drawn_from_noise_of_its_own_shape(tiling):
     source = generator_of_noise((3, 12, 20), tiling)
     settings = {**settings_of("sampler.steps=1", "sampler.seed=7")["sampler"]}
-    batches = list(generate(source, DDIM(source.model.schedule), settings, 1.0, {}, range(2, 7), 2))
+    batches = list(generate(source, DDIM(source.model.schedule), settings, Guidance(), NOTHING_ASKED, range(2, 7), 2))
     images = torch.cat([batch.images for batch in batches])
     expected = SampleNoise(7, range(2, 7))((3, 12, 20))
     assert torch.equal(images, to_uint8(0.5 * expected))
