@@ -323,7 +323,7 @@ def _part(
             tokeniser = _tokeniser(settings, device)
             return TextConditioning(tokeniser.vocabulary, tokeniser.null, settings["dim"], settings["depth"])
         case "layout":
-            sizes = (settings["boxes"], settings["vocabulary"], settings["dim"], settings["depth"])
+            sizes = (settings["boxes"], settings["grid"], settings["dim"], settings["depth"])
             return LayoutConditioning(known.box_classes, *sizes)
         case "semantic":
             return SemanticConditioning(known.semantic_classes, settings["channels"], ae["f"])

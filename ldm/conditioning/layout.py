@@ -1,6 +1,5 @@
 """Layout to image: bounding boxes with classes as a token sequence, read by a transformer."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -18,31 +17,25 @@ class LayoutConditioning(Conditioning):
     """Each box as three tokens (class, top left, bottom right corner on a grid), read by a transformer trained along.
 
     The vocabulary holds a token for "the whole picture", which stands first in every sequence, one for each class, and
-    as fine a square grid of places as the rest allows. Boxes that pad a sequence (class -1) are masked, in the
-    transformer as in cross-attention; with all of them masked the leading token is the null condition.
+    one for each place of a square grid with `grid` places a side. Boxes that pad a sequence (class -1) are masked, in
+    the transformer as in cross-attention; with all of them masked the leading token is the null condition.
 
     Shapes: field "boxes" (N, `boxes`, 5): class, x0, y0, x1, y1 in fractions of the sides; context
     (N, 1 + 3 boxes, width).
     Source: Rombach et al. 2022, appendix E.2.1; three tokens a box as in the code of Esser et al. 2021.
-    Raises: UserError for a vocabulary that leaves fewer than 4 x 4 places.
     """
 
     fields = ("boxes",)
     concat_channels = 0
 
-    def __init__(self, classes: int, boxes: int, vocabulary: int, width: int, depth: int) -> None:
+    def __init__(self, classes: int, boxes: int, grid: int, width: int, depth: int) -> None:
         super().__init__()
         self.classes = classes
         self.boxes = boxes
-        self.grid = math.isqrt(max(0, vocabulary - 1 - classes))
-        if self.grid < 4:
-            raise UserError(
-                f"conditioning.layout.vocabulary={vocabulary} leaves no room for places beside {classes} classes; give "
-                f"it at least {17 + classes}"
-            )
+        self.grid = grid
         self.tokens = 1 + PER_BOX * boxes
         self.context_dim = width
-        self.transformer = TokenTransformer(vocabulary, self.tokens, width, depth)
+        self.transformer = TokenTransformer(1 + classes + grid**2, self.tokens, width, depth)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
         """Raises: UserError where the boxes are missing, of another shape, or of unknown classes."""

@@ -72,7 +72,7 @@ def test_inpainting_tells_what_is_known_and_where():
 def test_a_combination_is_its_parts_side_by_side():
     parts = {
         "class": ClassConditioning(classes=5, dim=7),
-        "layout": LayoutConditioning(classes=2, boxes=1, vocabulary=30, width=7, depth=1),
+        "layout": LayoutConditioning(classes=2, boxes=1, grid=5, width=7, depth=1),
         "semantic": SemanticConditioning(classes=3, channels=2, factor=1),
         "superres": SuperResolutionConditioning(scale=2, factor=1),
     }
@@ -102,7 +102,7 @@ def test_a_combination_is_its_parts_side_by_side():
 
 
 def test_parts_of_different_widths_cannot_be_combined():
-    parts = {"class": ClassConditioning(2, 8), "layout": LayoutConditioning(2, 1, 30, 16, 1)}
+    parts = {"class": ClassConditioning(2, 8), "layout": LayoutConditioning(2, 1, 5, 16, 1)}
     with pytest.raises(UserError, match=r"one width, not conditioning.class.dim=8, conditioning.layout.dim=16"):
         CombinedConditioning(parts)
     assert CombinedConditioning({"none": Unconditional()}).context_dim is None
