@@ -31,6 +31,8 @@ SAMPLE_AXES = (
     "sampler_seed",
 )
 ALL_AXES = REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES + SAMPLE_AXES
+SOMETIMES_INACTIVE = ("eta", "variance", "guidance_interval", "guidance_rescale")
+"""Axes that are empty where the sampler does not read them, or there is no guidance; that is no choice of its own."""
 
 AXES_OF: Mapping[str, tuple[str, ...]] = {
     "reference": REFERENCE_AXES,
@@ -402,7 +404,13 @@ class CellLabels:
         if "steps" in axes:
             parts.append(f"{cell.axes.get('steps')} steps")
         others = [a for a in axes if a in self.varying and a not in {"f", "regulariser", "steps"}]
+        others = [a for a in others if cell.axes.get(a) is not None]
         return ", ".join(parts + [f"{axis}={cell.axes.get(axis)}" for axis in others])
+
+
+def choices(values: "pd.Series[Any]") -> int:
+    """How many different choices of the axis that the values are of there are."""
+    return int(values.replace("", None).nunique(dropna=values.name in SOMETIMES_INACTIVE))
 
 
 def family_name(regulariser: str) -> str:

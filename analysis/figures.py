@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.collect import ALL_AXES, Codec, Study, family_name
+from analysis.collect import ALL_AXES, Codec, Study, choices, family_name
 from analysis.style import PointLabel
 from ldm.errors import UserError
 
@@ -578,8 +578,8 @@ def _variants(rows: pd.DataFrame, lines: Sequence[str] = ()) -> pd.Series:
     With `lines` f is named instead of these.
     """
     axes = [a for a in ALL_AXES if a not in {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed", *lines}]
-    by_point = rows.replace("", None).groupby(["regulariser", "f"], dropna=False)
-    swept = [axis for axis in axes if by_point[axis].nunique().max() > 1]
+    by_point = rows.groupby(["regulariser", "f"], dropna=False)
+    swept = [axis for axis in axes if by_point[axis].agg(choices).max() > 1]
     if rows["protocol"].nunique() > 1:
         swept.append("protocol")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.collect import Study, family_name
+from analysis.collect import Study, choices, family_name
 from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
 from ldm.records import LeftOut
 
@@ -64,7 +64,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         study, [m for m in dict.fromkeys(rows["metric"]) if pd.Series([m]).str.match(GENERATION)[0]]
     )
     axes = ["steps", *(["nfe"] if (rows["nfe"] != rows["steps"]).any() else [])]
-    axes += [axis for axis in OPTIONAL_AXES if rows[axis].replace("", None).nunique() > 1]
+    axes += [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1]
     first_stages = study.frame[study.frame["stage"] == "reconstruction"]
     quality = [m for m in dict.fromkeys(first_stages["metric"]) if m.startswith(("rfd", "rfid"))]
     header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]

@@ -10,7 +10,7 @@ import copy
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -318,8 +318,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "sampler": config["sampler"]["name"],
         **{key: config["sampler"].get(key) for key in ("steps", "eta", "variance", "spacing", "final", "clip")},
         "guidance_scale": config["guidance"]["scale"],
-        "guidance_interval": _interval_name(config["guidance"]["interval"]),
-        "guidance_rescale": config["guidance"]["rescale"],
+        **_guidance_axes(config["guidance"]),
         "latent_scale": config["latents"]["scale"],
         "height": sample_size(config)[0],
         "width": sample_size(config)[1],
@@ -517,8 +516,12 @@ def _resolve_guidance(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"scale": scale, "interval": interval, "rescale": float(rescale)}
 
 
-def _interval_name(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:g} to {interval[1]:g}"
+def _guidance_axes(guidance: Mapping[str, Any]) -> dict[str, Any]:
+    """How guidance acts, for tables; nothing where there is none."""
+    if guidance["scale"] == 1:
+        return {"guidance_interval": None, "guidance_rescale": None}
+    low, high = guidance["interval"] or (0, 1)
+    return {"guidance_interval": f"{low:g} to {high:g}", "guidance_rescale": guidance["rescale"]}
 
 
 def _resolve_sampler(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,12 @@ def test_other_swept_axes_get_panels_of_their_own(tmp_path):
     assert titles == ["KL, guidance scale 1", "KL, guidance scale 3"]
 
 
+def test_settings_that_a_sampler_does_not_read_part_no_panels(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), samplers=("ddim", "ddpm", "heun")))
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](read_study(tmp_path)).axes]
+    assert titles == ["KL, sampler ddim", "KL, sampler ddpm", "KL, sampler heun"]
+
+
 def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_path, study):
     assert "quality_vs_nfe" not in figures_of(study)
     samplers = ("ddim", "ddpm", "heun")

@@ -207,7 +207,11 @@ def test_how_guidance_acts_is_inactive_where_there_is_none(setting):
 
 
 def test_guidance_over_all_noise_levels_is_guidance_everywhere():
-    assert not changed(plan_of("guidance.scale=2"), plan_of("guidance.scale=2", "guidance.interval=[0,1]"))
+    everywhere = plan_of("guidance.scale=2")
+    assert not changed(everywhere, plan_of("guidance.scale=2", "guidance.interval=[0,1]"))
+    assert everywhere.axes["guidance_interval"] == "0 to 1"
+    assert plan_of("guidance.scale=2", "guidance.interval=[0.2,1]").axes["guidance_interval"] == "0.2 to 1"
+    assert plan_of("guidance.interval=[0.2,1]").axes["guidance_interval"] is None
 
 
 @pytest.mark.parametrize(
