@@ -41,6 +41,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
     "latents": REFERENCE_AXES + FIRST_STAGE_AXES,
     "diffusion": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
     "progress": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
+    "probe": ("data", "resolution", "scale"),
     "samples": ALL_AXES,
     "evaluation": ALL_AXES,
 }
@@ -49,7 +50,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
 PARENTS_OF: Mapping[str, tuple[str, ...]] = {
     "reconstruction": ("reference", "first_stage", "reconstruction"),
     "progress": ("reference", "first_stage", "latents", "diffusion", "progress"),
-    "evaluation": ("reference", "first_stage", "latents", "diffusion", "samples", "evaluation"),
+    "evaluation": ("reference", "first_stage", "latents", "diffusion", "probe", "samples", "evaluation"),
 }
 """The stages that write rows about a candidate, each with all that must be finished before it."""
 
@@ -399,7 +400,7 @@ class CellLabels:
         """The name of what `stage` measures of a cell, e.g. "KL f=8, 10 steps" for its samples."""
         axes = AXES_OF[stage]
         if "f" not in axes:
-            return "reference"
+            return stage
         parts = [family_name(str(cell.axes.get("regulariser"))) + f" f={cell.axes.get('f')}"]
         if "steps" in axes:
             parts.append(f"{cell.axes.get('steps')} steps")

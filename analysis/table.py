@@ -37,6 +37,14 @@ OPTIONAL_AXES = (
     "ae_seed",
     "sampler_seed",
 )
+TASK = r"(class|layout|semantic|text|clip|superres|inpaint)_"
+FLOORS = {
+    "shuffled": "conditions of other samples",
+    "bicubic": "input enlarged bicubically",
+    "mean_fill": "holes in the mean colour",
+}
+"""What stands before the name of a task score that needs no model, or no understanding."""
+
 RECONSTRUCTION = r"(rfd_|rfid$|psnr$|psnr_sample$|ssim$|rmse255$|rmse255_sample$|lpips|rate_)"
 
 
@@ -46,6 +54,7 @@ def markdown(study: Study) -> str:
     sections = {
         "Cells": _cells(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
+        "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
         "Floors: the same distances for real images": _floors(study, marks),
         "Missing": _missing(study),
         "Protocols": _protocols(study, marks),
@@ -121,8 +130,35 @@ def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
     return _table(["f", "regulariser", "channels", *names], lines)
 
 
+def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
+    """One line a cell and score, beside it what real images reach and what chance or no model reaches."""
+    samples = study.frame[study.frame["stage"] == "evaluation"]
+    scores = samples[samples["metric"].str.match(TASK)]
+    real = study.frame[study.frame["stage"].isin(["probe", "evaluation"])]
+    axes = ["steps", *(axis for axis in OPTIONAL_AXES if scores[axis].nunique(dropna=False) > 1)]
+    lines = []
+    for row in scores.to_dict("records"):
+        own = samples[samples["identity"] == row["identity"]]
+        # A sweep may hold several data sets, each with probes of its own.
+        same = real[(real["data"] == row["data"]) & (real["resolution"] == row["resolution"])]
+        ceiling = same[(same["stage"] == "probe") | (same["identity"] == row["identity"])]
+        floors = [
+            f"{_interval(found, marks)} ({what})"
+            for kind, what in FLOORS.items()
+            for found in own[own["metric"] == f"{kind}_{row['metric']}"].to_dict("records")
+        ]
+        line = [_number(row["f"]), family_name(row["regulariser"]), *(_number(row[axis]) for axis in axes)]
+        line += [f"`{row['metric']}`", _interval(row, marks), _number(row["n"])]
+        line += [_measured(ceiling, f"real_{row['metric']}", marks)]
+        line += ["; ".join(floors) or "–"]
+        lines.append(line)
+    header = ["f", "regulariser", *(axis.replace("_", " ") for axis in axes), "score", "samples", "n"]
+    return _table([*header, "held-out images", "floor"], lines) if lines else ""
+
+
 def _floors(study: Study, marks: Mapping[str, str]) -> str:
-    rows = study.frame[study.frame["metric"].str.match(r"(real|decoded)_")]
+    distances = study.frame[study.frame["stage"].isin(["reference", "reconstruction"])]
+    rows = distances[distances["metric"].str.match(r"(real|decoded)_")]
     lines = []
     for row in rows.to_dict("records"):
         kind, _, metric = row["metric"].partition("_")

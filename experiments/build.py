@@ -56,9 +56,12 @@ from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
 from ldm.first_stage.tiled import Tiling
+from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.features import EXTRACTORS, Extractor, inception_file, load_extractor
+from ldm.metrics.reconstruction import FeatureDistance, PerceptualDistance
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
+from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
 from ldm.samplers import (
     DDIM,
@@ -484,6 +487,46 @@ def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
 def _extractor(name: str, weights: str | None, precision: str, device: str) -> Extractor:
     dtype = precision_rule.autocast_dtype(precision) or torch.float32
     return load_extractor(name, Path(weights) if weights else None, device, dtype)
+
+
+def probe(kind: str, settings: Mapping[str, Any], images: ImageCache, seed: int, device: str) -> Probe:
+    """The probe of a kind with its initial weights, a function of the seed.
+
+    Raises: UserError where these images cannot train it.
+    """
+    options = {key: settings[key] for key in ("most",) if key in settings}
+    found = build_probe(kind, settings["side"], settings["width"], images, seed, options)
+    found.network.to(device)
+    return found
+
+
+def trained_probe(job: Job, kind: str) -> Probe:
+    """A trained probe of a job's plan, ready for use."""
+    full, config = job.plan.config, job.parent_record("probe").config
+    trained_on = images(full, "train", job.store, annotations_read(full))
+    found = probe(kind, config["probes"][kind], trained_on, config["seed"], job.device)
+    weights = load_weights(job.parent_folder("probe") / "weights.safetensors")
+    mine = {name.removeprefix(f"{kind}."): value for name, value in weights.items() if name.startswith(f"{kind}.")}
+    found.network.load_state_dict(mine)
+    return found
+
+
+def perceptual_distances(lpips_path: str | None) -> list[PerceptualDistance]:
+    """What compares outputs with the images behind their conditions: feature distance, and LPIPS where given."""
+    found: list[PerceptualDistance] = [FeatureDistance(efficientnet_lite.load("lite2"))]
+    if lpips_path is not None:
+        from ldm.pretrained import lpips
+
+        found.append(lpips.load("alex", Path(lpips_path).expanduser()))
+    return found
+
+
+@functools.lru_cache
+def check_task_weights(clip: str | None, lpips_path: str | None) -> None:
+    """Raises UserError where the weights of these judges cannot be had."""
+    if clip is not None:
+        load_clip_score(Path(clip).expanduser(), "cpu")
+    perceptual_distances(lpips_path)
 
 
 @functools.lru_cache

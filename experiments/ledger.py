@@ -132,7 +132,7 @@ def retry(store: Store, found: Sequence[Entry], launch: Launch) -> None:
     stopped_at: set[tuple[str, str]] = set()
     for entry in found:
         for target in _leaves(entry.cell):
-            lineage = [(name, entry.cell.stages[name]) for name in _ancestry(target)]
+            lineage = [(name, entry.cell.stages[name]) for name in _ancestry(target) if name in entry.cell.stages]
             if store.is_complete(target, entry.cell.stages[target]) or stopped_at.intersection(lineage):
                 continue
             kept = without(entry.cell.overrides, "store")

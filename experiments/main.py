@@ -18,7 +18,6 @@ from experiments.store import Store, now
 from experiments.sweep import Launch, Point, as_sweep, distinct, run_waves, say_lost
 from experiments.tracking import Tracker
 from ldm.errors import UserError, nearest
-from ldm.records import STAGES
 
 
 class CellsFailedError(Exception):
@@ -121,6 +120,8 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
         metrics = plan.config["metrics"]
         build.check_weights(metrics["extractor"], metrics["weights"], loss["perceptual"], loss["perceptual_path"])
+        judges = plan.stages["samples"].config
+        build.check_task_weights(judges.get("clip_model"), judges.get("lpips_weights"))
     return plan
 
 
@@ -165,7 +166,7 @@ def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
 def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str) -> None:
     tracker = _tracker(values, store, name)
     for plan in plans:
-        found = {stage: store.record(stage, plan.stages[stage].identity) for stage in STAGES}
+        found = {name: store.record(name, stage.identity) for name, stage in plan.stages.items()}
         records = {stage: record for stage, record in found.items() if record}
         if "evaluation" in records:
             tracker.cell_run(plan, records)
@@ -182,7 +183,7 @@ def _say_notes(plans: Sequence[Plan]) -> None:
 
 
 def _say_work(points: Sequence[Point], cells: Sequence[Point], targets: Sequence[str], store: Store) -> None:
-    counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in STAGES}
+    counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
     trained = {c.plan.stages["first_stage"].identity for c in cells if c.plan.axes["f"] > 1}
     to_do = {
         s.identity

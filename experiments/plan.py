@@ -19,6 +19,7 @@ from ldm.data.contract import Annotation
 from ldm.data.degradation import DEGRADATIONS
 from ldm.data.masks import MASK_KINDS
 from ldm.errors import UserError, nearest
+from ldm.probes import PROBES
 from ldm.records import STAGES, content_hash
 
 CODE_VERSIONS: Mapping[str, int] = dict.fromkeys(STAGES, 1)
@@ -31,9 +32,11 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
     "latents": ("first_stage",),
     "diffusion": ("latents",),
     "progress": ("diffusion", "reference"),
-    "samples": ("diffusion",),
+    "probe": (),
+    "samples": ("diffusion", "probe"),
     "evaluation": ("samples", "reference"),
 }
+"""What each stage needs; a plan holds `probe` only where its samples have a condition that a probe can be asked for."""
 
 UNTIL: Mapping[str, tuple[str, ...]] = {
     "first_stage": ("reconstruction",),
@@ -107,7 +110,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 SAMPLER_OPTIONS: Mapping[str, str] = {"eta": "ddim", "variance": "ddpm"}
 """Settings of the sampler group that only this one reads; under the others they are inactive."""
 
-WEIGHT_FILES = ("weights", "perceptual_path", "encoder")
+WEIGHT_FILES = ("weights", "perceptual_path", "encoder", "clip_model", "lpips_weights")
 """Keys whose values are paths of weights, of a file or of a folder."""
 
 
@@ -163,7 +166,7 @@ class Plan:
         for name in reversed(STAGES):
             if name in wanted:
                 wanted.update(PARENTS[name])
-        return [self.stages[name] for name in STAGES if name in wanted]
+        return [stage for name, stage in self.stages.items() if name in wanted]
 
 
 def make_plan(config: Mapping[str, Any], facts: DataFacts) -> Plan:
@@ -241,6 +244,12 @@ def conditions_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 def annotations_read(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The kinds of annotations that a config's conditions read."""
     return tuple(ANNOTATION_OF[kind] for kind in conditions_of(config) if kind in ANNOTATION_OF)
+
+
+def probed(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The conditions of a resolved config that probes ask its samples for; none of larger samples."""
+    is_larger = config["samples"]["height"] is not None
+    return () if is_larger else tuple(kind for kind in conditions_of(config) if kind in PROBES)
 
 
 def vocabulary_of(classes: int, known: Mapping[str, Annotation], read: Iterable[str]) -> Vocabulary:
@@ -340,6 +349,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         "precision": "fp32",
     }
     asked = _conditions(config, facts)
+    annotations = _annotations(config, facts.annotations)
     configs: dict[str, dict[str, Any]] = {
         "reference": {
             "extractor": extractor,
@@ -353,7 +363,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         "reconstruction": {"n_samples": metrics["n_samples"], "seed": metrics["seed"]},
         "latents": {"data": facts.train_fingerprint, "scale": config["latents"]["scale"]},
         "diffusion": {
-            **_annotations(config, facts.annotations),
+            **annotations,
             "seed": config["seed"],
             "precision": precision,
             "conditioning": config["conditioning"],
@@ -370,12 +380,20 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "precision": precision,
             "seed": metrics["seed"],
         },
+        "probe": {
+            "data": facts.train_fingerprint,
+            **annotations,
+            "heldout": {"data": facts.heldout_fingerprint, **_annotations(config, facts.heldout_annotations)},
+            "probes": {kind: _probe_settings(config, kind) for kind in probed(config)},
+            "seed": 0,  # not that of the evaluation, with which all samples would be made anew
+        },
         "samples": {
             "sampler": config["sampler"],
             "guidance": config["guidance"],
             "n_samples": metrics["n_samples"],
             **{key: value for key, value in config["samples"].items() if key not in ("batch", "conditions")},
             **asked,
+            **_task_judges(config),
             "extractor": extractor,
             "precision": precision,
         },
@@ -390,7 +408,9 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         }
     stages: dict[str, Stage] = {}
     for name in STAGES:
-        parents = {parent: stages[parent].identity for parent in PARENTS[name]}
+        if name == "probe" and not probed(config):
+            continue
+        parents = {parent: stages[parent].identity for parent in PARENTS[name] if parent in stages}
         hashed = {
             "stage": name,
             "code": CODE_VERSIONS[name],
@@ -399,6 +419,24 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         }
         stages[name] = Stage(name, content_hash(hashed), configs[name], parents)
     return stages
+
+
+def _probe_settings(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Sizes and training of a probe; that of layouts asks about no more boxes than the model is told of."""
+    tables, scale = config["scale"]["probe"], config["scale"]["name"]
+    if kind not in tables:
+        raise UserError(f"scale={scale} has no probe for conditioning={kind}; it has them for {', '.join(tables)}")
+    return {**tables[kind], **({"most": config["conditioning"]["layout"]["boxes"]} if kind == "layout" else {})}
+
+
+def _task_judges(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The networks beside probes that judge samples by their conditions, where they were given."""
+    metrics, kinds = config["metrics"], conditions_of(config)
+    judges = {
+        "clip_model": metrics["clip"] if "text" in kinds else None,
+        "lpips_weights": metrics["lpips"] if {"superres", "inpaint"} & set(kinds) else None,
+    }
+    return {name: path for name, path in judges.items() if path is not None}
 
 
 def _annotations(config: Mapping[str, Any], known: Mapping[str, Annotation]) -> dict[str, Any]:
@@ -604,7 +642,9 @@ def _check_judge(config: Mapping[str, Any]) -> None:
     """The network that judges must not be the one that the first stage was trained with."""
     judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
     # EfficientNet-Lite2 also measures the feature distance of reconstructions, whatever the extractor.
-    if trained_with in (judge, "efficientnet_lite2") and not config["metrics"]["allow_same_network"]:
+    # LPIPS of super-resolution and inpainting is that of AlexNet.
+    judges = {judge, "efficientnet_lite2", "lpips_alex" if config["metrics"]["lpips"] else judge}
+    if trained_with in judges and not config["metrics"]["allow_same_network"]:
         raise UserError(
             f"{trained_with}, the perceptual loss that trains the first stage, would also be a judge, and biased; "
             "choose another, or set metrics.allow_same_network=true, which marks the rows"

@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ def label(plan: Plan, stage: Stage) -> str:
     axes = plan.axes
     if stage.name == "reference":
         return "reference"
+    if stage.name == "probe":
+        return f"{stage.name:<14} {axes['conditioning']}"
     text = f"{stage.name:<14} f={axes['f']} {axes['regulariser']}"
     if stage.name in ("samples", "evaluation"):
         text += f" {axes['sampler']} {axes['steps']} steps"
@@ -132,8 +135,10 @@ def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: C
 
 def headline(record: StageRecord) -> str:
     """The one or two numbers of a stage that a person watching wants."""
-    shown = ("psnr", "rfd_", "kd_", "kid", "fd_", "fid")
-    rows = {row.metric: row for row in record.rows if row.metric.removeprefix("window_").startswith(shown)}
+    shown = re.compile(
+        r"(window_)?(psnr|rfd_|kd_|kid|fd_|fid)|(real_)?[a-z]+_(balanced_)?(accuracy|miou)$|superres_psnr|inpaint_known"
+    )
+    rows = {row.metric: row for row in record.rows if shown.match(row.metric)}
     return "".join(f"  {name} {rows[name].value:.4g} (n={rows[name].n})" for name in sorted(rows)[:3])
 
 

@@ -84,7 +84,7 @@ def run_waves(points: Sequence[Point], targets: Sequence[str], store: Store, lau
         ready = [
             (name, identity, point)
             for name, identity, point in wave
-            if all(store.is_complete(parent, point.plan.stages[parent].identity) for parent in PARENTS[name])
+            if all(store.is_complete(*parent) for parent in point.plan.stages[name].parents.items())
         ]
         if not ready:
             continue

@@ -16,7 +16,17 @@ from typing import Any
 
 SCHEMA = 1
 
-STAGES = ("reference", "first_stage", "reconstruction", "latents", "diffusion", "progress", "samples", "evaluation")
+STAGES = (
+    "reference",
+    "first_stage",
+    "reconstruction",
+    "latents",
+    "diffusion",
+    "progress",
+    "probe",
+    "samples",
+    "evaluation",
+)
 """All stages in an order in which parents come first."""
 
 

@@ -8,6 +8,7 @@ from experiments.stages import (
     evaluation,
     first_stage,
     latents,
+    probe,
     progress,
     reconstruction,
     reference,
@@ -21,6 +22,7 @@ FUNCTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "latents": latents.run,
     "diffusion": diffusion.run,
     "progress": progress.run,
+    "probe": probe.run,
     "samples": samples.run,
     "evaluation": evaluation.run,
 }

@@ -1,9 +1,12 @@
-"""Compares the features of samples with those of the reference images."""
+"""Compares the features of samples with those of the reference images, and scores what they owe to their conditions."""
+
+import numpy as np
 
 from experiments.cost import Meter
 from experiments.measure import described, generation_protocol, generation_rows, reference_features, window_protocol
-from experiments.plan import sample_size
+from experiments.plan import conditions_of, sample_size
 from experiments.runner import Job, Outcome
+from experiments.task import judged
 from ldm.metrics.features import Features
 from ldm.records import LeftOut
 
@@ -25,4 +28,12 @@ def run(job: Job) -> Outcome:
             f"{protocol.resolution}x{protocol.resolution} px; window_ rows measure windows of that size"
         )
         left_out += [LeftOut(row.metric.removeprefix(prefix), reason) for row in rows]
-    return Outcome(rows=rows, left_out=left_out, protocols=described([protocol]), cost=meter.cost(len(features)))
+        return Outcome(rows=rows, left_out=left_out, protocols=described([protocol]), cost=meter.cost(len(features)))
+    protocols = [protocol]
+    if conditions_of(job.plan.config):
+        with np.load(job.parent_folder("samples") / "task.npz", allow_pickle=False) as values:
+            scored, missing = judged(job, dict(values), features)
+        rows += [row for item in scored for row in item.rows(images_seen)]
+        left_out += [*missing, *(item for one in scored for item in one.scores[1])]
+        protocols += [item.protocol for item in scored]
+    return Outcome(rows=rows, left_out=left_out, protocols=described(protocols), cost=meter.cost(len(features)))

@@ -4,9 +4,9 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,20 +19,27 @@ from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import extractor_of, windows
 from experiments.pictures import save_grid
-from experiments.plan import larger_maps, sample_size
+from experiments.plan import conditions_of, larger_maps, sample_size
 from experiments.runner import Job, Outcome, label
+from experiments.task import Values, measures_of, task_facts
 from ldm.errors import UserError
 from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.metrics.features import FeatureAccumulator, Features
 
 KEEP = ("features", "images")
 SHOWN = 64
+TASK = "task."
+"""Before the names of task values among those of a part."""
+
 COMPARED = 4
 """Samples that are also decoded whole, to tell what tiles change."""
 
 
 def run(job: Job) -> Outcome:
-    """Writes features.npz and grid.png, and images.npy with `samples.keep=images`; a kill loses one batch."""
+    """Writes features.npz, grid.png, task.npz of samples with conditions, and images.npy with `samples.keep=images`.
+
+    A kill loses one batch.
+    """
     config, full = job.config, job.plan.config
     if config["keep"] not in KEEP:
         raise UserError(f"samples.keep={config['keep']} is none of {', '.join(KEEP)}")
@@ -44,6 +51,7 @@ def run(job: Job) -> Outcome:
         generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
     )
     sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(config["guidance"])
+    measures = measures_of(job, asked, extractor)
     (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(label(job.plan, job.stage), n) as reporter:
         for first in range(0, n, batch_size):
@@ -66,11 +74,13 @@ def run(job: Job) -> Outcome:
                 if config["height"] is not None:
                     seen = windows(seen, full["data"]["resolution"], settings["seed"], indices)
                 features = extractor(seen)
+            with meter.part("task"):
+                task = {k: v for measure in measures for k, v in measure(batch.images, indices, batch.fields).items()}
             seconds = np.array([batch.denoise_seconds, batch.decode_seconds])
             wanted = len(batch.images) if config["keep"] == "images" else max(0, SHOWN - first)
             compared = max(0, COMPARED - first) if source.tiling else 0
             latents = batch.latents[:compared].cpu().numpy()
-            _save_part(path, features, seconds, batch.images[:wanted].numpy(), latents)
+            _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents)
             reporter.advance_to(indices.stop)
     return _collected(job, meter, source, asked, n, batch_size)
 
@@ -91,14 +101,27 @@ def _at_sample_size(source: Generator, config: Mapping[str, Any]) -> Generator:
 def _save_part(
     path: Path,
     features: Features,
+    task: Values,
     seconds: NDArray[np.float64],
     images: NDArray[np.uint8],
     latents: NDArray[np.float32],
 ) -> None:
+    arrays: Values = {
+        "features": features.features,
+        "logits": features.logits if features.logits is not None else np.zeros((len(images), 0), np.float32),
+        "seconds": seconds,
+        "images": images,
+        "latents": latents,
+        **{TASK + name: values for name, values in task.items()},
+    }
+    _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
+    """Writes a file atomically: a reader sees the whole file or none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
-        logits = features.logits if features.logits is not None else np.zeros((len(images), 0), np.float32)
-        np.savez(file, features=features.features, logits=logits, seconds=seconds, images=images, latents=latents)
+        save(file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -108,7 +131,7 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
     config, collected, seconds = job.config, FeatureAccumulator(), np.zeros(2)
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
-    kept, latents = [], []
+    kept, latents, task = [], [], list[Values]()
     for path in paths:
         with np.load(path, allow_pickle=False) as part:
             logits = part["logits"] if part["logits"].shape[1] else None
@@ -116,6 +139,7 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
             seconds += part["seconds"]
             kept.append(part["images"])
             latents.append(part["latents"])
+            task.append({name.removeprefix(TASK): part[name] for name in part.files if name.startswith(TASK)})
     collected.result().save(job.folder / "features.npz")
     images = np.concatenate(kept)
     shown = torch.from_numpy(images[:SHOWN])
@@ -125,10 +149,10 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
         save_condition_grid(job.folder / "conditions.png", asked, shown)
         job.run.image("conditions", job.folder / "conditions.png")
     if config["keep"] == "images":
-        temporary = job.folder / f".images.npy.{os.getpid()}"
-        with open(temporary, "wb") as file:
-            np.save(file, images)
-        os.replace(temporary, job.folder / "images.npy")
+        _write(job.folder / "images.npy", lambda file: np.save(file, images))
+    if conditions_of(job.plan.config):
+        gathered = {name: np.concatenate([values[name] for values in task]) for name in task[0]}
+        _write(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
     shutil.rmtree(job.folder / "parts")
     calls = build.network_calls(job.plan.config)
     condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
@@ -148,6 +172,7 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
             "flops_per_image": {"denoise": denoise_flops, "decode": decode_flops},
             "size": list(sample_size(job.plan.config)),
             "tiling": tiled,
+            **task_facts(job, asked),
         },
         cost=cost,
     )

@@ -27,7 +27,8 @@ class ClassProbe:
         if len(images.classes) < 2:
             raise UserError("the class probe needs images of at least two classes")
         self.side = side
-        self.network = Classifier(width, len(images.classes))
+        self.answers = images.classes
+        self.network = Classifier(width, len(self.answers))
 
     def usable(self, images: ImageCache) -> list[int]:
         """The images with a class."""

@@ -13,13 +13,20 @@ from ldm.data.contract import ImageCache, Indices
 class Probe(Protocol):
     """A network that reads one kind of condition off an image, and how its answers are counted.
 
-    `metric` names the score that `ldm.metrics.task` makes of the counts. Targets are one tensor, images first.
+    `metric` names the score that `ldm.metrics.task` makes of the counts, `side` the size at which the network sees what
+    it is asked about, `answers` what it can say. Targets are one tensor, images first.
     """
 
     metric: ClassVar[str]
 
     @property
     def network(self) -> nn.Module: ...
+
+    @property
+    def side(self) -> int: ...
+
+    @property
+    def answers(self) -> tuple[str, ...]: ...
 
     def usable(self, images: ImageCache) -> list[int]:
         """The images of a set that the probe can be trained with and asked about."""

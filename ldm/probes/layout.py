@@ -22,6 +22,8 @@ class LayoutProbe:
     """A classifier of what the boxes cut out of an image, each resized to the probe's side, whatever its shape.
 
     Left out are boxes that show too little: whose shorter side is less than a quarter of the probe's side in pixels.
+    Of those of an image only the `most` largest count, where a number is given: a model that is told no more is not
+    asked about more.
 
     Shapes: targets float32 (N, M, 5): class, x0, y0, x1, y1 in fractions of the sides, class -1 where there is none;
     counts int64 (N, 2): boxes recognised, boxes asked about.
@@ -30,11 +32,13 @@ class LayoutProbe:
 
     metric: ClassVar[str] = "layout_accuracy"
 
-    def __init__(self, side: int, width: int, images: ImageCache) -> None:
+    def __init__(self, side: int, width: int, images: ImageCache, most: int | None = None) -> None:
         if images.boxes is None:
             raise UserError("the layout probe needs images with bounding boxes")
         self.side = side
-        self.network = Classifier(width, len(images.annotations["boxes"].names))
+        self.most = most
+        self.answers = images.annotations["boxes"].names
+        self.network = Classifier(width, len(self.answers))
 
     def usable(self, images: ImageCache) -> list[int]:
         """The images with a box that shows enough."""
@@ -66,7 +70,8 @@ class LayoutProbe:
 
     def _large(self, boxes: Sequence[Box], resolution: int) -> list[Box]:
         least = self.side / MOST_ENLARGED / resolution
-        return [box for box in boxes if min(box.x1 - box.x0, box.y1 - box.y0) >= least]
+        told = sorted(boxes, key=lambda box: -box.area)[: self.most]
+        return [box for box in told if min(box.x1 - box.x0, box.y1 - box.y0) >= least]
 
     def _crops(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All crops (B, 3, side, side), their classes (B,), and whose they are (B,)."""

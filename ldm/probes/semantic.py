@@ -31,7 +31,8 @@ class SemanticProbe:
         if images.semantic is None:
             raise UserError("the semantic probe needs images with label maps")
         self.side = side
-        self.classes = len(images.annotations["semantic"].names)
+        self.answers = images.annotations["semantic"].names
+        self.classes = len(self.answers)
         self.network = Segmenter(width, self.classes)
 
     def usable(self, images: ImageCache) -> list[int]:

@@ -75,15 +75,15 @@ class TextProbe:
     def __init__(self, side: int, width: int, images: ImageCache) -> None:
         captions = _captions(images)
         self.side = side
-        self.attributes = attributes_of(captions)
-        if not self.attributes:
+        self.answers = attributes_of(captions)
+        if not self.answers:
             raise UserError(
                 f"the text probe finds no attribute: no word stands in {LEAST_SHARE:.0%} to {MOST_SHARE:.0%} of the "
                 f"captions and in at least {LEAST_CAPTIONS}; use more images"
             )
         named = self._named(captions).double().mean(dim=0)
         self.threshold = torch.log(named / (1 - named)).float()
-        self.network = Classifier(width, len(self.attributes))
+        self.network = Classifier(width, len(self.answers))
         # From its start the network answers with the shares, so that training need not find them.
         with torch.no_grad():
             self.network.head.bias.copy_(self.threshold)
@@ -108,7 +108,7 @@ class TextProbe:
 
     def _named(self, captions: Sequence[str]) -> Tensor:
         said = [words(caption) for caption in captions]
-        return torch.tensor([[attribute in mine for attribute in self.attributes] for mine in said])
+        return torch.tensor([[answer in mine for answer in self.answers] for mine in said])
 
 
 def _captions(images: ImageCache) -> tuple[str, ...]:

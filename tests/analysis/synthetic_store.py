@@ -228,6 +228,16 @@ def _cell(
             "progress", identity, parents={}, rows=tuple(rows), protocols={short.id: asdict(short)}, **common
         )
 
+    judge = replace(GENERATION, kind="class probe", n_samples=recipe.n, n_reference=recipe.n, extractor="probe_class")
+    judged = {judge.id: asdict(judge)}
+
+    def probe(identity: str) -> StageRecord:
+        rows = (
+            _row("real_class_accuracy", 0.82, n, 0.03, judge.id),
+            _row("real_shuffled_class_accuracy", 0.11, n, 0.03, judge.id),
+        )
+        return StageRecord("probe", identity, parents={}, rows=rows, protocols=judged, **common)
+
     def samples(identity: str) -> StageRecord:
         seconds = n * (0.002 * steps / f**1.2 + 0.0005 * (f > 1))
         cost = Cost(
@@ -244,8 +254,10 @@ def _cell(
             _row(kd, wobble * kernel_distance(regulariser, f, steps, guidance) + off, n, 0.0015, at, 48_000, seed),
             _row(f"precision_{extractor}", 0.7 - 0.02 * math.log2(f), n, 0.02, at, 48_000, seed),
             _row(f"recall_{extractor}", 0.5 - 0.03 * math.log2(f), n, 0.02, at, 48_000, seed),
+            _row("class_accuracy", 0.7 - 0.03 * math.log2(f), n, 0.03, judge.id, 48_000, seed),
+            _row("shuffled_class_accuracy", 0.12, n, 0.03, judge.id, 48_000, seed),
         )
-        return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols, **common)
+        return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols | judged, **common)
 
     name = f"{regulariser}-f{f}-steps{steps}-{sampler}-guidance{guidance:g}-{extractor}"
     stages: dict[str, str] = {}
@@ -256,7 +268,8 @@ def _cell(
         ("latents", (regulariser, f), latents, ("first_stage",)),
         ("diffusion", (regulariser, f, seed), diffusion, ("latents",)),
         ("progress", (regulariser, f, seed, at), progress, ("diffusion", "reference")),
-        ("samples", (regulariser, f, seed, guidance, sampler, steps), samples, ("diffusion",)),
+        ("probe", (judge.id,), probe, ()),
+        ("samples", (regulariser, f, seed, guidance, sampler, steps), samples, ("diffusion", "probe")),
         ("evaluation", (regulariser, f, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),
     ):
         stages[stage] = w.write(stage, key, make, place, [stages[parent] for parent in parents])

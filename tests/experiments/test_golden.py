@@ -23,6 +23,7 @@ SMALL_STEPS = (
     "trainer.milestones=[1.0]",
     "ae.training.learning_rate=1e-4",
     "trainer.learning_rate=1e-4",
+    "scale.probe.class.learning_rate=1e-4",
 )
 CELLS = {"kl": (), "vq": ("until=first_stage",)}
 METRICS = {
@@ -34,7 +35,7 @@ METRICS = {
     },
     "vq": {"reconstruction": ("rmse255", "feature_distance_efficientnet_lite2", "rate_index_crossentropy")},
 }
-CASES = [(cell, stage) for cell, stages in METRICS.items() for stage in stages] + [("kl", "latents")]
+CASES = [(cell, stage) for cell, stages in METRICS.items() for stage in stages] + [("kl", "latents"), ("kl", "probe")]
 
 
 def measured(store: Path, cell: str) -> dict[str, dict[str, float]]:
@@ -46,6 +47,9 @@ def measured(store: Path, cell: str) -> dict[str, dict[str, float]]:
         [path] = store.glob(f"{stage}/*/record.json")
         rows = {row["metric"]: row["value"] for row in json.loads(path.read_text())["rows"]}
         found[stage] = {metric: rows[metric] for metric in metrics}
+    for path in store.glob("probe/*/record.json"):
+        facts = json.loads(path.read_text())["facts"]["probes"]["class"]
+        found["probe"] = {"heldout_loss": facts["heldout_loss"]}
     for path in store.glob("latents/*/record.json"):
         found["latents"] = {"std": json.loads(path.read_text())["facts"]["std"][0]}
     return found

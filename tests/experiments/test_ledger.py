@@ -76,7 +76,7 @@ def test_a_failure_is_said_once_with_its_command_and_its_traceback(store, capsys
     assert "ValueError: no luck\n" in said
     assert repeat_command(SWEEP.cells[0]) in said
     assert str(store.root / "diffusion" / "diffusion-4" / "failure.json") in said
-    assert "0 of 3 cells done; stages: 1 failed, 16 missing" in said
+    assert "0 of 3 cells done; stages: 1 failed, 18 missing" in said
 
 
 def test_a_retry_makes_every_artifact_once(store):

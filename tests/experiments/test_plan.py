@@ -73,7 +73,7 @@ def test_seeds_change_what_they_seed_and_nothing_before_it():
     assert changed(base, seeded) == FROM_DIFFUSION_ON
     assert base.cell == seeded.cell
     assert (base.axes["seed"], seeded.axes["seed"]) == (0, 1)
-    assert changed(base, plan_of("ae.seed=1")) == set(STAGES) - {"reference"}
+    assert changed(base, plan_of("ae.seed=1")) == set(STAGES) - {"reference", "probe"}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_device_is_in_no_identity_and_the_precision_is():
     on_gpu["device"], in_bf16["precision"] = "cuda", "bf16"
     assert not changed(plan_of(), make_plan(on_gpu, FACTS))
     # The judge computes in one format, whatever trained and sampled.
-    assert changed(plan_of(), make_plan(in_bf16, FACTS)) == set(STAGES) - {"reference"}
+    assert changed(plan_of(), make_plan(in_bf16, FACTS)) == set(STAGES) - {"reference", "probe"}
 
 
 SUPERRES_8 = ("conditioning=superres", "conditioning.superres.scale=8")
@@ -162,7 +162,7 @@ def test_the_training_size_and_tiles_that_cover_all_change_nothing(settings):
 
 def test_size_and_tiles_of_samples_train_nothing_anew():
     square, wide = plan_of("ae.f=4"), plan_of("ae.f=4", "samples.width=64", "samples.tile=8")
-    assert changed(square, wide) == {"samples", "evaluation"}
+    assert changed(square, wide) == {"probe", "samples", "evaluation"}  # larger samples are asked nothing
     assert (wide.axes["height"], wide.axes["width"], wide.axes["tile"]) == (32, 64, 8)
     assert (square.axes["height"], square.axes["width"], square.axes["tile"]) == (32, 32, None)
     one_side, both_sides = plan_of("samples.width=64"), plan_of("samples.width=64", "samples.height=32")
@@ -272,7 +272,7 @@ def test_images_without_classes_are_trained_on_unconditionally_and_it_is_said():
 def test_what_a_stage_needs_stands_before_it():
     plan = plan_of()
     needed = [stage.name for stage in plan.needed(("evaluation",))]
-    assert needed == ["reference", "first_stage", "latents", "diffusion", "samples", "evaluation"]
+    assert needed == ["reference", "first_stage", "latents", "diffusion", "probe", "samples", "evaluation"]
     for position, name in enumerate(needed):
         assert set(PARENTS[name]) <= set(needed[:position])
 

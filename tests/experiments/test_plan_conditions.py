@@ -73,9 +73,9 @@ def test_first_stages_are_shared_by_all_conditions():
 def test_an_annotation_changes_what_reads_it_and_nothing_else():
     other = {**ALL, "captions": Annotation("other captions")}
     trained = dataclasses.replace(ANNOTATED, annotations=other)
-    assert changed(told("text"), told("text", facts=trained)) == {"diffusion", *FROM_SAMPLES_ON}
+    assert changed(told("text"), told("text", facts=trained)) == {"diffusion", "probe", *FROM_SAMPLES_ON}
     asked = dataclasses.replace(ANNOTATED, heldout_annotations=other)
-    assert changed(told("text"), told("text", facts=asked)) == FROM_SAMPLES_ON
+    assert changed(told("text"), told("text", facts=asked)) == {"probe", *FROM_SAMPLES_ON}
     for facts in (trained, asked):
         assert not changed(told("layout"), told("layout", facts=facts))
 

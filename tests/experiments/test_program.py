@@ -34,6 +34,7 @@ def test_each_identity_is_computed_once(swept: Path) -> None:
         "latents": 3,
         "diffusion": 3,
         "progress": 3,
+        "probe": 1,
         "samples": 3,
         "evaluation": 3,
     }

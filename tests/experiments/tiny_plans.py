@@ -34,7 +34,7 @@ def identities(plan: Plan) -> dict[str, str]:
 def changed(one: Plan, other: Plan) -> set[str]:
     """The stages in whose identity two plans differ."""
     a, b = identities(one), identities(other)
-    return {name for name in a if a[name] != b[name]}
+    return {name for name in a | b if a.get(name) != b.get(name)}
 
 
 def reversed_keys(value: Any) -> Any:

@@ -121,6 +121,17 @@ def test_layout_answers_are_counted_image_by_image(squares):
     assert nobody.tolist() == [[0, 0], [0, 0]]
 
 
+def test_layout_asks_about_no_more_boxes_than_a_model_is_told_of(squares):
+    images = dataclasses.replace(squares)
+    images.__dict__["boxes"] = (
+        (Box(0, "", 0, 0, 0.5, 0.5, 0.1), Box(2, "", 0, 0, 1, 1, 0.9), Box(1, "", 0, 0, 1, 1, 0.5)),
+    )
+    asked = [
+        build_probe("layout", 16, 4, squares, 0, {"most": most}).targets(images, [0])[0, :, 0] for most in (1, 2, 9)
+    ]
+    assert [labels.tolist() for labels in asked] == [[2], [2, 1], [2, 1, 0]]
+
+
 def test_attributes_are_words_neither_rare_nor_everywhere():
     captions = [
         f"A dog on the {'lawn' if i % 4 else 'red sofa'} at the left, 7 unique{'abcdefghij'[i % 10]}s"
@@ -141,9 +152,9 @@ def test_attributes_are_words_neither_rare_nor_everywhere():
 
 def test_text_says_yes_where_an_attribute_is_likelier_than_its_share(squares):
     probe = probe_that_says("text", squares, torch.zeros(1))
-    assert set(probe.attributes) == {"red", "green", "blue"}
+    assert set(probe.answers) == {"red", "green", "blue"}
     shares = np.bincount(squares.labels, minlength=3) / len(squares)
-    order = [["red", "green", "blue"].index(name) for name in probe.attributes]
+    order = [["red", "green", "blue"].index(name) for name in probe.answers]
     assert torch.sigmoid(probe.threshold).numpy() == pytest.approx(shares[order], rel=1e-5)
     probe.network.logits = torch.stack([probe.threshold + 0.01, probe.threshold - 0.01])
     targets = probe.targets(squares, [0, 1])

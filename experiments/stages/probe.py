@@ -1,0 +1,112 @@
+"""Trains the probes that samples are judged by, and asks them about held-out images: ceiling and floor."""
+
+import functools
+
+import numpy as np
+import torch
+
+from experiments import build
+from experiments.console import reporting
+from experiments.measure import chosen, described
+from experiments.plan import annotations_read
+from experiments.runner import Job, Outcome, label
+from experiments.stages.training import run_training
+from experiments.task import ProbeMeasure, Values, asked_facts, probe_protocol
+from ldm.data.contract import SPLITS, ImageCache
+from ldm.errors import UserError
+from ldm.metrics.task import shuffled_partners, task_score
+from ldm.pretrained.weights import content_hash
+from ldm.probes import PROBES
+from ldm.records import LeftOut
+from ldm.training.checkpoint import save_weights
+from ldm.training.flops import count_flops
+from ldm.training.probe import ProbeSettings, ProbeTraining, ProbeTrainings, train
+
+BATCH = 100
+MOST_HELDOUT_IMAGES = 5_000
+
+
+def run(job: Job) -> Outcome:
+    """Writes weights.safetensors, names behind their kind; a probe that these images cannot train is left out."""
+    config, full = job.config, job.plan.config
+    images, heldout = (build.images(full, split, job.store, annotations_read(full)) for split in SPLITS)
+    trainings: dict[str, ProbeTraining] = {}
+    obstacles: dict[str, str] = {}
+    for kind in config["probes"]:
+        try:
+            trainings[kind] = _training(job, kind, images)
+        except UserError as error:
+            obstacles[kind] = str(error)
+    flops = {kind: count_flops(functools.partial(_rehearsal, job, kind, images)) for kind in trainings}
+    together = ProbeTrainings(trainings)
+    with reporting(label(job.plan, job.stage), together.images) as reporter:
+        meter = run_training(
+            job, together, train(together), full["trainer"]["checkpoint_seconds"], reporter, lambda step: None
+        )
+    weights = {f"{kind}.{name}": w for kind, t in trainings.items() for name, w in t.probe.network.state_dict().items()}
+    save_weights(job.folder / "weights.safetensors", weights)
+    rows, protocols, facts = [], [], {}
+    left_out = [LeftOut(f"real_{PROBES[kind].metric}", reason) for kind, reason in obstacles.items()]
+    indices = chosen(len(heldout), MOST_HELDOUT_IMAGES, config["seed"], "probe")
+    partners = shuffled_partners(len(indices), config["seed"])
+    for kind, training in trainings.items():
+        probe = training.probe
+        probe.network.eval()
+        facts[kind] = {
+            "side": probe.side,
+            "answers": list(probe.answers),
+            "parameters": build.parameters(probe.network),
+            "weights_hash": content_hash(probe.network.state_dict()),
+            "heldout_loss": _heldout_loss(training, heldout),
+        }
+        protocol = probe_protocol(job, kind, facts[kind], asked_facts(heldout, "heldout", [kind]), len(indices))
+        protocols.append(protocol)
+        measure = ProbeMeasure(probe, heldout, indices, partners, job.device)
+        for name, found in _of_the_images_themselves(measure).items():
+            score = task_score(probe.metric, found, "real_" + name.removesuffix(probe.metric))
+            if isinstance(score, LeftOut):
+                left_out.append(score)
+            else:
+                rows.append(score.row(protocol.id))
+    return Outcome(
+        facts={"probes": facts, "obstacles": obstacles},
+        rows=rows,
+        left_out=left_out,
+        protocols=described(protocols),
+        cost=meter.cost(together.images, sum(t.settings.steps * flops[kind] for kind, t in trainings.items())),
+    )
+
+
+def _training(job: Job, kind: str, images: ImageCache) -> ProbeTraining:
+    """Raises: UserError where these images cannot train this probe."""
+    settings, seed = job.config["probes"][kind], job.config["seed"]
+    probe = build.probe(kind, settings, images, seed, job.device)
+    return ProbeTraining(
+        probe,
+        images,
+        ProbeSettings(seed, settings["images"], settings["batch"], settings["learning_rate"]),
+        job.device,
+    )
+
+
+@torch.inference_mode()
+def _heldout_loss(training: ProbeTraining, heldout: ImageCache) -> float | None:
+    """The training loss on the first usable held-out images, None where there is none."""
+    probe, usable = training.probe, training.probe.usable(heldout)[:BATCH]
+    if not usable:
+        return None
+    batch, targets = heldout.batch(usable), probe.targets(heldout, usable)
+    return float(probe.loss(batch.to(training.device), targets.to(training.device)))
+
+
+def _of_the_images_themselves(measure: ProbeMeasure) -> Values:
+    """What a probe finds in the images whose conditions it asks for."""
+    parts = [range(first, min(first + BATCH, len(measure.indices))) for first in range(0, len(measure.indices), BATCH)]
+    found = [measure(measure.images.uint8(measure.indices[part.start : part.stop]), part, {}) for part in parts]
+    return {name: np.concatenate([values[name] for values in found]) for name in found[0]}
+
+
+def _rehearsal(job: Job, kind: str, images: ImageCache) -> None:
+    """One step of a probe that is thrown away, for the count of its operations."""
+    with torch.random.fork_rng(devices=[]):
+        _training(job, kind, images).advance()
