@@ -22,8 +22,8 @@ from experiments.plan import (
     DataFacts,
     Vocabulary,
     annotations_read,
+    denoiser_settings,
     larger_maps,
-    row_family,
     vocabulary_of,
 )
 from experiments.store import Store
@@ -392,6 +392,9 @@ def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: 
         num_heads=settings["num_heads"],
         num_head_channels=settings["num_head_channels"],
         context_dim=conditions.context_dim,
+        transformer_depth=settings["transformer_depth"],
+        use_scale_shift_norm=settings["use_scale_shift_norm"],
+        resblock_updown=settings["resblock_updown"],
         dropout=settings["dropout"],
     )
 
@@ -571,8 +574,7 @@ def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabular
 
     What the user set of the denoiser stands; the rest is the scale's for that f, so `config` is one not yet filled in.
     """
-    table = row_family(config["scale"]["denoiser"], config["denoiser"]["name"], config)[f]
-    settings = {key: table.get(key) if value is None else value for key, value in config["denoiser"].items()}
+    settings = denoiser_settings(config, f)
     if f == config["ae"]["f"]:
         channels = config["ae"]["channels"]
     else:

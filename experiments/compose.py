@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +32,23 @@ def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = Tru
     if not needs_path and OmegaConf.is_missing(config.data, "path"):
         config.data.path = None
     return plain(config, "")
+
+
+def swept(overrides: Sequence[str], conf: Path = CONF) -> dict[str, list[str]]:
+    """What an experiment among the overrides sweeps, and they do not set themselves: the values by key."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        sweeper = compose("config", list(overrides), return_hydra_config=True).hydra.sweeper
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    parser = OverridesParser.create()
+    asked = [parser.parse_override(f"{key}={values}") for key, values in (sweeper.get("params") or {}).items()]
+    return {
+        override.key_or_group: list(override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+        for override in asked
+        if override.key_or_group not in given
+    }
 
 
 def without(overrides: Sequence[str], key: str) -> list[str]:

@@ -6,7 +6,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments import build
 from experiments.cli import with_scale
-from experiments.compose import composed, exit_code, settings_only
+from experiments.compose import composed, exit_code, settings_only, swept
 from experiments.console import clock, say
 from experiments.counts import (
     DenoiserCounts,
@@ -36,7 +36,8 @@ from ldm.records import StageRecord
 USAGE = """usage: python -m experiments.describe [KEY=VALUE ...] [--json]
 
 The plan of one cell without running it, for the same overrides as run.py takes: its stages and which of them the store
-holds, parameters, FLOPs, memory, and the time where a record of this store allows an estimate."""
+holds, parameters, FLOPs, memory, and the time where a record of this store allows an estimate. Of what an experiment
+sweeps, the first value is taken where the command line gives none."""
 
 
 ALIKE = 4.0
@@ -158,6 +159,19 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     return Description(plan, facts, first_stage, denoiser, calls, decode, memory, lines, [*notes, *plan.notes])
 
 
+def described(overrides: Sequence[str]) -> Description:
+    """The description of the cell that overrides name, the first of an experiment's sweep where they leave it open."""
+    grid = swept(overrides)
+    point = [f"{key}={values[0]}" for key, values in grid.items()]
+    values = composed([*overrides, *point], needs_path=False)
+    with _store(Path(values["store"])) as store:
+        description = describe(values, store)
+    if not point:
+        return description
+    note = f"the experiment sweeps {', '.join(grid)}: this is {' '.join(point)}; name another on the command line"
+    return replace(description, notes=[note, *description.notes])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for what the user can mend."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -172,9 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(overrides: Sequence[str], is_json: bool) -> int:
     # Standard output is the JSON's alone.
     with contextlib.redirect_stdout(sys.stderr) if is_json else contextlib.nullcontext():
-        values = composed(with_scale(["describe", *overrides])[1:], needs_path=False)
-        with _store(Path(values["store"])) as store:
-            description = describe(values, store)
+        description = described(with_scale(["describe", *overrides])[1:])
     if is_json:
         print(json.dumps(description.to_json(), indent=1))
     else:
@@ -205,10 +217,9 @@ class Declared:
 
     def as_facts(self) -> DataFacts:
         """Facts of images nobody has seen, with every annotation; what is not declared stands at two classes."""
-        counts = {"captions": 0, "boxes": self.box_classes or 2, "semantic": self.semantic_classes or 2}
-        annotations = {kind: Annotation("", _numbered(count)) for kind, count in counts.items()}
-        classes = 2 if self.classes is None else self.classes
-        return DataFacts("", "", 0, 0, _numbered(classes), annotations, annotations)
+        names = {"captions": (), "boxes": _numbered(self.box_classes), "semantic": _numbered(self.semantic_classes)}
+        annotations = {kind: Annotation("", known) for kind, known in names.items()}
+        return DataFacts("", "", 0, 0, _numbered(self.classes), annotations, annotations)
 
     def tells(self, conditions: Sequence[str]) -> bool:
         """Whether the sizes of these conditions are known."""
@@ -216,14 +227,19 @@ class Declared:
         return all(asked[kind] is not None for kind in conditions if kind in asked)
 
 
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(map(str, range(count)))
+def declared_of(data: Mapping[str, Any]) -> Declared:
+    """What a group `data` declares of images that need not be there."""
+    return Declared(data.get("classes"), data.get("box_classes"), data.get("semantic_classes"))
+
+
+def _numbered(count: int | None) -> tuple[str, ...]:
+    return tuple(map(str, range(2 if count is None else count)))
 
 
 def _facts(settings: Mapping[str, Any], store: Store) -> tuple[DataFacts | None, Declared, list[str]]:
     """What is known of the images, what their config declares of them, and what to say of it."""
     data = settings["data"]
-    declared = Declared(data.get("classes"), data.get("box_classes"), data.get("semantic_classes"))
+    declared = declared_of(data)
     try:
         return build.data_facts(with_scale_sizes(settings), store), declared, []
     except UserError as error:

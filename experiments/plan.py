@@ -64,13 +64,21 @@ NEEDED_AS: Mapping[str, str] = {
     "semantic": "a label map for every image",
 }
 
+PLAIN_UNET: Mapping[str, Any] = {
+    "transformer_depth": 1,
+    "use_scale_shift_norm": False,
+    "resblock_updown": False,
+    "dropout": 0.0,
+}
+"""What a UNet is where neither the user nor a table of the scale says otherwise."""
+
 OPTIONAL: Mapping[str, Any] = {
     "first_stage.codebook.legacy": False,
     "first_stage.architecture.dropout": 0.0,
     "first_stage.architecture.mid_attention": True,
     "first_stage.architecture.initialisation": "reference",
     "first_stage.loss.discriminator.norm": "group",
-    "diffusion.denoiser.dropout": 0.0,
+    **{f"diffusion.denoiser.{key}": value for key, value in PLAIN_UNET.items()},
     "diffusion.diffusion.shift": 1,
     "diffusion.diffusion.weighting": "plain",
     "samples.sampler.clip": "none",
@@ -195,7 +203,8 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     else:
         if ae["regulariser"] == "identity":
             raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
-        table = scale["first_stage"]
+        table, stand_in = _first_stage_tables(config)
+        notes += stand_in
         ae["channels"] = ae["channels"] or _for_factor(table["latent_channels"], ae["f"], scale, "latent channels")
         coder = {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}
         _fill(ae["architecture"], _for_factor(coder, ae["f"], scale, "first-stage architecture"))
@@ -207,10 +216,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     _check_choices(config)
     notes += _fill_conditioning(config, facts)
     _fill_trainer(config, facts.vocabulary(config))  # before the denoiser: it looks at what the user set of that
-    _fill(
-        config["denoiser"],
-        _for_factor(row_family(scale["denoiser"], config["denoiser"]["name"], config), ae["f"], scale, "denoiser"),
-    )
+    config["denoiser"] = denoiser_settings(config, ae["f"])
     config["diffusion"]["shift"] = _shift(config["diffusion"].get("shift"), ae["f"])
     config["guidance"] = _resolve_guidance(config["guidance"])
     config["sampler"] = _resolve_sampler(config)
@@ -263,7 +269,8 @@ def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
 
     Raises: UserError where the data cannot give them.
     """
-    notes, settings, tables = [], config["conditioning"], config["scale"]["conditioning"]
+    row, notes = _architecture(config, config["ae"]["f"])
+    settings, tables = config["conditioning"], config["scale"]["conditioning"]
     if "class" in settings and len(facts.classes) < 2:
         del settings["class"]
         kept = f" beside {', '.join(conditions_of(config))}" if conditions_of(config) else ""
@@ -275,7 +282,7 @@ def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
                 f"conditioning={kind} needs {NEEDED_AS[needed]}, and data={config['data']['name']} has none; add them, "
                 "or choose another conditioning"
             )
-        _fill(settings[kind], tables.get(kind, {}))
+        _fill(settings[kind], {**tables.get(kind, {}), **row.get("conditioning", {}).get(kind, {})})
     if "text" in settings and settings["text"]["encoder"]:
         settings["text"] |= {"dim": None, "depth": None}  # the encoder's own
     if "inpaint" in settings:
@@ -359,7 +366,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "n_samples": metrics["n_samples"],
             "seed": metrics["seed"],
         },
-        "first_stage": dict(config["ae"]),  # at f = 1 nothing else: all data sets share one identity function
+        "first_stage": _unnamed(config["ae"]),  # at f = 1 nothing else: all data sets share one identity function
         "reconstruction": {"n_samples": metrics["n_samples"], "seed": metrics["seed"]},
         "latents": {"data": facts.train_fingerprint, "scale": config["latents"]["scale"]},
         "diffusion": {
@@ -367,7 +374,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "seed": config["seed"],
             "precision": precision,
             "conditioning": config["conditioning"],
-            "denoiser": config["denoiser"],
+            "denoiser": {key: value for key, value in config["denoiser"].items() if key != "architecture"},
             "diffusion": config["diffusion"],
             "training": {
                 k: v for k, v in config["trainer"].items() if k not in ("micro_batch", "checkpoint_seconds", "budget")
@@ -437,6 +444,12 @@ def _task_judges(config: Mapping[str, Any]) -> dict[str, Any]:
         "lpips_weights": metrics["lpips"] if {"superres", "inpaint"} & set(kinds) else None,
     }
     return {name: path for name, path in judges.items() if path is not None}
+
+
+def _unnamed(ae: Mapping[str, Any]) -> dict[str, Any]:
+    """The group without the name of the architecture, whose sizes are filled in: a name changes no numbers."""
+    sizes = {key: value for key, value in ae.get("architecture", {}).items() if key != "name"}
+    return {**ae, "architecture": sizes} if sizes else dict(ae)
 
 
 def _annotations(config: Mapping[str, Any], known: Mapping[str, Annotation]) -> dict[str, Any]:
@@ -512,10 +525,65 @@ def _for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what
     return table[f]
 
 
-def row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
+def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
+    """The denoiser's settings at downsampling factor f: the user's, then the scale's tables, then the plain UNet.
+
+    Raises: UserError where the scale has no such architecture, or none for that f.
+    """
+    settings = dict(config["denoiser"])
+    row, _ = _architecture(config, f)
+    table = row.get("denoiser") or _for_factor(
+        _row_family(config["scale"]["denoiser"], settings["name"], config), f, config["scale"], "denoiser"
+    )
+    _fill(settings, {**PLAIN_UNET, **table})
+    if not _has_tokens(config):
+        settings["transformer_depth"] = PLAIN_UNET["transformer_depth"]  # there are no transformers
+    return settings
+
+
+def _has_tokens(config: Mapping[str, Any]) -> bool:
+    return any(kind in config["conditioning"] for kind in GIVES_TOKENS)
+
+
+def _row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
     """The table of that name; for a model without cross-attention the unconditional one where the scale has it."""
-    has_tokens = any(kind in config["conditioning"] for kind in GIVES_TOKENS)
-    return tables.get(name if has_tokens else f"{name}_unconditional", tables.get(name))
+    return tables.get(name if _has_tokens(config) else f"{name}_unconditional", tables.get(name))
+
+
+def _architecture(config: Mapping[str, Any], f: int) -> tuple[Mapping[str, Any], list[str]]:
+    """What the scale says of `denoiser.architecture` at downsampling factor f, and notes.
+
+    A mapping of "denoiser", "conditioning" and "training", as far as they are not the scale's usual ones; empty where
+    no architecture is named, or where the scale has none with names, which is noted.
+    """
+    scale = config["scale"]
+    found, notes = _named(
+        scale.get("architectures"), "denoiser.architecture", config["denoiser"]["architecture"], scale
+    )
+    return (_for_factor(found, f, scale, config["denoiser"]["architecture"]) if found else {}), notes
+
+
+def _first_stage_tables(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The scale's tables of first stages, with those of `ae.architecture.name` in front, and notes."""
+    tables, name = config["scale"]["first_stage"], config["ae"]["architecture"]["name"]
+    found, notes = _named(tables.get("architectures"), "ae.architecture.name", name, config["scale"])
+    return {**tables, **{key: {**tables[key], **table} for key, table in found.items()}}, notes
+
+
+def _named(
+    tables: Mapping[str, Any] | None, key: str, name: str | None, scale: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], list[str]]:
+    """The table of that name, and notes; a scale without named tables has networks of its own, which is noted."""
+    if name is None:
+        return {}, []
+    if tables is None:
+        return {}, [f"scale={scale['name']} has no {key}={name}: its own networks stand in"]
+    if name not in tables:
+        raise UserError(
+            f"{key}={name} is none that scale={scale['name']} has{nearest(name, tables)} "
+            f"(there are {', '.join(sorted(tables))})"
+        )
+    return tables[name], []
 
 
 def _shift(given: Any, f: int) -> float:
@@ -657,12 +725,7 @@ def _fill_trainer(config: dict[str, Any], known: Vocabulary) -> None:
         case "images":
             pass
         case "paper":
-            rows = row_family(scale["trainer"], "paper", config)
-            if rows is None:
-                raise UserError(
-                    f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops"
-                )
-            row = _for_factor(rows, f, scale, "training row")
+            row = _paper_training(config)
             _fill(trainer, {**row, "images": row["steps"] * row["batch"]})
         case "flops":
             from experiments.build import flops_per_training_image
@@ -674,3 +737,22 @@ def _fill_trainer(config: dict[str, Any], known: Vocabulary) -> None:
         case other:
             raise UserError(f"trainer.budget={other} is none of images, flops, paper")
     _fill(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})
+
+
+def _paper_training(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Batch, steps and learning rate of the paper for a config's architecture, or else for its f and conditioning."""
+    scale, f, name = config["scale"], config["ae"]["f"], config["denoiser"]["architecture"]
+    rows = _row_family(scale["trainer"], "paper", config)
+    if rows is None:
+        raise UserError(
+            f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops"
+        )
+    if name is None:
+        return _for_factor(rows, f, scale, "training row")
+    row, _ = _architecture(config, f)
+    if "training" not in row:
+        raise UserError(
+            f"trainer.budget=paper: how denoiser.architecture={name} was trained at f = {f} is not published; use "
+            "trainer.budget=images"
+        )
+    return row["training"]
