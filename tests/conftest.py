@@ -17,3 +17,13 @@ def shared_data() -> Path:
     if not place:
         pytest.skip("LDM_TEST_DATA is not set: this test reads the development data")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP of random weights as transformers saves it."""
+    from tiny_clip import save_tiny_clip
+
+    place = tmp_path_factory.mktemp("clip")
+    save_tiny_clip(place)
+    return place

@@ -28,6 +28,12 @@ def run(job: Job) -> Outcome:
             f"{protocol.resolution}x{protocol.resolution} px; window_ rows measure windows of that size"
         )
         left_out += [LeftOut(row.metric.removeprefix(prefix), reason) for row in rows]
+        left_out += [
+            LeftOut(
+                f"{kind} task scores", f"they are measured on samples of the training size, not {width}x{height} px"
+            )
+            for kind in conditions_of(job.plan.config)
+        ]
         return Outcome(rows=rows, left_out=left_out, protocols=described([protocol]), cost=meter.cost(len(features)))
     protocols = [protocol]
     if conditions_of(job.plan.config):

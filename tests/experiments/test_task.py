@@ -97,3 +97,25 @@ def test_only_samples_of_conditions_with_a_probe_hang_on_one():
 
 def test_samples_larger_than_the_images_are_asked_nothing():
     assert "probe" not in plan_of("samples.width=64").stages
+
+
+@pytest.mark.slow
+def test_clip_and_lpips_judge_where_they_are_given(clip_folder: Path, tmp_path: Path, shared_data: Path) -> None:
+    """The model of the CLIP score is in the identity by its content; with LPIPS' weights nothing is left out."""
+    weights = shared_data / "weights" / "alexnet_features.safetensors"
+    judges = (f"metrics.clip={clip_folder}", f"metrics.lpips={weights}")
+    done = run(tmp_path / "store", "conditioning=[text,superres]", "trainer.milestones=[1.0]", *judges)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, protocols = rows(tmp_path / "store", "evaluation"), record(tmp_path / "store", "evaluation")["protocols"]
+    assert {"clip_score", "shuffled_clip_score", "real_clip_score"} <= set(found)
+    assert protocols[found["clip_score"]["protocol"]]["extractor"] == "clip"
+    assert found["bicubic_superres_lpips_alex"]["value"] < found["superres_lpips_alex"]["value"]
+    left_out = {item["metric"] for item in record(tmp_path / "store", "evaluation")["left_out"]}
+    assert left_out.isdisjoint({"clip_score", "superres_lpips_alex"})
+
+
+def test_judges_that_cannot_be_had_are_named_before_anything_trains(tmp_path: Path) -> None:
+    done = run(tmp_path / "store", "conditioning=text", f"metrics.clip={tmp_path}")
+    assert done.returncode == 2
+    assert "holds no CLIP model" in done.stdout + done.stderr
+    assert not list((tmp_path / "store").glob("*/*/record.json"))
