@@ -16,16 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from experiments.conditions import CONDITIONS, DataFacts, Vocabulary, annotations_read, larger_maps, vocabulary_of
 from experiments.console import reporting, say
-from experiments.plan import (
-    CONDITIONS,
-    DataFacts,
-    Vocabulary,
-    annotations_read,
-    denoiser_settings,
-    larger_maps,
-    vocabulary_of,
-)
+from experiments.resolve import denoiser_settings
 from experiments.store import Store
 from ldm.conditioning import (
     ClassConditioning,

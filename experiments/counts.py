@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import build
-from experiments.plan import Vocabulary, sample_size
+from experiments.conditions import Vocabulary, sample_size
 from ldm.denoiser.unet import UNet
 from ldm.first_stage.contract import FirstStage, Reconstruction
 from ldm.first_stage.discriminator import PatchDiscriminator

@@ -16,6 +16,7 @@ from rich.table import Table
 from experiments import build
 from experiments.cli import with_scale
 from experiments.compose import composed, exit_code, settings_only, swept
+from experiments.conditions import DataFacts, conditions_of, sample_size
 from experiments.console import clock, say
 from experiments.counts import (
     DenoiserCounts,
@@ -26,7 +27,8 @@ from experiments.counts import (
     sampled_latent_shape,
     training_bytes,
 )
-from experiments.plan import UNTIL, DataFacts, Plan, conditions_of, make_plan, sample_size, with_scale_sizes
+from experiments.plan import UNTIL, Plan, make_plan
+from experiments.resolve import with_scale_sizes
 from experiments.runner import environment
 from experiments.store import Store
 from ldm.data.contract import Annotation

@@ -20,18 +20,11 @@ import torch
 from experiments import build
 from experiments.cli import sentence_for, with_scale
 from experiments.compose import composed, exit_code, settings_only, without
+from experiments.conditions import ANNOTATION_OF, CONDITIONS, NEEDED_AS, DataFacts, conditions_of
 from experiments.console import say
 from experiments.counts import lpips_file
-from experiments.plan import (
-    ANNOTATION_OF,
-    CONDITIONS,
-    NEEDED_AS,
-    DataFacts,
-    Plan,
-    conditions_of,
-    make_plan,
-    with_scale_sizes,
-)
+from experiments.plan import Plan, make_plan
+from experiments.resolve import with_scale_sizes
 from experiments.store import Store
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments import build
+from experiments.conditions import Vocabulary, annotations_read
 from experiments.pictures import to_uint8
-from experiments.plan import Vocabulary, annotations_read
 from experiments.runner import Job
 from ldm.conditioning.contract import Conditioning
 from ldm.data.contract import Split

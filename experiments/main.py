@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import build
 from experiments.console import say
-from experiments.plan import UNTIL, Plan, make_plan, with_scale_sizes
+from experiments.plan import UNTIL, Plan, make_plan
+from experiments.resolve import with_scale_sizes
 from experiments.runner import Job, Outcome, run_stages
 from experiments.schema import check_keys
 from experiments.store import Store, now

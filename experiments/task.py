@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments import build
+from experiments.conditions import ANNOTATION_OF, conditions_of
 from experiments.generate import AskedConditions
 from experiments.measure import generation_protocol
-from experiments.plan import ANNOTATION_OF, conditions_of
 from experiments.runner import Job
 from ldm.data.contract import ImageCache
 from ldm.data.degradation import Degradation

@@ -3,8 +3,8 @@
 import dataclasses
 
 from experiments import build
+from experiments.conditions import annotations_read
 from experiments.console import reporting
-from experiments.plan import annotations_read
 from experiments.runner import Job, Outcome, label
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from experiments.conditions import conditions_of, sample_size
 from experiments.cost import Meter
 from experiments.measure import described, generation_protocol, generation_rows, reference_features, window_protocol
-from experiments.plan import conditions_of, sample_size
 from experiments.runner import Job, Outcome
 from experiments.task import judged
 from ldm.metrics.features import Features

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from experiments import build
+from experiments.conditions import annotations_read
 from experiments.console import reporting
 from experiments.measure import chosen, described
-from experiments.plan import annotations_read
 from experiments.runner import Job, Outcome, label
 from experiments.stages.training import run_training
 from experiments.task import ProbeMeasure, Values, asked_facts, probe_protocol

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from experiments import build
 from experiments.condition_pictures import save_condition_grid
+from experiments.conditions import conditions_of, larger_maps, sample_size
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import extractor_of, windows
 from experiments.pictures import save_grid
-from experiments.plan import conditions_of, larger_maps, sample_size
 from experiments.runner import Job, Outcome, label
 from experiments.task import Values, measures_of, task_facts
 from ldm.errors import UserError

@@ -8,8 +8,8 @@ from tiny_plans import plan_of
 
 from experiments import build
 from experiments.condition_pictures import COLUMNS, GAP, SIDE, save_condition_grid
+from experiments.conditions import DataFacts
 from experiments.generate import AskedConditions
-from experiments.plan import DataFacts
 from ldm.data import build_cache, open_splits
 
 

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from experiments.compose import composed
-from experiments.plan import with_scale_sizes
+from experiments.resolve import with_scale_sizes
 from experiments.schema import CONF
 from ldm.data import SOURCES, open_splits
 

@@ -9,6 +9,7 @@ import torch
 from tiny_plans import identities, plan_of
 
 from experiments import build, describe
+from experiments.conditions import Vocabulary
 from experiments.counts import (
     count_denoiser,
     count_first_stage,
@@ -17,7 +18,6 @@ from experiments.counts import (
     training_bytes,
 )
 from experiments.main import plan_of as plan_of_run
-from experiments.plan import Vocabulary
 from experiments.runner import environment
 from experiments.store import Store
 from ldm.data.contract import ImageCache

@@ -8,7 +8,8 @@ import torch
 from tiny_plans import FACTS, changed, identities, plan_of, reversed_keys, settings_of
 
 from experiments import build
-from experiments.plan import OPTIONAL, PARENTS, DataFacts, Vocabulary, larger_maps, make_plan
+from experiments.conditions import DataFacts, Vocabulary, larger_maps
+from experiments.plan import OPTIONAL, PARENTS, make_plan
 from ldm.errors import UserError
 from ldm.records import STAGES
 from ldm.training.flops import count_flops

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from tiny_plans import FACTS, changed, plan_of
 
-from experiments.plan import CONDITIONS, Vocabulary
+from experiments.conditions import CONDITIONS, Vocabulary
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
 

@@ -18,8 +18,9 @@ from tiny_plans import changed
 
 from experiments import build, describe
 from experiments.compose import composed, settings_only, swept
+from experiments.conditions import Vocabulary
 from experiments.main import plan_of
-from experiments.plan import Plan, Vocabulary, make_plan
+from experiments.plan import Plan, make_plan
 from experiments.schema import CONF
 from experiments.store import Store
 from ldm.conditioning import Conditioning

@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from experiments.compose import composed, settings_only
-from experiments.plan import DataFacts, Plan, make_plan
+from experiments.conditions import DataFacts
+from experiments.plan import Plan, make_plan
 
 FACTS = DataFacts("train", "heldout", 64, 40, ("cat", "dog", "eel"))
 

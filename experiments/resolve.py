@@ -1,0 +1,386 @@
+"""Fills what a config leaves open from the scale's tables, and refuses what cannot work.
+
+The one place where values that depend on f, on the conditions or on the sampler are decided, before anything is hashed.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.conditions import (
+    ANNOTATION_OF,
+    GIVES_TOKENS,
+    NEEDED_AS,
+    DataFacts,
+    Vocabulary,
+    conditions_of,
+    sample_size,
+)
+from ldm.data.degradation import DEGRADATIONS
+from ldm.data.masks import MASK_KINDS
+from ldm.errors import UserError, nearest
+
+PLAIN_UNET: Mapping[str, Any] = {
+    "transformer_depth": 1,
+    "use_scale_shift_norm": False,
+    "resblock_updown": False,
+    "dropout": 0.0,
+}
+"""What a UNet is where neither the user nor a table of the scale says otherwise."""
+
+
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "latents.scale": ("std_scalar", "per_channel", "none"),
+    "samples.keep": ("features", "images"),
+    "metrics.reference": ("heldout", "train"),
+    "diffusion.schedule": ("scaled_linear", "linear", "cosine", "flow"),
+    "diffusion.target": ("eps", "x0", "v", "flow"),
+    "diffusion.weighting": ("plain", "min_snr", "likelihood"),
+    "trainer.decay": ("constant", "cosine"),
+    "ae.training.decay": ("constant", "cosine"),
+    "ae.loss.discriminator.norm": ("group", "batch"),
+    "sampler.variance": ("small", "large"),
+    "sampler.spacing": ("uniform", "quadratic", "leading", "trailing"),
+    "sampler.final": ("clean", "alpha0"),
+    "ae.architecture.initialisation": ("reference", "near_linear"),
+    "sampler.clip": ("none", "range"),
+    "samples.conditions": ("train", "heldout"),
+    "conditioning.superres.scale": (2, 4, 8),
+    "conditioning.superres.degradation": DEGRADATIONS,
+}
+"""Settings that have a few names to choose from, checked when a run is planned."""
+
+
+SAMPLER_OPTIONS: Mapping[str, str] = {"eta": "ddim", "variance": "ddpm"}
+"""Settings of the sampler group that only this one reads; under the others they are inactive."""
+
+
+def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Fills every null from the scale's tables: the one place where values that depend on f are decided."""
+    config = copy.deepcopy(dict(composed))
+    config["data"] = with_scale_sizes(config)
+    scale, ae, notes = config["scale"], config["ae"], []
+    resolution = config["data"]["resolution"]
+    _check_factor(ae["f"], resolution)
+    if ae["regulariser"] != "identity":
+        _check_judge(config)
+    if ae["f"] == 1:
+        config["ae"] = ae = {"regulariser": "identity", "f": 1, "channels": 3, "seed": 0}
+    else:
+        if ae["regulariser"] == "identity":
+            raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
+        table, stand_in = _first_stage_tables(config)
+        notes += stand_in
+        ae["channels"] = ae["channels"] or _for_factor(table["latent_channels"], ae["f"], scale, "latent channels")
+        coder = {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}
+        _fill(ae["architecture"], _for_factor(coder, ae["f"], scale, "first-stage architecture"))
+        _fill(ae["architecture"], {"initialisation": table["initialisation"]})
+        _fill(ae["loss"]["discriminator"], table["discriminator"])
+        _fill(ae["training"], table["training"])
+        if ae["regulariser"] == "vq":
+            ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
+    _check_choices(config)
+    notes += _fill_conditioning(config, facts)
+    _fill_trainer(config, facts.vocabulary(config))  # before the denoiser: it looks at what the user set of that
+    config["denoiser"] = denoiser_settings(config, ae["f"])
+    config["diffusion"]["shift"] = shift_of(config["diffusion"].get("shift"), ae["f"])
+    config["guidance"] = _resolve_guidance(config["guidance"])
+    config["sampler"] = _resolve_sampler(config)
+    for group in ("metrics", "samples"):
+        _fill(config[group], scale[group])
+    _settle_sample_size(config)
+    notes += _settle_tiles(config)
+    return config, tuple(notes)
+
+
+def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
+    """Sizes of the conditions from the scale; returns notes.
+
+    Raises: UserError where the data cannot give them.
+    """
+    row, notes = _architecture(config, config["ae"]["f"])
+    settings, tables = config["conditioning"], config["scale"]["conditioning"]
+    if "class" in settings and len(facts.classes) < 2:
+        del settings["class"]
+        kept = f" beside {', '.join(conditions_of(config))}" if conditions_of(config) else ""
+        notes.append(f"the data has no classes: the diffusion model is trained without them{kept}")
+    for kind in conditions_of(config):
+        needed = ANNOTATION_OF.get(kind)
+        if needed is not None and needed not in facts.annotations:
+            raise UserError(
+                f"conditioning={kind} needs {NEEDED_AS[needed]}, and data={config['data']['name']} has none; add them, "
+                "or choose another conditioning"
+            )
+        _fill(settings[kind], {**tables.get(kind, {}), **row.get("conditioning", {}).get(kind, {})})
+    if "text" in settings and settings["text"]["encoder"]:
+        settings["text"] |= {"dim": None, "depth": None}  # the encoder's own
+    if "inpaint" in settings:
+        unknown = [mask for mask in settings["inpaint"]["masks"] if mask not in MASK_KINDS]
+        if unknown or not settings["inpaint"]["masks"]:
+            raise UserError(
+                f"conditioning.inpaint.masks={settings['inpaint']['masks']} must name some of {', '.join(MASK_KINDS)}"
+            )
+    elif config["samples"]["paste_known"]:
+        raise UserError("samples.paste_known=true needs conditioning=inpaint: only then are pixels known")
+    if not conditions_of(config):
+        config["conditioning"] = {"dropout": 0.0}
+        if config["guidance"]["scale"] != 1:
+            raise UserError(
+                f"guidance.scale={config['guidance']['scale']} needs a condition, and this model has none; "
+                "use guidance.scale=1, or data with classes and conditioning=class"
+            )
+    elif config["guidance"]["scale"] != 1 and config["conditioning"]["dropout"] == 0:
+        raise UserError(
+            f"guidance.scale={config['guidance']['scale']} needs a model that was also trained without its condition; "
+            "use guidance.scale=1, or train with conditioning.dropout=0.1"
+        )
+    if config["samples"]["conditions"] is None:
+        # Labels are as frequent in training; what describes one image is better asked of images not trained on.
+        config["samples"]["conditions"] = "train" if conditions_of(config) in ((), ("class",)) else "heldout"
+    return notes
+
+
+def with_scale_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The data settings of a config, what is null taken from the scale."""
+    data, sizes = dict(config["data"]), config["scale"]["data"]
+    _fill(data, sizes.get(data["name"], sizes["folder"]))  # what a scale says of a folder holds for all sets of files
+    return data
+
+
+def _fill(target: dict[str, Any], table: Mapping[str, Any]) -> None:
+    for key, value in target.items():
+        if value is None and key in table:
+            target[key] = copy.deepcopy(table[key])
+
+
+def _for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what: str) -> Any:
+    if f not in table:
+        known = ", ".join(str(key) for key in table)
+        raise UserError(f"scale={scale['name']} has no {what} for ae.f={f}; it has them for f = {known}")
+    return table[f]
+
+
+def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
+    """The denoiser's settings at downsampling factor f: the user's, then the scale's tables, then the plain UNet.
+
+    Raises: UserError where the scale has no such architecture, or none for that f.
+    """
+    settings = dict(config["denoiser"])
+    row, _ = _architecture(config, f)
+    table = row.get("denoiser") or _for_factor(
+        _row_family(config["scale"]["denoiser"], settings["name"], config), f, config["scale"], "denoiser"
+    )
+    _fill(settings, {**PLAIN_UNET, **table})
+    if not _has_tokens(config):
+        settings["transformer_depth"] = PLAIN_UNET["transformer_depth"]  # there are no transformers
+    return settings
+
+
+def _has_tokens(config: Mapping[str, Any]) -> bool:
+    return any(kind in config["conditioning"] for kind in GIVES_TOKENS)
+
+
+def _row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
+    """The table of that name; for a model without cross-attention the unconditional one where the scale has it."""
+    return tables.get(name if _has_tokens(config) else f"{name}_unconditional", tables.get(name))
+
+
+def _architecture(config: Mapping[str, Any], f: int) -> tuple[Mapping[str, Any], list[str]]:
+    """What the scale says of `denoiser.architecture` at downsampling factor f, and notes.
+
+    A mapping of "denoiser", "conditioning" and "training", as far as they are not the scale's usual ones; empty where
+    no architecture is named, or where the scale has none with names, which is noted.
+    """
+    scale = config["scale"]
+    found, notes = _named(
+        scale.get("architectures"), "denoiser.architecture", config["denoiser"]["architecture"], scale
+    )
+    return (_for_factor(found, f, scale, config["denoiser"]["architecture"]) if found else {}), notes
+
+
+def _first_stage_tables(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The scale's tables of first stages, with those of `ae.architecture.name` in front, and notes."""
+    tables, name = config["scale"]["first_stage"], config["ae"]["architecture"]["name"]
+    found, notes = _named(tables.get("architectures"), "ae.architecture.name", name, config["scale"])
+    return {**tables, **{key: {**tables[key], **table} for key, table in found.items()}}, notes
+
+
+def _named(
+    tables: Mapping[str, Any] | None, key: str, name: str | None, scale: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], list[str]]:
+    """The table of that name, and notes; a scale without named tables has networks of its own, which is noted."""
+    if name is None:
+        return {}, []
+    if tables is None:
+        return {}, [f"scale={scale['name']} has no {key}={name}: its own networks stand in"]
+    if name not in tables:
+        raise UserError(
+            f"{key}={name} is none that scale={scale['name']} has{nearest(name, tables)} "
+            f"(there are {', '.join(sorted(tables))})"
+        )
+    return tables[name], []
+
+
+def shift_of(given: Any, f: int) -> float:
+    """The shift of the noise schedule as a number: docs/decisions/0011 says why "auto" is what it is."""
+    if given is None:
+        return 1.0
+    if given == "auto":
+        return max(1.0, 4.0 / f)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        raise UserError(f"diffusion.shift={given} is neither null, auto, nor a number above 0")
+    return float(given)
+
+
+def shift_name(shift: float, f: int) -> str:
+    """How tables name a shift: by the rule where it follows it, so that cells of several f share a name."""
+    if shift == 1:
+        return "none"
+    return "auto" if shift == shift_of("auto", f) else f"{shift:g}"
+
+
+def _resolve_guidance(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The guidance settings, checked; what no guidance leaves inactive at its default."""
+    scale, interval, rescale = given["scale"], given.get("interval"), given.get("rescale", 0.0)
+    if not isinstance(rescale, int | float) or not 0 <= rescale <= 1:
+        raise UserError(f"guidance.rescale={rescale} is not a number from 0 to 1")
+    if interval is not None:
+        numbers = isinstance(interval, list | tuple) and all(isinstance(end, int | float) for end in interval)
+        if not numbers or len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+            raise UserError(
+                f"guidance.interval={interval} is not [low, high] with 0 <= low < high <= 1, the t between which "
+                "guidance acts; null means everywhere"
+            )
+        interval = None if list(interval) == [0, 1] else [float(end) for end in interval]
+    if scale == 1:
+        return {"scale": scale, "interval": None, "rescale": 0.0}
+    return {"scale": scale, "interval": interval, "rescale": float(rescale)}
+
+
+def _resolve_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler's settings without those that it does not read, and with the steps that `nfe` stands for."""
+    name = config["sampler"]["name"]
+    settings = {k: v for k, v in config["sampler"].items() if SAMPLER_OPTIONS.get(k, name) == name}
+    calls = settings.pop("nfe", None)
+    if calls is None:
+        _fill(settings, config["scale"]["sampler"])
+        return settings
+    if settings["steps"] is not None:
+        raise UserError(
+            f"sampler.steps={settings['steps']} and sampler.nfe={calls} both say how long to sample; give one of them"
+        )
+    from experiments.build import steps_within
+
+    return {**settings, "steps": steps_within({**config, "sampler": settings}, calls)}
+
+
+def _check_factor(f: Any, resolution: int) -> None:
+    if not isinstance(f, int) or f < 1 or f & (f - 1):
+        raise UserError(f"ae.f={f} is not a power of two; use 1, 2, 4, 8, 16 or 32")
+    if f > resolution or resolution % f:
+        largest = math.gcd(resolution, 2**30)
+        raise UserError(
+            f"ae.f={f} does not fit images of {resolution} pixels a side; "
+            f"use ae.f up to {largest}, or a data.resolution divisible by {f}"
+        )
+
+
+def _settle_sample_size(config: dict[str, Any]) -> None:
+    """Both sides of the samples, or neither where they are the training images': these are no other samples."""
+    samples, resolution, f = config["samples"], config["data"]["resolution"], config["ae"]["f"]
+    halvings = len(config["denoiser"]["channel_mult"]) - 1
+    low = config["conditioning"].get("superres", {}).get("scale", 1)  # the low-resolution image has whole pixels
+    unit = math.lcm(f * 2**halvings, low)
+    for name in ("height", "width"):
+        side = samples[name] = resolution if samples[name] is None else samples[name]
+        if not isinstance(side, int) or side < resolution or side % unit:
+            wanted = side if isinstance(side, int | float) else 0
+            larger = max(resolution, math.ceil(wanted / unit) * unit)
+            raise UserError(
+                f"samples.{name}={side} is no side for samples of this model: it must be a multiple of {unit} "
+                f"(ae.f={f} and {halvings} halvings in the denoiser) and at least the {resolution} px of the training "
+                f"images, the windows in which samples are measured; use samples.{name}={larger}"
+            )
+    if samples["height"] == samples["width"] == resolution:
+        samples["height"] = samples["width"] = None
+
+
+def _settle_tiles(config: dict[str, Any]) -> list[str]:
+    """Tile and overlap, or neither where one tile covers the latent, which is said."""
+    samples, f = config["samples"], config["ae"]["f"]
+    tile, overlap = samples["tile"], samples["overlap"]
+    latent = [side // f for side in sample_size(config)]
+    if tile is not None and (not isinstance(tile, int) or tile < 1):
+        raise UserError(f"samples.tile={tile} is no number of latents a side; use 1 or more, or null for no tiles")
+    if tile is None or tile >= max(latent):
+        samples["tile"] = samples["overlap"] = None
+        shape = " x ".join(map(str, latent))
+        return [] if tile is None else [f"samples.tile={tile} covers the latent of {shape}: it is decoded whole"]
+    samples["overlap"] = tile // 4 if overlap is None else overlap
+    if not isinstance(samples["overlap"], int) or not 0 <= 2 * samples["overlap"] <= tile:
+        raise UserError(f"samples.overlap={overlap} is outside 0 to {tile // 2}, half of samples.tile={tile}")
+    return []
+
+
+def _check_choices(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a setting that is none of its choices."""
+    for key, choices in CHOICES.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None and value not in choices:
+            names = [str(choice) for choice in choices]
+            raise UserError(f"{key}={value} is none of {', '.join(names)}{nearest(str(value), names)}")
+
+
+def _check_judge(config: Mapping[str, Any]) -> None:
+    """The network that judges must not be the one that the first stage was trained with."""
+    judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
+    # EfficientNet-Lite2 also measures the feature distance of reconstructions, whatever the extractor.
+    # LPIPS of super-resolution and inpainting is that of AlexNet.
+    judges = {judge, "efficientnet_lite2", "lpips_alex" if config["metrics"]["lpips"] else judge}
+    if trained_with in judges and not config["metrics"]["allow_same_network"]:
+        raise UserError(
+            f"{trained_with}, the perceptual loss that trains the first stage, would also be a judge, and biased; "
+            "choose another, or set metrics.allow_same_network=true, which marks the rows"
+        )
+
+
+def _fill_trainer(config: dict[str, Any], known: Vocabulary) -> None:
+    trainer, scale, f = config["trainer"], config["scale"], config["ae"]["f"]
+    match trainer["budget"]:
+        case "images":
+            pass
+        case "paper":
+            row = _paper_training(config)
+            _fill(trainer, {**row, "images": row["steps"] * row["batch"]})
+        case "flops":
+            from experiments.build import flops_per_training_image
+
+            reference = scale["trainer"]["flops_reference_f"]
+            images = trainer["images"] or scale["trainer"]["images"]
+            ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
+            trainer["images"] = max(1, round(images * ratio))
+        case other:
+            raise UserError(f"trainer.budget={other} is none of images, flops, paper")
+    _fill(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})
+
+
+def _paper_training(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Batch, steps and learning rate of the paper for a config's architecture, or else for its f and conditioning."""
+    scale, f, name = config["scale"], config["ae"]["f"], config["denoiser"]["architecture"]
+    rows = _row_family(scale["trainer"], "paper", config)
+    if rows is None:
+        raise UserError(
+            f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops"
+        )
+    if name is None:
+        return _for_factor(rows, f, scale, "training row")
+    row, _ = _architecture(config, f)
+    if "training" not in row:
+        raise UserError(
+            f"trainer.budget=paper: how denoiser.architecture={name} was trained at f = {f} is not published; use "
+            "trainer.budget=images"
+        )
+    return row["training"]
