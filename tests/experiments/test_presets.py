@@ -75,6 +75,9 @@ COUNTS = {(row, "UNet"): (preset, count) for row, (preset, count) in UNETS.items
 COUNTS |= {(row, "encoder"): (preset, count) for row, (preset, count, _) in CODERS.items()}
 COUNTS |= {(row, "decoder"): (preset, count) for row, (preset, _, count) in CODERS.items()}
 
+ALIKE = {"noise_shift": 1}
+"""Points of a sweep that are the same cell as another: at f = 4 the shift is none."""
+
 # Millions that Tables 12 to 15 print (pages 24 and 25) for UNet and conditioner.
 PRINTED = {
     "imagenet_f_study ae.f=1": 396,
@@ -295,10 +298,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_runs_on_the_embedded_images(preset, store):
-    few = [] if "sampler.steps" in sweep_of(preset) else ["sampler.steps=2"]
+    few = [] if {"sampler.steps", "sampler.nfe"} & set(sweep_of(preset)) else ["sampler.steps=2"]
     done = run(store, f"+experiment={preset}", "data=emoji", *few)
     assert done.returncode == 0, done.stdout + done.stderr
     newest = max((store / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)
     cells = json.loads(newest.read_text())["cells"]
-    assert len(cells) == math.prod(map(len, sweep_of(preset).values()))
+    points = math.prod(map(len, sweep_of(preset).values()))
+    assert len(cells) == points - ALIKE.get(preset, 0)
     assert {item for cell in cells for item in cell["stages"].items()} <= records(store)
