@@ -75,6 +75,8 @@ def label(plan: Plan, stage: Stage) -> str:
     if stage.name == "probe":
         return f"{stage.name:<14} {axes['conditioning']}"
     text = f"{stage.name:<14} f={axes['f']} {axes['regulariser']}"
+    if stage.name in ("diffusion", "progress", "samples", "evaluation") and axes["conditioning"] != "class":
+        text += f" {axes['conditioning']}"
     if stage.name in ("samples", "evaluation"):
         text += f" {axes['sampler']} {axes['steps']} steps"
         if axes["guidance_scale"] != 1:
