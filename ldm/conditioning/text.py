@@ -37,8 +37,7 @@ class TextConditioning(Conditioning):
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """All fields, with the captions where `mask` is true replaced by the empty one."""
-        tokens = field_of(fields, "tokens")
-        return {**fields, "tokens": masked_items(tokens, mask, self.null_tokens.to(tokens))}
+        return with_captions_dropped(fields, mask, self.null_tokens)
 
 
 class FrozenTextConditioning(Conditioning):
@@ -77,8 +76,13 @@ class FrozenTextConditioning(Conditioning):
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """All fields, with the captions where `mask` is true replaced by the empty one."""
-        tokens = field_of(fields, "tokens")
-        return {**fields, "tokens": masked_items(tokens, mask, self.null_tokens.to(tokens))}
+        return with_captions_dropped(fields, mask, self.null_tokens)
+
+
+def with_captions_dropped(fields: Mapping[str, Tensor], mask: Tensor, null_tokens: Tensor) -> dict[str, Tensor]:
+    """All fields, with the field "tokens" replaced by `null_tokens`, (L,), in the items where `mask` is true."""
+    tokens = field_of(fields, "tokens")
+    return {**fields, "tokens": masked_items(tokens, mask, null_tokens.to(tokens))}
 
 
 def tokens_of(fields: Mapping[str, Tensor], length: int, vocabulary: int) -> Tensor:
