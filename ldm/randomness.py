@@ -1,10 +1,14 @@
 """Randomness as a pure function of (seed, keys): nothing but step counters needs saving to resume a run."""
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Noise = Callable[[tuple[int, ...]], Tensor]
+"""shape of one image -> normal noise (N, *shape), e.g. `SampleNoise`; successive calls give new noise."""
 
 
 def derived_seed(seed: int, *keys: int | str) -> int:

@@ -5,7 +5,7 @@ from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp import DPMSolverPlusPlus
 from ldm.samplers.euler import Euler
 from ldm.samplers.heun import Heun
-from ldm.samplers.loop import Noise, Sampler, asked_levels, sample
+from ldm.samplers.loop import Sampler, asked_levels, sample
 from ldm.samplers.plms import PLMS
 from ldm.samplers.spacing import step_indices, time_grid
 from ldm.samplers.unipc import UniPC
@@ -17,7 +17,6 @@ __all__ = [
     "DPMSolverPlusPlus",
     "Euler",
     "Heun",
-    "Noise",
     "Sampler",
     "UniPC",
     "asked_levels",

@@ -8,7 +8,7 @@ from torch import Tensor
 from ldm.diffusion.model import Denoise, per_image
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.target import eps_from_x0
-from ldm.samplers.loop import Noise
+from ldm.randomness import Noise
 
 
 @dataclass(frozen=True)

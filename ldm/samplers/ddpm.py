@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ldm.diffusion.model import Denoise
 from ldm.diffusion.schedule import Schedule
+from ldm.randomness import Noise
 from ldm.samplers.level import level
-from ldm.samplers.loop import Noise
 
 VARIANCES = ("small", "large")
 

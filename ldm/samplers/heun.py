@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ldm.diffusion.model import Denoise
 from ldm.diffusion.schedule import Schedule
+from ldm.randomness import Noise
 from ldm.samplers.level import level, with_eps, with_x0
-from ldm.samplers.loop import Noise
 
 
 @dataclass(frozen=True)

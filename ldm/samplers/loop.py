@@ -1,6 +1,6 @@
 """One loop drives all samplers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.model import Denoise
-
-Noise = Callable[[tuple[int, ...]], Tensor]
-"""shape of one image -> normal noise (N, *shape), e.g. `ldm.randomness.SampleNoise`."""
+from ldm.randomness import Noise
 
 
 class Sampler(Protocol):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ldm.diffusion.model import Denoise
 from ldm.diffusion.schedule import Schedule
+from ldm.randomness import Noise
 from ldm.samplers.level import Level, level, with_x0
-from ldm.samplers.loop import Noise
 
 
 @dataclass(frozen=True)
