@@ -618,8 +618,13 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
-    """The floor's rows; the Frechet distance is biased by n, so its floor counts only at the same n."""
+    """The floor's rows; the Frechet distance is biased by n, so its floor counts only at the same n.
+
+    None where its own rows follow several protocols, of which a mean would say nothing.
+    """
     rows = study.frame[study.frame["metric"] == metric]
+    if mixed_protocols(rows):
+        rows = rows.iloc[:0]
     same = rows[rows["n"] == like.n]
     if like.is_kernel and same.empty:
         same = rows
@@ -628,7 +633,10 @@ def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
 
 def _floor_note(study: Study, metric: Headline) -> str:
     """What to know of floors that were measured with another number of images than the samples."""
-    counts = sorted(set(study.frame[study.frame["metric"].isin([metric.real, metric.decoded])]["n"]))
+    floors = study.frame[study.frame["metric"].isin([metric.real, metric.decoded])]
+    if mixed_protocols(floors):
+        return "Floors are not drawn: they follow several protocols (table.md has them)."
+    counts = sorted(set(floors["n"]))
     if not counts or counts == [metric.n]:
         return ""
     if metric.is_kernel:

@@ -53,13 +53,24 @@ def chosen(total: int, n: int, seed: int, purpose: str) -> list[int]:
     return sorted(torch.randperm(total, generator=generator(seed, purpose))[:n].tolist())
 
 
+SPLIT_NAMES = {"train": "training", "heldout": "held-out"}
+
+
+def sample_protocol(job: Job, n_samples: int) -> Protocol:
+    """How generation metrics of n samples of this job's plan are measured."""
+    asked = SPLIT_NAMES[job.plan.config["samples"]["conditions"]]
+    return dataclasses.replace(generation_protocol(job, n_samples), class_balance=f"as in the {asked} images")
+
+
 def generation_protocol(job: Job, n_samples: int) -> Protocol:
-    """How the generation metrics of this job's plan are measured with n samples."""
+    """The same of n training images, decoded or not, which stand for samples that nothing can better."""
     return protocol_from(job.plan.config, job.parent_record("reference").facts, n_samples)
 
 
-def protocol_from(config: Mapping[str, Any], facts: Mapping[str, Any], n_samples: int) -> Protocol:
-    """The same from a full config and the facts of its reference stage."""
+def protocol_from(
+    config: Mapping[str, Any], facts: Mapping[str, Any], n_samples: int, measured: str = "train"
+) -> Protocol:
+    """The same from a full config and the facts of its reference stage, for images of the split `measured`."""
     # At f = 1 nothing was trained with the judge, but its rows stand beside some of models that were.
     same_network = config["metrics"]["allow_same_network"]
     return Protocol(
@@ -74,7 +85,7 @@ def protocol_from(config: Mapping[str, Any], facts: Mapping[str, Any], n_samples
         extractor_size=facts["extractor"]["size"],
         extractor_weights=facts["extractor"]["weights_hash"],
         extractor_precision=facts["extractor"]["precision"],
-        class_balance="as in the training images",
+        class_balance=f"as in the {SPLIT_NAMES[measured]} images",
         evaluation_seed=config["metrics"]["seed"],
         marks=("the judge may have trained the first stage",) if same_network else (),
     )

@@ -116,6 +116,7 @@ def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: C
     started = time.monotonic()
     with tracker.stage_run(plan, stage) as run:
         outcome = work(Job(plan, stage, store, run))
+        _check_protocols(outcome, stage.name)
         record = StageRecord(
             stage=stage.name,
             identity=stage.identity,
@@ -133,6 +134,13 @@ def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: C
         store.finish(record)
     rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
     say(f"{label(plan, stage)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
+
+
+def _check_protocols(outcome: Outcome, stage: str) -> None:
+    """No value enters the store without how it was measured: that would be a mistake of the stage."""
+    nameless = {row.metric for row in outcome.rows if row.protocol not in outcome.protocols}
+    if nameless:
+        raise RuntimeError(f"stage {stage} gives no protocol of its rows {', '.join(sorted(nameless))}")
 
 
 def headline(record: StageRecord) -> str:

@@ -107,11 +107,13 @@ class Protocol:
     class_balance: str
     evaluation_seed: int
     marks: tuple[str, ...] = ()  # e.g. "judge = loss network"
+    sampler: str = ""  # where the measurement prescribes one, e.g. that of all milestones
 
     @property
     def id(self) -> str:
-        """A short hash of all fields."""
-        return content_hash(dataclasses.asdict(self), 10)
+        """A short hash of all fields; those newer than the first stores count where they are set."""
+        fields = dataclasses.asdict(self)
+        return content_hash({name: value for name, value in fields.items() if name != "sampler" or value}, 10)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,12 @@ def test_every_field_of_a_protocol_tells_it_apart():
     assert PROTOCOL.id == dataclasses.replace(PROTOCOL).id
 
 
+def test_a_field_that_protocols_lacked_at_first_leaves_their_ids():
+    fields = dataclasses.asdict(PROTOCOL)
+    assert fields.pop("sampler") == ""
+    assert PROTOCOL.id == content_hash(fields, 10)
+
+
 def test_throughput_is_images_by_seconds_and_zero_where_nothing_was_timed():
     assert RECORD.cost.images_per_second == 250
     assert Cost(images=10).images_per_second == 0

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.conditions import conditions_of, sample_size
 from experiments.cost import Meter
-from experiments.measure import described, generation_protocol, generation_rows, reference_features, window_protocol
+from experiments.measure import described, generation_rows, reference_features, sample_protocol, window_protocol
 from experiments.runner import Job, Outcome
 from experiments.task import judged
 from ldm.metrics.features import Features
@@ -15,7 +15,7 @@ def run(job: Job) -> Outcome:
     """The generation metrics of one cell; samples of another size than the training images have those of windows."""
     meter = Meter(job.device)
     features, reference = Features.load(job.parent_folder("samples") / "features.npz"), reference_features(job)
-    protocol, prefix = generation_protocol(job, len(features)), ""
+    protocol, prefix = sample_protocol(job, len(features)), ""
     is_larger = job.plan.config["samples"]["height"] is not None
     height, width = sample_size(job.plan.config)
     if is_larger:

@@ -1,6 +1,8 @@
 """Quality after so many images seen: every milestone sampled and measured in one cheap, equal way."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -12,9 +14,9 @@ from experiments.measure import (
     described,
     extractor_of,
     features_of,
-    generation_protocol,
     generation_rows,
     reference_features,
+    sample_protocol,
 )
 from experiments.runner import Job, Outcome, label
 from ldm.diffusion import Guidance
@@ -30,7 +32,7 @@ def run(job: Job) -> Outcome:
     asked = asked_conditions(job, config["n_samples"], config["seed"])
     extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
     reference = reference_features(job)
-    protocol = generation_protocol(job, config["n_samples"])
+    protocol = dataclasses.replace(sample_protocol(job, config["n_samples"]), sampler=_spelled(settings))
     rows, left_out = [], []
     with reporting(label(job.plan, job.stage), len(milestones) * config["n_samples"]) as reporter:
         for position, images_seen in enumerate(milestones):
@@ -52,6 +54,12 @@ def run(job: Job) -> Outcome:
         protocols=described([protocol]),
         cost=meter.cost(images, images * (condition_flops + config["steps"] * denoise_flops + decode_flops)),
     )
+
+
+def _spelled(settings: Mapping[str, Any]) -> str:
+    """The sampler of all milestones, as their protocol names it; its seed is that of the evaluation."""
+    options = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in ("name", "steps", "seed"))
+    return f"{settings['name']}, {settings['steps']} steps, {options}"
 
 
 def _reported(batches: Iterator[Batch], reporter: Reporter, before: int) -> Iterator[Tensor]:

@@ -27,7 +27,8 @@ def run(job: Job) -> Outcome:
     settings, config = job.config, job.plan.config
     splits = {split: build.images(config, split, job.store) for split in ("train", "heldout")}
     judged_against = splits[settings["reference"]]
-    other = splits["train" if settings["reference"] == "heldout" else "heldout"]
+    measured = "train" if settings["reference"] == "heldout" else "heldout"
+    other = splits[measured]
     extractor = extractor_of(job, settings["extractor"])
     reference_indices = chosen(len(judged_against), MOST_REFERENCE_IMAGES, settings["seed"], "reference")
     floor_indices = chosen(len(other), settings["n_samples"], settings["seed"], "floor")
@@ -47,7 +48,7 @@ def run(job: Job) -> Outcome:
             "precision": extractor.precision,
         },
     }
-    protocol = protocol_from(job.plan.config, facts, len(floor))
+    protocol = protocol_from(job.plan.config, facts, len(floor), measured)
     rows, left_out = generation_rows(floor, reference, job, protocol, prefix="real_")
     with meter.part("codecs"):
         # The images that reconstructions are measured on, so that the curves stand beside them.

@@ -253,6 +253,9 @@ def test_mixed_protocols_are_marked_where_allowed(tmp_path):
     assert titles == [f"KL, protocol {name}" for name in ids]
     assert "MIXED PROTOCOLS" in _text(figure)
     assert "MIXED PROTOCOLS" in _text(FIGURES["rate_distortion"](study))
+    # A floor is a mean over the rows that it was measured in, and these are not alike.
+    assert "Floors are not drawn: they follow several protocols" in _text(figure)
+    assert not any(line.get_linestyle() == "--" for axes in figure.axes for line in axes.get_lines())
 
 
 def test_colours_are_ordered_in_lightness_and_fixed():

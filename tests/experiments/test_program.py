@@ -126,6 +126,12 @@ def test_every_row_has_its_n_and_its_protocol(swept: Path) -> None:
         for row in record["rows"]:
             assert row["n"] > 0
             assert row["protocol"] in record["protocols"]
+    [progress] = {
+        protocol["sampler"]
+        for path in swept.glob("progress/*/record.json")
+        for protocol in json.loads(path.read_text())["protocols"].values()
+    }
+    assert progress == "ddim, 10 steps, eta 0.0, spacing trailing, final clean, clip none"
 
 
 def test_the_same_seed_gives_the_same_numbers(swept: Path, tmp_path: Path) -> None:

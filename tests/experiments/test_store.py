@@ -185,6 +185,16 @@ def test_a_failure_keeps_its_traceback_stops_what_follows_and_is_forgotten_by_su
     assert store.failure(*key) is None
 
 
+def test_a_row_without_its_protocol_never_enters_the_store(tmp_path):
+    store, plan = Store(tmp_path), plan_of()
+    rows, how = (ResultRow("psnr", 20.0, 8, "p"), ResultRow("ssim", 0.5, 8)), {"p": {"kind": "reconstruction"}}
+    stages = plan.needed(("first_stage",))
+    with pytest.raises(RuntimeError, match="first_stage gives no protocol of its rows ssim"):
+        run_stages(plan, stages, store, Quiet(), lambda job: Outcome(rows=rows, protocols=how))
+    assert not store.is_complete("first_stage", plan.stages["first_stage"].identity)
+    assert run_stages(plan, stages, store, Quiet(), lambda job: Outcome(rows=rows[:1], protocols=how)) == 1
+
+
 def test_a_stage_that_the_user_stops_has_not_failed(tmp_path):
     store, plan = Store(tmp_path), plan_of()
 
