@@ -38,7 +38,7 @@ ROOMS = {
         "ldm.metrics",
         "ldm.probes",
     ),
-    "interop": ("ldm.first_stage", "ldm.denoiser", "ldm.conditioning"),
+    "interop": ("ldm.first_stage", "ldm.denoiser", "ldm.conditioning", "ldm.diffusion", "ldm.samplers"),
 }
 
 

@@ -1,6 +1,7 @@
 """Conditions that are images themselves, concatenated to x_t: label maps, low-resolution images, masked images."""
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,29 +91,42 @@ class InpaintingConditioning(Conditioning):
     """The latent of the image without what the mask covers, and the covered share of each latent's pixels in [-1, 1].
 
     `encode(image) -> normalised latent` is the frozen first stage; it stands outside this module and is neither trained
-    nor saved with it. Dropped images are covered altogether.
+    nor saved with it. Dropped images are covered altogether. Covered pixels have the value `covered`; the mask
+    takes the covered share of a latent's pixels (`reduction` "area") or the first of them ("nearest").
 
     Shapes: fields "image" (N, 3, H, W) in [-1, 1] and "mask" (N, 1, H, W), 1 where to be filled in; concat
     (N, channels + 1, H / factor, W / factor).
-    Source: Rombach et al. 2022, section 4.5; the mask there is sampled at the nearest pixel, which thin strokes escape.
+    Source: Rombach et al. 2022, section 4.5; there pixels are covered by black (-1), and the mask is sampled at the
+    nearest pixel, which thin strokes escape.
     """
 
     fields = ("image", "mask")
     tokens = 0
     context_dim = None
 
-    def __init__(self, encode: Callable[[Tensor], Tensor], channels: int, factor: int) -> None:
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        channels: int,
+        factor: int,
+        covered: float = 0.0,
+        reduction: Literal["area", "nearest"] = "area",
+    ) -> None:
         super().__init__()
         self.encode = encode
         self.factor = factor
+        self.covered = covered
+        self.reduction = reduction
         self.concat_channels = channels + 1
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
         """Raises: UserError where image or mask is missing."""
         image, mask = field_of(fields, "image"), field_of(fields, "mask")
         with torch.no_grad():
-            latent = self.encode(image * (1 - mask))
-        return Condition(concat=torch.cat([latent, 2 * F.avg_pool2d(mask, self.factor) - 1], dim=1))
+            latent = self.encode(image * (1 - mask) + self.covered * mask)
+        nearest = self.reduction == "nearest"
+        pooled = mask[..., :: self.factor, :: self.factor] if nearest else F.avg_pool2d(mask, self.factor)
+        return Condition(concat=torch.cat([latent, 2 * pooled - 1], dim=1))
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """All fields, with masks that cover everything where `mask` is true."""

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.conditioning.transformer import TokenTransformer
 from ldm.errors import UserError
+from ldm.interop.filling import load_renamed
 
 TRANSFORMER = "cond_stage_model.transformer."
 CHANNEL_MAPPER = "cond_stage_model.channel_mapper.weight"
@@ -48,18 +49,3 @@ def transformer_from_compvis(checkpoint: Mapping[str, Tensor]) -> TokenTransform
     transformer = TokenTransformer(vocabulary, length, width, depth)
     load_renamed(transformer, checkpoint, {name: _stored_name(name) for name in transformer.state_dict()})
     return transformer
-
-
-def load_renamed(module: nn.Module, checkpoint: Mapping[str, Tensor], stored: Mapping[str, str]) -> None:
-    """Fills `module` with a checkpoint's weights; `stored` gives the name there of each of ours.
-
-    Raises: UserError for a weight that is missing or of another shape.
-    """
-    state = {}
-    for name, ours in module.state_dict().items():
-        theirs = checkpoint.get(stored[name])
-        if theirs is None or theirs.shape != ours.shape:
-            found = "is missing" if theirs is None else f"has shape {tuple(theirs.shape)}"
-            raise UserError(f"the checkpoint's weight '{stored[name]}' {found}; expected {tuple(ours.shape)}")
-        state[name] = theirs.to(ours.dtype)
-    module.load_state_dict(state)

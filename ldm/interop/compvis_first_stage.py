@@ -10,6 +10,7 @@ from ldm.errors import UserError
 from ldm.first_stage.coder import Decoder, Encoder
 from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
+from ldm.interop.filling import load_renamed
 from ldm.interop.renaming import Renaming, expand
 
 COMMITMENT_WEIGHT = 0.25
@@ -92,6 +93,22 @@ def from_compvis(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Ten
     return take_network(own, NAMES.to_ours(own), _NETWORK)
 
 
+def load_compvis_first_stage(model: KLFirstStage | VQFirstStage, state: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Fills a model that `build_compvis_first_stage` made from a CompVis state dict; `prefix` as in `from_compvis`.
+
+    Raises: UserError for a weight that is missing, of another shape, or one more than the model has.
+    """
+    own = model.state_dict()
+    stored = {ours: prefix + theirs for ours, theirs in NAMES.to_theirs(own).items()}
+    unused = {name for name in state if name.startswith(tuple(prefix + part for part in _NETWORK))} - {*stored.values()}
+    if unused:
+        raise UserError(
+            f"the checkpoint has {len(unused)} weights that the first stage of its yaml lacks, such as '{min(unused)}'"
+        )
+    counted = {name: value for name, value in own.items() if name == USAGE}  # training state, which no file has
+    load_renamed(model, {**state, **counted}, {**stored, USAGE: USAGE})
+
+
 def to_compvis(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """The CompVis state dict of one of our first stages, without training state."""
     names = NAMES.to_theirs(state)
@@ -115,6 +132,8 @@ def build_compvis_first_stage(params: Mapping[str, Any]) -> KLFirstStage | VQFir
     for key, value in _ONLY_VALUE.items():
         if config.get(key, value) != value:
             raise UserError(f"ddconfig.{key}={config[key]} is not supported: only {value} is.")
+    if params.get("remap") is not None:
+        raise UserError(f"remap={params['remap']} of the first-stage configuration is not supported.")
     vq = "n_embed" in params
     double_z = config.get("double_z", True)
     if double_z == vq:

@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from ldm.conditioning import SemanticConditioning, TextConditioning
 from ldm.errors import UserError
-from ldm.interop.compvis_conditioning import CHANNEL_MAPPER, load_renamed, transformer_from_compvis
+from ldm.interop.compvis_conditioning import CHANNEL_MAPPER, transformer_from_compvis
+from ldm.interop.filling import load_renamed
 
 
 def fixture(folder, name):

@@ -1,0 +1,100 @@
+"""What every reader of published weights gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ldm.conditioning.contract import Condition, Conditioning
+from ldm.diffusion.schedule import Schedule
+from ldm.errors import UserError
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.latent_scale import LatentScale
+
+WeightsKind = Literal["ema", "raw"]
+"""Which of a denoiser's weights: their moving average over the training, or those that were trained."""
+
+WEIGHTS = ("auto", "ema", "raw")
+"""What may be asked for; "auto" is the moving average where the file has one."""
+
+
+class RawConditioning(nn.Module):
+    """tau_theta of a published model, asked with the condition itself where the program's is asked with named fields.
+
+    `named` is the same network as the program's conditioning contract.
+    """
+
+    def __init__(self, named: Conditioning) -> None:
+        super().__init__()
+        self.named = named
+
+    def condition(self, raw: Tensor | Mapping[str, Tensor]) -> Condition:
+        """The condition of a batch: of its one field, of a mapping of fields, or of tokens or a map that are made.
+
+        Shapes: class labels (N,), tokens (N, L), label maps (N, H, W) of integers; low-resolution images (N, 3, H, W);
+        made already, in floating point: tokens (N, L, context_dim), maps (N, concat_channels, h, w).
+        Raises: UserError for a condition that the model does not read.
+        """
+        named = self.named
+        if isinstance(raw, Mapping):
+            return named(raw)
+        if raw.is_floating_point() and raw.dim() == 3 and raw.shape[2] == named.context_dim:
+            return Condition(context=raw)
+        if raw.is_floating_point() and raw.dim() == 4 and raw.shape[1] == named.concat_channels:
+            return Condition(concat=raw)
+        if len(named.fields) != 1:
+            raise UserError(
+                f"the model's condition is made of {', '.join(named.fields)}: give a mapping with these names, or the "
+                f"map itself, (N, {named.concat_channels}, h, w); a tensor of shape {tuple(raw.shape)} is neither"
+            )
+        return named({named.fields[0]: raw})
+
+    def forward(self, raw: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """What the network takes as `context` (of a model with cross-attention) or as `concat`; see `condition`."""
+        made = self.condition(raw)
+        parts = [part for part in (made.context, made.concat) if part is not None]
+        if len(parts) != 1:
+            raise UserError("the model's condition is not a single tensor: ask `condition` instead")
+        return parts[0]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A published model: None where the file has no such part; networks in evaluation mode, without gradients.
+
+    source: the format that was read.
+    first_stage: encodes and decodes raw latents.
+    network: (z_t, timestep, context=None, concat=None) -> prediction of the `target`.
+    conditioning: raw condition -> context or concat.
+    schedule, target: what the network was trained on ("eps", "x0" or "v").
+    scale, shift: the network knows z = (raw - shift) * scale.
+    weights: which weights the network has.
+    latent_shape: (C, h, w) that the network was trained at; resolution: pixels a side that the first stage was.
+    """
+
+    source: str
+    first_stage: FirstStage | None = None
+    network: nn.Module | None = None
+    conditioning: RawConditioning | None = None
+    schedule: Schedule | None = None
+    target: str = "eps"
+    scale: float = 1.0
+    shift: float = 0.0
+    weights: WeightsKind = "raw"
+    latent_shape: tuple[int, int, int] | None = None
+    resolution: int | None = None
+
+    def latent_scale(self) -> LatentScale:
+        """Scale and shift as the program keeps them. Raises: ValueError without a first stage."""
+        if self.first_stage is None:
+            raise ValueError("only a model with a first stage has raw latents")
+        channel = torch.ones(self.first_stage.channels, dtype=torch.float64)
+        return LatentScale(self.shift * channel, channel / self.scale)
+
+
+def check_weights(weights: str) -> None:
+    """Raises UserError for a word that names no weights."""
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights} is none of {', '.join(WEIGHTS)}")

@@ -1,0 +1,100 @@
+"""Of a weight file tensors are read, and nothing of it is run."""
+
+import os
+import pickle
+import re
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ldm.errors import UserError
+from ldm.interop.tensors import STAND_INS, read_tensors
+
+
+class Harm:
+    """A pickle of it leaves a trace wherever it is loaded without care."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("form", ["zip", "old", "plain pickle"])
+def test_a_harmful_pickle_is_refused_by_name_and_leaves_no_trace(form, protocol, tmp_path):
+    harmful = {"state_dict": {"weight": torch.zeros(2)}, "callbacks": Harm(tmp_path / "trace")}
+    file = tmp_path / "model.ckpt"
+    if form == "plain pickle":
+        file.write_bytes(pickle.dumps(harmful, protocol))
+    else:
+        torch.save(harmful, file, pickle_protocol=protocol, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(UserError, match=rf"refused and nothing of it was run: .*{os.mkdir.__module__}\.mkdir"):
+        read_tensors(file)
+    assert not (tmp_path / "trace").exists()
+    pickle.loads(pickle.dumps(Harm(tmp_path / "trace")))
+    assert (tmp_path / "trace").exists(), "the pickle is not harmful at all"
+
+
+def test_classes_of_training_programs_are_stood_in_for_and_never_imported(tmp_path, monkeypatch):
+    file = tmp_path / "last.ckpt"
+    for number, name in enumerate(STAND_INS):
+        package, _, kind = name.rpartition(".")
+        module = type(sys)(package)
+        # A class of that name for saving alone: the file holds an object of it, and the class itself as a key.
+        stored = type(kind, (dict,) if kind == "AttributeDict" else (), {"__module__": package})
+        setattr(module, kind, stored)
+        an_object = stored()
+        if kind == "AttributeDict":
+            an_object["learning_rate"] = 0.1
+        else:
+            an_object.best = 1.0
+        parents = {package[: match.start()]: module for match in re.finditer(r"\.", package)}
+        with monkeypatch.context() as saving:
+            for place in (package, *parents):
+                saving.setitem(sys.modules, place, module)
+            torch.save({"callbacks": {stored: an_object}, "state_dict": {"w": torch.tensor([float(number)])}}, file)
+        assert read_tensors(file)["w"] == number, name
+        assert package not in sys.modules
+
+
+@pytest.mark.data
+def test_a_training_runs_checkpoint_gives_what_the_plain_one_gives(shared_data):
+    folder = shared_data / "fixtures" / "compvis"
+    trained = read_tensors(folder / "vq_f2_lightning_callbacks" / "last.ckpt")
+    plain = read_tensors(folder / "vq_f2_no_attention" / "model.ckpt")
+    assert all(torch.equal(trained[name], plain[name]) for name in plain if not name.startswith("loss."))
+
+
+def test_tensors_are_read_from_every_kind_of_file(tmp_path):
+    weights = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.float16)}
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "wrapped.ckpt")
+    torch.save(weights, tmp_path / "bare.pth")
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    save_file(weights, tmp_path / "plain.safetensors")
+    assert load_file(tmp_path / "plain.safetensors").keys() == weights.keys()
+    for file in tmp_path.iterdir():
+        found = read_tensors(file)
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.ckpt", b"no pickle", "no readable checkpoint of torch"),
+        ("model.safetensors", b"no header", "no readable safetensors file"),
+        ("model.pth", pickle.dumps([1, 2], 2), "no readable checkpoint|no named tensors"),
+    ],
+)
+def test_a_file_without_tensors_is_told(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_tensors(tmp_path / name)
+    torch.save({"epoch": 3}, tmp_path / "empty.ckpt")
+    with pytest.raises(UserError, match="holds no named tensors"):
+        read_tensors(tmp_path / "empty.ckpt")
