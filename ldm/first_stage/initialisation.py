@@ -41,5 +41,5 @@ def start_near_linear(model: FirstStage) -> None:
             nn.init.zeros_(block.project.weight)
     if isinstance(model, KLFirstStage):
         of_logvar = slice(model.channels, None)
-        nn.init.zeros_(model.to_latent.weight[of_logvar])
+        nn.init.zeros_(model.to_latent.weight[of_logvar])  # type: ignore[index]
         nn.init.constant_(model.to_latent.bias[of_logvar], START_LOGVAR)  # type: ignore[index]

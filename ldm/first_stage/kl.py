@@ -14,19 +14,23 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 
 class KLFirstStage(FirstStage):
-    """Encodes to a Gaussian for each latent; `encoder` gives 2 z_channels (double_z), `channels` of the latent."""
+    """Encodes to a Gaussian for each latent; `encoder` gives 2 z_channels (double_z), `channels` of the latent.
+
+    Without `projected` no 1x1 convolution stands between coder and latent, as in some later published autoencoders;
+    `channels` are then the coder's own.
+    """
 
     regulariser = "kl"
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, channels: int) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, channels: int, projected: bool = True) -> None:
         super().__init__()
         self.factor = encoder.factor
         self.channels = channels
         self.cache_channels = 2 * channels
         self.encoder = encoder
         self.decoder = decoder
-        self.to_latent = nn.Conv2d(2 * encoder.z_channels, 2 * channels, 1)
-        self.from_latent = nn.Conv2d(channels, decoder.z_channels, 1)
+        self.to_latent = nn.Conv2d(2 * encoder.z_channels, 2 * channels, 1) if projected else nn.Identity()
+        self.from_latent = nn.Conv2d(channels, decoder.z_channels, 1) if projected else nn.Identity()
 
     def encode(self, image: Tensor) -> Gaussian:
         """The Gaussian of each latent, log-variance clamped to [-30, 20]."""

@@ -57,8 +57,6 @@ _FORMER_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 
 _ONLY_VALUE = {
     "act_fn": "silu",
-    "use_quant_conv": True,
-    "use_post_quant_conv": True,
     "norm_type": "group",
     "lookup_from_codebook": False,
 }
@@ -97,6 +95,11 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
     for key, value in _ONLY_VALUE.items():
         if config.get(key, value) != value:
             raise UserError(f"{key}={config[key]} of the diffusers configuration is not supported: only {value} is.")
+    projected = config.get("use_quant_conv", True)
+    if config.get("use_post_quant_conv", True) != projected:
+        raise UserError(
+            "use_quant_conv and use_post_quant_conv of the diffusers configuration differ: they must agree."
+        )
     widths = config["block_out_channels"]
     if any(width % widths[0] for width in widths):
         raise UserError(f"block_out_channels={tuple(widths)} are not supported: each must be a multiple of the first.")
@@ -128,4 +131,4 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
         channels = config.get("vq_embed_dim") or config["latent_channels"]
         quantiser = VectorQuantiser(config["num_vq_embeddings"], channels, COMMITMENT_WEIGHT, legacy=True)
         return VQFirstStage(encoder, decoder, quantiser)
-    return KLFirstStage(encoder, decoder, config["latent_channels"])
+    return KLFirstStage(encoder, decoder, config["latent_channels"], projected)

@@ -20,3 +20,21 @@ def load_renamed(module: nn.Module, checkpoint: Mapping[str, Tensor], stored: Ma
             raise UserError(f"the checkpoint's weight '{stored[name]}' {found}; expected {tuple(ours.shape)}")
         state[name] = theirs.to(ours.dtype)
     module.load_state_dict(state)
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], theirs: Mapping[str, str], told: str) -> None:
+    """Loads a state dict under our names; `theirs` are the names in the file, `told` is what it should hold.
+
+    Raises: UserError for a weight that is missing, of another shape, or one too many.
+    """
+    expected = module.state_dict()
+    for name, ours in expected.items():
+        shape, stored = tuple(ours.shape), theirs.get(name, name)
+        if name not in state:
+            raise UserError(f"{told} has no weight '{stored}', of shape {shape}")
+        if tuple(state[name].shape) != shape:
+            raise UserError(f"{told} has '{stored}' of shape {tuple(state[name].shape)}, but {shape} is expected")
+    extra = sorted(theirs.get(name, name) for name in state.keys() - expected.keys())
+    if extra:
+        raise UserError(f"{told} has {len(extra)} weights too many, such as '{extra[0]}'")
+    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()})

@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ldm.errors import UserError
-from ldm.interop import compvis_checkpoint
+from ldm.interop import autoencoder_file, compvis_checkpoint
 from ldm.interop.contract import Loaded, check_weights
 
 CHECKPOINTS = ("model.ckpt", "last.ckpt")
 """Names that CompVis gives its checkpoints; the first that is there is taken."""
 
 READABLE = (
-    "a CompVis checkpoint (model.ckpt or last.ckpt) with its yaml beside it, a diffusers folder, or a file with the "
-    "weights of an autoencoder (.safetensors, .ckpt or .pth)"
+    "a CompVis checkpoint (model.ckpt or last.ckpt) with its yaml beside it, a diffusers folder, or the weights "
+    "of an autoencoder (one file, .safetensors, .ckpt or .pth, or the two files of a tiny one)"
 )
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -45,12 +45,15 @@ def _read(path: Path, weights: str) -> Loaded:
     if path.is_file():
         if compvis_checkpoint.yaml_beside(path) is not None:
             return compvis_checkpoint.read(path, weights)
-        return _reader("autoencoder_file").read(path)
+        return autoencoder_file.read(path)
     for name in CHECKPOINTS:
         if (path / name).is_file():
             return compvis_checkpoint.read(path / name, weights)
     if (path / "model_index.json").is_file() or (path / "config.json").is_file():
         return _reader("diffusers_folder").read(path, weights)
+    half = autoencoder_file.tiny_half_in(path)
+    if half is not None:
+        return autoencoder_file.read(half)
     names = sorted(entry.name for entry in path.iterdir())
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "nothing"
     raise UserError(f"the folder {path} holds no model ({held}); give {READABLE}")

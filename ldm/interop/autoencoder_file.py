@@ -1,0 +1,141 @@
+"""Autoencoders published as bare weights, without a configuration: their architecture is read from names and shapes."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.first_stage.coder import Decoder, Encoder
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.kl import KLFirstStage
+from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
+from ldm.interop import compvis_first_stage, diffusers_first_stage
+from ldm.interop.compvis_first_stage import CODEBOOK, COMMITMENT_WEIGHT
+from ldm.interop.contract import Loaded
+from ldm.interop.filling import fill
+from ldm.interop.renaming import Renaming
+from ldm.interop.tensors import read_tensors
+from ldm.interop.tiny_autoencoder import DIFFUSERS_PREFIXES, build_tiny_autoencoder
+
+WHOLE_MODEL_PREFIX = "first_stage_model."
+_HALVES = ("encoder", "decoder")
+_NUMBERED = re.compile(r"\d+\.(conv\.0\.)?weight")
+
+
+def read(path: Path) -> Loaded:
+    """The first stage of a file of weights: Stable Diffusion's autoencoder and its kin, or a tiny autoencoder.
+
+    Of a tiny autoencoder in two files either may be named; the other lies beside it under the same name with "encoder"
+    and "decoder" exchanged. The scale of latents stands in none of these files: it is 1 here.
+    Raises: UserError where the file holds neither, or weights are missing or do not fit.
+    """
+    state = read_tensors(path)
+    if any(_NUMBERED.fullmatch(name) for name in state):
+        return Loaded("tiny autoencoder", _tiny_pair(path, state))
+    if any(name.startswith(DIFFUSERS_PREFIXES) for name in state):
+        return Loaded("tiny autoencoder, diffusers names", _tiny_whole(path, state, DIFFUSERS_PREFIXES))
+    prefixes = tuple(f"{half}." for half in _HALVES)
+    if any(name.startswith(prefixes) and _NUMBERED.fullmatch(name.partition(".")[2]) for name in state):
+        return Loaded("tiny autoencoder", _tiny_whole(path, state, prefixes))
+    if any(name.startswith("model.diffusion_model.") for name in state):
+        raise UserError(f"{path} holds a denoiser too, which cannot be read without its yaml: put that beside it")
+    prefix = WHOLE_MODEL_PREFIX if any(name.startswith(WHOLE_MODEL_PREFIX) for name in state) else ""
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if "encoder.down.0.block.0.norm1.weight" in own:
+        ours = compvis_first_stage.from_compvis(own)
+        return Loaded("autoencoder, CompVis names", _first_stage(path, ours, compvis_first_stage.NAMES))
+    if "encoder.down_blocks.0.resnets.0.norm1.weight" in own:
+        ours = diffusers_first_stage.from_diffusers(own)
+        return Loaded("autoencoder, diffusers names", _first_stage(path, ours, diffusers_first_stage.NAMES))
+    raise UserError(
+        f"{path} looks like no autoencoder's weights: neither encoder.down.0.block.0.norm1.weight (CompVis) nor "
+        "encoder.down_blocks.0.resnets.0.norm1.weight (diffusers) nor 0.weight (a tiny autoencoder) is in it, but "
+        f"'{min(own or state)}' is"
+    )
+
+
+def tiny_half_in(folder: Path) -> Path | None:
+    """The encoder of the one tiny autoencoder in two files that a folder holds; None for none or several."""
+    found = [
+        file
+        for file in folder.iterdir()
+        if "encoder" in file.name and file.with_name(file.name.replace("encoder", "decoder")).is_file()
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _tiny_pair(path: Path, state: Mapping[str, Tensor]) -> FirstStage:
+    """A tiny autoencoder of two files, one of which has been read. Raises: UserError where the other is not there."""
+    named = [half for half in _HALVES if half in path.name]
+    if len(named) != 1:
+        raise UserError(
+            f"{path} is one half of a tiny autoencoder, but its name says neither encoder nor decoder: name the two "
+            "files alike but for these words"
+        )
+    half, other = named[0], next(half for half in _HALVES if half != named[0])
+    beside = path.with_name(path.name.replace(half, other))
+    if not beside.is_file():
+        raise UserError(f"{path} is the {half} of a tiny autoencoder; its {other}, {beside.name}, is not beside it")
+    halves = {half: state, other: read_tensors(beside)}
+    return build_tiny_autoencoder(halves["encoder"], halves["decoder"])
+
+
+def _tiny_whole(path: Path, state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> FirstStage:
+    """A tiny autoencoder whose halves lie in one file under these prefixes."""
+    foreign = [name for name in state if not name.startswith(prefixes)]
+    if foreign:
+        raise UserError(f"{path} holds a tiny autoencoder and also '{min(foreign)}', which belongs to none")
+    encoder, decoder = (
+        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        for prefix in prefixes
+    )
+    return build_tiny_autoencoder(encoder, decoder)
+
+
+def _first_stage(path: Path, state: Mapping[str, Tensor], names: Renaming) -> FirstStage:
+    """The KL or VQ first stage of a state dict under our names; `names` are those of the file."""
+    told = f"the autoencoder {path.name}"
+    try:
+        first_stage = _built(state)
+    except KeyError as error:
+        raise UserError(f"{told} lacks weights that every such network has ({error}, by our name)") from error
+    fill(first_stage, state, names.to_theirs(first_stage.state_dict()), told)
+    return first_stage
+
+
+def _built(state: Mapping[str, Tensor]) -> FirstStage:
+    """The network with random weights. Raises: KeyError for a weight that its architecture is read from."""
+    widths: list[int] = []
+    while (name := f"encoder.levels.{len(widths)}.blocks.0.conv2.weight") in state:
+        widths.append(len(state[name]))
+    ch = len(state["encoder.stem.weight"])
+    if any(width % ch for width in widths):
+        raise UserError(f"the autoencoder's widths {widths} are no multiples of its first, {ch}, which ours must be")
+    blocks = 0
+    while f"encoder.levels.0.blocks.{blocks}.conv2.weight" in state:
+        blocks += 1
+    # At what side a level works depends on the image; only which levels have attention stands in the weights.
+    nominal = 2 ** len(widths)
+    attended = [level for level in range(len(widths)) if f"encoder.levels.{level}.attentions.0.norm.weight" in state]
+    is_vq = CODEBOOK in state
+    shared: dict[str, Any] = {
+        "z_channels": state["decoder.stem.weight"].shape[1],
+        "ch": ch,
+        "ch_mult": [width // ch for width in widths],
+        "num_res_blocks": blocks,
+        "resolution": nominal,
+        "attn_sides": [nominal >> level for level in attended],
+        "mid_attention": "encoder.middle.1.norm.weight" in state,
+        "dropout": 0.0,
+    }
+    encoder = Encoder(in_channels=state["encoder.stem.weight"].shape[1], double_z=not is_vq, **shared)
+    decoder = Decoder(out_channels=len(state["decoder.head.weight"]), **shared)
+    if is_vq:
+        codes, channels = state[CODEBOOK].shape
+        return VQFirstStage(encoder, decoder, VectorQuantiser(codes, channels, COMMITMENT_WEIGHT, legacy=True))
+    projected = "to_latent.weight" in state
+    channels = state["from_latent.weight"].shape[1] if projected else shared["z_channels"]
+    return KLFirstStage(encoder, decoder, channels, projected)

@@ -1,0 +1,75 @@
+"""Tiny autoencoders (TAESD and its kin) as they are published: an encoder and a decoder, each a numbered row."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.first_stage.tiny import TinyFirstStage, TinyLevel, tiny_decoder, tiny_encoder
+from ldm.interop.filling import fill
+
+DIFFUSERS_PREFIXES = ("encoder.layers.", "decoder.layers.")
+
+
+def build_tiny_autoencoder(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> TinyFirstStage:
+    """The autoencoder of both halves' weights, its architecture read from their names and shapes.
+
+    Names begin with the layer's number; whether layers without weights were counted there does not matter.
+    Raises: UserError where a half is none of a tiny autoencoder, or the two do not fit each other.
+    """
+    halves = _half(encoder, "encoder", tiny_encoder, -1), _half(decoder, "decoder", tiny_decoder, 0)
+    try:
+        return TinyFirstStage(*halves)
+    except ValueError as error:
+        raise UserError(f"the tiny autoencoder's halves do not belong together: {error}") from error
+
+
+def _half(
+    state: Mapping[str, Tensor],
+    kind: str,
+    build: Callable[[int, int, Sequence[TinyLevel]], nn.Sequential],
+    latent_layer: int,
+) -> nn.Sequential:
+    """One half; `latent_layer` is the place, among the layers with weights, of the convolution at the latent."""
+    try:
+        numbers = sorted({int(name.partition(".")[0]) for name in state})
+    except ValueError as error:
+        raise UserError(
+            f"the {kind} of a tiny autoencoder has numbered layers, but a weight is named {error}"
+        ) from error
+    layers = [_Layer(state, number) for number in numbers]
+    if len(layers) < 2 or layers[0].is_block or layers[-1].is_block:
+        raise UserError(f"the {kind} of a tiny autoencoder begins and ends with a convolution, but its weights do not")
+    # Between the two ends, a convolution (without a bias) goes over to the next level.
+    levels = [TinyLevel(0)]
+    for is_block, row in groupby(layers[1:-1], key=lambda layer: layer.is_block):
+        found = list(row)
+        if is_block:
+            levels[-1] = TinyLevel(len(found), pooled=found[0].is_pooled)
+        else:
+            levels += [TinyLevel(0)] * len(found)
+    latent, width = layers[latent_layer].weight, layers[0].weight.shape[0]
+    channels = latent.shape[0] if kind == "encoder" else latent.shape[1]
+    network = build(channels, width, levels)
+    # Names stand in the network's own order, so that its layers with weights meet theirs one by one.
+    ours = dict.fromkeys(int(name.partition(".")[0]) for name in network.state_dict())
+    number_of = dict(zip(numbers, ours, strict=True))
+    names = {
+        f"{number_of[int(number)]}.{rest}": f"{number}.{rest}"
+        for number, _, rest in (name.partition(".") for name in state)
+    }
+    fill(network, {mine: state[theirs] for mine, theirs in names.items()}, names, f"the tiny autoencoder's {kind}")
+    return network
+
+
+class _Layer:
+    """One numbered layer of a state dict: a convolution or a block."""
+
+    def __init__(self, state: Mapping[str, Tensor], number: int) -> None:
+        self.is_block = f"{number}.conv.0.weight" in state
+        self.is_pooled = f"{number}.pool.0.weight" in state
+        name = f"{number}.conv.0.weight" if self.is_block else f"{number}.weight"
+        if name not in state:
+            raise UserError(f"layer {number} of the tiny autoencoder has no weight '{name}'")
+        self.weight = state[name]
