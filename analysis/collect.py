@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.papers import Published
 from ldm.errors import UserError, nearest
 from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRecord, Sweep, read_record
 
@@ -151,7 +152,7 @@ class Codec:
 
 @dataclass(frozen=True)
 class Study:
-    """All that the tables and figures are made of; `frame` has the columns `COLUMNS`."""
+    """All that the tables and figures are made of; `published` is drawn behind `frame` (columns: `COLUMNS`)."""
 
     sweep: str
     commands: tuple[str, ...]
@@ -161,6 +162,7 @@ class Study:
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     codecs: tuple[Codec, ...] = ()
     left_out: tuple[tuple[str, LeftOut], ...] = ()
+    published: tuple[Published, ...] = ()
 
 
 def collect(store: Path, sweep: str | None = None) -> pd.DataFrame:

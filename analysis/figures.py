@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import style
+from analysis import overlays, style
 from analysis.collect import ALL_AXES, Codec, Study, choices, family_name
+from analysis.papers import Published
 from analysis.style import PointLabel
 from ldm.errors import UserError
 
@@ -217,13 +218,23 @@ def rate_distortion(study: Study) -> Figure:
             continue
         axes.set_xscale("log")
         pending.append((axes, _draw_rate_panel(axes, column, points, lossy, letters)))
+        if column == "psnr":
+            pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
+    notes = _rate_note(present)
+    if study.published:
+        drawn = [number for number in study.published if number.metric == "psnr" and number.index_bits_per_pixel]
+        notes.append(
+            overlays.note(drawn, distortions[distortions["metric"] == "psnr"], study.protocols, "PSNR")
+            + " Their rate is log2 of the codebook size; of KL models none is published."
+        )
+        keys.append(overlays.key())
     n = int(distortions["n"].max()) if not distortions.empty else max((point.n for point in study.codecs), default=0)
     style.finish(
         figure,
         "Rate against distortion of the first stages",
         [_facts(study, distortions, f"n = {n:,} held-out images")],
-        [*_rate_note(present), *_notes(study, distortions, "reconstruction")],
+        [*notes, *_notes(study, distortions, "reconstruction")],
         keys,
     )
     for axes, labels in pending:
@@ -337,7 +348,9 @@ def quality_vs_f(study: Study) -> Figure:
         style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))
         return ends
 
-    return _quality_figure(study, "Sample quality against compression", draw, "evaluation", ends=True, floors=False)
+    return _quality_figure(
+        study, "Sample quality against compression", draw, "evaluation", ends=True, floors=False, overlay=("f", "steps")
+    )
 
 
 def quality_vs_throughput(study: Study) -> Figure:
@@ -365,7 +378,12 @@ def quality_vs_throughput(study: Study) -> Figure:
     counts = sorted(int(s) for s in study.frame["steps"].dropna().unique())
     note = f"Marker size grows with the step count: {', '.join(map(str, counts))}." if len(counts) > 1 else ""
     return _quality_figure(
-        study, "Sample quality against sampling speed", draw, "evaluation", note=note or f"Steps: {_listed(counts)}."
+        study,
+        "Sample quality against sampling speed",
+        draw,
+        "evaluation",
+        note=note or f"Steps: {_listed(counts)}.",
+        overlay=("sample_images_per_second", "f"),
     )
 
 
@@ -386,7 +404,9 @@ def quality_vs_training(study: Study) -> Figure:
         axes.set_xlabel("images seen in diffusion training")
         return ends
 
-    return _quality_figure(study, "Sample quality over training", draw, "progress", ends=True)
+    return _quality_figure(
+        study, "Sample quality over training", draw, "progress", ends=True, overlay=("images_seen", "f")
+    )
 
 
 def quality_vs_compute(study: Study) -> Figure:
@@ -488,10 +508,12 @@ def _quality_figure(
     ends: bool = False,
     floors: bool = True,
     lines: Sequence[str] = (),
+    overlay: tuple[str, str] | None = None,
 ) -> Figure:
     """The frame that all quality figures share: panels, floors, scales, legend, facts and notes.
 
-    `lines`: axes that tell lines apart, so that panels are split by f instead of them.
+    `lines`: axes that tell lines apart, so that panels are split by f instead of them. `overlay`: the axis along which
+    published numbers are drawn, and the one that tells their lines apart.
     """
     metric = headline(study.frame, stage)
     rows = study.frame[(study.frame["stage"] == stage) & (study.frame["metric"] == (metric.metric if metric else ""))]
@@ -509,11 +531,16 @@ def _quality_figure(
     for axes in (axes for line in grid for axes in line):
         axes.set_visible(False)
     pending: list[tuple[Axes, list[PointLabel]]] = []
+    shown: list[Published] = []
     real = _floor(study, metric.real, metric)
     for panel in panels:
         axes = grid[variants.index(panel.variant)][columns.index(panel.family)]
         axes.set_visible(True)
         labels = draw(axes, panel, metric)
+        if overlay is not None:
+            numbers = overlays.behind(study, metric.metric, stage, overlay[0], (panel.family, "identity"))
+            labels += overlays.draw(axes, numbers, *overlay)
+            shown += numbers
         if not real.empty:
             axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
         if floors:
@@ -526,8 +553,9 @@ def _quality_figure(
             axes.set_ylabel(f"{metric.title}\n(lower is better)")
         pending.append((axes, labels))
     # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
-    style.value_scale(grid[0][0], rows["value"].tolist(), rows["ci_low"].dropna().tolist())
-    legend = style.family_keys(rows["regulariser"]) + list(keys)
+    values = rows["value"].tolist() + [number.value for number in shown]
+    style.value_scale(grid[0][0], values, rows["ci_low"].dropna().tolist())
+    legend = style.family_keys(rows["regulariser"]) + list(keys) + ([overlays.key()] if shown else [])
     if not real.empty:
         legend.append(
             style.key("floor: real images (train) against held-out", color=style.INK, linestyle="--", linewidth=1.1)
@@ -537,6 +565,10 @@ def _quality_figure(
         shade = style.MUTED if floors else style.FLOOR
         legend.append(style.key("floor: decoded real images", color=shade, **look))
     notes = [text for text in (note, _floor_note(study, metric)) if text]
+    if overlay is not None and study.published:
+        notes.append(overlays.note(shown, rows, study.protocols, metric.title))
+        if shown and overlay[0] == "sample_images_per_second":
+            notes.append("Their speeds are of one A100 at a batch that is not stated.")
     if dropped:
         notes.append(f"Not drawn, see table.md: {'; '.join(dropped)}.")
     facts = f"{metric.title}, n = {metric.n:,} samples"

@@ -1,6 +1,7 @@
 """Draws the trade-offs of a sweep: `python analysis/plot_tradeoffs.py [--store DIR] [--out DIR] [--sweep ID|all]`."""
 
 import argparse
+import dataclasses
 import io
 import os
 import sys
@@ -32,15 +33,33 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="draw values that were measured in different ways, marked, instead of refusing them",
     )
+    command.add_argument(
+        "--overlay",
+        action="store_true",
+        help="draw numbers of Rombach et al. 2022 in grey, with all in which they were measured otherwise",
+    )
+    command.add_argument(
+        "--checklist",
+        action="store_true",
+        help="also write checklist.md: published numbers beside this sweep's, compared where measured alike",
+    )
     return command
 
 
-def draw(store: Path, out: Path | None, sweep: str | None, allow_mixed: bool) -> list[Path]:
+def draw(
+    store: Path,
+    out: Path | None,
+    sweep: str | None,
+    allow_mixed: bool,
+    overlay: bool = False,
+    checklist: bool = False,
+) -> list[Path]:
     """Writes table and figures of a sweep and returns their paths, in the order of writing.
 
     Raises: UserError where the store cannot be read, the sweep has no finished row, or protocols are mixed.
     """
-    from analysis import style
+    from analysis import checklist as checks
+    from analysis import papers, style
     from analysis.collect import read_study
     from analysis.figures import check_protocols, figures_of
     from analysis.table import markdown
@@ -52,6 +71,10 @@ def draw(store: Path, out: Path | None, sweep: str | None, allow_mixed: bool) ->
         write_atomic(folder / "results.csv", study.frame.to_csv(index=False).encode()),
         write_atomic(folder / "table.md", markdown(study).encode()),
     ]
+    if checklist:
+        written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
+    if overlay:
+        study = dataclasses.replace(study, published=papers.ldm())
     style.apply()
     for name, figure_of in figures_of(study).items():
         figure = figure_of(study)
@@ -92,7 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0, or 2 with one sentence where the user can mend it."""
     options = parser().parse_args(arguments)
     try:
-        written = draw(options.store, options.out, options.sweep, options.allow_mixed_protocols)
+        written = draw(
+            options.store,
+            options.out,
+            options.sweep,
+            options.allow_mixed_protocols,
+            options.overlay,
+            options.checklist,
+        )
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

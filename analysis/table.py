@@ -8,6 +8,9 @@ import pandas as pd
 
 from analysis.collect import Study, choices, family_name
 from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
+from analysis.text import interval as _interval
+from analysis.text import number as _number
+from analysis.text import table as _table
 from ldm.records import LeftOut
 
 GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|is_|is$|precision|recall)"
@@ -228,13 +231,6 @@ def _measured(rows: pd.DataFrame, metric: str, marks: Mapping[str, str]) -> str:
     return "; ".join(_interval(row, marks) for row in rows[rows["metric"] == metric].to_dict("records")) or "–"
 
 
-def _interval(row: Mapping[Any, Any], marks: Mapping[str, str]) -> str:
-    text = _number(row["value"])
-    if pd.notna(row["ci_low"]) and pd.notna(row["ci_high"]):
-        text += f" [{_number(row['ci_low'])}, {_number(row['ci_high'])}]"
-    return text + (f" ({marks[row['protocol']]})" if row["protocol"] in marks else "")
-
-
 def _sum(row: "pd.Series[Any]", *columns: str) -> float:
     return _add(*(row[column] for column in columns))
 
@@ -243,16 +239,6 @@ def _add(*values: Any) -> float:
     """The sum of what is known; NaN where nothing is."""
     known = [float(value) for value in values if pd.notna(value)]
     return sum(known) if known else math.nan
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    if isinstance(value, str):
-        return value
-    if pd.isna(value):
-        return "–"
-    if float(value) == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    return f"{float(value):.0f}" if 100 <= abs(value) < 1e6 else f"{float(value):.{digits}g}"
 
 
 def _count(value: Any) -> str:
@@ -271,8 +257,3 @@ def _field(value: Any) -> str:
 
 def _bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    body = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in body)

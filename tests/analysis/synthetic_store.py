@@ -56,6 +56,9 @@ class Recipe:
     odd_protocol: Sequence[tuple[str, int]] = ()  # (regulariser, f) measured on other images
     name: str = "2026-01-01_synthetic"
     created: str = "2026-01-01T00:00:00"
+    data: str = "emoji"
+    resolution: int = 32
+    reference: str = "heldout"
     extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
 
 
@@ -144,12 +147,21 @@ def _cell(
     w: _Writer, regulariser: str, f: int, seed: int, guidance: float, sampler: str, steps: int, extractor: str
 ) -> Cell:
     recipe = w.recipe
-    protocol = replace(GENERATION, n_samples=recipe.n, n_reference=recipe.n, extractor=extractor)
+    protocol = replace(
+        GENERATION,
+        n_samples=recipe.n,
+        n_reference=recipe.n,
+        extractor=extractor,
+        reference=recipe.reference,
+        resolution=recipe.resolution,
+    )
     if (regulariser, f) in recipe.odd_protocol:
         protocol = replace(protocol, reference_hash="other-images")
     protocols = {protocol.id: asdict(protocol)}
     short = replace(protocol, n_samples=recipe.n // 2)
-    fd, kd, at = f"fd_{extractor}", f"kd_{extractor}", protocol.id
+    # The standard weights alone have standard names.
+    fd, kd = ("fid", "kid") if extractor == "inception" else (f"fd_{extractor}", f"kd_{extractor}")
+    at = protocol.id
     n, off = recipe.n, recipe.kernel_offset
     place = (regulariser, f, steps)
     common = {"config": {}, "created": recipe.created}
@@ -274,8 +286,8 @@ def _cell(
     ):
         stages[stage] = w.write(stage, key, make, place, [stages[parent] for parent in parents])
     axes = {
-        "data": "emoji",
-        "resolution": 32,
+        "data": recipe.data,
+        "resolution": recipe.resolution,
         "scale": "cpu",
         "budget": "images",
         "f": f,

@@ -1,7 +1,6 @@
 """The presets of the paper: the networks of every row, counted on the meta device; every preset is planned and runs."""
 
 import copy
-import csv
 import functools
 import json
 import math
@@ -16,6 +15,7 @@ import yaml
 from program import records, run
 from tiny_plans import changed
 
+from analysis import papers
 from experiments import build, describe
 from experiments.compose import composed, settings_only, swept
 from experiments.conditions import Vocabulary
@@ -180,9 +180,8 @@ def test_a_preset_has_the_networks_of_its_row(row, part):
     assert (unet_parameters(preset) if part == "UNet" else coder_parameters(preset)[part]) == count
 
 
-def test_every_row_of_the_published_counts_has_a_preset(shared_data):
-    with open(shared_data / "published" / "ldm_parameter_counts.csv", newline="") as file:
-        published = {(row["model"], row["part"]): int(row["parameters"]) for row in csv.DictReader(file)}
+def test_every_row_of_the_published_counts_has_a_preset():
+    published = {(row["model"], row["part"]): int(row["parameters"]) for row in papers.read("ldm_parameter_counts")}
     assert published == {row: count for row, (_, count) in COUNTS.items()}
 
 

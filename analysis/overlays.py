@@ -1,0 +1,85 @@
+"""Published numbers behind our own: drawn in grey where the metric is the same, with what else differs in the notes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.collect import Study
+from analysis.papers import NAMES, Published, named, protocol_differences
+from analysis.style import PointLabel
+
+SHADE = "#9a9a9a"
+
+
+def behind(study: Study, metric: str, stage: str, x: str, regularisers: Sequence[str]) -> list[Published]:
+    """The published numbers of a metric that have a value on the axis `x`, of the study's f and these regularisers.
+
+    Those of the study's data where there are any, else of all data.
+    """
+    factors, data = set(study.frame["f"].dropna()), set(study.frame["data"])
+    found = [
+        number
+        for number in study.published
+        if (number.stage, number.metric) == (stage, metric)
+        and getattr(number, x) is not None
+        and number.f in factors
+        and number.regulariser in regularisers
+    ]
+    return [number for number in found if number.measured.data in data] or found
+
+
+def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str) -> list[PointLabel]:
+    """Grey lines through the numbers that agree in `line_of` and in data, and a label for each line's end."""
+    lines: dict[tuple[str, Any], list[Published]] = {}
+    for number in numbers:
+        lines.setdefault((number.measured.data, getattr(number, line_of)), []).append(number)
+    labels = []
+    for (data, key), own in lines.items():
+        points = sorted((float(getattr(number, x)), number.value) for number in own)
+        axes.plot(*zip(*points, strict=True), "-", color=SHADE, linewidth=0.9, zorder=0.8)
+        for at, value in points:
+            axes.plot(at, value, "x", color=SHADE, markersize=4, zorder=0.9)
+        name = {"f": f"f = {key}", "steps": f"{key} steps"}[line_of]
+        labels.append(PointLabel(*points[-1], f"{name}, {data}", SHADE))
+    return labels
+
+
+def draw_rates(axes: Axes, published: Sequence[Published]) -> list[PointLabel]:
+    """Published PSNR over the rate of the indices, which of KL models is not known."""
+    labels = []
+    for number in published:
+        rate = number.index_bits_per_pixel
+        if number.metric == "psnr" and rate is not None:
+            axes.plot(rate, number.value, "x", color=SHADE, markersize=4.5, zorder=0.9)
+            labels.append(PointLabel(rate, number.value, f"f = {number.f}", SHADE))
+    return labels
+
+
+def key() -> Line2D:
+    """The legend entry of all published numbers."""
+    return style.key("published, other conditions: see below", marker="x", color=SHADE, linestyle="-", linewidth=0.9)
+
+
+def note(drawn: Sequence[Published], rows: pd.DataFrame, protocols: Mapping[str, Mapping[str, Any]], asked: str) -> str:
+    """What the grey numbers are and in what they were measured otherwise, or why there are none.
+
+    `asked`: the metric of the figure; `rows`: ours.
+    """
+    if not drawn:
+        return f"No published numbers are drawn: none of {asked} has its place in this figure."
+    differing: dict[str, None] = {}
+    for number in drawn:
+        for row in rows.drop_duplicates(["data", "resolution", "conditioning", "n", "protocol"]).to_dict("records"):
+            differing.update(dict.fromkeys(protocol_differences(number, row, protocols.get(row["protocol"], {}))))
+    errors = sorted(
+        {f"{number.spread / number.value:.1%}" for number in drawn if "Figure" in number.where and number.spread}
+    )
+    read_off = f", read off to {errors[0]}" if len(errors) == 1 else ", read off by hand" if errors else ""
+    what = f"Grey crosses: {NAMES[drawn[0].metric]} of {named(drawn)}{read_off}."
+    if not differing:
+        return what + " Measured under this study's protocol."
+    return f"{what} NOT COMPARABLE with this study, (published; here): {'; '.join(differing)}."

@@ -1,0 +1,31 @@
+"""Numbers, intervals and tables as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A value for a table cell: a dash where there is none, no needless digits."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "–"
+    if float(value) == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{float(value):.0f}" if 100 <= abs(value) < 1e6 else f"{float(value):.{digits}g}"
+
+
+def interval(row: Mapping[Any, Any], marks: Mapping[str, str] = {}) -> str:
+    """A row's value, its interval where one is known, and the mark of its protocol where that has one."""
+    text = number(row["value"])
+    if pd.notna(row["ci_low"]) and pd.notna(row["ci_high"]):
+        text += f" [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+    return text + (f" ({marks[row['protocol']]})" if row["protocol"] in marks else "")
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    body = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in body)

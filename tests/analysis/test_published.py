@@ -1,0 +1,205 @@
+"""Published numbers: read as printed, drawn only beside the same metric, and never compared unwarned."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from synthetic_store import Recipe, build, distortion, frechet_distance, psnr
+
+from analysis import overlays, papers
+from analysis.checklist import entries, markdown
+from analysis.collect import read_study
+from analysis.figures import FIGURES
+from analysis.plot_tradeoffs import main
+
+LIKE_THE_PAPER = Recipe(
+    regularisers=("kl", "vq"),
+    factors=(1, 4, 8),
+    steps=(10, 50),
+    n=50_000,
+    extractors=("inception",),
+    data="imagenet",
+    resolution=256,
+    reference="train",
+)
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory):
+    """A made-up study of ImageNet under the paper's protocol of Tables 1 and 10."""
+    store = tmp_path_factory.mktemp("alike")
+    build(store, LIKE_THE_PAPER)
+    return read_study(store)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A made-up study of emoji, as most are."""
+    store = tmp_path_factory.mktemp("other")
+    build(store, Recipe(factors=(1, 4), steps=(10,)))
+    return read_study(store)
+
+
+def _number(where, metric, **axes):
+    [found] = [
+        item
+        for item in papers.ldm()
+        if item.where.endswith(where)
+        and item.metric == metric
+        and all(getattr(item, axis) == value for axis, value in axes.items())
+    ]
+    return found
+
+
+def _entry(study, *where, **axes):
+    wanted = _number(*where, **axes)
+    [found] = [entry for entry in entries(study, papers.ldm()) if entry.number == wanted]
+    return found
+
+
+def _grey(axes):
+    return {
+        (round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6))
+        for line in axes.get_lines()
+        if line.get_marker() == "x"
+    }
+
+
+def _text(figure):
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+
+
+@pytest.mark.parametrize(
+    ("where", "metric", "axes", "value"),
+    [
+        ("Table 8", "rfid", {"regulariser": "kl", "f": 8}, 0.90),
+        ("Table 8", "psnr", {"regulariser": "vq", "f": 8, "codes": 256}, 22.35),
+        ("Table 1", "fid", {"f": 8, "steps": 200, "eta": 0.0}, 4.02),
+        ("Table 10", "fid", {"f": 4, "guidance_scale": 1.5}, 3.60),
+        ("Table 10", "is", {"f": 4, "guidance_scale": 1.0}, 103.49),
+        ("Table 2", "fid", {"guidance_scale": 1.5}, 12.63),
+        ("Table 9", "fid", {"f": 8}, 42.06),
+    ],
+)
+def test_tables_are_read_as_they_are_printed(where, metric, axes, value):
+    assert _number(where, metric, **axes).value == value
+
+
+def test_axes_follow_from_what_is_printed():
+    guided = _number("Table 10", "fid", f=4, guidance_scale=1.5)
+    assert (guided.steps, guided.images_seen) == (250, 178_000 * 1200)
+    assert guided.measured == papers.Measured("imagenet", 256, "class", 50_000, "train")
+    # 16,384 codes are 14 bits for 8 x 8 pixels.
+    assert _number("Table 8", "psnr", regulariser="vq", codes=16384, f=8).index_bits_per_pixel == 14 / 64
+    assert _number("Table 8", "psnr", regulariser="kl", f=4).index_bits_per_pixel is None
+    assert {item.regulariser for item in papers.ldm() if item.f == 1} == {"identity"}
+    # Figure 6 counts steps; LDM-1 saw 7 images in each.
+    assert max(i.images_seen for i in papers.ldm() if i.model == "LDM-1" and "Figure 6" in i.where) == 14_000_000
+
+
+def test_ddpm_s_curve_ends_at_its_printed_rate():
+    curve = papers.ddpm_rate_distortion()
+    assert tuple(curve.loc[curve["steps"] == 1000, ["bits_per_dim", "rmse255"]].iloc[0]) == (1.77581, 0.95136)
+    assert curve.sort_values("steps")["rmse255"].is_monotonic_decreasing
+
+
+def test_every_row_names_its_source():
+    files = sorted(papers.FOLDER.glob("*.csv"))
+    assert len(files) > 20
+    for path in files:
+        rows = papers.read(path.stem)
+        assert rows
+        assert all(row["source"].strip() for row in rows), path.name
+
+
+def test_numbers_measured_alike_are_compared(alike):
+    [entry] = [
+        e for e in entries(alike, papers.ldm()) if e.number == _number("Table 10", "fid", f=4, guidance_scale=1.0)
+    ]
+    assert entry.is_comparable
+    # 50 steps are nearer to 250 than 10 are; what is printed of settings is that of the models.
+    assert entry.row["steps"] == 50
+    assert entry.difference == pytest.approx(frechet_distance("vq", 4, 50) - 10.56)
+    assert "steps (250; 50)" in entry.settings
+    line = next(item for item in markdown(alike, papers.ldm()).splitlines() if "LDM-4, 178K steps | FID" in item)
+    assert f"{entry.difference:+.3g}" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": "emoji"}, "data (imagenet; emoji)"),
+        ({"resolution": 64}, "resolution (256; 64)"),
+        ({"n": 10_000}, "n (50000; 10000)"),
+        ({"reference": "heldout"}, "reference (train; heldout)"),
+        ({"extractors": ("efficientnet_lite2",)}, "metric (FID; fd_efficientnet_lite2)"),
+    ],
+)
+def test_a_difference_of_protocol_is_said_and_no_difference_of_values_given(tmp_path, change, said):
+    build(tmp_path, replace(LIKE_THE_PAPER, factors=(4,), steps=(10,), **change))
+    study = read_study(tmp_path)
+    [entry] = [
+        e for e in entries(study, papers.ldm()) if e.number == _number("Table 10", "fid", f=4, guidance_scale=1.0)
+    ]
+    assert entry.protocol == (said,)
+    line = next(item for item in markdown(study, papers.ldm()).splitlines() if "LDM-4, 178K steps | FID" in item)
+    assert said in line
+    assert "| – |" in line
+
+
+def test_what_a_paper_does_not_say_is_no_agreement(alike):
+    entry = _entry(alike, "Figure 6", "fid", f=4, images_seen=80_000_000)
+    assert "reference (not stated; train)" in entry.protocol
+
+
+def test_the_same_metric_is_drawn_in_grey_and_said_to_be_otherwise(alike):
+    study = replace(alike, published=papers.ldm())
+    figure = FIGURES["quality_vs_throughput"](study)
+    kl, vq = figure.axes
+    expected = {
+        (round(item.sample_images_per_second, 6), round(item.value, 6), item.f)
+        for item in papers.ldm()
+        if item.where.endswith("Figure 7") and item.measured.data == "imagenet" and item.f in (1, 4, 8)
+    }
+    assert _grey(vq) == {(x, y) for x, y, _ in expected}
+    assert _grey(kl) == {(x, y) for x, y, f in expected if f == 1}
+    text = _text(figure)
+    assert "NOT COMPARABLE" in text
+    assert "n (5000; 50000)" in text
+    assert "one A100" in text
+    assert "Grey" not in _text(FIGURES["quality_vs_throughput"](alike))
+
+
+def test_another_metric_keeps_published_numbers_out_and_says_so(other):
+    study = replace(other, published=papers.ldm())
+    for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training"):
+        figure = FIGURES[name](study)
+        assert not any(_grey(axes) for axes in figure.axes)
+        assert "No published numbers are drawn: none of kernel distance" in _text(figure)
+
+
+def test_psnr_of_any_data_is_drawn_at_its_rate_with_a_warning(other):
+    figure = FIGURES["rate_distortion"](replace(other, published=papers.ldm()))
+    left, right = figure.axes
+    assert not _grey(left)
+    assert (round(math.log2(16384) / 64, 6), 23.07) in _grey(right)
+    assert "NOT COMPARABLE with this study, (published; here): data (imagenet; emoji); resolution (256; 32)" in _text(
+        figure
+    )
+
+
+def test_numbers_measured_alike_are_drawn_without_a_warning(alike):
+    rows = alike.frame[alike.frame["metric"] == "psnr"]
+    psnrs = [item for item in papers.ldm() if item.metric == "psnr"]
+    assert "Measured under this study's protocol" in overlays.note(psnrs, rows, alike.protocols, "PSNR")
+    [entry] = [e for e in entries(alike, psnrs) if e.number.regulariser == "kl" and e.number.f == 8]
+    assert entry.difference == pytest.approx(psnr(distortion("kl", 8)) - 24.19)
+
+
+def test_the_command_line_writes_the_check_list_where_asked(tmp_path):
+    build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))
+    call = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    assert main([*call, "--checklist", "--overlay"]) == 0
+    text = (tmp_path / "out" / "checklist.md").read_text()
+    assert "0 of 2 were measured in the same way" in text
+    assert "27.53" in text
