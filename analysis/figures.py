@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from analysis import overlays, style
 from analysis.collect import ALL_AXES, Codec, Study, choices, family_name
 from analysis.papers import Published
-from analysis.progressive import progressive_coding
 from analysis.style import PointLabel
 from ldm.errors import UserError
 
@@ -25,18 +24,30 @@ WINDOW = "window_"
 """Before the name of a metric that was measured on windows of samples larger than the training images."""
 """How the names of kernel distances begin; these have no bias that depends on n."""
 
+DISTANCE = r"(fd_(?!infinity)|kd_|fid$|kid$)"
+"""Names of what may be the headline."""
+
 METRIC_NAMES = {
+    "fd_infinity": "Fréchet distance at infinite n",
     "fd": "Fréchet distance",
+    "sfd": "spatial Fréchet distance",
     "kd": "kernel distance",
+    "cmmd": "CMMD",
     "is": "inception-score formula",
     "precision": "precision",
     "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "clipped_density": "clipped density",
+    "clipped_coverage": "clipped coverage",
 }
-STANDARD_NAMES = {"fid": "FID", "kid": "KID", "is": "IS"}
+STANDARD_NAMES = {"fid_infinity": "FID at infinite n", "fid": "FID", "sfid": "sFID", "kid": "KID", "is": "IS"}
 EXTRACTOR_NAMES = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "efficientnet_lite2": "EfficientNet-Lite2",
     "inception": "Inception-v3",
+    "dinov2": "DINOv2",
+    "clip": "CLIP",
 }
 RATE_OF = {
     "kl": ("rate_kl_fitted", "rate_kl_prior", "rmse255_sample", "psnr_sample"),
@@ -112,9 +123,9 @@ def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
     Distances of windows count where there are none of whole samples.
     """
     rows = frame[frame["stage"] == stage]
-    distances = rows[rows["metric"].str.match(r"(fd_|kd_|fid$|kid$)")]
+    distances = rows[rows["metric"].str.match(DISTANCE)]
     if distances.empty:
-        distances = rows[rows["metric"].str.match(rf"{WINDOW}(fd_|kd_|fid$|kid$)")]
+        distances = rows[rows["metric"].str.match(WINDOW + DISTANCE)]
     if distances.empty:
         return None
     extractors = distances["metric"].map(_extractor)
@@ -142,10 +153,11 @@ def metric_title(metric: str) -> str:
         return f"{metric_title(metric.removeprefix(WINDOW))}, windows of larger samples"
     if metric in STANDARD_NAMES:
         return STANDARD_NAMES[metric]
-    head, _, extractor = metric.partition("_")
-    if not extractor or head not in METRIC_NAMES:
+    kind = next((name for name in METRIC_NAMES if metric.startswith(f"{name}_")), None)
+    if kind is None:
         return metric
-    return f"{METRIC_NAMES[head]}, {EXTRACTOR_NAMES.get(extractor, extractor)}"
+    extractor = metric.removeprefix(f"{kind}_")
+    return f"{METRIC_NAMES[kind]}, {EXTRACTOR_NAMES.get(extractor, extractor)}"
 
 
 def check_protocols(study: Study, allow_mixed: bool = False) -> None:
@@ -493,13 +505,9 @@ FIGURES: Mapping[str, Callable[[Study], Figure]] = {
 
 
 def figures_of(study: Study) -> Mapping[str, Callable[[Study], Figure]]:
-    """The figures of every study, and those that only some have data for: network calls of samplers, coding."""
-    some: dict[str, Callable[[Study], Figure]] = {}
-    if study.frame["sampler"].replace("", None).nunique() > 1:
-        some["quality_vs_nfe"] = quality_vs_nfe
-    if study.coding:
-        some["progressive_coding"] = progressive_coding
-    return {**FIGURES, **some}
+    """The figures that a study has data for the axes of: that of network calls compares samplers."""
+    several = study.frame["sampler"].replace("", None).nunique() > 1
+    return {**FIGURES, "quality_vs_nfe": quality_vs_nfe} if several else FIGURES
 
 
 def _quality_figure(

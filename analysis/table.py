@@ -13,7 +13,8 @@ from analysis.text import number as _number
 from analysis.text import table as _table
 from ldm.records import LeftOut
 
-GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|is_|is$|precision|recall)"
+GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|fid_infinity$|sfd_|sfid$|cmmd_|is_|is$)"
+NEIGHBOURHOODS = r"(window_)?(clipped_)?(precision|recall|density|coverage)_"
 OPTIONAL_AXES = (
     "data",
     "resolution",
@@ -41,6 +42,9 @@ OPTIONAL_AXES = (
     "sampler_seed",
 )
 TASK = r"(class|layout|semantic|text|clip|superres|inpaint)_"
+MOST_PLACES = 4
+"""Of a metric that was left out, named where there are more."""
+
 FLOORS = {
     "shuffled": "conditions of other samples",
     "bicubic": "input enlarged bicubically",
@@ -56,6 +60,7 @@ def markdown(study: Study) -> str:
     marks = _marks(study)
     sections = {
         "Cells": _cells(study, marks),
+        "Fidelity and diversity": _neighbourhoods(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
         "Floors: the same distances for real images": _floors(study, marks),
@@ -117,6 +122,23 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         "`rate_index_crossentropy` (VQ), `rate_lossless` (pixels). A FLOP count takes one multiply-add as 2; the first "
         "stage's share includes encoding the training set once."
     )
+
+
+def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
+    """One line a finished cell: shares of samples near real images, and of real images near samples."""
+    rows = study.frame[study.frame["stage"] == "evaluation"]
+    rows = rows[rows["metric"].str.match(NEIGHBOURHOODS)]
+    if rows.empty:
+        return ""
+    metrics = list(dict.fromkeys(rows["metric"]))
+    axes = ["channels", "steps", *(axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1)]
+    lines = []
+    for _, own in rows.groupby("identity", sort=False):
+        cell = own.iloc[0]
+        line = [_number(cell["f"]), family_name(cell["regulariser"]), *(_number(cell[axis]) for axis in axes)]
+        lines.append(line + [_measured(own, metric, marks) for metric in metrics])
+    names = [f"{metric_title(metric)} (n = {_span(rows[rows['metric'] == metric]['n'])})" for metric in metrics]
+    return _table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
 
 def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
@@ -184,7 +206,7 @@ def _left_out(study: Study) -> str:
     places: dict[LeftOut, list[str]] = {}
     for place, item in study.left_out:
         places.setdefault(item, []).append(place)
-    return _bullets(f"`{item.metric}`: {item.reason} ({'; '.join(found)})" for item, found in places.items())
+    return _bullets(f"`{item.metric}`: {item.reason} ({_some(found)})" for item, found in places.items())
 
 
 def _protocols(study: Study, marks: Mapping[str, str]) -> str:
@@ -253,6 +275,12 @@ def _span(values: "pd.Series[Any]") -> str:
 
 def _field(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+def _some(places: Sequence[str]) -> str:
+    """The first places and how many more."""
+    more = f" and {len(places) - MOST_PLACES} more" if len(places) > MOST_PLACES else ""
+    return "; ".join(places[:MOST_PLACES]) + more
 
 
 def _bullets(lines: Iterable[str]) -> str:

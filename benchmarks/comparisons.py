@@ -117,7 +117,7 @@ def frechet(rounds: int) -> list[Timing]:
 
 def extractor(rounds: int) -> list[Timing]:
     """EfficientNet-Lite2 on 32 px images enlarged to 112: float32, which measures, and bf16."""
-    from ldm.metrics.features import load_extractor
+    from ldm.metrics.extractors import load_extractor
 
     images = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)
     exact, fast = load_extractor("efficientnet_lite2"), load_extractor("efficientnet_lite2", dtype=torch.bfloat16)

@@ -50,7 +50,8 @@ from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
 from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
-from ldm.metrics.features import EXTRACTORS, Extractor, inception_file, load_extractor
+from ldm.metrics.extractors import check_extractor, load_extractor
+from ldm.metrics.features import Extractor
 from ldm.metrics.reconstruction import FeatureDistance, PerceptualDistance
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
@@ -482,7 +483,7 @@ def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
 @functools.lru_cache
 def _extractor(name: str, weights: str | None, precision: str, device: str) -> Extractor:
     dtype = precision_rule.autocast_dtype(precision) or torch.float32
-    return load_extractor(name, Path(weights) if weights else None, device, dtype)
+    return load_extractor(name, Path(weights).expanduser() if weights else None, device, dtype)
 
 
 def probe(kind: str, settings: Mapping[str, Any], images: ImageCache, seed: int, device: str) -> Probe:
@@ -528,12 +529,7 @@ def check_task_weights(clip: str | None, lpips_path: str | None) -> None:
 @functools.lru_cache
 def check_weights(extractor_name: str, weights: str | None, perceptual: str, perceptual_path: str | None) -> None:
     """Raises UserError where the judge's or the perceptual loss's weights cannot be had."""
-    if extractor_name == "inception":
-        inception_file(Path(weights) if weights else None)
-    elif extractor_name in EXTRACTORS:
-        efficientnet_lite.weights_file(extractor_name.removeprefix("efficientnet_"))
-    else:
-        raise UserError(f"metrics.extractor={extractor_name} is no extractor{nearest(extractor_name, EXTRACTORS)}")
+    check_extractor(extractor_name, Path(weights).expanduser() if weights else None)
     perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
 
 

@@ -29,7 +29,7 @@ from experiments.store import Store
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
 from ldm.errors import UserError
-from ldm.metrics.distribution import MINIMUM, metric_name
+from ldm.metrics.distribution import KINDS, metric_name
 from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
 from ldm.pretrained.torchvision_ops import ensure_torchvision
@@ -430,11 +430,11 @@ def _planned(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Finding]
 def _metrics(plan: Plan, facts: DataFacts) -> Finding:
     metrics = plan.config["metrics"]
     reference = facts.heldout_images if metrics["reference"] == "heldout" else facts.train_images
-    present = {kind: metrics["n_samples"] if kind == "is" else min(metrics["n_samples"], reference) for kind in MINIMUM}
+    sides = {True: min(metrics["n_samples"], reference), False: metrics["n_samples"]}
     lost = [
-        f"{metric_name(kind, metrics['extractor'])} (needs {MINIMUM[kind]}, there are {present[kind]})"
-        for kind in MINIMUM
-        if present[kind] < MINIMUM[kind]
+        f"{metric_name(kind.name, metrics['extractor'])} (needs {kind.images}, there are {sides[kind.of_reference]})"
+        for kind in KINDS.values()
+        if kind.extractor is None and kind.array != "spatial" and sides[kind.of_reference] < kind.images
     ]
     text = f"{metrics['n_samples']:,} samples against {reference:,} {metrics['reference']} images"
     if not lost:

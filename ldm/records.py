@@ -23,7 +23,6 @@ STAGES = (
     "latents",
     "diffusion",
     "progress",
-    "likelihood",
     "probe",
     "samples",
     "evaluation",
@@ -52,9 +51,19 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
+POPULATION = "population"
+"""The value of infinitely many images."""
+
+AT_N = "expected at this n"
+"""The value that other images of the same number would have on average: what is biased by n is no more than that."""
+
+
 @dataclass(frozen=True)
 class ResultRow:
-    """One measured value. `n` = images it was computed from; `protocol` = id of how it was measured ("" for none)."""
+    """One measured value. `n` = images it was computed from; `protocol` = id of how it was measured ("" for none).
+
+    `estimand`: what the value estimates and its interval is to cover ("" in records from before it was said).
+    """
 
     metric: str
     value: float
@@ -64,6 +73,7 @@ class ResultRow:
     ci_high: float | None = None
     images_seen: int | None = None
     seed: int | None = None
+    estimand: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class Cost:
 class Protocol:
     """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
 
-    kind: str  # "generation", "reconstruction", "windows" or "likelihood"
+    kind: str  # "generation", "reconstruction" or "windows"
     n_samples: int
     reference: str  # "heldout" or "train"
     reference_hash: str

@@ -38,14 +38,7 @@ ROOMS = {
         "ldm.metrics",
         "ldm.probes",
     ),
-    "interop": (
-        "ldm.pretrained",
-        "ldm.first_stage",
-        "ldm.denoiser",
-        "ldm.conditioning",
-        "ldm.diffusion",
-        "ldm.samplers",
-    ),
+    "interop": ("ldm.first_stage", "ldm.denoiser", "ldm.conditioning", "ldm.diffusion", "ldm.samplers"),
 }
 
 

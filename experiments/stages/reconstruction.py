@@ -82,6 +82,7 @@ def run(job: Job) -> Outcome:
                 features_of(decoded.split(BATCH), extractor),
                 features_of(originals.split(BATCH), extractor),
                 extractor.name,
+                seed,
             )
         if isinstance(frechet, LeftOut):
             left_out.append(frechet)

@@ -107,8 +107,7 @@ def _save_part(
     latents: NDArray[np.float32],
 ) -> None:
     arrays: Values = {
-        "features": features.features,
-        "logits": features.logits if features.logits is not None else np.zeros((len(images), 0), np.float32),
+        **features.arrays,
         "seconds": seconds,
         "images": images,
         "latents": latents,
@@ -134,8 +133,7 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
     kept, latents, task = [], [], list[Values]()
     for path in paths:
         with np.load(path, allow_pickle=False) as part:
-            logits = part["logits"] if part["logits"].shape[1] else None
-            collected.add(Features(part["features"], logits))
+            collected.add(Features.of(part))
             seconds += part["seconds"]
             kept.append(part["images"])
             latents.append(part["latents"])

@@ -1,13 +1,16 @@
-"""Distances between the distributions of generated and real images, through torch-fidelity's own functions.
+"""Distances between the distributions of generated and real images, all from one pass of one extractor.
 
-The names FID, KID and IS are said of the standard Inception weights alone; under another extractor the same formulas
-are called `fd_`, `kd_` and `is_` with the extractor's name behind.
+The names FID, KID, IS and sFID are said of the standard Inception weights alone; under another extractor the same
+formulas are called `fd_`, `kd_`, `is_` and `sfd_` with the extractor's name behind. Each measure declares what it needs
+of the extractor and how many images, and is left out with the reason where that is not there.
 
 Before anything is computed the images are put into an order that depends on their features and the seed alone, so that
 the order in which they arrived (workers, batches) changes no value.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -15,26 +18,42 @@ import torch
 from numpy.typing import NDArray
 
 from ldm.metrics.features import Features
-from ldm.metrics.frechet import frechet_distance
-from ldm.metrics.intervals import Interval, Spread, block_sizes, combine, jackknife_spread, student_interval
+from ldm.metrics.frechet import PARTS, frechet_distance, frechet_infinity, frechet_spread
+from ldm.metrics.intervals import (
+    Interval,
+    block_jackknife,
+    block_sizes,
+    mean_interval,
+    proportion_interval,
+    student_interval,
+)
+from ldm.metrics.kernel import gaussian, kernel_distance, kernel_subsets
+from ldm.metrics.neighbours import BALL_NEIGHBOUR, Neighbourhoods, neighbourhoods
 from ldm.metrics.values import MetricValue
 from ldm.pretrained.torchvision_ops import ensure_torchvision
-from ldm.records import LeftOut
+from ldm.records import AT_N, POPULATION, LeftOut
 
-Array = NDArray[np.float64]
-
-NEIGHBOURHOOD: Final = 3
-"""Precision and recall: radius of a ball is the distance to this neighbour (Kynkaanniemi et al. 2019)."""
-
-MINIMUM: Final = {"fd": 16, "kd": 16, "is": 100, "precision": 20, "recall": 20}
-"""Images a side below which a metric is left out. Precision and recall: five times the neighbours in a ball."""
-
-KERNEL_SUBSET: Final = 1000
 INCEPTION_SPLITS: Final = 10
 SPLIT_MINIMUM: Final = 100
-JACKKNIFE_BLOCKS: Final = 50
 
-_INCEPTION_NAMES: Final = {"fd": "fid", "kd": "kid", "is": "is"}
+NEIGHBOUR_BLOCKS: Final = 10
+"""Disjoint parts of both sets between which the measures of neighbourhoods vary."""
+
+NEIGHBOUR_MINIMUM: Final = 4 * BALL_NEIGHBOUR
+"""Images a side below which the measures of neighbourhoods are left out."""
+
+LEAST_IN_BLOCK: Final = 2 * NEIGHBOUR_MINIMUM
+"""Images a side of a part below which they get no interval."""
+
+SHARES: Final = ("precision", "recall", "coverage")
+UNLIMITED: Final = 4
+"""So far above 1 the clipped measures of parts may go."""
+
+PAIR_BLOCKS: Final = 20
+
+NEIGHBOURHOODS: Final = tuple(field.name for field in fields(Neighbourhoods))
+
+_INCEPTION_NAMES: Final = {"fd": "fid", "fd_infinity": "fid_infinity", "kd": "kid", "is": "is", "sfd": "sfid"}
 
 
 def metric_name(kind: str, extractor_name: str) -> str:
@@ -44,76 +63,59 @@ def metric_name(kind: str, extractor_name: str) -> str:
     return f"{kind}_{extractor_name}"
 
 
+def mixed_order(features: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
+    """A random order of the rows by hashes of what they hold and of the seed, for blocks that are left out.
+
+    Unlike in `canonical_order` no rank says where a row goes: there the same ranks make a block whatever the images,
+    and the spread between blocks would be off by the same factor every time.
+    """
+    key = seed.to_bytes(8, "little", signed=True)
+    digests = [hashlib.blake2b(row, digest_size=8, key=key).digest() for row in np.ascontiguousarray(features)]
+    return np.argsort(np.frombuffer(b"".join(digests), dtype="<u8"), kind="stable")
+
+
 def canonical_order(features: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
     """A random order of the rows that is a function of their values and the seed, not of their present order."""
     ranked = np.argsort(features.astype(np.float64).sum(axis=1), kind="stable")
     return ranked[np.random.default_rng(seed).permutation(len(features))]
 
 
-def _kernel_block_sums(a: Array, b: Array, sizes_a: NDArray[np.int64], sizes_b: NDArray[np.int64]) -> Array:
-    """Sums of the cubic kernel (x . y / d + 1)^3 over pairs of blocks, (blocks of a, blocks of b)."""
-    starts_a, starts_b = (np.cumsum(sizes) - sizes for sizes in (sizes_a, sizes_b))
-    strips = (a[start : start + size] for start, size in zip(starts_a, sizes_a, strict=True))
-    return np.stack([np.add.reduceat(((strip @ b.T / a.shape[1] + 1) ** 3).sum(axis=0), starts_b) for strip in strips])
-
-
-def _within(a: Array, sizes: NDArray[np.int64]) -> Array:
-    """Block sums of the kernel of a set with itself, without the pairs of an item with itself."""
-    sums = _kernel_block_sums(a, a, sizes, sizes)
-    alone = (np.square(a).sum(axis=1) / a.shape[1] + 1) ** 3
-    return sums - np.diag(np.add.reduceat(alone, np.cumsum(sizes) - sizes))
-
-
-def kernel_distance(features_a: Array, features_b: Array, blocks: int = JACKKNIFE_BLOCKS) -> tuple[float, Spread]:
-    """Unbiased squared maximum mean discrepancy of the cubic kernel on all images, with its jackknife spread.
-
-    Equal to torch-fidelity's estimate with one subset of all images. Both sets may differ in size; each is varied alone
-    by deleting one block of it, and the variances add. Kernel matrices are computed once, a strip at a time.
-    Source: Binkowski et al. 2018, arXiv 1801.01401; Gretton et al. 2012, equation 3.
-    """
-    a, b = np.asarray(features_a, dtype=np.float64), np.asarray(features_b, dtype=np.float64)
-    sizes_a, sizes_b = (block_sizes(len(x), min(blocks, len(x) // 2)) for x in (a, b))
-    aa, bb, ab = _within(a, sizes_a), _within(b, sizes_b), _kernel_block_sums(a, b, sizes_a, sizes_b)
-    mean_aa, mean_bb = aa.sum() / (len(a) * (len(a) - 1)), bb.sum() / (len(b) * (len(b) - 1))
-    value = float(mean_aa + mean_bb - 2 * ab.sum() / (len(a) * len(b)))
-
-    def spread(own: Array, sizes: NDArray[np.int64], other_mean: float, cross: Array, other_n: int) -> Spread:
-        left = sizes.sum() - sizes
-        own_left = own.sum() - 2 * own.sum(axis=1) + np.diag(own)
-        cross_left = cross.sum() - cross.sum(axis=1)
-        without = own_left / (left * (left - 1)) + other_mean - 2 * cross_left / (left * other_n)
-        return jackknife_spread(value, without, sizes)
-
-    return value, combine(spread(aa, sizes_a, mean_bb, ab, len(b)), spread(bb, sizes_b, mean_aa, ab.T, len(a)))
-
-
-def kernel_subsets(n_a: int, n_b: int) -> tuple[int, int]:
-    """Size and number of the random subsets of the kernel distance.
-
-    The size is 1000 or all images of the smaller set. One subset where it is all of both sets, the standard 100 at the
-    standard size, else 10.
-    """
-    size = min(n_a, n_b, KERNEL_SUBSET)
-    if n_a == n_b == size:
-        return size, 1
-    return size, 100 if size == KERNEL_SUBSET else 10
-
-
 def _double(features: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(features.astype(np.float64))
 
 
-def _frechet(generated: Features, reference: Features, seed: int) -> dict[str, Interval | float]:
-    # No interval: the bias exceeds the spread, so it needs a block jackknife of its own.
-    return {"fd": frechet_distance(generated.features, reference.features)}
+Found = Mapping[str, Interval | float]
+"""Values of the kinds that a measure gives, with an interval where one is known."""
 
 
-def _kernel(generated: Features, reference: Features, seed: int) -> dict[str, Interval | float]:
+def _frechet_of(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> Interval:
+    value = frechet_distance(generated, reference)
+    spread = frechet_spread(generated, reference, value)
+    return student_interval(value, spread.variance, spread.freedom)
+
+
+def _frechet(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
+    """The distance at this n and at infinite n; to first order both vary alike: one jackknife gives both intervals."""
+    found = _frechet_of(generated.features, reference.features)
+    if "fd_infinity" not in wanted:
+        return {"fd": found}
+    value = frechet_infinity(generated.features, reference.features)
+    shift = value - found.value
+    return {"fd": found, "fd_infinity": Interval(value, found.low + shift, found.high + shift)}
+
+
+def _spatial_frechet(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
+    assert generated.spatial is not None
+    assert reference.spatial is not None
+    return {"sfd": _frechet_of(generated.spatial, reference.spatial)}
+
+
+def _kernel(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
     """torch-fidelity's value; the interval's width comes from the jackknife of the estimate on all images."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     size, subsets = kernel_subsets(len(generated), len(reference))
-    a, b = _double(generated.features), _double(reference.features)
+    a, b = (_double(x.features[canonical_order(x.features, seed)]) for x in (generated, reference))
     value = kid_features_to_metric(
         a,
         b,
@@ -126,91 +128,167 @@ def _kernel(generated: Features, reference: Features, seed: int) -> dict[str, In
         rng_seed=seed,
         verbose=False,
     )[KEY_METRIC_KID_MEAN]
-    spread = kernel_distance(a.numpy(), b.numpy())[1]
+    spread = kernel_distance(generated.features, reference.features)[1]
     return {"kd": student_interval(value, spread.variance, spread.freedom)}
 
 
-def _inception_score(generated: Features, reference: Features, seed: int) -> dict[str, Interval | float]:
+def _embedding_distance(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
+    value, spread = kernel_distance(generated.features, reference.features, kernel=gaussian)
+    return {"cmmd": student_interval(value, spread.variance, spread.freedom)}
+
+
+def _inception_score(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
     """Mean over splits of at least 100 images, at most 10 splits; the interval is that of the mean over splits."""
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
     assert generated.logits is not None
     splits = min(INCEPTION_SPLITS, len(generated) // SPLIT_MINIMUM)
     # The canonical order is random already, so the splits need no shuffling of their own.
-    score = isc_features_to_metric(_double(generated.logits), splits=splits, shuffle=False)
+    logits = generated.logits[canonical_order(generated.features, seed)]
+    score = isc_features_to_metric(_double(logits), splits=splits, shuffle=False)
     mean, std = score[KEY_METRIC_ISC_MEAN], score[KEY_METRIC_ISC_STD]
     return {"is": mean if splits < 2 else student_interval(mean, std**2 / (splits - 1), splits - 1)}
 
 
-def _precision_recall(generated: Features, reference: Features, seed: int) -> dict[str, Interval | float]:
-    """Improved precision and recall; distances are held a strip at a time."""
-    from torch_fidelity.metric_prc import prc_features_to_metric
+def _neighbourhoods(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
+    """All six; their intervals are those of the mean over disjoint parts of both sets, moved to the value of the whole.
 
-    found = prc_features_to_metric(
-        _double(generated.features),
-        _double(reference.features),
-        prc_neighborhood=NEIGHBOURHOOD,
-        prc_batch_size=500,
-        save_cpu_ram=True,
-        verbose=False,
-    )
-    return {kind: found[kind] for kind in ("precision", "recall")}
+    A part's value is another one than that of the whole, but its spread is larger only as n is smaller. Near 0 and 1
+    shares of few images vary in steps that parts may not show, so theirs are no narrower than Wilson's.
+    """
+    whole = neighbourhoods(generated.features, reference.features)
+    values = {kind: float(getattr(whole, kind)) for kind in NEIGHBOURHOODS}
+    if min(len(generated), len(reference)) < NEIGHBOUR_BLOCKS * LEAST_IN_BLOCK:
+        return values
+    ends = [np.cumsum(block_sizes(len(x), NEIGHBOUR_BLOCKS))[:-1] for x in (generated, reference)]
+    parts = zip(np.split(generated.features, ends[0]), np.split(reference.features, ends[1]), strict=True)
+    measured = [neighbourhoods(*part, limit=UNLIMITED) for part in parts]
+    found: dict[str, Interval | float] = {}
+    for kind, value in values.items():
+        mean = mean_interval([getattr(part, kind) for part in measured])
+        low, high = value + mean.low - mean.value, value + mean.high - mean.value
+        if kind in SHARES:
+            items = len(generated if kind == "precision" else reference)
+            wilson = proportion_interval(round(value * items), items)
+            low, high = min(low, wilson.low), max(high, wilson.high)
+        most = float("inf") if kind == "density" else 1.0
+        found[kind] = Interval(value, max(low, 0.0), min(high, most))
+    return found
 
 
-Measure = Callable[[Features, Features, int], dict[str, Interval | float]]
+@dataclass(frozen=True)
+class Kind:
+    """A kind of row: what it and its interval estimate, and what it needs.
 
-_MEASURES: Final[tuple[tuple[tuple[str, ...], Measure], ...]] = (
-    (("fd",), _frechet),
-    (("kd",), _kernel),
-    (("is",), _inception_score),
-    (("precision", "recall"), _precision_recall),
+    `images`: least number of images a side; `per_feature`: the same as a multiple of the number of features.
+    `of_reference`: whether the reference images count in this. `array`: what of `Features` it reads. `extractor`: the
+    only one it is defined on, if it is.
+    """
+
+    name: str
+    estimand: str
+    images: int
+    per_feature: int = 0
+    of_reference: bool = True
+    array: str = "features"
+    extractor: str | None = None
+
+    def obstacle(self, generated: Features, reference: Features, extractor_name: str) -> str | None:
+        """Why it cannot be given, in one sentence, or None."""
+        if self.extractor not in (None, extractor_name):
+            return f"It is defined on embeddings of {self.extractor}, not of {extractor_name}."
+        sides = (generated, reference) if self.of_reference else (generated,)
+        if any(self.array not in side.arrays for side in sides):
+            return f"The extractor gives no {ARRAYS[self.array][0]}, which {ARRAYS[self.array][1]} needs."
+        least = max(self.images, self.per_feature * generated.features.shape[1])
+        present = min(len(side) for side in sides)
+        return None if present >= least else f"It needs at least {least} images a side, here there are {present}."
+
+
+ARRAYS: Final = {
+    "logits": ("logits", "the Inception-score formula"),
+    "spatial": ("spatial map", "the spatial Frechet distance"),
+}
+"""Arrays that not every extractor gives: what they are, and what reads them."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Kinds of rows that are computed together; `run` is told which of them can be given."""
+
+    run: Callable[[Features, Features, int, Collection[str]], Found]
+    kinds: tuple[Kind, ...]
+
+
+MEASURES: Final = (
+    Measure(
+        _frechet,
+        # Even the smallest part has twice as many images as features.
+        (Kind("fd", AT_N, 16), Kind("fd_infinity", POPULATION, 16, per_feature=2 * max(PARTS))),
+    ),
+    Measure(_kernel, (Kind("kd", POPULATION, 16),)),
+    Measure(_inception_score, (Kind("is", AT_N, SPLIT_MINIMUM, of_reference=False, array="logits"),)),
+    Measure(_neighbourhoods, tuple(Kind(name, AT_N, NEIGHBOUR_MINIMUM) for name in NEIGHBOURHOODS)),
+    Measure(_spatial_frechet, (Kind("sfd", AT_N, 16, array="spatial"),)),
+    Measure(_embedding_distance, (Kind("cmmd", POPULATION, 16, extractor="clip"),)),
 )
 
-
-def _obstacle(kind: str, generated: Features, reference: Features) -> str | None:
-    """Why a metric cannot be given, in one sentence, or None."""
-    if kind == "is" and generated.logits is None:
-        return "The extractor has no class logits, which the Inception-score formula needs."
-    present = len(generated) if kind == "is" else min(len(generated), len(reference))
-    if present < MINIMUM[kind]:
-        return f"It needs at least {MINIMUM[kind]} images a side, here there are {present}."
-    return None
+KINDS: Final = {kind.name: kind for measure in MEASURES for kind in measure.kinds}
 
 
-def _value(metric: str, found: Interval | float, n: int) -> MetricValue:
+def _row(metric: str, found: Interval | float, n: int, estimand: str) -> MetricValue:
     if isinstance(found, Interval):
-        return MetricValue(metric, found.value, n, found.low, found.high)
-    return MetricValue(metric, found, n)
+        return MetricValue(metric, found.value, n, found.low, found.high, estimand)
+    return MetricValue(metric, found, n, estimand=estimand)
 
 
 def generation_metrics(
     generated: Features, reference: Features, extractor_name: str, seed: int
 ) -> tuple[list[MetricValue], list[LeftOut]]:
-    """Frechet and kernel distance, Inception-score formula, precision and recall, and what was left out and why.
+    """All measures of samples against reference images, and what was left out and why.
 
-    `seed` fixes the order of the images, hence the splits, and the subsets of the kernel distance. n of a value is the
-    number of generated images; intervals are at 95 %.
+    `seed` fixes the order of the images, hence splits, blocks and parts, and the subsets of the kernel distance. n of a
+    value is the number of generated images; intervals are at 95 %.
     """
     ensure_torchvision()
-    generated = generated[canonical_order(generated.features, seed)]
-    reference = reference[canonical_order(reference.features, seed)]
+    generated = generated[mixed_order(generated.features, seed)]
+    reference = reference[mixed_order(reference.features, seed)]
     values: list[MetricValue] = []
     left_out: list[LeftOut] = []
-    for kinds, measure in _MEASURES:
-        names = {kind: metric_name(kind, extractor_name) for kind in kinds}
-        obstacle = _obstacle(kinds[0], generated, reference)
-        if obstacle is not None:
-            left_out += [LeftOut(name, obstacle) for name in names.values()]
-            continue
-        found = measure(generated, reference, seed)
-        values += [_value(name, found[kind], len(generated)) for kind, name in names.items()]
+    for measure in MEASURES:
+        obstacles = {kind.name: kind.obstacle(generated, reference, extractor_name) for kind in measure.kinds}
+        wanted = [name for name, obstacle in obstacles.items() if obstacle is None]
+        found = measure.run(generated, reference, seed, wanted) if wanted else {}
+        for kind, obstacle in obstacles.items():
+            name = metric_name(kind, extractor_name)
+            if obstacle is not None:
+                left_out.append(LeftOut(name, obstacle))
+            else:
+                values.append(_row(name, found[kind], len(generated), KINDS[kind].estimand))
     return values, left_out
 
 
-def reconstruction_frechet(reconstructed: Features, original: Features, extractor_name: str) -> MetricValue | LeftOut:
-    """The Frechet distance of reconstructions to their own images: `rfid`, or `rfd_` and the extractor's name."""
+def reconstruction_frechet(
+    reconstructed: Features, original: Features, extractor_name: str, seed: int = 0
+) -> MetricValue | LeftOut:
+    """The Frechet distance of reconstructions to their own images: `rfid`, or `rfd_` and the extractor's name.
+
+    Its jackknife leaves out blocks of pairs, mixed by the seed.
+    """
     metric = f"r{metric_name('fd', extractor_name)}"
-    obstacle = _obstacle("fd", reconstructed, original)
+    obstacle = KINDS["fd"].obstacle(reconstructed, original, extractor_name)
     if obstacle is not None:
         return LeftOut(metric, obstacle)
-    return MetricValue(metric, frechet_distance(reconstructed.features, original.features), len(reconstructed))
+    return _row(metric, paired_frechet(reconstructed, original, seed), len(reconstructed), AT_N)
+
+
+def paired_frechet(a: Features, b: Features, seed: int) -> Interval:
+    """The Frechet distance of images to their own counterparts, with the jackknife over blocks of pairs."""
+    order = mixed_order(b.features, seed)
+    both = np.concatenate([a.features[order], b.features[order]], axis=1)
+    d = a.features.shape[1]
+    jackknifed = block_jackknife(
+        [both], lambda rows: frechet_distance(rows[:, :d], rows[:, d:]), min(PAIR_BLOCKS, len(both))
+    )
+    value = frechet_distance(a.features, b.features)
+    return Interval(value, value + jackknifed.low - jackknifed.value, value + jackknifed.high - jackknifed.value)

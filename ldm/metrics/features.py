@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.torchvision_ops import ensure_torchvision
-from ldm.pretrained.weights import content_hash, freeze, read_weights
+from ldm.pretrained.weights import freeze
 
 INCEPTION_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256: Final = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -31,23 +31,32 @@ INCEPTION_SHA256: Final = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1bef
 
 @dataclass(frozen=True)
 class Features:
-    """Features (N, d) and logits (N, k) of images, float32; `logits` None where the network has no classes."""
+    """What one pass of a network over images leaves, float32, images first.
+
+    `features` (N, d); `logits` (N, k), None where the network has no classes; `spatial` (N, p), a piece of an inner map
+    that still knows where things are, None where the network declares none.
+    """
 
     features: NDArray[np.float32]
     logits: NDArray[np.float32] | None
+    spatial: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> "Features":
         """The chosen images."""
-        return Features(self.features[index], None if self.logits is None else self.logits[index])
+        return Features.of({name: array[index] for name, array in self.arrays.items()})
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Those that there are, by name."""
+        named = {"features": self.features, "logits": self.logits, "spatial": self.spatial}
+        return {name: array for name, array in named.items() if array is not None}
 
     def save(self, path: Path) -> None:
         """Writes an npz file atomically: a reader sees the whole file or none."""
-        arrays: dict[str, Any] = {"features": self.features}
-        if self.logits is not None:
-            arrays["logits"] = self.logits
+        arrays: dict[str, Any] = self.arrays
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -64,7 +73,12 @@ class Features:
     def load(path: Path) -> "Features":
         """Reads what `save` wrote; nothing in the file is executed."""
         with np.load(path, allow_pickle=False) as file:
-            return Features(file["features"], file.get("logits", None))
+            return Features.of(file)
+
+    @staticmethod
+    def of(arrays: Mapping[str, NDArray[np.float32]]) -> "Features":
+        """What `arrays` gave, among other things or not."""
+        return Features(arrays["features"], *(arrays.get(name) for name in ("logits", "spatial")))
 
 
 class FeatureAccumulator:
@@ -81,13 +95,11 @@ class FeatureAccumulator:
         self._parts.append(batch)
 
     def result(self) -> Features:
-        """All batches in one. Raises: ValueError where there is none, or some have logits and others not."""
-        logits = [part.logits for part in self._parts if part.logits is not None]
-        if not self._parts or len(logits) not in (0, len(self._parts)):
+        """All batches in one. Raises: ValueError where there is none, or they do not hold the same arrays."""
+        if len({tuple(part.arrays) for part in self._parts}) != 1:
             raise ValueError("features need at least one batch, and logits in all batches or in none")
-        return Features(
-            np.concatenate([part.features for part in self._parts]), np.concatenate(logits) if logits else None
-        )
+        first, *_ = self._parts
+        return Features.of({name: np.concatenate([p.arrays[name] for p in self._parts]) for name in first.arrays})
 
 
 class Extractor(Protocol):
@@ -111,13 +123,16 @@ class Extractor(Protocol):
     def __call__(self, images: Tensor) -> Features: ...
 
 
-def _require_uint8(images: Tensor) -> None:
+def require_uint8(images: Tensor) -> None:
+    """Raises ValueError for anything but uint8 images (N, 3, H, W)."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"an extractor takes uint8 images (N, 3, H, W), here {images.dtype} {tuple(images.shape)}")
 
 
-def _collected(features: Tensor, logits: Tensor) -> Features:
-    return Features(features.float().cpu().numpy(), logits.float().cpu().numpy())
+def collected(features: Tensor, logits: Tensor | None = None, spatial: Tensor | None = None) -> Features:
+    """A batch of what a network gave, in float32 on the CPU."""
+    given = {"features": features, "logits": logits, "spatial": spatial}
+    return Features.of({name: x.float().cpu().numpy() for name, x in given.items() if x is not None})
 
 
 class EfficientNetLite2Extractor:
@@ -146,14 +161,14 @@ class EfficientNetLite2Extractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (N, 3, H, W) of any size."""
-        _require_uint8(images)
+        require_uint8(images)
         x = images.to(self.device).float()
         if x.shape[2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         x = self.network.preprocess(x / 127.5 - 1).to(self.dtype, memory_format=torch.channels_last)
         maps = self.network.head(self.network.taps(x)[-1])
         features = F.relu6(maps).float().mean(dim=(2, 3))
-        return _collected(features, self.network.classifier(features))
+        return collected(features, self.network.classifier(features))
 
 
 def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
@@ -175,10 +190,15 @@ def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
     return freeze(network.to(memory_format=torch.channels_last))
 
 
+SPATIAL_CHANNELS: Final = 7
+"""Of the first branch of Inception's block 6d; at 17 x 17 these make the 2023 numbers of sFID (Nash et al. 2021)."""
+
+
 class InceptionExtractor:
     """The Inception network of FID: 2048 features and 1008 logits without bias, images resized as TensorFlow 1 did.
 
-    Only the convolutions run in `dtype`; the published numbers belong to float32.
+    The spatial map is what the first 7 channels of "mixed_6/conv" hold in the original graph. Only the convolutions run
+    in `dtype`; the published numbers belong to float32.
     """
 
     name = "inception"
@@ -190,6 +210,11 @@ class InceptionExtractor:
     ) -> None:
         self.network = network.to(device)
         self.weights_hash, self.device, self.dtype = weights_hash, torch.device(device), dtype
+        self._inner = torch.empty(0)
+        network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(self._keep_inner)
+
+    def _keep_inner(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._inner = output[:, :SPATIAL_CHANNELS].flatten(1)
 
     @property
     def precision(self) -> str:
@@ -199,10 +224,10 @@ class InceptionExtractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (N, 3, H, W) of any size."""
-        _require_uint8(images)
+        require_uint8(images)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             features, logits = self.network(images.to(self.device))
-        return _collected(features, logits)
+        return collected(features, logits, self._inner)
 
 
 def inception_file(weights_path: Path | None) -> Path:
@@ -233,28 +258,3 @@ def inception_file(weights_path: Path | None) -> Path:
             f"{INCEPTION_SHA256[:8]}...), without which a number is no FID: download {URL_INCEPTION_V3}."
         )
     return path
-
-
-EXTRACTORS: Final = ("efficientnet_lite2", "inception")
-
-
-def load_extractor(
-    name: str,
-    weights_path: Path | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    size: int = 112,
-) -> Extractor:
-    """The extractor of a name; `weights_path` is Inception's weight file, `size` the input side of EfficientNet-Lite2.
-
-    Inception takes images at 299 px, whatever `size` is. Raises: UserError for an unknown name or missing weights.
-    """
-    if name == "efficientnet_lite2":
-        return EfficientNetLite2Extractor(efficientnet_lite.load("lite2"), size, device, dtype)
-    if name == "inception":
-        weights = read_weights(inception_file(weights_path))
-        return InceptionExtractor(inception_network(weights), content_hash(weights), device, dtype)
-    raise UserError(
-        f"There is no extractor '{name}' for metrics.extractor{nearest(name, EXTRACTORS)}: "
-        f"use {' or '.join(EXTRACTORS)}."
-    )

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm.metrics.distribution import MINIMUM, metric_name
+from ldm.metrics.distribution import KINDS, metric_name
 from ldm.metrics.features import Features
 from ldm.metrics.frechet import frechet_distance
 from ldm.metrics.intervals import block_jackknife
 from ldm.metrics.reconstruction import mean_value, root_mean_square
 from ldm.metrics.values import MetricValue
-from ldm.records import LeftOut
+from ldm.records import AT_N, LeftOut
 
 Array = NDArray[np.float64]
 
@@ -102,8 +102,8 @@ def frechet_by_band(
     for suffix, chosen in _bands(shares):
         metric = f"inpaint_{metric_name('fd', extractor_name)}{suffix}"
         own = pairs[order][chosen[order]]
-        if len(own) < MINIMUM["fd"]:
-            reason = f"It needs at least {MINIMUM['fd']} images a side, here there are {len(own)}."
+        if len(own) < KINDS["fd"].images:
+            reason = f"It needs at least {KINDS['fd'].images} images a side, here there are {len(own)}."
             left_out.append(LeftOut(metric, reason))
             continue
         interval = block_jackknife(
@@ -111,7 +111,7 @@ def frechet_by_band(
             lambda rows: frechet_distance(rows[:, :dimensions], rows[:, dimensions:]),
             min(JACKKNIFE_BLOCKS, len(own)),
         )
-        values.append(MetricValue(metric, interval.value, len(own), interval.low, interval.high))
+        values.append(MetricValue(metric, interval.value, len(own), interval.low, interval.high, AT_N))
     return values, left_out
 
 

@@ -2,19 +2,24 @@
 
 from dataclasses import dataclass
 
-from ldm.records import ResultRow
+from ldm.records import POPULATION, ResultRow
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A value, the number of images it was computed from, and its 95 % interval where one is known."""
+    """A value, the number of images it was computed from, its 95 % interval where one is known, and what of.
+
+    `estimand`: what value and interval estimate, one of those in `ldm.records`.
+    """
 
     metric: str
     value: float
     n: int
     ci_low: float | None = None
     ci_high: float | None = None
+    estimand: str = POPULATION
 
     def row(self, protocol: str = "", images_seen: int | None = None, seed: int | None = None) -> ResultRow:
         """The row of this value under a protocol."""
-        return ResultRow(self.metric, self.value, self.n, protocol, self.ci_low, self.ci_high, images_seen, seed)
+        interval = self.ci_low, self.ci_high
+        return ResultRow(self.metric, self.value, self.n, protocol, *interval, images_seen, seed, self.estimand)

@@ -167,6 +167,8 @@ def test_headline_takes_the_other_distance_where_one_was_left_out(study):
 
 def test_only_the_standard_weights_are_called_fid():
     assert metric_title("fid") == "FID"
+    assert metric_title("fd_infinity_dinov2") == "Fréchet distance at infinite n, DINOv2"
+    assert metric_title("clipped_coverage_inception") == "clipped coverage, Inception-v3"
     assert metric_title("fd_efficientnet_lite2") == "Fréchet distance, EfficientNet-Lite2"
 
 

@@ -3,17 +3,18 @@ import pytest
 import torch
 
 from ldm.metrics.distribution import (
-    MINIMUM,
+    KINDS,
+    NEIGHBOURHOODS,
     canonical_order,
     generation_metrics,
-    kernel_distance,
-    kernel_subsets,
     metric_name,
+    mixed_order,
     reconstruction_frechet,
 )
 from ldm.metrics.features import Features
 from ldm.metrics.frechet import frechet_distance
 from ldm.metrics.intervals import block_jackknife, mean_interval, student_interval
+from ldm.metrics.kernel import kernel_distance, kernel_subsets
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 
@@ -120,8 +121,9 @@ def test_precision_and_recall_are_torch_fidelitys(fidelity):
     )
     found, _ = by_name(a, b)
     assert 0 < expected["precision"] < 1
-    assert found["precision_efficientnet_lite2"].value == expected["precision"]
-    assert found["recall_efficientnet_lite2"].value == expected["recall"]
+    # Theirs are means in float32.
+    assert found["precision_efficientnet_lite2"].value == pytest.approx(expected["precision"], rel=1e-6)
+    assert found["recall_efficientnet_lite2"].value == pytest.approx(expected["recall"], rel=1e-6)
 
 
 def test_precision_is_of_the_generated_and_recall_of_the_reference():
@@ -178,38 +180,90 @@ def test_the_order_is_random_and_the_seeds():
     assert abs(np.corrcoef(np.arange(500), first)[0, 1]) < 0.15
 
 
+def test_blocks_have_nothing_to_do_with_ranks():
+    """Rows of the same ranks in the same blocks of every data set would make every spread off by the same factor."""
+    places = [np.argsort(mixed_order(x := np.sort(features(300, 40 + i).features, axis=0), 0)) for i in range(2)]
+    assert abs(np.corrcoef(*places)[0, 1]) < 0.2
+    assert not np.array_equal(mixed_order(x, 0), mixed_order(x, 1))
+
+
 def test_inception_alone_has_the_standard_names():
     a, b = features(200, 16), features(200, 17)
-    assert set(by_name(a, b, "inception")[0]) == {"fid", "kid", "is", "precision_inception", "recall_inception"}
-    assert set(by_name(a, b)[0]) == {
-        f"{kind}_efficientnet_lite2" for kind in ("fd", "kd", "is", "precision", "recall")
-    }  # fmt: skip
+    of_features = {f"{kind}_inception" for kind in NEIGHBOURHOODS}
+    assert set(by_name(a, b, "inception")[0]) == {"fid", "fid_infinity", "kid", "is", *of_features}
+    ordinary = ("fd", "fd_infinity", "kd", "is", *NEIGHBOURHOODS)
+    assert set(by_name(a, b)[0]) == {f"{kind}_efficientnet_lite2" for kind in ordinary}
     assert metric_name("fd", "dinov2") == "fd_dinov2"
+    assert metric_name("sfd", "inception") == "sfid"
 
 
 def test_too_few_images_leave_a_metric_out_with_the_reason():
     values, reasons = by_name(features(19, 18), features(500, 19))
     assert set(values) == {"fd_efficientnet_lite2", "kd_efficientnet_lite2"}
-    assert set(reasons) == {"is_efficientnet_lite2", "precision_efficientnet_lite2", "recall_efficientnet_lite2"}
     assert reasons["is_efficientnet_lite2"] == "It needs at least 100 images a side, here there are 19."
+    # 8 parts of twice as many images as features
+    assert reasons["fd_infinity_efficientnet_lite2"] == "It needs at least 96 images a side, here there are 19."
+    assert reasons["coverage_efficientnet_lite2"] == "It needs at least 20 images a side, here there are 19."
     assert set(by_name(features(500, 20), features(15, 21))[0]) == {"is_efficientnet_lite2"}
-    at_least = max(MINIMUM.values())
-    assert not by_name(features(at_least, 22), features(at_least, 23))[1]
+    at_least = 100
+    assert not {"fd", "kd", "is", *NEIGHBOURHOODS} & set(by_name(features(at_least, 22), features(at_least, 23))[1])
+
+
+def test_what_an_extractor_does_not_give_is_refused_in_one_sentence():
+    values, reasons = by_name(features(200, 30), features(200, 31))
+    assert "cmmd_efficientnet_lite2" not in values
+    assert reasons["cmmd_efficientnet_lite2"] == "It is defined on embeddings of clip, not of efficientnet_lite2."
+    assert reasons["sfd_efficientnet_lite2"] == (
+        "The extractor gives no spatial map, which the spatial Frechet distance needs."
+    )
+    assert "cmmd_clip" in by_name(features(200, 30), features(200, 31), "clip")[0]
+
+
+def test_every_measure_comes_from_one_pass():
+    """Features, logits and spatial map of one network are all that is read, for all kinds at once."""
+    rng = np.random.default_rng(32)
+    a, b = (
+        Features(x.features, x.logits, rng.normal(size=(200, 9)).astype(np.float32))
+        for x in (features(200, 33), features(200, 34))
+    )
+    values, reasons = by_name(a, b, "inception")
+    assert {metric_name(kind, "inception") for kind in KINDS} - set(values) == {"cmmd_inception"} == set(reasons)
+    assert values["sfid"].value == pytest.approx(frechet_distance(a.spatial, b.spatial), rel=1e-9)
+
+
+def test_every_row_says_what_it_estimates_and_how_far_it_may_be_off():
+    values, _ = by_name(features(500, 35), features(500, 36, shift=0.1))
+    kinds = {name.removesuffix("_efficientnet_lite2"): value for name, value in values.items()}
+    assert {kind for kind, value in kinds.items() if value.estimand == "population"} == {"kd", "fd_infinity"}
+    assert {value.estimand for value in values.values()} == {"population", "expected at this n"}
+    for kind, value in kinds.items():
+        assert value.ci_low is not None, kind
+        assert value.ci_low <= value.value <= value.ci_high, kind
 
 
 def test_without_logits_there_is_no_inception_score():
     a = Features(features(200, 24).features, None)
     values, reasons = by_name(a, features(200, 25))
-    assert set(reasons) == {"is_efficientnet_lite2"}
-    assert "logits" in reasons["is_efficientnet_lite2"]
+    assert "is_efficientnet_lite2" not in values
+    assert reasons["is_efficientnet_lite2"] == "The extractor gives no logits, which the Inception-score formula needs."
     assert values["fd_efficientnet_lite2"].n == 200
 
 
 def test_frechet_distance_of_reconstructions():
     a, b = features(50, 26), features(50, 27)
     found = reconstruction_frechet(a, b, "inception")
-    assert (found.metric, found.n) == ("rfid", 50)
+    assert (found.metric, found.n, found.estimand) == ("rfid", 50, "expected at this n")
     assert found.value == frechet_distance(a.features, b.features)
+    assert found.ci_low < found.value < found.ci_high
     few = reconstruction_frechet(a[:3], b[:3], "efficientnet_lite2")
     assert few.metric == "rfd_efficientnet_lite2"
     assert "at least 16" in few.reason
+
+
+def test_pairs_are_left_out_together():
+    """Reconstructions that follow their images make a distance that varies far less than that of strangers."""
+    a = features(200, 37)
+    b = Features(a.features + 0.05 * features(200, 38).features, None)
+    pairs = reconstruction_frechet(a, b, "inception")
+    strangers = by_name(a, b, "inception")[0]["fid"]
+    assert pairs.ci_high - pairs.ci_low < 0.2 * (strangers.ci_high - strangers.ci_low)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from ldm.errors import UserError
 from ldm.metrics import features as features_module
+from ldm.metrics.extractors import load_extractor
 from ldm.metrics.features import (
     FeatureAccumulator,
     Features,
     InceptionExtractor,
     inception_network,
-    load_extractor,
 )
 from ldm.metrics.frechet import frechet_distance
 from ldm.pretrained import efficientnet_lite
@@ -182,6 +182,12 @@ def test_inception_equals_torch_fidelitys(shipped_inception):
     np.testing.assert_allclose(found.features, features, atol=1e-5 * scale)
     np.testing.assert_allclose(found.logits, logits, atol=1e-5 * logits.abs().max().item())
     assert (extractor.size, extractor.precision) == (299, "float32")
+    inner = {}
+    hook = shipped_inception.Mixed_6d.branch1x1.register_forward_hook(lambda *call: inner.update(map=call[-1].clone()))
+    shipped_inception(images)
+    hook.remove()
+    assert found.spatial.shape == (2, 2023)
+    np.testing.assert_allclose(found.spatial, inner["map"][:, :7].flatten(1), atol=1e-5 * inner["map"].max().item())
 
 
 def test_the_standard_weights_are_known_by_their_hash(shipped_inception, tmp_path, monkeypatch):

@@ -3,7 +3,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from ldm.metrics.frechet import Statistics, frechet_distance, frechet_distance_of
+from ldm.metrics.frechet import Statistics, frechet_distance, frechet_distance_of, frechet_infinity, frechet_spread
+from ldm.metrics.intervals import block_jackknife, student_interval
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 
@@ -106,3 +107,35 @@ def test_refuses_what_has_no_covariance_or_other_dimensions():
         frechet_distance(features(1, 4, 0), features(8, 4, 0))
     with pytest.raises(ValueError, match="4 and 5 dimensions"):
         frechet_distance(features(8, 4, 0), features(8, 5, 0))
+
+
+@pytest.mark.parametrize(("n_a", "n_b", "d"), [(90, 70, 7), (41, 300, 7), (30, 40, 57), (30, 90, 57), (64, 63, 63)])
+def test_quick_jackknife_equals_leaving_blocks_out_one_by_one(n_a, n_b, d):
+    a, b = features(n_a, d, 15), features(n_b, d, 16, scale=1.2)
+    value = frechet_distance(a, b)
+    spread = frechet_spread(a, b, value, blocks=11)
+    found = student_interval(value, spread.variance, spread.freedom)
+    expected = block_jackknife([a, b], frechet_distance, blocks=11)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+    corrected = block_jackknife([a, b], frechet_distance, blocks=11, correct_bias=True)
+    assert value - spread.bias == pytest.approx(corrected.value, abs=1e-6 * value)
+
+
+def test_at_infinite_n_the_bias_is_gone():
+    """Gaussians of known distance: 4 * 0.09 + 0; at n = 80 chance adds about as much again."""
+    rng = np.random.default_rng(17)
+    plain, infinite = [], []
+    for _ in range(300):
+        a, b = rng.normal(size=(80, 4)) + 0.3, rng.normal(size=(80, 4))
+        plain.append(frechet_distance(a, b))
+        infinite.append(frechet_infinity(a, b))
+    error = np.std(infinite) / np.sqrt(300)
+    assert np.mean(plain) > 0.36 + 10 * error
+    assert abs(np.mean(infinite) - 0.36) < 3 * error
+
+
+def test_infinity_is_the_end_of_a_line_in_one_over_n(monkeypatch):
+    import ldm.metrics.frechet as module
+
+    monkeypatch.setattr(module, "frechet_distance", lambda a, b: 5 + 30 / len(a) + 12 / len(b))
+    assert frechet_infinity(np.zeros((120, 3)), np.zeros((240, 3))) == pytest.approx(5, rel=1e-12)
