@@ -42,6 +42,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
     "latents": REFERENCE_AXES + FIRST_STAGE_AXES,
     "diffusion": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
     "progress": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
+    "likelihood": ("data", "resolution", "scale", *FIRST_STAGE_AXES, *MODEL_AXES),
     "probe": ("data", "resolution", "scale"),
     "samples": ALL_AXES,
     "evaluation": ALL_AXES,
@@ -51,6 +52,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
 PARENTS_OF: Mapping[str, tuple[str, ...]] = {
     "reconstruction": ("reference", "first_stage", "reconstruction"),
     "progress": ("reference", "first_stage", "latents", "diffusion", "progress"),
+    "likelihood": ("first_stage", "latents", "diffusion", "likelihood"),
     "evaluation": ("reference", "first_stage", "latents", "diffusion", "probe", "samples", "evaluation"),
 }
 """The stages that write rows about a candidate, each with all that must be finished before it."""
@@ -152,6 +154,21 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class CodingCurve:
+    """Progressive coding with one diffusion model: what has arrived, and the error of what is guessed from it.
+
+    Units: bits a dimension of the image, `rmse255` in grey levels; both mean over n held-out images, noisiest first.
+    """
+
+    label: str
+    f: int
+    regulariser: str
+    bits_per_dim: tuple[float, ...]
+    rmse255: tuple[float, ...]
+    n: int
+
+
+@dataclass(frozen=True)
 class Study:
     """All that the tables and figures are made of; `published` is drawn behind `frame` (columns: `COLUMNS`)."""
 
@@ -164,6 +181,7 @@ class Study:
     codecs: tuple[Codec, ...] = ()
     left_out: tuple[tuple[str, LeftOut], ...] = ()
     published: tuple[Published, ...] = ()
+    coding: tuple[CodingCurve, ...] = ()
 
 
 def collect(store: Path, sweep: str | None = None) -> pd.DataFrame:
@@ -258,6 +276,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
     protocols: dict[str, Mapping[str, Any]] = {}
     codecs: dict[Codec, None] = {}
     left_out: dict[tuple[str, LeftOut], None] = {}
+    coding: list[CodingCurve] = []
     seen: set[tuple[str, str]] = set()
     cells: set[tuple[tuple[str, str], ...]] = set()
     for sweep in sweeps:
@@ -273,6 +292,8 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
                 seen.add((stage, record.identity))
                 protocols.update(record.protocols)
                 codecs.update((_codec(point), None) for point in record.facts.get("codecs", ()))
+                if "progressive" in record.facts:
+                    coding.append(_coding_curve(labels.label(cell, stage), cell, record.facts["progressive"]))
                 left_out.update(((labels.label(cell, stage), item), None) for item in record.left_out)
                 rows += [_row(sweep, cell, record, item, costs) for item in record.rows]
     if not rows:
@@ -290,7 +311,13 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
         protocols=protocols,
         codecs=tuple(codecs),
         left_out=tuple(left_out),
+        coding=tuple(coding),
     )
+
+
+def _coding_curve(label: str, cell: Cell, curve: Mapping[str, Any]) -> CodingCurve:
+    rate, error = tuple(curve["bits_per_dim"]), tuple(curve["rmse255"])
+    return CodingCurve(label, int(cell.axes["f"]), str(cell.axes["regulariser"]), rate, error, int(curve["n"]))
 
 
 def _codec(point: Mapping[str, Any]) -> Codec:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from analysis import overlays, style
 from analysis.collect import ALL_AXES, Codec, Study, choices, family_name
 from analysis.papers import Published
+from analysis.progressive import progressive_coding
 from analysis.style import PointLabel
 from ldm.errors import UserError
 
@@ -505,9 +506,13 @@ FIGURES: Mapping[str, Callable[[Study], Figure]] = {
 
 
 def figures_of(study: Study) -> Mapping[str, Callable[[Study], Figure]]:
-    """The figures that a study has data for the axes of: that of network calls compares samplers."""
-    several = study.frame["sampler"].replace("", None).nunique() > 1
-    return {**FIGURES, "quality_vs_nfe": quality_vs_nfe} if several else FIGURES
+    """The figures of every study, and those that only some have data for: network calls of samplers, coding."""
+    some: dict[str, Callable[[Study], Figure]] = {}
+    if study.frame["sampler"].replace("", None).nunique() > 1:
+        some["quality_vs_nfe"] = quality_vs_nfe
+    if study.coding:
+        some["progressive_coding"] = progressive_coding
+    return {**FIGURES, **some}
 
 
 def _quality_figure(

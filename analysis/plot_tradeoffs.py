@@ -17,7 +17,8 @@ from ldm.errors import UserError
 
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
 cell) and five figures as PNG and SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training,
-quality_vs_compute; and quality_vs_nfe where several samplers were swept."""
+quality_vs_compute; quality_vs_nfe where several samplers were swept; progressive_coding where metrics.likelihood was
+asked for."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -30,6 +30,7 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
     "latents": ("first_stage",),
     "diffusion": ("latents",),
     "progress": ("diffusion", "reference"),
+    "likelihood": ("diffusion",),
     "probe": (),
     "samples": ("diffusion", "probe"),
     "evaluation": ("samples", "reference"),
@@ -37,14 +38,18 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
 """What each stage needs; a plan holds `probe` only where its samples have a condition that a probe can be asked for."""
 
 
+ON_REQUEST = ("likelihood",)
+"""Stages that a plan holds only where `metrics.<stage>=true`; nothing hangs on them."""
+
+
 UNTIL: Mapping[str, tuple[str, ...]] = {
     "first_stage": ("reconstruction",),
     "latents": ("reconstruction", "latents"),
-    "diffusion": ("reconstruction", "progress"),
-    "samples": ("reconstruction", "progress", "samples"),
-    "evaluation": ("reconstruction", "progress", "evaluation"),
+    "diffusion": ("reconstruction", "progress", "likelihood"),
+    "samples": ("reconstruction", "progress", "likelihood", "samples"),
+    "evaluation": ("reconstruction", "progress", "likelihood", "evaluation"),
 }
-"""The stages that `until=` asks for; what they need comes with them."""
+"""The stages that `until=` asks for, as far as a plan holds them; what they need comes with them."""
 
 
 OPTIONAL: Mapping[str, Any] = {
@@ -202,6 +207,15 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         },
         "evaluation": {"seed": metrics["seed"]},
     }
+    if metrics["likelihood"]:
+        configs["likelihood"] = {
+            "heldout": {"data": facts.heldout_fingerprint, **_annotations(config, facts.heldout_annotations)},
+            "n_samples": metrics["likelihood_samples"],
+            "levels": metrics["likelihood_levels"],
+            "clip": metrics["likelihood_clip"],
+            "precision": precision,
+            "seed": metrics["seed"],
+        }
     if config["ae"]["f"] > 1:
         configs["first_stage"] |= {
             "data": facts.train_fingerprint,
@@ -211,7 +225,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         }
     stages: dict[str, Stage] = {}
     for name in STAGES:
-        if name == "probe" and not probed(config):
+        if (name == "probe" and not probed(config)) or (name in ON_REQUEST and not metrics[name]):
             continue
         parents = {parent: stages[parent].identity for parent in PARENTS[name] if parent in stages}
         hashed = {

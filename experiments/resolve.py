@@ -19,6 +19,7 @@ from experiments.conditions import (
 )
 from ldm.data.degradation import DEGRADATIONS
 from ldm.data.masks import MASK_KINDS
+from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError, nearest
 
 PLAIN_UNET: Mapping[str, Any] = {
@@ -45,6 +46,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "sampler.final": ("clean", "alpha0"),
     "ae.architecture.initialisation": ("reference", "near_linear"),
     "sampler.clip": ("none", "range"),
+    "metrics.likelihood_clip": ("none", "range"),
     "samples.conditions": ("train", "heldout"),
     "conditioning.superres.scale": (2, 4, 8),
     "conditioning.superres.degradation": DEGRADATIONS,
@@ -89,6 +91,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     config["sampler"] = _resolve_sampler(config)
     for group in ("metrics", "samples"):
         _fill(config[group], scale[group])
+    _check_likelihood(config["metrics"])
     _settle_sample_size(config)
     notes += _settle_tiles(config)
     return config, tuple(notes)
@@ -332,6 +335,17 @@ def _check_choices(config: Mapping[str, Any]) -> None:
         if value is not None and value not in choices:
             names = [str(choice) for choice in choices]
             raise UserError(f"{key}={value} is none of {', '.join(names)}{nearest(str(value), names)}")
+
+
+def _check_likelihood(metrics: Mapping[str, Any]) -> None:
+    """Raises UserError for a chain of noise levels or a number of images that the stage could not measure."""
+    if not metrics["likelihood"]:
+        return
+    for name, most, what in (("samples", math.inf, "images"), ("levels", STEPS, "noise levels")):
+        given = metrics[f"likelihood_{name}"]
+        if not isinstance(given, int) or not 2 <= given <= most:
+            upper = f" to {most}" if most < math.inf else " or more"
+            raise UserError(f"metrics.likelihood_{name}={given} is no number of {what}: use 2{upper}")
 
 
 def _check_judge(config: Mapping[str, Any]) -> None:

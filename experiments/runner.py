@@ -75,7 +75,8 @@ def label(plan: Plan, stage: Stage) -> str:
     if stage.name == "probe":
         return f"{stage.name:<14} {axes['conditioning']}"
     text = f"{stage.name:<14} f={axes['f']} {axes['regulariser']}"
-    if stage.name in ("diffusion", "progress", "samples", "evaluation") and axes["conditioning"] != "class":
+    of_model = ("diffusion", "progress", "likelihood", "samples", "evaluation")
+    if stage.name in of_model and axes["conditioning"] != "class":
         text += f" {axes['conditioning']}"
     if stage.name in ("samples", "evaluation"):
         text += f" {axes['sampler']} {axes['steps']} steps"
@@ -147,6 +148,7 @@ def headline(record: StageRecord) -> str:
     """The one or two numbers of a stage that a person watching wants."""
     shown = re.compile(
         r"(window_)?(psnr|rfd_|kd_|kid|fd_|fid)|(real_)?[a-z]+_(balanced_)?(accuracy|miou)$|superres_psnr|inpaint_known"
+        r"|vlb_bits|latent_density"
     )
     rows = {row.metric: row for row in record.rows if shown.match(row.metric)}
     return "".join(f"  {name} {rows[name].value:.4g} (n={rows[name].n})" for name in sorted(rows)[:3])

@@ -23,6 +23,7 @@ STAGES = (
     "latents",
     "diffusion",
     "progress",
+    "likelihood",
     "probe",
     "samples",
     "evaluation",
@@ -104,7 +105,7 @@ class Cost:
 class Protocol:
     """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
 
-    kind: str  # "generation", "reconstruction" or "windows"
+    kind: str  # "generation", "reconstruction", "windows" or "likelihood"
     n_samples: int
     reference: str  # "heldout" or "train"
     reference_hash: str

@@ -38,7 +38,14 @@ ROOMS = {
         "ldm.metrics",
         "ldm.probes",
     ),
-    "interop": ("ldm.first_stage", "ldm.denoiser", "ldm.conditioning", "ldm.diffusion", "ldm.samplers"),
+    "interop": (
+        "ldm.pretrained",
+        "ldm.first_stage",
+        "ldm.denoiser",
+        "ldm.conditioning",
+        "ldm.diffusion",
+        "ldm.samplers",
+    ),
 }
 
 

@@ -76,10 +76,11 @@ def gaussian_nats(x0: Tensor, mean: Tensor, std: float) -> Tensor:
     return (deviation.square() / 2 + math.log(std) + math.log(2 * math.pi) / 2).flatten(1).sum(1)
 
 
-def discretised_nats(x0: Tensor, mean: Tensor, std: float) -> Tensor:
+def discretised_nats(x0: Tensor, mean: Tensor, std: float | Tensor) -> Tensor:
     """-log probability of 8-bit images under the Gaussian's mass of each grey level, the outermost to infinity.
 
-    Shapes: (N, C, H, W) -> (N,), float64, x0 the grey levels k / 127.5 - 1. Source: Ho et al. 2020, eq. 13.
+    Shapes: (N, C, H, W) -> (N,), float64; x0 the grey levels k / 127.5 - 1, std a number or of a shape that fits them.
+    Source: Ho et al. 2020, eq. 13.
     """
     x, centre = x0.double(), mean.double()
     upper = torch.where(x > 1 - GREY_LEVEL / 2, torch.inf, (x - centre + GREY_LEVEL / 2) / std)

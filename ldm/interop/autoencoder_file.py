@@ -18,7 +18,7 @@ from ldm.interop.contract import Loaded
 from ldm.interop.filling import fill
 from ldm.interop.renaming import Renaming
 from ldm.interop.tensors import read_tensors
-from ldm.interop.tiny_autoencoder import DIFFUSERS_PREFIXES, build_tiny_autoencoder
+from ldm.interop.tiny_autoencoder import DIFFUSERS_PREFIXES, build_tiny_autoencoder, whole_tiny_autoencoder
 
 WHOLE_MODEL_PREFIX = "first_stage_model."
 _HALVES = ("encoder", "decoder")
@@ -36,10 +36,10 @@ def read(path: Path) -> Loaded:
     if any(_NUMBERED.fullmatch(name) for name in state):
         return Loaded("tiny autoencoder", _tiny_pair(path, state))
     if any(name.startswith(DIFFUSERS_PREFIXES) for name in state):
-        return Loaded("tiny autoencoder, diffusers names", _tiny_whole(path, state, DIFFUSERS_PREFIXES))
-    prefixes = tuple(f"{half}." for half in _HALVES)
+        return Loaded("tiny autoencoder, diffusers names", whole_tiny_autoencoder(state, DIFFUSERS_PREFIXES))
+    prefixes = ("encoder.", "decoder.")
     if any(name.startswith(prefixes) and _NUMBERED.fullmatch(name.partition(".")[2]) for name in state):
-        return Loaded("tiny autoencoder", _tiny_whole(path, state, prefixes))
+        return Loaded("tiny autoencoder", whole_tiny_autoencoder(state, prefixes))
     if any(name.startswith("model.diffusion_model.") for name in state):
         raise UserError(f"{path} holds a denoiser too, which cannot be read without its yaml: put that beside it")
     prefix = WHOLE_MODEL_PREFIX if any(name.startswith(WHOLE_MODEL_PREFIX) for name in state) else ""
@@ -81,18 +81,6 @@ def _tiny_pair(path: Path, state: Mapping[str, Tensor]) -> FirstStage:
         raise UserError(f"{path} is the {half} of a tiny autoencoder; its {other}, {beside.name}, is not beside it")
     halves = {half: state, other: read_tensors(beside)}
     return build_tiny_autoencoder(halves["encoder"], halves["decoder"])
-
-
-def _tiny_whole(path: Path, state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> FirstStage:
-    """A tiny autoencoder whose halves lie in one file under these prefixes."""
-    foreign = [name for name in state if not name.startswith(prefixes)]
-    if foreign:
-        raise UserError(f"{path} holds a tiny autoencoder and also '{min(foreign)}', which belongs to none")
-    encoder, decoder = (
-        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        for prefix in prefixes
-    )
-    return build_tiny_autoencoder(encoder, decoder)
 
 
 def _first_stage(path: Path, state: Mapping[str, Tensor], names: Renaming) -> FirstStage:

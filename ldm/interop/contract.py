@@ -69,7 +69,7 @@ class Loaded:
     network: (z_t, timestep, context=None, concat=None) -> prediction of the `target`.
     conditioning: raw condition -> context or concat.
     schedule, target: what the network was trained on ("eps", "x0" or "v").
-    scale, shift: the network knows z = (raw - shift) * scale.
+    scale, shift: the network knows z = (raw - shift) * scale; numbers, or (C,) float64 where channels differ.
     weights: which weights the network has.
     latent_shape: (C, h, w) that the network was trained at; resolution: pixels a side that the first stage was.
     """
@@ -80,8 +80,8 @@ class Loaded:
     conditioning: RawConditioning | None = None
     schedule: Schedule | None = None
     target: str = "eps"
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: float | Tensor = 1.0
+    shift: float | Tensor = 0.0
     weights: WeightsKind = "raw"
     latent_shape: tuple[int, int, int] | None = None
     resolution: int | None = None

@@ -1,16 +1,18 @@
 """The UNets of diffusers (UNet2DModel, UNet2DConditionModel): their config and the names of their weights."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ldm.denoiser.attention import SelfAttention, SpatialTransformer, reorder_heads
-from ldm.denoiser.blocks import Convolution
+from ldm.denoiser.blocks import Convolution, group_norm
 from ldm.denoiser.unet import UNet
 from ldm.errors import UserError
+from ldm.interop.diffusers_names import current_name
 
 # Values of a diffusers config under which its UNet is the paper's; a key that a config lacks has this value there.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
@@ -29,7 +31,6 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
     "add_attention": (True,),
     "act_fn": ("silu",),
-    "norm_num_groups": (32,),
     "attn_norm_num_groups": (None, 32),
     "norm_eps": (1e-5,),
     "class_embed_type": (None,),
@@ -117,6 +118,16 @@ def _heads(config: Mapping[str, Any]) -> dict[str, int | None]:
     return {"num_head_channels": None, "num_heads": _single(config, "attention_head_dim", 8)}
 
 
+def _check_norms(widths: Sequence[int], groups: int) -> None:
+    """Raises UserError where one of our norms, on a width or on one beside a skip, would have other groups."""
+    beside_skips = [one + other for one, other in pairwise((widths[0], *widths))] + [2 * width for width in widths]
+    if any(group_norm(channels).num_groups != groups for channels in (*widths, *beside_skips)):
+        raise UserError(
+            f"the diffusers config has norm_num_groups={groups} and block_out_channels={list(widths)}, but norms of "
+            "this program's UNet have 32 groups, on widths that are multiples of 32, or else the largest divisor below"
+        )
+
+
 def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of our `UNet` for the config of a UNet2DModel or (with `cross_attention_dim`) UNet2DConditionModel.
 
@@ -133,8 +144,7 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             "attention has no norm, which this program's UNet cannot do"
         )
     widths = config["block_out_channels"]
-    if any(width % 32 for width in widths):
-        raise UserError(f"the diffusers config has block_out_channels={list(widths)}, which must be multiples of 32")
+    _check_norms(widths, config.get("norm_num_groups", 32))
     side = config.get("sample_size")
     if not isinstance(side, int):
         raise UserError(f"the diffusers config has sample_size={side!r}, but must give one latent side")
@@ -192,8 +202,9 @@ def _translated(block: nn.Module, rest: str) -> str:
 def unet_state(weights: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
     """The weights of `unet`, built by `unet_arguments`, from a diffusers state dict.
 
-    Raises: UserError where theirs lacks a weight or has one more.
+    Raises: UserError where theirs lacks a weight, has one more, or has one of another shape.
     """
+    weights = {current_name(name): value for name, value in weights.items()}
     unread = set(weights)
 
     def taken(name: str) -> Tensor:
@@ -202,6 +213,14 @@ def unet_state(weights: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
         unread.discard(name)
         return weights[name]
 
+    def fitted(value: Tensor, like: Tensor, name: str) -> Tensor:
+        # 1 x 1 convolutions of theirs are linear layers of ours.
+        if value.shape != like.shape and value.flatten(1).shape != like.shape:
+            raise UserError(
+                f"the diffusers weights have '{name}' of shape {tuple(value.shape)}; expected {tuple(like.shape)}"
+            )
+        return value.reshape(like.shape).to(like.dtype)
+
     state = {}
     for place, theirs in _places(unet).items():
         block = unet.get_submodule(place)
@@ -209,10 +228,11 @@ def unet_state(weights: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
             if isinstance(block, SelfAttention) and rest.startswith("qkv."):
                 kind = rest.removeprefix("qkv.")
                 rows = torch.cat([taken(f"{theirs}.to_{part}.{kind}") for part in "qkv"])
-                value = reorder_heads(rows, block.heads, "qkv_first", block.head_order)
+                value, name = reorder_heads(rows, block.heads, "qkv_first", block.head_order), f"{theirs}.to_q.{kind}"
             else:
-                value = taken(f"{theirs}.{_translated(block, rest)}")
-            state[f"{place}.{rest}"] = value.reshape(parameter.shape).to(parameter.dtype)
+                name = f"{theirs}.{_translated(block, rest)}"
+                value = taken(name)
+            state[f"{place}.{rest}"] = fitted(value, parameter, name)
     if unread:
         raise UserError(f"the diffusers weights hold {len(unread)} more than the UNet needs, such as '{min(unread)}'")
     return state

@@ -11,6 +11,8 @@ from ldm.first_stage.coder import Decoder, Encoder
 from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
 from ldm.interop.compvis_first_stage import COMMITMENT_WEIGHT, QUANTISATION_NAMES, take_network
+from ldm.interop.diffusers_names import current_name
+from ldm.interop.filling import fill
 from ldm.interop.renaming import Renaming, expand
 
 NAMES = Renaming(
@@ -52,9 +54,6 @@ NAMES = Renaming(
 
 _PROJECTION = re.compile(r".*\.(query|key|value|project)\.weight")
 
-_FORMER_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""Attention in files written before diffusers 0.17."""
-
 _ONLY_VALUE = {
     "act_fn": "silu",
     "norm_type": "group",
@@ -62,20 +61,24 @@ _ONLY_VALUE = {
 }
 
 
-def _current_name(name: str) -> str:
-    for former, current in _FORMER_NAMES.items():
-        name = name.replace(former, current)
-    return name
-
-
 def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict of a diffusers one; their linear projections become 1x1 convolutions."""
-    current = {_current_name(name): tensor for name, tensor in state.items()}
+    current = {current_name(name): tensor for name, tensor in state.items()}
     ours = take_network(current, NAMES.to_ours(current), ("",))
     return {
         name: tensor[:, :, None, None] if tensor.ndim == 2 and _PROJECTION.fullmatch(name) else tensor
         for name, tensor in ours.items()
     }
+
+
+def load_diffusers_first_stage(
+    model: KLFirstStage | VQFirstStage, state: Mapping[str, Tensor], told: str = "the autoencoder"
+) -> None:
+    """Fills a model with a diffusers state dict; `told` is what holds it.
+
+    Raises: UserError for a weight that is missing, of another shape, or one more than the model has.
+    """
+    fill(model, from_diffusers(state), NAMES.to_theirs(model.state_dict()), told)
 
 
 def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

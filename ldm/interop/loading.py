@@ -1,14 +1,13 @@
 """Reads a published model whatever its format."""
 
 import dataclasses
-import importlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
 from ldm.errors import UserError
-from ldm.interop import autoencoder_file, compvis_checkpoint
+from ldm.interop import autoencoder_file, compvis_checkpoint, diffusers_folder
 from ldm.interop.contract import Loaded, check_weights
 
 CHECKPOINTS = ("model.ckpt", "last.ckpt")
@@ -50,21 +49,13 @@ def _read(path: Path, weights: str) -> Loaded:
         if (path / name).is_file():
             return compvis_checkpoint.read(path / name, weights)
     if (path / "model_index.json").is_file() or (path / "config.json").is_file():
-        return _reader("diffusers_folder").read(path, weights)
+        return diffusers_folder.read(path, weights)
     half = autoencoder_file.tiny_half_in(path)
     if half is not None:
         return autoencoder_file.read(half)
     names = sorted(entry.name for entry in path.iterdir())
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "nothing"
     raise UserError(f"the folder {path} holds no model ({held}); give {READABLE}")
-
-
-def _reader(name: str) -> Any:
-    """The reader of another format. Raises: UserError where this version has none."""
-    try:
-        return importlib.import_module(f"ldm.interop.{name}")
-    except ModuleNotFoundError as error:
-        raise UserError(f"this version reads CompVis checkpoints with their yaml beside them, no {name}") from error
 
 
 def _for_use(module: AnyModule | None) -> AnyModule | None:

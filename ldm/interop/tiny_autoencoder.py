@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,6 +24,33 @@ def build_tiny_autoencoder(encoder: Mapping[str, Tensor], decoder: Mapping[str, 
         return TinyFirstStage(*halves)
     except ValueError as error:
         raise UserError(f"the tiny autoencoder's halves do not belong together: {error}") from error
+
+
+_ONLY_VALUE = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
+"""Options of diffusers' AutoencoderTiny that do not stand in its weights."""
+
+
+def tiny_from_diffusers(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> TinyFirstStage:
+    """The autoencoder of diffusers' AutoencoderTiny. Raises: UserError for an option that ours has not."""
+    for key, value in _ONLY_VALUE.items():
+        if config.get(key, value) != value:
+            raise UserError(f"the tiny autoencoder's config has {key}={config[key]!r}: only {value!r} is supported")
+    return whole_tiny_autoencoder(weights, DIFFUSERS_PREFIXES)
+
+
+def whole_tiny_autoencoder(weights: Mapping[str, Tensor], prefixes: tuple[str, str]) -> TinyFirstStage:
+    """The autoencoder whose encoder and decoder lie in one state dict under these prefixes.
+
+    Raises: UserError for a weight under neither, and as `build_tiny_autoencoder`.
+    """
+    foreign = [name for name in weights if not name.startswith(prefixes)]
+    if foreign:
+        raise UserError(f"beside a tiny autoencoder there is '{min(foreign)}', which belongs to none")
+    encoder, decoder = (
+        {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        for prefix in prefixes
+    )
+    return build_tiny_autoencoder(encoder, decoder)
 
 
 def _half(

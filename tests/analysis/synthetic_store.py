@@ -51,6 +51,7 @@ class Recipe:
     samplers: Sequence[str] = ("ddim",)
     n: int = 512
     kernel_offset: float = 0.0
+    likelihood: bool = False
     missing: Sequence[tuple[str, str, int, int]] = ()  # (stage, regulariser, f, steps), no record at all
     failed: Sequence[tuple[str, str, int, int]] = ()
     odd_protocol: Sequence[tuple[str, int]] = ()  # (regulariser, f) measured on other images
@@ -240,6 +241,24 @@ def _cell(
             "progress", identity, parents={}, rows=tuple(rows), protocols={short.id: asdict(short)}, **common
         )
 
+    coder = replace(GENERATION, kind="likelihood", n_samples=100, n_reference=100, extractor="none")
+
+    def likelihood(identity: str) -> StageRecord:
+        rates = [0.00002, 0.0003, 0.01, 0.1, 0.5, 1.8 / f**0.5]
+        errors = [60 * math.exp(-b) + distortion(regulariser, f) for b in rates]
+        name = "vlb_bits_per_dim" if f == 1 else "latent_density_nats_per_dim"
+        rows = (
+            _row("progressive_bits_per_dim", rates[-1], 100, 0.02, coder.id, 48_000),
+            _row("progressive_rmse255", errors[-1], 100, 0.3, coder.id, 48_000),
+            _row(name, 3.7, 100, 0.05, coder.id, 48_000),
+        )
+        facts = {
+            "progressive": {"t": [1, 0.8, 0.6, 0.4, 0.2, 0.001], "bits_per_dim": rates, "rmse255": errors, "n": 100}
+        }
+        return StageRecord(
+            "likelihood", identity, parents={}, facts=facts, rows=rows, protocols={coder.id: asdict(coder)}, **common
+        )
+
     judge = replace(GENERATION, kind="class probe", n_samples=recipe.n, n_reference=recipe.n, extractor="probe_class")
     judged = {judge.id: asdict(judge)}
 
@@ -280,6 +299,7 @@ def _cell(
         ("latents", (regulariser, f), latents, ("first_stage",)),
         ("diffusion", (regulariser, f, seed), diffusion, ("latents",)),
         ("progress", (regulariser, f, seed, at), progress, ("diffusion", "reference")),
+        *([("likelihood", (regulariser, f, seed), likelihood, ("diffusion",))] if recipe.likelihood else []),
         ("probe", (judge.id,), probe, ()),
         ("samples", (regulariser, f, seed, guidance, sampler, steps), samples, ("diffusion", "probe")),
         ("evaluation", (regulariser, f, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),

@@ -25,12 +25,13 @@ SMALL_STEPS = (
     "trainer.learning_rate=1e-4",
     "scale.probe.class.learning_rate=1e-4",
 )
-CELLS = {"kl": (), "vq": ("until=first_stage",)}
+CELLS = {"kl": ("metrics.likelihood=true",), "vq": ("until=first_stage",)}
 METRICS = {
     "kl": {
         "reference": ("real_kd_efficientnet_lite2", "real_fd_efficientnet_lite2"),
         "reconstruction": ("rmse255", "ssim", "rate_kl_prior", "decoded_kd_efficientnet_lite2"),
         "progress": ("kd_efficientnet_lite2",),
+        "likelihood": ("latent_density_nats_per_dim", "progressive_rmse255"),
         "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2", "recall_efficientnet_lite2"),
     },
     "vq": {"reconstruction": ("rmse255", "feature_distance_efficientnet_lite2", "rate_index_crossentropy")},

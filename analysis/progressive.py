@@ -1,0 +1,77 @@
+"""Progressive coding: bits received against the error of the guess, beside codecs and the published curve."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import papers, style
+from analysis.collect import Codec, CodingCurve, Study
+from analysis.style import PointLabel
+
+COLOUR_CHANNELS = 3
+FEWEST_BITS = 1e-4
+"""Rates below are not drawn: nothing has arrived yet."""
+
+
+def progressive_coding(study: Study) -> Figure:
+    """Bits a dimension of the image received up to x_t against the RMSE of the guess of x_0, one line a model."""
+    figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
+    axes.set_xscale("log")
+    ends = [_draw(axes, curve) for curve in study.coding]
+    codecs: dict[str, list[Codec]] = {}
+    for point in study.codecs:
+        codecs.setdefault(point.codec, []).append(point)
+    keys = [
+        style.key(style.family(name).name, marker="", color=style.MUTED, linestyle=style.family(name).line)
+        for name in dict.fromkeys(curve.regulariser for curve in study.coding)
+    ]
+    for name in ("jpeg", "webp"):
+        if name in codecs:
+            line = sorted(codecs[name], key=lambda point: point.bits_per_pixel)
+            look: dict[str, Any] = {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
+            rates = [point.bits_per_pixel / COLOUR_CHANNELS for point in line]
+            axes.plot(rates, [point.rmse255 for point in line], zorder=1, **look)
+            keys.append(style.key(f"{style.CODEC_NAME[name]}, without headers", **look))
+    notes = [
+        "Latent models guess through their decoder, so their lines end at its error. A rate is what an ideal coder "
+        "of the model's own noise levels sends; first stage and networks are not counted."
+    ]
+    if study.published:
+        keys.append(_draw_published(axes))
+        notes.append(
+            "NOT COMPARABLE in height: DDPM's points are of CIFAR-10 and a model of 35.7 M parameters (Ho et al. 2020, "
+            "Table 4 and Appendix B)."
+        )
+    axes.set_ylim(bottom=0)
+    style.sparse_log_ticks(axes, "x")
+    axes.set_xlabel("rate in bits per dimension of the image (three a pixel)")
+    axes.set_ylabel("RMSE on 0–255 of the guess (lower is better)")
+    style.finish(
+        figure,
+        "Progressive coding: what the diffusion model knows after so many bits",
+        [f"n = {min(curve.n for curve in study.coding):,} held-out images; sweep {study.sweep}"],
+        notes,
+        keys,
+        margin=1.2,
+    )
+    style.end_labels(axes, ends)
+    return figure
+
+
+def _draw(axes: Axes, curve: CodingCurve) -> PointLabel:
+    rate, error = np.array(curve.bits_per_dim), np.array(curve.rmse255)
+    arrived = rate > FEWEST_BITS
+    tint = style.colour(curve.f)
+    axes.plot(rate[arrived], error[arrived], color=tint, linestyle=style.family(curve.regulariser).line, zorder=2)
+    return PointLabel(float(rate[-1]), float(error[-1]), curve.label, tint)
+
+
+def _draw_published(axes: Axes) -> Line2D:
+    """DDPM's points at which something has arrived, and their legend entry."""
+    points = papers.ddpm_rate_distortion()
+    points = points[points["bits_per_dim"] > FEWEST_BITS]
+    axes.plot(points["bits_per_dim"], points["rmse255"], "x", color=style.INK, markersize=5)
+    return style.key("published: DDPM on CIFAR-10", marker="x")

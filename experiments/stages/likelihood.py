@@ -1,0 +1,168 @@
+"""How many bits the denoising model needs for held-out images: the variational bound, and progressive coding."""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experiments import build
+from experiments.conditions import annotations_read
+from experiments.console import reporting
+from experiments.cost import Meter
+from experiments.generate import AskedConditions, Generator, flops_per_image, generator_of
+from experiments.measure import chosen, described
+from experiments.runner import Job, Outcome, label
+from ldm.data.contract import ImageCache
+from ldm.diffusion import clipped, guided
+from ldm.diffusion.likelihood import coding_times, discretised_nats, gaussian_nats, received
+from ldm.errors import UserError
+from ldm.metrics.reconstruction import mean_value, root_mean_square
+from ldm.metrics.values import MetricValue
+from ldm.randomness import SampleNoise
+from ldm.records import Protocol
+
+DISTORTIONS = 100
+"""Levels, about, at which the estimate is decoded and compared; the rate counts all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """Of each image: bits of the image's dimensions received at each level, grey levels squared at some, the decoder.
+
+    Shapes: bits (N, levels), mse (N, shown), decoder_nats (N,).
+    """
+
+    bits: NDArray[np.float64]
+    mse: NDArray[np.float64]
+    decoder_nats: NDArray[np.float64]
+
+
+def run(job: Job) -> Outcome:
+    """Rows of the bound and of the end of the curve; the curve itself as facts."""
+    meter, config, full = Meter(job.device), job.config, job.plan.config
+    images = build.images(full, "heldout", job.store, annotations_read(full))
+    source = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"])
+    indices = chosen(len(images), config["n_samples"], config["seed"], "likelihood")
+    try:
+        times = coding_times(source.model.schedule, config["levels"])
+    except ValueError as error:
+        raise UserError(f"metrics.likelihood_levels={config['levels']}: {error}") from error
+    shown, batch = _shown(len(times)), full["samples"]["batch"]
+    asked = AskedConditions(build.fields(full["conditioning"], images, job.device), indices, config["seed"])
+    parts = [range(first, min(first + batch, len(indices))) for first in range(0, len(indices), batch)]
+    found: list[Coded] = []
+    with torch.inference_mode(), reporting(label(job.plan, job.stage), len(indices)) as reporter:
+        for part in parts:
+            found.append(coded(source, images, asked, part, times, shown, config["clip"]))
+            reporter.advance_to(part.stop)
+    bits, mse, decoder = (
+        np.concatenate([getattr(item, name) for item in found]) for name in ("bits", "mse", "decoder_nats")
+    )
+    protocol = _protocol(job, images, len(indices))
+    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
+    flops = condition_flops + len(times) * denoise_flops + len(shown) * decode_flops
+    values = _values(source, images.resolution, bits, mse, decoder)
+    return Outcome(
+        facts={
+            "progressive": {
+                "t": times[shown].tolist(),
+                "bits_per_dim": bits[:, shown].mean(0).tolist(),
+                "rmse255": np.sqrt(mse.mean(0)).tolist(),
+                "n": len(indices),
+            },
+            "levels": len(times),
+        },
+        rows=[value.row(protocol.id, job.parent_record("diffusion").facts["images_seen"]) for value in values],
+        protocols=described([protocol]),
+        cost=meter.cost(len(indices), len(indices) * flops),
+    )
+
+
+def coded(
+    source: Generator,
+    images: ImageCache,
+    asked: AskedConditions,
+    part: range,
+    times: Tensor,
+    shown: list[int],
+    clip: str,
+) -> Coded:
+    """Sends some of the asked images level by level; what is drawn for one follows from (seed, its number) alone."""
+    indices = asked.indices[part.start : part.stop]
+    image = images.batch(indices).to(source.device)
+    noise = SampleNoise(asked.seed, list(indices), source.device)
+    packed = source.first_stage.pack(source.first_stage.encode(image))
+    z = source.scale.normalise(source.first_stage.latent(packed, noise(source.latent_shape)))
+    told = {name: value.to(source.device) for name, value in asked.of(part).items()}
+    denoise = guided(source.model, source.conditioning(told))
+    if clip == "range":
+        denoise = clipped(denoise, *source.latent_range)
+    nats, mse = [], []
+    for position, item in enumerate(received(denoise, source.model.schedule, z, times, noise)):
+        nats.append(item.nats)
+        if position in shown:
+            guess = source.first_stage.decode(source.scale.denormalise(item.estimate)).clamp(-1, 1)
+            mse.append(((guess - image).double() * 127.5).square().mean((1, 2, 3)))
+    sigma = source.model.schedule.sigma(times[-1]).item()
+    if source.first_stage.factor == 1:
+        std = sigma * source.scale.std.view(1, -1, 1, 1).to(image.device)
+        decoder = discretised_nats(image, source.scale.denormalise(item.estimate), std)
+    else:
+        decoder = gaussian_nats(z, item.estimate, sigma)
+    bits = torch.stack(nats, 1) / (math.log(2) * image[0].numel())
+    return Coded(bits.cpu().numpy(), torch.stack(mse, 1).cpu().numpy(), decoder.cpu().numpy())
+
+
+def _values(
+    source: Generator,
+    resolution: int,
+    bits: NDArray[np.float64],
+    mse: NDArray[np.float64],
+    decoder_nats: NDArray[np.float64],
+) -> list[MetricValue]:
+    """The end of the curve, and the bound: in pixel space as bits a dimension with its terms, else as a density."""
+    pixels = 3 * resolution**2
+    error = dataclasses.replace(root_mean_square(mean_value("mse", mse[:, -1])), metric="progressive_rmse255")
+    curve = [mean_value("progressive_bits_per_dim", bits[:, -1]), error]
+    if source.first_stage.factor > 1:
+        size = math.prod(source.latent_shape)
+        nats = bits[:, -1] * math.log(2) * pixels + decoder_nats
+        return [*curve, mean_value("latent_density_nats_per_dim", nats / size)]
+    decoder = decoder_nats / (math.log(2) * pixels)
+    return [
+        *curve,
+        mean_value("vlb_bits_per_dim", bits[:, -1] + decoder),
+        mean_value("vlb_prior_bits_per_dim", bits[:, 0]),
+        mean_value("vlb_decoder_bits_per_dim", decoder),
+    ]
+
+
+def _shown(levels: int) -> list[int]:
+    """Positions of a chain at which the estimate is looked at: dense at the clean end, where most bits arrive."""
+    even = np.linspace(0, levels - 1, DISTORTIONS // 2)
+    dense = levels - np.geomspace(1, levels, DISTORTIONS // 2)
+    return sorted({int(position) for position in np.concatenate([even, dense]).round()})
+
+
+def _protocol(job: Job, images: ImageCache, n: int) -> Protocol:
+    """Held-out images under their own conditions; no network judges."""
+    config = job.config
+    return Protocol(
+        kind="likelihood",
+        n_samples=n,
+        reference="heldout",
+        reference_hash=images.fingerprint,
+        n_reference=n,
+        resolution=images.resolution,
+        resize="none",
+        extractor="none",
+        extractor_size=0,
+        extractor_weights="",
+        extractor_precision="",
+        class_balance="as in the held-out images",
+        evaluation_seed=config["seed"],
+        marks=(f"{config['levels']} noise levels", f"x0 clipped: {config['clip']}"),
+    )

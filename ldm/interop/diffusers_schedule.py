@@ -1,0 +1,71 @@
+"""Schedulers of diffusers: the noise schedule and the target in their configs, both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ldm.diffusion.schedule import Schedule, VariancePreservingSchedule, cosine_betas, linear_betas, scaled_linear_betas
+from ldm.errors import UserError
+
+SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Classes whose networks know the discrete variance-preserving schedule that the config gives."""
+
+TARGETS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+"""prediction_type -> our name of the target."""
+
+_ONLY_VALUE: Mapping[str, Any] = {
+    "rescale_betas_zero_snr": False,
+    "use_flow_sigmas": False,
+    "sigma_min": None,
+    "sigma_max": None,
+}
+"""Options of the noise schedule itself that ours has no counterpart for; how steps are placed is the sampler's."""
+
+
+def schedule_of(config: Mapping[str, Any]) -> Schedule:
+    """The schedule that a scheduler's config describes. Raises: UserError for one that is not the paper's kind."""
+    kind = config.get("_class_name")
+    if kind not in SCHEDULERS:
+        raise UserError(f"the scheduler {kind} is none that this program reads: {', '.join(SCHEDULERS)}")
+    for key, value in _ONLY_VALUE.items():
+        if config.get(key, value) != value:
+            raise UserError(f"the scheduler's config has {key}={config[key]!r}, which this program cannot do")
+    if config.get("trained_betas") is not None:
+        return VariancePreservingSchedule(torch.tensor(config["trained_betas"], dtype=torch.float64))
+    steps = int(config.get("num_train_timesteps", 1000))
+    ends = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    match config.get("beta_schedule", "linear"):
+        case "linear":
+            betas = linear_betas(*ends, steps)
+        case "scaled_linear":
+            betas = scaled_linear_betas(*ends, steps)
+        case "squaredcos_cap_v2":
+            betas = cosine_betas(steps=steps)
+        case other:
+            raise UserError(
+                f"the scheduler's config has beta_schedule={other}: only linear, scaled_linear, squaredcos_cap_v2 are"
+            )
+    return VariancePreservingSchedule(betas)
+
+
+def target_of(config: Mapping[str, Any]) -> str:
+    """What the network of a scheduler's config predicts. Raises: UserError for another target."""
+    given = config.get("prediction_type", "epsilon")
+    if given not in TARGETS:
+        raise UserError(f"the scheduler's config has prediction_type={given}: only {', '.join(TARGETS)} are")
+    return TARGETS[given]

@@ -1,0 +1,61 @@
+"""The figure of progressive coding: the curves of the records, codecs in the same unit, the published points."""
+
+from dataclasses import replace
+
+import pytest
+from matplotlib.colors import to_hex
+from synthetic_store import Recipe, build, distortion
+
+from analysis import papers, style
+from analysis.collect import read_study
+from analysis.figures import figures_of
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store")
+    build(path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5, 10), likelihood=True))
+    return read_study(path)
+
+
+@pytest.fixture(scope="module")
+def axes(study):
+    study = replace(study, published=papers.ldm())  # what --overlay does
+    [axes] = figures_of(study)["progressive_coding"](study).axes
+    return axes
+
+
+def lines(axes, colour):
+    return [line for line in axes.get_lines() if to_hex(line.get_color()) == colour]
+
+
+def test_a_model_is_read_once_however_many_cells_sample_from_it(study):
+    assert [(curve.label, curve.f, curve.n) for curve in study.coding] == [("pixels f=1", 1, 100), ("KL f=4", 4, 100)]
+
+
+def test_each_model_is_a_line_from_where_something_has_arrived(axes):
+    [pixels], [latents] = (lines(axes, style.colour(f)) for f in (1, 4))
+    assert list(pixels.get_xdata()) == [0.0003, 0.01, 0.1, 0.5, 1.8]
+    assert list(latents.get_xdata()) == [0.0003, 0.01, 0.1, 0.5, 0.9]
+    assert latents.get_ydata()[-1] == pytest.approx(60 * 2.718281828**-0.9 + distortion("kl", 4))
+
+
+def test_codecs_stand_there_in_bits_a_dimension(study, axes):
+    [jpeg] = lines(axes, style.CODEC_COLOUR["jpeg"])
+    rates = sorted(point.bits_per_pixel for point in study.codecs if point.codec == "jpeg")
+    assert list(jpeg.get_xdata()) == pytest.approx([rate / 3 for rate in rates])
+
+
+def test_the_published_curve_is_ddpms_and_drawn_where_asked_for(study, axes):
+    [plain] = figures_of(study)["progressive_coding"](study).axes
+    assert not [line for line in plain.get_lines() if line.get_marker() == "x"]
+    [published] = [line for line in axes.get_lines() if line.get_marker() == "x"]
+    points = dict(zip(published.get_xdata(), published.get_ydata(), strict=True))
+    assert points[1.77581] == 0.95136  # Ho et al. 2020, Table 4: all 1000 levels received
+    assert points[0.00716] == 38.03236
+    assert len(points) == 9  # after the first hundred levels nothing has arrived
+
+
+def test_without_coding_there_is_no_such_figure(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))
+    assert "progressive_coding" not in figures_of(read_study(tmp_path))
