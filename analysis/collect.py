@@ -13,8 +13,8 @@ from ldm.errors import UserError, nearest
 from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRecord, Sweep, read_record
 
 REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
-FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget")
-MODEL_AXES = ("conditioning", "latent_scale", "schedule", "shift", "target", "weighting", "seed")
+FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights")
+MODEL_AXES = ("conditioning", "latent_scale", "schedule", "shift", "target", "weighting", "seed", "weights")
 SAMPLE_AXES = (
     "sampler",
     "steps",
@@ -368,8 +368,9 @@ def _costs(records: _Records, cell: Cell) -> dict[str, Any]:
             continue
         found[f"peak_of_{stage}"] = record.cost.peak_bytes
         if stage in {"first_stage", "latents", "diffusion"}:
-            found[f"{stage}_seconds"] = record.cost.seconds
-            found[f"{stage}_flops"] = record.cost.flops
+            if not record.facts.get("given"):  # nobody knows what published weights cost
+                found[f"{stage}_seconds"] = record.cost.seconds
+                found[f"{stage}_flops"] = record.cost.flops
             found |= {f"parameters_{part}": count for part, count in record.facts.get("parameters", {}).items()}
         if stage == "samples":
             found |= _sampling(record.cost) | {"nfe": record.facts.get("nfe")}

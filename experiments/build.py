@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from experiments import published
 from experiments.conditions import CONDITIONS, DataFacts, Vocabulary, annotations_read, larger_maps, vocabulary_of
 from experiments.console import reporting, say
 from experiments.resolve import denoiser_settings
@@ -202,7 +203,9 @@ def images(
 
 
 def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
-    """A first stage with its initial weights, a function of `ae.seed`."""
+    """A first stage with its initial weights, a function of `ae.seed`, or the one that was given."""
+    if published.is_given(ae):
+        return published.first_stage(ae)
     torch.manual_seed(derived_seed(ae["seed"], "first_stage"))
     architecture, codebook = ae.get("architecture", {}), ae.get("codebook", {})
     return build_first_stage(
@@ -227,15 +230,28 @@ def first_stage_of(job: Job, resolution: int) -> FirstStage:
     """The trained first stage of a job's plan, ready for use."""
     ae = job.plan.config["ae"]
     model = first_stage(ae, resolution)
-    if ae["f"] > 1:
+    if is_trained(ae):
         model.load_state_dict(load_weights(job.parent_folder("first_stage") / "weights.safetensors"))
     model.eval().requires_grad_(False)
     return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def is_trained(ae: Mapping[str, Any]) -> bool:
+    """Whether a resolved group `ae` is one to train: neither the identity nor given."""
+    return "training" in ae
+
+
+def latent_facts(job: Job) -> Mapping[str, Any]:
+    """Shape, scale and range of the latents of a job's plan: measured, or those that a given denoiser knows."""
+    if "latents" in job.plan.stages:
+        return job.parent_record("latents").facts
+    known: Mapping[str, Any] = job.parent_record("diffusion").facts["latents"]
+    return known
+
+
 def latent_scale_of(job: Job) -> LatentScale:
-    """The latent scale that the job's latents stage measured."""
-    facts = job.parent_record("latents").facts
+    """The latent scale that the job's latents stage measured, or that of a given denoiser."""
+    facts = latent_facts(job)
     return LatentScale(*(torch.tensor(facts[name], dtype=torch.float64) for name in ("shift", "std")))
 
 
@@ -298,6 +314,8 @@ def conditioning(
     `encode` is needed where inpainting is to run, not where networks are only built. Raises: UserError for what cannot
     be built.
     """
+    if published.is_given(settings):
+        return published.conditioning(settings, known, ae["f"], encode or _no_encoder)
     parts = {kind: _part(kind, settings[kind], known, ae, device, encode) for kind in CONDITIONS if kind in settings}
     if len(parts) > 1:
         return CombinedConditioning(parts)
@@ -373,8 +391,10 @@ def _makers(kind: str, settings: Mapping[str, Any], device: str) -> dict[str, Fi
     raise ValueError(f"no condition '{kind}'")
 
 
-def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> UNet:
-    """The UNet for latents of `channels` and `side`."""
+def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> nn.Module:
+    """The UNet for latents of `channels` and `side`, or the network that was given."""
+    if published.is_given(settings):
+        return published.denoiser(settings)
     return UNet(
         in_channels=channels + conditions.concat_channels,
         out_channels=channels,
@@ -395,6 +415,8 @@ def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: 
 
 def schedule(settings: Mapping[str, Any]) -> Schedule:
     """The noise schedule. Raises UserError for an unknown name, or betas where it has none."""
+    if published.is_given(settings):
+        return published.schedule(settings)
     try:
         return make_schedule(
             settings["schedule"], settings["beta_start"], settings["beta_end"], settings.get("shift", 1.0)

@@ -39,8 +39,8 @@ class Step:
 class FirstStageCounts:
     """Sizes of a first stage; all zero at f = 1.
 
-    `step` is averaged over the training, the discriminator taking part from its start; None where the perceptual
-    network's weights are not on this machine. `encode` and `decode` are FLOPs an image.
+    `step` is averaged over the training, the discriminator taking part from its start; None where nothing is trained,
+    or the perceptual network's weights are not on this machine. `encode` and `decode` are FLOPs an image.
     """
 
     parameters: Mapping[str, int]
@@ -76,7 +76,7 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
             dict.fromkeys(("encoder", "decoder", "bottleneck", "discriminator"), 0), shape, 0, 0, None
         )
     with META:
-        discriminator = build.discriminator(ae, resolution)
+        discriminator = build.discriminator(ae, resolution) if build.is_trained(ae) else None
     parts = {name: build.parameters(part) for name, part in model.named_children()}
     parameters = {
         "encoder": parts.pop("encoder"),
@@ -87,7 +87,8 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
     with torch.no_grad():
         encode = count_flops(lambda: model.encode(image))
         decode = count_flops(lambda: _decoded(model, latent))
-    return FirstStageCounts(parameters, shape, encode, decode, _first_stage_step(ae, model, discriminator, image))
+    step = _first_stage_step(ae, model, discriminator, image) if build.is_trained(ae) else None
+    return FirstStageCounts(parameters, shape, encode, decode, step)
 
 
 def count_denoiser(

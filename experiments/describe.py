@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments import build
+from experiments import build, published
 from experiments.cli import with_scale
 from experiments.compose import composed, exit_code, settings_only, swept
 from experiments.conditions import DataFacts, conditions_of, sample_size
@@ -103,10 +103,7 @@ class Description:
     @property
     def trainings(self) -> dict[str, dict[str, int]]:
         """Batch, steps, and images seen of what is trained."""
-        settings = {"diffusion": self.plan.config["trainer"]}
-        if self.plan.config["ae"]["f"] > 1:
-            settings = {"first_stage": self.plan.config["ae"]["training"], **settings}
-        return {name: _training(values) for name, values in settings.items()}
+        return {name: _training(values) for name, values in _trainings(self.plan.config).items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; bytes and seconds are estimates."""
@@ -146,7 +143,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     known = (facts or declared.as_facts()).vocabulary(config)
     denoiser = count_denoiser(config, first_stage.latent_shape, known, is_known)
     calls = build.network_calls(config)
-    if config["ae"]["f"] > 1 and first_stage.step is None:
+    if build.is_trained(config["ae"]) and first_stage.step is None:
         notes = [
             *notes,
             f"first-stage steps are not counted: the weights of {config['ae']['loss']['perceptual']} are not here",
@@ -249,6 +246,12 @@ def _facts(settings: Mapping[str, Any], store: Store) -> tuple[DataFacts | None,
         return None, declared, [f"the images cannot be opened, counted {known}: {error}"]
 
 
+def _trainings(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings of what a resolved config trains, by stage."""
+    settings = {"first_stage": config["ae"]["training"]} if build.is_trained(config["ae"]) else {}
+    return settings if published.is_given(config["denoiser"]) else {**settings, "diffusion": config["trainer"]}
+
+
 def _training(settings: Mapping[str, Any]) -> dict[str, int]:
     steps = math.ceil(settings["images"] / settings["batch"])
     return {"batch": settings["batch"], "steps": steps, "images_seen": steps * settings["batch"]}
@@ -262,16 +265,14 @@ def _work(
     facts: DataFacts | None,
 ) -> dict[str, tuple[int | None, float | None]]:
     """Images and FLOPs of the stages in which networks do the work, given those of one sample and of one step."""
-    seen, n = _training(config["trainer"])["images_seen"], config["metrics"]["n_samples"]
-    work: dict[str, tuple[int | None, float | None]] = {
-        "diffusion": (seen, seen * diffusion_step),
-        "samples": (n, n * sample),
-    }
+    n = config["metrics"]["n_samples"]
+    work: dict[str, tuple[int | None, float | None]] = {"samples": (n, n * sample)}
     if facts is not None:
         work["latents"] = (facts.train_images, facts.train_images * first_stage.encode)
-    if config["ae"]["f"] > 1:
-        images = _training(config["ae"]["training"])["images_seen"]
-        work["first_stage"] = (images, images * first_stage.step.flops if first_stage.step else None)
+    steps = {"diffusion": diffusion_step, "first_stage": first_stage.step.flops if first_stage.step else None}
+    for name, settings in _trainings(config).items():
+        seen, flops = _training(settings)["images_seen"], steps[name]
+        work[name] = (seen, None if flops is None else seen * flops)
     return work
 
 
@@ -279,11 +280,12 @@ def _memory(
     config: Mapping[str, Any], first_stage: FirstStageCounts, denoiser: DenoiserCounts
 ) -> dict[str, int | None]:
     """Rough bytes of each training."""
-    trainer, precision = config["trainer"], config["precision"]
-    trained = denoiser.denoiser + (denoiser.conditioning or 0)
-    at_once = min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
-    memory = {"diffusion": training_bytes(trained, denoiser.step, at_once, precision, has_ema=True)}
-    if config["ae"]["f"] > 1:
+    trainer, precision, memory = config["trainer"], config["precision"], dict[str, int | None]()
+    if not published.is_given(config["denoiser"]):
+        trained = denoiser.denoiser + (denoiser.conditioning or 0)
+        at_once = min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
+        memory["diffusion"] = training_bytes(trained, denoiser.step, at_once, precision, has_ema=True)
+    if build.is_trained(config["ae"]):
         parameters, batch = sum(first_stage.parameters.values()), config["ae"]["training"]["batch"]
         memory["first_stage"] = training_bytes(parameters, first_stage.step, batch, precision, has_ema=False)
     return memory

@@ -1,5 +1,6 @@
 """Makes images with a trained model, batch by batch; image i depends on (sampler seed, i) alone."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from experiments import build
 from experiments.conditions import Vocabulary, annotations_read
 from experiments.pictures import to_uint8
+from experiments.published import is_given
 from experiments.runner import Job
 from ldm.conditioning.contract import Conditioning
 from ldm.data.contract import Split
@@ -87,17 +89,18 @@ class Batch:
 
 def generator_of(job: Job, weights: Path, precision: str) -> Generator:
     """The generator of a job's plan with the EMA weights of one milestone or of the end."""
-    record, latents = job.parent_record("diffusion"), job.parent_record("latents").facts
+    record, latents = job.parent_record("diffusion"), build.latent_facts(job)
     shape = tuple(latents["shape"])
     first_stage = build.first_stage_of(job, job.plan.config["data"]["resolution"])
     scale, known = build.latent_scale_of(job), Vocabulary(**record.facts["vocabulary"])
     encode = build.encoder_of(first_stage, scale)
     model, conditions = build.denoising_model(record.config, job.plan.config["ae"], shape[1], known, job.device, encode)
     trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditions})
-    trained.load_state_dict(load_weights(weights))
+    if not is_given(record.config["denoiser"]):
+        trained.load_state_dict(load_weights(weights))
     trained.eval().requires_grad_(False)
     model.autocast = autocast_dtype(precision)
-    low, high = latents["range"]
+    low, high = latents.get("range", (-math.inf, math.inf))  # a denoiser that was given does not tell
     return Generator(model, conditions, first_stage, scale, shape, (low, high), job.device)
 
 

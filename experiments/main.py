@@ -185,7 +185,7 @@ def _say_notes(plans: Sequence[Plan]) -> None:
 
 def _say_work(points: Sequence[Point], cells: Sequence[Point], targets: Sequence[str], store: Store) -> None:
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
-    trained = {c.plan.stages["first_stage"].identity for c in cells if c.plan.axes["f"] > 1}
+    trained = {c.plan.stages["first_stage"].identity for c in cells if build.is_trained(c.plan.config["ae"])}
     to_do = {
         s.identity
         for cell in cells

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import published
 from experiments.conditions import DataFacts, annotations_read, conditions_of, probed, sample_size
 from experiments.resolve import PLAIN_UNET, resolve, shift_name
 from ldm.data.contract import Annotation
@@ -102,8 +103,8 @@ class Plan:
         """The targets and all their ancestors, parents first."""
         wanted = set(targets)
         for name in reversed(STAGES):
-            if name in wanted:
-                wanted.update(PARENTS[name])
+            if name in wanted and name in self.stages:
+                wanted.update(self.stages[name].parents)
         return [stage for name, stage in self.stages.items() if name in wanted]
 
 
@@ -144,6 +145,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "ae_seed": config["ae"]["seed"],
         "sampler_seed": config["sampler"]["seed"],
         "extractor": config["metrics"]["extractor"],
+        **published.axes(config),
     }
 
 
@@ -216,18 +218,26 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "precision": precision,
             "seed": metrics["seed"],
         }
-    if config["ae"]["f"] > 1:
+    if config["ae"]["f"] > 1 and not published.is_given(config["ae"]):
         configs["first_stage"] |= {
             "data": facts.train_fingerprint,
             "classes": list(facts.classes),
             "resolution": config["data"]["resolution"],
             "precision": precision,
         }
+    parents_of = dict(PARENTS)
+    left_out = {name for name in ON_REQUEST if not metrics[name]} | (set() if probed(config) else {"probe"})
+    if published.is_given(config["denoiser"]):
+        configs["diffusion"] = _given_denoiser(config, facts, annotations)
+        parents_of["diffusion"] = ("first_stage",)
+        left_out |= {"latents", "progress"}  # nothing is trained, so nothing is seen on the way
+        if config["until"] not in ("first_stage", "latents"):
+            left_out.add("reconstruction")
     stages: dict[str, Stage] = {}
     for name in STAGES:
-        if (name == "probe" and not probed(config)) or (name in ON_REQUEST and not metrics[name]):
+        if name in left_out:
             continue
-        parents = {parent: stages[parent].identity for parent in PARENTS[name] if parent in stages}
+        parents = {parent: stages[parent].identity for parent in parents_of[name] if parent in stages}
         hashed = {
             "stage": name,
             "code": CODE_VERSIONS[name],
@@ -236,6 +246,23 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         }
         stages[name] = Stage(name, content_hash(hashed), configs[name], parents)
     return stages
+
+
+def _given_denoiser(config: Mapping[str, Any], facts: DataFacts, annotations: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a diffusion stage that trains nothing: what was given, for latents of which side, for what data.
+
+    Of the data samples owe only their conditions.
+    """
+    told = {key: value for key, value in config["conditioning"].items() if key not in ("dropout", "path", "taken")}
+    return {
+        "precision": config["precision"],
+        "seed": config["seed"],
+        "latent_side": config["data"]["resolution"] // config["ae"]["f"],
+        "denoiser": config["denoiser"],
+        "diffusion": config["diffusion"],
+        "conditioning": config["conditioning"],
+        **({"data": facts.train_fingerprint, **annotations} if told else {}),
+    }
 
 
 def _probe_settings(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -304,6 +331,8 @@ def _by_content(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if key in WEIGHT_FILES and value is not None:
             kept[key] = _file_hash(Path(value).expanduser())
+        elif key == "path":
+            kept[key] = published.file_hash(value, _file_hash)
         else:
             kept[key] = _by_content(value) if isinstance(value, Mapping) else value
     return kept

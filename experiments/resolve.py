@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from experiments import published
 from experiments.conditions import (
     ANNOTATION_OF,
     GIVES_TOKENS,
@@ -64,10 +65,15 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     config["data"] = with_scale_sizes(config)
     scale, ae, notes = config["scale"], config["ae"], []
     resolution = config["data"]["resolution"]
+    is_given = published.is_given(ae)
+    if is_given:
+        config["ae"] = ae = published.resolved_first_stage(config)
     _check_factor(ae["f"], resolution)
-    if ae["regulariser"] != "identity":
+    if ae["regulariser"] != "identity" and not is_given:
         _check_judge(config)
-    if ae["f"] == 1:
+    if is_given and ae["f"] > 1:
+        pass  # everything is in the file
+    elif ae["f"] == 1:
         config["ae"] = ae = {"regulariser": "identity", "f": 1, "channels": 3, "seed": 0}
     else:
         if ae["regulariser"] == "identity":
@@ -83,10 +89,15 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         if ae["regulariser"] == "vq":
             ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
     _check_choices(config)
+    if published.is_given(config["denoiser"]):
+        settled, said = published.resolved_denoiser(config, facts)
+        config |= settled
+        notes += said
     notes += _fill_conditioning(config, facts)
-    _fill_trainer(config, facts.vocabulary(config))  # before the denoiser: it looks at what the user set of that
-    config["denoiser"] = denoiser_settings(config, ae["f"])
-    config["diffusion"]["shift"] = shift_of(config["diffusion"].get("shift"), ae["f"])
+    if not published.is_given(config["denoiser"]):
+        _fill_trainer(config, facts.vocabulary(config))  # before the denoiser: it looks at what the user set of that
+        config["denoiser"] = denoiser_settings(config, ae["f"])
+        config["diffusion"]["shift"] = shift_of(config["diffusion"].get("shift"), ae["f"])
     config["guidance"] = _resolve_guidance(config["guidance"])
     config["sampler"] = _resolve_sampler(config)
     for group in ("metrics", "samples"):
@@ -127,7 +138,8 @@ def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
     elif config["samples"]["paste_known"]:
         raise UserError("samples.paste_known=true needs conditioning=inpaint: only then are pixels known")
     if not conditions_of(config):
-        config["conditioning"] = {"dropout": 0.0}
+        given = {key: config["conditioning"][key] for key in ("path", "taken") if key in config["conditioning"]}
+        config["conditioning"] = {"dropout": 0.0, **given}
         if config["guidance"]["scale"] != 1:
             raise UserError(
                 f"guidance.scale={config['guidance']['scale']} needs a condition, and this model has none; "
@@ -145,8 +157,9 @@ def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
 
 
 def with_scale_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The data settings of a config, what is null taken from the scale."""
+    """The data settings of a config; what is null is taken from the scale, the side from a denoiser that was given."""
     data, sizes = dict(config["data"]), config["scale"]["data"]
+    _fill(data, {"resolution": published.trained_resolution(config)})
     _fill(data, sizes.get(data["name"], sizes["folder"]))  # what a scale says of a folder holds for all sets of files
     return data
 
@@ -292,7 +305,8 @@ def _check_factor(f: Any, resolution: int) -> None:
 def _settle_sample_size(config: dict[str, Any]) -> None:
     """Both sides of the samples, or neither where they are the training images': these are no other samples."""
     samples, resolution, f = config["samples"], config["data"]["resolution"], config["ae"]["f"]
-    halvings = len(config["denoiser"]["channel_mult"]) - 1
+    denoiser = config["denoiser"]
+    halvings = denoiser["halvings"] if published.is_given(denoiser) else len(denoiser["channel_mult"]) - 1
     low = config["conditioning"].get("superres", {}).get("scale", 1)  # the low-resolution image has whole pixels
     unit = math.lcm(f * 2**halvings, low)
     for name in ("height", "width"):

@@ -1,10 +1,12 @@
-"""Trains the denoising model on cached latents."""
+"""Trains the denoising model on cached latents; one that was given is only looked at."""
 
 import dataclasses
 
 from experiments import build
 from experiments.conditions import annotations_read
 from experiments.console import reporting
+from experiments.cost import Meter
+from experiments.published import is_given, latent_scale
 from experiments.runner import Job, Outcome, label
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning
@@ -16,8 +18,13 @@ from ldm.training.flops import count_flops
 
 
 def run(job: Job) -> Outcome:
-    """Writes weights.safetensors (EMA), the milestones on the way, and checkpoints to resume from."""
+    """Writes weights.safetensors (EMA), the milestones on the way, and checkpoints to resume from.
+
+    Nothing where the denoiser was given.
+    """
     config, full = job.config, job.plan.config
+    if is_given(config["denoiser"]):
+        return _given(job)
     images = build.images(full, "train", job.store, annotations_read(full))
     latents = job.parent_record("latents").facts
     packed = open_packed(job.parent_folder("latents") / "latents.npy") if latents["cached"] else None
@@ -59,6 +66,27 @@ def run(job: Job) -> Outcome:
             "latent_shape": latents["shape"],
         },
         cost=meter.cost(training.images_seen, flops_per_step * training.step),
+    )
+
+
+def _given(job: Job) -> Outcome:
+    """What later stages need to know of a denoiser that was given: sizes, and the latents it knows."""
+    config, full = job.config, job.plan.config
+    known, side = build.data_facts(full["data"], job.store).vocabulary(full), config["latent_side"]
+    model, conditions = build.denoising_model(config, full["ae"], side, known, job.device)
+    scale = latent_scale(full)
+    shape = [full["ae"]["channels"], side, side]
+    return Outcome(
+        facts={
+            "parameters": {"denoiser": build.parameters(model.network), "conditioning": build.parameters(conditions)},
+            "given": True,
+            "images_seen": None,
+            "vocabulary": dataclasses.asdict(known),
+            "milestones": [],
+            "latents": {"shape": shape, "shift": scale.shift.tolist(), "std": scale.std.tolist()},
+            "latent_shape": shape,
+        },
+        cost=Meter(job.device).cost(0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Trains a first stage; the identity has nothing to train."""
+"""Trains a first stage; the identity has nothing to train, and one that was given is only looked at."""
 
 import math
 
@@ -7,9 +7,12 @@ import torch
 from experiments import build
 from experiments.console import reporting
 from experiments.cost import Meter
+from experiments.published import first_stage, is_given
 from experiments.runner import Job, Outcome, label
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.training.checkpoint import save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
@@ -17,11 +20,14 @@ from ldm.training.precision import autocast_dtype
 
 
 def run(job: Job) -> Outcome:
-    """Writes weights.safetensors, checkpoints on the way."""
+    """Writes weights.safetensors, checkpoints on the way; nothing where nothing is trained."""
     config = job.config
     shape = {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
     if config["f"] == 1:
         return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
+    if is_given(config):
+        facts = {**shape, "given": True, "parameters": _parameters(first_stage(config), None)}
+        return Outcome(facts=facts, cost=Meter(job.device).cost(0))
     images = build.images(job.plan.config, "train", job.store)
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
     plain, adversarial = (
@@ -40,7 +46,7 @@ def run(job: Job) -> Outcome:
     return Outcome(
         facts={
             **shape,
-            "parameters": _parameters(training),
+            "parameters": _parameters(training.model, training.discriminator),
             "images_seen": training.images_seen,
             "steps": training.step,
             "batch": training.settings.batch,
@@ -84,10 +90,8 @@ def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
     return count_flops(rehearsal.advance)
 
 
-def _parameters(training: FirstStageTraining) -> dict[str, int]:
+def _parameters(model: FirstStage, discriminator: PatchDiscriminator | None) -> dict[str, int]:
     """Parameters of the parts that a user runs, and of the discriminator, which only trains."""
-    model = training.model
     parts = {name: build.parameters(part) for name, part in model.named_children()}
     named = {"encoder": parts.pop("encoder"), "decoder": parts.pop("decoder"), "bottleneck": sum(parts.values())}
-    discriminator = training.discriminator
     return {**named, "discriminator": build.parameters(discriminator) if discriminator else 0}

@@ -38,17 +38,52 @@ def load(path: str | Path, weights: str = "auto") -> Loaded:
     )
 
 
+def load_first_stage(path: str | Path) -> Loaded:
+    """The first stage at `path` alone, also where it is part of a whole model. Raises: as `load`."""
+    place = Path(path).expanduser()
+    file = _checkpoint(place)
+    found = compvis_checkpoint.read_first_stage(file) if file is not None else _read(place, "auto")
+    return dataclasses.replace(found, first_stage=_for_use(found.first_stage), network=None, conditioning=None)
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that `load` reads at `path`, and perhaps some that lie with them. Raises: UserError where none are."""
+    place = Path(path).expanduser()
+    file = _checkpoint(place)
+    if file is not None:
+        beside = compvis_checkpoint.yaml_beside(file)
+        return [file] if beside is None else [file, beside]
+    if not place.exists():
+        raise UserError(f"there is nothing at {place}; give {READABLE}")
+    if place.is_dir():
+        half = None if _is_diffusers(place) else autoencoder_file.tiny_half_in(place)
+        if half is None:
+            return sorted(entry for entry in place.rglob("*") if entry.is_file())
+        place = half
+    halves = (place.with_name(place.name.replace(*pair)) for pair in (("encoder", "decoder"), ("decoder", "encoder")))
+    return sorted({place, *(half for half in halves if half.is_file())})
+
+
+def _checkpoint(path: Path) -> Path | None:
+    """The file of a CompVis checkpoint at `path`, or None where it is of another format."""
+    if path.is_file():
+        return path if compvis_checkpoint.yaml_beside(path) is not None else None
+    return next((path / name for name in CHECKPOINTS if (path / name).is_file()), None)
+
+
+def _is_diffusers(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file() or (folder / "config.json").is_file()
+
+
 def _read(path: Path, weights: str) -> Loaded:
     if not path.exists():
         raise UserError(f"there is nothing at {path}; give {READABLE}")
+    file = _checkpoint(path)
+    if file is not None:
+        return compvis_checkpoint.read(file, weights)
     if path.is_file():
-        if compvis_checkpoint.yaml_beside(path) is not None:
-            return compvis_checkpoint.read(path, weights)
         return autoencoder_file.read(path)
-    for name in CHECKPOINTS:
-        if (path / name).is_file():
-            return compvis_checkpoint.read(path / name, weights)
-    if (path / "model_index.json").is_file() or (path / "config.json").is_file():
+    if _is_diffusers(path):
         return diffusers_folder.read(path, weights)
     half = autoencoder_file.tiny_half_in(path)
     if half is not None:

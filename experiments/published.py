@@ -1,0 +1,282 @@
+"""First stages and denoisers whose weights are given: what they settle of a config, and the objects they are.
+
+A group of a resolved config that was read from such a file has the key "path"; that of a denoiser is also in the groups
+that come with it, `conditioning` and `diffusion`.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from experiments.conditions import DataFacts, Vocabulary, conditions_of
+from ldm import interop
+from ldm.conditioning import (
+    ClassConditioning,
+    Conditioning,
+    InpaintingConditioning,
+    SemanticConditioning,
+    SuperResolutionConditioning,
+    TextConditioning,
+    Unconditional,
+)
+from ldm.diffusion import Schedule
+from ldm.errors import UserError
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.latent_scale import LatentScale
+from ldm.pretrained.text import bert_tokeniser
+from ldm.records import content_hash
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def is_given(group: Mapping[str, Any]) -> bool:
+    """Whether what a config group describes is read from a file rather than trained."""
+    return "path" in group
+
+
+def loaded(path: str, weights: str = "auto") -> interop.Loaded:
+    """The model at a path, read once a process. Raises: UserError where it cannot be read."""
+    return _loaded(str(Path(path).expanduser().resolve()), weights)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(path: str, weights: str) -> interop.Loaded:
+    with torch.device("cpu"):  # networks may be built without memory, what is read never is
+        return interop.load(path, weights)
+
+
+@functools.lru_cache(maxsize=4)
+def _first_stage(path: str) -> interop.Loaded:
+    with torch.device("cpu"):
+        return interop.load_first_stage(path)
+
+
+def first_stage_at(path: str) -> interop.Loaded:
+    """The first stage at a path, which may be a whole model's. Raises: UserError where there is none."""
+    found = _first_stage(str(Path(path).expanduser().resolve()))
+    if found.first_stage is None:
+        raise UserError(f"ae.path={path}: this is a {found.source}, which holds no first stage")
+    return found
+
+
+def file_hash(path: str, of_one: Callable[[Path], str]) -> str:
+    """The identity of the files behind a path, given that of one file: their content, not where they lie."""
+    return content_hash(sorted(of_one(file) for file in interop.files_of(Path(path).expanduser())))
+
+
+def trained_resolution(config: Mapping[str, Any]) -> int | None:
+    """The side of the images that a given denoiser was trained on; None where it is trained here, or does not tell."""
+    if not is_given(config["denoiser"]):
+        return None
+    found = loaded(config["denoiser"]["path"], config["denoiser"]["weights"])
+    if found.latent_shape is None:
+        return None
+    own = first_stage_at(_first_stage_path(config))
+    return found.latent_shape[1] * _of(own).factor
+
+
+def _of(found: interop.Loaded) -> FirstStage:
+    assert found.first_stage is not None
+    return found.first_stage
+
+
+def _first_stage_path(config: Mapping[str, Any]) -> str:
+    """Raises UserError where no first stage was given."""
+    ae, denoiser = config["ae"], config["denoiser"]
+    if not is_given(ae):
+        raise UserError(
+            "denoiser=pretrained knows the latents of the first stage it was trained with, not of one trained here, "
+            f"ae={ae['regulariser']}: add ae=pretrained (and ae.path=, where it lies elsewhere)"
+        )
+    path = ae["path"] or denoiser.get("path")
+    if path is None:
+        raise UserError("ae=pretrained needs ae.path=, the file or folder of a first stage")
+    return str(path)
+
+
+def resolved_first_stage(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `ae` with what the file says. Raises: UserError where the user says otherwise."""
+    ae, path = config["ae"], _first_stage_path(config)
+    model = _of(first_stage_at(path))
+    says = {"f": model.factor, "channels": model.channels, "regulariser": model.regulariser}
+    for key, value in says.items():
+        if ae[key] not in (None, value):
+            raise UserError(f"ae.{key}={ae[key]}, but the first stage at {path} has {value}: leave ae.{key} out")
+    return {**says, "path": path, "seed": 0}
+
+
+def resolved_denoiser(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any], list[str]]:
+    """The groups that a given denoiser settles, for a config whose first stage is resolved, and notes.
+
+    Raises: UserError where the file holds no denoiser, or does not fit the first stage, the data or other settings.
+    """
+    path, weights = config["denoiser"]["path"], config["denoiser"]["weights"]
+    found = loaded(path, weights)
+    if found.network is None or found.schedule is None:
+        raise UserError(f"denoiser.path={path}: this is a {found.source}, which holds no denoiser with its schedule")
+    ae = config["ae"]
+    if found.latent_shape is not None and found.latent_shape[0] != ae["channels"]:
+        raise UserError(
+            f"the denoiser at {path} knows latents of {found.latent_shape[0]} channels, but the first stage has "
+            f"{ae['channels']}: they do not belong together"
+        )
+    if config["sampler"].get("clip") == "range":
+        raise UserError("sampler.clip=range needs the range of training latents, which no file of weights tells")
+    source = {"path": path, "taken": found.weights}
+    conditions, notes = _conditions(config, found, facts)
+    side = config["data"]["resolution"] // ae["f"]
+    if found.latent_shape is not None and found.latent_shape[1] != side:
+        notes.append(
+            f"the denoiser at {path} was trained on latents of side {found.latent_shape[1]}, and samples are of side "
+            f"{side}, as data.resolution says"
+        )
+    notes.append(f"denoiser.path={path}: {found.source}, {found.weights} weights")
+    halvings = getattr(found.network, "halvings", 0)
+    return {
+        "denoiser": {"name": "pretrained", "architecture": None, "halvings": halvings, **source},
+        "conditioning": {**conditions, **source},
+        "diffusion": {"schedule": "published", "target": found.target, "weighting": "plain", "shift": 1.0, **source},
+        "latents": {"scale": "published"},
+        "seed": 0,
+    }, notes
+
+
+def _conditions(config: Mapping[str, Any], found: interop.Loaded, facts: DataFacts) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the conditions that the model reads; those that are no property of the model stay the user's."""
+    asked, path = config["conditioning"], config["denoiser"]["path"]
+    if found.conditioning is None:
+        if conditions_of(config) in ((), ("class",)):  # which is what the program does where nothing is said
+            notes = ["the denoiser is unconditional: samples are told nothing"] if conditions_of(config) else []
+            return {}, notes
+        raise UserError(f"the denoiser at {path} is unconditional: use conditioning=none")
+    kind, sizes = _kind_of(found.conditioning.named, path)
+    if conditions_of(config) != (kind,):
+        raise UserError(f"the denoiser at {path} is told a {kind}: use conditioning={kind}")
+    if kind == "class" and len(facts.classes) < 2:
+        raise UserError(f"the denoiser at {path} is told classes, and data={config['data']['name']} has none")
+    return {kind: {**asked[kind], **sizes}, "dropout": asked["dropout"]}, []
+
+
+def _kind_of(named: Conditioning, path: str) -> tuple[str, dict[str, Any]]:
+    """The condition that a network reads, as the group `conditioning` names it, and its sizes there."""
+    match named:
+        case ClassConditioning():
+            return "class", {"dim": named.context_dim}
+        case TextConditioning():
+            depth = len(named.transformer.layers)
+            return "text", {"dim": named.context_dim, "depth": depth, "length": named.tokens, "encoder": None}
+        case SemanticConditioning():
+            return "semantic", {"channels": named.concat_channels}
+        case SuperResolutionConditioning():
+            return "superres", {"scale": named.scale}
+        case InpaintingConditioning():
+            return "inpaint", {}
+    raise UserError(
+        f"the denoiser at {path} is told something that this program's data cannot give ({type(named).__name__}); in "
+        "Python, ldm.interop.sample takes it"
+    )
+
+
+def axes(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """What tells cells with given weights apart in tables: the names of file or folder; None for what is trained."""
+    ae, denoiser = config["ae"], config["denoiser"]
+    return {
+        "ae_weights": Path(ae["path"]).name if is_given(ae) else None,
+        "weights": f"{Path(denoiser['path']).name} ({denoiser['taken']})" if is_given(denoiser) else None,
+    }
+
+
+def first_stage(ae: Mapping[str, Any]) -> FirstStage:
+    """The first stage of a resolved group `ae` that was given."""
+    return placed(_of(first_stage_at(ae["path"])))
+
+
+def denoiser(settings: Mapping[str, Any]) -> nn.Module:
+    """The network of a resolved group `denoiser` that was given."""
+    network = loaded(settings["path"], settings["taken"]).network
+    assert network is not None
+    return placed(network)
+
+
+def schedule(settings: Mapping[str, Any]) -> Schedule:
+    """The noise schedule of a resolved group `diffusion` that was given."""
+    found = loaded(settings["path"], settings["taken"]).schedule
+    assert found is not None
+    return found
+
+
+def latent_scale(config: Mapping[str, Any]) -> LatentScale:
+    """The scale between the raw latents of a given first stage and those of a given denoiser."""
+    found = loaded(config["denoiser"]["path"], config["denoiser"]["taken"])
+    own = found if found.first_stage is not None else first_stage_at(config["ae"]["path"])
+    return own.latent_scale()
+
+
+def conditioning(
+    settings: Mapping[str, Any], known: Vocabulary, f: int, encode: Callable[[Tensor], Tensor]
+) -> Conditioning:
+    """tau_theta of a resolved group `conditioning` that was given, for data with that vocabulary.
+
+    `encode` gives the normalised latent of an image. Raises: UserError where model and data do not fit.
+    """
+    model, path = loaded(settings["path"], settings["taken"]), settings["path"]
+    if model.conditioning is None:
+        return Unconditional()
+    named = model.conditioning.named
+    match named:
+        case ClassConditioning():
+            return placed(_for_classes(named, known.classes, path))
+        case TextConditioning():
+            return placed(_with_empty_caption(named, path))
+        case SemanticConditioning() if (named.classes, named.factor) != (known.semantic_classes, f):
+            raise UserError(
+                f"the denoiser at {path} reads label maps of {named.classes} classes and {named.factor} times the "
+                f"latent's side, but the data has {known.semantic_classes} classes, and f is {f}"
+            )
+        case InpaintingConditioning():
+            raw = functools.partial(_denormalised, encode, model.latent_scale())
+            return InpaintingConditioning(raw, named.concat_channels - 1, f, named.covered, named.reduction)
+    return placed(named)
+
+
+def _denormalised(encode: Callable[[Tensor], Tensor], scale: LatentScale, image: Tensor) -> Tensor:
+    """The raw latent of an image, which the reference's inpainting model is told."""
+    return scale.denormalise(encode(image))
+
+
+def _for_classes(named: ClassConditioning, classes: int, path: str) -> ClassConditioning:
+    """The class embedding for data with so many classes; one row more is the null class."""
+    rows, width = named.embedding.weight.shape
+    if classes not in (rows, rows - 1):
+        raise UserError(
+            f"the denoiser at {path} knows {rows} classes (or one fewer and none), but the data has {classes}"
+        )
+    with torch.device("cpu"):
+        made = ClassConditioning(classes, width, null_class=rows > classes)
+        made.load_state_dict(named.state_dict())
+    return made
+
+
+def _with_empty_caption(named: TextConditioning, path: str) -> TextConditioning:
+    """The text conditioning that knows the empty caption. Raises: UserError where its word pieces are not BERT's."""
+    tokeniser = bert_tokeniser(named.tokens)
+    vocabulary = named.transformer.vocabulary
+    if vocabulary != tokeniser.vocabulary:
+        raise UserError(
+            f"the denoiser at {path} reads tokens of a vocabulary of {vocabulary}, and captions are made into BERT's "
+            f"{tokeniser.vocabulary} word pieces; in Python, ldm.interop.sample takes the tokens themselves"
+        )
+    made = copy.deepcopy(named)
+    made.null_tokens = tokeniser.null
+    return made
+
+
+def placed(module: AnyModule) -> AnyModule:
+    """The module itself, or a copy without memory where networks are being built without (on the meta device)."""
+    device = torch.empty(0).device
+    return module if device.type == "cpu" else copy.deepcopy(module).to(device).requires_grad_(True)

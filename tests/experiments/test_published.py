@@ -1,0 +1,152 @@
+"""Cells whose first stage and denoiser are given: what is planned, what is computed, and that it is the model's own."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from program import records, run
+from tiny_plans import FACTS, changed, identities, plan_of
+
+from experiments.pictures import to_uint8
+from ldm import interop
+from ldm.conditioning import Condition
+from ldm.errors import UserError
+from ldm.randomness import SampleNoise, generator
+
+
+@pytest.fixture
+def models(shared_data):
+    """The folder of published models."""
+    return shared_data / "fixtures" / "compvis"
+
+
+def given(path, *overrides, facts=FACTS):
+    """The plan of a cell with the model at `path`."""
+    return plan_of("ae=pretrained", "denoiser=pretrained", f"denoiser.path={path}", *overrides, facts=facts)
+
+
+@pytest.mark.data
+def test_only_samples_and_evaluation_hang_on_a_given_model(models):
+    plan = given(models / "unconditional_vq")
+    assert set(plan.stages) == {"reference", "first_stage", "diffusion", "samples", "evaluation"}
+    assert dict(plan.stages["diffusion"].parents) == {"first_stage": plan.stages["first_stage"].identity}
+    assert {
+        axis: plan.axes[axis] for axis in ("f", "channels", "regulariser", "target", "resolution", "conditioning")
+    } == {
+        "f": 4,
+        "channels": 3,
+        "regulariser": "vq",
+        "target": "eps",
+        "resolution": 32,
+        "conditioning": "none",
+    }
+    assert changed(plan, given(models / "unconditional_vq", "sampler.steps=7")) == {"samples", "evaluation"}
+    assert changed(plan, given(models / "unconditional_vq", "seed=1", "trainer.images=8")) == set()
+    assert "reconstruction" in given(models / "unconditional_vq", "until=first_stage").stages
+    assert given(models / "class_crossattention_vq").axes["resolution"] == 16  # 8 latents a side at f = 2
+
+
+@pytest.mark.data
+def test_a_given_first_stage_is_shared_by_all_data_and_the_rest_is_trained(models):
+    plan = plan_of("ae=pretrained", f"ae.path={models / 'kl_f8_attention'}")
+    ordinary = plan_of("ae.f=8", "ae.channels=4")
+    assert set(plan.stages) == set(ordinary.stages)
+    assert changed(plan, ordinary) == set(plan.stages) - {"reference", "probe"}
+    assert (plan.axes["f"], plan.axes["regulariser"], plan.axes["ae_weights"]) == (8, "kl", "kl_f8_attention")
+
+
+@pytest.mark.data
+def test_the_identity_is_what_the_files_hold_and_not_where_they_lie(models, tmp_path):
+    source = models / "class_crossattention_vq"
+    for name in ("model.ckpt", "config.yaml"):
+        shutil.copyfile(source / name, tmp_path / name)
+    plan = given(source)
+    assert identities(given(tmp_path)) == identities(plan)
+    assert identities(given(tmp_path / "model.ckpt", f"ae.path={source}")) == identities(plan)
+    assert identities(given(source, "denoiser.weights=ema")) == identities(plan)
+    assert changed(plan, given(source, "denoiser.weights=raw")) == {"diffusion", "samples", "evaluation"}
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path, other, ignore=shutil.ignore_patterns("other"))
+    checkpoint = torch.load(source / "model.ckpt", weights_only=True)
+    checkpoint["state_dict"]["first_stage_model.quant_conv.bias"] += 1
+    torch.save(checkpoint, other / "model.ckpt")
+    assert changed(plan, given(other)) == {"first_stage", "diffusion", "samples", "evaluation"}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("denoiser", "overrides", "message"),
+    [
+        ("unconditional_vq", ("ae=kl",), "not of one trained here, ae=kl: add ae=pretrained"),
+        ("unconditional_vq", ("ae.f=8",), "ae.f=8, but the first stage at .* has 4"),
+        ("unconditional_vq", ("ae.path={models}/vq_f2_no_attention",), "3 channels, but the first stage has 2"),
+        ("unconditional_vq", ("conditioning=text",), "is unconditional: use conditioning=none"),
+        ("unconditional_vq", ("guidance.scale=2",), "guidance.scale=2 needs a condition"),
+        ("unconditional_vq", ("sampler.clip=range",), "no file of weights tells"),
+        ("semantic_concat_vq", (), "is told a semantic: use conditioning=semantic"),
+        ("kl_f4", (), "a CompVis first stage, which holds no denoiser"),
+        ("nowhere", (), "there is nothing at .*nowhere; give a CompVis checkpoint"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_runs(denoiser, overrides, message, models):
+    with pytest.raises(UserError, match=message):
+        given(models / denoiser, *(override.format(models=models) for override in overrides))
+
+
+def sampled(store):
+    """The images, uint8 (N, 3, H, W), and steps of every sample set of a store."""
+    for path in store.glob("samples/*/record.json"):
+        yield torch.from_numpy(np.load(path.parent / "images.npy")), json.loads(path.read_text())["config"]
+
+
+def assert_same_images(ours, expected):
+    """But for roundings: a batch in another memory layout may differ by a grey level here and there."""
+    difference = (ours.int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).double().mean() < 0.01
+
+
+@pytest.mark.data
+def test_one_command_measures_a_published_model_at_several_steps(models, tmp_path):
+    path = models / "unconditional_vq"
+    done = run(
+        tmp_path / "store",
+        *("-m", "ae=pretrained", "denoiser=pretrained", f"denoiser.path={path}", "sampler.steps=2,4"),
+        *("samples.keep=images", "precision=fp32", "sampler.spacing=uniform", "sampler.final=alpha0"),
+    )
+    assert done.returncode == 0, done.stderr
+    counts = {
+        name: sum(stage == name for stage, _ in records(tmp_path / "store")) for name in ("samples", "evaluation")
+    }
+    assert counts == {"samples": 2, "evaluation": 2}
+    assert {stage for stage, _ in records(tmp_path / "store")} == {"reference", "first_stage", "diffusion", *counts}
+    model = interop.load(path)
+    for images, config in sampled(tmp_path / "store"):
+        x_T = SampleNoise(0, range(len(images)))(model.latent_shape)
+        z = interop.sample(model, x_T, config["sampler"]["steps"])
+        assert_same_images(images, to_uint8(model.first_stage.decode(model.latent_scale().denormalise(z))))
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_published_class_model_is_guided_by_its_own_null_class(models, tmp_path):
+    path = models / "class_crossattention_vq"
+    done = run(
+        tmp_path / "store",
+        *("ae=pretrained", "denoiser=pretrained", f"denoiser.path={path}", "guidance.scale=3", "sampler.steps=4"),
+        *("samples.keep=images", "precision=fp32"),
+    )
+    assert done.returncode == 0, done.stderr
+    model = interop.load(path)
+    [(images, _)] = sampled(tmp_path / "store")
+    n = len(images)
+    labels = np.load(next((tmp_path / "store" / "data").glob("train-*")) / "labels.npy")
+    drawn = [int(labels[int(torch.randint(len(labels), (), generator=generator(0, "condition", i)))]) for i in range(n)]
+    asked = {"condition": torch.tensor(drawn), "null_condition": torch.full((n,), 9)}
+    x_T = SampleNoise(0, range(n))(model.latent_shape)
+    z = interop.sample(model, x_T, 4, "trailing", guidance_scale=3.0, final="clean", **asked)
+    assert_same_images(images, to_uint8(model.first_stage.decode(z)))
+    given_already = {name: Condition(context=model.conditioning(labels)) for name, labels in asked.items()}
+    assert torch.equal(interop.sample(model, x_T, 4, "trailing", guidance_scale=3.0, final="clean", **given_already), z)
