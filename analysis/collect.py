@@ -39,6 +39,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
     "reference": REFERENCE_AXES,
     "first_stage": REFERENCE_AXES + FIRST_STAGE_AXES,
     "reconstruction": REFERENCE_AXES + FIRST_STAGE_AXES,
+    "coding": ("data", "resolution", "scale", *FIRST_STAGE_AXES),
     "latents": REFERENCE_AXES + FIRST_STAGE_AXES,
     "diffusion": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
     "progress": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
@@ -51,6 +52,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
 
 PARENTS_OF: Mapping[str, tuple[str, ...]] = {
     "reconstruction": ("reference", "first_stage", "reconstruction"),
+    "coding": ("first_stage", "coding"),
     "progress": ("reference", "first_stage", "latents", "diffusion", "progress"),
     "likelihood": ("first_stage", "latents", "diffusion", "likelihood"),
     "evaluation": ("reference", "first_stage", "latents", "diffusion", "probe", "samples", "evaluation"),
@@ -154,6 +156,14 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class CodedLatents:
+    """KL latents quantised and coded: (bits per pixel, RMSE on 0-255, PSNR or None) of each step, finest first."""
+
+    f: int
+    points: tuple[tuple[float, float, float | None], ...]
+
+
+@dataclass(frozen=True)
 class CodingCurve:
     """Progressive coding with one diffusion model: what has arrived, and the error of what is guessed from it.
 
@@ -182,6 +192,7 @@ class Study:
     left_out: tuple[tuple[str, LeftOut], ...] = ()
     published: tuple[Published, ...] = ()
     coding: tuple[CodingCurve, ...] = ()
+    coded_latents: tuple[CodedLatents, ...] = ()
 
 
 def collect(store: Path, sweep: str | None = None) -> pd.DataFrame:
@@ -277,6 +288,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
     codecs: dict[Codec, None] = {}
     left_out: dict[tuple[str, LeftOut], None] = {}
     coding: list[CodingCurve] = []
+    coded_latents: list[CodedLatents] = []
     seen: set[tuple[str, str]] = set()
     cells: set[tuple[tuple[str, str], ...]] = set()
     for sweep in sweeps:
@@ -292,6 +304,8 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
                 seen.add((stage, record.identity))
                 protocols.update(record.protocols)
                 codecs.update((_codec(point), None) for point in record.facts.get("codecs", ()))
+                if "quantised" in record.facts:
+                    coded_latents.append(_coded_latents(cell, record.facts["quantised"]))
                 if "progressive" in record.facts:
                     coding.append(_coding_curve(labels.label(cell, stage), cell, record.facts["progressive"]))
                 left_out.update(((labels.label(cell, stage), item), None) for item in record.left_out)
@@ -312,7 +326,13 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
         codecs=tuple(codecs),
         left_out=tuple(left_out),
         coding=tuple(coding),
+        coded_latents=tuple(coded_latents),
     )
+
+
+def _coded_latents(cell: Cell, points: Sequence[Mapping[str, Any]]) -> CodedLatents:
+    found = [(p["bits_per_pixel"], p["rmse255"], p["psnr"]) for p in points if p["step"] is not None]
+    return CodedLatents(int(cell.axes["f"]), tuple(found))
 
 
 def _coding_curve(label: str, cell: Cell, curve: Mapping[str, Any]) -> CodingCurve:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import overlays, style
-from analysis.collect import ALL_AXES, Codec, Study, choices, family_name
+from analysis.collect import ALL_AXES, Codec, CodedLatents, Study, choices, family_name
 from analysis.papers import Published
 from analysis.progressive import progressive_coding
 from analysis.style import PointLabel
@@ -200,7 +200,7 @@ def differing_fields(protocols: Mapping[str, Mapping[str, Any]], ids: Sequence[s
 
 
 def rate_distortion(study: Study) -> Figure:
-    """First stages in the plane of bits per pixel against distortion, with JPEG and WebP on the same images."""
+    """First stages in the plane of bits per pixel against distortion, with codecs on the same images."""
     rows = study.frame[study.frame["stage"] == "reconstruction"]
     lossy: dict[str, list[Codec]] = {}
     for point in study.codecs:
@@ -217,9 +217,11 @@ def rate_distortion(study: Study) -> Figure:
         keys.append(style.key("cruder bound", marker="o", color=style.MUTED, markerfacecolor="white"))
     keys += [
         style.key(style.CODEC_NAME[name], color=style.CODEC_COLOUR[name], linestyle=":", linewidth=1.8)
-        for name in ("jpeg", "webp")
+        for name in style.CODEC_COLOUR
         if name in lossy
     ]
+    if study.coded_latents:
+        keys.append(style.key("KL latents in steps, coded", marker=".", color=style.MUTED, linestyle=":"))
     pending: list[tuple[Axes, list[PointLabel]]] = []
     for axes, column, label in (
         (grid[0][0], "rmse", "distortion: RMSE on 0–255 (lower is better)"),
@@ -232,6 +234,7 @@ def rate_distortion(study: Study) -> Figure:
             continue
         axes.set_xscale("log")
         pending.append((axes, _draw_rate_panel(axes, column, points, lossy, letters)))
+        _draw_coded_latents(axes, column, study.coded_latents)
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
@@ -254,6 +257,14 @@ def rate_distortion(study: Study) -> Figure:
     for axes, labels in pending:
         style.place_labels(axes, labels)
     return figure
+
+
+def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) -> None:
+    """KL latents in coarser and coarser steps, in the colour of their f."""
+    for latents in coded:
+        rates, rmse, psnr = zip(*latents.points, strict=True)
+        heights = rmse if column == "rmse" else [math.nan if value is None else value for value in psnr]
+        axes.plot(rates, heights, ":", color=style.colour(latents.f), linewidth=1.1, marker=".", markersize=4, zorder=1)
 
 
 def _rate_note(regularisers: Sequence[str]) -> list[str]:
@@ -286,7 +297,7 @@ def _draw_rate_panel(
     axes: Axes, column: str, points: pd.DataFrame, codecs: Mapping[str, Sequence[Codec]], letters: Mapping[str, str]
 ) -> list[PointLabel]:
     labels: list[PointLabel] = []
-    for name in ("jpeg", "webp"):
+    for name in style.CODEC_COLOUR:
         curve = sorted(codecs.get(name, ()), key=lambda point: point.bits_per_pixel)
         heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
         rates = [point.bits_per_pixel for point in curve]

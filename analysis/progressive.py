@@ -28,7 +28,7 @@ def progressive_coding(study: Study) -> Figure:
         style.key(style.family(name).name, marker="", color=style.MUTED, linestyle=style.family(name).line)
         for name in dict.fromkeys(curve.regulariser for curve in study.coding)
     ]
-    for name in ("jpeg", "webp"):
+    for name in style.CODEC_COLOUR:
         if name in codecs:
             line = sorted(codecs[name], key=lambda point: point.bits_per_pixel)
             look: dict[str, Any] = {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}

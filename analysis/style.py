@@ -33,8 +33,8 @@ SAMPLERS = {
     "euler": ("Euler", "#8c8c8c"),
     "unipc": ("UniPC", "#e69f00"),
 }
-CODEC_COLOUR = {"jpeg": "#7a6a58", "webp": "#5a7f8c"}
-CODEC_NAME = {"jpeg": "JPEG", "webp": "WebP", "png": "PNG", "webp_lossless": "WebP lossless"}
+CODEC_COLOUR = {"jpeg": "#7a6a58", "webp": "#5a7f8c", "avif": "#8a6a9c"}
+CODEC_NAME = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "png": "PNG", "webp_lossless": "WebP lossless"}
 
 RC = {
     "font.family": "DejaVu Sans",

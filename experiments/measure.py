@@ -104,6 +104,26 @@ def reconstruction_protocol(generation: Protocol, n: int) -> Protocol:
     )
 
 
+def unjudged_protocol(job: Job, kind: str, heldout: ImageCache, n: int, *marks: str) -> Protocol:
+    """How n held-out images are measured where no network judges; `marks` are what else decides the number."""
+    return Protocol(
+        kind=kind,
+        n_samples=n,
+        reference="heldout",
+        reference_hash=heldout.fingerprint,
+        n_reference=n,
+        resolution=heldout.resolution,
+        resize="none",
+        extractor="none",
+        extractor_size=0,
+        extractor_weights="",
+        extractor_precision="",
+        class_balance=f"as in the {SPLIT_NAMES['heldout']} images",
+        evaluation_seed=job.config["seed"],
+        marks=marks,
+    )
+
+
 def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
     """Protocols by id, as a record keeps them."""
     return {protocol.id: dataclasses.asdict(protocol) for protocol in protocols}

@@ -28,6 +28,7 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
     "reference": (),
     "first_stage": (),
     "reconstruction": ("first_stage", "reference"),
+    "coding": ("first_stage",),
     "latents": ("first_stage",),
     "diffusion": ("latents",),
     "progress": ("diffusion", "reference"),
@@ -39,16 +40,19 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
 """What each stage needs; a plan holds `probe` only where its samples have a condition that a probe can be asked for."""
 
 
-ON_REQUEST = ("likelihood",)
-"""Stages that a plan holds only where `metrics.<stage>=true`; nothing hangs on them."""
+ON_REQUEST = ("coding", "likelihood")
+"""Stages that a plan holds only where `metrics.<stage>=true`; nothing hangs on them. Pixels are not coded."""
 
+
+OF_FIRST_STAGE = ("reconstruction", "coding")
+OF_MODEL = (*OF_FIRST_STAGE, "progress", "likelihood")
 
 UNTIL: Mapping[str, tuple[str, ...]] = {
-    "first_stage": ("reconstruction",),
-    "latents": ("reconstruction", "latents"),
-    "diffusion": ("reconstruction", "progress", "likelihood"),
-    "samples": ("reconstruction", "progress", "likelihood", "samples"),
-    "evaluation": ("reconstruction", "progress", "likelihood", "evaluation"),
+    "first_stage": OF_FIRST_STAGE,
+    "latents": (*OF_FIRST_STAGE, "latents"),
+    "diffusion": OF_MODEL,
+    "samples": (*OF_MODEL, "samples"),
+    "evaluation": (*OF_MODEL, "evaluation"),
 }
 """The stages that `until=` asks for, as far as a plan holds them; what they need comes with them."""
 
@@ -209,6 +213,13 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         },
         "evaluation": {"seed": metrics["seed"]},
     }
+    if metrics["coding"]:
+        configs["coding"] = {
+            "train": facts.train_fingerprint,
+            "heldout": facts.heldout_fingerprint,
+            "n_samples": metrics["n_samples"],
+            "seed": metrics["seed"],
+        }
     if metrics["likelihood"]:
         configs["likelihood"] = {
             "heldout": {"data": facts.heldout_fingerprint, **_annotations(config, facts.heldout_annotations)},
@@ -227,6 +238,8 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         }
     parents_of = dict(PARENTS)
     left_out = {name for name in ON_REQUEST if not metrics[name]} | (set() if probed(config) else {"probe"})
+    if config["ae"]["f"] == 1:
+        left_out.add("coding")
     if published.is_given(config["denoiser"]):
         configs["diffusion"] = _given_denoiser(config, facts, annotations)
         parents_of["diffusion"] = ("first_stage",)

@@ -20,6 +20,7 @@ STAGES = (
     "reference",
     "first_stage",
     "reconstruction",
+    "coding",
     "latents",
     "diffusion",
     "progress",
@@ -105,7 +106,7 @@ class Cost:
 class Protocol:
     """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
 
-    kind: str  # "generation", "reconstruction", "windows" or "likelihood"
+    kind: str  # "generation", "reconstruction", "windows", "coding" or "likelihood"
     n_samples: int
     reference: str  # "heldout" or "train"
     reference_hash: str

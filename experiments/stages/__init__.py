@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from experiments.runner import Job, Outcome
 from experiments.stages import (
+    coding,
     diffusion,
     evaluation,
     first_stage,
@@ -20,6 +21,7 @@ FUNCTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "reference": reference.run,
     "first_stage": first_stage.run,
     "reconstruction": reconstruction.run,
+    "coding": coding.run,
     "latents": latents.run,
     "diffusion": diffusion.run,
     "progress": progress.run,

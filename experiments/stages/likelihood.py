@@ -13,7 +13,7 @@ from experiments.conditions import annotations_read
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, flops_per_image, generator_of
-from experiments.measure import chosen, described
+from experiments.measure import chosen, described, unjudged_protocol
 from experiments.runner import Job, Outcome, label
 from ldm.data.contract import ImageCache
 from ldm.diffusion import clipped, guided
@@ -22,7 +22,6 @@ from ldm.errors import UserError
 from ldm.metrics.reconstruction import mean_value, root_mean_square
 from ldm.metrics.values import MetricValue
 from ldm.randomness import SampleNoise
-from ldm.records import Protocol
 
 DISTORTIONS = 100
 """Levels, about, at which the estimate is decoded and compared; the rate counts all."""
@@ -61,7 +60,14 @@ def run(job: Job) -> Outcome:
     bits, mse, decoder = (
         np.concatenate([getattr(item, name) for item in found]) for name in ("bits", "mse", "decoder_nats")
     )
-    protocol = _protocol(job, images, len(indices))
+    protocol = unjudged_protocol(
+        job,
+        "likelihood",
+        images,
+        len(indices),
+        f"{config['levels']} noise levels",
+        f"x0 clipped: {config['clip']}",
+    )
     condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
     flops = condition_flops + len(times) * denoise_flops + len(shown) * decode_flops
     values = _values(source, images.resolution, bits, mse, decoder)
@@ -145,24 +151,3 @@ def _shown(levels: int) -> list[int]:
     even = np.linspace(0, levels - 1, DISTORTIONS // 2)
     dense = levels - np.geomspace(1, levels, DISTORTIONS // 2)
     return sorted({int(position) for position in np.concatenate([even, dense]).round()})
-
-
-def _protocol(job: Job, images: ImageCache, n: int) -> Protocol:
-    """Held-out images under their own conditions; no network judges."""
-    config = job.config
-    return Protocol(
-        kind="likelihood",
-        n_samples=n,
-        reference="heldout",
-        reference_hash=images.fingerprint,
-        n_reference=n,
-        resolution=images.resolution,
-        resize="none",
-        extractor="none",
-        extractor_size=0,
-        extractor_weights="",
-        extractor_precision="",
-        class_balance="as in the held-out images",
-        evaluation_seed=config["seed"],
-        marks=(f"{config['levels']} noise levels", f"x0 clipped: {config['clip']}"),
-    )

@@ -1,11 +1,12 @@
-"""JPEG, WebP and PNG on the same images as the first stages: reference curves of rate and distortion.
+"""JPEG, WebP, AVIF and PNG on the same images as the first stages: reference curves of rate and distortion.
 
 Each image is coded by itself, as a first stage does. Small files are mostly header (620 bytes of tables and names in a
 JPEG, 5 bits per pixel at 32 px), the same for every image of a size and quality. A first stage's counterpart, weights
 and codebook, is not counted either, so two rates are given: `bits_per_pixel` without what a decoder knows beforehand,
 which is fair beside the rates of first stages, and `bits_per_pixel_files`, what lies on the disk. Without headers are:
 JPEG, the entropy-coded scan (with the standard Huffman tables, which do not depend on the image); WebP, the frame
-without container, start code and size; PNG, the compressed stream.
+without container, start code and size; AVIF, the coded frame
+with its sequence header of some ten bytes (Pillow's encoder at speed 8); PNG, the compressed stream.
 
 Coding many images in one large picture would spread the header as well, but interpolated chroma mixes neighbours:
 on CIFAR-10 at quality 95 it raised JPEG's root mean square error from 1.4 to 2.0 grey levels.
@@ -32,6 +33,10 @@ _WEBP_LOSSLESS_HEADER = 5  # signature (1) and size (4) within the chunk
 
 ERROR_BATCH = 64
 """Images whose errors are computed at a time, which bounds memory at large resolutions."""
+
+LOSSY = ("jpeg", "webp", "avif")
+OPTIONAL_CODECS = {"webp": "WebP", "avif": "AVIF (Pillow has it from version 11.3 on)"}
+"""Codecs that a build of Pillow may lack."""
 
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 
@@ -63,6 +68,8 @@ def _encoded(pixels: Pixels, codec: str, quality: int | None) -> bytes:
         image.save(buffer, "WEBP", lossless=True, exact=True, quality=100, method=4)
     elif codec == "webp":
         image.save(buffer, "WEBP", quality=quality, method=4)
+    elif codec == "avif":
+        image.save(buffer, "AVIF", quality=quality, speed=8, subsampling="4:2:0", max_threads=1)
     else:
         image.save(buffer, "JPEG", quality=quality, optimize=False, subsampling="4:2:0")
     return buffer.getvalue()
@@ -85,8 +92,20 @@ def _payload_bytes(data: bytes, codec: str) -> int:
             size += length if name == b"IDAT" else 0
             position += 12 + length
         return size
+    if codec == "avif":
+        return _box_bytes(data, b"mdat")
     (chunk,) = struct.unpack_from("<I", data, 16)
     return chunk - (_WEBP_LOSSLESS_HEADER if codec == "webp_lossless" else _WEBP_LOSSY_HEADER)
+
+
+def _box_bytes(data: bytes, wanted: bytes) -> int:
+    """Bytes inside the top-level boxes of that name (ISO/IEC 14496-12): length (4, counts itself), name (4)."""
+    position, size = 0, 0
+    while position < len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        size += length - 8 if name == wanted else 0
+        position += length
+    return size
 
 
 def _decoded(data: bytes) -> Pixels:
@@ -127,17 +146,18 @@ def _measured(
 ) -> tuple[list[CodecPoint], list[LeftOut]]:
     points, left_out = [], []
     for codec in codecs:
-        if codec.startswith("webp") and not features.check("webp"):
-            left_out.append(LeftOut(codec, "This build of Pillow has no WebP: install Pillow's own wheel."))
+        needed = codec.removesuffix("_lossless")
+        if needed in OPTIONAL_CODECS and not features.check(needed):
+            left_out.append(LeftOut(codec, f"This Pillow has no {OPTIONAL_CODECS[needed]}: install its own wheel."))
         else:
             points += points_of(codec)
     return points, left_out
 
 
 def lossy_curves(
-    images: Pixels, qualities: Sequence[int] = QUALITIES, codecs: Sequence[str] = ("jpeg", "webp")
+    images: Pixels, qualities: Sequence[int] = QUALITIES, codecs: Sequence[str] = LOSSY
 ) -> tuple[list[CodecPoint], list[LeftOut]]:
-    """JPEG (4:2:0, standard tables) and WebP over a grid of qualities, on uint8 images (N, H, W, 3)."""
+    """JPEG (4:2:0, standard tables), WebP and AVIF (4:2:0) over a grid of qualities, on uint8 images (N, H, W, 3)."""
     return _measured(codecs, lambda codec: [_point(images, codec, quality) for quality in qualities])
 
 

@@ -51,7 +51,7 @@ class Recipe:
     samplers: Sequence[str] = ("ddim",)
     n: int = 512
     kernel_offset: float = 0.0
-    likelihood: bool = False
+    on_request: bool = False
     missing: Sequence[tuple[str, str, int, int]] = ()  # (stage, regulariser, f, steps), no record at all
     failed: Sequence[tuple[str, str, int, int]] = ()
     odd_protocol: Sequence[tuple[str, int]] = ()  # (regulariser, f) measured on other images
@@ -241,6 +241,13 @@ def _cell(
             "progress", identity, parents={}, rows=tuple(rows), protocols={short.id: asdict(short)}, **common
         )
 
+    def coding(identity: str) -> StageRecord:
+        r, rmse = rate(regulariser, f), distortion(regulariser, f)
+        steps = [{"step": s, "bits_per_pixel": r / s, "rmse255": rmse + s, "psnr": psnr(rmse + s)} for s in (0.5, 1.0)]
+        facts = {"quantised": [{**steps[0], "step": None}, *steps]} if regulariser == "kl" else {}
+        rows = (_row("coded_latent" if regulariser == "kl" else "coded_index", 1.02 * r, n, 0.0, at),)
+        return StageRecord("coding", identity, parents={}, facts=facts, rows=rows, protocols=protocols, **common)
+
     coder = replace(GENERATION, kind="likelihood", n_samples=100, n_reference=100, extractor="none")
 
     def likelihood(identity: str) -> StageRecord:
@@ -296,10 +303,11 @@ def _cell(
         ("reference", (at,), reference, ()),
         ("first_stage", (regulariser, f), first_stage, ()),
         ("reconstruction", (regulariser, f, at), reconstruction, ("reference", "first_stage")),
+        *([("coding", (regulariser, f), coding, ("first_stage",))] if recipe.on_request and f > 1 else []),
         ("latents", (regulariser, f), latents, ("first_stage",)),
         ("diffusion", (regulariser, f, seed), diffusion, ("latents",)),
         ("progress", (regulariser, f, seed, at), progress, ("diffusion", "reference")),
-        *([("likelihood", (regulariser, f, seed), likelihood, ("diffusion",))] if recipe.likelihood else []),
+        *([("likelihood", (regulariser, f, seed), likelihood, ("diffusion",))] if recipe.on_request else []),
         ("probe", (judge.id,), probe, ()),
         ("samples", (regulariser, f, seed, guidance, sampler, steps), samples, ("diffusion", "probe")),
         ("evaluation", (regulariser, f, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),

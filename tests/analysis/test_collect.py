@@ -12,7 +12,7 @@ from analysis.collect import COLUMNS, collect, read_study
 from ldm.errors import UserError
 from ldm.records import STAGES, read_record
 
-SMALL = Recipe(factors=(1, 4, 8), steps=(5, 10), likelihood=True)
+SMALL = Recipe(factors=(1, 4, 8), steps=(5, 10), on_request=True)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from analysis.figures import figures_of
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("store")
-    build(path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5, 10), likelihood=True))
+    build(path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5, 10), on_request=True))
     return read_study(path)
 
 

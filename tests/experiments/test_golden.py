@@ -25,16 +25,20 @@ SMALL_STEPS = (
     "trainer.learning_rate=1e-4",
     "scale.probe.class.learning_rate=1e-4",
 )
-CELLS = {"kl": ("metrics.likelihood=true",), "vq": ("until=first_stage",)}
+CELLS = {"kl": ("metrics.likelihood=true", "metrics.coding=true"), "vq": ("until=first_stage", "metrics.coding=true")}
 METRICS = {
     "kl": {
         "reference": ("real_kd_efficientnet_lite2", "real_fd_efficientnet_lite2"),
         "reconstruction": ("rmse255", "ssim", "rate_kl_prior", "decoded_kd_efficientnet_lite2"),
+        "coding": ("coded_latent", "rmse255_coded"),
         "progress": ("kd_efficientnet_lite2",),
         "likelihood": ("latent_density_nats_per_dim", "progressive_rmse255"),
         "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2", "recall_efficientnet_lite2"),
     },
-    "vq": {"reconstruction": ("rmse255", "feature_distance_efficientnet_lite2", "rate_index_crossentropy")},
+    "vq": {
+        "reconstruction": ("rmse255", "feature_distance_efficientnet_lite2", "rate_index_crossentropy"),
+        "coding": ("coded_index",),
+    },
 }
 CASES = [(cell, stage) for cell, stages in METRICS.items() for stage in stages] + [("kl", "latents"), ("kl", "probe")]
 

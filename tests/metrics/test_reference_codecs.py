@@ -17,7 +17,7 @@ def pictures(n=6, height=32, width=32, seed=0):
 def test_better_quality_costs_more_and_errs_less():
     points, left_out = lossy_curves(pictures(), qualities=(10, 40, 70, 95))
     assert not left_out
-    for codec in ("jpeg", "webp"):
+    for codec in ("jpeg", "webp", "avif"):
         curve = [point for point in points if point.codec == codec]
         rate, error = [p.bits_per_pixel for p in curve], [p.rmse255 for p in curve]
         assert len(curve) == 4
@@ -42,14 +42,20 @@ def test_noise_cannot_be_compressed():
         assert 24 <= point.bits_per_pixel < 24.5
 
 
-@pytest.mark.parametrize("codec", ["jpeg", "webp"])
+PILLOWS = {
+    "jpeg": {"subsampling": "4:2:0"},
+    "webp": {"method": 4},
+    "avif": {"speed": 8, "subsampling": "4:2:0", "max_threads": 1},
+}
+
+
+@pytest.mark.parametrize("codec", PILLOWS)
 def test_points_are_pillows_files(codec):
     images = pictures(n=3, height=24, width=40)
     size, squared = 0, 0.0
     for image in images:
         buffer = io.BytesIO()
-        options = {"subsampling": "4:2:0"} if codec == "jpeg" else {"method": 4}
-        Image.fromarray(image).save(buffer, codec, quality=60, **options)
+        Image.fromarray(image).save(buffer, codec, quality=60, **PILLOWS[codec])
         size += len(buffer.getvalue())
         squared += np.mean((np.asarray(Image.open(buffer)).astype(float) - image) ** 2) / 3
     (point,), _ = lossy_curves(images, qualities=(60,), codecs=(codec,))
@@ -63,6 +69,7 @@ def encoded_bytes(codec, quality, pixels):
     options = {
         "jpeg": {"quality": quality, "subsampling": "4:2:0"},
         "webp": {"quality": quality},
+        "avif": {"quality": quality, **PILLOWS["avif"]},
         "webp_lossless": {"lossless": True, "exact": True},
         "png": {"optimize": True},
     }
@@ -71,7 +78,8 @@ def encoded_bytes(codec, quality, pixels):
 
 
 @pytest.mark.parametrize(
-    ("codec", "quality", "known"), [("jpeg", 50, 625), ("webp", 50, 27), ("webp_lossless", None, 25), ("png", None, 57)]
+    ("codec", "quality", "known"),
+    [("jpeg", 50, 625), ("webp", 50, 27), ("avif", 50, 275), ("webp_lossless", None, 25), ("png", None, 57)],
 )
 def test_the_header_left_out_is_known_beforehand(codec, quality, known):
     """The left-out bytes before the payload are equal in files of different images, up to sizes and checksums."""
@@ -88,6 +96,9 @@ def test_the_header_left_out_is_known_beforehand(codec, quality, known):
         assert first[:start] == second[:start]
         assert first[start:] != second[start:]
         assert known == start + 2
+    if codec == "avif":  # up to the length of the frame, which two boxes say
+        pairs = zip(first[: known - 8], second[: known - 8], strict=True)
+        assert sum(a != b for a, b in pairs) <= 4
 
 
 def test_images_count_by_themselves():
@@ -103,5 +114,5 @@ def test_a_codec_that_pillow_lacks_is_left_out_with_the_reason(monkeypatch):
     monkeypatch.setattr(features, "check", lambda name: False)
     points, left_out = lossy_curves(pictures(n=1), qualities=(50,))
     assert {point.codec for point in points} == {"jpeg"}
-    assert [item.metric for item in left_out] == ["webp"]
-    assert "Pillow" in left_out[0].reason
+    assert [item.metric for item in left_out] == ["webp", "avif"]
+    assert all("Pillow" in item.reason for item in left_out)
