@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from analysis import overlays, style
 from analysis.collect import ALL_AXES, Codec, CodedLatents, Study, choices, family_name
+from analysis.compare import mean_over_seeds, one_cell, seed_factor
 from analysis.papers import Published
 from analysis.progressive import progressive_coding
 from analysis.style import PointLabel
@@ -671,11 +672,19 @@ def _is_given(value: Any) -> bool:
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a point: the mean over seeds, from the lowest to the highest end of their intervals."""
+    """One row a point: the mean over seeds with its interval; the plain row where there is one seed."""
     keys = ["regulariser", "f", "line", "steps", "images_seen"]
-    how: dict[str, Any] = {c: "first" for c in rows.columns if c not in {"value", "ci_low", "ci_high", *keys}}
-    how |= {"value": "mean", "ci_low": "min", "ci_high": "max", "sample_images_per_second": "mean"}
-    return rows.groupby(keys, dropna=False, as_index=False).agg(how)
+    points = [own for _, own in rows.groupby(keys, dropna=False)]
+    factor = seed_factor([one_cell(own) for own in points])
+    found = []
+    for own in points:
+        point = own.iloc[0].copy()
+        if len(own) > 1:
+            mean = mean_over_seeds(one_cell(own), factor)
+            point["value"], point["ci_low"], point["ci_high"] = mean.value, mean.low, mean.high
+            point["sample_images_per_second"] = own["sample_images_per_second"].mean()
+        found.append(point)
+    return pd.DataFrame(found).astype(rows.dtypes.to_dict()).reset_index(drop=True)
 
 
 def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
@@ -769,7 +778,7 @@ def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     seeds = max((rows[s].nunique() for s in ("seed", "ae_seed", "sampler_seed")), default=0) if not rows.empty else 0
     bars = "Bars: confidence intervals." if rows["ci_low"].notna().any() else ""
     if seeds > 1:
-        bars = f"Points: mean of {seeds} seeds; bars: from the lowest to the highest end of their confidence intervals."
+        bars = f"Points: mean of {seeds} seeds; bars: its confidence interval, with the variance over seeds."
     notes += [bars] if bars else []
     protocols = mixed_protocols(rows)
     if protocols:

@@ -16,9 +16,9 @@ if __package__ in {None, ""}:
 from ldm.errors import UserError
 
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
-cell) and five figures as PNG and SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training,
-quality_vs_compute; quality_vs_nfe where several samplers were swept; progressive_coding where metrics.likelihood was
-asked for."""
+cell), means.csv (over seeds), comparisons.csv (each cell against the best, with a verdict) and five figures as PNG and
+SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training, quality_vs_compute; quality_vs_nfe where
+several samplers were swept; progressive_coding where metrics.likelihood was asked for."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,17 +60,20 @@ def draw(
     Raises: UserError where the store cannot be read, the sweep has no finished row, or protocols are mixed.
     """
     from analysis import checklist as checks
-    from analysis import papers, style
+    from analysis import compare, papers, style
     from analysis.collect import read_study
     from analysis.figures import check_protocols, figures_of
     from analysis.table import markdown
 
     study = read_study(store, sweep)
     check_protocols(study, allow_mixed)
+    compared = compare.tables(study.frame)
     folder = out if out is not None else store / "analysis" / study.sweep
     written = [
         write_atomic(folder / "results.csv", study.frame.to_csv(index=False).encode()),
         write_atomic(folder / "table.md", markdown(study).encode()),
+        write_atomic(folder / "means.csv", compare.means_frame(compared).to_csv(index=False).encode()),
+        write_atomic(folder / "comparisons.csv", compare.comparisons_frame(compared).to_csv(index=False).encode()),
     ]
     if checklist:
         written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.collect import Study, choices, family_name
+from analysis.collect import COST_COLUMNS, Study, choices, family_name
+from analysis.compare import LEVEL, REPEATED, Table, by_cell, tables
 from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
 from analysis.text import interval as _interval
 from analysis.text import number as _number
@@ -60,6 +61,7 @@ def markdown(study: Study) -> str:
     marks = _marks(study)
     sections = {
         "Cells": _cells(study, marks),
+        "Which cells are better": _comparison(study, marks),
         "Fidelity and diversity": _neighbourhoods(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
@@ -73,7 +75,10 @@ def markdown(study: Study) -> str:
 
 
 def _cells(study: Study, marks: Mapping[str, str]) -> str:
-    """One line a finished cell: its axes, its metrics, its first stage's quality and rate, and what it cost."""
+    """One line a finished cell: its axes, its metrics, its first stage's quality and rate, and what it cost.
+
+    Over seeds that were swept it gives means and standard deviations.
+    """
     rows = study.frame[study.frame["stage"] == "evaluation"]
     if rows.empty:
         return ""
@@ -81,7 +86,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         study, [m for m in dict.fromkeys(rows["metric"]) if pd.Series([m]).str.match(GENERATION)[0]]
     )
     axes = ["steps", *(["nfe"] if (rows["nfe"] != rows["steps"]).any() else [])]
-    axes += [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1]
+    axes += [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1 and axis not in REPEATED]
     first_stages = study.frame[study.frame["stage"] == "reconstruction"]
     quality = [m for m in dict.fromkeys(first_stages["metric"]) if m.startswith(("rfd", "rfid"))]
     header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]
@@ -97,9 +102,9 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     ]
     header += ["training: s", "of it first stage", "images/s", "peak memory, MiB"]
     lines = []
-    for _, own in rows.groupby("identity", sort=False):
-        cell = own.iloc[0]
-        stage = first_stages[first_stages["first_stage"] == cell["first_stage"]]
+    for own in by_cell(rows):
+        cell = _averaged(own)
+        stage = first_stages[first_stages["first_stage"].isin(own["first_stage"])]
         line = [_number(cell["f"]), family_name(cell["regulariser"]), _number(cell["channels"])]
         line += [_number(cell[axis]) for axis in axes]
         line += [_measured(own, metric, marks) for metric in metrics]
@@ -118,9 +123,44 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         ]
         lines.append(line)
     return _table(header, lines) + (
-        "\n\nIntervals in brackets. The rate is `rate_kl_fitted` with the PSNR of a posterior sample (KL), "
+        "\n\nIntervals in brackets; after ± the standard deviation over seeds. "
+        "The rate is `rate_kl_fitted` with the PSNR of a posterior sample (KL), "
         "`rate_index_crossentropy` (VQ), `rate_lossless` (pixels). A FLOP count takes one multiply-add as 2; the first "
         "stage's share includes encoding the training set once."
+    )
+
+
+def _comparison(study: Study, marks: Mapping[str, str]) -> str:
+    """Every cell against the best by the headline metric, with a verdict."""
+    chosen = headline(study.frame)
+    found = [t for t in tables(study.frame) if chosen is not None and t.metric == chosen.metric and t.comparisons]
+    return "\n\n".join(_verdicts(table, marks) for table in found)
+
+
+def _verdicts(found: Table, marks: Mapping[str, str]) -> str:
+    verdicts = {item.cell: item for item in found.comparisons}
+    lines = []
+    for mean in found.means:
+        row = {"value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "protocol": found.protocol}
+        line = [mean.name, _interval(row, marks), _number(mean.std), str(mean.training_seeds)]
+        item = verdicts.get(mean.name)
+        if item is None:
+            lines.append([*line, "–", "–", "best mean"])
+            continue
+        difference = {"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""}
+        lines.append([*line, _interval(difference), _number(item.p), item.sentence])
+    header = ["cell", metric_title(found.metric), "std over seeds", "training seeds", "less the best", "p", "verdict"]
+    pairs, known = found.comparisons[0].pairs, found.factor.freedom
+    spread = (
+        f"Values of one cell vary over seeds {_number(found.factor.factor)} times as much as sampling alone explains "
+        f"(variance, pooled over cells, {known} degrees of freedom, at least 1)."
+        if known
+        else "One seed a cell: verdicts hold for these trained models; how far another training would move them is "
+        "not known (sweep `seed=0,1,2`)."
+    )
+    return _table(header, lines) + (
+        f"\n\nCompared over shared seeds at level {LEVEL:g}, p-values corrected by Holm for the {pairs} "
+        f"pair{'s' * (pairs != 1)} that the best was chosen from; intervals are not. {spread}"
     )
 
 
@@ -131,9 +171,10 @@ def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
     if rows.empty:
         return ""
     metrics = list(dict.fromkeys(rows["metric"]))
-    axes = ["channels", "steps", *(axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1)]
+    axes = [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1 and axis not in REPEATED]
+    axes = ["channels", "steps", *axes]
     lines = []
-    for _, own in rows.groupby("identity", sort=False):
+    for own in by_cell(rows):
         cell = own.iloc[0]
         line = [_number(cell["f"]), family_name(cell["regulariser"]), *(_number(cell[axis]) for axis in axes)]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
@@ -249,8 +290,27 @@ def _rate(rows: pd.DataFrame, regulariser: str, marks: Mapping[str, str]) -> str
 
 
 def _measured(rows: pd.DataFrame, metric: str, marks: Mapping[str, str]) -> str:
-    """All values of a metric among `rows` (several only where protocols are mixed)."""
-    return "; ".join(_interval(row, marks) for row in rows[rows["metric"] == metric].to_dict("records")) or "–"
+    """The value of a metric among the rows of one cell, over seeds its mean; several where protocols are mixed."""
+    own = rows[rows["metric"] == metric]
+    return "; ".join(_over_seeds(found, marks) for _, found in own.groupby("protocol", sort=False)) or "–"
+
+
+def _over_seeds(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:
+    if len(rows) == 1:
+        return _interval(rows.iloc[0].to_dict(), marks)
+    mark = marks.get(rows["protocol"].iloc[0])
+    spread = f"{_number(rows['value'].mean())} ± {_number(rows['value'].std())} ({len(rows)} seeds)"
+    return f"{spread} ({mark})" if mark else spread
+
+
+def _averaged(rows: pd.DataFrame) -> "pd.Series[Any]":
+    """One row for a cell: what its rows agree on, and the means of what they measured."""
+    first = rows.iloc[0].copy()
+    runs = rows.drop_duplicates("identity")
+    if len(runs) > 1:
+        for column in (*COST_COLUMNS, "nfe"):
+            first[column] = runs[column].astype(float).mean()
+    return first
 
 
 def _sum(row: "pd.Series[Any]", *columns: str) -> float:

@@ -14,7 +14,7 @@ from analysis.plot_tradeoffs import main, write_atomic
 from ldm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTPUTS = {"results.csv", "table.md"} | {
+OUTPUTS = {"results.csv", "table.md", "means.csv", "comparisons.csv"} | {
     f"{name}.{kind}"
     for name in (
         "rate_distortion",

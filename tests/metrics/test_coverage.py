@@ -88,4 +88,6 @@ def test_an_interval_at_this_n_does_not_cover_the_population():
 @pytest.mark.parametrize("case", CASES)
 def test_nominal_95_per_cent_intervals_cover_between_90_and_98(case):
     shares = coverage(1000, case)
-    assert all(0.90 <= share <= 0.98 for share in shares.values()), shares
+    # The clipped measures end at 1: near it they vary less than the unclipped ones that their intervals are from.
+    most = {kind: 1.0 if kind.startswith("clipped") else 0.98 for kind in shares}
+    assert all(0.90 <= share <= most[kind] for kind, share in shares.items()), shares
