@@ -30,7 +30,9 @@ class Run(Protocol):
         """The record's results as the run's summary."""
 
 
-class _Silent:
+class Silent:
+    """Logs nowhere."""
+
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         pass
 
@@ -98,7 +100,7 @@ class Tracker:
     @contextmanager
     def _run(self, name: str, job_type: str, config: Mapping[str, Any], tags: list[str]) -> Iterator[Run]:
         if self.mode == "disabled":
-            yield _Silent()
+            yield Silent()
             return
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb

@@ -1,4 +1,4 @@
-"""The UNets of diffusers (UNet2DModel, UNet2DConditionModel): their config and the names of their weights."""
+"""The UNets of diffusers (UNet2DModel, UNet2DConditionModel), in and out: their config and names of weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.denoiser.attention import SelfAttention, SpatialTransformer, reorder_heads
-from ldm.denoiser.blocks import Convolution, group_norm
+from ldm.denoiser.attention import SelfAttention, SpatialTransformer, TransformerBlock, reorder_heads
+from ldm.denoiser.blocks import Convolution, ResidualBlock, group_norm
 from ldm.denoiser.unet import UNet
 from ldm.errors import UserError
 from ldm.interop.diffusers_names import current_name
@@ -49,6 +49,9 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "conv_out_kernel": (3,),
     "reverse_transformer_layers_per_block": (None,),
 }
+GROUPS, GROUPED = 32, "Grouped"
+"""Groups of our norms, and how the names of exported classes begin whose norms have fewer where 32 divides no width."""
+
 _PLAIN = ("DownBlock2D", "UpBlock2D")
 _SELF = ("AttnDownBlock2D", "AttnUpBlock2D")
 _CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
@@ -101,10 +104,10 @@ def _attention_levels(config: Mapping[str, Any], kinds: tuple[str, str]) -> list
     return levels[0]
 
 
-def _heads(config: Mapping[str, Any]) -> dict[str, int | None]:
+def _heads(config: Mapping[str, Any], attended: Sequence[int]) -> dict[str, int | None]:
     """Heads as our UNet takes them: UNet2DModel gives their width, UNet2DConditionModel their number.
 
-    Raises: UserError where neither the number nor the width is the same at all levels.
+    Raises: UserError where neither the number nor the width is the same at all levels with attention and in the middle.
     """
     if "cross_attention_dim" not in config:
         width = config.get("attention_head_dim", 8)
@@ -112,7 +115,8 @@ def _heads(config: Mapping[str, Any]) -> dict[str, int | None]:
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     if not isinstance(heads, list | tuple):
         return {"num_head_channels": None, "num_heads": heads}
-    widths = {channels / count for channels, count in zip(config["block_out_channels"], heads, strict=True)}
+    places = sorted({*attended, len(heads) - 1})
+    widths = {config["block_out_channels"][place] / heads[place] for place in places}
     if len(widths) == 1 and (width := widths.pop()) == int(width):
         return {"num_head_channels": int(width), "num_heads": None}
     return {"num_head_channels": None, "num_heads": _single(config, "attention_head_dim", 8)}
@@ -144,7 +148,8 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             "attention has no norm, which this program's UNet cannot do"
         )
     widths = config["block_out_channels"]
-    _check_norms(widths, config.get("norm_num_groups", 32))
+    if not str(config.get("_class_name", "")).startswith(GROUPED):
+        _check_norms(widths, config.get("norm_num_groups", GROUPS))
     side = config.get("sample_size")
     if not isinstance(side, int):
         raise UserError(f"the diffusers config has sample_size={side!r}, but must give one latent side")
@@ -157,7 +162,7 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_res_blocks": _single(config, "layers_per_block", 2),
         "latent_side": side,
         "attention_sides": tuple(side >> level for level in levels),
-        **_heads(config),
+        **_heads(config, levels),
         "context_dim": _single(config, "cross_attention_dim", None),
         "transformer_depth": _single(config, "transformer_layers_per_block", 1),
         "use_scale_shift_norm": adaptive,
@@ -243,3 +248,95 @@ def unet_from_diffusers(config: Mapping[str, Any], weights: Mapping[str, Tensor]
     unet = UNet(**unet_arguments(config))
     unet.load_state_dict(unet_state(weights, unet))
     return unet
+
+
+def unet_config(unet: UNet, latent_side: int) -> dict[str, Any]:
+    """The diffusers config of a UNet that works on latents of that side; its class stands in it.
+
+    Where widths do not allow 32 groups in every norm, the class is our own, which exports carry along.
+    Raises: UserError for what theirs have no counterpart for.
+    """
+    per_level = len(unet.up) // (unet.halvings + 1)
+    firsts = [list(_blocks(unet.down[1 + level * per_level])) for level in range(unet.halvings + 1)]
+    middle, attention = _blocks(unet.middle)[:2]
+    assert isinstance(middle, ResidualBlock)
+    if unet.halvings and not isinstance(_blocks(unet.down[per_level])[0], Convolution):
+        raise UserError("denoiser.resblock_updown=true has no counterpart in diffusers' UNets: it cannot be exported")
+    widths = [blocks[0].conv2.out_channels for blocks in firsts if isinstance(blocks[0], ResidualBlock)]
+    # Of levels without attention the number of heads is never read.
+    heads = [_heads_of(blocks[1]) if len(blocks) > 1 else 1 for blocks in firsts]
+    heads[-1] = _heads_of(attention)
+    down, up = (
+        [kind if len(blocks) > 1 else plain for blocks in firsts]
+        for kind, plain in zip(_SELF if unet.context_dim is None else _CROSS, _PLAIN, strict=True)
+    )
+    config: dict[str, Any] = {
+        "_class_name": _unet_class(widths, unet.context_dim),
+        "sample_size": latent_side,
+        "in_channels": unet.in_channels,
+        "out_channels": unet.conv_out.out_channels,
+        "block_out_channels": widths,
+        "layers_per_block": per_level - 1,
+        "down_block_types": down,
+        "up_block_types": up[::-1],
+        "norm_num_groups": GROUPS,
+        "norm_eps": 1e-5,
+        "act_fn": "silu",
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "downsample_padding": 1,
+        "dropout": middle.dropout.p,
+        "resnet_time_scale_shift": "scale_shift" if middle.scale_shift else "default",
+    }
+    if isinstance(attention, SpatialTransformer):
+        return config | {
+            "attention_head_dim": heads,
+            "cross_attention_dim": unet.context_dim,
+            "transformer_layers_per_block": len(attention.blocks),
+            "use_linear_projection": True,
+        }
+    attended = {level for level, blocks in enumerate(firsts) if len(blocks) > 1} | {unet.halvings}
+    head_widths = {widths[level] // heads[level] for level in attended}
+    if len(head_widths) > 1 and {heads[level] for level in attended} != {1}:
+        raise UserError(
+            "denoiser.num_heads at attention of different widths has no counterpart in a UNet2DModel, whose heads have "
+            "one width: it cannot be exported"
+        )
+    return config | {
+        "attention_head_dim": head_widths.pop() if len(head_widths) == 1 else None,
+        "attn_norm_num_groups": GROUPS if middle.scale_shift else None,
+    }
+
+
+def _blocks(blocks: nn.Module) -> nn.ModuleList:
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+def _heads_of(attention: nn.Module) -> int:
+    if isinstance(attention, SelfAttention):
+        return attention.heads
+    assert isinstance(attention, SpatialTransformer)
+    first = attention.blocks[0]
+    assert isinstance(first, TransformerBlock)
+    return first.self_attention.heads
+
+
+def _unet_class(widths: Sequence[int], context_dim: int | None) -> str:
+    plain = "UNet2DModel" if context_dim is None else "UNet2DConditionModel"
+    return plain if all(width % GROUPS == 0 for width in widths) else GROUPED + plain
+
+
+def diffusers_unet_state(unet: UNet) -> dict[str, Tensor]:
+    """The weights of `unet` as the diffusers class of its `unet_config` names them: the inverse of `unet_state`."""
+    state: dict[str, Tensor] = {}
+    for place, theirs in _places(unet).items():
+        block = unet.get_submodule(place)
+        for rest, value in block.state_dict().items():
+            if isinstance(block, SelfAttention) and rest.startswith("qkv."):
+                rows = reorder_heads(value, block.heads, block.head_order, "qkv_first").chunk(3)
+                kind = rest.removeprefix("qkv.")
+                state |= {f"{theirs}.to_{part}.{kind}": row for part, row in zip("qkv", rows, strict=True)}
+            else:
+                state[f"{theirs}.{_translated(block, rest)}"] = value
+    return state

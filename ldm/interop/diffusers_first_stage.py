@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.first_stage.coder import Decoder, Encoder
+from ldm.first_stage.coder import Decoder, Encoder, Level, ResidualBlock, SelfAttention
+from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
 from ldm.interop.compvis_first_stage import COMMITMENT_WEIGHT, QUANTISATION_NAMES, take_network
@@ -135,3 +136,45 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
         quantiser = VectorQuantiser(config["num_vq_embeddings"], channels, COMMITMENT_WEIGHT, legacy=True)
         return VQFirstStage(encoder, decoder, quantiser)
     return KLFirstStage(encoder, decoder, config["latent_channels"], projected)
+
+
+def first_stage_config(model: FirstStage, resolution: int) -> dict[str, Any]:
+    """The diffusers configuration of a KL or VQ first stage that was built here; its class stands in it.
+
+    Raises: UserError for another first stage, or one whose norms have different numbers of groups.
+    """
+    if not isinstance(model, KLFirstStage | VQFirstStage):
+        raise UserError(
+            f"a first stage of kind {type(model).__name__} has no class in diffusers: it cannot be exported"
+        )
+    levels = [level for level in model.encoder.levels if isinstance(level, Level)]
+    attended = [isinstance(level.attentions[0], SelfAttention) for level in levels]
+    groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
+    if len(groups) != 1:
+        raise UserError(f"the first stage's norms have {sorted(groups)} groups, but diffusers has one number for all")
+    config: dict[str, Any] = {
+        "_class_name": "AutoencoderKL" if isinstance(model, KLFirstStage) else "VQModel",
+        "in_channels": model.encoder.stem.in_channels,
+        "out_channels": model.decoder.head.out_channels,
+        "block_out_channels": [_width(level) for level in levels],
+        "layers_per_block": len(levels[0].blocks),
+        "down_block_types": ["AttnDownEncoderBlock2D" if has else "DownEncoderBlock2D" for has in attended],
+        "up_block_types": ["AttnUpDecoderBlock2D" if has else "UpDecoderBlock2D" for has in reversed(attended)],
+        "mid_block_add_attention": isinstance(model.encoder.middle[1], SelfAttention),
+        "latent_channels": model.encoder.z_channels,
+        "norm_num_groups": groups.pop(),
+        "act_fn": "silu",
+        "sample_size": resolution,
+    }
+    if isinstance(model, VQFirstStage):
+        return config | {"num_vq_embeddings": len(model.quantiser.codebook), "vq_embed_dim": model.channels}
+    if model.channels != model.encoder.z_channels:
+        raise UserError("a KL first stage of other channels in the latent than in the coder has no class in diffusers")
+    projected = isinstance(model.to_latent, nn.Conv2d)
+    return config | {"use_quant_conv": projected, "use_post_quant_conv": projected}
+
+
+def _width(level: Level) -> int:
+    last = level.blocks[-1]
+    assert isinstance(last, ResidualBlock)
+    return last.conv2.out_channels

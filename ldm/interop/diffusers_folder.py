@@ -18,7 +18,7 @@ from ldm.first_stage.contract import FirstStage
 from ldm.interop.contract import Loaded, RawConditioning, WeightsKind
 from ldm.interop.diffusers_autoencoder import wrapped_autoencoder
 from ldm.interop.diffusers_conditioning import class_embedding, ldm_bert, transformers_text
-from ldm.interop.diffusers_denoiser import unet_from_diffusers
+from ldm.interop.diffusers_denoiser import GROUPED, unet_from_diffusers
 from ldm.interop.diffusers_first_stage import build_diffusers_first_stage, load_diffusers_first_stage
 from ldm.interop.diffusers_schedule import schedule_of, target_of
 from ldm.interop.tensors import read_tensors
@@ -55,8 +55,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 """What these classes take where a config says nothing (files older than the option), beyond what their readers know."""
 
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
+_ALL_UNETS = (*UNETS, *(GROUPED + name for name in UNETS))
 FIRST_STAGES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
 _PARTS = ("vae", "vqvae", "unet", "scheduler", "bert", "text_encoder", "class_embedding")
+_STATISTICS = ("latents_mean", "latents_std")
 _PASSED_OVER = ("tokenizer", "feature_extractor", "safety_checker", "image_encoder")
 """Parts of a pipeline that change neither its latents nor its samples for given tokens."""
 
@@ -70,7 +72,7 @@ def read(folder: Path, weights: str) -> Loaded:
         return _pipeline(folder, weights)
     config = _config(folder)
     kind = config["_class_name"]
-    if kind in UNETS:
+    if kind in _ALL_UNETS:
         if weights == "ema":
             raise UserError(f"weights=ema, but {folder} holds one network and does not say of which weights; use raw")
         return Loaded(f"diffusers {kind}", network=_unet(folder), latent_shape=_latent_shape(config))
@@ -96,7 +98,8 @@ def _pipeline(folder: Path, weights: str) -> Loaded:
     index = _json(folder / INDEX)
     named = index.get("_class_name")
     pipeline = str(named[-1] if isinstance(named, list) else named)
-    parts = {name: part for name, part in index.items() if isinstance(part, list) and name[0] != "_" and part[-1]}
+    given = {name: part for name, part in index.items() if name[0] != "_" and name not in _STATISTICS}
+    parts = {name: part for name, part in given.items() if isinstance(part, list) and part[-1]}
     foreign = sorted(parts.keys() - set(_PARTS) - set(_PASSED_OVER))
     if foreign:
         raise UserError(
@@ -113,7 +116,9 @@ def _pipeline(folder: Path, weights: str) -> Loaded:
         resolution = _resolution(config)
         # The super-resolution pipeline decodes what the network gives as it is.
         if pipeline != "LDMSuperResolutionPipeline":
-            scale, shift = latent_scale(config)
+            scale, shift = latent_scale({**_statistics(index), **config})
+    else:
+        scale, shift = latent_scale(_statistics(index))
     network, taken = _denoiser(folder, parts, weights)
     shape = _latent_shape(_config(folder / "unet")) if network is not None else None
     schedule, target = _noise(folder / "scheduler") if "scheduler" in parts else (None, "eps")
@@ -131,6 +136,11 @@ def _pipeline(folder: Path, weights: str) -> Loaded:
         latent_shape=shape,
         resolution=resolution,
     )
+
+
+def _statistics(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and standard deviation of latents by channel, where a pipeline's own index tells them."""
+    return {name: index[name] for name in _STATISTICS if index.get(name) is not None}
 
 
 def _denoiser(folder: Path, parts: Mapping[str, Any], weights: str) -> tuple[nn.Module | None, WeightsKind]:
@@ -187,7 +197,7 @@ def _first_stage(folder: Path) -> FirstStage:
 
 def _unet(folder: Path) -> nn.Module:
     config = _config(folder)
-    if config["_class_name"] not in UNETS:
+    if config["_class_name"] not in _ALL_UNETS:
         raise UserError(
             f"{folder} holds a {config['_class_name']}, which this program has not: it reads {' and '.join(UNETS)}"
         )

@@ -69,3 +69,47 @@ def target_of(config: Mapping[str, Any]) -> str:
     if given not in TARGETS:
         raise UserError(f"the scheduler's config has prediction_type={given}: only {', '.join(TARGETS)} are")
     return TARGETS[given]
+
+
+SPACINGS = {"trailing": ("trailing", 0), "leading": ("leading", 0), "uniform": ("leading", 1)}
+"""Our name -> timestep_spacing and steps_offset. They agree where the number of steps divides that of the schedule."""
+
+
+def ddim_config(schedule: Schedule, target: str, spacing: str, final: str) -> dict[str, Any]:
+    """The config of a DDIMScheduler that visits our noise levels and ends where `final` says.
+
+    Raises: UserError for a schedule, target or spacing that it has not.
+    """
+    prediction = next((theirs for theirs, ours in TARGETS.items() if ours == target), None)
+    if not isinstance(schedule, VariancePreservingSchedule) or prediction is None:
+        raise UserError(
+            f"the target {target} on this noise schedule is none that a DDIMScheduler knows ({', '.join(TARGETS)} on a "
+            "variance-preserving one): it cannot be exported"
+        )
+    if spacing not in SPACINGS:
+        raise UserError(f"sampler.spacing={spacing} is none that a DDIMScheduler knows: use {', '.join(SPACINGS)}")
+    timestep_spacing, offset = SPACINGS[spacing]
+    return {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": schedule.steps,
+        **_betas_config(schedule),
+        "prediction_type": prediction,
+        "timestep_spacing": timestep_spacing,
+        "steps_offset": offset,
+        "set_alpha_to_one": final == "clean",
+        "clip_sample": False,
+        "thresholding": False,
+    }
+
+
+def _betas_config(schedule: VariancePreservingSchedule) -> dict[str, Any]:
+    """The betas by the name that diffusers has for them, or as a table where it has none."""
+    before = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar[:-1]])
+    betas = 1 - schedule.alpha_bar / before
+    start, end = (round(float(beta), 12) for beta in (betas[0], betas[-1]))
+    for name, table in (("scaled_linear", scaled_linear_betas), ("linear", linear_betas)):
+        if torch.allclose(betas, table(start, end, schedule.steps), rtol=1e-9, atol=0):
+            return {"beta_schedule": name, "beta_start": start, "beta_end": end}
+    if torch.allclose(betas, cosine_betas(steps=schedule.steps), rtol=1e-9, atol=0):
+        return {"beta_schedule": "squaredcos_cap_v2"}
+    return {"trained_betas": betas.tolist()}

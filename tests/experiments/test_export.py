@@ -1,0 +1,111 @@
+"""The command `python -m ldm.interop.export` on a trained store."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from program import ROOT, environment, run
+from safetensors.torch import load_file
+
+from experiments.export import main
+from experiments.store import Store
+from ldm.interop import load, sample
+from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.records import StageRecord, read_record
+
+CELL = ("ae=vq", "ae.f=16")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one class-conditional cell, evaluated."""
+    store = tmp_path_factory.mktemp("export") / "store"
+    done = run(store, *CELL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return store
+
+
+def export(store: Path, out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "ldm.interop.export", str(out), *arguments, f"store={store}"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
+
+
+def record_of(store: Path, stage: str) -> StageRecord:
+    [folder] = (store / stage).iterdir()
+    record = read_record(folder)
+    assert record is not None
+    return record
+
+
+@pytest.mark.slow
+def test_a_cell_goes_out_with_its_card_and_samples_alike(store, tmp_path):
+    out = tmp_path / "out"
+    done = export(store, out, "scale=tiny", *CELL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = load(out)
+    [weights] = (store / "diffusion").glob("*/weights.safetensors")
+    trained = load_file(weights)
+    own = {f"denoiser.{name}": value for name, value in model.network.state_dict().items()}
+    own |= {f"conditioning.{name}": value for name, value in model.conditioning.named.state_dict().items()}
+    assert own.keys() == trained.keys()
+    assert all(torch.equal(own[name], value) for name, value in trained.items())
+    [weights] = (store / "first_stage").glob("*/weights.safetensors")
+    trained = {name: value for name, value in load_file(weights).items() if "usage" not in name}
+    assert all(torch.equal(model.first_stage.state_dict()[name], value) for name, value in trained.items())
+    latents = record_of(store, "latents").facts
+    assert model.latent_scale().std.tolist() == pytest.approx(latents["std"], rel=1e-14)
+
+    ensure_torchvision()
+    diffusers = pytest.importorskip("diffusers")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
+    x_T, labels = torch.randn(2, *latents["shape"], generator=torch.Generator().manual_seed(1)), torch.tensor([0, 2])
+    z = sample(model, x_T, 10, spacing="trailing", final="clean", condition=labels)
+    theirs = pipeline(class_labels=labels, latents=x_T, num_inference_steps=10, output_type="latent").images
+    assert (z - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+    card = (out / "README.md").read_text()
+    evaluation = record_of(store, "evaluation")
+    assert evaluation.rows
+    for row in evaluation.rows:
+        assert f"| {row.metric} | {row.value:.6g} |" in card
+        assert f'"{row.protocol}"' in card
+    diffusion = record_of(store, "diffusion")
+    assert f"| diffusion | {diffusion.identity} | {diffusion.facts['images_seen']:,} |" in card
+    assert "trust_remote_code=True" in card
+
+
+@pytest.mark.slow
+def test_a_cell_by_its_id_and_what_is_not_trained(store, tmp_path, capsys):
+    [sweep] = Store(store).sweeps()
+    [cell] = sweep.cells
+    place, out = f"store={store}", str(tmp_path / "out")
+    assert main([out, "--cell", cell.cell[:6], place]) == 0
+    assert (tmp_path / "out" / "model_index.json").exists()
+    other = str(tmp_path / "other")
+    for arguments, told in (
+        ((out, "scale=tiny", *CELL), "is there already"),
+        ((other, "--cell", "nosuch"), "knows no cell nosuch"),
+        ((other, "--cell", cell.cell, "ae.f=4"), "nothing else"),
+        ((other, "scale=tiny", "ae=vq", "ae.f=4"), "no first_stage of this cell: train it first with python run.py"),
+    ):
+        capsys.readouterr()
+        assert main([*arguments, place]) == 2
+        assert told in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path, capsys):
+    missing = tmp_path / "nowhere"
+    for arguments in (("--cell", "0"), ("scale=tiny",)):
+        assert main([str(tmp_path / "out"), *arguments, f"store={missing}"]) == 2
+        assert "there is no store at" in " ".join(capsys.readouterr().out.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_public_name_of_the_command():
+    command = [sys.executable, "-m", "ldm.interop.export", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    assert done.returncode == 0
+    assert "python -m ldm.interop.export" in done.stdout
