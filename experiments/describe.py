@@ -401,7 +401,8 @@ def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[S
         (name, f"{t['images_seen']:,}", f"{t['batch']:,}", f"{t['steps']:,}", _si(found.memory[name], "B"))
         for name, t in found.trainings.items()
     ]
-    yield "Trainings", ("what", "images seen", "batch", "steps", "memory, roughly"), trainings
+    if trainings:
+        yield "Trainings", ("what", "images seen", "batch", "steps", "memory, roughly"), trainings
 
 
 def _si(value: float | None, unit: str) -> str:

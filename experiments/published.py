@@ -156,7 +156,7 @@ def _conditions(config: Mapping[str, Any], found: interop.Loaded, facts: DataFac
         raise UserError(f"the denoiser at {path} is unconditional: use conditioning=none")
     kind, sizes = _kind_of(found.conditioning.named, path)
     if conditions_of(config) != (kind,):
-        raise UserError(f"the denoiser at {path} is told a {kind}: use conditioning={kind}")
+        raise UserError(f"the denoiser at {path} is conditioned on {kind}: use conditioning={kind}")
     if kind == "class" and len(facts.classes) < 2:
         raise UserError(f"the denoiser at {path} is told classes, and data={config['data']['name']} has none")
     return {kind: {**asked[kind], **sizes}, "dropout": asked["dropout"]}, []
@@ -167,9 +167,14 @@ def _kind_of(named: Conditioning, path: str) -> tuple[str, dict[str, Any]]:
     match named:
         case ClassConditioning():
             return "class", {"dim": named.context_dim}
-        case TextConditioning():
+        case TextConditioning() if named.transformer.vocabulary == bert_tokeniser(named.tokens).vocabulary:
             depth = len(named.transformer.layers)
             return "text", {"dim": named.context_dim, "depth": depth, "length": named.tokens, "encoder": None}
+        case TextConditioning():
+            raise UserError(
+                f"the denoiser at {path} reads tokens of a vocabulary of {named.transformer.vocabulary}, which are "
+                "neither BERT's word pieces nor this program's boxes; in Python, ldm.interop.sample takes the tokens"
+            )
         case SemanticConditioning():
             return "semantic", {"channels": named.concat_channels}
         case SuperResolutionConditioning():
@@ -232,7 +237,7 @@ def conditioning(
         case ClassConditioning():
             return placed(_for_classes(named, known.classes, path))
         case TextConditioning():
-            return placed(_with_empty_caption(named, path))
+            return placed(_with_empty_caption(named))
         case SemanticConditioning() if (named.classes, named.factor) != (known.semantic_classes, f):
             raise UserError(
                 f"the denoiser at {path} reads label maps of {named.classes} classes and {named.factor} times the "
@@ -262,17 +267,10 @@ def _for_classes(named: ClassConditioning, classes: int, path: str) -> ClassCond
     return made
 
 
-def _with_empty_caption(named: TextConditioning, path: str) -> TextConditioning:
-    """The text conditioning that knows the empty caption. Raises: UserError where its word pieces are not BERT's."""
-    tokeniser = bert_tokeniser(named.tokens)
-    vocabulary = named.transformer.vocabulary
-    if vocabulary != tokeniser.vocabulary:
-        raise UserError(
-            f"the denoiser at {path} reads tokens of a vocabulary of {vocabulary}, and captions are made into BERT's "
-            f"{tokeniser.vocabulary} word pieces; in Python, ldm.interop.sample takes the tokens themselves"
-        )
+def _with_empty_caption(named: TextConditioning) -> TextConditioning:
+    """The same text conditioning, which now knows what an empty caption is."""
     made = copy.deepcopy(named)
-    made.null_tokens = tokeniser.null
+    made.null_tokens = bert_tokeniser(named.tokens).null
     return made
 
 

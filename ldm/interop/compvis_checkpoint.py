@@ -298,12 +298,11 @@ def _raw_mean(first_stage: FirstStage, image: Tensor) -> Tensor:
 def _class_embedder(
     path: Path, state: Mapping[str, Tensor], classes: int, options: Mapping[str, Any]
 ) -> ClassConditioning:
-    made = class_conditioning_from_compvis(state, classes)
-    given = tuple(state[CLASS_EMBEDDING].shape)
-    expected = (classes, options.get("embed_dim", given[1]))
-    if given != expected:
-        raise UserError(f"{path} has '{CLASS_EMBEDDING}' of shape {given}, but its yaml says {expected}")
-    return made
+    table = state.get(CLASS_EMBEDDING)
+    expected = (classes, options.get("embed_dim"))
+    if table is not None and tuple(table.shape) != expected:
+        raise UserError(f"{path} has '{CLASS_EMBEDDING}' of shape {tuple(table.shape)}, but its yaml says {expected}")
+    return class_conditioning_from_compvis(state, classes)
 
 
 def _rescaler(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> SemanticConditioning:

@@ -28,7 +28,7 @@ _RENAMES = tuple(
 _PLACE = re.compile(r"(\d+)\*2\+(\d)")
 
 
-def _stored_name(name: str) -> str:
+def stored_name(name: str) -> str:
     for pattern, theirs in _RENAMES:
         name = pattern.sub(theirs, name)
     return TRANSFORMER + _PLACE.sub(lambda found: str(2 * int(found[1]) + int(found[2])), name)
@@ -47,5 +47,5 @@ def transformer_from_compvis(checkpoint: Mapping[str, Tensor]) -> TokenTransform
     numbered = re.compile(re.escape(TRANSFORMER) + r"attn_layers\.layers\.(\d+)\.")
     depth = len({match[1] for match in map(numbered.match, checkpoint) if match}) // 2
     transformer = TokenTransformer(vocabulary, length, width, depth)
-    load_renamed(transformer, checkpoint, {name: _stored_name(name) for name in transformer.state_dict()})
+    load_renamed(transformer, checkpoint, {name: stored_name(name) for name in transformer.state_dict()})
     return transformer
