@@ -236,16 +236,10 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "resolution": config["data"]["resolution"],
             "precision": precision,
         }
-    parents_of = dict(PARENTS)
-    left_out = {name for name in ON_REQUEST if not metrics[name]} | (set() if probed(config) else {"probe"})
-    if config["ae"]["f"] == 1:
-        left_out.add("coding")
+    parents_of, left_out = dict(PARENTS), _left_out(config)
     if published.is_given(config["denoiser"]):
         configs["diffusion"] = _given_denoiser(config, facts, annotations)
         parents_of["diffusion"] = ("first_stage",)
-        left_out |= {"latents", "progress"}  # nothing is trained, so nothing is seen on the way
-        if config["until"] not in ("first_stage", "latents"):
-            left_out.add("reconstruction")
     stages: dict[str, Stage] = {}
     for name in STAGES:
         if name in left_out:
@@ -259,6 +253,20 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         }
         stages[name] = Stage(name, content_hash(hashed), configs[name], parents)
     return stages
+
+
+def _left_out(config: Mapping[str, Any]) -> set[str]:
+    """The stages that a plan for this config does not hold."""
+    left_out = {name for name in ON_REQUEST if not config["metrics"][name]}
+    if not probed(config):
+        left_out.add("probe")
+    if config["ae"]["f"] == 1:
+        left_out.add("coding")
+    if published.is_given(config["denoiser"]):
+        left_out |= {"latents", "progress"}  # nothing is trained, so nothing is seen on the way
+        if config["until"] not in ("first_stage", "latents"):
+            left_out.add("reconstruction")
+    return left_out
 
 
 def _given_denoiser(config: Mapping[str, Any], facts: DataFacts, annotations: Mapping[str, Any]) -> dict[str, Any]:

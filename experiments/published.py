@@ -5,6 +5,7 @@ that come with it, `conditioning` and `diffusion`.
 """
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from ldm.conditioning import (
 from ldm.diffusion import Schedule
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.pretrained.text import bert_tokeniser
 from ldm.records import content_hash
@@ -76,8 +78,8 @@ def trained_resolution(config: Mapping[str, Any]) -> int | None:
     found = loaded(config["denoiser"]["path"], config["denoiser"]["weights"])
     if found.latent_shape is None:
         return None
-    own = first_stage_at(_first_stage_path(config))
-    return found.latent_shape[1] * _of(own).factor
+    is_identity = not is_given(config["ae"]) and config["ae"]["f"] == 1
+    return found.latent_shape[1] * (1 if is_identity else _of(first_stage_at(_first_stage_path(config))).factor)
 
 
 def _of(found: interop.Loaded) -> FirstStage:
@@ -218,8 +220,9 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
 def latent_scale(config: Mapping[str, Any]) -> LatentScale:
     """The scale between the raw latents of a given first stage and those of a given denoiser."""
     found = loaded(config["denoiser"]["path"], config["denoiser"]["taken"])
-    own = found if found.first_stage is not None else first_stage_at(config["ae"]["path"])
-    return own.latent_scale()
+    if config["ae"]["f"] == 1:
+        return dataclasses.replace(found, first_stage=IdentityFirstStage()).latent_scale()
+    return (found if found.first_stage is not None else first_stage_at(config["ae"]["path"])).latent_scale()
 
 
 def conditioning(

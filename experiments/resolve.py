@@ -71,11 +71,9 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     _check_factor(ae["f"], resolution)
     if ae["regulariser"] != "identity" and not is_given:
         _check_judge(config)
-    if is_given and ae["f"] > 1:
-        pass  # everything is in the file
-    elif ae["f"] == 1:
+    if ae["f"] == 1:
         config["ae"] = ae = {"regulariser": "identity", "f": 1, "channels": 3, "seed": 0}
-    else:
+    elif not is_given:
         if ae["regulariser"] == "identity":
             raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
         table, stand_in = _first_stage_tables(config)

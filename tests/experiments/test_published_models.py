@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from compvis_models import PIXELS, made_of, write
 from program import records, run
 from tiny_plans import FACTS, changed, identities, plan_of
 
@@ -55,6 +56,14 @@ def test_a_given_first_stage_is_shared_by_all_data_and_the_rest_is_trained(model
     assert set(plan.stages) == set(ordinary.stages)
     assert changed(plan, ordinary) == set(plan.stages) - {"reference", "probe"}
     assert (plan.axes["f"], plan.axes["regulariser"], plan.axes["ae_weights"]) == (8, "kl", "kl_f8_attention")
+
+
+def test_a_given_model_of_pixels_has_the_identity_as_first_stage(tmp_path):
+    write(tmp_path, *made_of(PIXELS))
+    plan = given(tmp_path)
+    assert (plan.axes["f"], plan.axes["regulariser"], plan.axes["resolution"]) == (1, "identity", 16)
+    assert identities(given(tmp_path, "ae=identity")) == identities(plan)
+    assert plan.stages["first_stage"].identity == plan_of("ae.f=1").stages["first_stage"].identity
 
 
 @pytest.mark.data

@@ -89,12 +89,21 @@ RELEASED = {
 """What sets each released model apart, its sizes made small."""
 
 
+PIXELS = {"first_stage": {"target": "ldm.models.autoencoder.IdentityFirstStage"}}
+"""A diffusion model without a first stage, of which none was released."""
+
+
 def published(name):
     """The yaml's content of a released model made small, and a state dict of random weights that fits it."""
-    own = RELEASED[name]
+    return made_of(RELEASED[name])
+
+
+def made_of(own):
+    """The same of what sets a model apart."""
     unet = {**UNET, **own.get("unet", {})}
     first_stage = copy.deepcopy(own.get("first_stage", VQ))
-    first_stage["params"]["ddconfig"] = {**DDCONFIG, "double_z": "n_embed" not in first_stage["params"]}
+    if "params" in first_stage:
+        first_stage["params"]["ddconfig"] = {**DDCONFIG, "double_z": "n_embed" not in first_stage["params"]}
     condition = own.get("condition", "__is_unconditional__")
     params = {
         "linear_start": 0.0015,
@@ -110,7 +119,8 @@ def published(name):
     state = compvis_unet_state(UNet(**unet_arguments(unet)))
     if params.get("use_ema", True):
         state |= {f"model_ema.{k.removeprefix('model.').replace('.', '')}": v + 1 for k, v in state.items()}
-    state |= to_compvis(build_compvis_first_stage(first_stage["params"]).state_dict(), "first_stage_model.")
+    if "params" in first_stage:
+        state |= to_compvis(build_compvis_first_stage(first_stage["params"]).state_dict(), "first_stage_model.")
     if isinstance(condition, dict):
         state |= conditioner(condition)
     elif condition == "__is_first_stage__":  # theirs registers the first stage twice
