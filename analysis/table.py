@@ -38,6 +38,8 @@ OPTIONAL_AXES = (
     "height",
     "width",
     "tile",
+    "weights",
+    "ae_weights",
     "seed",
     "ae_seed",
     "sampler_seed",
