@@ -27,6 +27,7 @@ from experiments.counts import (
     sampled_latent_shape,
     training_bytes,
 )
+from experiments.kept import sample_notes
 from experiments.plan import UNTIL, Plan, make_plan
 from experiments.resolve import with_scale_sizes
 from experiments.runner import environment
@@ -155,7 +156,9 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
         _line(plan, name, work.get(name, (None, None)), store, facts is not None) for name in (s.name for s in needed)
     ]
     memory = _memory(config, first_stage, denoiser)
-    return Description(plan, facts, first_stage, denoiser, calls, decode, memory, lines, [*notes, *plan.notes])
+    asked = [plan] if plan.stages.get("samples") in needed else []
+    notes = [*notes, *plan.notes, *sample_notes(asked, store)]
+    return Description(plan, facts, first_stage, denoiser, calls, decode, memory, lines, notes)
 
 
 def described(overrides: Sequence[str]) -> Description:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import build
 from experiments.console import say
+from experiments.kept import sample_notes
 from experiments.plan import UNTIL, Plan, make_plan
 from experiments.resolve import with_scale_sizes
 from experiments.runner import Job, Outcome, run_stages
@@ -36,7 +37,7 @@ def run_one(config: DictConfig, command: str) -> int:
     point = Point(tuple(values["overrides"]), plan)
     name = _sweep_name()
     store.write_sweep(as_sweep(name, now(), command, [point], values["until"]))
-    _say_notes([plan])
+    _say_notes([plan], values["until"], store)
     stages = plan.needed(UNTIL[values["until"]])
     try:
         computed = run_stages(plan, stages, store, _tracker(values, store, name), work)
@@ -72,7 +73,7 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     cells = distinct(points)
     targets = UNTIL[values["until"]]
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"]))
-    _say_notes([point.plan for point in cells])
+    _say_notes([point.plan for point in cells], values["until"], store)
     _say_work(points, cells, targets, store)
     before = _complete(cells, targets, store)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
@@ -178,8 +179,11 @@ def _complete(points: Sequence[Point], targets: Sequence[str], store: Store) -> 
     return sum(store.is_complete(*stage) for stage in stages)
 
 
-def _say_notes(plans: Sequence[Plan]) -> None:
-    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+def _say_notes(plans: Sequence[Plan], until: str, store: Store) -> None:
+    notes = [note for plan in plans for note in plan.notes]
+    if until in ("samples", "evaluation"):
+        notes += sample_notes(plans, store)
+    for note in dict.fromkeys(notes):
         say(f"note: {note}", style="yellow")
 
 

@@ -245,13 +245,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         if name in left_out:
             continue
         parents = {parent: stages[parent].identity for parent in parents_of[name] if parent in stages}
-        hashed = {
-            "stage": name,
-            "code": CODE_VERSIONS[name],
-            "config": _without_defaults(_by_content(configs[name]), name),
-            "parents": parents,
-        }
-        stages[name] = Stage(name, content_hash(hashed), configs[name], parents)
+        stages[name] = Stage(name, identity(name, configs[name], parents), configs[name], parents)
     return stages
 
 
@@ -267,6 +261,27 @@ def _left_out(config: Mapping[str, Any]) -> set[str]:
         if config["until"] not in ("first_stage", "latents"):
             left_out.add("reconstruction")
     return left_out
+
+
+def identity(name: str, config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
+    """The identity of a stage under this version of the code."""
+    hashed = {
+        "stage": name,
+        "code": CODE_VERSIONS[name],
+        "config": _without_defaults(_by_content(config), name),
+        "parents": parents,
+    }
+    return content_hash(hashed)
+
+
+JUDGES = ("extractor", "keep", "clip_model", "lpips_weights")
+"""What a samples stage is told of those who look at the samples, and of what stays of them: it changes no pixel."""
+
+
+def pixels_hash(config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
+    """What makes the pixels of sample i, of a samples stage's config and parents."""
+    makers = {key: value for key, value in config.items() if key not in (*JUDGES, "n_samples")}
+    return content_hash({"config": _without_defaults(_by_content(makers), "samples"), "model": parents["diffusion"]})
 
 
 def _given_denoiser(config: Mapping[str, Any], facts: DataFacts, annotations: Mapping[str, Any]) -> dict[str, Any]:

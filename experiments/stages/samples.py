@@ -17,16 +17,23 @@ from experiments.condition_pictures import save_condition_grid
 from experiments.conditions import conditions_of, larger_maps, sample_size
 from experiments.console import reporting
 from experiments.cost import Meter
-from experiments.generate import AskedConditions, Generator, asked_conditions, flops_per_image, generate, generator_of
+from experiments.generate import (
+    AskedConditions,
+    Batch,
+    Generator,
+    asked_conditions,
+    flops_per_image,
+    generate,
+    generator_of,
+)
+from experiments.kept import IMAGES, KeptImages, kept_images
 from experiments.measure import extractor_of, windows
 from experiments.pictures import save_grid
 from experiments.runner import Job, Outcome, label
 from experiments.task import Values, measures_of, task_facts
-from ldm.errors import UserError
 from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.metrics.features import FeatureAccumulator, Features
 
-KEEP = ("features", "images")
 SHOWN = 64
 TASK = "task."
 """Before the names of task values among those of a part."""
@@ -41,8 +48,6 @@ def run(job: Job) -> Outcome:
     A kill loses one batch.
     """
     config, full = job.config, job.plan.config
-    if config["keep"] not in KEEP:
-        raise UserError(f"samples.keep={config['keep']} is none of {', '.join(KEEP)}")
     meter = Meter(job.device)
     n, batch_size, settings = config["n_samples"], full["samples"]["batch"], config["sampler"]
     asked = asked_conditions(job, n, settings["seed"], larger_maps(full))
@@ -52,6 +57,7 @@ def run(job: Job) -> Outcome:
     )
     sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(config["guidance"])
     measures = measures_of(job, asked, extractor)
+    kept = kept_images(job.stage, job.store)
     (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(label(job.plan, job.stage), n) as reporter:
         for first in range(0, n, batch_size):
@@ -59,16 +65,19 @@ def run(job: Job) -> Outcome:
             path = part_path(job.folder, indices)
             if path.exists():
                 continue
-            [batch] = generate(
-                source,
-                sampler,
-                settings,
-                guidance,
-                asked,
-                indices,
-                batch_size,
-                config["paste_known"],
-            )
+            if kept is not None:
+                batch = _kept_batch(kept, asked, indices)
+            else:
+                [batch] = generate(
+                    source,
+                    sampler,
+                    settings,
+                    guidance,
+                    asked,
+                    indices,
+                    batch_size,
+                    config["paste_known"],
+                )
             with meter.part("features"):
                 seen = batch.images
                 if config["height"] is not None:
@@ -78,11 +87,19 @@ def run(job: Job) -> Outcome:
                 task = {k: v for measure in measures for k, v in measure(batch.images, indices, batch.fields).items()}
             seconds = np.array([batch.denoise_seconds, batch.decode_seconds])
             wanted = len(batch.images) if config["keep"] == "images" else max(0, SHOWN - first)
-            compared = max(0, COMPARED - first) if source.tiling else 0
+            compared = max(0, COMPARED - first) if source.tiling and kept is None else 0
             latents = batch.latents[:compared].cpu().numpy()
             _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents)
             reporter.advance_to(indices.stop)
-    return _collected(job, meter, source, asked, n, batch_size)
+    return _collected(job, meter, source, asked, n, batch_size, kept)
+
+
+def _kept_batch(kept: KeptImages, asked: AskedConditions, indices: range) -> Batch:
+    """Samples that lie there already, with their share of the seconds that they took when they were made."""
+    images = torch.from_numpy(kept.images[indices.start : indices.stop].copy())
+    share = len(indices) / len(kept.images)
+    denoise, decode = (share * kept.record.cost.parts[part] for part in ("denoise", "decode"))
+    return Batch(indices.start, images, torch.empty(len(indices), 0), asked.of(indices), denoise, decode)
 
 
 def part_path(folder: Path, indices: range) -> Path:
@@ -126,20 +143,22 @@ def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
     os.replace(temporary, path)
 
 
-def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int) -> Outcome:
+def _collected(
+    job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int, kept: KeptImages | None
+) -> Outcome:
     config, collected, seconds = job.config, FeatureAccumulator(), np.zeros(2)
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
-    kept, latents, task = [], [], list[Values]()
+    stored, latents, task = [], [], list[Values]()
     for path in paths:
         with np.load(path, allow_pickle=False) as part:
             collected.add(Features.of(part))
             seconds += part["seconds"]
-            kept.append(part["images"])
+            stored.append(part["images"])
             latents.append(part["latents"])
             task.append({name.removeprefix(TASK): part[name] for name in part.files if name.startswith(TASK)})
     collected.result().save(job.folder / "features.npz")
-    images = np.concatenate(kept)
+    images = np.concatenate(stored)
     shown = torch.from_numpy(images[:SHOWN])
     save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))
     job.run.image("samples", job.folder / "grid.png")
@@ -147,7 +166,7 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
         save_condition_grid(job.folder / "conditions.png", asked, shown)
         job.run.image("conditions", job.folder / "conditions.png")
     if config["keep"] == "images":
-        _write(job.folder / "images.npy", lambda file: np.save(file, images))
+        _write(job.folder / IMAGES, lambda file: np.save(file, images))
     if conditions_of(job.plan.config):
         gathered = {name: np.concatenate([values[name] for values in task]) for name in task[0]}
         _write(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
@@ -161,7 +180,7 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
     meter.parts.update({"denoise": denoise, "decode": decode})
     cost = meter.cost(n, n * (denoise_flops + decode_flops), seconds=denoise + decode)
     # After the cost, whose memory is that of sampling alone.
-    tiled = _tiling_facts(source, source.tiling, np.concatenate(latents)) if source.tiling else None
+    tiled = _tiling_facts(source, source.tiling, np.concatenate(latents)) if source.tiling and kept is None else None
     return Outcome(
         facts={
             "nfe": calls,
@@ -169,7 +188,8 @@ def _collected(job: Job, meter: Meter, source: Generator, asked: AskedConditions
             "batch": batch_size,
             "flops_per_image": {"denoise": denoise_flops, "decode": decode_flops},
             "size": list(sample_size(job.plan.config)),
-            "tiling": tiled,
+            "tiling": tiled if kept is None else kept.record.facts["tiling"],
+            **({} if kept is None else {"images_of": kept.record.identity}),
             **task_facts(job, asked),
         },
         cost=cost,
