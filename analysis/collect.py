@@ -468,4 +468,4 @@ def choices(values: "pd.Series[Any]") -> int:
 
 def family_name(regulariser: str) -> str:
     """A regulariser as it is written in figures and tables."""
-    return {"kl": "KL", "vq": "VQ", "identity": "pixels"}.get(regulariser, regulariser)
+    return {"kl": "KL", "vq": "VQ", "identity": "pixels", "none": "unregularised"}.get(regulariser, regulariser)

@@ -55,8 +55,12 @@ RATE_OF = {
     "kl": ("rate_kl_fitted", "rate_kl_prior", "rmse255_sample", "psnr_sample"),
     "vq": ("rate_index_crossentropy", "rate_index_log2", "rmse255", "psnr"),
     "identity": ("rate_lossless", "rate_raw", "rmse255", "psnr"),
+    "none": ("", "", "rmse255", "psnr"),
 }
-"""By regulariser: the rate that is drawn, the cruder one, and the distortion of what that rate codes (KL: a sample)."""
+"""By regulariser: the rate that is drawn, the cruder one, and the distortion of what that rate codes (KL: a sample).
+
+Latents that are neither drawn nor quantised have no rate.
+"""
 
 
 def rate_metrics(regulariser: str) -> tuple[str, str, str, str]:

@@ -89,7 +89,7 @@ def run(job: Job) -> Outcome:
         else:
             values.append(frechet)
         with meter.part("rate"):
-            rates, facts = _rate(model, train, heldout, indices, job.device, pixels)
+            rates, missing_rates, facts = _rate(model, train, heldout, indices, job.device, pixels)
         with meter.part("floor"):
             floor_rows, floor_left_out = _floor(job, model, train, seed, generation)
         image = heldout.batch([0]).to(job.device)
@@ -100,7 +100,7 @@ def run(job: Job) -> Outcome:
     return Outcome(
         facts={**facts, "f": model.factor, "channels": model.channels, "regulariser": model.regulariser},
         rows=[*rows, *floor_rows],
-        left_out=[*left_out, *floor_left_out],
+        left_out=[*left_out, *missing_rates, *floor_left_out],
         protocols=described([protocol, generation]),
         cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.parts["reconstruct"]),
     )
@@ -146,14 +146,18 @@ def _distortion(
 
 def _rate(
     model: FirstStage, train: ImageCache, heldout: ImageCache, indices: list[int], device: str, pixels: int
-) -> tuple[list[MetricValue], dict[str, object]]:
+) -> tuple[list[MetricValue], list[LeftOut], dict[str, object]]:
     """Rates in bits per pixel, each under its own name, and facts of the latents."""
     if model.factor == 1:
         sizes = [point for point in lossless_sizes(heldout.images[indices])[0] if point.codec == "png"]
-        return [
-            MetricValue("rate_raw", RAW_BITS_PER_PIXEL, len(indices)),
-            *(MetricValue("rate_lossless", point.bits_per_pixel, point.n) for point in sizes),
-        ], {}
+        return (
+            [
+                MetricValue("rate_raw", RAW_BITS_PER_PIXEL, len(indices)),
+                *(MetricValue("rate_lossless", point.bits_per_pixel, point.n) for point in sizes),
+            ],
+            [],
+            {},
+        )
     training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
     if isinstance(model, VQFirstStage):
         codes = model.quantiser.codes
@@ -161,27 +165,38 @@ def _rate(
         for found in _indices(model, train, training, device):
             counts += code_counts(found, codes)
         held = torch.cat(list(_indices(model, heldout, indices, device)))
-        return [
-            MetricValue("rate_index_log2", index_log2(codes, held[0].numel(), pixels), len(indices)),
-            mean_value("rate_index_crossentropy", index_crossentropy(held.numpy(), counts.numpy(), pixels)),
-        ], {
-            "codes": codes,
-            "codebook_usage": float(codebook_usage(counts)),
-            "codebook_perplexity": float(perplexity(counts)),
-            "rate_images": len(training),
-        }
+        return (
+            [
+                MetricValue("rate_index_log2", index_log2(codes, held[0].numel(), pixels), len(indices)),
+                mean_value("rate_index_crossentropy", index_crossentropy(held.numpy(), counts.numpy(), pixels)),
+            ],
+            [],
+            {
+                "codes": codes,
+                "codebook_usage": float(codebook_usage(counts)),
+                "codebook_perplexity": float(perplexity(counts)),
+                "rate_images": len(training),
+            },
+        )
+    if model.regulariser == "none":
+        reason = "Its latents are neither drawn nor quantised: at full precision they have no finite rate."
+        return [], [LeftOut(name, reason) for name in ("rate_kl_prior", "rate_kl_fitted")], {}
     moments = aggregate_moments(mean_and_logvar(found) for _, found in encodings(model, train, training, device))
     held_out = [mean_and_logvar(found) for _, found in encodings(model, heldout, indices, device)]
-    return [
-        mean_value("rate_kl_prior", np.concatenate([kl_prior(*posterior, pixels) for posterior in held_out])),
-        mean_value(
-            "rate_kl_fitted", np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in held_out])
-        ),
-    ], {
-        "latent_mean": moments.mean.tolist(),
-        "latent_variance": moments.variance.tolist(),
-        "rate_images": len(training),
-    }
+    return (
+        [
+            mean_value("rate_kl_prior", np.concatenate([kl_prior(*posterior, pixels) for posterior in held_out])),
+            mean_value(
+                "rate_kl_fitted", np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in held_out])
+            ),
+        ],
+        [],
+        {
+            "latent_mean": moments.mean.tolist(),
+            "latent_variance": moments.variance.tolist(),
+            "rate_images": len(training),
+        },
+    )
 
 
 def _indices(model: VQFirstStage, images: ImageCache, chosen_images: list[int], device: str) -> Iterator[Tensor]:

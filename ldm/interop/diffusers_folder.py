@@ -59,6 +59,9 @@ _ALL_UNETS = (*UNETS, *(GROUPED + name for name in UNETS))
 FIRST_STAGES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
 _PARTS = ("vae", "vqvae", "unet", "scheduler", "bert", "text_encoder", "class_embedding")
 _STATISTICS = ("latents_mean", "latents_std")
+WEIGHTS_KIND = "_weights"
+"""Where the index of an export says which weights its UNet has."""
+
 _PASSED_OVER = ("tokenizer", "feature_extractor", "safety_checker", "image_encoder")
 """Parts of a pipeline that change neither its latents nor its samples for given tokens."""
 
@@ -119,7 +122,7 @@ def _pipeline(folder: Path, weights: str) -> Loaded:
             scale, shift = latent_scale({**_statistics(index), **config})
     else:
         scale, shift = latent_scale(_statistics(index))
-    network, taken = _denoiser(folder, parts, weights)
+    network, taken = _denoiser(folder, index, weights)
     shape = _latent_shape(_config(folder / "unet")) if network is not None else None
     schedule, target = _noise(folder / "scheduler") if "scheduler" in parts else (None, "eps")
     conditioning = _conditioning(folder, parts, pipeline, first_stage)
@@ -143,16 +146,20 @@ def _statistics(index: Mapping[str, Any]) -> dict[str, Any]:
     return {name: index[name] for name in _STATISTICS if index.get(name) is not None}
 
 
-def _denoiser(folder: Path, parts: Mapping[str, Any], weights: str) -> tuple[nn.Module | None, WeightsKind]:
+def _denoiser(folder: Path, index: Mapping[str, Any], weights: str) -> tuple[nn.Module | None, WeightsKind]:
     """The network and which of its weights it has."""
-    if "unet" not in parts:
+    if "unet" not in index:
         return None, "raw"
-    has_ema = (folder / "unet_ema").is_dir()
-    if weights == "ema" and not has_ema:
-        raise UserError(f"weights=ema, but {folder} has no unet_ema beside its unet; use weights=raw or auto")
-    if has_ema and weights != "raw":
+    if (folder / "unet_ema").is_dir() and weights != "raw":
         return _unet(folder / "unet_ema"), "ema"
-    return _unet(folder / "unet"), "raw"
+    held: WeightsKind = "ema" if index.get(WEIGHTS_KIND) == "ema" else "raw"
+    if weights not in ("auto", held):
+        kind = "moving average" if held == "ema" else "plain weights"
+        raise UserError(
+            f"weights={weights}, but the UNet of {folder} has its {kind} and there is no unet_ema beside it: use "
+            f"weights={held} or auto"
+        )
+    return _unet(folder / "unet"), held
 
 
 def _noise(folder: Path) -> tuple[Schedule, str]:

@@ -27,7 +27,7 @@ from ldm.first_stage.latent_scale import LatentScale
 from ldm.interop.diffusers_conditioning import CLASS_TABLE
 from ldm.interop.diffusers_denoiser import GROUPED, diffusers_unet_state, unet_config
 from ldm.interop.diffusers_first_stage import first_stage_config, to_diffusers
-from ldm.interop.diffusers_folder import CONFIG, INDEX, SCHEDULER_CONFIG, WEIGHTS
+from ldm.interop.diffusers_folder import CONFIG, INDEX, SCHEDULER_CONFIG, WEIGHTS, WEIGHTS_KIND
 from ldm.interop.diffusers_schedule import ddim_config
 
 FORMAT_OF = "0.31.0"
@@ -39,7 +39,10 @@ _CODE = "ldm.interop.exported"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a pipeline is made of; `latent_side` is that of the training, `spacing` and `final` are the sampler's."""
+    """What a pipeline is made of, the network and conditioning with their moving averages.
+
+    `latent_side` is that of the training, `spacing` and `final` are the sampler's.
+    """
 
     first_stage: FirstStage
     scale: LatentScale
@@ -145,7 +148,8 @@ def _index(model: TrainedModel, parts: Mapping[str, _Part]) -> dict[str, Any]:
     """model_index.json: diffusers' LDMPipeline where it samples this model right, else the pipeline of the folder."""
     has_own_classes = parts.keys() == {"unet", "vqvae"} and not any(part.code for part in parts.values())
     entries = {name: part.entry for name, part in parts.items()}
-    index: dict[str, Any] = {"_diffusers_version": FORMAT_OF, **entries, "scheduler": ["diffusers", "DDIMScheduler"]}
+    common = {"_diffusers_version": FORMAT_OF, WEIGHTS_KIND: "ema"}
+    index: dict[str, Any] = {**common, **entries, "scheduler": ["diffusers", "DDIMScheduler"]}
     if has_own_classes and _is_one_number(model.scale):
         return {"_class_name": "LDMPipeline", **index}
     absent = {name: [None, None] for name in ("vqvae", "class_embedding") if name not in parts}

@@ -187,6 +187,9 @@ def test_read_back_it_is_the_same_bit_for_bit(tmp_path, name):
     model = trained(**CASES.get(name, {}))
     write_pipeline(tmp_path / "out", model, "")
     back = load(tmp_path / "out")
+    assert back.weights == "ema"
+    with pytest.raises(UserError, match=r"weights=raw, but the UNet of .* has its moving average"):
+        load(tmp_path / "out", "raw")
     own = model.network
     expected = own.state_dict()
     heads_first = UNet.state_dict(back.network)
