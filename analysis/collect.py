@@ -15,6 +15,9 @@ from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRec
 REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
 FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights")
 MODEL_AXES = ("conditioning", "latent_scale", "schedule", "shift", "target", "weighting", "seed", "weights")
+PREDICTOR_AXES = ("conditioning", "latent_scale", "schedule", "shift")
+"""Of the model, what its latents, its noise levels and its budget decide."""
+
 SAMPLE_AXES = (
     "sampler",
     "steps",
@@ -41,6 +44,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
     "reconstruction": REFERENCE_AXES + FIRST_STAGE_AXES,
     "coding": ("data", "resolution", "scale", *FIRST_STAGE_AXES),
     "latents": REFERENCE_AXES + FIRST_STAGE_AXES,
+    "predictors": (*REFERENCE_AXES, *FIRST_STAGE_AXES, *PREDICTOR_AXES),
     "diffusion": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
     "progress": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
     "likelihood": ("data", "resolution", "scale", *FIRST_STAGE_AXES, *MODEL_AXES),
@@ -53,6 +57,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
 PARENTS_OF: Mapping[str, tuple[str, ...]] = {
     "reconstruction": ("reference", "first_stage", "reconstruction"),
     "coding": ("first_stage", "coding"),
+    "predictors": ("reference", "first_stage", "latents", "predictors"),
     "progress": ("reference", "first_stage", "latents", "diffusion", "progress"),
     "likelihood": ("first_stage", "latents", "diffusion", "likelihood"),
     "evaluation": ("reference", "first_stage", "latents", "diffusion", "probe", "samples", "evaluation"),

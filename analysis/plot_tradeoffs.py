@@ -18,7 +18,8 @@ from ldm.errors import UserError
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
 cell), means.csv (over seeds), comparisons.csv (each cell against the best, with a verdict) and five figures as PNG and
 SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training, quality_vs_compute; quality_vs_nfe where
-several samplers were swept; progressive_coding where metrics.likelihood was asked for."""
+several samplers were swept; progressive_coding where metrics.likelihood was asked for; predictors.md, how well
+predictors of latent spaces ranked them, where metrics.predictors was."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +61,7 @@ def draw(
     Raises: UserError where the store cannot be read, the sweep has no finished row, or protocols are mixed.
     """
     from analysis import checklist as checks
-    from analysis import compare, papers, style
+    from analysis import compare, papers, predictors, style
     from analysis.collect import read_study
     from analysis.figures import check_protocols, figures_of
     from analysis.table import markdown
@@ -77,6 +78,8 @@ def draw(
     ]
     if checklist:
         written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
+    if (study.frame["stage"] == "predictors").any():
+        written.append(write_atomic(folder / "predictors.md", predictors.markdown(study).encode()))
     if overlay:
         study = dataclasses.replace(study, published=papers.ldm())
     style.apply()

@@ -19,7 +19,7 @@ from torch import nn
 from experiments import published
 from experiments.conditions import CONDITIONS, DataFacts, Vocabulary, annotations_read, larger_maps, vocabulary_of
 from experiments.console import reporting, say
-from experiments.resolve import denoiser_settings
+from experiments.resolve import PLAIN_UNET, denoiser_settings
 from experiments.store import Store
 from ldm.conditioning import (
     ClassConditioning,
@@ -580,19 +580,52 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+SMALL_DENOISER_SHARE = 0.01
+"""Of the FLOPs of the main training, what the small denoiser that looks at a latent space may spend."""
+
+
+def small_denoiser_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A UNet without conditions, of two levels; of one four times as wide where the latent's side is under 4 or odd."""
+    side = config["data"]["resolution"] // config["ae"]["f"]
+    sizes = config["scale"]["small_denoiser"]
+    settings = {**PLAIN_UNET, **sizes, "channel_mult": [1, 2], "attention_sides": [], "num_heads": None}
+    if side < 4 or side % 2:  # a level of side 1 needs channels, or its norms would leave nothing
+        settings |= {"channel_mult": [1], "model_channels": 4 * sizes["model_channels"]}
+    return settings
+
+
+def images_of_small_denoiser(config: Mapping[str, Any], known: Vocabulary) -> int:
+    """Images after which the small denoiser has spent its share of the main training's FLOPs, one batch at least."""
+    ae, side, trainer = config["ae"], config["data"]["resolution"] // config["ae"]["f"], config["trainer"]
+    each = _flops_of_training_image(_text(small_denoiser_settings(config)), "{}", ae["channels"], side, ae["f"], known)
+    budget = SMALL_DENOISER_SHARE * trainer["images"] * flops_per_training_image(config, ae["f"], known)
+    return max(int(trainer["batch"]), round(budget / each))
+
+
 def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabulary) -> float:
     """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device.
 
     What the user set of the denoiser stands; the rest is the scale's for that f, so `config` is one not yet filled in.
     """
-    settings = denoiser_settings(config, f)
     if f == config["ae"]["f"]:
         channels = config["ae"]["channels"]
     else:
         channels = 3 if f == 1 else config["scale"]["first_stage"]["latent_channels"][f]
-    side = config["data"]["resolution"] // f
+    settings, side = denoiser_settings(config, f), config["data"]["resolution"] // f
+    return _flops_of_training_image(_text(settings), _text(config["conditioning"]), channels, side, f, known)
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+@functools.lru_cache
+def _flops_of_training_image(
+    settings: str, condition_settings: str, channels: int, side: int, f: int, known: Vocabulary
+) -> float:
+    """The same from groups as JSON: a sweep plans many cells of one network."""
     with torch.device("meta"):
-        conditions = conditioning(config["conditioning"], known, {"f": f, "channels": channels})
-        network = denoiser(settings, channels, side, conditions)
+        conditions = conditioning(json.loads(condition_settings), known, {"f": f, "channels": channels})
+        network = denoiser(json.loads(settings), channels, side, conditions)
         x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
     return count_flops(lambda: network(x, index, given.context, given.concat).sum().backward())

@@ -30,6 +30,7 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
     "reconstruction": ("first_stage", "reference"),
     "coding": ("first_stage",),
     "latents": ("first_stage",),
+    "predictors": ("latents", "reference"),
     "diffusion": ("latents",),
     "progress": ("diffusion", "reference"),
     "likelihood": ("diffusion",),
@@ -40,11 +41,11 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
 """What each stage needs; a plan holds `probe` only where its samples have a condition that a probe can be asked for."""
 
 
-ON_REQUEST = ("coding", "likelihood")
+ON_REQUEST = ("coding", "predictors", "likelihood")
 """Stages that a plan holds only where `metrics.<stage>=true`; nothing hangs on them. Pixels are not coded."""
 
 
-OF_FIRST_STAGE = ("reconstruction", "coding")
+OF_FIRST_STAGE = ("reconstruction", "coding", "predictors")
 OF_MODEL = (*OF_FIRST_STAGE, "progress", "likelihood")
 
 UNTIL: Mapping[str, tuple[str, ...]] = {
@@ -220,6 +221,8 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "n_samples": metrics["n_samples"],
             "seed": metrics["seed"],
         }
+    if metrics["predictors"] and not published.is_given(config["denoiser"]):
+        configs["predictors"] = _predictors(config, facts)
     if metrics["likelihood"]:
         configs["likelihood"] = {
             "heldout": {"data": facts.heldout_fingerprint, **_annotations(config, facts.heldout_annotations)},
@@ -257,7 +260,7 @@ def _left_out(config: Mapping[str, Any]) -> set[str]:
     if config["ae"]["f"] == 1:
         left_out.add("coding")
     if published.is_given(config["denoiser"]):
-        left_out |= {"latents", "progress"}  # nothing is trained, so nothing is seen on the way
+        left_out |= {"latents", "predictors", "progress"}  # nothing is trained, so nothing is seen on the way
         if config["until"] not in ("first_stage", "latents"):
             left_out.add("reconstruction")
     return left_out
@@ -282,6 +285,29 @@ def pixels_hash(config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     """What makes the pixels of sample i, of a samples stage's config and parents."""
     makers = {key: value for key, value in config.items() if key not in (*JUDGES, "n_samples")}
     return content_hash({"config": _without_defaults(_by_content(makers), "samples"), "model": parents["diffusion"]})
+
+
+def _predictors(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Any]:
+    """What predictors of a latent space are measured on, and the small denoiser with its share of the main training."""
+    from experiments.build import images_of_small_denoiser, small_denoiser_settings
+
+    metrics, trainer = config["metrics"], config["trainer"]
+    return {
+        "train": facts.train_fingerprint,
+        "heldout": facts.heldout_fingerprint,
+        "n_samples": metrics["n_samples"],
+        "seed": metrics["seed"],
+        "precision": config["precision"],
+        "small_denoiser": {
+            "denoiser": small_denoiser_settings(config),
+            "diffusion": {**config["diffusion"], "target": "v", "weighting": "plain"},
+            "images": images_of_small_denoiser(config, facts.vocabulary(config)),
+            "batch": trainer["batch"],
+            "learning_rate": trainer["learning_rate"],
+            "samples": metrics["progress_samples"],
+            "steps": metrics["progress_steps"],
+        },
+    }
 
 
 def _given_denoiser(config: Mapping[str, Any], facts: DataFacts, annotations: Mapping[str, Any]) -> dict[str, Any]:

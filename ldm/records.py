@@ -22,6 +22,7 @@ STAGES = (
     "reconstruction",
     "coding",
     "latents",
+    "predictors",
     "diffusion",
     "progress",
     "likelihood",
@@ -106,7 +107,7 @@ class Cost:
 class Protocol:
     """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
 
-    kind: str  # "generation", "reconstruction", "windows", "coding" or "likelihood"
+    kind: str  # "generation", "reconstruction", "windows", "coding", "predictors" or "likelihood"
     n_samples: int
     reference: str  # "heldout" or "train"
     reference_hash: str

@@ -1,0 +1,130 @@
+"""How well predictors of a latent space, measured before diffusion is trained on it, ranked what came of it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.collect import Study
+from analysis.figures import headline, metric_title
+from analysis.text import table
+
+LEAST = 4
+"""First stages below which no rank correlation is given; with three, one in six orders is perfect by chance."""
+
+RESAMPLES = 2000
+SEED = 0
+
+BASELINES = r"(rfd_|rfid$|psnr$|rmse255$|ssim$|decoded_(kd_|kid$|fd_|fid$)|rate_(kl_fitted|index_crossentropy)$)"
+"""Rows of the reconstruction stage that are predictors too, whether or not they were meant to be."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A rank correlation over n first stages with its 95 % interval; NaN where it cannot be told."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+Values = NDArray[np.float64]
+
+
+def ranked(x: Values, y: Values, groups: NDArray[np.int64]) -> Values:
+    """Spearman's rank correlation of x and y within groups; with one group it is Spearman's own.
+
+    Ranks are fractions of their group, so that a large group does not outweigh small ones by the size of its ranks.
+    NaN where one of both has the same rank everywhere. Shapes: x, y (..., n), groups (n,) -> (...).
+    """
+    a, b = _centred_ranks(x, groups), _centred_ranks(y, groups)
+    size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(size > 0, (a * b).sum(-1) / np.where(size > 0, size, 1), math.nan)
+
+
+def _centred_ranks(x: Values, groups: NDArray[np.int64]) -> Values:
+    """Each value's rank in its group over the group's size, less its mean of a half; ties share theirs."""
+    together = groups[:, None] == groups[None]
+    lower = (x[..., None, :] < x[..., :, None]) + 0.5 * (x[..., None, :] == x[..., :, None])
+    return (lower * together).sum(-1) / together.sum(-1) - 0.5
+
+
+def ranking(x: Values, y: Values, groups: NDArray[np.int64]) -> Ranking:
+    """The correlation with the percentile interval of a bootstrap over first stages, drawn anew within each group."""
+    n = len(x)
+    if n < LEAST:
+        return Ranking(math.nan, math.nan, math.nan, n)
+    draw = np.random.default_rng(SEED)
+    chosen = np.empty((RESAMPLES, n), dtype=np.int64)
+    for group in np.unique(groups):
+        own = np.flatnonzero(groups == group)
+        chosen[:, own] = draw.choice(own, size=(RESAMPLES, len(own)))
+    found = ranked(x[chosen], y[chosen], groups)
+    value, kept = float(ranked(x, y, groups)), found[np.isfinite(found)]
+    if not math.isfinite(value):
+        return Ranking(math.nan, math.nan, math.nan, n)
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return Ranking(value, float(low), float(high), n)
+
+
+def outcomes(study: Study) -> pd.Series:
+    """The headline metric of the samples by first stage, at the step count that most have, mean over all else."""
+    metric = headline(study.frame, "evaluation")
+    rows = study.frame[study.frame["stage"] == "evaluation"]
+    rows = rows[rows["metric"] == (metric.metric if metric else "")]
+    if rows.empty:
+        return pd.Series(dtype=float)
+    shared = rows.groupby("steps")["first_stage"].nunique()
+    steps = shared[shared == shared.max()].index.max()
+    return rows[rows["steps"] == steps].groupby("first_stage")["value"].mean()
+
+
+def predictions(study: Study) -> pd.DataFrame:
+    """One row a first stage, one column a predictor, and f."""
+    rows = study.frame
+    is_baseline = (rows["stage"] == "reconstruction") & rows["metric"].str.match(BASELINES)
+    rows = rows[(rows["stage"] == "predictors") | is_baseline]
+    values = rows.pivot_table(index="first_stage", columns="metric", values="value", aggfunc="mean", sort=False)
+    return values.join(rows.groupby("first_stage")["f"].first())
+
+
+def markdown(study: Study) -> str:
+    """The page: rank correlation of every predictor with the samples' headline metric, within f and overall."""
+    outcome, predicted = outcomes(study), predictions(study)
+    metric = headline(study.frame, "evaluation")
+    joined = predicted.join(outcome.rename("outcome"), how="inner") if len(predicted) else predicted
+    if metric is None or joined.empty:
+        return (
+            "# Predictors\n\nNo first stage has both predictors and finished samples: let the sweep run to its end.\n"
+        )
+    found = []
+    for name in [column for column in predicted.columns if column != "f"]:
+        own = joined[[name, "f", "outcome"]].dropna()
+        shared = own[own.groupby("f")["f"].transform("size") > 1]
+        within = ranking(*_columns(shared, name), shared["f"].to_numpy(np.int64))
+        overall = ranking(*_columns(own, name), np.zeros(len(own), dtype=np.int64))
+        found.append((str(name), within, overall))
+    found.sort(key=lambda item: -abs(item[1].value) if math.isfinite(item[1].value) else 0)
+    lines = [[f"`{name}`", _shown(w), str(w.n), _shown(o), str(o.n)] for name, w, o in found]
+    header = ["predictor", "within f", "first stages", "overall", "first stages"]
+    return (
+        f"# Predictors of {metric_title(metric.metric)}\n\n"
+        f"Spearman's rank correlation over first stages with the samples' {metric_title(metric.metric)} "
+        f"(n = {metric.n:,} samples; lower is better). Positive: a lower predictor went with better samples. Within f: "
+        "ranks are taken among first stages of one f, so that f itself earns nothing. In brackets: 95 % percentile "
+        f"interval of a bootstrap over first stages; none below {LEAST} of them. Many predictors are looked at: the "
+        "best of a table flatters itself.\n\n" + table(header, lines) + "\n"
+    )
+
+
+def _columns(rows: pd.DataFrame, name: str) -> tuple[Values, Values]:
+    return rows[name].to_numpy(np.float64), rows["outcome"].to_numpy(np.float64)
+
+
+def _shown(found: Ranking) -> str:
+    if not math.isfinite(found.value):
+        return "–"
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"

@@ -1,0 +1,245 @@
+"""How well may this latent space be diffused? What can be measured of it before a diffusion model is trained on it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments import build
+from experiments.conditions import Vocabulary
+from experiments.cost import Meter
+from experiments.generate import AskedConditions, Generator, generate
+from experiments.measure import (
+    chosen,
+    described,
+    extractor_of,
+    features_of,
+    generation_protocol,
+    generation_rows,
+    reference_features,
+    unjudged_protocol,
+)
+from experiments.pictures import to_uint8
+from experiments.runner import Job, Outcome
+from experiments.stages.latents import encodings
+from ldm.conditioning import Condition, Conditioning
+from ldm.data.contract import ImageCache
+from ldm.data.fields import Fields
+from ldm.data.latents import CachedLatents, open_packed
+from ldm.diffusion import DenoisingModel, Guidance
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.latent_scale import LatentScale
+from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
+from ldm.metrics.latent_space import (
+    SMALLEST_SIDE,
+    channel_covariance,
+    effective_channels,
+    high_frequency_share,
+    nearest_neighbours,
+    roughness,
+)
+from ldm.metrics.reconstruction import mean_value
+from ldm.metrics.values import MetricValue
+from ldm.randomness import SampleNoise, generator
+from ldm.records import LeftOut, Protocol, ResultRow
+from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
+from ldm.training.flops import count_flops
+
+BATCH = 50
+NUDGE = 0.1
+"""Noise that latents are given to see how much the decoder's image moves, in standard deviations of the latents."""
+
+NOISED = 0.5
+"""Noise of latents whose decoded images are compared with real ones."""
+
+LEVELS_AN_IMAGE = 8
+"""Noise levels at which the small denoiser is asked about each held-out image, one of each eighth of the schedule."""
+
+DISTANCE = r"(kd_|kid$|fd_|fid)"
+"""How the names of the metrics begin that are kept of decoded images."""
+
+SAMPLER = {"name": "ddim", "eta": 0.0, "spacing": "trailing", "final": "clean", "clip": "none"}
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A first stage with its scale."""
+
+    first_stage: FirstStage
+    scale: LatentScale
+    device: str
+
+    def latents(self, images: ImageCache, indices: list[int], seed: int | None) -> Tensor:
+        """Normalised latents (N, C, h, w) on the CPU, KL posteriors drawn by (seed, image), or their means for None."""
+        found = []
+        for part, encoding in encodings(self.first_stage, images, indices, self.device):
+            packed = self.first_stage.pack(encoding)
+            shape = (self.first_stage.channels, *packed.shape[2:])
+            noise = None if seed is None else SampleNoise(seed, list(part), self.device)(shape)
+            found.append(self.scale.normalise(self.first_stage.latent(packed, noise)).cpu())
+        return torch.cat(found)
+
+    def decoded(self, latents: Tensor) -> Iterator[Tensor]:
+        """Images in [-1, 1] on the CPU, batch by batch."""
+        for part in latents.split(BATCH):
+            yield self.first_stage.decode(self.scale.denormalise(part.to(self.device))).clamp(-1, 1).cpu()
+
+
+def run(job: Job) -> Outcome:
+    """Rows of the space's statistics, of what is decoded between and beside latents, and of a small denoiser."""
+    meter, config = Meter(job.device), job.config
+    train_images, heldout = (build.images(job.plan.config, split, job.store) for split in ("train", "heldout"))
+    space = _Space(build.first_stage_of(job, heldout.resolution), build.latent_scale_of(job), job.device)
+    indices = chosen(len(train_images), config["n_samples"], config["seed"], "predictors")
+    with torch.inference_mode():
+        with meter.part("statistics"):
+            # Diffusion models draws from posteriors; what is decoded between and beside latents starts at their means.
+            drawn = space.latents(train_images, indices, config["seed"])
+            latents = space.latents(train_images, indices, None)
+            values, left_out = _statistics(drawn)
+            values += _codebook_use(space.first_stage, space.scale, latents, job.device)
+            values.append(_sensitivity(space, latents, indices, config["seed"]))
+        generation = generation_protocol(job, len(indices))
+        with meter.part("decoded"):
+            between = (latents + latents[nearest_neighbours(latents)]) / 2
+            noise = SampleNoise(config["seed"], indices)(tuple(latents.shape[1:]))
+            judged = [
+                _judged(job, map(to_uint8, space.decoded(shifted)), generation, prefix)
+                for prefix, shifted in (("interpolated_", between), ("noised_", latents + NOISED * noise))
+            ]
+    with meter.part("small_denoiser"):
+        small, flops = _small_denoiser(job, space, train_images)
+    with torch.inference_mode(), meter.part("small_denoiser_judged"):
+        held = chosen(len(heldout), config["n_samples"], config["seed"], "predictors")
+        values.append(_unexplained(small, space.latents(heldout, held, config["seed"]), held, config["seed"]))
+        n, settings = config["small_denoiser"]["samples"], {**SAMPLER, "steps": config["small_denoiser"]["steps"]}
+        sampled = generation_protocol(job, n)
+        judged.append(_judged(job, _samples(job, small, train_images, n, settings), sampled, "small_denoiser_"))
+    own = unjudged_protocol(job, "predictors", heldout, len(indices))
+    rows = [value.row(own.id) for value in values] + [row for found, _ in judged for row in found]
+    return Outcome(
+        facts={
+            "channel_variance": channel_covariance(drawn).diagonal().tolist(),
+            "small_denoiser": {
+                "parameters": build.parameters(small.model.network),
+                "images_seen": config["small_denoiser"]["images"],
+                "flops": flops,
+            },
+        },
+        rows=rows,
+        left_out=[*left_out, *dict.fromkeys(item for _, missing in judged for item in missing)],
+        protocols=described([own, generation, sampled]),
+        cost=meter.cost(len(indices), flops),
+    )
+
+
+def _statistics(latents: Tensor) -> tuple[list[MetricValue], list[LeftOut]]:
+    n, side = len(latents), min(latents.shape[2:])
+    values = [MetricValue("latent_effective_channels", effective_channels(channel_covariance(latents)), n)]
+    left_out = []
+    if side >= 2:
+        values.append(mean_value("latent_roughness", roughness(latents)))
+    else:
+        left_out.append(LeftOut("latent_roughness", "It compares neighbours, and these latents have none."))
+    if side >= SMALLEST_SIDE:
+        values.append(mean_value("latent_high_frequency_share", high_frequency_share(latents)))
+    else:
+        reason = f"It needs latents of {SMALLEST_SIDE} or more a side, these have {side}."
+        left_out.append(LeftOut("latent_high_frequency_share", reason))
+    return values, left_out
+
+
+def _codebook_use(first_stage: FirstStage, scale: LatentScale, latents: Tensor, device: str) -> list[MetricValue]:
+    """The share of codes that occur, and the perplexity of their frequencies over their number; of VQ alone."""
+    if not isinstance(first_stage, VQFirstStage):
+        return []
+    counts = torch.zeros(first_stage.quantiser.codes, dtype=torch.int64)
+    for part in latents.split(BATCH):
+        found = first_stage.quantise(scale.denormalise(part.to(device))).indices
+        counts += code_counts(found.cpu(), len(counts))
+    shares = {"codebook_usage": codebook_usage(counts), "codebook_perplexity_share": perplexity(counts) / len(counts)}
+    return [MetricValue(name, float(value), len(latents)) for name, value in shares.items()]
+
+
+def _sensitivity(space: _Space, latents: Tensor, indices: list[int], seed: int) -> MetricValue:
+    """How far the decoded image moves, RMSE in grey levels, when its latent gets a little noise."""
+    noise = SampleNoise(seed, indices)(tuple(latents.shape[1:]))
+    pairs = zip(space.decoded(latents), space.decoded(latents + NUDGE * noise), strict=True)
+    moved = [((a - b).double() * 127.5).square().mean((1, 2, 3)).sqrt() for a, b in pairs]
+    return mean_value("decoder_sensitivity_rmse255", torch.cat(moved).numpy())
+
+
+def _judged(
+    job: Job, images: Iterator[Tensor], protocol: Protocol, prefix: str
+) -> tuple[list[ResultRow], list[LeftOut]]:
+    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
+    rows, left_out = generation_rows(features_of(images, extractor), reference_features(job), job, protocol, prefix)
+    kept = re.compile(prefix + DISTANCE)
+    return [row for row in rows if kept.match(row.metric)], [item for item in left_out if kept.match(item.metric)]
+
+
+def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Generator, float]:
+    """The small denoiser trained on the training latents for its share of the budget, and the FLOPs that it took."""
+    config, latents = job.config["small_denoiser"], job.parent_record("latents").facts
+    packed = open_packed(job.parent_folder("latents") / "latents.npy") if latents["cached"] else None
+    data = CachedLatents(packed, images, space.first_stage, space.scale, job.device, Fields(images, {}))
+    settings = DiffusionSettings(
+        seed=job.config["seed"],
+        images=config["images"],
+        batch=config["batch"],
+        learning_rate=config["learning_rate"],
+        warm_up=0,
+        weight_decay=0.0,
+        gradient_clip=1.0,
+        ema_half_life=config["images"] / 10,
+        condition_dropout=0.0,
+        decay="cosine",
+    )
+
+    def fresh() -> tuple[DenoisingModel, Conditioning]:
+        stage = {"seed": job.config["seed"], "precision": job.config["precision"], "conditioning": {}, **config}
+        return build.denoising_model(stage, job.plan.config["ae"], latents["shape"][1], Vocabulary(0), job.device)
+
+    each = count_flops(lambda: DiffusionTraining(*fresh(), data, settings).accumulate_gradients())
+    model, conditions = fresh()
+    training = DiffusionTraining(model, conditions, data, settings)
+    for _ in train(training):
+        pass
+    training.trained.load_state_dict(training.ema.module.state_dict())
+    training.trained.eval().requires_grad_(False)
+    shape, (low, high) = tuple(latents["shape"]), latents["range"]
+    trained = Generator(model, conditions, space.first_stage, space.scale, shape, (low, high), job.device)
+    return trained, each * settings.steps
+
+
+def _unexplained(small: Generator, latents: Tensor, indices: list[int], seed: int) -> MetricValue:
+    """Squared error of v over all noise levels on held-out latents: their share that the denoiser leaves unexplained.
+
+    Where latents have unit variance, v has it too, and a denoiser that knows nothing but that leaves 1.
+    """
+    steps = small.model.schedule.steps
+    noise = SampleNoise(seed, indices)
+    drawn = torch.stack([torch.rand(LEVELS_AN_IMAGE, generator=generator(seed, "level", i)) for i in indices])
+    total = torch.zeros(len(indices), dtype=torch.float64)
+    for part in range(LEVELS_AN_IMAGE):
+        levels = ((part + drawn[:, part].double()) / LEVELS_AN_IMAGE * steps).long()
+        eps = noise(tuple(latents.shape[1:]))
+        for first in range(0, len(indices), BATCH):
+            own = slice(first, first + BATCH)
+            z, e = latents[own].to(small.device), eps[own].to(small.device)
+            error = small.model.loss(z, small.model.schedule.time(levels[own]), e, Condition())
+            total[own] += error.double().cpu() / LEVELS_AN_IMAGE
+    return mean_value("small_denoiser_error", np.asarray(total))
+
+
+def _samples(job: Job, small: Generator, images: ImageCache, n: int, settings: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Images of the small denoiser, uint8."""
+    settings = {**settings, "seed": job.config["seed"]}
+    sampler = build.sampler(settings, small.model.schedule)
+    asked = AskedConditions(Fields(images, {}), [0] * n, job.config["seed"])
+    for batch in generate(small, sampler, settings, Guidance(), asked, range(n), BATCH):
+        yield batch.images

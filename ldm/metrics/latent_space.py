@@ -1,0 +1,77 @@
+"""What a latent space looks like before diffusion is trained on it: predictors of how well it can be modelled.
+
+All take normalised latents (N, C, h, w) and compute in float64.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+HIGH_FREQUENCY = 0.25
+"""Cycles a latent from which on a frequency is high: half of the largest along an axis."""
+
+SMALLEST_SIDE = 4
+"""Latent side below which there is nothing between low and high frequencies."""
+
+DISTANCES_AT_ONCE = 2**24
+
+
+def channel_covariance(latents: Tensor) -> Tensor:
+    """Covariance of the channels over images and positions, (C, C)."""
+    rows = latents.double().transpose(0, 1).flatten(1)
+    return torch.cov(rows).reshape(len(rows), len(rows))
+
+
+def effective_channels(covariance: Tensor) -> float:
+    """The participation ratio of the channels' principal variances over their number: 1 if all carry alike, 1/C if one.
+
+    (sum of variances)^2 / (C sum of their squares).
+    """
+    variances = torch.linalg.eigvalsh(covariance)
+    return float(variances.sum() ** 2 / (len(variances) * variances.square().sum()))
+
+
+def high_frequency_share(latents: Tensor) -> NDArray[np.float64]:
+    """The share of an image's latent power, means apart, at frequencies whose length is `HIGH_FREQUENCY` or more: (N,).
+
+    White latents have the share of the frequencies themselves; natural images have little.
+    Source: Skorokhodov et al. 2025 (arXiv 2502.14831), who look at the latents' spectrum by cosine transform.
+    """
+    side = latents.shape[2:]
+    centred = latents.double() - latents.double().mean((2, 3), keepdim=True)
+    power = torch.fft.fft2(centred).abs().square().sum(1)
+    down, across = (torch.fft.fftfreq(length, dtype=torch.float64) for length in side)
+    is_high = (down[:, None].square() + across[None].square()).sqrt() >= HIGH_FREQUENCY
+    total = power.sum((1, 2)).clamp(min=torch.finfo(torch.float64).tiny)
+    return (power[:, is_high].sum(1) / total).numpy()
+
+
+def roughness(latents: Tensor) -> NDArray[np.float64]:
+    """Mean squared difference of neighbours over twice the variance of all latents: (N,); 1 if they are unrelated.
+
+    One less the autocorrelation at distance one, so 0 where every image's latents are constant.
+    """
+    z = latents.double()
+    down, across = (z[:, :, 1:] - z[:, :, :-1]).square(), (z[..., 1:] - z[..., :-1]).square()
+    squared = (down.flatten(1).sum(1) + across.flatten(1).sum(1)) / (down[0].numel() + across[0].numel())
+    variance = (z - z.mean((0, 2, 3), keepdim=True)).square().mean()
+    return (squared / (2 * variance)).numpy()
+
+
+def nearest_neighbours(latents: Tensor, at_once: int = DISTANCES_AT_ONCE) -> Tensor:
+    """The index of the nearest other latent by Euclidean distance: (N,), a part of the distances held at a time.
+
+    Raises: ValueError for fewer than two latents.
+    """
+    rows = latents.flatten(1).double()
+    if len(rows) < 2:
+        raise ValueError("a nearest neighbour needs at least 2 latents")
+    found = []
+    for first in range(0, len(rows), max(1, at_once // len(rows))):
+        part = rows[first : first + max(1, at_once // len(rows))]
+        distances = torch.cdist(part, rows)
+        own = torch.arange(len(part))
+        distances[own, first + own] = torch.inf
+        found.append(distances.argmin(1))
+    return torch.cat(found)

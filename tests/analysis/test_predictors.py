@@ -1,0 +1,100 @@
+"""Rank correlations of predictors: Spearman's own in one group, f earning nothing within f, and honest intervals."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+from synthetic_store import Recipe, build
+
+from analysis import predictors
+from analysis.collect import read_study
+from analysis.predictors import LEAST, ranked, ranking
+
+ONE = np.zeros(30, dtype=np.int64)
+
+
+def draws(seed, n=30, slope=1.0):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=n)
+    return x, slope * x + random.normal(size=n)
+
+
+@pytest.mark.parametrize("slope", [-2.0, 0.0, 0.5])
+def test_in_one_group_it_is_spearmans(slope):
+    x, y = draws(1, slope=slope)
+    assert ranked(x, y, ONE) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+    tied = x.round()
+    assert ranked(tied, y.round(), ONE) == pytest.approx(spearmanr(tied, y.round()).statistic, abs=1e-12)
+
+
+def test_what_only_follows_the_group_earns_nothing_within_groups():
+    groups = np.repeat([4, 8, 16], 10)
+    x, y = draws(2, slope=0.0)
+    assert ranked(x + 100 * groups, y + 100 * groups, ONE) > 0.8
+    apart = ranked(x + 100 * groups, y + 100 * groups, groups)
+    assert apart == pytest.approx(ranked(x, y, groups))
+    assert abs(apart) < 0.4
+
+
+def test_groups_that_disagree_cancel():
+    x, groups = np.tile(np.arange(5.0), 2), np.repeat([1, 2], 5)
+    assert ranked(x, np.concatenate([x[:5], -x[:5]]), groups) == pytest.approx(0)
+    assert ranked(x, np.concatenate([x[:5], 100 + 3 * x[:5]]), groups) == pytest.approx(1)
+
+
+def test_a_constant_predictor_has_no_correlation():
+    assert math.isnan(ranking(np.ones(30), draws(3)[1], ONE).value)
+
+
+def test_too_few_first_stages_have_none():
+    few = np.arange(LEAST - 1.0)
+    assert math.isnan(ranking(few, few, np.zeros(LEAST - 1, dtype=np.int64)).value)
+
+
+def test_intervals_cover_the_true_correlation():
+    """Of normal variables with correlation 1/sqrt(2), whose Spearman correlation is 6/pi asin(rho/2)."""
+    true = 6 / math.pi * math.asin(math.sqrt(0.5) / 2)
+    found = [ranking(*draws(seed), ONE) for seed in range(40)]
+    assert np.mean([item.low <= true <= item.high for item in found]) >= 0.88
+    assert 0.2 < np.mean([item.high - item.low for item in found]) < 0.6
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Twelve first stages whose samples are known, a predictor that is right within f, and one that is wrong."""
+    path = tmp_path_factory.mktemp("store")
+    build(path, Recipe(regularisers=("kl", "vq"), factors=(4, 8, 16), steps=(5, 10)))
+    found = read_study(path)
+    rows = found.frame[found.frame["stage"] == "evaluation"]
+    kernel = rows[rows["metric"].str.startswith("kd_") & (rows["steps"] == 10)]
+    made = [
+        kernel.assign(stage="predictors", metric=name, value=sign * kernel["value"] + 10 * kernel["f"].astype(float))
+        for name, sign in (("right", 1.0), ("wrong", -1.0))
+    ]
+    return replace(found, frame=pd.concat([found.frame, *made], ignore_index=True))
+
+
+def test_predictors_are_compared_with_the_samples_of_their_first_stage(study):
+    page = predictors.markdown(study)
+    lines = {line.split("|")[1].strip(): line.split("|") for line in page.splitlines() if line.startswith("| `")}
+    assert lines["`right`"][2].split()[0] == "+1.00"
+    assert lines["`wrong`"][2].split()[0] == "-1.00"
+    assert lines["`right`"][3].strip() == lines["`right`"][5].strip() == "6"
+    # Overall both follow f, with which samples get worse here, so that the wrong one looks right.
+    assert 0 < float(lines["`wrong`"][4].split()[0]) < float(lines["`right`"][4].split()[0])
+    assert "`decoded_kd_efficientnet_lite2`" in lines
+
+
+def test_outcomes_are_at_the_most_steps_that_all_have(study):
+    metric = study.frame[(study.frame["stage"] == "evaluation") & study.frame["metric"].str.startswith("kd_")]
+    for first_stage, value in predictors.outcomes(study).items():
+        own = metric[(metric["first_stage"] == first_stage) & (metric["steps"] == 10)]
+        assert own["value"].tolist() == [value]
+
+
+def test_without_samples_it_says_what_is_missing(study):
+    without = replace(study, frame=study.frame[study.frame["stage"] != "evaluation"])
+    assert "let the sweep run to its end" in predictors.markdown(without)
