@@ -1,6 +1,7 @@
 """Whole checkpoints of CompVis latent-diffusion with their yaml: first stages, and latent diffusion models."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,19 +84,34 @@ def read(path: Path, weights: str) -> Loaded:
     """
     config = _config(path)
     state = read_tensors(path)
-    if _class(config) in FIRST_STAGES:
-        return _first_stage_alone(path, config, state, "")
-    _expect(state, MODEL_PREFIX + UNET_PREFIX, "a latent diffusion model", path)
-    return _latent_diffusion(path, config["params"], state, weights)
+    with _complete_yaml(path):
+        return _whole(path, config, state, weights)
 
 
 def read_first_stage(path: Path) -> Loaded:
     """The first stage alone, also of the checkpoint of a whole latent diffusion model. Raises: as `read`."""
     config = _config(path)
     state = read_tensors(path)
+    with _complete_yaml(path):
+        if _class(config) in FIRST_STAGES:
+            return _first_stage_alone(path, config, state, "")
+        return _first_stage_alone(path, config["params"]["first_stage_config"], state, FIRST_STAGE_PREFIX)
+
+
+@contextlib.contextmanager
+def _complete_yaml(path: Path) -> Iterator[None]:
+    """Raises UserError for the key that what is done here looks up in the yaml, and does not find."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"the yaml of {path} lacks the key {error}, without which its model cannot be built") from error
+
+
+def _whole(path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], weights: str) -> Loaded:
     if _class(config) in FIRST_STAGES:
         return _first_stage_alone(path, config, state, "")
-    return _first_stage_alone(path, config["params"]["first_stage_config"], state, FIRST_STAGE_PREFIX)
+    _expect(state, MODEL_PREFIX + UNET_PREFIX, "a latent diffusion model", path)
+    return _latent_diffusion(path, config["params"], state, weights)
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -174,9 +190,6 @@ def _latent_diffusion(path: Path, params: Mapping[str, Any], state: Mapping[str,
             f"the yaml of {path} sets {', '.join(unknown)}, which none of the published latent diffusion models does: "
             "this program does not know what the model makes of it"
         )
-    for key in ("unet_config", "first_stage_config", "cond_stage_config"):
-        if key not in params:
-            raise UserError(f"the yaml of {path} has no model.params.{key}, which a latent diffusion model needs")
     taken = _weights_taken(path, state, weights)
     unet_params = params["unet_config"]["params"]
     first_stage = _first_stage(path, params["first_stage_config"], state, FIRST_STAGE_PREFIX)

@@ -58,6 +58,12 @@ def change(config, state, what):
     params = config["model"]["params"]
     unet, first_stage = params["unet_config"]["params"], params["first_stage_config"]["params"]
     match what:
+        case "no levels":
+            del first_stage["ddconfig"]["ch_mult"]
+        case "no side":
+            del unet["image_size"]
+        case "no condition":
+            del params["cond_stage_config"]
         case "another class":
             config["model"]["target"] = "ldm.models.diffusion.ddpm.LatentUpscaleDiffusion"
         case "an unknown option":
@@ -93,6 +99,9 @@ def change(config, state, what):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
+        ("no levels", "lacks the key 'ch_mult'"),
+        ("no side", "lacks the key 'image_size'"),
+        ("no condition", "lacks the key 'cond_stage_config'"),
         ("another class", "LatentUpscaleDiffusion, which this program cannot be: it reads LatentDiffusion"),
         ("an unknown option", "sets reset_ema"),
         ("hybrid conditioning", "conditioning_key=hybrid"),
