@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.denoiser.blocks import Block, group_norm, zeroed
+from ldm.denoiser.blocks import NORM_GROUPS, Block, group_norm, zeroed
 from ldm.errors import UserError
 from ldm.layers import attend, normalised
 
@@ -41,13 +41,13 @@ class SelfAttention(Block):
     Source: Dhariwal and Nichol 2021, section 3. Raises: UserError for an unknown `head_order`.
     """
 
-    def __init__(self, channels: int, heads: int, head_order: HeadOrder) -> None:
+    def __init__(self, channels: int, heads: int, head_order: HeadOrder, norm_groups: int = NORM_GROUPS) -> None:
         super().__init__()
         if head_order not in get_args(HeadOrder):
             raise UserError(f"head_order is '{head_order}', but must be one of {', '.join(get_args(HeadOrder))}")
         self.heads = heads
         self.head_order = head_order
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups=norm_groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj_out = zeroed(nn.Linear(channels, channels))
 
@@ -130,9 +130,11 @@ class SpatialTransformer(Block):
     Source: Rombach et al. 2022, appendix E.2.1 (table 16).
     """
 
-    def __init__(self, channels: int, heads: int, depth: int, context_dim: int, dropout: float) -> None:
+    def __init__(
+        self, channels: int, heads: int, depth: int, context_dim: int, dropout: float, norm_groups: int = NORM_GROUPS
+    ) -> None:
         super().__init__()
-        self.norm = group_norm(channels, eps=1e-6)
+        self.norm = group_norm(channels, eps=1e-6, groups=norm_groups)
         self.proj_in = nn.Linear(channels, channels)
         self.blocks = nn.ModuleList(TransformerBlock(channels, context_dim, heads, dropout) for _ in range(depth))
         self.proj_out = zeroed(nn.Linear(channels, channels))

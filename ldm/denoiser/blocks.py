@@ -13,13 +13,16 @@ from ldm.layers import normalised
 
 PERIOD = 10_000.0
 
+NORM_GROUPS = 32
+"""Groups of every normalisation in the paper's networks."""
+
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
-def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """Group normalisation with 32 groups, or with the largest divisor of `channels` below 32 where 32 is none."""
-    groups = next(count for count in range(min(32, channels), 0, -1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, eps=eps)
+def group_norm(channels: int, eps: float = 1e-5, groups: int = NORM_GROUPS) -> nn.GroupNorm:
+    """Group normalisation with `groups`, or with the largest divisor of `channels` below where that is none."""
+    fitting = next(count for count in range(min(groups, channels), 0, -1) if channels % count == 0)
+    return nn.GroupNorm(fitting, channels, eps=eps)
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -112,14 +115,15 @@ class ResidualBlock(Block):
         dropout: float,
         scale_shift: bool,
         resample: Callable[[Tensor], Tensor] | None = None,
+        norm_groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = resample
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = group_norm(in_channels, groups=norm_groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time = nn.Linear(embedding_width, out_channels * (2 if scale_shift else 1))
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = group_norm(out_channels, groups=norm_groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)

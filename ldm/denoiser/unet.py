@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldm.denoiser.attention import HeadOrder, SelfAttention, SpatialTransformer
 from ldm.denoiser.blocks import (
+    NORM_GROUPS,
     Block,
     Convolution,
     ResidualBlock,
@@ -50,12 +51,12 @@ def level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int
     return [int(width) for width in widths]
 
 
-def check_norms(side: int, channels: int) -> None:
+def check_norms(side: int, channels: int, groups: int = NORM_GROUPS) -> None:
     """Refuses a level where every group of a group norm holds one value, which the norm would replace by 0.
 
     Raises: UserError there, which can only be at side 1.
     """
-    if side == 1 and group_norm(channels).num_groups == channels:
+    if side == 1 and group_norm(channels, groups=groups).num_groups == channels:
         raise UserError(
             f"the UNet has {channels} channels at side 1, where each of its norms' groups would hold a single value: "
             "give this level more channels (such as 64), or the UNet fewer levels"
@@ -84,7 +85,8 @@ class UNet(nn.Module):
     over; the middle always has attention); the network itself takes maps of any sides that can be halved as often. With
     `context_dim` attention is a transformer of `transformer_depth` blocks with cross-attention, without it it is
     self-attention whose joint projection is laid out by `head_order`. `in_channels` counts x_t and concatenated maps.
-    `recompute` trades compute for memory in training (gradient checkpointing).
+    `recompute` trades compute for memory in training (gradient checkpointing). Norms have `norm_groups`, or the largest
+    divisor of their width below.
 
     Raises: UserError for sizes that do not fit each other.
     Source: Rombach et al. 2022, section 3.3 and appendix E.2; Dhariwal and Nichol 2021, section 3.
@@ -109,6 +111,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         head_order: HeadOrder = "heads_first",
         recompute: bool = False,
+        norm_groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -118,17 +121,21 @@ class UNet(nn.Module):
         sides = level_sides(latent_side, len(channel_mult))
         widths = level_widths(model_channels, channel_mult)
         for side, entering, width in zip(sides, [model_channels, *widths], widths, strict=False):
-            check_norms(side, entering)
-            check_norms(side, width)
+            check_norms(side, entering, norm_groups)
+            check_norms(side, width, norm_groups)
         residual = partial(
-            ResidualBlock, embedding_width=4 * model_channels, dropout=dropout, scale_shift=use_scale_shift_norm
+            ResidualBlock,
+            embedding_width=4 * model_channels,
+            dropout=dropout,
+            scale_shift=use_scale_shift_norm,
+            norm_groups=norm_groups,
         )
 
         def attention(channels: int) -> Block:
             heads = head_count(channels, num_heads, num_head_channels)
             if context_dim is None:
-                return SelfAttention(channels, heads, head_order)
-            return SpatialTransformer(channels, heads, transformer_depth, context_dim, dropout)
+                return SelfAttention(channels, heads, head_order, norm_groups)
+            return SpatialTransformer(channels, heads, transformer_depth, context_dim, dropout, norm_groups)
 
         def attention_at(side: int, channels: int) -> list[Block]:
             return [attention(channels)] if side in attention_sides else []
@@ -170,7 +177,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(nn.ModuleList(blocks) for blocks in down)
         self.middle = nn.ModuleList(middle)
         self.up = nn.ModuleList(nn.ModuleList(blocks) for blocks in up)
-        self.norm_out = group_norm(channels)
+        self.norm_out = group_norm(channels, groups=norm_groups)
         self.conv_out = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
     def forward(

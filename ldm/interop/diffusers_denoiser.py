@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ldm.denoiser.attention import SelfAttention, SpatialTransformer, TransformerBlock, reorder_heads
-from ldm.denoiser.blocks import Convolution, ResidualBlock, group_norm
+from ldm.denoiser.blocks import NORM_GROUPS, Convolution, ResidualBlock
 from ldm.denoiser.unet import UNet
 from ldm.errors import UserError
 from ldm.interop.diffusers_names import current_name
@@ -31,7 +30,6 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
     "add_attention": (True,),
     "act_fn": ("silu",),
-    "attn_norm_num_groups": (None, 32),
     "norm_eps": (1e-5,),
     "class_embed_type": (None,),
     "num_class_embeds": (None,),
@@ -49,8 +47,8 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "conv_out_kernel": (3,),
     "reverse_transformer_layers_per_block": (None,),
 }
-GROUPS, GROUPED = 32, "Grouped"
-"""Groups of our norms, and how the names of exported classes begin whose norms have fewer where 32 divides no width."""
+GROUPED = "Grouped"
+"""How the names of exported classes begin whose norms have fewer groups where 32 does not divide the width."""
 
 _PLAIN = ("DownBlock2D", "UpBlock2D")
 _SELF = ("AttnDownBlock2D", "AttnUpBlock2D")
@@ -122,16 +120,6 @@ def _heads(config: Mapping[str, Any], attended: Sequence[int]) -> dict[str, int 
     return {"num_head_channels": None, "num_heads": _single(config, "attention_head_dim", 8)}
 
 
-def _check_norms(widths: Sequence[int], groups: int) -> None:
-    """Raises UserError where one of our norms, on a width or on one beside a skip, would have other groups."""
-    beside_skips = [one + other for one, other in pairwise((widths[0], *widths))] + [2 * width for width in widths]
-    if any(group_norm(channels).num_groups != groups for channels in (*widths, *beside_skips)):
-        raise UserError(
-            f"the diffusers config has norm_num_groups={groups} and block_out_channels={list(widths)}, but norms of "
-            "this program's UNet have 32 groups, on widths that are multiples of 32, or else the largest divisor below"
-        )
-
-
 def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of our `UNet` for the config of a UNet2DModel or (with `cross_attention_dim`) UNet2DConditionModel.
 
@@ -148,11 +136,20 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             "attention has no norm, which this program's UNet cannot do"
         )
     widths = config["block_out_channels"]
-    if not str(config.get("_class_name", "")).startswith(GROUPED):
-        _check_norms(widths, config.get("norm_num_groups", GROUPS))
-    side = config.get("sample_size")
-    if not isinstance(side, int):
-        raise UserError(f"the diffusers config has sample_size={side!r}, but must give one latent side")
+    groups = config.get("norm_num_groups", NORM_GROUPS)
+    if any(width % groups for width in widths) and not str(config.get("_class_name", "")).startswith(GROUPED):
+        raise UserError(
+            f"the diffusers config has block_out_channels={list(widths)}, which must be multiples of "
+            f"norm_num_groups={groups}"
+        )
+    of_attention = config.get("attn_norm_num_groups")
+    if of_attention not in (None, groups):
+        raise UserError(
+            f"the diffusers config has attn_norm_num_groups={of_attention} beside norm_num_groups={groups}, but this "
+            "program's UNet has one number of groups"
+        )
+    # Sides only say where attention stands, which theirs tells by level, whatever sample_size is.
+    side = 2 ** len(widths)
     levels = _attention_levels(config, _CROSS if cross else _SELF)
     return {
         "in_channels": config["in_channels"],
@@ -168,6 +165,7 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "use_scale_shift_norm": adaptive,
         "dropout": config.get("dropout", 0.0),
         "head_order": "qkv_first",
+        "norm_groups": groups,
     }
 
 
@@ -270,8 +268,9 @@ def unet_config(unet: UNet, latent_side: int) -> dict[str, Any]:
         [kind if len(blocks) > 1 else plain for blocks in firsts]
         for kind, plain in zip(_SELF if unet.context_dim is None else _CROSS, _PLAIN, strict=True)
     )
+    kind, groups = _norms(unet, "UNet2DModel" if unet.context_dim is None else "UNet2DConditionModel")
     config: dict[str, Any] = {
-        "_class_name": _unet_class(widths, unet.context_dim),
+        "_class_name": kind,
         "sample_size": latent_side,
         "in_channels": unet.in_channels,
         "out_channels": unet.conv_out.out_channels,
@@ -279,7 +278,7 @@ def unet_config(unet: UNet, latent_side: int) -> dict[str, Any]:
         "layers_per_block": per_level - 1,
         "down_block_types": down,
         "up_block_types": up[::-1],
-        "norm_num_groups": GROUPS,
+        "norm_num_groups": groups,
         "norm_eps": 1e-5,
         "act_fn": "silu",
         "flip_sin_to_cos": True,
@@ -304,7 +303,7 @@ def unet_config(unet: UNet, latent_side: int) -> dict[str, Any]:
         )
     return config | {
         "attention_head_dim": head_widths.pop() if len(head_widths) == 1 else None,
-        "attn_norm_num_groups": GROUPS if middle.scale_shift else None,
+        "attn_norm_num_groups": groups if middle.scale_shift else None,
     }
 
 
@@ -322,9 +321,10 @@ def _heads_of(attention: nn.Module) -> int:
     return first.self_attention.heads
 
 
-def _unet_class(widths: Sequence[int], context_dim: int | None) -> str:
-    plain = "UNet2DModel" if context_dim is None else "UNet2DConditionModel"
-    return plain if all(width % GROUPS == 0 for width in widths) else GROUPED + plain
+def _norms(unet: UNet, plain: str) -> tuple[str, int]:
+    """The class for a UNet that would be a `plain` one of diffusers but for its norms, and its norm_num_groups."""
+    groups = {layer.num_groups for layer in unet.modules() if isinstance(layer, nn.GroupNorm)}
+    return (plain, groups.pop()) if len(groups) == 1 else (GROUPED + plain, NORM_GROUPS)
 
 
 def diffusers_unet_state(unet: UNet) -> dict[str, Tensor]:

@@ -116,8 +116,8 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
             f"other and be of {', '.join(sorted(known))}."
         )
     vq = "num_vq_embeddings" in config
-    size = config["sample_size"]
-    resolution = size if isinstance(size, int) else size[0]
+    # Sides only say where attention stands, which theirs tells by level, whatever sample_size is.
+    resolution = 2 ** len(widths)
     shared: dict[str, Any] = {
         "z_channels": config["latent_channels"],
         "ch": widths[0],

@@ -211,8 +211,12 @@ def _unet(folder: Path) -> nn.Module:
     return unet_from_diffusers(config, weights_of(folder))
 
 
-def _latent_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return config["out_channels"], config["sample_size"], config["sample_size"]
+def _latent_shape(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    size = config.get("sample_size")
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return config["out_channels"], height, width
 
 
 def _resolution(config: Mapping[str, Any]) -> int | None:

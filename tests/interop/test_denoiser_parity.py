@@ -51,7 +51,15 @@ CONFIGS = {
         "block_out_channels": (64, 96, 128),
         "layers_per_block": 1,
     },
+    "self-attention, 8 groups, no sample size": {
+        **PLAIN,
+        "block_out_channels": (24, 40, 64),
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+        "sample_size": None,
+    },
     "cross-attention": CROSS,
+    "cross-attention, 4 groups": {**CROSS, "block_out_channels": (20, 36, 36), "norm_num_groups": 4},
     "cross-attention, two blocks, constant head width, linear": {
         **CROSS,
         "layers_per_block": 1,
@@ -99,14 +107,14 @@ def test_predictions_and_gradients_equal_those_of_diffusers(name, dtype, toleran
     [
         ({"flip_sin_to_cos": False}, "flip_sin_to_cos=False"),
         ({"norm_eps": 1e-6}, "norm_eps=1e-06"),
-        ({"norm_num_groups": 16}, "norm_num_groups=16"),
+        ({"norm_num_groups": 24}, "multiples of norm_num_groups=24"),
+        ({"attn_norm_num_groups": 16}, "attn_norm_num_groups=16 beside norm_num_groups=32"),
         ({"downsample_padding": 0}, "downsample_padding=0"),
-        ({"block_out_channels": (48, 64, 64)}, "multiples of 32"),
+        ({"block_out_channels": (48, 64, 64)}, "multiples of norm_num_groups=32"),
         ({"down_block_types": ("SkipDownBlock2D",) * 3}, "'SkipDownBlock2D'"),
         ({"up_block_types": ("UpBlock2D",) * 3}, r"levels \[1, 2\] down but \[\] up"),
         ({"layers_per_block": (1, 2, 2)}, r"layers_per_block=\[1, 2, 2\]"),
         ({"resnet_time_scale_shift": "scale_shift"}, "middle attention has no norm"),
-        ({"sample_size": None}, "one latent side"),
     ],
 )
 def test_diffusers_configs_of_another_architecture_are_refused(change, message):

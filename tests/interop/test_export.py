@@ -136,6 +136,7 @@ CASES = {
     "scale by channel, codes": {"scale": BY_CHANNEL, "regulariser": "vq"},
     "pixels": {"regulariser": "identity", "scale": BY_CHANNEL},
     "narrow": {"model_channels": 16},
+    "8 groups, classes": {"classes": CLASSES, "model_channels": 24, "num_head_channels": 8, "norm_groups": 8},
     "narrow, classes": {"classes": CLASSES, "channel_mult": (1, 3.125), "num_head_channels": None, "num_heads": 4},
     "adaptive norms": {"use_scale_shift_norm": True, "model_channels": 24, "num_head_channels": 24},
     "v": {"target": "v", "classes": CLASSES},
