@@ -345,7 +345,7 @@ def _count(text: str) -> float:
 
 def _as_number(value: Any) -> float:
     """NaN, which equals nothing, where there is none."""
-    return math.nan if value == "" or pd.isna(value) else float(value)
+    return math.nan if pd.isna(value) or value == "" else float(value)
 
 
 def _shown(value: Any) -> str:

@@ -147,7 +147,7 @@ def generate(
         noise = SampleNoise(settings["seed"], part, source.device)
         z = noise(source.latent_shape).contiguous(memory_format=torch.channels_last)
         *_, z = sample(sampler, denoise, z, times, noise)
-        _wait(source.device)
+        wait_for(source.device)
         denoised = time.monotonic()
         latents = source.scale.denormalise(z)
         images = source.decode(latents)
@@ -156,7 +156,8 @@ def generate(
         yield Batch(part.start, images, latents, fields, denoised - started, time.monotonic() - denoised)
 
 
-def _wait(device: str) -> None:
+def wait_for(device: str) -> None:
+    """Returns when all that was asked of a GPU is done."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -30,6 +31,21 @@ def save_grid(path: Path, rows: list[Tensor], gap: int = 2, smallest_side: int =
             top, left = r * (height + gap), c * (width + gap)
             canvas[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(canvas)
-    zoom = max(1, smallest_side // min(height, width))
+    zoom = _zoom(height, width, smallest_side)
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     save_picture(path, picture)
+
+
+def read_grid(
+    path: Path, n: int, columns: int, height: int, width: int, gap: int = 2, smallest_side: int = 64
+) -> Tensor:
+    """The first n images, uint8 (n, 3, height, width), of a grid that `save_grid` wrote in rows of `columns`."""
+    zoom = _zoom(height, width, smallest_side)
+    with Image.open(path) as picture:
+        canvas = torch.from_numpy(np.asarray(picture.convert("RGB"))[::zoom, ::zoom].copy()).permute(2, 0, 1)
+    places = [(i // columns * (height + gap), i % columns * (width + gap)) for i in range(n)]
+    return torch.stack([canvas[:, top : top + height, left : left + width] for top, left in places])
+
+
+def _zoom(height: int, width: int, smallest_side: int) -> int:
+    return max(1, smallest_side // min(height, width))

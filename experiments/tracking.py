@@ -43,6 +43,11 @@ class Silent:
         pass
 
 
+def silent() -> Run:
+    """A run that keeps nothing, for what is no stage."""
+    return _Silent()
+
+
 class _WandbRun:
     def __init__(self, run: Any) -> None:
         self.run = run

@@ -28,7 +28,7 @@ from experiments.generate import (
 )
 from experiments.kept import IMAGES, KeptImages, kept_images
 from experiments.measure import extractor_of, windows
-from experiments.pictures import save_grid
+from experiments.pictures import read_grid, save_grid
 from experiments.runner import Job, Outcome, label
 from experiments.task import Values, measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
@@ -52,7 +52,7 @@ def run(job: Job) -> Outcome:
     n, batch_size, settings = config["n_samples"], full["samples"]["batch"], config["sampler"]
     asked = asked_conditions(job, n, settings["seed"], larger_maps(full))
     extractor = extractor_of(job, config["extractor"])
-    source = _at_sample_size(
+    source = at_sample_size(
         generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
     )
     sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(config["guidance"])
@@ -107,7 +107,7 @@ def part_path(folder: Path, indices: range) -> Path:
     return folder / "parts" / f"{indices.start:08d}-{indices.stop:08d}.npz"
 
 
-def _at_sample_size(source: Generator, config: Mapping[str, Any]) -> Generator:
+def at_sample_size(source: Generator, config: Mapping[str, Any]) -> Generator:
     """The generator for samples of the size and with the tiles of a full config."""
     height, width = (side // source.first_stage.factor for side in sample_size(config))
     return dataclasses.replace(
@@ -194,6 +194,13 @@ def _collected(
         },
         cost=cost,
     )
+
+
+def kept_images(folder: Path, n: int, height: int, width: int) -> torch.Tensor:
+    """The samples of a finished sample set that can still be looked at, uint8 (m, 3, H, W), from the first on."""
+    if (folder / "images.npy").exists():
+        return torch.from_numpy(np.load(folder / "images.npy", allow_pickle=False))
+    return read_grid(folder / "grid.png", min(SHOWN, n), _columns(height, width), height, width)
 
 
 def _columns(height: int, width: int) -> int:

@@ -1,0 +1,48 @@
+"""What the judge sees in the training images, and how near to them unseen real images lie: once for all models."""
+
+import numpy as np
+
+from experiments import build
+from experiments.cost import Meter
+from experiments.measure import batches_of, chosen, described, extractor_of, features_of, protocol_from
+from experiments.memorisation import PIXELS, memorisation_protocols, small_pixels_of
+from experiments.runner import Job, Outcome
+from ldm.data.contract import SPLITS
+from ldm.metrics.memorisation import heldout_distance, nearest
+from ldm.training.flops import count_flops
+
+MOST_TRAINING_IMAGES = 50_000
+MOST_HELDOUT_IMAGES = 10_000
+
+
+def run(job: Job) -> Outcome:
+    """Writes features.npz and indices.npy of the training images, and distances.npz of the held-out ones."""
+    meter, config, seed = Meter(job.device), job.plan.config, job.config["seed"]
+    train, heldout = (build.images(config, split, job.store) for split in SPLITS)
+    extractor = extractor_of(job, job.config["extractor"])
+    kept = chosen(len(train), MOST_TRAINING_IMAGES, seed, "training set")
+    unseen = chosen(len(heldout), MOST_HELDOUT_IMAGES, seed, "unseen")
+    with meter.part("features"):
+        features = features_of(batches_of(train, kept), extractor)
+        others = features_of(batches_of(heldout, unseen), extractor)
+    with meter.part("distances"):
+        distances = {
+            extractor.name: nearest(others.features, features.features).distances,
+            PIXELS: nearest(small_pixels_of(heldout, unseen), small_pixels_of(train, kept)).distances,
+        }
+    features.save(job.folder / "features.npz")
+    np.save(job.folder / "indices.npy", np.asarray(kept))
+    np.savez(job.folder / "distances.npz", **distances)  # type: ignore[arg-type]
+    how = protocol_from(config, job.parent_record("reference").facts, len(unseen), "heldout")
+    protocols = memorisation_protocols(how, train.fingerprint, len(kept))
+    count = len(kept) + len(unseen)
+    return Outcome(
+        facts={
+            "training_images": len(kept),
+            "heldout_images": len(unseen),
+            "heldout_copies": int((distances[PIXELS] == 0).sum()),
+        },
+        rows=[heldout_distance(found, space).row(protocols[space].id) for space, found in distances.items()],
+        protocols=described(protocols.values()),
+        cost=meter.cost(count, count * count_flops(lambda: extractor(heldout.uint8([0])))),
+    )

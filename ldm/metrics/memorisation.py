@@ -1,0 +1,98 @@
+"""Do samples repeat training images? Distances to the nearest one, beside those of images that were never trained on.
+
+Near a training image lies whatever looks like the data; only what lies nearer than unseen real images do is suspect.
+A space is an extractor's features or small pixels; the distance in it is Euclidean.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ldm.metrics.intervals import LEVEL, Interval, mean_interval, proportion_interval
+from ldm.metrics.values import MetricValue
+
+PIXEL_SIDE: Final = 32
+"""Pixels are compared at most at this side: at full size fine texture drowns what two images share."""
+
+CLOSE: Final = 0.05
+"""The share of held-out images that lies within the distance that is called close."""
+
+BLOCK_BYTES: Final = 2**27
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Of each image the nearest of a set: distances, float64 (n,), and which one it is, int64 (n,)."""
+
+    distances: NDArray[np.float64]
+    indices: NDArray[np.int64]
+
+
+def nearest(queries: NDArray[np.float32], among: NDArray[np.float32]) -> Nearest:
+    """The nearest of `among` (m, d) to each of `queries` (n, d), a block at a time; the first of several alike.
+
+    The product of matrices finds it; its distance is then taken from the difference, which no cancellation spoils.
+    """
+    centre = among.mean(axis=0, dtype=np.float64)
+    candidates = among - centre
+    lengths = np.square(candidates).sum(axis=1)
+    indices = np.empty(len(queries), np.int64)
+    block = max(1, BLOCK_BYTES // (8 * len(among)))
+    for first in range(0, len(queries), block):
+        part = queries[first : first + block] - centre
+        indices[first : first + block] = (lengths - 2 * part @ candidates.T).argmin(axis=1)
+    differences = queries.astype(np.float64) - among[indices]
+    return Nearest(np.sqrt(np.square(differences).sum(axis=1)), indices)
+
+
+def small_pixels(images: Tensor) -> NDArray[np.float32]:
+    """uint8 images (N, 3, H, W), averaged to at most 32 px a side, one row each.
+
+    Units: the distance of two rows is the root mean square error on 0 to 255.
+    """
+    side = min(PIXEL_SIDE, *images.shape[2:])
+    rows = adaptive_avg_pool2d(images.float(), side).flatten(1)
+    return (rows / math.sqrt(rows.shape[1])).numpy()
+
+
+def memorisation_metrics(
+    samples: NDArray[np.float64], heldout: NDArray[np.float64], space: str, level: float = LEVEL
+) -> list[MetricValue]:
+    """Distances of samples to their nearest training image, against those of held-out images to theirs.
+
+    `nearest_train_SPACE` is their mean, `nearer_train_SPACE` the probability that a sample lies nearer than a held-out
+    image (0.5: as near as unseen images; 1: copies), `close_train_SPACE` the share of samples within the distance
+    that 5 % of the held-out images lie within (the interval takes that distance as given).
+    """
+    n, mean, nearer = len(samples), mean_interval(samples, level), probability_below(samples, heldout, level)
+    near = int((samples <= np.quantile(heldout, CLOSE)).sum())
+    share = proportion_interval(near, n, level)
+    found = {"nearest": mean, "nearer": nearer, "close": share}
+    return [MetricValue(f"{name}_train_{space}", i.value, n, i.low, i.high) for name, i in found.items()]
+
+
+def heldout_distance(distances: NDArray[np.float64], space: str) -> MetricValue:
+    """The mean distance of held-out images to their nearest training image, which samples are measured against."""
+    mean = mean_interval(distances)
+    return MetricValue(f"real_nearest_train_{space}", mean.value, len(distances), mean.low, mean.high)
+
+
+def probability_below(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
+    """P(a < b) + P(a = b) / 2 for independent draws of two samples, with DeLong's interval.
+
+    Source: DeLong et al. 1988, Biometrics 44(3), the placement values of the Mann-Whitney statistic.
+    """
+    first, second = np.sort(np.asarray(a, np.float64)), np.sort(np.asarray(b, np.float64))
+    m, n = len(first), len(second)
+    above = 1 - (np.searchsorted(second, first, "left") + np.searchsorted(second, first, "right")) / (2 * n)
+    below = (np.searchsorted(first, second, "left") + np.searchsorted(first, second, "right")) / (2 * m)
+    value = float(above.mean())
+    variance = above.var(ddof=1) / m + below.var(ddof=1) / n if min(m, n) > 1 else math.nan
+    half = float(ndtri(0.5 + level / 2)) * math.sqrt(variance)
+    return Interval(value, max(0.0, value - half), min(1.0, value + half))

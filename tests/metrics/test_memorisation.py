@@ -1,0 +1,94 @@
+"""Distances to the nearest training image: brute force, planted copies, and intervals that cover."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from scipy.stats import mannwhitneyu, norm
+
+from ldm.metrics import memorisation
+from ldm.metrics.memorisation import (
+    heldout_distance,
+    memorisation_metrics,
+    nearest,
+    probability_below,
+    small_pixels,
+)
+
+
+def _distances(n, m, d, seed=0, offset=0.0):
+    draw = np.random.default_rng(seed)
+    return (offset + draw.normal(size=(n, d))).astype(np.float32), (offset + draw.normal(size=(m, d))).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_the_nearest_is_that_of_brute_force_however_far_from_zero(monkeypatch, offset):
+    monkeypatch.setattr(memorisation, "BLOCK_BYTES", 8 * 70 * 6)  # several blocks, the last one smaller
+    queries, among = _distances(20, 70, 9, offset=offset)
+    full = cdist(queries.astype(np.float64), among.astype(np.float64))
+    found = nearest(queries, among)
+    np.testing.assert_array_equal(found.indices, full.argmin(axis=1))
+    np.testing.assert_allclose(found.distances, full.min(axis=1), rtol=1e-12)
+
+
+def test_a_copy_lies_at_distance_zero():
+    queries, among = _distances(5, 70, 900, offset=100.0)
+    found = nearest(np.concatenate([queries, among[[41]]]), among)
+    assert found.indices[-1] == 41
+    assert found.distances[-1] == 0.0
+    assert (found.distances[:-1] > 1).all()
+
+
+def test_pixel_distances_are_grey_levels_of_averaged_images():
+    black, grey = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.full((1, 3, 64, 64), 7, dtype=torch.uint8)
+    assert nearest(small_pixels(black), small_pixels(grey)).distances == pytest.approx([7.0], rel=1e-6)
+    stripes = black.clone()
+    stripes[:, :, ::2] = 14
+    # Texture finer than the small side is gone, its mean is not.
+    assert nearest(small_pixels(stripes), small_pixels(grey)).distances == pytest.approx([0.0], abs=1e-5)
+    assert small_pixels(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 3 * 16 * 16)
+
+
+def test_the_probability_is_mann_whitney_s_with_ties_halved():
+    draw = np.random.default_rng(1)
+    a, b = draw.integers(0, 12, 40).astype(float), draw.integers(3, 15, 31).astype(float)
+    expected = 1 - mannwhitneyu(a, b).statistic / (len(a) * len(b))
+    assert probability_below(a, b).value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_its_nominal_interval_covers(shift):
+    draw, truth = np.random.default_rng(2), norm.cdf(shift / np.sqrt(2))
+    trials = [probability_below(draw.normal(size=60), shift + draw.normal(size=80)) for _ in range(1000)]
+    coverage = np.mean([t.low <= truth <= t.high for t in trials])
+    assert 0.92 <= coverage <= 0.97
+    assert np.mean([t.value for t in trials]) == pytest.approx(truth, abs=0.005)
+
+
+def _metrics(copies):
+    """Metrics of 200 samples of the distribution that training and held-out images come from, some of them copies."""
+    train, heldout = _distances(500, 200, 16)
+    samples, noise = _distances(200, 200, 16, seed=3)
+    samples[:copies] = train[:copies] + 0.01 * noise[:copies]
+    held, mine = nearest(heldout, train).distances, nearest(samples, train).distances
+    return {value.metric: value for value in memorisation_metrics(mine, held, "e")}, heldout_distance(held, "e")
+
+
+def test_a_model_that_learned_the_distribution_is_as_near_as_unseen_images():
+    found, real = _metrics(copies=0)
+    assert found["nearer_train_e"].ci_low < 0.5 < found["nearer_train_e"].ci_high
+    assert found["close_train_e"].ci_low < 0.05 < found["close_train_e"].ci_high
+    assert found["nearest_train_e"].ci_low < real.value < found["nearest_train_e"].ci_high
+    assert {value.n for value in found.values()} == {200}
+    assert real.metric == "real_nearest_train_e"
+
+
+def test_copies_are_counted():
+    some, _ = _metrics(copies=60)
+    assert some["close_train_e"].value >= 0.3
+    assert some["nearer_train_e"].ci_low > 0.5
+    every, _ = _metrics(copies=200)
+    assert every["nearer_train_e"].value == every["close_train_e"].value == 1.0
+    assert every["close_train_e"].ci_low > 0.95
