@@ -14,7 +14,17 @@ from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRec
 
 REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
 FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights")
-MODEL_AXES = ("conditioning", "latent_scale", "schedule", "shift", "target", "weighting", "seed", "weights")
+MODEL_AXES = (
+    "conditioning",
+    "latent_scale",
+    "schedule",
+    "shift",
+    "target",
+    "weighting",
+    "learning_rate_factor",
+    "seed",
+    "weights",
+)
 PREDICTOR_AXES = ("conditioning", "latent_scale", "schedule", "shift")
 """Of the model, what its latents, its noise levels and its budget decide."""
 
@@ -27,6 +37,7 @@ SAMPLE_AXES = (
     "final",
     "clip",
     "guidance_scale",
+    "guidance_rule",
     "guidance_interval",
     "guidance_rescale",
     "height",
@@ -35,8 +46,14 @@ SAMPLE_AXES = (
     "sampler_seed",
 )
 ALL_AXES = REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES + SAMPLE_AXES
-SOMETIMES_INACTIVE = ("eta", "variance", "guidance_interval", "guidance_rescale")
+AUTO = "auto"
+"""The guidance scale of a cell that found its own; its rows have the scale that it found."""
+
+SOMETIMES_INACTIVE = ("eta", "variance", "guidance_rule", "guidance_interval", "guidance_rescale")
 """Axes that are empty where the sampler does not read them, or there is no guidance; that is no choice of its own."""
+
+BEFORE: Mapping[str, Any] = {"learning_rate_factor": 1.0}
+"""What sweeps stand at that were made before the axis existed."""
 
 AXES_OF: Mapping[str, tuple[str, ...]] = {
     "reference": REFERENCE_AXES,
@@ -49,10 +66,15 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
     "progress": REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES,
     "likelihood": ("data", "resolution", "scale", *FIRST_STAGE_AXES, *MODEL_AXES),
     "probe": ("data", "resolution", "scale"),
+    "tuning": ALL_AXES,
     "samples": ALL_AXES,
     "evaluation": ALL_AXES,
+    "training_set": REFERENCE_AXES,
+    "memorisation": ALL_AXES,
 }
 """The axes that a stage's rows depend on; the others are empty, so that a row shared by cells claims none of them."""
+
+SAMPLES_NEED = ("reference", "first_stage", "latents", "diffusion", "probe", "tuning", "samples")
 
 PARENTS_OF: Mapping[str, tuple[str, ...]] = {
     "reconstruction": ("reference", "first_stage", "reconstruction"),
@@ -60,7 +82,8 @@ PARENTS_OF: Mapping[str, tuple[str, ...]] = {
     "predictors": ("reference", "first_stage", "latents", "predictors"),
     "progress": ("reference", "first_stage", "latents", "diffusion", "progress"),
     "likelihood": ("first_stage", "latents", "diffusion", "likelihood"),
-    "evaluation": ("reference", "first_stage", "latents", "diffusion", "probe", "samples", "evaluation"),
+    "evaluation": (*SAMPLES_NEED, "evaluation"),
+    "memorisation": (*SAMPLES_NEED, "training_set", "memorisation"),
 }
 """The stages that write rows about a candidate, each with all that must be finished before it."""
 
@@ -131,6 +154,7 @@ REAL_NUMBERS = (
     "ci_high",
     "guidance_scale",
     "guidance_rescale",
+    "learning_rate_factor",
     "eta",
     *(c for c in COST_COLUMNS if c != "peak_bytes"),
 )
@@ -184,6 +208,18 @@ class CodingCurve:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How the guidance of a cell was found: of each scale the distance of n samples that are not the reported ones."""
+
+    label: str
+    metric: str
+    n: int
+    scale: float
+    is_at_the_end: bool
+    tried: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Study:
     """All that the tables and figures are made of; `published` is drawn behind `frame` (columns: `COLUMNS`)."""
 
@@ -196,6 +232,7 @@ class Study:
     codecs: tuple[Codec, ...] = ()
     left_out: tuple[tuple[str, LeftOut], ...] = ()
     published: tuple[Published, ...] = ()
+    tunings: tuple[Tuning, ...] = ()
     coding: tuple[CodingCurve, ...] = ()
     coded_latents: tuple[CodedLatents, ...] = ()
 
@@ -294,6 +331,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
     left_out: dict[tuple[str, LeftOut], None] = {}
     coding: list[CodingCurve] = []
     coded_latents: list[CodedLatents] = []
+    tunings: list[Tuning] = []
     seen: set[tuple[str, str]] = set()
     cells: set[tuple[tuple[str, str], ...]] = set()
     for sweep in sweeps:
@@ -313,6 +351,8 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
                     coded_latents.append(_coded_latents(cell, record.facts["quantised"]))
                 if "progressive" in record.facts:
                     coding.append(_coding_curve(labels.label(cell, stage), cell, record.facts["progressive"]))
+                if stage == "tuning":
+                    tunings.append(_tuning(labels.label(cell, stage), record.facts))
                 left_out.update(((labels.label(cell, stage), item), None) for item in record.left_out)
                 rows += [_row(sweep, cell, record, item, costs) for item in record.rows]
     if not rows:
@@ -332,6 +372,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
         left_out=tuple(left_out),
         coding=tuple(coding),
         coded_latents=tuple(coded_latents),
+        tunings=tuple(tunings),
     )
 
 
@@ -345,13 +386,20 @@ def _coding_curve(label: str, cell: Cell, curve: Mapping[str, Any]) -> CodingCur
     return CodingCurve(label, int(cell.axes["f"]), str(cell.axes["regulariser"]), rate, error, int(curve["n"]))
 
 
+def _tuning(label: str, facts: Mapping[str, Any]) -> Tuning:
+    tried = tuple((float(item["scale"]), float(item["value"])) for item in facts["tried"])
+    return Tuning(label, facts["metric"], facts["n"], float(facts["scale"]), bool(facts["is_at_the_end"]), tried)
+
+
 def _codec(point: Mapping[str, Any]) -> Codec:
     return Codec(**{item.name: point[item.name] for item in fields(Codec)})
 
 
 def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: Mapping[str, Any]) -> dict[str, Any]:
     axes = AXES_OF[record.stage]
-    row: dict[str, Any] = {axis: cell.axes.get(axis) for axis in axes}
+    row: dict[str, Any] = {axis: cell.axes.get(axis, BEFORE.get(axis)) for axis in axes}
+    if row.get("guidance_scale") == AUTO:
+        row |= {"guidance_scale": costs.get("tuned_scale"), "guidance_rule": "tuned"}
     row |= {
         "stage": record.stage,
         "cell": cell.cell if "steps" in axes else "",
@@ -399,6 +447,7 @@ def _costs(records: _Records, cell: Cell) -> dict[str, Any]:
             found |= {f"parameters_{part}": count for part, count in record.facts.get("parameters", {}).items()}
         if stage == "samples":
             found |= _sampling(record.cost) | {"nfe": record.facts.get("nfe")}
+            found["tuned_scale"] = record.facts.get("guidance_scale")
     return found
 
 

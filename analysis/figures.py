@@ -644,6 +644,9 @@ def _variants(rows: pd.DataFrame, lines: Sequence[str] = ()) -> pd.Series:
     With `lines` f is named instead of these.
     """
     axes = [a for a in ALL_AXES if a not in {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed", *lines}]
+    # Cells that found their own guidance are one choice, whatever they found.
+    scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == "tuned", "tuned")
+    rows = rows.assign(guidance_scale=scales, guidance_rule="")
     by_point = rows.groupby(["regulariser", "f"], dropna=False)
     swept = [axis for axis in axes if by_point[axis].agg(choices).max() > 1]
     if rows["protocol"].nunique() > 1:

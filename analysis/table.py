@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import fairness, memorisation
 from analysis.collect import COST_COLUMNS, Study, choices, family_name
 from analysis.compare import LEVEL, REPEATED, Table, by_cell, tables
 from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
@@ -32,6 +33,8 @@ OPTIONAL_AXES = (
     "final",
     "clip",
     "guidance_scale",
+    "guidance_rule",
+    "learning_rate_factor",
     "guidance_interval",
     "guidance_rescale",
     "latent_scale",
@@ -67,6 +70,9 @@ def markdown(study: Study) -> str:
         "Fidelity and diversity": _neighbourhoods(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
+        "Guidance that was tuned": fairness.tuned_guidance(study),
+        "Learning-rate check": fairness.learning_rate_check(study),
+        "Memorisation: distances to the nearest training image": memorisation.section(study, marks),
         "Floors: the same distances for real images": _floors(study, marks),
         "Missing": _missing(study),
         "Protocols": _protocols(study, marks),

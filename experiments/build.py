@@ -19,7 +19,7 @@ from torch import nn
 from experiments import published
 from experiments.conditions import CONDITIONS, DataFacts, Vocabulary, annotations_read, larger_maps, vocabulary_of
 from experiments.console import reporting, say
-from experiments.resolve import PLAIN_UNET, denoiser_settings
+from experiments.resolve import AUTO, PLAIN_UNET, denoiser_settings
 from experiments.store import Store
 from ldm.conditioning import (
     ClassConditioning,
@@ -475,9 +475,20 @@ def guidance(settings: Mapping[str, Any]) -> Guidance:
     return Guidance(settings["scale"], (low, high), settings.get("rescale", 0.0))
 
 
+def settled_guidance(job: Job) -> dict[str, Any]:
+    """The guidance settings of a job's sample set; the scale that its tuning found, where it was to be found."""
+    given: dict[str, Any] = job.plan.stages["samples"].config["guidance"]
+    return {**given, "scale": job.parent_record("tuning").facts["scale"]} if given["scale"] == AUTO else dict(given)
+
+
 def network_calls(config: Mapping[str, Any]) -> int:
-    """Network evaluations (NFE) that one image costs under a resolved config, those of guidance counted twice."""
-    chosen, guides = sampler(config["sampler"], schedule(config["diffusion"])), guidance(config["guidance"])
+    """Network evaluations (NFE) that one image costs under a resolved config, those of guidance counted twice.
+
+    Of a scale that is still to be found: what it costs at most.
+    """
+    given = config["guidance"]
+    settled = {**given, "scale": max(given["candidates"])} if given["scale"] == AUTO else given
+    chosen, guides = sampler(config["sampler"], schedule(config["diffusion"])), guidance(settled)
     return sum(2 if guides.acts_at(t) else 1 for t in asked_levels(chosen, time_grid_of(config["sampler"])))
 
 

@@ -132,7 +132,7 @@ def retry(store: Store, found: Sequence[Entry], launch: Launch) -> None:
     stopped_at: set[tuple[str, str]] = set()
     for entry in found:
         for target in _leaves(entry.cell):
-            lineage = [(name, entry.cell.stages[name]) for name in _ancestry(target) if name in entry.cell.stages]
+            lineage = [(name, entry.cell.stages[name]) for name in _ancestry(entry.cell, target)]
             if store.is_complete(target, entry.cell.stages[target]) or stopped_at.intersection(lineage):
                 continue
             kept = without(entry.cell.overrides, "store")
@@ -252,13 +252,13 @@ def _leaves(cell: Cell) -> list[str]:
     return [name for name in STAGES if name in cell.stages and name not in inner]
 
 
-def _ancestry(stage: str) -> list[str]:
-    """A stage and all that it hangs on, in the order in which they run."""
+def _ancestry(cell: Cell, stage: str) -> list[str]:
+    """A stage of a cell and all that it hangs on there, in the order in which they run."""
     wanted = {stage}
     for name in reversed(STAGES):
         if name in wanted:
             wanted.update(PARENTS[name])
-    return [name for name in STAGES if name in wanted]
+    return [name for name in STAGES if name in wanted and name in cell.stages]
 
 
 def _shown_axes(cells: Sequence[Cell]) -> list[str]:

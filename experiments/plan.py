@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments import published
 from experiments.conditions import DataFacts, annotations_read, conditions_of, probed, sample_size
-from experiments.resolve import PLAIN_UNET, resolve, shift_name
+from experiments.resolve import AUTO, PLAIN_UNET, resolve, shift_name
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
 from ldm.records import STAGES, content_hash
@@ -35,14 +35,24 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
     "progress": ("diffusion", "reference"),
     "likelihood": ("diffusion",),
     "probe": (),
-    "samples": ("diffusion", "probe"),
+    "tuning": ("diffusion", "reference"),
+    "samples": ("diffusion", "probe", "tuning"),
     "evaluation": ("samples", "reference"),
+    "training_set": ("reference",),
+    "memorisation": ("samples", "training_set"),
 }
-"""What each stage needs; a plan holds `probe` only where its samples have a condition that a probe can be asked for."""
+"""What each stage needs, as far as a plan holds it: `probe` only where samples have a condition to ask it for."""
 
 
-ON_REQUEST = ("coding", "predictors", "likelihood")
-"""Stages that a plan holds only where `metrics.<stage>=true`; nothing hangs on them. Pixels are not coded."""
+ON_REQUEST: Mapping[str, tuple[str, str, Any]] = {
+    "coding": ("metrics", "coding", True),
+    "predictors": ("metrics", "predictors", True),
+    "likelihood": ("metrics", "likelihood", True),
+    "tuning": ("guidance", "scale", AUTO),
+    "training_set": ("metrics", "memorisation", True),
+    "memorisation": ("metrics", "memorisation", True),
+}
+"""Stages that a plan holds only where a setting (group, key) has a value. Pixels are not coded."""
 
 
 OF_FIRST_STAGE = ("reconstruction", "coding", "predictors")
@@ -53,7 +63,7 @@ UNTIL: Mapping[str, tuple[str, ...]] = {
     "latents": (*OF_FIRST_STAGE, "latents"),
     "diffusion": OF_MODEL,
     "samples": (*OF_MODEL, "samples"),
-    "evaluation": (*OF_MODEL, "evaluation"),
+    "evaluation": (*OF_MODEL, "evaluation", "memorisation"),
 }
 """The stages that `until=` asks for, as far as a plan holds them; what they need comes with them."""
 
@@ -137,6 +147,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "channels": config["ae"]["channels"],
         "conditioning": "+".join(conditions_of(config)) or "none",
         **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
+        "learning_rate_factor": config["trainer"]["learning_rate_factor"],
         "shift": shift_name(config["diffusion"]["shift"], config["ae"]["f"]),
         "sampler": config["sampler"]["name"],
         **{key: config["sampler"].get(key) for key in ("steps", "eta", "variance", "spacing", "final", "clip")},
@@ -185,7 +196,10 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "denoiser": {key: value for key, value in config["denoiser"].items() if key != "architecture"},
             "diffusion": config["diffusion"],
             "training": {
-                k: v for k, v in config["trainer"].items() if k not in ("micro_batch", "checkpoint_seconds", "budget")
+                # What the names stand for is filled in: a rule or a factor changes no numbers but through it.
+                key: value
+                for key, value in config["trainer"].items()
+                if key not in ("micro_batch", "checkpoint_seconds", "budget", "learning_rate_factor")
             },
         },
         "progress": {
@@ -213,6 +227,20 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "precision": precision,
         },
         "evaluation": {"seed": metrics["seed"]},
+        "tuning": {
+            "sampler": config["sampler"],
+            "guidance": config["guidance"],
+            **asked,
+            "precision": precision,
+            "seed": metrics["seed"],
+        },
+        "training_set": {
+            "extractor": extractor,
+            "train": facts.train_fingerprint,
+            "heldout": facts.heldout_fingerprint,
+            "seed": metrics["seed"],
+        },
+        "memorisation": {},
     }
     if metrics["coding"]:
         configs["coding"] = {
@@ -254,7 +282,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
 
 def _left_out(config: Mapping[str, Any]) -> set[str]:
     """The stages that a plan for this config does not hold."""
-    left_out = {name for name in ON_REQUEST if not config["metrics"][name]}
+    left_out = {name for name, (group, key, value) in ON_REQUEST.items() if config[group][key] != value}
     if not probed(config):
         left_out.add("probe")
     if config["ae"]["f"] == 1:

@@ -23,6 +23,12 @@ from ldm.data.masks import MASK_KINDS
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError, nearest
 
+AUTO = "auto"
+"""The value of guidance.scale that asks for a stage of its own to find it."""
+
+FEWEST_TUNING_SAMPLES = 16
+"""Below, the kernel distance that tuning goes by is left out."""
+
 PLAIN_UNET: Mapping[str, Any] = {
     "transformer_depth": 1,
     "use_scale_shift_norm": False,
@@ -102,6 +108,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         _fill(config[group], scale[group])
     _check_likelihood(config["metrics"])
     _settle_sample_size(config)
+    _settle_tuning(config)
     notes += _settle_tiles(config)
     return config, tuple(notes)
 
@@ -269,7 +276,38 @@ def _resolve_guidance(given: Mapping[str, Any]) -> dict[str, Any]:
         interval = None if list(interval) == [0, 1] else [float(end) for end in interval]
     if scale == 1:
         return {"scale": scale, "interval": None, "rescale": 0.0}
-    return {"scale": scale, "interval": interval, "rescale": float(rescale)}
+    chosen = {"scale": scale, "interval": interval, "rescale": float(rescale)}
+    if scale == AUTO:
+        return {**chosen, "candidates": _candidates(given["candidates"]), "tuning_samples": given["tuning_samples"]}
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise UserError(f"guidance.scale={scale} is no number; use 1 for none, or {AUTO} to tune it for each cell")
+    return chosen
+
+
+def _candidates(given: Any) -> list[float]:
+    """The guidance scales that tuning tries, rising. Raises: UserError where they are no choice."""
+    scales = sorted({float(scale) for scale in given if isinstance(scale, int | float)}) if given else []
+    if len(scales) < 2 or len(scales) != len(given):
+        raise UserError(f"guidance.candidates={given} is not a list of two or more different scales, e.g. [1,1.5,2,3]")
+    return scales
+
+
+def _settle_tuning(config: dict[str, Any]) -> None:
+    """How many samples each candidate of guidance is judged by, the same for every cell of a scale."""
+    guidance, samples = config["guidance"], config["samples"]
+    if guidance["scale"] != AUTO:
+        return
+    _fill(guidance, {"tuning_samples": config["metrics"]["progress_samples"]})
+    if not isinstance(guidance["tuning_samples"], int) or guidance["tuning_samples"] < FEWEST_TUNING_SAMPLES:
+        raise UserError(
+            f"guidance.tuning_samples={guidance['tuning_samples']} is too few to judge by; "
+            f"use {FEWEST_TUNING_SAMPLES} or more"
+        )
+    if samples["height"] is not None:
+        raise UserError(
+            f"guidance.scale={AUTO} tunes at the training size only, and these samples are "
+            f"{samples['width']}x{samples['height']} px; tune there first and give the scale that it finds"
+        )
 
 
 def _resolve_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -391,6 +429,10 @@ def _fill_trainer(config: dict[str, Any], known: Vocabulary) -> None:
         case other:
             raise UserError(f"trainer.budget={other} is none of images, flops, paper")
     _fill(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})
+    factor = trainer["learning_rate_factor"]
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        raise UserError(f"trainer.learning_rate_factor={factor} is no number above 0")
+    trainer["learning_rate"] *= factor
 
 
 def _paper_training(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -70,18 +70,19 @@ class Job:
 def label(plan: Plan, stage: Stage) -> str:
     """What a line about a stage starts with: its name and what sets it apart."""
     axes = plan.axes
-    if stage.name == "reference":
-        return "reference"
+    if stage.name in ("reference", "training_set"):
+        return stage.name
     if stage.name == "probe":
         return f"{stage.name:<14} {axes['conditioning']}"
     text = f"{stage.name:<14} f={axes['f']} {axes['regulariser']}"
-    of_model = ("diffusion", "progress", "likelihood", "samples", "evaluation")
-    if stage.name in of_model and axes["conditioning"] != "class":
+    of_samples = ("tuning", "samples", "evaluation", "memorisation")
+    if stage.name in ("diffusion", "progress", "likelihood", *of_samples) and axes["conditioning"] != "class":
         text += f" {axes['conditioning']}"
-    if stage.name in ("samples", "evaluation"):
+    if stage.name in of_samples:
         text += f" {axes['sampler']} {axes['steps']} steps"
         if axes["guidance_scale"] != 1:
-            text += f" guidance {axes['guidance_scale']:g}"
+            scale = axes["guidance_scale"]
+            text += f" guidance {scale if isinstance(scale, str) else format(scale, 'g')}"
         if (axes["height"], axes["width"]) != (axes["resolution"], axes["resolution"]):
             text += f" {axes['width']}x{axes['height']} px"
     return text

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.console import say
-from experiments.plan import PARENTS, UNTIL, Plan, Stage
+from experiments.plan import UNTIL, Plan, Stage
 from experiments.store import Store
 from ldm.records import STAGES, Cell, Sweep
 
@@ -63,15 +63,16 @@ def missing(points: Sequence[Point], targets: Sequence[str], store: Store) -> di
     return {name: wave for name, wave in waves.items() if wave}
 
 
-def depth(name: str) -> int:
-    """How many stages, one behind another, come before the stage of that name."""
-    return max((depth(parent) + 1 for parent in PARENTS[name]), default=0)
+def depth(plan: Plan, name: str) -> int:
+    """How many of a plan's stages, one behind another, come before the stage of that name."""
+    return max((depth(plan, parent) + 1 for parent in plan.stages[name].parents), default=0)
 
 
 def in_waves(waves: Mapping[str, Mapping[str, Point]]) -> list[list[tuple[str, str, Point]]]:
     """What is missing as (stage name, identity, point), together where nothing waits for another of them."""
     jobs = [(name, identity, point) for name, wave in waves.items() for identity, point in wave.items()]
-    return [[job for job in jobs if depth(job[0]) == level] for level in sorted({depth(job[0]) for job in jobs})]
+    levels = [depth(point.plan, name) for name, _, point in jobs]
+    return [[job for job, at in zip(jobs, levels, strict=True) if at == level] for level in sorted(set(levels))]
 
 
 def run_waves(points: Sequence[Point], targets: Sequence[str], store: Store, launch: Launch) -> list[Lost]:

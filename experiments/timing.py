@@ -33,7 +33,7 @@ from experiments.plan import Plan, Stage
 from experiments.runner import Job, environment, label, processor
 from experiments.stages.samples import at_sample_size
 from experiments.store import Store, now
-from experiments.tracking import silent
+from experiments.tracking import Silent
 from ldm.errors import UserError
 from ldm.records import Cell, Cost, StageRecord, content_hash
 
@@ -136,6 +136,7 @@ def timing_identity(samples: str, machine: Machine, batch: int, repeats: int) ->
 def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: int, speed: Speed) -> StageRecord:
     """What analysis reads: medians by part as cost of one batch, all repeats among the facts."""
     parts = {name: statistics.median(getattr(speed, name)) for name in ("encode", "denoise", "decode")}
+    guidance = samples.config["guidance"]
     is_alone = speed.foreign_cores is not None and speed.foreign_cores <= MOST_FOREIGN_CORES
     return StageRecord(
         stage=STAGE,
@@ -144,7 +145,8 @@ def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: 
             "batch": batch,
             "repeats": len(speed.denoise),
             "machine": dataclasses.asdict(machine),
-            **{key: samples.config[key] for key in ("sampler", "guidance", "precision")},
+            **{key: samples.config[key] for key in ("sampler", "precision")},
+            "guidance": {**guidance, "scale": samples.facts.get("guidance_scale", guidance["scale"])},
         },
         parents={"samples": samples.identity},
         facts={**dataclasses.asdict(speed), "machine": machine.name, "is_alone": is_alone},
@@ -162,7 +164,7 @@ def job_of(store: Store, cell: Cell, samples: StageRecord, machine: Machine) -> 
         if record is not None:
             stages[name] = Stage(name, identity, record.config, record.parents)
     config = {**samples.environment["config"], "device": machine.device}
-    return Job(Plan(cell.cell, cell.axes, stages, config, ()), stages["samples"], store, silent())
+    return Job(Plan(cell.cell, cell.axes, stages, config, ()), stages["samples"], store, Silent())
 
 
 @torch.inference_mode()
@@ -172,7 +174,10 @@ def measure(job: Job, batch: int, repeats: int) -> Speed:
     weights = job.parent_folder("diffusion") / "weights.safetensors"
     source = at_sample_size(generator_of(job, weights, config["precision"]), full)
     asked = asked_conditions(job, batch, config["sampler"]["seed"], larger_maps(full))
-    sampler, guidance = build.sampler(config["sampler"], source.model.schedule), build.guidance(config["guidance"])
+    sampler, guidance = (
+        build.sampler(config["sampler"], source.model.schedule),
+        build.guidance(build.settled_guidance(job)),
+    )
 
     def sampled() -> tuple[float, float]:
         settings, pasted = config["sampler"], config["paste_known"]

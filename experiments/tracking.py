@@ -43,11 +43,6 @@ class Silent:
         pass
 
 
-def silent() -> Run:
-    """A run that keeps nothing, for what is no stage."""
-    return _Silent()
-
-
 class _WandbRun:
     def __init__(self, run: Any) -> None:
         self.run = run

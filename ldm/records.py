@@ -27,8 +27,11 @@ STAGES = (
     "progress",
     "likelihood",
     "probe",
+    "tuning",
     "samples",
     "evaluation",
+    "training_set",
+    "memorisation",
 )
 """All stages in an order in which parents come first."""
 
@@ -107,7 +110,7 @@ class Cost:
 class Protocol:
     """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
 
-    kind: str  # "generation", "reconstruction", "windows", "coding", "predictors" or "likelihood"
+    kind: str  # "generation", "reconstruction", "windows", "coding", "predictors", "likelihood" or "memorisation"
     n_samples: int
     reference: str  # "heldout" or "train"
     reference_hash: str

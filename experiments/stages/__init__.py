@@ -10,12 +10,15 @@ from experiments.stages import (
     first_stage,
     latents,
     likelihood,
+    memorisation,
     predictors,
     probe,
     progress,
     reconstruction,
     reference,
     samples,
+    training_set,
+    tuning,
 )
 
 FUNCTIONS: Mapping[str, Callable[[Job], Outcome]] = {
@@ -29,6 +32,9 @@ FUNCTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "progress": progress.run,
     "likelihood": likelihood.run,
     "probe": probe.run,
+    "tuning": tuning.run,
     "samples": samples.run,
     "evaluation": evaluation.run,
+    "training_set": training_set.run,
+    "memorisation": memorisation.run,
 }

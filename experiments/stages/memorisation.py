@@ -12,7 +12,7 @@ from experiments.measure import described, sample_protocol
 from experiments.memorisation import PIXELS, memorisation_protocols, small_pixels_of
 from experiments.pictures import save_grid
 from experiments.runner import Job, Outcome
-from experiments.stages.samples import kept_images
+from experiments.stages.samples import first_images
 from ldm.metrics.features import Features
 from ldm.metrics.memorisation import memorisation_metrics, nearest, small_pixels
 from ldm.records import LeftOut
@@ -38,7 +38,7 @@ def run(job: Job) -> Outcome:
         Features.load(folder / "features.npz"),
     )
     indices = np.load(folder / "indices.npy", allow_pickle=False)
-    kept = kept_images(job.parent_folder("samples"), len(features), *sample_size(full))
+    kept = first_images(job.parent_folder("samples"), len(features), *sample_size(full))
     by_features = nearest(features.features, of_training.features)
     by_pixels = nearest(small_pixels(kept), small_pixels_of(train, indices.tolist()))
     with np.load(folder / "distances.npz", allow_pickle=False) as file:

@@ -55,7 +55,7 @@ def run(job: Job) -> Outcome:
     source = at_sample_size(
         generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
     )
-    sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(config["guidance"])
+    sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(build.settled_guidance(job))
     measures = measures_of(job, asked, extractor)
     kept = kept_images(job.stage, job.store)
     (job.folder / "parts").mkdir(exist_ok=True)
@@ -171,10 +171,11 @@ def _collected(
         gathered = {name: np.concatenate([values[name] for values in task]) for name in task[0]}
         _write(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
     shutil.rmtree(job.folder / "parts")
-    calls = build.network_calls(job.plan.config)
+    guidance = build.settled_guidance(job)
+    calls = build.network_calls({**job.plan.config, "guidance": guidance})
     condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
     # The condition is computed once an image, the null condition once more under guidance.
-    conditions = 1 if config["guidance"]["scale"] == 1 else 2
+    conditions = 1 if guidance["scale"] == 1 else 2
     denoise_flops = conditions * condition_flops + calls * denoise_flops
     denoise, decode = (float(value) for value in seconds)
     meter.parts.update({"denoise": denoise, "decode": decode})
@@ -184,6 +185,7 @@ def _collected(
     return Outcome(
         facts={
             "nfe": calls,
+            "guidance_scale": guidance["scale"],
             "steps": len(build.time_grid_of(config["sampler"])) - 1,
             "batch": batch_size,
             "flops_per_image": {"denoise": denoise_flops, "decode": decode_flops},
@@ -196,10 +198,10 @@ def _collected(
     )
 
 
-def kept_images(folder: Path, n: int, height: int, width: int) -> torch.Tensor:
+def first_images(folder: Path, n: int, height: int, width: int) -> torch.Tensor:
     """The samples of a finished sample set that can still be looked at, uint8 (m, 3, H, W), from the first on."""
-    if (folder / "images.npy").exists():
-        return torch.from_numpy(np.load(folder / "images.npy", allow_pickle=False))
+    if (folder / IMAGES).exists():
+        return torch.from_numpy(np.load(folder / IMAGES, allow_pickle=False))
     return read_grid(folder / "grid.png", min(SHOWN, n), _columns(height, width), height, width)
 
 

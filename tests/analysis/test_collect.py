@@ -27,7 +27,7 @@ def test_rows_are_exactly_those_of_the_records(store):
     written = [
         (stage, folder.name, row.metric, row.value, row.ci_low, row.ci_high, row.n, row.protocol)
         for stage in STAGES
-        for folder in sorted((store / stage).iterdir())
+        for folder in sorted((store / stage).glob("*"))
         for row in read_record(folder).rows
     ]
     names = ["stage", "identity", "metric", "value", "ci_low", "ci_high", "n", "protocol"]

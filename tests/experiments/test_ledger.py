@@ -43,10 +43,11 @@ class Launcher:
         values = dict(override.split("=") for override in overrides)
         assert values["store"] == str(self.store.root)
         assert "store=elsewhere" not in overrides
-        stages = cell(int(values["sampler.steps"]), int(values["ae.f"])).stages
+        asked = cell(int(values["sampler.steps"]), int(values["ae.f"]))
+        stages = asked.stages
         target = values["sweep.target"]
         self.jobs.append((target, stages[target]))
-        for name in ledger._ancestry(target):
+        for name in ledger._ancestry(asked, target):
             if self.store.is_complete(name, stages[name]):
                 continue
             if stages[name] in self.fails:

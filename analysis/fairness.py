@@ -1,0 +1,111 @@
+"""Whether cells were given equal chances, as sections of the table: tuned guidance, and the learning-rate check."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis import text
+from analysis.collect import ALL_AXES, Study
+from analysis.figures import headline, metric_title
+from analysis.labels import row_label
+
+FACTOR = "learning_rate_factor"
+
+
+def tuned_guidance(study: Study) -> str:
+    """What was tried for each cell whose guidance was found, and what was taken."""
+    if not study.tunings:
+        return ""
+    scales = sorted({scale for tuning in study.tunings for scale, _ in tuning.tried})
+    lines = []
+    for tuning in study.tunings:
+        tried = dict(tuning.tried)
+        found = f"{tuning.scale:g}" + (
+            " (the last that was tried; the best may lie beyond)" if tuning.is_at_the_end else ""
+        )
+        lines.append([tuning.label, *(text.number(tried.get(scale, math.nan)) for scale in scales), found])
+    budgets = sorted({len(tuning.tried) * tuning.n for tuning in study.tunings})
+    equal = (
+        f"the same budget for each cell, {budgets[0]:,} samples"
+        if len(budgets) == 1
+        else (f"NOT THE SAME BUDGET: {', '.join(f'{b:,}' for b in budgets)} samples")
+    )
+    metric = metric_title(study.tunings[0].metric)
+    header = ["cell", *(f"{scale:g}" for scale in scales), "taken"]
+    return text.table(header, lines) + (
+        f"\n\n{metric} by guidance scale, n = {study.tunings[0].n:,} each: {equal}. These samples have a seed of their "
+        "own; none of them is among the reported ones."
+    )
+
+
+@dataclass(frozen=True)
+class RateCheck:
+    """One candidate at several learning rates: factor -> mean of the headline metric over seeds."""
+
+    label: str
+    values: dict[float, float]
+
+    @property
+    def best(self) -> float:
+        """The factor at which it did best."""
+        return min(self.values, key=lambda factor: self.values[factor])
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether lower and higher factors were tried than the best, so that an optimum was seen."""
+        return min(self.values) < self.best < max(self.values)
+
+
+def rate_checks(study: Study) -> list[RateCheck]:
+    """The candidates that were trained at more than one learning rate."""
+    metric = headline(study.frame)
+    if metric is None:
+        return []
+    rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
+    others = [axis for axis in ALL_AXES if axis not in (FACTOR, "seed", "ae_seed", "sampler_seed", "guidance_scale")]
+    # A tuned guidance may differ with the learning rate; one that was given is an axis like any other.
+    given = rows["guidance_scale"].where(rows["guidance_rule"] != "tuned", -1.0)
+    found = []
+    for _, own in rows.assign(given=given).groupby([*others, "given"], dropna=False, sort=False):
+        values = own.groupby(FACTOR)["value"].mean()
+        if len(values) > 1:
+            label = row_label(rows, own.iloc[0].to_dict(), without=(FACTOR, "seed", "ae_seed", "sampler_seed"))
+            found.append(RateCheck(label, {float(factor): float(value) for factor, value in values.items()}))  # type: ignore[arg-type]
+    return found
+
+
+def learning_rate_check(study: Study) -> str:
+    """Each candidate at its learning rates, and whether the ordering at the common one may be claimed."""
+    checks, metric = rate_checks(study), headline(study.frame)
+    if not checks or metric is None:
+        return ""
+    factors = sorted({factor for check in checks for factor in check.values})
+    lines = [
+        [check.label, *(text.number(check.values.get(factor, math.nan)) for factor in factors), f"×{check.best:g}"]
+        for check in checks
+    ]
+    table = text.table(["candidate", *(f"×{factor:g}" for factor in factors), "best at"], lines)
+    return f"{table}\n\n{metric.title} (lower is better), means over seeds. {verdict(checks)}"
+
+
+def verdict(checks: Sequence[RateCheck]) -> str:
+    """Whether the ordering of the candidates at factor 1 stands when each has its own best learning rate."""
+    if len(checks) < 2:
+        return "One candidate has no ordering."
+    lacking = [check.label for check in checks if 1.0 not in check.values]
+    if lacking:
+        return f"No ordering is claimed: {'; '.join(lacking)} was not trained at ×1."
+    common = [check.label for check in sorted(checks, key=lambda check: check.values[1.0])]
+    best = [check.label for check in sorted(checks, key=lambda check: check.values[check.best])]
+    ends = [f"{check.label} (×{check.best:g})" for check in checks if not check.is_inside]
+    if ends:
+        return f"No ordering is claimed: the best rate of {'; '.join(ends)} is an end of what was tried."
+    if common != best:
+        return (
+            f"No ordering is claimed of one learning rate: at ×1 it is {' < '.join(common)}, with each one's best rate "
+            f"{' < '.join(best)}."
+        )
+    return (
+        f"The ordering {' < '.join(best)} is the same at ×1 and with each one's best rate; whether its steps are "
+        "larger than chance is not said here."
+    )

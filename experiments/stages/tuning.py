@@ -1,0 +1,66 @@
+"""Finds the guidance of a cell: every candidate makes samples that are not the reported ones, and the nearest wins."""
+
+import dataclasses
+from typing import Any
+
+from experiments import build
+from experiments.console import reporting
+from experiments.cost import Meter
+from experiments.generate import asked_conditions, flops_per_image, generate, generator_of
+from experiments.measure import described, extractor_of, generation_rows, reference_features, sample_protocol
+from experiments.runner import Job, Outcome, label
+from ldm.metrics.distribution import metric_name
+from ldm.metrics.features import FeatureAccumulator
+from ldm.randomness import derived_seed
+
+
+def run(job: Job) -> Outcome:
+    """The kernel distance of every candidate, from the same noise and conditions, and the scale at which it is least.
+
+    The budget, candidates times samples, is the same for each cell. Seeds are derived from `sampler.seed`, so that
+    no sample is one of those that are reported.
+    """
+    meter, config, full = Meter(job.device), job.config, job.plan.config
+    guidance, n = config["guidance"], config["guidance"]["tuning_samples"]
+    settings = {**config["sampler"], "seed": derived_seed(config["sampler"]["seed"], "tuning")}
+    asked = asked_conditions(job, n, settings["seed"])
+    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
+    reference = reference_features(job)
+    source = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"])
+    sampler = build.sampler(settings, source.model.schedule)
+    mark = "tuning samples, by a seed of their own"
+    how = sample_protocol(job, n)
+    protocol = dataclasses.replace(how, marks=(*how.marks, mark))
+    metric, tried = metric_name("kd", extractor.name), list[dict[str, Any]]()
+    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
+    flops = 0.0
+    with reporting(label(job.plan, job.stage), n * len(guidance["candidates"])) as reporter:
+        for scale in guidance["candidates"]:
+            settled = {**guidance, "scale": scale}
+            collected = FeatureAccumulator()
+            for batch in generate(
+                source, sampler, settings, build.guidance(settled), asked, range(n), full["samples"]["batch"]
+            ):
+                collected.add(extractor(batch.images))
+                reporter.advance_to(len(tried) * n + len(collected))
+            rows, _ = generation_rows(collected.result(), reference, job, protocol)
+            [row] = [row for row in rows if row.metric == metric]
+            tried.append({"scale": scale, "value": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high})
+            calls = build.network_calls({**full, "guidance": settled})
+            flops += n * ((1 if scale == 1 else 2) * condition_flops + calls * denoise_flops + decode_flops)
+    images = n * len(tried)
+    best = min(tried, key=lambda item: item["value"])
+    return Outcome(
+        facts={
+            "scale": best["scale"],
+            "metric": metric,
+            "n": n,
+            "images": images,
+            "protocol": protocol.id,
+            "tried": tried,
+            # An optimum at the end of what was tried may lie beyond it.
+            "is_at_the_end": best["scale"] == max(guidance["candidates"]),
+        },
+        protocols=described([protocol]),
+        cost=meter.cost(images, flops),
+    )

@@ -1,0 +1,89 @@
+"""Whether cells had equal chances: what the table says of tuned guidance and of several learning rates."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from synthetic_store import JUDGE, Recipe, build
+
+from analysis.collect import Tuning, read_study
+from analysis.fairness import RateCheck, learning_rate_check, rate_checks, tuned_guidance, verdict
+from analysis.figures import FIGURES
+from analysis.table import markdown
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    build(store, Recipe(regularisers=("kl",), factors=(4, 8), steps=(5, 10), seeds=(0, 1)))
+    return read_study(store)
+
+
+def _at_rates(study, change):
+    """The study with every model also trained at half and twice the rate; `change(f, factor)` multiplies distances."""
+    frames = []
+    for factor in (0.5, 1.0, 2.0):
+        frame = study.frame.assign(learning_rate_factor=factor)
+        frames.append(
+            frame.assign(value=[v * change(f, factor) for v, f in zip(frame["value"], frame["f"], strict=True)])
+        )
+    return replace(study, frame=pd.concat(frames, ignore_index=True))
+
+
+def test_a_sweep_at_one_rate_has_no_check(study):
+    assert rate_checks(study) == []
+    assert "Learning-rate check" not in markdown(study)
+
+
+def test_each_candidate_is_averaged_over_seeds_at_each_rate(study):
+    rated = _at_rates(study, lambda f, factor: 1 if factor == 1 else 1.5)
+    checks = {check.label: check for check in rate_checks(rated)}
+    assert set(checks) == {f"KL f={f}, {steps} steps" for f in (4, 8) for steps in (5, 10)}
+    rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == f"kd_{JUDGE}")]
+    expected = rows[(rows["f"] == 8) & (rows["steps"] == 10)]["value"].mean()
+    assert checks["KL f=8, 10 steps"].values == pytest.approx({0.5: 1.5 * expected, 1.0: expected, 2.0: 1.5 * expected})
+    assert checks["KL f=8, 10 steps"].best == 1.0
+    text = markdown(rated).split("## Learning-rate check")[1].split("##")[0]
+    assert "| candidate | ×0.5 | ×1 | ×2 | best at |" in text
+    assert "is the same at ×1 and with each one's best rate" in text
+
+
+def test_an_ordering_is_claimed_only_where_every_best_rate_was_seen_and_agrees():
+    a, b = RateCheck("A", {0.5: 3.0, 1.0: 1.0, 2.0: 4.0}), RateCheck("B", {0.5: 5.0, 1.0: 2.0, 2.0: 6.0})
+    assert verdict([b, a]).startswith("The ordering A < B is the same")
+    # B at its own best rate overtakes A, but that rate is an end of what was tried.
+    faster = RateCheck("B", {0.5: 5.0, 1.0: 2.0, 2.0: 0.5})
+    assert verdict([a, faster]) == "No ordering is claimed: the best rate of B (×2) is an end of what was tried."
+    inside = RateCheck("B", {0.5: 5.0, 1.0: 2.0, 2.0: 0.5, 4.0: 3.0})
+    assert "at ×1 it is A < B, with each one's best rate B < A" in verdict([a, inside])
+    assert "was not trained at ×1" in verdict([a, RateCheck("B", {0.5: 1.0, 2.0: 2.0})])
+
+
+def test_the_check_takes_a_tuned_scale_for_no_choice(study):
+    """Which scale was found may differ with the rate; the cells are still one candidate."""
+    rated = _at_rates(study, lambda f, factor: factor)
+    frame = rated.frame.assign(guidance_rule="tuned", guidance_scale=rated.frame["learning_rate_factor"] + 1)
+    checks = rate_checks(replace(rated, frame=frame))
+    assert {len(check.values) for check in checks} == {3}
+    assert len(checks) == 4
+    # Scales that were given are a choice, so that no candidate has two rates.
+    assert rate_checks(replace(rated, frame=frame.assign(guidance_rule=""))) == []
+    assert learning_rate_check(replace(rated, frame=frame.assign(guidance_rule=""))) == ""
+
+
+def test_cells_that_found_their_guidance_share_a_panel(study):
+    frame = study.frame.assign(guidance_rule="tuned", guidance_scale=study.frame["steps"].astype(float))
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](replace(study, frame=frame)).axes]
+    assert titles == [""]
+
+
+def test_what_was_tried_is_said_with_its_budget(study):
+    one = Tuning("KL f=4, 5 steps", f"kd_{JUDGE}", 200, 2.0, False, ((1.0, 0.3), (2.0, 0.1), (4.0, 0.2)))
+    other = replace(one, label="KL f=8, 5 steps", scale=4.0, is_at_the_end=True)
+    text = tuned_guidance(replace(study, tunings=(one, other)))
+    assert "| KL f=4, 5 steps | 0.3 | 0.1 | 0.2 | 2 |" in text
+    assert "4 (the last that was tried; the best may lie beyond)" in text
+    assert "the same budget for each cell, 600 samples" in text
+    unequal = tuned_guidance(replace(study, tunings=(one, replace(other, n=100))))
+    assert "NOT THE SAME BUDGET: 300, 600 samples" in unequal
+    assert tuned_guidance(study) == ""

@@ -1,0 +1,112 @@
+"""guidance.scale=auto: found on other samples, with the same budget for each cell, and said what was tried."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import run
+from tiny_plans import changed, identities, plan_of
+
+from experiments.plan import ON_REQUEST
+from ldm.errors import UserError
+from ldm.metrics.distribution import kernel_distance
+from ldm.metrics.features import Features
+
+AUTO = "guidance.scale=auto"
+
+
+def test_a_cell_that_is_given_its_guidance_has_no_tuning() -> None:
+    """And the identities that it had before there was any."""
+    plan, other = plan_of("guidance.scale=2"), plan_of("guidance.scale=2", "guidance.candidates=[1,5]")
+    assert not set(plan.stages) & set(ON_REQUEST)
+    assert identities(plan) == identities(other)
+    assert not changed(plan_of(), plan_of("guidance.tuning_samples=64"))
+
+
+def test_tuning_stands_between_the_model_and_its_samples() -> None:
+    """One for each sampler, its candidates and budget part of it."""
+    plan = plan_of(AUTO)
+    assert changed(plan_of(), plan) == {"tuning", "samples", "evaluation"}
+    assert set(plan.stages["samples"].parents) == {"diffusion", "probe", "tuning"}
+    needed = [stage.name for stage in plan.needed(("samples",))]
+    assert needed == ["reference", "first_stage", "latents", "diffusion", "probe", "tuning", "samples"]
+    behind = {"tuning", "samples", "evaluation"}
+    for setting in ("sampler.steps=3", "guidance.candidates=[1,2]", "guidance.tuning_samples=64", "sampler.seed=1"):
+        assert changed(plan, plan_of(AUTO, setting)) == behind, setting
+
+
+def test_every_cell_of_a_scale_has_the_same_budget() -> None:
+    """Whatever its first stage, sampler or number of steps."""
+    cells = [(), ("ae.f=8",), ("ae=vq",), ("sampler=heun",), ("sampler.steps=9",)]
+    found = [plan_of(AUTO, *cell).stages["tuning"].config["guidance"] for cell in cells]
+    assert all(settings == found[0] for settings in found)
+    assert found[0]["tuning_samples"] == 32
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["guidance.scale=best"], ["guidance.scale=best", "auto"]),
+        ([AUTO, "guidance.candidates=[2]"], ["guidance.candidates=[2]", "two or more"]),
+        ([AUTO, "guidance.candidates=[2,2]"], ["guidance.candidates=[2, 2]", "different"]),
+        ([AUTO, "guidance.candidates=null"], ["guidance.candidates=None", "two or more"]),
+        ([AUTO, "guidance.tuning_samples=8"], ["guidance.tuning_samples=8", "16 or more"]),
+        ([AUTO, "conditioning=none"], ["guidance.scale=auto", "needs a condition"]),
+        ([AUTO, "samples.height=64", "samples.width=64"], ["guidance.scale=auto", "64x64"]),
+        (["trainer.learning_rate_factor=0"], ["trainer.learning_rate_factor=0", "above 0"]),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_sentence(overrides: list[str], words: list[str]) -> None:
+    """Before any training."""
+    with pytest.raises(UserError) as caught:
+        plan_of(*overrides)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_factor_of_the_learning_rate_is_nothing_but_the_rate() -> None:
+    """Twice 1e-3 is 2e-3, to the identity too; the axis tells the cells of a check apart."""
+    twice = plan_of("trainer.learning_rate_factor=2")
+    assert twice.stages["diffusion"].config["training"]["learning_rate"] == 2e-3
+    assert not changed(twice, plan_of("trainer.learning_rate=2e-3"))
+    assert changed(twice, plan_of()) == {"diffusion", "progress", "samples", "evaluation"}
+    assert (twice.axes["learning_rate_factor"], plan_of().axes["learning_rate_factor"]) == (2, 1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cell that was tuned and looked at for training images."""
+    found = tmp_path_factory.mktemp("tuned") / "store"
+    settings = ("trainer.milestones=[1.0]", "guidance.candidates=[1,2,6]", "metrics.memorisation=true")
+    done = run(found, AUTO, *settings, "precision=fp32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return found
+
+
+def _record(store: Path, stage: str) -> dict:
+    [path] = store.glob(f"{stage}/*/record.json")
+    return json.loads(path.read_text())
+
+
+def test_the_least_distance_wins_and_the_samples_are_made_with_it(store: Path) -> None:
+    """All that was tried stands in the record."""
+    tuned, samples = _record(store, "tuning")["facts"], _record(store, "samples")["facts"]
+    assert [item["scale"] for item in tuned["tried"]] == [1, 2, 6]
+    assert tuned["scale"] == min(tuned["tried"], key=lambda item: item["value"])["scale"] == samples["guidance_scale"]
+    assert (tuned["images"], tuned["n"]) == (96, 32)
+    assert samples["nfe"] == (2 if samples["guidance_scale"] == 1 else 4)
+    assert len({item["value"] for item in tuned["tried"]}) == 3
+
+
+def test_the_samples_that_are_reported_are_those_of_the_same_scale_given(store: Path) -> None:
+    """To the last bit; and none of those that the scale was found with."""
+    scale = _record(store, "tuning")["facts"]["scale"]
+    done = run(store, f"guidance.scale={scale}", "trainer.milestones=[1.0]", "precision=fp32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, other = (np.load(path)["features"] for path in store.glob("samples/*/features.npz"))
+    np.testing.assert_array_equal(one, other)
+    [reference] = store.glob("reference/*/reference.npz")
+    reported = kernel_distance(one, Features.load(reference).features)[0]
+    tried = {item["scale"]: item["value"] for item in _record(store, "tuning")["facts"]["tried"]}
+    assert abs(reported / tried[scale] - 1) > 1e-4
