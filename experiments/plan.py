@@ -312,7 +312,10 @@ JUDGES = ("extractor", "keep", "clip_model", "lpips_weights")
 def pixels_hash(config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     """What makes the pixels of sample i, of a samples stage's config and parents."""
     makers = {key: value for key, value in config.items() if key not in (*JUDGES, "n_samples")}
-    return content_hash({"config": _without_defaults(_by_content(makers), "samples"), "model": parents["diffusion"]})
+    made_by = {"model": parents["diffusion"]}
+    if "tuning" in parents:  # another judge may have found another guidance
+        made_by["tuning"] = parents["tuning"]
+    return content_hash({"config": _without_defaults(_by_content(makers), "samples"), **made_by})
 
 
 def _predictors(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from program import run
 from tiny_plans import changed, identities, plan_of
 
-from experiments.plan import ON_REQUEST
+from experiments.plan import ON_REQUEST, pixels_hash
 from ldm.errors import UserError
 from ldm.metrics.distribution import kernel_distance
 from ldm.metrics.features import Features
@@ -34,6 +34,18 @@ def test_tuning_stands_between_the_model_and_its_samples() -> None:
     behind = {"tuning", "samples", "evaluation"}
     for setting in ("sampler.steps=3", "guidance.candidates=[1,2]", "guidance.tuning_samples=64", "sampler.seed=1"):
         assert changed(plan, plan_of(AUTO, setting)) == behind, setting
+
+
+def test_kept_samples_are_not_those_of_another_judge_s_tuning() -> None:
+    """Which may have found another scale; samples of a scale that was given are anybody's."""
+
+    def pixels(*overrides: str) -> str:
+        stage = plan_of("samples.keep=images", *overrides).stages["samples"]
+        return pixels_hash(stage.config, stage.parents)
+
+    other = "metrics.seed=1"
+    assert pixels("guidance.scale=2") == pixels("guidance.scale=2", other)
+    assert pixels(AUTO) != pixels(AUTO, other)
 
 
 def test_every_cell_of_a_scale_has_the_same_budget() -> None:
