@@ -152,6 +152,7 @@ def _conditions(config: Mapping[str, Any], found: interop.Loaded, facts: DataFac
     """The settings of the conditions that the model reads; those that are no property of the model stay the user's."""
     asked, path = config["conditioning"], config["denoiser"]["path"]
     if found.conditioning is None:
+        _check_unconditional(found, path)
         if conditions_of(config) in ((), ("class",)):  # which is what the program does where nothing is said
             notes = ["the denoiser is unconditional: samples are told nothing"] if conditions_of(config) else []
             return {}, notes
@@ -162,6 +163,17 @@ def _conditions(config: Mapping[str, Any], found: interop.Loaded, facts: DataFac
     if kind == "class" and len(facts.classes) < 2:
         raise UserError(f"the denoiser at {path} is told classes, and data={config['data']['name']} has none")
     return {kind: {**asked[kind], **sizes}, "dropout": asked["dropout"]}, []
+
+
+def _check_unconditional(found: interop.Loaded, path: str) -> None:
+    """Raises UserError where a network is told something although its file does not say what."""
+    shape, network = found.latent_shape, found.network
+    wanted = getattr(network, "in_channels", None)
+    if getattr(network, "context_dim", None) is not None or (shape is not None and wanted not in (None, shape[0])):
+        raise UserError(
+            f"the denoiser at {path} is conditioned, but on what, this program does not read of a {found.source}; in "
+            "Python, ldm.interop.load gives the network, which takes context and concat"
+        )
 
 
 def _kind_of(named: Conditioning, path: str) -> tuple[str, dict[str, Any]]:

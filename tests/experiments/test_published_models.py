@@ -1,15 +1,17 @@
 """Cells whose first stage and denoiser are given: what is planned, what is computed, and that it is the model's own."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from compvis_models import PIXELS, made_of, write
+from compvis_models import PIXELS, RELEASED, made_of, write
 from program import records, run
 from tiny_plans import FACTS, changed, identities, plan_of
 
+from experiments import published
 from experiments.pictures import to_uint8
 from ldm import interop
 from ldm.conditioning import Condition
@@ -64,6 +66,14 @@ def test_a_given_model_of_pixels_has_the_identity_as_first_stage(tmp_path):
     assert (plan.axes["f"], plan.axes["regulariser"], plan.axes["resolution"]) == (1, "identity", 16)
     assert identities(given(tmp_path, "ae=identity")) == identities(plan)
     assert plan.stages["first_stage"].identity == plan_of("ae.f=1").stages["first_stage"].identity
+
+
+def test_a_conditioned_network_whose_conditioning_is_not_read_is_refused(tmp_path, monkeypatch):
+    write(tmp_path, *made_of(RELEASED["cin256-v2"]))
+    without = dataclasses.replace(interop.load(tmp_path), conditioning=None)
+    monkeypatch.setattr(published, "loaded", lambda path, weights="auto": without)
+    with pytest.raises(UserError, match="is conditioned, but on what, this program does not read of a CompVis"):
+        given(tmp_path)
 
 
 @pytest.mark.data

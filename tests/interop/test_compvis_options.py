@@ -128,6 +128,14 @@ def test_what_does_not_fit_is_told_by_name(what, message, tmp_path):
         interop.load(write(tmp_path, config, state), "raw")
 
 
+def test_the_first_stage_of_a_model_that_cannot_be_read_as_a_whole_can(tmp_path):
+    config, state = published("cin256-v2")
+    change(config, state, "another conditioner")
+    found = interop.load_first_stage(write(tmp_path, config, state))
+    assert (found.network, found.first_stage.factor) == (None, 2)
+    assert torch.equal(found.first_stage.encoder.stem.weight, state["first_stage_model.encoder.conv_in.weight"])
+
+
 def test_weights_that_the_file_has_not_are_refused(tmp_path):
     folder = write(tmp_path / "raw", *published("cin256-v2"))
     with pytest.raises(UserError, match=r"weights=ema, but .* holds no moving average"):
