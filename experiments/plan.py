@@ -74,6 +74,7 @@ OPTIONAL: Mapping[str, Any] = {
     "first_stage.architecture.mid_attention": True,
     "first_stage.architecture.initialisation": "reference",
     "first_stage.loss.discriminator.norm": "group",
+    "first_stage.training.matrix_learning_rate": 0,
     **{f"diffusion.denoiser.{key}": value for key, value in PLAIN_UNET.items()},
     "diffusion.diffusion.shift": 1,
     "diffusion.diffusion.weighting": "plain",

@@ -90,6 +90,9 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         _fill(ae["architecture"], {"initialisation": table["initialisation"]})
         _fill(ae["loss"]["discriminator"], table["discriminator"])
         _fill(ae["training"], table["training"])
+        if ae["training"].get("matrix_learning_rate") is None:
+            rates = table.get("matrix_learning_rate", {})
+            ae["training"]["matrix_learning_rate"] = rates.get(ae["f"], 0)
         if ae["regulariser"] == "vq":
             ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
     _check_choices(config)

@@ -77,6 +77,7 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
         gradient_clip=training["gradient_clip"],
         adversarial_from=loss["discriminator"]["start"],
         revive_every=config.get("codebook", {}).get("revive_every", 0),
+        matrix_rate=training.get("matrix_learning_rate", 0),
     )
     criterion = build.first_stage_loss(config, perceptual)
     return FirstStageTraining(model, criterion, discriminator, images, settings, job.device, autocast)

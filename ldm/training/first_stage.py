@@ -1,11 +1,12 @@
 """Training of a first stage against its discriminator: a state that can be saved at any step, and a generator."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ldm.data.contract import ImageCache
 from ldm.first_stage.contract import FirstStage
@@ -13,10 +14,12 @@ from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, discriminator_loss
 from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
 from ldm.randomness import derived_seed, generator
+from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
 
 ADAM_BETAS = (0.5, 0.9)  # the reference's, for autoencoder and discriminator
+MUON_MOMENTUM = 0.9  # short trainings do not have the time for the usual 0.95
 REVIVE_UNTIL = 0.8  # share of the training after which codes are left alone, so that the last revived still settle
 
 
@@ -25,7 +28,8 @@ class FirstStageSettings:
     """How long and how to train; `images` and `warm_up` count images seen.
 
     `adversarial_from` = share of the training after which the discriminator takes part; `revive_every` = steps between
-    revivals of unused codes (VQ), 0 = never.
+    revivals of unused codes (VQ), 0 = never. `matrix_rate` = rate of the autoencoder's convolutions under Muon;
+    0 = Adam for all weights, as in the reference.
     """
 
     seed: int
@@ -37,6 +41,7 @@ class FirstStageSettings:
     gradient_clip: float | None
     adversarial_from: float
     revive_every: int = 50
+    matrix_rate: float = 0
 
     @property
     def steps(self) -> int:
@@ -63,8 +68,8 @@ class FirstStageTraining:
         self.model, self.loss, self.discriminator = model, loss, discriminator
         self.images, self.settings, self.device, self.autocast = images, settings, device, autocast
         self.step = 0
-        self.optimiser = self._adam(model)
-        self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator)
+        self.optimisers = self._optimisers(model)
+        self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator.parameters())
 
     @property
     def images_seen(self) -> int:
@@ -86,9 +91,9 @@ class FirstStageTraining:
         """One step of the autoencoder and, once it takes part, of the discriminator."""
         s = self.settings
         factor = learning_rate_factor(self.images_seen, s.images, s.warm_up, s.decay)
-        for optimiser in (self.optimiser, self.discriminator_optimiser):
+        for optimiser in (*self.optimisers.values(), self.discriminator_optimiser):
             for group in optimiser.param_groups if optimiser else ():
-                group["lr"] = s.learning_rate * factor
+                group["lr"] = group["full_rate"] * factor
         draw = generator(s.seed, "step", self.step)
         torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         image = self._batch(draw)
@@ -118,11 +123,13 @@ class FirstStageTraining:
                 last_layer=self.model.last_layer,
                 discriminator=self.discriminator if self.is_adversarial else None,
             )
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
         terms.total.backward()
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
-        self.optimiser.step()
+        for optimiser in self.optimisers.values():
+            optimiser.step()
         values = {**terms.scalars(), "loss": (terms.l1 + terms.perceptual).detach()}
         if isinstance(self.model, VQFirstStage) and result.indices is not None:
             counts = code_counts(result.indices, self.model.quantiser.codes)
@@ -153,13 +160,25 @@ class FirstStageTraining:
             with torch.no_grad():
                 dead = quantiser.revive_dead_codes(self.model.encode(image), draw)
             for name in ("exp_avg", "exp_avg_sq"):
-                self.optimiser.state[quantiser.codebook][name][dead] = 0
+                self.optimisers["adam"].state[quantiser.codebook][name][dead] = 0
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)
 
-    def _adam(self, module: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(module.parameters(), lr=self.settings.learning_rate, betas=ADAM_BETAS, fused=True)
+    def _optimisers(self, model: FirstStage) -> dict[str, Optimizer]:
+        """By name: Adam for all weights, or for biases, normalisations and codebook beside Muon."""
+        rate = self.settings.matrix_rate
+        if rate == 0:
+            return {"adam": self._adam(model.parameters())}
+        convolutions = [weight for weight in model.parameters() if weight.ndim == 4]
+        others = [weight for weight in model.parameters() if weight.ndim != 4]
+        muon = Muon([{"params": convolutions, "full_rate": rate}], lr=rate, momentum=MUON_MOMENTUM)
+        return {"muon": muon, "adam": self._adam(others)}
+
+    def _adam(self, weights: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        rate = self.settings.learning_rate
+        group = {"params": list(weights), "full_rate": rate}
+        return torch.optim.Adam([group], lr=rate, betas=ADAM_BETAS, fused=True)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""
@@ -169,14 +188,15 @@ class FirstStageTraining:
                 "discriminator": self.discriminator.state_dict(),
                 "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
             }
-        model, optimiser = self.model.state_dict(), self.optimiser.state_dict()
-        return {"step": self.step, "model": model, "optimiser": optimiser, **adversary}
+        optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
+        return {"step": self.step, "model": self.model.state_dict(), "optimisers": optimisers, **adversary}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
         if self.discriminator is not None and self.discriminator_optimiser is not None:
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])

@@ -105,6 +105,7 @@ OTHER_VALUES = {
     "first_stage.architecture.mid_attention": False,
     "first_stage.architecture.initialisation": "near_linear",
     "first_stage.loss.discriminator.norm": "batch",
+    "first_stage.training.matrix_learning_rate": 1e-3,
     "diffusion.denoiser.dropout": 0.5,
     "diffusion.denoiser.transformer_depth": 2,
     "diffusion.denoiser.use_scale_shift_norm": True,

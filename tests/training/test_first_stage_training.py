@@ -28,9 +28,10 @@ def advanced_to(training, step):
     [
         {"regulariser": "kl", "autocast": torch.bfloat16},
         {"regulariser": "kl", "norm": None, "dropout": 0.2},
+        {"regulariser": "vq", "matrix_rate": 1e-3},
         {"regulariser": "vq", "norm": "batch", "dropout": 0.2},
     ],
-    ids=lambda kind: kind["regulariser"] + (" bf16" if "autocast" in kind else ""),
+    ids=lambda kind: " ".join([kind["regulariser"], *(name for name in ("autocast", "matrix_rate") if name in kind)]),
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, stop, first_stage_training, differences, tmp_path):
     whole = advanced_to(first_stage_training(**kind), 12)
@@ -43,7 +44,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, stop, first
     advanced_to(resumed, 12)
     assert differences(resumed.state_dict(), whole.state_dict()) == []
     assert whole.images_seen == 48
-    assert "/optimiser/state/0/exp_avg" in differences(whole.state_dict(), first.state_dict())
+    assert "/optimisers/adam/state/0/exp_avg" in differences(whole.state_dict(), first.state_dict())
 
 
 def test_autocast_changes_the_first_step_by_rounding_only(first_stage_training):
@@ -66,8 +67,8 @@ def test_the_codebook_starts_on_encodings_and_unused_codes_move_to_encodings(fir
     assert (started != before).any(dim=1).all()
     dead = quantiser.usage == 0
     assert 0 < int(dead.sum()) < quantiser.codes, "some codes must be unused and some used for this test to tell"
-    training.optimiser.state[quantiser.codebook]["exp_avg"].fill_(1.0)
-    training.optimiser.state[quantiser.codebook]["exp_avg_sq"].fill_(1.0)
+    training.optimisers["adam"].state[quantiser.codebook]["exp_avg"].fill_(1.0)
+    training.optimisers["adam"].state[quantiser.codebook]["exp_avg_sq"].fill_(1.0)
     training.model.train()
     training.advance()
     moved = (quantiser.codebook != started).any(dim=1)
@@ -80,7 +81,7 @@ def test_the_codebook_starts_on_encodings_and_unused_codes_move_to_encodings(fir
     distance = distance.min(dim=1).values
     assert not moved[~dead].any()
     assert distance.max() < 1e-5
-    momentum = training.optimiser.state[quantiser.codebook]["exp_avg"]
+    momentum = training.optimisers["adam"].state[quantiser.codebook]["exp_avg"]
     # What Adam knew of a moved code was of another place; after one more step only that step's gradient is left.
     assert momentum[dead].abs().max() < 0.4 < momentum[~dead].abs().min()
 
@@ -114,7 +115,7 @@ def test_the_discriminator_moves_only_from_its_start_on(first_stage_training):
 def test_the_discriminator_learns_to_tell_images_from_reconstructions(first_stage_training):
     training = first_stage_training("kl", adversarial_from=0.0, images=160, decay="constant", learning_rate=1e-3)
     # The autoencoder stands still, so that there is something fixed to be told apart.
-    training.optimiser.step = lambda: None
+    training.optimisers["adam"].step = lambda: None
     losses = [float(report.values["discriminator"]) for report in train_first_stage(training)]
     assert losses[0] == pytest.approx(1, abs=0.3)
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
@@ -166,13 +167,15 @@ def test_about_half_of_the_images_are_shown_mirrored(first_stage_training):
     assert share == pytest.approx(0.5, abs=4 * 0.5 / int(asymmetric.sum()) ** 0.5)
 
 
-def test_the_learning_rate_of_both_optimisers_follows_the_rule(first_stage_training):
-    training = first_stage_training("kl", warm_up=16, decay="constant")
+def test_the_learning_rates_of_all_optimisers_follow_the_rule(first_stage_training):
+    training = first_stage_training("kl", warm_up=16, decay="constant", matrix_rate=8e-3)
+    full = {"muon": 8e-3, "adam": 2e-3, "discriminator": 2e-3}
     rates = []
     for _ in train_first_stage(training):
-        pair = [o.param_groups[0]["lr"] for o in (training.optimiser, training.discriminator_optimiser)]
-        assert pair[0] == pair[1]
-        rates.append(pair[0] / 2e-3)
+        optimisers = {**training.optimisers, "discriminator": training.discriminator_optimiser}
+        shares = {name: optimisers[name].param_groups[0]["lr"] / full[name] for name in full}
+        assert shares["muon"] == shares["adam"] == shares["discriminator"]
+        rates.append(shares["muon"])
     assert rates[:5] == pytest.approx([1 / 16, 5 / 16, 9 / 16, 13 / 16, 1])
 
 
