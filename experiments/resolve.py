@@ -416,9 +416,12 @@ def _check_judge(config: Mapping[str, Any]) -> None:
 
 def _fill_trainer(config: dict[str, Any], known: Vocabulary) -> None:
     trainer, scale, f = config["trainer"], config["scale"], config["ae"]["f"]
+    length, usual = trainer.pop("length", 1), scale["trainer"]["images"]
+    if isinstance(length, bool) or not isinstance(length, int | float) or length <= 0:
+        raise UserError(f"trainer.length={length} must be a number above 0: how many times the images of the scale")
     match trainer["budget"]:
         case "images":
-            pass
+            _fill(trainer, {"images": max(1, round(usual * length))})
         case "paper":
             row = _paper_training(config)
             _fill(trainer, {**row, "images": row["steps"] * row["batch"]})
@@ -426,7 +429,7 @@ def _fill_trainer(config: dict[str, Any], known: Vocabulary) -> None:
             from experiments.build import flops_per_training_image
 
             reference = scale["trainer"]["flops_reference_f"]
-            images = trainer["images"] or scale["trainer"]["images"]
+            images = trainer["images"] or usual * length
             ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
             trainer["images"] = max(1, round(images * ratio))
         case other:

@@ -375,3 +375,16 @@ def test_the_cells_of_a_study_see_the_same_images_in_the_same_batches(scale):
         trainer = plan_of(f"ae.f={f}", scale=scale).config["trainer"]
         seen.add((math.ceil(trainer["images"] / trainer["batch"]) * trainer["batch"], trainer["batch"]))
     assert len(seen) == 1
+
+
+def test_the_length_of_training_counts_in_the_images_of_the_scale():
+    usual = settings_of()["scale"]["trainer"]["images"]
+    assert plan_of("trainer.length=3").config["trainer"]["images"] == 3 * usual
+    assert not changed(plan_of(f"trainer.images={3 * usual}"), plan_of("trainer.length=3"))
+    assert not changed(plan_of("trainer.images=40"), plan_of("trainer.images=40", "trainer.length=3"))
+    ratio = plan_of("ae.f=8", "trainer.budget=flops").config["trainer"]["images"] / usual
+    longer = plan_of("ae.f=8", "trainer.budget=flops", "trainer.length=3").config["trainer"]["images"]
+    assert longer == pytest.approx(3 * usual * ratio, rel=0.05)
+    for wrong in ("0", "long", "true"):
+        with pytest.raises(UserError, match="trainer.length"):
+            plan_of(f"trainer.length={wrong}")
