@@ -386,5 +386,5 @@ def test_the_length_of_training_counts_in_the_images_of_the_scale():
     longer = plan_of("ae.f=8", "trainer.budget=flops", "trainer.length=3").config["trainer"]["images"]
     assert longer == pytest.approx(3 * usual * ratio, rel=0.05)
     for wrong in ("0", "long", "true"):
-        with pytest.raises(UserError, match="trainer.length"):
+        with pytest.raises(UserError, match=r"trainer\.length"):
             plan_of(f"trainer.length={wrong}")
