@@ -123,7 +123,7 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
         metrics = plan.config["metrics"]
         build.check_weights(metrics["extractor"], metrics["weights"], loss["perceptual"], loss["perceptual_path"])
         judges = plan.stages["samples"].config
-        build.check_task_weights(judges.get("clip_model"), judges.get("lpips_weights"))
+        build.check_task_weights(judges.get("clip_model"), metrics["lpips"])
     return plan
 
 

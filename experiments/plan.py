@@ -187,7 +187,11 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             "seed": metrics["seed"],
         },
         "first_stage": _unnamed(config["ae"]),  # at f = 1 nothing else: all data sets share one identity function
-        "reconstruction": {"n_samples": metrics["n_samples"], "seed": metrics["seed"]},
+        "reconstruction": {
+            "n_samples": metrics["n_samples"],
+            "seed": metrics["seed"],
+            **({"lpips_weights": metrics["lpips"]} if metrics["lpips"] else {}),
+        },
         "latents": {"data": facts.train_fingerprint, "scale": config["latents"]["scale"]},
         "diffusion": {
             **annotations,

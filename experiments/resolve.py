@@ -22,6 +22,7 @@ from ldm.data.degradation import DEGRADATIONS
 from ldm.data.masks import MASK_KINDS
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError, nearest
+from ldm.pretrained import lpips
 
 AUTO = "auto"
 """The value of guidance.scale that asks for a stage of its own to find it."""
@@ -404,8 +405,11 @@ def _check_likelihood(metrics: Mapping[str, Any]) -> None:
 def _check_judge(config: Mapping[str, Any]) -> None:
     """The network that judges must not be the one that the first stage was trained with."""
     judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
+    least, side = lpips.trunk("alex").smallest_side, config["data"]["resolution"]
+    if config["metrics"]["lpips"] and side < least:
+        raise UserError(f"metrics.lpips: LPIPS takes images of {least} px or more, these have {side} px: leave it out")
     # EfficientNet-Lite2 also measures the feature distance of reconstructions, whatever the extractor.
-    # LPIPS of super-resolution and inpainting is that of AlexNet.
+    # LPIPS is that of AlexNet.
     judges = {judge, "efficientnet_lite2", "lpips_alex" if config["metrics"]["lpips"] else judge}
     if trained_with in judges and not config["metrics"]["allow_same_network"]:
         raise UserError(

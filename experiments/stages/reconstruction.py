@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments import build
@@ -23,6 +24,7 @@ from experiments.measure import (
 from experiments.pictures import save_grid, to_uint8
 from experiments.runner import Job, Outcome, label
 from experiments.stages.latents import encodings, mean_and_logvar
+from experiments.task import LPIPS, NO_LPIPS
 from ldm.data.contract import ImageCache
 from ldm.first_stage.contract import FirstStage, Gaussian
 from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
@@ -36,7 +38,6 @@ from ldm.metrics.rate import (
     kl_prior,
 )
 from ldm.metrics.reconstruction import (
-    FeatureDistance,
     ImageErrors,
     concatenate,
     image_errors,
@@ -45,7 +46,6 @@ from ldm.metrics.reconstruction import (
 )
 from ldm.metrics.reference_codecs import lossless_sizes
 from ldm.metrics.values import MetricValue
-from ldm.pretrained import efficientnet_lite
 from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.flops import count_flops
@@ -56,7 +56,10 @@ SHOWN = 16
 
 
 def run(job: Job) -> Outcome:
-    """Distortion, rate and floor rows; reconstructions.png shows originals above their reconstructions."""
+    """Distortion, rate and floor rows; images.npz holds the errors of each image by its index among the held-out ones.
+
+    reconstructions.png shows originals above their reconstructions.
+    """
     meter = Meter(job.device)
     config, seed = job.plan.config, job.config["seed"]
     train, heldout = (build.images(config, split, job.store) for split in ("train", "heldout"))
@@ -71,12 +74,16 @@ def run(job: Job) -> Outcome:
             measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
         originals = torch.cat([item.originals for item in measured])
         decoded = torch.cat([item.decoded for item in measured])
-        values, left_out = _distortion(originals, decoded, [item.errors for item in measured], "")
+        errors, distances = concatenate([item.errors for item in measured]), _perceptual(job, originals, decoded)
+        values, left_out = reconstruction_metrics(errors, distances)
+        if LPIPS not in distances:
+            left_out.append(LeftOut(LPIPS, NO_LPIPS))
+        by_image = {"index": np.array(indices), **_named(errors), **distances}
         if measured[0].sample_errors is not None:
-            more, missing = _distortion(
-                originals, None, [m.sample_errors for m in measured if m.sample_errors], "_sample"
-            )
+            sampled = concatenate([m.sample_errors for m in measured if m.sample_errors])
+            more, missing = reconstruction_metrics(sampled, suffix="_sample")
             values, left_out = values + more, left_out + missing
+            by_image |= {f"{name}_sample": found for name, found in _named(sampled).items()}
         with meter.part("features"):
             frechet = reconstruction_frechet(
                 features_of(decoded.split(BATCH), extractor),
@@ -94,6 +101,7 @@ def run(job: Job) -> Outcome:
             floor_rows, floor_left_out = _floor(job, model, train, seed, generation)
         image = heldout.batch([0]).to(job.device)
         flops = count_flops(lambda: model.decode(model.latent(model.pack(model.encode(image)))))
+    np.savez(job.folder / "images.npz", **by_image)  # type: ignore[arg-type]
     save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
     job.run.image("reconstructions", job.folder / "reconstructions.png")
     rows: list[ResultRow] = [value.row(protocol.id) for value in [*values, *rates]]
@@ -132,16 +140,20 @@ def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], s
     return _Measured(originals, decoded, image_errors(originals, decoded), sample_errors)
 
 
-def _distortion(
-    originals: Tensor, decoded: Tensor | None, errors: list[ImageErrors], suffix: str
-) -> tuple[list[MetricValue], list[LeftOut]]:
-    every = concatenate(errors)
-    if decoded is None:
-        return reconstruction_metrics(every, suffix=suffix)
-    judge = FeatureDistance(efficientnet_lite.load("lite2"))
-    pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
-    distances = np.concatenate([judge(a / 127.5 - 1, b / 127.5 - 1).numpy() for a, b in pairs])
-    return reconstruction_metrics(every, judge.name, distances, suffix)
+def _perceptual(job: Job, originals: Tensor, decoded: Tensor) -> dict[str, NDArray[np.float64]]:
+    """Perceptual distances of each image, by name."""
+    found = {}
+    for judge in build.perceptual_distances(job.config.get("lpips_weights")):
+        pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
+        distances = [judge(a / 127.5 - 1, b / 127.5 - 1).double().numpy() for a, b in pairs]
+        found[judge.name] = np.concatenate(distances)
+    return found
+
+
+def _named(errors: ImageErrors) -> dict[str, NDArray[np.float64]]:
+    """The errors of each image, by name."""
+    similarity = {} if errors.ssim is None else {"ssim": errors.ssim}
+    return {"mse": errors.mse, "psnr": errors.psnr, **similarity}
 
 
 def _rate(

@@ -7,8 +7,9 @@
 `ssim`    mean over images, Gaussian window of 11 with sigma 1.5, mean over channels (Wang et al. 2004)
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -147,13 +148,13 @@ def root_mean_square(mse: MetricValue) -> MetricValue:
 
 def reconstruction_metrics(
     errors: ImageErrors,
-    perceptual_metric: str | None = None,
-    perceptual_distances: NDArray[np.float64] | None = None,
+    distances: Mapping[str, NDArray[np.float64]] | None = None,
     suffix: str = "",
 ) -> tuple[list[MetricValue], list[LeftOut]]:
     """Means over images with intervals, and what could not be given and why.
 
-    `suffix` is added to every name (e.g. "_sample" for the distortion of a posterior sample).
+    `distances` are perceptual ones of each image, by name. `suffix` is added to every name (e.g. "_sample" for the
+    distortion of a posterior sample).
     """
     mse = mean_value("mse", errors.mse)
     values, left_out = [mse, root_mean_square(mse)], []
@@ -166,9 +167,8 @@ def reconstruction_metrics(
         values.append(mean_value("ssim", errors.ssim))
     else:
         left_out.append(LeftOut("ssim", f"SSIM's window needs images of at least {SSIM_WINDOW} px."))
-    if perceptual_metric is not None and perceptual_distances is not None:
-        values.append(mean_value(perceptual_metric, perceptual_distances))
+    values += [mean_value(name, found) for name, found in (distances or {}).items()]
     return (
-        [MetricValue(v.metric + suffix, v.value, v.n, v.ci_low, v.ci_high) for v in values],
-        [LeftOut(item.metric + suffix, item.reason) for item in left_out],
+        [dataclasses.replace(value, metric=value.metric + suffix) for value in values],
+        [dataclasses.replace(item, metric=item.metric + suffix) for item in left_out],
     )

@@ -39,8 +39,7 @@ def superres_metrics(
     errors: ImageErrors, distances: Mapping[str, Array], prefix: str = "superres_"
 ) -> tuple[list[MetricValue], list[LeftOut]]:
     """Errors against the images themselves; `distances` are perceptual ones of each image, by name."""
-    values, left_out = reconstruction_metrics(errors)
-    values += [mean_value(name, found) for name, found in distances.items()]
+    values, left_out = reconstruction_metrics(errors, distances)
     return (
         [dataclasses.replace(value, metric=prefix + value.metric) for value in values],
         [dataclasses.replace(item, metric=prefix + item.metric) for item in left_out],

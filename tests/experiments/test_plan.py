@@ -316,6 +316,7 @@ def test_what_a_stage_needs_stands_before_it():
         (["guidance.interval=[0.8,0.2]"], ["guidance.interval=[0.8, 0.2]", "[low, high]"]),
         (["guidance.interval=0.5"], ["guidance.interval=0.5", "[low, high]"]),
         (["guidance.rescale=2"], ["guidance.rescale=2", "0 to 1"]),
+        (["metrics.lpips=alexnet.pth", "data.resolution=16", "ae.f=4"], ["metrics.lpips", "31 px", "16 px"]),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_sentence(overrides, words):
