@@ -151,6 +151,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
         ]
     decode = count_sample_decoding(config)
     work = _work(config, first_stage, calls * denoiser.call + decode, denoiser.step.flops, facts)
+    work["likelihood"] = _coding_work(config, denoiser.call)
     needed = plan.needed(UNTIL[config["until"]])
     lines = [
         _line(plan, name, work.get(name, (None, None)), store, facts is not None) for name in (s.name for s in needed)
@@ -277,6 +278,12 @@ def _work(
         seen, flops = _training(settings)["images_seen"], steps[name]
         work[name] = (seen, None if flops is None else seen * flops)
     return work
+
+
+def _coding_work(config: Mapping[str, Any], call: float) -> tuple[int, float]:
+    """Images and FLOPs of the likelihood stage, without the decodings on the way."""
+    images = config["metrics"]["likelihood_samples"]
+    return images, images * config["metrics"]["likelihood_levels"] * call
 
 
 def _memory(

@@ -55,6 +55,8 @@ def test_codes_never_seen_in_training_can_be_coded():
     model = index_model(np.array([100, 0, 0, 0]))
     symbols = np.array([[3, 3, 0, 1]])
     assert (decoded(encoded(symbols, model).get_compressed(), 4, model) == symbols.ravel()).all()
+    # Each at half a count among 102, and not at what the coder keeps for the impossible.
+    assert coded_size(np.full((1, 1000), 3), model).together == pytest.approx(1000 * math.log2(102 / 0.5), rel=0.01)
 
 
 STD, MEAN = torch.tensor([1.0, 0.3], dtype=torch.float64), torch.tensor([5.0, -1.0], dtype=torch.float64)
