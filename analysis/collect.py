@@ -1,7 +1,7 @@
 """Reads the records of a store into one tidy table: a row is one value with its axes, protocol and cost."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,8 @@ COLUMNS = (
         if axis not in {"f", "regulariser", "channels", "sampler", "steps", "guidance_scale", "seed"}
     ),
     "identity",
+    "samples",
+    "machine",
     "sweep",
 )
 WHOLE_NUMBERS = (
@@ -233,6 +235,7 @@ class Study:
     left_out: tuple[tuple[str, LeftOut], ...] = ()
     published: tuple[Published, ...] = ()
     tunings: tuple[Tuning, ...] = ()
+    timings: pd.DataFrame = field(default_factory=pd.DataFrame)
     coding: tuple[CodingCurve, ...] = ()
     coded_latents: tuple[CodedLatents, ...] = ()
 
@@ -373,6 +376,9 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
         coding=tuple(coding),
         coded_latents=tuple(coded_latents),
         tunings=tuple(tunings),
+        timings=_timings(
+            records.store, {c.stages["samples"] for s in sweeps for c in s.cells if "samples" in c.stages}
+        ),
     )
 
 
@@ -391,6 +397,35 @@ def _tuning(label: str, facts: Mapping[str, Any]) -> Tuning:
     return Tuning(label, facts["metric"], facts["n"], float(facts["scale"]), bool(facts["is_at_the_end"]), tried)
 
 
+def _timings(store: Path, sampled: Collection[str]) -> pd.DataFrame:
+    """What `python -m experiments.timing` measured: a line a sample set, machine and batch, seconds by part."""
+    found = []
+    for path in sorted((store / "timing").glob("*/record.json")):
+        record = read_record(path.parent)
+        if record is None or record.parents["samples"] not in sampled:
+            continue
+        batch = record.config["batch"]
+        found.append(
+            {
+                "samples": record.parents["samples"],
+                "machine": record.facts["machine"],
+                "device": record.config["machine"]["device"],
+                "batch": batch,
+                "precision": record.config["precision"],
+                "guidance_scale": record.config["guidance"]["scale"],
+                "sample_images_per_second": batch / record.cost.seconds,
+                **{
+                    f"{part}_seconds_per_image": record.cost.parts[part] / batch
+                    for part in ("encode", "denoise", "decode")
+                },
+                "repeats": record.config["repeats"],
+                "is_alone": record.facts["is_alone"],
+                "created": record.created,
+            }
+        )
+    return pd.DataFrame(found)
+
+
 def _codec(point: Mapping[str, Any]) -> Codec:
     return Codec(**{item.name: point[item.name] for item in fields(Codec)})
 
@@ -402,6 +437,7 @@ def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: 
         row |= {"guidance_scale": costs.get("tuned_scale"), "guidance_rule": "tuned"}
     row |= {
         "stage": record.stage,
+        "samples": cell.stages.get("samples", "") if "steps" in axes else "",
         "cell": cell.cell if "steps" in axes else "",
         "first_stage": cell.stages.get("first_stage", "") if "f" in axes else "",
         "model": cell.stages.get("diffusion", "") if "conditioning" in axes else "",
@@ -420,7 +456,7 @@ def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: 
         row["seed"] = item.seed
     known = {"first_stage_", "latents_", "parameters_encoder", "parameters_decoder"} if "f" in axes else set()
     known |= {"diffusion_", "parameters_denoiser", "parameters_conditioning"} if "conditioning" in axes else set()
-    known |= {"sample_", "nfe"} if "steps" in axes else set()
+    known |= {"sample_", "nfe", "machine"} if "steps" in axes else set()
     row |= {name: value for name, value in costs.items() if name.startswith(tuple(known))}
     row["peak_bytes"] = _peak(record.stage, costs)
     return row
@@ -447,8 +483,18 @@ def _costs(records: _Records, cell: Cell) -> dict[str, Any]:
             found |= {f"parameters_{part}": count for part, count in record.facts.get("parameters", {}).items()}
         if stage == "samples":
             found |= _sampling(record.cost) | {"nfe": record.facts.get("nfe")}
+            found["machine"] = _machine(record)
             found["tuned_scale"] = record.facts.get("guidance_scale")
     return found
+
+
+def _machine(record: StageRecord) -> str:
+    """Where a stage ran, as timings name it; speeds of different machines are never drawn in one panel."""
+    found = record.environment
+    if "processor" not in found:
+        return ""
+    is_cpu = found.get("device") == "cpu"
+    return f"{found['processor']}, {found['threads']} threads" if is_cpu else str(found["processor"])
 
 
 def _sampling(cost: Cost) -> dict[str, float]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import overlays, style
+from analysis import overlays, speeds, style
 from analysis.collect import ALL_AXES, Codec, CodedLatents, Study, choices, family_name
 from analysis.compare import mean_over_seeds, one_cell, seed_factor
 from analysis.papers import Published
@@ -405,6 +405,7 @@ def quality_vs_throughput(study: Study) -> Figure:
         axes.set_xlabel("sampling throughput in images per second")
         return labels
 
+    speeds_note, study = speeds.note(study), speeds.timed(study)
     counts = sorted(int(s) for s in study.frame["steps"].dropna().unique())
     note = f"Marker size grows with the step count: {', '.join(map(str, counts))}." if len(counts) > 1 else ""
     return _quality_figure(
@@ -412,8 +413,9 @@ def quality_vs_throughput(study: Study) -> Figure:
         "Sample quality against sampling speed",
         draw,
         "evaluation",
-        note=note or f"Steps: {_listed(counts)}.",
+        note=f"{note or f'Steps: {_listed(counts)}.'} {speeds_note}",
         overlay=("sample_images_per_second", "f"),
+        apart=(speeds.MACHINE,),
     )
 
 
@@ -543,11 +545,13 @@ def _quality_figure(
     floors: bool = True,
     lines: Sequence[str] = (),
     overlay: tuple[str, str] | None = None,
+    apart: Sequence[str] = (),
 ) -> Figure:
     """The frame that all quality figures share: panels, floors, scales, legend, facts and notes.
 
     `lines`: axes that tell lines apart, so that panels are split by f instead of them. `overlay`: the axis along which
-    published numbers are drawn, and the one that tells their lines apart.
+    published numbers are drawn, and the one that tells their lines apart. `apart`: columns whose values never share
+    a panel.
     """
     metric = headline(study.frame, stage)
     rows = study.frame[(study.frame["stage"] == stage) & (study.frame["metric"] == (metric.metric if metric else ""))]
@@ -556,7 +560,7 @@ def _quality_figure(
         style.empty(grid[0][0], f"no finished {stage} rows of a distance between samples and real images")
         style.finish(figure, title, [_facts(study, rows, "")], _notes(study, rows, stage), [])
         return figure
-    panels, dropped = _panels(rows, lines)
+    panels, dropped = _panels(rows, lines, apart)
     columns = list(dict.fromkeys(panel.family for panel in panels))
     variants = list(dict.fromkeys(panel.variant for panel in panels))
     figure, grid = style.new_figure(
@@ -622,9 +626,9 @@ def _quality_figure(
     return figure
 
 
-def _panels(rows: pd.DataFrame, lines: Sequence[str] = ()) -> tuple[list[Panel], list[str]]:
+def _panels(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] = ()) -> tuple[list[Panel], list[str]]:
     """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room."""
-    tagged = rows.assign(variant=_variants(rows, lines), line=_line_names(rows) if lines else "")
+    tagged = rows.assign(variant=_variants(rows, lines, apart), line=_line_names(rows) if lines else "")
     families = [r for r in dict.fromkeys(tagged["regulariser"]) if r != "identity"] or ["identity"]
     families.sort(key=lambda name: (list(style.FAMILIES).index(name) if name in style.FAMILIES else 9, name))
     lowest = tagged.groupby("variant")["f"].min()
@@ -638,8 +642,10 @@ def _panels(rows: pd.DataFrame, lines: Sequence[str] = ()) -> tuple[list[Panel],
     return panels, names[SMALL_PANELS:]
 
 
-def _variants(rows: pd.DataFrame, lines: Sequence[str] = ()) -> pd.Series:
-    """For each row the values of swept axes other than f, regulariser, steps and seeds; the protocol where mixed.
+def _variants(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] = ()) -> pd.Series:
+    """For each row the values of swept axes other than f, regulariser, steps and seeds; where mixed the protocol too.
+
+    So with the columns `apart`.
 
     With `lines` f is named instead of these.
     """
@@ -649,8 +655,7 @@ def _variants(rows: pd.DataFrame, lines: Sequence[str] = ()) -> pd.Series:
     rows = rows.assign(guidance_scale=scales, guidance_rule="")
     by_point = rows.groupby(["regulariser", "f"], dropna=False)
     swept = [axis for axis in axes if by_point[axis].agg(choices).max() > 1]
-    if rows["protocol"].nunique() > 1:
-        swept.append("protocol")
+    swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
 
     def describe(row: pd.Series) -> str:
         shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == "identity")]

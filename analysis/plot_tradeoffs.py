@@ -76,6 +76,8 @@ def draw(
         write_atomic(folder / "means.csv", compare.means_frame(compared).to_csv(index=False).encode()),
         write_atomic(folder / "comparisons.csv", compare.comparisons_frame(compared).to_csv(index=False).encode()),
     ]
+    if not study.timings.empty:
+        written.append(write_atomic(folder / "timings.csv", study.timings.to_csv(index=False).encode()))
     if checklist:
         written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
     if (study.frame["stage"] == "predictors").any():

@@ -1,0 +1,100 @@
+"""experiments.timing: parts apart, one machine's speeds, refused where others use the machine."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from program import run
+
+from experiments import timing
+from experiments.timing import Machine, Speed, foreign_load, timing_identity
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample set at two step counts."""
+    found = tmp_path_factory.mktemp("timed") / "store"
+    settings = ("ae.f=4", "sampler.steps=2,12", "trainer.milestones=[1.0]", "precision=fp32", "until=samples")
+    done = run(found, "-m", *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return found
+
+
+def _records(store: Path) -> dict[int, dict]:
+    """By number of sampler steps."""
+    found = [json.loads(path.read_text()) for path in store.glob("timing/*/record.json")]
+    return {record["config"]["sampler"]["steps"]: record for record in found}
+
+
+def _time(store: Path, *options: str) -> int:
+    return timing.main(["--store", str(store), "--device", "cpu", *options])
+
+
+def test_each_part_is_measured_apart_after_a_warm_up(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every condition stands in the record; a second call finds nothing to do."""
+    assert _time(store, "--allow-busy", "--batch", "8", "--repeats", "2") == 0
+    records = _records(store)
+    assert set(records) == {2, 12}
+    for record in records.values():
+        facts, config = record["facts"], record["config"]
+        assert [len(facts[part]) for part in ("encode", "denoise", "decode")] == [2, 2, 2]
+        assert min(facts["encode"] + facts["denoise"] + facts["decode"]) > 0
+        assert (config["batch"], config["precision"], config["guidance"]["scale"]) == (8, "fp32", 1.0)
+        assert config["machine"]["device"] == "cpu"
+        assert record["cost"]["seconds"] == record["cost"]["parts"]["denoise"] + record["cost"]["parts"]["decode"]
+    # Six times the network calls: denoising grows with them (a busy machine leaves a wide margin), decoding does not.
+    denoise = {steps: record["cost"]["parts"]["denoise"] for steps, record in records.items()}
+    assert denoise[12] > 2 * denoise[2]
+    assert "2 of 2 sample sets timed now" in capsys.readouterr().out
+    assert _time(store, "--allow-busy", "--batch", "8", "--repeats", "2") == 0
+    assert "0 of 2 sample sets timed now" in capsys.readouterr().out
+
+
+def test_a_busy_machine_is_refused_or_marked(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence, exit code 2, and nothing kept; with leave, a mark in the record."""
+    before = set(store.glob("timing/*"))
+    speed = Speed((0.1,), (1.0,), (0.2,), foreign_cores=1.4)
+    monkeypatch.setattr(timing, "measure", lambda job, batch, repeats: speed)
+    assert _time(store, "--batch", "5") == 2
+    assert "other processes used 1.4 cores while 'samples f=4 kl ddim" in capsys.readouterr().out
+    assert set(store.glob("timing/*")) == before
+    assert _time(store, "--batch", "5", "--allow-busy") == 0
+    added = [json.loads((path / "record.json").read_text()) for path in set(store.glob("timing/*")) - before]
+    assert {record["facts"]["is_alone"] for record in added} == {False}
+    monkeypatch.setattr(timing, "measure", lambda job, batch, repeats: Speed((0.1,), (1.0,), (0.2,), 0.02))
+    assert _time(store, "--batch", "6") == 0
+    quiet = [r for r in store.glob("timing/*/record.json") if json.loads(r.read_text())["config"]["batch"] == 6]
+    assert {json.loads(path.read_text())["facts"]["is_alone"] for path in quiet} == {True}
+
+
+def test_the_work_of_others_is_seen() -> None:
+    """A process that spins uses about a core; our own work is not theirs."""
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        with foreign_load("cpu") as busy:
+            time.sleep(1.0)
+    finally:
+        spinning.kill()
+        spinning.wait()
+    # The waited-for child's time counts as ours from here on; other processes may come and go, never below zero.
+    assert busy.cores is not None
+    assert busy.cores > timing.MOST_FOREIGN_CORES
+
+
+def test_every_machine_and_batch_has_a_timing_of_its_own() -> None:
+    """And a machine's name says what its speed hangs on."""
+    one, other = Machine("cpu", "Some CPU", 2), Machine("cpu", "Some CPU", 4)
+    assert len({timing_identity("s", m, b, 3) for m in (one, other) for b in (8, 16)}) == 4
+    assert one.name == "Some CPU, 2 threads"
+    assert Machine("cuda", "Some GPU", 8).name == "Some GPU"
+
+
+def test_a_store_without_sweeps_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2."""
+    assert timing.main(["--store", str(tmp_path / "none")]) == 2
+    assert "there is no store" in capsys.readouterr().out
