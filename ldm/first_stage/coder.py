@@ -155,7 +155,7 @@ class Encoder(nn.Module):
         z_channels: int,
         double_z: bool,
         ch: int,
-        ch_mult: Sequence[int],
+        ch_mult: Sequence[float],
         num_res_blocks: int,
         resolution: int,
         attn_sides: Sequence[int],
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.z_channels = z_channels
         self.factor = 2 ** (len(ch_mult) - 1)
-        widths = [ch * multiplier for multiplier in (1, *ch_mult)]
+        widths = [round(ch * multiplier) for multiplier in (1, *ch_mult)]
         attended = attended_levels(resolution, len(ch_mult), attn_sides)
         last = len(ch_mult) - 1
         self.stem = nn.Conv2d(in_channels, ch, 3, padding=1)
@@ -209,7 +209,7 @@ class Decoder(nn.Module):
         out_channels: int,
         z_channels: int,
         ch: int,
-        ch_mult: Sequence[int],
+        ch_mult: Sequence[float],
         num_res_blocks: int,
         resolution: int,
         attn_sides: Sequence[int],
@@ -220,7 +220,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.z_channels = z_channels
         self.factor = 2 ** (len(ch_mult) - 1)
-        widths = [ch * multiplier for multiplier in reversed((*ch_mult, ch_mult[-1]))]
+        widths = [round(ch * multiplier) for multiplier in reversed((*ch_mult, ch_mult[-1]))]
         attended = attended_levels(resolution, len(ch_mult), attn_sides)[::-1]
         last = len(ch_mult) - 1
         self.stem = nn.Conv2d(z_channels, widths[0], 3, padding=1)

@@ -100,8 +100,6 @@ def _built(state: Mapping[str, Tensor]) -> FirstStage:
     while (name := f"encoder.levels.{len(widths)}.blocks.0.conv2.weight") in state:
         widths.append(len(state[name]))
     ch = len(state["encoder.stem.weight"])
-    if any(width % ch for width in widths):
-        raise UserError(f"the autoencoder's widths {widths} are no multiples of its first, {ch}, which ours must be")
     blocks = 0
     while f"encoder.levels.0.blocks.{blocks}.conv2.weight" in state:
         blocks += 1
@@ -112,7 +110,7 @@ def _built(state: Mapping[str, Tensor]) -> FirstStage:
     shared: dict[str, Any] = {
         "z_channels": state["decoder.stem.weight"].shape[1],
         "ch": ch,
-        "ch_mult": [width // ch for width in widths],
+        "ch_mult": [width / ch for width in widths],
         "num_res_blocks": blocks,
         "resolution": nominal,
         "attn_sides": [nominal >> level for level in attended],

@@ -12,6 +12,7 @@ from ldm.denoiser.blocks import NORM_GROUPS, Convolution, ResidualBlock
 from ldm.denoiser.unet import UNet
 from ldm.errors import UserError
 from ldm.interop.diffusers_names import current_name
+from ldm.interop.diffusers_options import refuse_unknown
 
 # Values of a diffusers config under which its UNet is the paper's; a key that a config lacks has this value there.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
@@ -47,6 +48,14 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "conv_out_kernel": (3,),
     "reverse_transformer_layers_per_block": (None,),
 }
+_READ = {
+    *("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
+    *("layers_per_block", "dropout", "attention_head_dim", "num_attention_heads", "norm_num_groups"),
+    *("attn_norm_num_groups", "resnet_time_scale_shift", "cross_attention_dim", "transformer_layers_per_block"),
+    *("use_linear_projection", "upcast_attention", "num_train_timesteps", "addition_embed_type_num_heads"),
+}
+"""Options that are read, that the weights tell, or that mean nothing under the values above."""
+
 GROUPED = "Grouped"
 """How the names of exported classes begin whose norms have fewer groups where 32 does not divide the width."""
 
@@ -128,6 +137,7 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, allowed in _REQUIRED.items():
         if key in config and config[key] not in allowed:
             raise UserError(f"the diffusers config has {key}={config[key]!r}, which this program's UNet cannot do")
+    refuse_unknown(config, {*_REQUIRED, *_READ}, "the UNet")
     cross = "cross_attention_dim" in config
     adaptive = config.get("resnet_time_scale_shift", "default") == "scale_shift"
     if adaptive and not cross and config.get("attn_norm_num_groups") is None:

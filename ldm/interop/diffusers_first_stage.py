@@ -13,6 +13,7 @@ from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
 from ldm.interop.compvis_first_stage import COMMITMENT_WEIGHT, QUANTISATION_NAMES, take_network
 from ldm.interop.diffusers_names import current_name
+from ldm.interop.diffusers_options import refuse_unknown
 from ldm.interop.filling import fill
 from ldm.interop.renaming import Renaming, expand
 
@@ -61,6 +62,14 @@ _ONLY_VALUE = {
     "lookup_from_codebook": False,
 }
 
+_READ = {
+    *("in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels", "layers_per_block"),
+    *("latent_channels", "norm_num_groups", "sample_size", "use_quant_conv", "use_post_quant_conv"),
+    *("mid_block_add_attention", "num_vq_embeddings", "vq_embed_dim", "force_upcast"),
+    *("scaling_factor", "shift_factor", "latents_mean", "latents_std"),
+}
+"""Options that are read, here or for the scale of latents, and one of half precision."""
+
 
 def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict of a diffusers one; their linear projections become 1x1 convolutions."""
@@ -99,14 +108,13 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
     for key, value in _ONLY_VALUE.items():
         if config.get(key, value) != value:
             raise UserError(f"{key}={config[key]} of the diffusers configuration is not supported: only {value} is.")
+    refuse_unknown(config, {*_ONLY_VALUE, *_READ}, "the autoencoder")
     projected = config.get("use_quant_conv", True)
     if config.get("use_post_quant_conv", True) != projected:
         raise UserError(
             "use_quant_conv and use_post_quant_conv of the diffusers configuration differ: they must agree."
         )
     widths = config["block_out_channels"]
-    if any(width % widths[0] for width in widths):
-        raise UserError(f"block_out_channels={tuple(widths)} are not supported: each must be a multiple of the first.")
     down, up = config["down_block_types"], config["up_block_types"]
     known = {"DownEncoderBlock2D", "AttnDownEncoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"}
     attended = [block.startswith("Attn") for block in down]
@@ -121,7 +129,7 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
     shared: dict[str, Any] = {
         "z_channels": config["latent_channels"],
         "ch": widths[0],
-        "ch_mult": [width // widths[0] for width in widths],
+        "ch_mult": [width / widths[0] for width in widths],
         "num_res_blocks": config["layers_per_block"],
         "resolution": resolution,
         "attn_sides": [resolution // 2**level for level, has in enumerate(attended) if has],

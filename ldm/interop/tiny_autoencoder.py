@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.first_stage.tiny import TinyFirstStage, TinyLevel, tiny_decoder, tiny_encoder
+from ldm.interop.diffusers_options import refuse_unknown
 from ldm.interop.filling import fill
 
 DIFFUSERS_PREFIXES = ("encoder.layers.", "decoder.layers.")
@@ -29,12 +30,20 @@ def build_tiny_autoencoder(encoder: Mapping[str, Tensor], decoder: Mapping[str, 
 _ONLY_VALUE = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
 """Options of diffusers' AutoencoderTiny that do not stand in its weights."""
 
+_READ = {
+    *("in_channels", "out_channels", "latent_channels", "num_encoder_blocks", "num_decoder_blocks", "force_upcast"),
+    *("encoder_block_out_channels", "decoder_block_out_channels", "block_out_channels"),
+    *("latent_magnitude", "latent_shift", "scaling_factor", "shift_factor"),
+}
+"""Those that do, those of the scale of latents, and two of latents as 8-bit images."""
+
 
 def tiny_from_diffusers(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> TinyFirstStage:
     """The autoencoder of diffusers' AutoencoderTiny. Raises: UserError for an option that ours has not."""
     for key, value in _ONLY_VALUE.items():
         if config.get(key, value) != value:
             raise UserError(f"the tiny autoencoder's config has {key}={config[key]!r}: only {value!r} is supported")
+    refuse_unknown(config, {*_ONLY_VALUE, *_READ}, "the tiny autoencoder")
     return whole_tiny_autoencoder(weights, DIFFUSERS_PREFIXES)
 
 

@@ -360,6 +360,8 @@ def test_what_cannot_be_read_is_named(diffusers, tmp_path):
 
     refused("unet/config.json", "flip_sin_to_cos=False", flip_sin_to_cos=False)
     refused("unet/config.json", "holds a DiTTransformer2DModel", _class_name="DiTTransformer2DModel")
+    refused("unet/config.json", "the UNet has novelty='deep', an option", novelty="deep")
+    refused("vqvae/config.json", "the autoencoder has novelty=2, an option", novelty=2)
     refused("vqvae/config.json", "act_fn", act_fn="relu")
     refused("vqvae/config.json", "ControlNetModel is no autoencoder", _class_name="ControlNetModel")
     refused("vqvae/config.json", "AutoencoderOobleck encodes video or sound", _class_name="AutoencoderOobleck")

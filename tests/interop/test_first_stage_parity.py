@@ -62,6 +62,10 @@ DIFFUSERS_CONFIGS = {
             **attention_blocks(4, (1, 3)),
         },
     ),
+    "kl-f4-widths": (
+        "kl",
+        {"block_out_channels": (24, 40, 32), "latent_channels": 4, "norm_num_groups": 8, **attention_blocks(3, (1,))},
+    ),
     "kl-f2-8-groups": (
         "kl",
         {"block_out_channels": (24, 48), "latent_channels": 5, "norm_num_groups": 8, **attention_blocks(2, ())},
@@ -179,7 +183,6 @@ def test_former_diffusers_attention_names(autoencoders):
     ("change", "named"),
     [
         ({"act_fn": "relu"}, "act_fn"),
-        ({"block_out_channels": (32, 48)}, "block_out_channels"),
         ({"up_block_types": ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")}, "up_block_types"),
     ],
 )
