@@ -573,6 +573,8 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
         first_stage(ae, resolution)
         conditions = conditioning(config["conditioning"], known, ae)
         denoiser(config["denoiser"], ae["channels"], resolution // ae["f"], conditions)
+    if config["guidance"]["scale"] != 1:
+        published.check_null(conditions)
     schedule(config["diffusion"])
     sampler(config["sampler"], schedule(config["diffusion"]))
     time_grid_of(config["sampler"])

@@ -129,6 +129,11 @@ def resolved_denoiser(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict
         )
     if config["sampler"].get("clip") == "range":
         raise UserError("sampler.clip=range needs the range of training latents, which no file of weights tells")
+    if config["metrics"]["predictors"]:
+        raise UserError(
+            "metrics.predictors=true trains a small denoiser, of which denoiser=pretrained says nothing: measure the "
+            "first stage alone, with ae=pretrained until=first_stage and no denoiser.path"
+        )
     source = {"path": path, "taken": found.weights}
     conditions, notes = _conditions(config, found, facts)
     side = config["data"]["resolution"] // ae["f"]
@@ -267,6 +272,12 @@ def conditioning(
 def _denormalised(encode: Callable[[Tensor], Tensor], scale: LatentScale, image: Tensor) -> Tensor:
     """The raw latent of an image, which the reference's inpainting model is told."""
     return scale.denormalise(encode(image))
+
+
+def check_null(conditions: Conditioning) -> None:
+    """Raises UserError where a given model cannot be guided, having no class that means none."""
+    if isinstance(conditions, ClassConditioning):
+        _ = conditions.null_class
 
 
 def _for_classes(named: ClassConditioning, classes: int, path: str) -> ClassConditioning:

@@ -11,7 +11,8 @@ from compvis_models import PIXELS, RELEASED, made_of, write
 from program import records, run
 from tiny_plans import FACTS, changed, identities, plan_of
 
-from experiments import published
+from experiments import build, published
+from experiments.conditions import Vocabulary
 from experiments.pictures import to_uint8
 from ldm import interop
 from ldm.conditioning import Condition
@@ -76,6 +77,16 @@ def test_a_conditioned_network_whose_conditioning_is_not_read_is_refused(tmp_pat
         given(tmp_path)
 
 
+def test_guidance_of_a_model_without_a_null_class_is_refused(tmp_path):
+    write(tmp_path, *made_of(RELEASED["cin256-v2"]))
+    plan = given(tmp_path, "guidance.scale=2")
+    build.check_networks(plan.config, Vocabulary(6))  # the last of seven rows is no class
+    with pytest.raises(UserError, match="without a null class"):
+        build.check_networks(plan.config, Vocabulary(7))
+    with pytest.raises(UserError, match=r"knows 7 classes .* but the data has 3"):
+        build.check_networks(plan.config, Vocabulary(3))
+
+
 @pytest.mark.data
 def test_the_identity_is_what_the_files_hold_and_not_where_they_lie(models, tmp_path):
     source = models / "class_crossattention_vq"
@@ -103,6 +114,7 @@ def test_the_identity_is_what_the_files_hold_and_not_where_they_lie(models, tmp_
         ("unconditional_vq", ("ae.path={models}/vq_f2_no_attention",), "3 channels, but the first stage has 2"),
         ("unconditional_vq", ("conditioning=text",), "is unconditional: use conditioning=none"),
         ("unconditional_vq", ("guidance.scale=2",), "guidance.scale=2 needs a condition"),
+        ("unconditional_vq", ("metrics.predictors=true",), "trains a small denoiser"),
         ("unconditional_vq", ("sampler.clip=range",), "no file of weights tells"),
         ("semantic_concat_vq", (), "is conditioned on semantic: use conditioning=semantic"),
         ("text_crossattention_kl", ("conditioning=text",), "tokens of a vocabulary of 100, which are neither"),
