@@ -21,6 +21,7 @@ import pandas as pd
 from scipy.special import ndtri, stdtr, stdtrit
 
 from analysis.collect import ALL_AXES, choices, family_name
+from ldm.errors import UserError
 
 LEVEL = 0.05
 REPEATED = ("seed", "ae_seed", "sampler_seed")
@@ -32,6 +33,9 @@ LOWER_IS_BETTER = r"(window_)?(fd_|fid$|fid_infinity$|sfd_|sfid$|kd_|kid$|cmmd_)
 
 BETTER, WORSE, ALIKE = "better", "worse", "not distinguishable"
 UNKNOWN = "training variance unknown"
+
+MOST_NAMED = 10
+"""Cells that an error names."""
 
 Repetition = tuple[str, ...]
 """The values of `REPEATED` of one row."""
@@ -277,8 +281,11 @@ class Table:
     factor: SeedFactor
 
 
-def tables(frame: pd.DataFrame) -> list[Table]:
-    """Of every metric of samples whose better end is known, by protocol."""
+def tables(frame: pd.DataFrame, against: str | None = None) -> list[Table]:
+    """Of every metric of samples whose better end is known, by protocol; against the best, or the cell so named.
+
+    Raises: UserError where not exactly one cell's name begins with `against`.
+    """
     rows = frame[frame["stage"] == "evaluation"]
     found = []
     for (metric, protocol), own in rows.groupby(["metric", "protocol"], sort=False):
@@ -287,8 +294,22 @@ def tables(frame: pd.DataFrame) -> list[Table]:
             cells = sorted(measured(own), key=lambda cell: -cell.mean if higher else cell.mean)
             factor = seed_factor(cells)
             means = [mean_over_seeds(cell, factor) for cell in cells]
-            found.append(Table(str(metric), str(protocol), means, against_best(cells, higher), factor))
+            if against is None:
+                comparisons = against_best(cells, higher)
+            else:
+                other = _named(cells, against)
+                rest = [cell for cell in cells if cell is not other]
+                comparisons = compare(rest, other, factor, -1.0 if higher else 1.0)
+            found.append(Table(str(metric), str(protocol), means, comparisons, factor))
     return found
+
+
+def _named(cells: Sequence[Measured], start: str) -> Measured:
+    found = [cell for cell in cells if cell.name.startswith(start)]
+    if len(found) != 1:
+        names = "; ".join(cell.name for cell in cells[:MOST_NAMED]) + ("; ..." if len(cells) > MOST_NAMED else "")
+        raise UserError(f"--against '{start}' begins the name of {len(found)} cells, not of one of: {names}.")
+    return found[0]
 
 
 def means_frame(found: Sequence[Table]) -> pd.DataFrame:

@@ -41,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
         help="draw numbers of Rombach et al. 2022 in grey, with all in which they were measured otherwise",
     )
     command.add_argument(
+        "--against",
+        metavar="CELL",
+        help="compare the cells with the one whose name in table.md begins so (default: with the best)",
+    )
+    command.add_argument(
         "--checklist",
         action="store_true",
         help="also write checklist.md: published numbers beside this sweep's, compared where measured alike",
@@ -55,6 +60,7 @@ def draw(
     allow_mixed: bool,
     overlay: bool = False,
     checklist: bool = False,
+    against: str | None = None,
 ) -> list[Path]:
     """Writes table and figures of a sweep and returns their paths, in the order of writing.
 
@@ -68,11 +74,11 @@ def draw(
 
     study = read_study(store, sweep)
     check_protocols(study, allow_mixed)
-    compared = compare.tables(study.frame)
+    compared = compare.tables(study.frame, against)
     folder = out if out is not None else store / "analysis" / study.sweep
     written = [
         write_atomic(folder / "results.csv", study.frame.to_csv(index=False).encode()),
-        write_atomic(folder / "table.md", markdown(study).encode()),
+        write_atomic(folder / "table.md", markdown(study, against).encode()),
         write_atomic(folder / "means.csv", compare.means_frame(compared).to_csv(index=False).encode()),
         write_atomic(folder / "comparisons.csv", compare.comparisons_frame(compared).to_csv(index=False).encode()),
     ]
@@ -131,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.allow_mixed_protocols,
             options.overlay,
             options.checklist,
+            options.against,
         )
     except UserError as error:
         print(error, file=sys.stderr)

@@ -61,12 +61,15 @@ FLOORS = {
 RECONSTRUCTION = r"(rfd_|rfid$|psnr$|psnr_sample$|ssim$|rmse255$|rmse255_sample$|lpips|rate_)"
 
 
-def markdown(study: Study) -> str:
-    """The whole page as Markdown: cells, first stages, floors, missing results, protocols and metrics left out."""
+def markdown(study: Study, against: str | None = None) -> str:
+    """The whole page as Markdown: cells, first stages, floors, missing results, protocols and metrics left out.
+
+    `against` begins the name of the cell that others are compared with, the best where None.
+    """
     marks = _marks(study)
     sections = {
         "Cells": _cells(study, marks),
-        "Which cells are better": _comparison(study, marks),
+        "Which cells are better": _comparison(study, marks, against),
         "Fidelity and diversity": _neighbourhoods(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
@@ -138,14 +141,16 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     )
 
 
-def _comparison(study: Study, marks: Mapping[str, str]) -> str:
-    """Every cell against the best by the headline metric, with a verdict."""
+def _comparison(study: Study, marks: Mapping[str, str], against: str | None) -> str:
+    """Every cell against the best, or the one that was named, by the headline metric, with a verdict."""
     chosen = headline(study.frame)
-    found = [t for t in tables(study.frame) if chosen is not None and t.metric == chosen.metric and t.comparisons]
-    return "\n\n".join(_verdicts(table, marks) for table in found)
+    found = [
+        t for t in tables(study.frame, against) if chosen is not None and t.metric == chosen.metric and t.comparisons
+    ]
+    return "\n\n".join(_verdicts(table, marks, against) for table in found)
 
 
-def _verdicts(found: Table, marks: Mapping[str, str]) -> str:
+def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> str:
     verdicts = {item.cell: item for item in found.comparisons}
     lines = []
     for mean in found.means:
@@ -153,12 +158,13 @@ def _verdicts(found: Table, marks: Mapping[str, str]) -> str:
         line = [mean.name, _interval(row, marks), _number(mean.std), str(mean.training_seeds)]
         item = verdicts.get(mean.name)
         if item is None:
-            lines.append([*line, "–", "–", "best mean"])
+            lines.append([*line, "–", "–", "best mean" if against is None else "the others are compared with this"])
             continue
         difference = {"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""}
         lines.append([*line, _interval(difference), _number(item.p), item.sentence])
-    header = ["cell", metric_title(found.metric), "std over seeds", "training seeds", "less the best", "p", "verdict"]
+    header = ["cell", metric_title(found.metric), "std over seeds", "training seeds", "difference", "p", "verdict"]
     pairs, known = found.comparisons[0].pairs, found.factor.freedom
+    chosen = "the best was chosen from" if against is None else "were compared"
     spread = (
         f"Values of one cell vary over seeds {_number(found.factor.factor)} times as much as sampling alone explains "
         f"(variance, pooled over cells, {known} degrees of freedom, at least 1)."
@@ -168,7 +174,7 @@ def _verdicts(found: Table, marks: Mapping[str, str]) -> str:
     )
     return _table(header, lines) + (
         f"\n\nCompared over shared seeds at level {LEVEL:g}, p-values corrected by Holm for the {pairs} "
-        f"pair{'s' * (pairs != 1)} that the best was chosen from; intervals are not. {spread}"
+        f"pair{'s' * (pairs != 1)} that {chosen}; intervals are not. {spread}"
     )
 
 

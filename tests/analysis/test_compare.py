@@ -18,6 +18,7 @@ from analysis.compare import (
     tables,
 )
 from analysis.table import markdown
+from ldm.errors import UserError
 
 METRIC = "kd_efficientnet_lite2"
 TWO_CELLS = {"factors": (4,), "steps": (10,)}
@@ -151,3 +152,15 @@ def test_frames_hold_every_cell(tmp_path):
     assert {"difference", "ci_low", "ci_high", "p", "verdict", "pairs"} <= set(compared.columns)
     # Higher is better for precision: the other cells' differences from the best are below 0.
     assert (compared[compared["metric"] == "precision_efficientnet_lite2"]["difference"] <= 0).all()
+
+
+def test_cells_may_be_compared_with_one_that_was_named_beforehand(tmp_path):
+    build(tmp_path, Recipe(factors=(4, 16), steps=(10,), seeds=(0, 1, 2), scatter=0.0003))
+    study = read_study(tmp_path)
+    [found] = [table for table in tables(study.frame, "VQ f = 4") if table.metric == METRIC]
+    verdict = {item.cell.partition(",")[0]: item.verdict for item in found.comparisons}
+    assert verdict == {"KL f = 4": "better", "KL f = 16": "worse", "VQ f = 16": "worse"}
+    assert {item.pairs for item in found.comparisons} == {3}
+    assert "| better |" in markdown(study, "VQ f = 4")
+    with pytest.raises(UserError, match="--against 'VQ' begins the name of 2 cells, not of one of: KL f = 4"):
+        tables(study.frame, "VQ")
