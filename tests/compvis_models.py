@@ -100,8 +100,8 @@ def published(name):
 
 def made_of(own):
     """The same of what sets a model apart."""
-    unet = {**UNET, **own.get("unet", {})}
-    first_stage = copy.deepcopy(own.get("first_stage", VQ))
+    own = copy.deepcopy({"first_stage": VQ, **own})  # whoever changes what is made changes nothing here
+    unet, first_stage = {**UNET, **own.get("unet", {})}, own["first_stage"]
     if "params" in first_stage:
         first_stage["params"]["ddconfig"] = {**DDCONFIG, "double_z": "n_embed" not in first_stage["params"]}
     condition = own.get("condition", "__is_unconditional__")
