@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from experiments.conditions import DataFacts, Vocabulary, conditions_of
 from ldm import interop
 from ldm.conditioning import (
+    BoxTokenConditioning,
     ClassConditioning,
     Conditioning,
     InpaintingConditioning,
@@ -192,8 +193,11 @@ def _kind_of(named: Conditioning, path: str) -> tuple[str, dict[str, Any]]:
         case TextConditioning():
             raise UserError(
                 f"the denoiser at {path} reads tokens of a vocabulary of {named.transformer.vocabulary}, which are "
-                "neither BERT's word pieces nor this program's boxes; in Python, ldm.interop.sample takes the tokens"
+                "neither BERT's word pieces nor boxes; in Python, ldm.interop.sample takes the tokens"
             )
+        case BoxTokenConditioning():
+            sizes = {"grid": named.grid, "boxes": named.boxes}
+            return "layout", {"dim": named.context_dim, "depth": len(named.transformer.layers), **sizes}
         case SemanticConditioning():
             return "semantic", {"channels": named.concat_channels}
         case SuperResolutionConditioning():
@@ -258,6 +262,11 @@ def conditioning(
             return placed(_for_classes(named, known.classes, path))
         case TextConditioning():
             return placed(_with_empty_caption(named))
+        case BoxTokenConditioning() if known.box_classes > named.classes:
+            raise UserError(
+                f"the denoiser at {path} reads boxes in a vocabulary of {named.classes + 1} tokens, which holds at "
+                f"most {named.classes} classes, but the data has {known.box_classes}"
+            )
         case SemanticConditioning() if (named.classes, named.factor) != (known.semantic_classes, f):
             raise UserError(
                 f"the denoiser at {path} reads label maps of {named.classes} classes and {named.factor} times the "

@@ -3,11 +3,12 @@
 from ldm.conditioning.class_label import ClassConditioning
 from ldm.conditioning.combined import CombinedConditioning
 from ldm.conditioning.contract import Condition, Conditioning, Unconditional
-from ldm.conditioning.layout import LayoutConditioning
+from ldm.conditioning.layout import BoxTokenConditioning, LayoutConditioning
 from ldm.conditioning.maps import InpaintingConditioning, SemanticConditioning, SuperResolutionConditioning
 from ldm.conditioning.text import FrozenTextConditioning, TextConditioning
 
 __all__ = [
+    "BoxTokenConditioning",
     "ClassConditioning",
     "CombinedConditioning",
     "Condition",

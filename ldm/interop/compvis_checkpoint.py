@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from ldm.conditioning import (
+    BoxTokenConditioning,
     ClassConditioning,
     Conditioning,
     InpaintingConditioning,
@@ -18,6 +19,8 @@ from ldm.conditioning import (
     SuperResolutionConditioning,
     TextConditioning,
 )
+from ldm.conditioning.layout import PER_BOX, PER_CROP
+from ldm.conditioning.transformer import TokenTransformer
 from ldm.diffusion.schedule import Schedule, VariancePreservingSchedule, cosine_betas, linear_betas, scaled_linear_betas
 from ldm.errors import UserError
 from ldm.first_stage import FirstStage, IdentityFirstStage, KLFirstStage
@@ -41,17 +44,21 @@ FIRST_STAGES = ("AutoencoderKL", "VQModel", "VQModelInterface", "IdentityFirstSt
 
 FIRST_STAGE_PREFIX = "first_stage_model."
 
+BOX_KEYS = ("coordinates_bbox", "objects_bbox")
+"""What the reference's data calls the token sequence of an image's boxes."""
+
 _TRAINING = {
     *("ckpt_path", "ignore_keys", "load_only_unet", "monitor", "use_ema", "scheduler_config", "loss_type"),
     *("l_simple_weight", "original_elbo_weight", "learn_logvar", "logvar_init", "log_every_t", "num_timesteps_cond"),
-    *("first_stage_key", "cond_stage_key", "cond_stage_trainable", "unet_trainable", "use_positional_encodings"),
+    *("first_stage_key", "cond_stage_trainable", "unet_trainable", "use_positional_encodings"),
     *("v_posterior", "clip_denoised", "image_size", "channels"),
 }
 """Options of the reference's LatentDiffusion that change its training, or nothing that the weights do not tell."""
 
 _READ = {
-    *("unet_config", "first_stage_config", "cond_stage_config", "conditioning_key", "concat_mode", "scale_factor"),
-    *("scale_by_std", "parameterization", "timesteps", "beta_schedule", "linear_start", "linear_end", "cosine_s"),
+    *("unet_config", "first_stage_config", "cond_stage_config", "cond_stage_key", "conditioning_key", "concat_mode"),
+    *("scale_factor", "scale_by_std", "parameterization", "timesteps", "beta_schedule", "linear_start", "linear_end"),
+    "cosine_s",
 }
 """Those that are read here."""
 
@@ -259,7 +266,8 @@ def _conditioning(
     config, unet = params["cond_stage_config"], params["unet_config"]["params"]
     way = params.get("conditioning_key") or ("concat" if params.get("concat_mode", True) else "crossattn")
     extra = unet["in_channels"] - unet["out_channels"]
-    made = None if config == "__is_unconditional__" else _tau_theta(path, config, state, first_stage, extra)
+    key = params.get("cond_stage_key")
+    made = None if config == "__is_unconditional__" else _tau_theta(path, config, key, state, first_stage, extra)
     tokens, channels = (None, 0) if made is None else (made.context_dim, made.concat_channels)
     if made is not None and way != ("crossattn" if tokens else "concat"):
         raise UserError(f"the yaml of {path} has conditioning_key={way}, which does not fit its cond_stage_config")
@@ -272,7 +280,7 @@ def _conditioning(
 
 
 def _tau_theta(
-    path: Path, config: Any, state: Mapping[str, Tensor], first_stage: FirstStage, extra: int
+    path: Path, config: Any, key: str | None, state: Mapping[str, Tensor], first_stage: FirstStage, extra: int
 ) -> Conditioning:
     if config == "__is_first_stage__":
         # As the reference's script: hidden pixels are black, the mask that of the nearest pixel, the latent unscaled.
@@ -285,13 +293,7 @@ def _tau_theta(
         case "ClassEmbedder":
             return _class_embedder(path, state, options.pop("n_classes", 1000), options)
         case "BERTEmbedder" | "TransformerEmbedder":
-            transformer = transformer_from_compvis(state)
-            # Which tokens mean "no text" no file says; whoever guides gives them.
-            unknown_null = torch.zeros(transformer.length, dtype=torch.long)
-            width = transformer.token.embedding_dim
-            text = TextConditioning(transformer.vocabulary, unknown_null, width, len(transformer.layers))
-            text.transformer.load_state_dict(transformer.state_dict())
-            return text
+            return _token_reader(transformer_from_compvis(state), key)
         case "SpatialRescaler":
             return _rescaler(path, state, options)
         case "Identity" if extra == 3:
@@ -301,6 +303,19 @@ def _tau_theta(
         "this program cannot be: it reads ClassEmbedder, BERTEmbedder, SpatialRescaler, torch.nn.Identity (of images), "
         "__is_first_stage__ and __is_unconditional__"
     )
+
+
+def _token_reader(transformer: TokenTransformer, key: str | None) -> Conditioning:
+    """What reads box tokens, where the key of the data's batches that the model was told says so, or else text."""
+    if key in BOX_KEYS and transformer.length % PER_BOX in (0, PER_CROP):
+        return BoxTokenConditioning(transformer)
+    # Which tokens mean "no text" no file says; whoever guides gives them.
+    unknown_null = torch.zeros(transformer.length, dtype=torch.long)
+    text = TextConditioning(
+        transformer.vocabulary, unknown_null, transformer.token.embedding_dim, len(transformer.layers)
+    )
+    text.transformer.load_state_dict(transformer.state_dict())
+    return text
 
 
 def _raw_mean(first_stage: FirstStage, image: Tensor) -> Tensor:

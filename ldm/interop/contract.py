@@ -33,8 +33,9 @@ class RawConditioning(nn.Module):
     def condition(self, raw: Tensor | Mapping[str, Tensor]) -> Condition:
         """The condition of a batch: of its one field, of a mapping of fields, or of tokens or a map that are made.
 
-        Shapes: class labels (N,), tokens (N, L), label maps (N, H, W) of integers; low-resolution images (N, 3, H, W);
-        made already, in floating point: tokens (N, L, context_dim), maps (N, concat_channels, h, w).
+        Shapes: class labels (N,), tokens (N, L), label maps (N, H, W) of integers; boxes (N, M, 5); low-resolution
+        images (N, 3, H, W); made already, in floating point: tokens (N, L, context_dim), maps (N, concat_channels, h,
+        w).
         Raises: UserError for a condition that the model does not read.
         """
         named = self.named
@@ -49,7 +50,9 @@ class RawConditioning(nn.Module):
                 f"the model's condition is made of {', '.join(named.fields)}: give a mapping with these names, or the "
                 f"map itself, (N, {named.concat_channels}, h, w); a tensor of shape {tuple(raw.shape)} is neither"
             )
-        return named({named.fields[0]: raw})
+        # Boxes have three axes: what has two, for a layout model, are the tokens that another program made of them.
+        is_made = named.fields == ("boxes",) and raw.dim() == 2
+        return named({"tokens" if is_made else named.fields[0]: raw})
 
     def forward(self, raw: Tensor | Mapping[str, Tensor]) -> Tensor:
         """What the network takes as `context` (of a model with cross-attention) or as `concat`; see `condition`."""

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ldm.conditioning import FrozenTextConditioning, LayoutConditioning, TextConditioning
+from ldm.conditioning import BoxTokenConditioning, FrozenTextConditioning, LayoutConditioning, TextConditioning
+from ldm.conditioning.transformer import TokenTransformer
 from ldm.denoiser import UNet
 from ldm.errors import UserError
 from ldm.pretrained.text import bert_tokeniser, pretrained_text
@@ -72,6 +73,50 @@ def test_boxes_that_cannot_be_meant_are_refused():
         layout()({"boxes": boxes([3, 0.1, 0.1, 0.2, 0.2])})
     with pytest.raises(UserError, match=r"reads 4 boxes .* shape \(1, 2, 5\)"):
         layout()({"boxes": torch.zeros(1, 2, 5)})
+
+
+def box_tokens(vocabulary, length):
+    torch.manual_seed(0)
+    return BoxTokenConditioning(TokenTransformer(vocabulary, length, 8, 1))
+
+
+def test_boxes_are_the_tokens_of_the_reference():
+    """Worked by hand: 6 x 6 places in a vocabulary of 40, whose token 39 pads; the crop is the whole picture."""
+    given = torch.tensor([[[0, 0.0, 0.0, 1.0, 1.0], [30, 0.2, 0.4, 0.58, 1.0], [-1.0] * 5]])
+    described = [0, 0, 35, 30, 2 * 6 + 1, 5 * 6 + 3, 39, 39, 39]
+    assert box_tokens(40, 11).sequence(given)[0].tolist() == [*described, 0, 35]
+    assert box_tokens(40, 9).sequence(given)[0].tolist() == described  # without the crop
+
+
+def test_the_released_layout_models_sequence_is_that_of_its_sizes():
+    """8192 tokens make 90 x 90 places; half a place rounds to the even one, in the reference as here."""
+    conditioning = box_tokens(8192, 92)
+    assert (conditioning.boxes, conditioning.grid, conditioning.classes) == (30, 90, 8191)
+    given = torch.full((1, 30, 5), -1.0)
+    given[0, 0] = torch.tensor([300, 0.25, 0.5, 0.75, 0.9])
+    assert conditioning.sequence(given)[0].tolist() == [300, 44 * 90 + 22, 80 * 90 + 67, *[8191] * 87, 0, 8099]
+
+
+def test_box_tokens_are_read_without_a_mask_and_an_image_without_boxes_is_the_null_condition():
+    conditioning = box_tokens(40, 11)
+    fields = {"boxes": torch.tensor([[[3, 0.0, 0.0, 0.4, 1.0], [-1.0] * 5, [-1.0] * 5]] * 2)}
+    tokens = torch.tensor([[3, 0, 32, *[39] * 6, 0, 35], [*[39] * 9, 0, 35]])
+    condition = conditioning(conditioning.drop(fields, torch.tensor([False, True])))
+    assert condition.context_mask is None
+    assert torch.equal(condition.context, conditioning({"tokens": tokens}).context)
+    assert torch.equal(condition.context, conditioning.transformer(tokens))
+    assert torch.equal(condition.context[1:], conditioning.null(fields, 2).context[:1])
+    assert not torch.allclose(condition.context[0], condition.context[1])
+
+
+def test_boxes_that_a_vocabulary_cannot_hold_are_refused():
+    conditioning = box_tokens(40, 11)
+    with pytest.raises(UserError, match="box class 39 is out of range: the model knows classes 0 to 38"):
+        conditioning({"boxes": torch.tensor([[[39, 0.1, 0.1, 0.2, 0.2]] * 3])})
+    with pytest.raises(UserError, match=r"reads 3 boxes .* shape \(1, 2, 5\)"):
+        conditioning({"boxes": torch.zeros(1, 2, 5)})
+    with pytest.raises(ValueError, match="sequences of 10 tokens"):
+        box_tokens(40, 10)
 
 
 def test_word_pieces_are_berts():

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from compvis_models import PIXELS, RELEASED, made_of, write
+from compvis_models import KL, PIXELS, RELEASED, made_of, write
 from program import records, run
 from tiny_plans import FACTS, changed, identities, plan_of
 
@@ -16,6 +16,7 @@ from experiments.conditions import Vocabulary
 from experiments.pictures import to_uint8
 from ldm import interop
 from ldm.conditioning import Condition
+from ldm.data.contract import Annotation
 from ldm.errors import UserError
 from ldm.randomness import SampleNoise, generator
 
@@ -85,6 +86,24 @@ def test_guidance_of_a_model_without_a_null_class_is_refused(tmp_path):
         build.check_networks(plan.config, Vocabulary(7))
     with pytest.raises(UserError, match=r"knows 7 classes .* but the data has 3"):
         build.check_networks(plan.config, Vocabulary(3))
+
+
+BOXES = {"boxes": Annotation("boxes", ("cat", "dog"))}
+BOXED = dataclasses.replace(FACTS, annotations=BOXES, heldout_annotations=BOXES)
+
+
+def test_a_layout_models_sizes_are_those_of_its_tokens(tmp_path):
+    write(tmp_path, *made_of(RELEASED["layout2img-openimages256"]))
+    plan = given(tmp_path, "conditioning=layout", facts=BOXED)
+    told = plan.config["conditioning"]["layout"]
+    assert told == {"dim": 24, "depth": 2, "grid": 6, "boxes": 3}
+    build.check_networks(plan.config, Vocabulary(3, box_classes=39))
+    with pytest.raises(UserError, match="vocabulary of 40 tokens, which holds at most 39 classes, but the data has 40"):
+        build.check_networks(plan.config, Vocabulary(3, box_classes=40))
+    with pytest.raises(UserError, match="is conditioned on layout: use conditioning=layout"):
+        given(tmp_path, facts=BOXED)
+    with pytest.raises(UserError, match="conditioning=layout needs bounding boxes"):
+        given(tmp_path, "conditioning=layout")
 
 
 @pytest.mark.data
@@ -182,3 +201,41 @@ def test_a_published_class_model_is_guided_by_its_own_null_class(models, tmp_pat
     assert_same_images(images, to_uint8(model.first_stage.decode(z)))
     given_already = {name: Condition(context=model.conditioning(labels)) for name, labels in asked.items()}
     assert torch.equal(interop.sample(model, x_T, 4, "trailing", guidance_scale=3.0, final="clean", **given_already), z)
+
+
+def tokens_by_hand(boxes):
+    """The reference's sequence for boxes as a cache keeps them: three of them, 6 places a side, 39 for nothing."""
+    tokens = []
+    for label, _, *corners, _ in boxes[:3]:
+        x0, y0, x1, y1 = (round(5 * corner) for corner in corners)
+        tokens += [label, 6 * y0 + x0, 6 * y1 + x1]
+    return [*tokens, *[39] * (9 - len(tokens)), 0, 35]
+
+
+def test_a_published_layout_model_is_told_the_boxes_of_the_data(tmp_path):
+    torch.manual_seed(0)
+    released = RELEASED["layout2img-openimages256"]
+    config, state = made_of({**released, "first_stage": KL, "params": {**released["params"], "use_ema": False}})
+    # A fresh UNet's last layers are zero: it would make nothing of what it is told.
+    state = {name: w + 0.05 * torch.randn_like(w) if name.startswith("model.") else w for name, w in state.items()}
+    path = write(tmp_path / "layout", config, state)
+    done = run(
+        tmp_path / "store",
+        *("ae=pretrained", "denoiser=pretrained", f"denoiser.path={path}", "conditioning=layout", "guidance.scale=3"),
+        *("samples.keep=images", "precision=fp32", "metrics.n_samples=8", "data.n_train=16", "data.n_heldout=8"),
+    )
+    assert done.returncode == 0, done.stderr
+    [(images, config)] = sampled(tmp_path / "store")
+    [place] = (tmp_path / "store" / "data").glob("heldout-*/boxes-*.json")
+    boxes = json.loads(place.read_text())
+    order = torch.randperm(len(boxes), generator=generator(0, "condition")).tolist()
+    told = torch.tensor([tokens_by_hand(boxes[index]) for index in order])
+    assert len(told.unique(dim=0)) > 4
+    model = interop.load(path)
+    asked = {"condition": told, "null_condition": torch.tensor([[*[39] * 9, 0, 35]]).expand(len(told), -1)}
+    x_T, steps = SampleNoise(0, range(len(told)))(model.latent_shape), config["sampler"]["steps"]
+    z = interop.sample(model, x_T, steps, "trailing", guidance_scale=3.0, final="clean", **asked)
+    assert_same_images(images, to_uint8(model.first_stage.decode(z)))
+    for other in ({"condition": told.flip(0)}, {"null_condition": told}):
+        z = interop.sample(model, x_T, steps, "trailing", guidance_scale=3.0, final="clean", **{**asked, **other})
+        assert (to_uint8(model.first_stage.decode(z)) != images).double().mean() > 0.1

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compvis_models import RELEASED, published, write
+from compvis_models import RELEASED, made_of, published, write
 
 from ldm import interop
 from ldm.denoiser.attention import SelfAttention, SpatialTransformer, TokenAttention
@@ -51,6 +51,28 @@ def test_an_inpainting_model_is_told_black_where_the_mask_is_and_the_masks_neare
     nearest = torch.nn.functional.interpolate(mask, scale_factor=0.5, mode="nearest")
     assert torch.allclose(made, torch.cat([latent, 2 * nearest - 1], dim=1), atol=1e-6)
     assert torch.equal(model.conditioning(made), made)
+
+
+def test_a_layout_model_is_told_boxes_or_their_tokens(tmp_path):
+    model = interop.load(write(tmp_path, *published("layout2img-openimages256")))
+    boxes = torch.tensor([[[4, 0.0, 0.2, 0.6, 0.8], [11, 0.4, 0.0, 1.0, 1.0], [-1.0] * 5]])
+    tokens = torch.tensor([[4, 6, 4 * 6 + 3, 11, 2, 35, 39, 39, 39, 0, 35]])
+    made = model.conditioning(tokens)
+    assert made.shape == (1, 11, 24)
+    assert torch.equal(model.conditioning(boxes), made)
+    assert torch.equal(model.conditioning({"boxes": boxes}), made)
+    assert torch.equal(model.conditioning({"tokens": tokens}), made)
+    assert torch.equal(model.conditioning(made), made)
+
+
+@pytest.mark.parametrize(("key", "length"), [("caption", 11), ("coordinates_bbox", 10)])
+def test_tokens_that_are_no_boxes_are_read_as_they_are(key, length, tmp_path):
+    model = RELEASED["layout2img-openimages256"]
+    options = {**model["condition"], "params": {**model["condition"]["params"], "max_seq_len": length}}
+    params = {**model["params"], "cond_stage_key": key}
+    found = interop.load(write(tmp_path, *made_of({**model, "condition": options, "params": params})))
+    assert found.conditioning.named.fields == ("tokens",)
+    assert found.conditioning(torch.arange(length)[None]).shape == (1, length, 24)
 
 
 def change(config, state, what):
