@@ -90,12 +90,12 @@ def tokens_of(fields: Mapping[str, Tensor], length: int, vocabulary: int) -> Ten
     tokens = field_of(fields, "tokens")
     if tokens.dim() != 2 or tokens.shape[1] != length or tokens.is_floating_point():
         raise UserError(
-            f"the text conditioning reads {length} whole numbers an image, but the field 'tokens' holds {tokens.dtype} "
-            f"of shape {tuple(tokens.shape)}: tokenise captions to that length"
+            f"the conditioning reads {length} whole numbers an image, but the field 'tokens' holds {tokens.dtype} "
+            f"of shape {tuple(tokens.shape)}: make sequences of that length"
         )
     if tokens.device.type == "cpu" and len(tokens) > 0 and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
         raise UserError(
-            f"token {int(tokens.max())} is outside the text conditioning's vocabulary of {vocabulary}: use the "
+            f"token {int(tokens.max())} is outside the conditioning's vocabulary of {vocabulary}: use the "
             "tokeniser that the model was trained with"
         )
     return tokens.long()
