@@ -45,9 +45,6 @@ def test_each_part_is_measured_apart_after_a_warm_up(store: Path, capsys: pytest
         assert (config["batch"], config["precision"], config["guidance"]["scale"]) == (8, "fp32", 1.0)
         assert config["machine"]["device"] == "cpu"
         assert record["cost"]["seconds"] == record["cost"]["parts"]["denoise"] + record["cost"]["parts"]["decode"]
-    # Six times the network calls: denoising grows with them (a busy machine leaves a wide margin), decoding does not.
-    denoise = {steps: record["cost"]["parts"]["denoise"] for steps, record in records.items()}
-    assert denoise[12] > 2 * denoise[2]
     assert "2 of 2 sample sets timed now" in capsys.readouterr().out
     assert _time(store, "--allow-busy", "--batch", "8", "--repeats", "2") == 0
     assert "0 of 2 sample sets timed now" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import console
-from experiments.workers import Workers, cores
+from experiments.workers import THREAD_VARIABLES, Workers, cores
 from ldm.errors import UserError
 
 PATIENCE = 60.0
@@ -59,7 +59,7 @@ def report() -> None:
 def count_threads(path: Path) -> None:
     import torch
 
-    write(path, str(torch.get_num_threads()))
+    write(path, " ".join([str(torch.get_num_threads()), *(os.environ[name] for name in THREAD_VARIABLES)]))
 
 
 def stay(path: Path) -> None:
@@ -110,9 +110,13 @@ def test_a_killed_worker_loses_its_job_alone_and_is_replaced(tmp_path: Path) -> 
 def test_each_has_its_threads_and_what_it_shows_is_shown_here(tmp_path: Path, monkeypatch) -> None:
     shown = []
     monkeypatch.setattr(console, "_display", Record(shown))
+    monkeypatch.setenv(THREAD_VARIABLES[0], "2")
+    monkeypatch.delenv(THREAD_VARIABLES[1], raising=False)
+    before = dict(os.environ)
     with workers(1, threads=3) as one:
         assert one.run([functools.partial(count_threads, tmp_path / "threads"), report]) == [None, None]
-    assert (tmp_path / "threads").read_text() == "3"
+    assert (tmp_path / "threads").read_text() == "3 3 3 3"
+    assert dict(os.environ) == before
     assert shown == [("begin", "work", 10), ("advance", 10, "note"), ("end",), ("say", "a line", "bold")]
 
 
