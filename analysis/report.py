@@ -43,12 +43,14 @@ def page(title: str, texts: Sequence[str], figures: Sequence[Path]) -> str:
     )
 
 
-def write(store: Path, out: Path | None, sweep: str | None, allow_mixed: bool, overlay: bool) -> Path:
+def write(
+    store: Path, out: Path | None, sweep: str | None, allow_mixed: bool, overlay: bool, against: str | None
+) -> Path:
     """The page's path, after everything that it is made of was written beside it.
 
     Raises: UserError as `plot_tradeoffs.draw` does.
     """
-    written = draw(store, out, sweep, allow_mixed, overlay, checklist=True)
+    written = draw(store, out, sweep, allow_mixed, overlay, checklist=True, against=against)
     texts = [path.read_text(encoding="utf-8") for path in written if path.suffix == ".md"]
     folder = written[0].parent
     made = page(f"Report: {folder.name}", texts, [path for path in written if path.suffix == ".svg"])
@@ -61,7 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.prog, command.description = "report.py", DESCRIPTION
     options = command.parse_args(arguments)
     try:
-        path = write(options.store, options.out, options.sweep, options.allow_mixed_protocols, options.overlay)
+        path = write(
+            options.store,
+            options.out,
+            options.sweep,
+            options.allow_mixed_protocols,
+            options.overlay,
+            options.against,
+        )
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

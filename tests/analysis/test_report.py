@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from synthetic_store import Recipe, build
 
@@ -47,6 +48,17 @@ def test_mixed_protocols_are_refused_as_in_the_figures(tmp_path, capsys):
     assert main(["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]) == 2
     assert "reference_hash" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_cells_are_compared_with_the_one_that_is_named(tmp_path, capsys):
+    build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,)))
+    at = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    assert main([*at, "--against", "no such cell"]) == 2
+    assert "--against" in capsys.readouterr().err
+    for cell in ("KL f = 4", "KL f = 8"):
+        assert main([*at, "--against", cell]) == 0
+        others = set(pd.read_csv(tmp_path / "out" / "comparisons.csv")["other"])
+        assert [other.startswith(cell) for other in others] == [True]
 
 
 def test_the_script_runs_from_the_root():
