@@ -184,6 +184,13 @@ def _unconditional() -> Iterator[Published]:
         )
 
 
+def _fid_and_is(row: Mapping[str, str]) -> Iterator[tuple[str, float, float | None]]:
+    """Metric, value, and the spread that some tables print behind a plus-minus sign."""
+    for metric, column in (("fid", "FID"), ("is", "IS")):
+        value, _, spread = row[column].partition("±")
+        yield metric, float(value), _number(spread)
+
+
 def _class_conditional() -> Iterator[Published]:
     """Table 10, which holds Table 3: 50,000 samples against the whole training set (Appendix E.3.1)."""
     for row in read("ldm_table3_10_class_conditional"):
@@ -196,18 +203,18 @@ def _class_conditional() -> Iterator[Published]:
         )
         assert thousands is not None
         assert batch is not None
-        for metric, column in (("fid", "FID"), ("is", "IS")):
+        for metric, value, spread in _fid_and_is(row):
             yield Published(
                 where=f"{PAPER}, Table 10",
                 model=f"{_plain(row['method'])}, {thousands[1]} steps",
                 stage="evaluation",
                 metric=metric,
-                value=float(row[column].split("±")[0]),
+                value=value,
                 f=int(f[1]),
                 regulariser="vq",
                 measured=Measured("imagenet", 256, "class", 50_000, "train"),
                 source=row["source"],
-                spread=_number(row[column].partition("±")[2]),
+                spread=spread,
                 steps=_whole(row["setting"]),
                 guidance_scale=float(scale[1]) if scale else 1.0,
                 images_seen=round(_count(thousands[1]) * int(batch[1])),
@@ -220,18 +227,18 @@ def _text() -> Iterator[Published]:
         if not row["method"].startswith("LDM"):
             continue
         scale = re.search(r"s = ([\d.]+)", row["setting"])
-        for metric, column in (("fid", "FID"), ("is", "IS")):
+        for metric, value, spread in _fid_and_is(row):
             yield Published(
                 where=f"{PAPER}, Table 2",
                 model=_plain(row["method"]),
                 stage="evaluation",
                 metric=metric,
-                value=float(row[column].split("±")[0]),
+                value=value,
                 f=8,
                 regulariser="kl",
                 measured=Measured("coco", 256, "text", 30_000, "heldout"),
                 source=row["source"],
-                spread=_number(row[column].partition("±")[2]),
+                spread=spread,
                 steps=_whole(row["setting"]),
                 guidance_scale=float(scale[1]) if scale else 1.0,
             )

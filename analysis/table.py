@@ -6,13 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import fairness, memorisation
+from analysis import fairness, memorisation, text
 from analysis.collect import COST_COLUMNS, Study, choices, family_name
 from analysis.compare import LEVEL, REPEATED, Table, by_cell, tables
 from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
-from analysis.text import interval as _interval
-from analysis.text import number as _number
-from analysis.text import table as _table
 from ldm.records import LeftOut
 
 GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|fid_infinity$|sfd_|sfid$|cmmd_|is_|is$)"
@@ -82,7 +79,7 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Metrics left out": _left_out(study),
     }
     head = [f"# Sweep {study.sweep}", *(f"    {command}" for command in study.commands)]
-    return "\n\n".join(head + [f"## {title}\n\n{text}" for title, text in sections.items() if text]) + "\n"
+    return "\n\n".join(head + [f"## {title}\n\n{body}" for title, body in sections.items() if body]) + "\n"
 
 
 def _cells(study: Study, marks: Mapping[str, str]) -> str:
@@ -116,8 +113,8 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     for own in by_cell(rows):
         cell = _averaged(own)
         stage = first_stages[first_stages["first_stage"].isin(own["first_stage"])]
-        line = [_number(cell["f"]), family_name(cell["regulariser"]), _number(cell["channels"])]
-        line += [_number(cell[axis]) for axis in axes]
+        line = [text.number(cell["f"]), family_name(cell["regulariser"]), text.number(cell["channels"])]
+        line += [text.number(cell[axis]) for axis in axes]
         line += [_measured(own, metric, marks) for metric in metrics]
         line += [_measured(stage, metric, marks) for metric in quality]
         line += [_psnr(stage, cell["regulariser"], marks), _rate(stage, cell["regulariser"], marks)]
@@ -125,15 +122,15 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         line += [
             _count(cell["parameters_denoiser"]),
             _count(_sum(cell, "parameters_encoder", "parameters_decoder")),
-            _number(_add(cell["diffusion_flops"], share["flops"]) / 1e15),
-            _number(share["flops"] / 1e15),
-            _number(_add(cell["diffusion_seconds"], share["seconds"])),
-            _number(share["seconds"]),
-            _number(cell["sample_images_per_second"]),
-            _number(float(cell["peak_bytes"]) / 2**20 if pd.notna(cell["peak_bytes"]) else math.nan, digits=4),
+            text.number(_add(cell["diffusion_flops"], share["flops"]) / 1e15),
+            text.number(share["flops"] / 1e15),
+            text.number(_add(cell["diffusion_seconds"], share["seconds"])),
+            text.number(share["seconds"]),
+            text.number(cell["sample_images_per_second"]),
+            text.number(float(cell["peak_bytes"]) / 2**20 if pd.notna(cell["peak_bytes"]) else math.nan, digits=4),
         ]
         lines.append(line)
-    return _table(header, lines) + (
+    return text.table(header, lines) + (
         "\n\nIntervals in brackets; after ± the standard deviation over seeds. "
         "The rate is `rate_kl_fitted` with the PSNR of a posterior sample (KL), "
         "`rate_index_crossentropy` (VQ), `rate_lossless` (pixels). A FLOP count takes one multiply-add as 2; the first "
@@ -155,24 +152,24 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
     lines = []
     for mean in found.means:
         row = {"value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "protocol": found.protocol}
-        line = [mean.name, _interval(row, marks), _number(mean.std), str(mean.training_seeds)]
+        line = [mean.name, text.interval(row, marks), text.number(mean.std), str(mean.training_seeds)]
         item = verdicts.get(mean.name)
         if item is None:
             lines.append([*line, "–", "–", "best mean" if against is None else "the others are compared with this"])
             continue
         difference = {"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""}
-        lines.append([*line, _interval(difference), _number(item.p), item.sentence])
+        lines.append([*line, text.interval(difference), text.number(item.p), item.sentence])
     header = ["cell", metric_title(found.metric), "std over seeds", "training seeds", "difference", "p", "verdict"]
     pairs, known = found.comparisons[0].pairs, found.factor.freedom
     chosen = "the best was chosen from" if against is None else "were compared"
     spread = (
-        f"Values of one cell vary over seeds {_number(found.factor.factor)} times as much as sampling alone explains "
-        f"(variance, pooled over cells, {known} degrees of freedom, at least 1)."
+        f"Values of one cell vary over seeds {text.number(found.factor.factor)} times as much as sampling alone "
+        f"explains (variance, pooled over cells, {known} degrees of freedom, at least 1)."
         if known
         else "One seed a cell: verdicts hold for these trained models; how far another training would move them is "
         "not known (sweep `seed=0,1,2`)."
     )
-    return _table(header, lines) + (
+    return text.table(header, lines) + (
         f"\n\nCompared over shared seeds at level {LEVEL:g}, p-values corrected by Holm for the {pairs} "
         f"pair{'s' * (pairs != 1)} that {chosen}; intervals are not. {spread}"
     )
@@ -190,10 +187,10 @@ def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
     lines = []
     for own in by_cell(rows):
         cell = own.iloc[0]
-        line = [_number(cell["f"]), family_name(cell["regulariser"]), *(_number(cell[axis]) for axis in axes)]
+        line = [text.number(cell["f"]), family_name(cell["regulariser"]), *(text.number(cell[axis]) for axis in axes)]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
     names = [f"{metric_title(metric)} (n = {_span(rows[rows['metric'] == metric]['n'])})" for metric in metrics]
-    return _table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
+    return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
 
 def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
@@ -204,10 +201,10 @@ def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
     lines = []
     for _, own in rows.groupby("identity", sort=False):
         first = own.iloc[0]
-        line = [_number(first["f"]), family_name(first["regulariser"]), _number(first["channels"])]
+        line = [text.number(first["f"]), family_name(first["regulariser"]), text.number(first["channels"])]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
     names = [f"{_reconstruction_title(m)} (n = {_span(rows[rows['metric'] == m]['n'])})" for m in metrics]
-    return _table(["f", "regulariser", "channels", *names], lines)
+    return text.table(["f", "regulariser", "channels", *names], lines)
 
 
 def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
@@ -223,17 +220,17 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
         same = real[(real["data"] == row["data"]) & (real["resolution"] == row["resolution"])]
         ceiling = same[(same["stage"] == "probe") | (same["identity"] == row["identity"])]
         floors = [
-            f"{_interval(found, marks)} ({what})"
+            f"{text.interval(found, marks)} ({what})"
             for kind, what in FLOORS.items()
             for found in own[own["metric"] == f"{kind}_{row['metric']}"].to_dict("records")
         ]
-        line = [_number(row["f"]), family_name(row["regulariser"]), *(_number(row[axis]) for axis in axes)]
-        line += [f"`{row['metric']}`", _interval(row, marks), _number(row["n"])]
+        line = [text.number(row["f"]), family_name(row["regulariser"]), *(text.number(row[axis]) for axis in axes)]
+        line += [f"`{row['metric']}`", text.interval(row, marks), text.number(row["n"])]
         line += [_measured(ceiling, f"real_{row['metric']}", marks)]
         line += ["; ".join(floors) or "–"]
         lines.append(line)
     header = ["f", "regulariser", *(axis.replace("_", " ") for axis in axes), "score", "samples", "n"]
-    return _table([*header, "held-out images", "floor"], lines) if lines else ""
+    return text.table([*header, "held-out images", "floor"], lines) if lines else ""
 
 
 def _floors(study: Study, marks: Mapping[str, str]) -> str:
@@ -247,8 +244,8 @@ def _floors(study: Study, marks: Mapping[str, str]) -> str:
             if kind == "real"
             else f"training images through {family_name(row['regulariser'])} f = {row['f']}"
         )
-        lines.append([what, metric_title(metric), _interval(row, marks), _number(row["n"])])
-    return _table(["held-out images against", "metric", "value", "n"], lines) if lines else ""
+        lines.append([what, metric_title(metric), text.interval(row, marks), text.number(row["n"])])
+    return text.table(["held-out images against", "metric", "value", "n"], lines) if lines else ""
 
 
 def _missing(study: Study) -> str:
@@ -311,9 +308,9 @@ def _measured(rows: pd.DataFrame, metric: str, marks: Mapping[str, str]) -> str:
 
 def _over_seeds(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:
     if len(rows) == 1:
-        return _interval(rows.iloc[0].to_dict(), marks)
+        return text.interval(rows.iloc[0].to_dict(), marks)
     mark = marks.get(rows["protocol"].iloc[0])
-    spread = f"{_number(rows['value'].mean())} ± {_number(rows['value'].std())} ({len(rows)} seeds)"
+    spread = f"{text.number(rows['value'].mean())} ± {text.number(rows['value'].std())} ({len(rows)} seeds)"
     return f"{spread} ({mark})" if mark else spread
 
 
@@ -339,7 +336,7 @@ def _add(*values: Any) -> float:
 
 def _count(value: Any) -> str:
     """A parameter count in millions."""
-    return _number(value) if pd.isna(value) or value == 0 else f"{float(value) / 1e6:.3g} M"
+    return text.number(value) if pd.isna(value) or value == 0 else f"{float(value) / 1e6:.3g} M"
 
 
 def _span(values: "pd.Series[Any]") -> str:

@@ -162,13 +162,26 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
-@torch.no_grad()
-def flops_per_image(source: Generator, asked: AskedConditions) -> tuple[float, float, float]:
+@dataclass(frozen=True)
+class ImageFlops:
     """FLOPs of the condition, of one call of the network and of one decoding, an image each."""
+
+    condition: float
+    call: float
+    decode: float
+
+    def denoise(self, calls: int, guided: bool) -> float:
+        """Of so many network calls for an image, and of its condition, with the null condition under guidance."""
+        return (2 if guided else 1) * self.condition + calls * self.call
+
+
+@torch.no_grad()
+def flops_per_image(source: Generator, asked: AskedConditions) -> ImageFlops:
+    """Counted on one image."""
     z = torch.zeros(1, *source.latent_shape, device=source.device)
     told = {name: value.to(source.device) for name, value in asked.of(range(1)).items()}
     condition, half = source.conditioning(told), torch.tensor(0.5, dtype=torch.float64)
-    return (
+    return ImageFlops(
         count_flops(lambda: source.conditioning(told)),
         count_flops(lambda: source.model.denoise(z, half, condition)),
         count_flops(lambda: source.decode(z)),

@@ -1,7 +1,7 @@
 """Samples that were kept as images, which other judges read instead of having them generated again."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,11 @@ def kept_images(stage: Stage, store: Store) -> KeptImages | None:
 
     Sample i depends on the seed and i alone, so the first of a larger set will do.
     """
-    for record in _alike(stage, store):
+    return _kept(stage, store, _alike(stage, _made(store)))
+
+
+def _kept(stage: Stage, store: Store, alike: Sequence[StageRecord]) -> KeptImages | None:
+    for record in alike:
         path = store.folder("samples", record.identity) / IMAGES
         if path.exists() and record.config["n_samples"] >= stage.config["n_samples"]:
             return KeptImages(np.load(path, mmap_mode="r", allow_pickle=False), record)
@@ -47,14 +51,16 @@ def sample_notes(plans: Sequence[Plan], store: Store) -> list[str]:
         if not store.is_complete("samples", plan.stages["samples"].identity)
     }
     notes, read, again, kept = [], 0, 0, [0]
+    made = _made(store) if open_stages else {}
     for plan in open_stages.values():
         stage = plan.stages["samples"]
         if stage.config["keep"] == "images":
             height, width = sample_size(plan.config)
             kept.append(stage.config["n_samples"] * 3 * height * width)
-        if kept_images(stage, store) is not None:
+        alike = _alike(stage, made)
+        if _kept(stage, store, alike) is not None:
             read += 1
-        elif next(_alike(stage, store), None) is not None:
+        elif alike:
             again += 1
     if read:
         notes.append(f"{_sets(read)} of images that earlier runs kept: nothing is generated again for them")
@@ -78,13 +84,23 @@ def sample_notes(plans: Sequence[Plan], store: Store) -> list[str]:
     return notes
 
 
-def _alike(stage: Stage, store: Store) -> Iterator[StageRecord]:
-    """Finished samples stages of this version of the code that made the same pixels from the same i."""
-    wanted = pixels_hash(stage.config, stage.parents)
-    for folder in sorted(path for path in (store.root / "samples").glob("*") if path.name != stage.identity):
+Made = Mapping[str, Sequence[StageRecord]]
+"""Finished samples stages of this version of the code by the hash of their pixels."""
+
+
+def _made(store: Store) -> Made:
+    found: dict[str, list[StageRecord]] = {}
+    for folder in sorted((store.root / "samples").glob("*")):
         record = store.record("samples", folder.name)
-        if record is not None and pixels_hash(record.config, record.parents) == wanted and _is_present(record):
-            yield record
+        if record is not None and _is_present(record):
+            found.setdefault(pixels_hash(record.config, record.parents), []).append(record)
+    return found
+
+
+def _alike(stage: Stage, made: Made) -> list[StageRecord]:
+    """The other stages that made the same pixels from the same i."""
+    alike = made.get(pixels_hash(stage.config, stage.parents), ())
+    return [record for record in alike if record.identity != stage.identity]
 
 
 def _is_present(record: StageRecord) -> bool:

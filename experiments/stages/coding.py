@@ -11,11 +11,11 @@ from experiments.cost import Meter
 from experiments.measure import chosen, described, unjudged_protocol
 from experiments.pictures import to_uint8
 from experiments.runner import Job, Outcome
-from experiments.stages.latents import encodings, mean_and_logvar
+from experiments.stages.latents import code_histogram, code_indices, encodings, mean_and_logvar
 from experiments.stages.reconstruction import MOST_RATE_IMAGES
 from ldm.data.contract import ImageCache
 from ldm.first_stage.contract import FirstStage
-from ldm.first_stage.vq import VQFirstStage, code_counts
+from ldm.first_stage.vq import VQFirstStage
 from ldm.metrics.entropy_coding import (
     CodedSize,
     coded_size,
@@ -81,17 +81,10 @@ def _indices_coded(
     model: FirstStage, train: ImageCache, training: list[int], heldout: ImageCache, indices: list[int], device: str
 ) -> Measured:
     assert isinstance(model, VQFirstStage)
-    counts = torch.zeros(model.quantiser.codes, dtype=torch.int64)
-    for found in _indices(model, train, training, device):
-        counts += code_counts(found, model.quantiser.codes)
-    held = torch.cat(list(_indices(model, heldout, indices, device)))
+    counts = code_histogram(model, train, training, device)
+    held = torch.cat(list(code_indices(model, heldout, indices, device)))
     size = coded_size(held, index_model(counts.numpy()))
     return _size_values("index", size, heldout.resolution**2), [], {}
-
-
-def _indices(model: VQFirstStage, images: ImageCache, part: list[int], device: str) -> Iterator[Tensor]:
-    for _, encoding in encodings(model, images, part, device):
-        yield model.quantise(model.latent(model.pack(encoding))).indices.cpu()
 
 
 def _latents_coded(

@@ -16,6 +16,7 @@ from ldm.data.contract import ImageCache
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage, Gaussian
 from ldm.first_stage.latent_scale import SCALES, latent_scale
+from ldm.first_stage.vq import VQFirstStage, code_counts
 from ldm.metrics.rate import aggregate_moments
 from ldm.training.flops import count_flops
 
@@ -78,6 +79,22 @@ def encodings(
     for first in range(0, len(indices), ENCODE_BATCH):
         part = indices[first : first + ENCODE_BATCH]
         yield part, model.encode(images.batch(part).to(device, memory_format=torch.channels_last))
+
+
+def code_indices(model: VQFirstStage, images: ImageCache, indices: Sequence[int], device: str) -> Iterator[Tensor]:
+    """The codes of the chosen images, batch by batch, on the CPU."""
+    for _, latent in encodings(model, images, indices, device):
+        assert isinstance(latent, Tensor)
+        yield model.quantise(latent).indices.cpu()
+
+
+def code_histogram(model: VQFirstStage, images: ImageCache, indices: Sequence[int], device: str) -> Tensor:
+    """How often each code occurs in the chosen images, (codes,)."""
+    codes = model.quantiser.codes
+    counts = torch.zeros(codes, dtype=torch.int64)
+    for found in code_indices(model, images, indices, device):
+        counts += code_counts(found, codes)
+    return counts
 
 
 def mean_and_logvar(encoding: Gaussian | Tensor) -> tuple[Tensor, Tensor]:

@@ -68,8 +68,8 @@ def run(job: Job) -> Outcome:
         f"{config['levels']} noise levels",
         f"x0 clipped: {config['clip']}",
     )
-    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
-    flops = condition_flops + len(times) * denoise_flops + len(shown) * decode_flops
+    one = flops_per_image(source, asked)
+    flops = one.denoise(len(times), guided=False) + len(shown) * one.decode
     values = _values(source, images.resolution, bits, mse, decoder)
     return Outcome(
         facts={

@@ -1,7 +1,7 @@
 """How well may this latent space be diffused? What can be measured of it before a diffusion model is trained on it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +73,15 @@ class _Space:
     scale: LatentScale
     device: str
 
-    def latents(self, images: ImageCache, indices: list[int], seed: int | None) -> Tensor:
+    def encoded(self, images: ImageCache, indices: list[int]) -> list[tuple[Sequence[int], Tensor]]:
+        """Packed encodings, batch by batch with the indices of their images."""
+        found = encodings(self.first_stage, images, indices, self.device)
+        return [(part, self.first_stage.pack(encoding)) for part, encoding in found]
+
+    def latents(self, encoded: list[tuple[Sequence[int], Tensor]], seed: int | None) -> Tensor:
         """Normalised latents (N, C, h, w) on the CPU, KL posteriors drawn by (seed, image), or their means for None."""
         found = []
-        for part, encoding in encodings(self.first_stage, images, indices, self.device):
-            packed = self.first_stage.pack(encoding)
+        for part, packed in encoded:
             shape = (self.first_stage.channels, *packed.shape[2:])
             noise = None if seed is None else SampleNoise(seed, list(part), self.device)(shape)
             found.append(self.scale.normalise(self.first_stage.latent(packed, noise)).cpu())
@@ -98,8 +102,9 @@ def run(job: Job) -> Outcome:
     with torch.inference_mode():
         with meter.part("statistics"):
             # Diffusion models draws from posteriors; what is decoded between and beside latents starts at their means.
-            drawn = space.latents(train_images, indices, config["seed"])
-            latents = space.latents(train_images, indices, None)
+            encoded = space.encoded(train_images, indices)
+            drawn = space.latents(encoded, config["seed"])
+            latents = space.latents(encoded, None)
             values, left_out = _statistics(drawn)
             values += _codebook_use(space.first_stage, space.scale, latents, job.device)
             values.append(_sensitivity(space, latents, indices, config["seed"]))
@@ -115,7 +120,9 @@ def run(job: Job) -> Outcome:
         small, flops = _small_denoiser(job, space, train_images)
     with torch.inference_mode(), meter.part("small_denoiser_judged"):
         held = chosen(len(heldout), config["n_samples"], config["seed"], "predictors")
-        values.append(_unexplained(small, space.latents(heldout, held, config["seed"]), held, config["seed"]))
+        values.append(
+            _unexplained(small, space.latents(space.encoded(heldout, held), config["seed"]), held, config["seed"])
+        )
         n, settings = config["small_denoiser"]["samples"], {**SAMPLER, "steps": config["small_denoiser"]["steps"]}
         sampled = generation_protocol(job, n)
         judged.append(_judged(job, _samples(job, small, train_images, n, settings), sampled, "small_denoiser_"))

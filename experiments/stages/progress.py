@@ -46,13 +46,13 @@ def run(job: Job) -> Outcome:
             found, missing = generation_rows(features, reference, job, protocol, images_seen=images_seen)
             rows += found
             left_out += missing
-    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
+    flops = flops_per_image(source, asked)
     images = len(milestones) * config["n_samples"]
     return Outcome(
         rows=rows,
         left_out=tuple(dict.fromkeys(left_out)),
         protocols=described([protocol]),
-        cost=meter.cost(images, images * (condition_flops + config["steps"] * denoise_flops + decode_flops)),
+        cost=meter.cost(images, images * (flops.denoise(config["steps"], guided=False) + flops.decode)),
     )
 
 

@@ -23,11 +23,11 @@ from experiments.measure import (
 )
 from experiments.pictures import save_grid, to_uint8
 from experiments.runner import Job, Outcome, label
-from experiments.stages.latents import encodings, mean_and_logvar
+from experiments.stages.latents import code_histogram, code_indices, encodings, mean_and_logvar
 from experiments.task import LPIPS, NO_LPIPS
 from ldm.data.contract import ImageCache
 from ldm.first_stage.contract import FirstStage, Gaussian
-from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
+from ldm.first_stage.vq import VQFirstStage, codebook_usage, perplexity
 from ldm.metrics.distribution import reconstruction_frechet
 from ldm.metrics.rate import (
     RAW_BITS_PER_PIXEL,
@@ -173,10 +173,8 @@ def _rate(
     training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
     if isinstance(model, VQFirstStage):
         codes = model.quantiser.codes
-        counts = torch.zeros(codes, dtype=torch.int64)
-        for found in _indices(model, train, training, device):
-            counts += code_counts(found, codes)
-        held = torch.cat(list(_indices(model, heldout, indices, device)))
+        counts = code_histogram(model, train, training, device)
+        held = torch.cat(list(code_indices(model, heldout, indices, device)))
         return (
             [
                 MetricValue("rate_index_log2", index_log2(codes, held[0].numel(), pixels), len(indices)),
@@ -209,12 +207,6 @@ def _rate(
             "rate_images": len(training),
         },
     )
-
-
-def _indices(model: VQFirstStage, images: ImageCache, chosen_images: list[int], device: str) -> Iterator[Tensor]:
-    for _, latent in encodings(model, images, chosen_images, device):
-        assert isinstance(latent, Tensor)
-        yield model.quantise(latent).indices.cpu()
 
 
 def _floor(

@@ -173,13 +173,11 @@ def _collected(
     shutil.rmtree(job.folder / "parts")
     guidance = build.settled_guidance(job)
     calls = build.network_calls({**job.plan.config, "guidance": guidance})
-    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
-    # The condition is computed once an image, the null condition once more under guidance.
-    conditions = 1 if guidance["scale"] == 1 else 2
-    denoise_flops = conditions * condition_flops + calls * denoise_flops
+    flops = flops_per_image(source, asked)
+    denoise_flops = flops.denoise(calls, guided=guidance["scale"] != 1)
     denoise, decode = (float(value) for value in seconds)
     meter.parts.update({"denoise": denoise, "decode": decode})
-    cost = meter.cost(n, n * (denoise_flops + decode_flops), seconds=denoise + decode)
+    cost = meter.cost(n, n * (denoise_flops + flops.decode), seconds=denoise + decode)
     # After the cost, whose memory is that of sampling alone.
     tiled = _tiling_facts(source, source.tiling, np.concatenate(latents)) if source.tiling and kept is None else None
     return Outcome(
@@ -188,7 +186,7 @@ def _collected(
             "guidance_scale": guidance["scale"],
             "steps": len(build.time_grid_of(config["sampler"])) - 1,
             "batch": batch_size,
-            "flops_per_image": {"denoise": denoise_flops, "decode": decode_flops},
+            "flops_per_image": {"denoise": denoise_flops, "decode": flops.decode},
             "size": list(sample_size(job.plan.config)),
             "tiling": tiled if kept is None else kept.record.facts["tiling"],
             **({} if kept is None else {"images_of": kept.record.identity}),

@@ -32,8 +32,7 @@ def run(job: Job) -> Outcome:
     how = sample_protocol(job, n)
     protocol = dataclasses.replace(how, marks=(*how.marks, mark))
     metric, tried = metric_name("kd", extractor.name), list[dict[str, Any]]()
-    condition_flops, denoise_flops, decode_flops = flops_per_image(source, asked)
-    flops = 0.0
+    cost, flops = flops_per_image(source, asked), 0.0
     with reporting(label(job.plan, job.stage), n * len(guidance["candidates"])) as reporter:
         for scale in guidance["candidates"]:
             settled = {**guidance, "scale": scale}
@@ -47,7 +46,7 @@ def run(job: Job) -> Outcome:
             [row] = [row for row in rows if row.metric == metric]
             tried.append({"scale": scale, "value": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high})
             calls = build.network_calls({**full, "guidance": settled})
-            flops += n * ((1 if scale == 1 else 2) * condition_flops + calls * denoise_flops + decode_flops)
+            flops += n * (cost.denoise(calls, guided=scale != 1) + cost.decode)
     images = n * len(tried)
     best = min(tried, key=lambda item: item["value"])
     return Outcome(

@@ -8,14 +8,14 @@ from torch import Tensor
 from ldm.conditioning.transformer import TokenTransformer
 from ldm.errors import UserError
 from ldm.interop.filling import load_renamed
+from ldm.interop.renaming import Substitutions
 
 TRANSFORMER = "cond_stage_model.transformer."
 CHANNEL_MAPPER = "cond_stage_model.channel_mapper.weight"
 
 # Theirs numbers attention and feed-forward networks in one row, and keeps each with its norm.
-_RENAMES = tuple(
-    (re.compile(ours), theirs)
-    for ours, theirs in (
+_RENAMES = Substitutions(
+    (
         (r"^token\.", "token_emb."),
         (r"^position\.", "pos_emb.emb."),
         (r"^layers\.(\d+)\.norm1\.", r"attn_layers.layers.\1*2+0.0."),
@@ -29,9 +29,7 @@ _PLACE = re.compile(r"(\d+)\*2\+(\d)")
 
 
 def stored_name(name: str) -> str:
-    for pattern, theirs in _RENAMES:
-        name = pattern.sub(theirs, name)
-    return TRANSFORMER + _PLACE.sub(lambda found: str(2 * int(found[1]) + int(found[2])), name)
+    return TRANSFORMER + _PLACE.sub(lambda found: str(2 * int(found[1]) + int(found[2])), _RENAMES(name))
 
 
 def transformer_from_compvis(checkpoint: Mapping[str, Tensor]) -> TokenTransformer:

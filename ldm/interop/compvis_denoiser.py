@@ -1,6 +1,5 @@
 """UNets and class embeddings of CompVis latent-diffusion: their yaml parameters and the names in their checkpoints."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from ldm.conditioning.class_label import ClassConditioning
 from ldm.denoiser.unet import UNet
 from ldm.errors import UserError
+from ldm.interop.renaming import Substitutions
 
 MODEL_PREFIX = "model."
 EMA_PREFIX = "model_ema."
@@ -16,9 +16,8 @@ UNET_PREFIX = "diffusion_model."
 CLASS_EMBEDDING = "cond_stage_model.embedding.weight"
 
 # Ours -> CompVis, applied in this order to a parameter's name.
-_RENAMES = tuple(
-    (re.compile(ours), theirs)
-    for ours, theirs in (
+_RENAMES = Substitutions(
+    (
         (r"^time_embedding\.first\.", "time_embed.0."),
         (r"^time_embedding\.second\.", "time_embed.2."),
         (r"^down\.0\.0\.conv\.", "input_blocks.0.0."),
@@ -90,9 +89,7 @@ def unet_arguments(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def unet_name(name: str) -> str:
     """CompVis' name, after "model.diffusion_model.", of the parameter that our UNet calls `name`."""
-    for ours, theirs in _RENAMES:
-        name = ours.sub(theirs, name)
-    return name
+    return _RENAMES(name)
 
 
 def _stored_name(name: str, ema: bool) -> str:

@@ -1,7 +1,6 @@
 """tau_theta of diffusers pipelines: the text transformer of the paper, text encoders of transformers, class tables."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ldm.conditioning import ClassConditioning, Conditioning, FrozenTextConditio
 from ldm.conditioning.transformer import HEAD_WIDTH, HEADS
 from ldm.errors import UserError
 from ldm.interop.filling import fill
+from ldm.interop.renaming import Substitutions
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 CLASS_TABLE = "weight"
@@ -22,9 +22,8 @@ VOCABULARY, FAST_TOKENISER = "vocab.txt", "tokenizer.json"
 """Where a tokeniser's word pieces stand, of early and of late versions of transformers."""
 
 # Ours -> LDMBertModel's.
-_RENAMES = tuple(
-    (re.compile(ours), theirs)
-    for ours, theirs in (
+_RENAMES = Substitutions(
+    (
         (r"^token\.", "embed_tokens."),
         (r"^position\.", "embed_positions."),
         (r"^norm\.", "layer_norm."),
@@ -48,9 +47,7 @@ _BERT_ONLY: Mapping[str, Any] = {
 
 
 def _bert_name(name: str) -> str:
-    for ours, theirs in _RENAMES:
-        name = ours.sub(theirs, name)
-    return f"model.{name}"
+    return f"model.{_RENAMES(name)}"
 
 
 def ldm_bert(config: Mapping[str, Any], weights: Mapping[str, Tensor], tokeniser: Path) -> TextConditioning:

@@ -1,6 +1,5 @@
 """The UNets of diffusers (UNet2DModel, UNet2DConditionModel), in and out: their config and names of weights."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from ldm.denoiser.unet import UNet
 from ldm.errors import UserError
 from ldm.interop.diffusers_names import current_name
 from ldm.interop.diffusers_options import refuse_unknown
+from ldm.interop.renaming import Substitutions
 
 # Values of a diffusers config under which its UNet is the paper's; a key that a config lacks has this value there.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
@@ -64,9 +64,8 @@ _SELF = ("AttnDownBlock2D", "AttnUpBlock2D")
 _CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
 
 # Ours -> diffusers within a block, applied in this order to the rest of a parameter's name.
-_RENAMES = tuple(
-    (re.compile(ours), theirs)
-    for ours, theirs in (
+_RENAMES = Substitutions(
+    (
         (r"^time\.", "time_emb_proj."),
         (r"^skip\.", "conv_shortcut."),
         (r"^blocks\.", "transformer_blocks."),
@@ -77,7 +76,7 @@ _RENAMES = tuple(
         (r"\.feed_forward\.contract\.", ".ff.net.2."),
     )
 )
-_SELF_ATTENTION_RENAMES = ((re.compile(r"^norm\."), "group_norm."), (re.compile(r"^proj_out\."), "to_out.0."))
+_SELF_ATTENTION_RENAMES = Substitutions(((r"^norm\.", "group_norm."), (r"^proj_out\.", "to_out.0.")))
 
 
 def _single(config: Mapping[str, Any], key: str, default: Any) -> Any:
@@ -207,9 +206,7 @@ def _places(unet: UNet) -> dict[str, str]:
 
 def _translated(block: nn.Module, rest: str) -> str:
     renames = _SELF_ATTENTION_RENAMES if isinstance(block, SelfAttention) else _RENAMES
-    for ours, theirs in renames:
-        rest = ours.sub(theirs, rest)
-    return rest
+    return renames(rest)
 
 
 def unet_state(weights: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:

@@ -35,6 +35,19 @@ def _translate(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[s
 
 
 @dataclass(frozen=True)
+class Substitutions:
+    """Pairs (pattern, replacement) of regular expressions, applied one after another to a parameter's name."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+    def __call__(self, name: str) -> str:
+        """The name with all that fits replaced."""
+        for pattern, replacement in self.pairs:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+@dataclass(frozen=True)
 class Renaming:
     """Pairs (ours, theirs) of templates such as "levels.{i}.blocks.{j}.norm1.weight".
 

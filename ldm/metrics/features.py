@@ -129,6 +129,23 @@ def require_uint8(images: Tensor) -> None:
         raise ValueError(f"an extractor takes uint8 images (N, 3, H, W), here {images.dtype} {tuple(images.shape)}")
 
 
+def resized(images: Tensor, size: int, mode: str, device: torch.device) -> Tensor:
+    """uint8 images (N, 3, H, W) as float32 on a device, resized to a square with antialiasing where they are no such.
+
+    Raises: ValueError for anything but such images.
+    """
+    require_uint8(images)
+    x = images.to(device).float()
+    if x.shape[2:] == (size, size):
+        return x
+    return F.interpolate(x, (size, size), mode=mode, antialias=True, align_corners=False)
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As protocols write it, e.g. "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def collected(features: Tensor, logits: Tensor | None = None, spatial: Tensor | None = None) -> Features:
     """A batch of what a network gave, in float32 on the CPU."""
     given = {"features": features, "logits": logits, "spatial": spatial}
@@ -156,15 +173,12 @@ class EfficientNetLite2Extractor:
     @property
     def precision(self) -> str:
         """The type in which the maps are computed, e.g. "bfloat16"."""
-        return str(self.dtype).removeprefix("torch.")
+        return type_name(self.dtype)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (N, 3, H, W) of any size."""
-        require_uint8(images)
-        x = images.to(self.device).float()
-        if x.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        x = resized(images, self.size, "bilinear", self.device)
         x = self.network.preprocess(x / 127.5 - 1).to(self.dtype, memory_format=torch.channels_last)
         maps = self.network.head(self.network.taps(x)[-1])
         features = F.relu6(maps).float().mean(dim=(2, 3))
@@ -219,7 +233,7 @@ class InceptionExtractor:
     @property
     def precision(self) -> str:
         """The type in which the convolutions are computed, e.g. "float32"."""
-        return str(self.dtype).removeprefix("torch.")
+        return type_name(self.dtype)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.metrics.features import Features, collected, require_uint8
+from ldm.metrics.features import Features, collected, resized, type_name
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.pretrained.weights import content_hash, freeze
 
@@ -73,15 +72,12 @@ class TransformerExtractor:
     @property
     def precision(self) -> str:
         """The type in which the network computes, e.g. "float32"."""
-        return str(self.dtype).removeprefix("torch.")
+        return type_name(self.dtype)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (N, 3, H, W) of any size."""
-        require_uint8(images)
-        x = images.to(self.device).float()
-        if x.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False)
+        x = resized(images, self.size, "bicubic", self.device)
         mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.kind.mean, self.kind.std))
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             return collected(self.kind.embed(self.network, (x.clamp(0, 255) / 255 - mean) / std))

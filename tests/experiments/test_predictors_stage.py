@@ -68,9 +68,9 @@ def test_a_space_of_posteriors_is_drawn_by_seed_and_image_or_taken_at_its_means(
     images = SimpleNamespace(batch=lambda indices: pixels[list(indices)])
     scale = LatentScale(torch.zeros(3, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64))
     space = _Space(Posterior(), scale, "cpu")
-    torch.testing.assert_close(space.latents(images, [1, 69], None), 2 * pixels[[1, 69]])
-    drawn = space.latents(images, list(range(70)), 7)
-    torch.testing.assert_close(space.latents(images, [69, 3], 7), drawn[[69, 3]])
+    torch.testing.assert_close(space.latents(space.encoded(images, [1, 69]), None), 2 * pixels[[1, 69]])
+    drawn = space.latents(space.encoded(images, list(range(70))), 7)
+    torch.testing.assert_close(space.latents(space.encoded(images, [69, 3]), 7), drawn[[69, 3]])
     assert (drawn - 2 * pixels).std().item() == pytest.approx(1, rel=0.05)
 
 
