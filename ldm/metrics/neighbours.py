@@ -130,30 +130,35 @@ class _Nearest:
 def _nearest(items: Tensor, k: int) -> _Nearest:
     squared = torch.full((len(items), k), torch.inf, dtype=torch.float64)
     index = torch.zeros((len(items), k), dtype=torch.int64)
-    for rows, columns, tile in _tiles(items, items):
-        _diagonal(tile, rows, columns).fill_(torch.inf)
+
+    def meet(rows: slice, columns: slice, tile: Tensor) -> None:
         best = tile.topk(min(k, tile.shape[1]), dim=1, largest=False)
         candidates = torch.cat([squared[rows], best.values], dim=1)
         chosen = candidates.topk(k, dim=1, largest=False)
         squared[rows] = chosen.values
         index[rows] = torch.cat([index[rows], best.indices + columns.start], dim=1).gather(1, chosen.indices)
+
+    for rows, columns, tile in _tiles(items, items, half=True):
+        if rows == columns:
+            tile.fill_diagonal_(torch.inf)  # an item is no neighbour of itself
+        else:
+            meet(columns, rows, tile.T)
+        meet(rows, columns, tile)
     order = squared.argsort(dim=1)
     return _Nearest(squared.gather(1, order), index.gather(1, order))
 
 
-def _diagonal(tile: Tensor, rows: slice, columns: slice) -> Tensor:
-    """The places of a tile where an item meets itself; empty where there are none."""
-    return tile.diagonal() if rows == columns else tile.new_zeros(0)
+def _tiles(a: Tensor, b: Tensor, half: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Squared distances in float64, a tile at a time with the rows and columns that it is of.
 
-
-def _tiles(a: Tensor, b: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Squared distances in float64, a tile at a time with the rows and columns that it is of."""
+    `half`: only tiles on the diagonal and right of it, where a and b are the same items.
+    """
     centre = b[: min(len(b), TILE)].double().mean(dim=0)  # so that distances are small differences of small numbers
     for top in range(0, len(a), TILE):
         rows = slice(top, min(top + TILE, len(a)))
         x = a[rows].double() - centre
         x_squares = x.square().sum(dim=1, keepdim=True)
-        for left in range(0, len(b), TILE):
+        for left in range(top if half else 0, len(b), TILE):
             columns = slice(left, min(left + TILE, len(b)))
             y = b[columns].double() - centre
             squared = torch.addmm(x_squares + y.square().sum(dim=1), x, y.T, alpha=-2).clamp_(min=0)
