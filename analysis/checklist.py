@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.collect import Study
-from analysis.papers import NAMES, Published, protocol_differences, setting_differences
+from analysis.papers import BAND, NAMES, Published, protocol_differences, setting_differences
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def entries(study: Study, published: Sequence[Published]) -> list[Entry]:
             (study.frame["stage"] == number.stage)
             & (study.frame["f"] == number.f)
             & (study.frame["regulariser"] == number.regulariser)
+            & study.frame["conditioning"].map(number.measured.is_task_of)
         ]
         same = rows[rows["metric"] == number.metric]
         candidates = [
@@ -101,7 +102,16 @@ def _entry(study: Study, number: Published, row: Mapping[Any, Any]) -> Entry:
 
 def _alike(rows: pd.DataFrame, number: Published) -> pd.DataFrame:
     """The rows of metrics of the same kind by another network, where the published one was not measured."""
-    kinds = {"fid": r"(fd_|kd_|kid$)", "rfid": "rfd_", "is": "is_"}
+    kinds = {
+        "fid": r"(fd_|kd_|kid$)",
+        "rfid": "rfd_",
+        "is": "is_",
+        "inpaint_fid": r"inpaint_fd_(?!.*_mask\d)",
+        "inpaint_lpips": r"inpaint_lpips(?!.*_mask\d)",
+        # Our bands of masked shares are wider than Table 7's.
+        f"inpaint_fid{BAND}": r"inpaint_(fid|fd_.*)_mask40_60$",
+        f"inpaint_lpips{BAND}": r"inpaint_lpips.*_mask40_60$",
+    }
     return rows[rows["metric"].str.match(kinds[number.metric])] if number.metric in kinds else rows.iloc[:0]
 
 

@@ -16,6 +16,7 @@ REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
 FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights")
 MODEL_AXES = (
     "conditioning",
+    "task",
     "latent_scale",
     "schedule",
     "shift",

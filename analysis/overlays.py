@@ -20,7 +20,7 @@ def behind(study: Study, metric: str, stage: str, x: str, regularisers: Sequence
 
     Those of the study's data where there are any, else of all data.
     """
-    factors, data = set(study.frame["f"].dropna()), set(study.frame["data"])
+    factors, data, told = (set(study.frame[axis].dropna()) for axis in ("f", "data", "conditioning"))
     found = [
         number
         for number in study.published
@@ -28,6 +28,7 @@ def behind(study: Study, metric: str, stage: str, x: str, regularisers: Sequence
         and getattr(number, x) is not None
         and number.f in factors
         and number.regulariser in regularisers
+        and any(number.measured.is_task_of(conditioning) for conditioning in told)
     ]
     return [number for number in found if number.measured.data in data] or found
 

@@ -13,17 +13,44 @@ import pandas as pd
 
 FOLDER = Path(__file__).with_name("published")
 PAPER = "Rombach et al. 2022"
-JUDGED = {"fid", "is", "rfid"}
+BAND = "_mask40_50"
+"""The end of names of metrics of images whose holes cover 40 to 50 per cent, as Table 7 has them."""
+
+JUDGED = {"fid", "is", "rfid", "inpaint_fid", f"inpaint_fid{BAND}"}
 """Metrics of the standard Inception weights, whose values depend on how many images they are computed from."""
 
-NAMES = {"fid": "FID", "is": "IS", "rfid": "rFID", "psnr": "PSNR", "ssim": "SSIM"}
+REFERENCED = {
+    "fid",
+    "superres_psnr",
+    "superres_ssim",
+    "inpaint_fid",
+    "inpaint_lpips",
+    f"inpaint_fid{BAND}",
+    f"inpaint_lpips{BAND}",
+}
+"""Metrics that compare samples with images, so that it matters with which."""
+
+NAMES = {
+    "fid": "FID",
+    "is": "IS",
+    "rfid": "rFID",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "superres_psnr": "PSNR",
+    "superres_ssim": "SSIM",
+    "inpaint_fid": "FID",
+    "inpaint_lpips": "LPIPS, network not stated",
+    f"inpaint_fid{BAND}": "FID, 40-50 % masked",
+    f"inpaint_lpips{BAND}": "LPIPS, 40-50 % masked, network not stated",
+}
 
 
 @dataclass(frozen=True)
 class Measured:
     """How a published number was measured; what is None the paper does not say.
 
-    `n` = images or samples, `reference` = the split that these are compared with.
+    `n` = images or samples, `reference` = the images that these are compared with. Where a model starts from images:
+    `task` = what these lack, `class_balance` = whose they are where `reference` does not say it; None elsewhere.
     """
 
     data: str
@@ -31,6 +58,12 @@ class Measured:
     conditioning: str = "none"
     n: int | None = None
     reference: str | None = None
+    task: str | None = None
+    class_balance: str | None = None
+
+    def is_task_of(self, conditioning: str) -> bool:
+        """Whether it can stand beside a model told so: what starts from images stands only beside the like."""
+        return self.task is None or self.conditioning in conditioning.split("+")
 
 
 @dataclass(frozen=True)
@@ -66,9 +99,9 @@ class Published:
 
 @functools.lru_cache
 def ldm() -> tuple[Published, ...]:
-    """The numbers of latent diffusion models that have a counterpart here: Tables 1, 2, 8, 9, 10, Figures 6, 7.
+    """The numbers of latent diffusion models that have a counterpart here: Tables 1, 2, 5, 7 to 11, Figures 6, 7.
 
-    Models under a classifier's guidance have none.
+    Models under guidance by another network (a classifier, or a downsampler in Tables 5 and 11) have none.
     """
     return (
         *_autoencoders(),
@@ -76,6 +109,8 @@ def ldm() -> tuple[Published, ...]:
         *_class_conditional(),
         *_text(),
         *_layout(),
+        *_super_resolution(),
+        *_inpainting(),
         *_training_progress(),
         *_throughput(),
     )
@@ -111,8 +146,12 @@ def protocol_differences(number: Published, row: Mapping[Any, Any], protocol: Ma
         compared.append(("metric", NAMES[number.metric], row["metric"]))
     if number.metric in JUDGED:
         compared.append(("n", theirs.n, row["n"]))
-        if number.stage != "reconstruction":
-            compared.append(("reference", theirs.reference, protocol.get("reference")))
+    if number.metric in REFERENCED:
+        compared.append(("reference", theirs.reference, protocol.get("reference")))
+    if theirs.task is not None:
+        compared.append(("task", theirs.task, row.get("task") or "not stated"))
+    if theirs.class_balance is not None:
+        compared.append(("class balance", theirs.class_balance, protocol.get("class_balance")))
     for name, there, here in compared:
         if there is None:
             found.append(f"{name} (not stated; {here})")
@@ -269,6 +308,76 @@ def _layout() -> Iterator[Published]:
                 )
 
 
+HELDOUT = "as in the held-out images"
+BEHIND = "the heldout images behind the conditions"
+"""What our protocols say of samples with the conditions of held-out images, and of comparing each with its own."""
+
+
+def _super_resolution() -> Iterator[Published]:
+    """Tables 5 and 11: ImageNet's validation images of at least 256 px, how many is not said (Appendix E.3.4)."""
+    task = "bicubic, 4 times"
+    columns = {
+        "FID_val_features": ("fid", ", against held-out images", "heldout", HELDOUT),
+        "FID_train_features": ("fid", ", against training images", "train", HELDOUT),
+        "IS": ("is", "", None, HELDOUT),
+        "PSNR": ("superres_psnr", "", BEHIND, None),
+        "SSIM": ("superres_ssim", "", BEHIND, None),
+    }
+    for row in read("ldm_table5_11_super_resolution"):
+        name, remarks = _remarks(row["method"])
+        if name is None or "guiding" in remarks:
+            continue
+        steps = next(_whole(remark) for remark in remarks if remark.endswith(" steps"))
+        model = ", ".join([name, *(remark for remark in remarks if not remark.endswith(" steps"))])
+        for column, (metric, against, reference, balance) in columns.items():
+            yield Published(
+                where=f"{PAPER}, Table {row['table']}",
+                model=model + against,
+                stage="evaluation",
+                metric=metric,
+                value=_leading(row[column]),
+                f=_factor(name),
+                regulariser="vq",
+                measured=Measured("imagenet", 256, "superres", None, reference, task, balance),
+                source=row["source"],
+                spread=_number(row[column].partition("±")[2]),
+                steps=steps,
+                guidance_scale=1.0,
+            )
+
+
+def _inpainting() -> Iterator[Published]:
+    """Table 7: 30,000 crops of Places' test images at 512 px with the masks of Suvorov et al. 2022 (Appendix E.2.2).
+
+    Sampler and steps are not said.
+    """
+    columns = {
+        "FID_all": "inpaint_fid",
+        "LPIPS_all": "inpaint_lpips",
+        "FID_40-50%_masked": f"inpaint_fid{BAND}",
+        "LPIPS_40-50%_masked": f"inpaint_lpips{BAND}",
+    }
+    for row in read("ldm_table7_inpainting"):
+        name, remarks = _remarks(row["method"])
+        if name is None:
+            continue
+        for column, metric in columns.items():
+            n = None if metric.endswith(BAND) else 30_000
+            yield Published(
+                where=f"{PAPER}, Table 7",
+                model=", ".join([name, *remarks]),
+                stage="evaluation",
+                metric=metric,
+                value=_leading(row[column]),
+                f=_factor(name),
+                regulariser="vq",
+                measured=Measured("places", 512, "inpaint", n, BEHIND, "masks of Suvorov et al. 2022"),
+                source=row["source"],
+                spread=_number(row[column].partition("±")[2]),
+                guidance_scale=1.0,
+            )
+
+
 def _training_progress() -> Iterator[Published]:
     """Figure 6, read off by hand; what 5,000 samples were compared with is not said."""
     batches = {row["model"]: int(row["Batch Size"]) for row in read("ldm_table13_hyperparameters_tradeoff_imagenet")}
@@ -325,6 +434,17 @@ def _regulariser(f: int) -> str:
 
 def _factor(model: str) -> int:
     return int(model.removeprefix("LDM-"))
+
+
+def _remarks(method: str) -> tuple[str | None, list[str]]:
+    """An LDM's name and what stands of it in brackets, but for whose it is; None for other models."""
+    found = re.fullmatch(r"(LDM-\d+) \(ours, (.*)\)", method)
+    return (found[1], found[2].split(", ")) if found else (None, [])
+
+
+def _leading(text: str) -> float:
+    """The number before a plus-minus sign, or alone."""
+    return float(text.partition("±")[0])
 
 
 def _plain(method: str) -> str:

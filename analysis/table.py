@@ -19,6 +19,7 @@ OPTIONAL_AXES = (
     "resolution",
     "scale",
     "conditioning",
+    "task",
     "schedule",
     "shift",
     "target",

@@ -71,6 +71,16 @@ def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:
     return config["samples"]["height"] or resolution, config["samples"]["width"] or resolution
 
 
+def task_of(config: Mapping[str, Any]) -> str | None:
+    """What an image to start from lacks, in words, so that easier and harder tasks are told apart; None without one."""
+    settings, said = config["conditioning"], []
+    if "superres" in settings:
+        said.append(f"{settings['superres']['degradation']}, {settings['superres']['scale']} times")
+    if "inpaint" in settings:
+        said.append(f"masks {', '.join(settings['inpaint']['masks'])}")
+    return "; ".join(said) or None
+
+
 def conditions_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The conditions that a config's group `conditioning` names, in a fixed order."""
     return tuple(kind for kind in CONDITIONS if kind in config["conditioning"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import published
-from experiments.conditions import DataFacts, annotations_read, conditions_of, probed, sample_size
+from experiments.conditions import DataFacts, annotations_read, conditions_of, probed, sample_size, task_of
 from experiments.resolve import AUTO, PLAIN_UNET, resolve, shift_name
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
@@ -147,6 +147,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "regulariser": config["ae"]["regulariser"],
         "channels": config["ae"]["channels"],
         "conditioning": "+".join(conditions_of(config)) or "none",
+        "task": task_of(config),
         **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
         "learning_rate_factor": config["trainer"]["learning_rate_factor"],
         "shift": shift_name(config["diffusion"]["shift"], config["ae"]["f"]),

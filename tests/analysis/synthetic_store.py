@@ -63,6 +63,8 @@ class Recipe:
     resolution: int = 32
     reference: str = "heldout"
     extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
+    conditioning: str = "class"
+    task: str | None = None
 
 
 def kernel_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
@@ -166,6 +168,8 @@ def _cell(
     fd, kd = ("fid", "kid") if extractor == "inception" else (f"fd_{extractor}", f"kd_{extractor}")
     at = protocol.id
     n, off = recipe.n, recipe.kernel_offset
+    pair = replace(protocol, kind="pair", reference="the heldout images behind the conditions")
+    protocols[pair.id] = asdict(pair)
     place = (regulariser, f, steps)
     common = {"config": {}, "created": recipe.created}
 
@@ -300,6 +304,14 @@ def _cell(
             _row("class_accuracy", 0.7 - 0.03 * math.log2(f), n, 0.03, judge.id, 48_000, seed),
             _row("shuffled_class_accuracy", 0.12, n, 0.03, judge.id, 48_000, seed),
         )
+        if recipe.conditioning == "superres":
+            rows += (_row("superres_psnr", 24.0, n, 0.3, pair.id), _row("superres_ssim", 0.7, n, 0.01, pair.id))
+        elif recipe.conditioning == "inpaint":
+            rows += tuple(
+                _row(f"inpaint_{metric}{band}", value + extra, n, spread, pair.id)
+                for band, extra in (("", 0.0), ("_mask40_60", 0.1))
+                for metric, value, spread in ((fd, 2.0, 0.1), ("lpips_alex", 0.14, 0.01))
+            )
         return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols | judged, **common)
 
     name = f"{regulariser}-f{f}-steps{steps}-{sampler}-guidance{guidance:g}-{extractor}"
@@ -326,7 +338,8 @@ def _cell(
         "f": f,
         "regulariser": regulariser,
         "channels": CHANNELS[f],
-        "conditioning": "class",
+        "conditioning": recipe.conditioning,
+        "task": recipe.task,
         "sampler": sampler,
         "steps": steps,
         "eta": 0.0 if sampler == "ddim" else None,

@@ -79,6 +79,12 @@ def _text(figure):
         ("Table 10", "is", {"f": 4, "guidance_scale": 1.0}, 103.49),
         ("Table 2", "fid", {"guidance_scale": 1.5}, 12.63),
         ("Table 9", "fid", {"f": 8}, 42.06),
+        ("Table 5", "fid", {"model": "LDM-4, big, against held-out images"}, 2.4),
+        ("Table 5", "fid", {"model": "LDM-4, big, against training images"}, 4.3),
+        ("Table 5", "superres_ssim", {"model": "LDM-4", "steps": 100}, 0.69),
+        ("Table 11", "is", {"model": "LDM-4, +15 ep."}, 169.76),
+        ("Table 7", "inpaint_fid", {"model": "LDM-4, big, w/ ft"}, 1.5),
+        ("Table 7", "inpaint_lpips_mask40_50", {"model": "LDM-4, w/o attn"}, 0.259),
     ],
 )
 def test_tables_are_read_as_they_are_printed(where, metric, axes, value):
@@ -150,6 +156,67 @@ def test_a_difference_of_protocol_is_said_and_no_difference_of_values_given(tmp_
 def test_what_a_paper_does_not_say_is_no_agreement(alike):
     entry = _entry(alike, "Figure 6", "fid", f=4, images_seen=80_000_000)
     assert "reference (not stated; train)" in entry.protocol
+
+
+SUPERRES = replace(
+    LIKE_THE_PAPER, regularisers=("vq",), factors=(4,), steps=(100,), conditioning="superres", task="bicubic, 4 times"
+)
+INPAINT = replace(SUPERRES, data="places", conditioning="inpaint", task="masks thin, medium", resolution=512, n=30_000)
+
+
+def _protocols(study, table):
+    """In what each number of a table was measured otherwise, by metric and model."""
+    found = [entry for entry in entries(study, papers.ldm()) if entry.number.where.endswith(table)]
+    return {(entry.number.metric, entry.number.model): (entry.row["metric"], entry.protocol) for entry in found}
+
+
+def test_super_resolution_stands_beside_the_rows_of_its_task(tmp_path):
+    build(tmp_path, SUPERRES)
+    listed = _protocols(read_study(tmp_path), "Table 5")
+    # Two models, those guided by another network left out; the made-up study has no IS.
+    assert len(listed) == 8
+    assert listed["superres_psnr", "LDM-4"] == ("superres_psnr", ())
+    assert listed["superres_ssim", "LDM-4, big"] == ("superres_ssim", ())
+    # Made-up conditions are "as held-out"; the split is what tells the two FIDs apart.
+    unlike, asked = "n (not stated; 50000)", "class balance (as in the held-out images; as held-out)"
+    assert listed["fid", "LDM-4, against training images"] == ("fid", (unlike, asked))
+    assert listed["fid", "LDM-4, against held-out images"] == ("fid", (unlike, "reference (heldout; train)", asked))
+
+
+@pytest.mark.parametrize("task", ["bicubic, 8 times", None])
+def test_an_easier_or_harder_task_is_a_difference(tmp_path, task):
+    build(tmp_path, replace(SUPERRES, task=task))
+    [[_, protocol]] = [
+        v for k, v in _protocols(read_study(tmp_path), "Table 5").items() if k == ("superres_psnr", "LDM-4")
+    ]
+    assert protocol == (f"task (bicubic, 4 times; {task or 'not stated'})",)
+
+
+@pytest.mark.parametrize(("extractor", "fid"), [("inception", "inpaint_fid"), ("efficientnet_lite2", None)])
+def test_inpainting_s_bands_masks_and_networks_are_differences(tmp_path, extractor, fid):
+    build(tmp_path, replace(INPAINT, extractors=(extractor,)))
+    listed = _protocols(read_study(tmp_path), "Table 7")
+    assert len(listed) == 16
+    masks, own = "task (masks of Suvorov et al. 2022; masks thin, medium)", fid or "inpaint_fd_efficientnet_lite2"
+    network = () if fid else (f"metric (FID; {own})",)
+    assert listed["inpaint_fid", "LDM-4, w/ attn"] == (own, (*network, masks))
+    assert listed["inpaint_fid_mask40_50", "LDM-4, w/ attn"] == (
+        f"{own}_mask40_60",
+        (f"metric (FID, 40-50 % masked; {own}_mask40_60)", "n (not stated; 30000)", masks),
+    )
+    for band, ours, said in (("", "", ""), ("_mask40_50", "_mask40_60", ", 40-50 % masked")):
+        assert listed[f"inpaint_lpips{band}", "LDM-4, w/ attn"] == (
+            f"inpaint_lpips_alex{ours}",
+            (f"metric (LPIPS{said}, network not stated; inpaint_lpips_alex{ours})", masks),
+        )
+
+
+def test_numbers_of_models_that_start_from_images_stand_beside_no_others(alike):
+    assert not _protocols(alike, "Table 5")
+    assert not _protocols(alike, "Table 7")
+    drawn = overlays.behind(replace(alike, published=papers.ldm()), "fid", "evaluation", "f", ("kl", "vq"))
+    assert drawn
+    assert all(number.measured.task is None for number in drawn)
 
 
 def test_the_same_metric_is_drawn_in_grey_and_said_to_be_otherwise(alike):

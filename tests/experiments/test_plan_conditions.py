@@ -38,6 +38,19 @@ def test_conditions_that_are_given_together_are_one_cell_in_any_order():
     assert "diffusion" in changed(plan, told("semantic"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "task"),
+    [
+        (["class"], None),
+        (["superres", "conditioning.superres.scale=8"], "bicubic, 8 times"),
+        (["inpaint", "conditioning.inpaint.masks=[thin,box]"], "masks thin, box"),
+        (["[class,superres,inpaint]"], "bicubic, 4 times; masks thin, medium, thick, box"),
+    ],
+)
+def test_the_axis_task_says_what_an_image_lacks(overrides, task):
+    assert told(*overrides).axes["task"] == task
+
+
 def test_concatenated_conditions_leave_the_denoiser_without_cross_attention():
     tables = plan_of(scale="cpu").config["scale"]["denoiser"]
     for condition in CONDITIONS:
