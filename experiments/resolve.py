@@ -22,6 +22,7 @@ from ldm.data.degradation import DEGRADATIONS
 from ldm.data.masks import MASK_KINDS
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError, nearest
+from ldm.first_stage.initialisation import INITIALISATIONS
 from ldm.pretrained import lpips
 
 AUTO = "auto"
@@ -52,7 +53,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("uniform", "quadratic", "leading", "trailing"),
     "sampler.final": ("clean", "alpha0"),
-    "ae.architecture.initialisation": ("reference", "near_linear"),
+    "ae.architecture.initialisation": INITIALISATIONS,
     "sampler.clip": ("none", "range"),
     "metrics.likelihood_clip": ("none", "range"),
     "samples.conditions": ("train", "heldout"),

@@ -78,6 +78,7 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
         adversarial_from=loss["discriminator"]["start"],
         revive_every=config.get("codebook", {}).get("revive_every", 0),
         matrix_rate=training.get("matrix_learning_rate", 0),
+        from_components=config["architecture"].get("initialisation") == "components",
     )
     criterion = build.first_stage_loss(config, perceptual)
     return FirstStageTraining(model, criterion, discriminator, images, settings, job.device, autocast)

@@ -102,6 +102,6 @@ def build_first_stage(
         model = KLFirstStage(encoder, decoder, channels)
     else:
         model = VQFirstStage(encoder, decoder, VectorQuantiser(codes, channels, beta, legacy))
-    if initialisation == "near_linear":
+    if initialisation != "reference":
         start_near_linear(model)
     return model

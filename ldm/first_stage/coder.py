@@ -71,7 +71,11 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H / 2, W / 2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(self.prepared(x))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """What the convolution is given."""
+        return F.pad(x, (0, 1, 0, 1))
 
 
 class Upsample(nn.Module):
@@ -83,7 +87,11 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, 2 H, 2 W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(self.prepared(x))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """What the convolution is given."""
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Level(nn.Module):

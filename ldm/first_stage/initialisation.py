@@ -10,8 +10,9 @@ from ldm.first_stage.coder import ResidualBlock, SelfAttention
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.kl import KLFirstStage
 
-Initialisation = Literal["reference", "near_linear"]
-INITIALISATIONS: Final = ("reference", "near_linear")
+Initialisation = Literal["reference", "near_linear", "components"]
+INITIALISATIONS: Final = ("reference", "near_linear", "components")
+"""torch's own weights; `start_near_linear`; that and, once there are images, `ldm.first_stage.components`."""
 
 START_LOGVAR: Final = -6.0
 """Log-variance at the start of "near_linear": a standard deviation of 0.05 around means of about 1."""

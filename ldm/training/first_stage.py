@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.data.contract import ImageCache
+from ldm.first_stage.components import images_to_start_from, start_from_components
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
+from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, discriminator_loss
 from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
 from ldm.randomness import derived_seed, generator
@@ -29,7 +31,8 @@ class FirstStageSettings:
 
     `adversarial_from` = share of the training after which the discriminator takes part; `revive_every` = steps between
     revivals of unused codes (VQ), 0 = never. `matrix_rate` = rate of the autoencoder's convolutions under Muon;
-    0 = Adam for all weights, as in the reference.
+    0 = Adam for all weights, as in the reference. `from_components`: the first step is preceded by
+    `ldm.first_stage.components`.
     """
 
     seed: int
@@ -42,6 +45,7 @@ class FirstStageSettings:
     adversarial_from: float
     revive_every: int = 50
     matrix_rate: float = 0
+    from_components: bool = False
 
     @property
     def steps(self) -> int:
@@ -96,6 +100,8 @@ class FirstStageTraining:
                 group["lr"] = group["full_rate"] * factor
         draw = generator(s.seed, "step", self.step)
         torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
+        if self.step == 0 and s.from_components:
+            self._start_from_components()
         image = self._batch(draw)
         self._tend_codebook(image, draw)
         values, reconstruction = self._autoencoder_step(image, draw)
@@ -147,6 +153,12 @@ class FirstStageTraining:
         loss.backward()
         self.discriminator_optimiser.step()
         return loss.detach()
+
+    def _start_from_components(self) -> None:
+        assert isinstance(self.model, KLFirstStage | VQFirstStage)
+        draw, count = generator(self.settings.seed, "start"), len(self.images)
+        indices = torch.randperm(count, generator=draw)[: images_to_start_from(count, self.images.resolution)]
+        start_from_components(self.model, self.images.batch(indices).to(self.device), self.settings.seed)
 
     def _tend_codebook(self, image: Tensor, draw: torch.Generator) -> None:
         """Starts the codebook on encodings of the first batch, and now and then moves unused codes to encodings."""

@@ -103,7 +103,7 @@ OTHER_VALUES = {
     "first_stage.codebook.legacy": True,
     "first_stage.architecture.dropout": 0.5,
     "first_stage.architecture.mid_attention": False,
-    "first_stage.architecture.initialisation": "near_linear",
+    "first_stage.architecture.initialisation": "components",
     "first_stage.loss.discriminator.norm": "batch",
     "first_stage.training.matrix_learning_rate": 1e-3,
     "diffusion.denoiser.dropout": 0.5,

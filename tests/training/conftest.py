@@ -66,6 +66,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
             codes=24,
             beta=0.25,
             legacy=False,
+            initialisation="components" if changes.get("from_components") else "reference",
         )
         settings = {
             "seed": 3,

@@ -28,7 +28,7 @@ def advanced_to(training, step):
     [
         {"regulariser": "kl", "autocast": torch.bfloat16},
         {"regulariser": "kl", "norm": None, "dropout": 0.2},
-        {"regulariser": "vq", "matrix_rate": 1e-3},
+        {"regulariser": "vq", "matrix_rate": 1e-3, "from_components": True},
         {"regulariser": "vq", "norm": "batch", "dropout": 0.2},
     ],
     ids=lambda kind: " ".join([kind["regulariser"], *(name for name in ("autocast", "matrix_rate") if name in kind)]),
@@ -45,6 +45,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, stop, first
     assert differences(resumed.state_dict(), whole.state_dict()) == []
     assert whole.images_seen == 48
     assert "/optimisers/adam/state/0/exp_avg" in differences(whole.state_dict(), first.state_dict())
+
+
+def test_a_training_that_starts_at_components_loses_less_at_once(first_stage_training):
+    reference, components = (
+        first_stage_training("kl", from_components=chosen).advance().numbers()["l1"] for chosen in (False, True)
+    )
+    assert components < 0.7 * reference
 
 
 def test_autocast_changes_the_first_step_by_rounding_only(first_stage_training):
