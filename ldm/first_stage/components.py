@@ -23,8 +23,9 @@ from ldm.layers import normalised
 from ldm.randomness import generator
 
 PIXELS: Final = 2**20
-LEAST_IMAGES: Final = 64
-"""How much is looked at: so many pixels, and so many images at least."""
+LATENTS: Final = 4096
+MOST_IMAGES: Final = 1024
+"""How much is looked at: so many pixels, or more where that leaves fewer positions than this at the latent's side."""
 
 PATCHES: Final = 8192
 """Drawn for each convolution where there are more: ten for each of its inputs, up to 96 channels."""
@@ -38,9 +39,10 @@ OFFSET: Final = 2.0
 Trunk = Iterator[tuple[nn.Conv2d, Callable[[Tensor], Tensor]]]
 
 
-def images_to_start_from(count: int, resolution: int) -> int:
+def images_to_start_from(count: int, resolution: int, factor: int) -> int:
     """How many of `count` images are looked at."""
-    return min(count, max(LEAST_IMAGES, PIXELS // resolution**2))
+    wanted = max(PIXELS // resolution**2, LATENTS // (resolution // factor) ** 2)
+    return min(count, wanted, MOST_IMAGES)
 
 
 @torch.no_grad()

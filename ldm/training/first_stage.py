@@ -156,8 +156,9 @@ class FirstStageTraining:
 
     def _start_from_components(self) -> None:
         assert isinstance(self.model, KLFirstStage | VQFirstStage)
-        draw, count = generator(self.settings.seed, "start"), len(self.images)
-        indices = torch.randperm(count, generator=draw)[: images_to_start_from(count, self.images.resolution)]
+        count = len(self.images)
+        looked_at = images_to_start_from(count, self.images.resolution, self.model.factor)
+        indices = torch.randperm(count, generator=generator(self.settings.seed, "start"))[:looked_at]
         start_from_components(self.model, self.images.batch(indices).to(self.device), self.settings.seed)
 
     def _tend_codebook(self, image: Tensor, draw: torch.Generator) -> None:

@@ -102,6 +102,16 @@ def test_the_start_is_a_function_of_seed_and_images():
     assert not torch.equal(one["decoder.head.weight"], other["decoder.head.weight"])
 
 
-@pytest.mark.parametrize(("count", "resolution", "expected"), [(6000, 32, 1024), (6000, 256, 64), (24, 32, 24)])
-def test_so_many_images_are_looked_at(count, resolution, expected):
-    assert images_to_start_from(count, resolution) == expected
+@pytest.mark.parametrize(
+    ("count", "resolution", "factor", "expected"),
+    [
+        (6000, 32, 4, 1024),
+        (6000, 32, 32, 1024),
+        (6000, 64, 4, 256),
+        (6000, 64, 32, 1024),
+        (6000, 256, 8, 16),
+        (24, 32, 4, 24),
+    ],
+)
+def test_so_many_images_are_looked_at(count, resolution, factor, expected):
+    assert images_to_start_from(count, resolution, factor) == expected
