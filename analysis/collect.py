@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import settings
 from analysis.papers import Published
 from ldm.errors import UserError, nearest
 from ldm.records import SCHEMA, STAGES, Cell, Cost, LeftOut, ResultRow, StageRecord, Sweep, read_record
 
 REFERENCE_AXES = ("data", "resolution", "scale", "extractor")
-FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights")
+FIRST_STAGE_AXES = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights", settings.OF_FIRST_STAGE)
 MODEL_AXES = (
     "conditioning",
     "task",
@@ -25,6 +26,7 @@ MODEL_AXES = (
     "learning_rate_factor",
     "seed",
     "weights",
+    settings.OF_MODEL,
 )
 PREDICTOR_AXES = ("conditioning", "latent_scale", "schedule", "shift")
 """Of the model, what its latents, its noise levels and its budget decide."""
@@ -252,7 +254,7 @@ def read_study(store: Path, sweep: str | None = None) -> Study:
     Raises: UserError where the store or sweep cannot be read, does not exist, or holds no finished row.
     """
     try:
-        sweeps = _chosen_sweeps(store, sweep)
+        sweeps = settings.with_settings(_chosen_sweeps(store, sweep), ALL_AXES)
         return _study(_Records(store), sweeps, sweep)
     except OSError as error:
         raise UserError(f"The store '{store}' cannot be read ({error}): check its permissions.") from error
@@ -328,6 +330,8 @@ def _read_sweep(path: Path) -> Sweep:
 
 def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Study:
     labels = CellLabels([cell for sweep in sweeps for cell in sweep.cells])
+    # Coding curves have a figure of their own.
+    coding_labels = CellLabels([cell for sweep in sweeps for cell in sweep.cells if "likelihood" in cell.stages])
     rows: list[dict[str, Any]] = []
     missing: dict[tuple[str, str], Missing] = {}
     protocols: dict[str, Mapping[str, Any]] = {}
@@ -354,7 +358,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
                 if "quantised" in record.facts:
                     coded_latents.append(_coded_latents(cell, record.facts["quantised"]))
                 if "progressive" in record.facts:
-                    coding.append(_coding_curve(labels.label(cell, stage), cell, record.facts["progressive"]))
+                    coding.append(_coding_curve(coding_labels.label(cell, stage), cell, record.facts["progressive"]))
                 if stage == "tuning":
                     tunings.append(_tuning(labels.label(cell, stage), record.facts))
                 left_out.update(((labels.label(cell, stage), item), None) for item in record.left_out)
@@ -559,7 +563,8 @@ class CellLabels:
             parts.append(f"{cell.axes.get('steps')} steps")
         others = [a for a in axes if a in self.varying and a not in {"f", "regulariser", "steps"}]
         others = [a for a in others if cell.axes.get(a) is not None]
-        return ", ".join(parts + [f"{axis}={cell.axes.get(axis)}" for axis in others])
+        named = ("" if axis in settings.AXES else f"{axis}=" for axis in others)
+        return ", ".join(parts + [name + str(cell.axes.get(axis)) for name, axis in zip(named, others, strict=True)])
 
 
 def choices(values: "pd.Series[Any]") -> int:

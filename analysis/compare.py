@@ -21,6 +21,7 @@ import pandas as pd
 from scipy.special import ndtri, stdtr, stdtrit
 
 from analysis.collect import ALL_AXES, choices, family_name
+from analysis.labels import is_given, named_value
 from ldm.errors import UserError
 
 LEVEL = 0.05
@@ -141,13 +142,7 @@ NAMED = ("f", "regulariser", "channels", "steps", "extractor")
 def _name(row: "pd.Series[Any]", varying: Sequence[str]) -> str:
     parts = [f"{family_name(row['regulariser'])} f = {row['f']}", f"{row['channels']} channels"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) else []
-    given = [axis for axis in varying if pd.notna(row[axis]) and row[axis] != ""]
-    parts += [f"{axis.replace('_', ' ')} {_short(row[axis])}" for axis in given]
-    return ", ".join(parts)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in varying if is_given(row[axis]))])
 
 
 def seed_factor(cells: Sequence[Measured]) -> SeedFactor:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from analysis import overlays, speeds, style
 from analysis.collect import ALL_AXES, Codec, CodedLatents, Study, choices, family_name
 from analysis.compare import mean_over_seeds, one_cell, seed_factor
+from analysis.labels import is_given, named_value
 from analysis.papers import Published
 from analysis.progressive import progressive_coding
 from analysis.style import PointLabel
@@ -659,7 +660,7 @@ def _variants(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str
 
     def describe(row: pd.Series) -> str:
         shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == "identity")]
-        named = [f"{axis.replace('_', ' ')} {_short(row[axis])}" for axis in shown if _is_given(row[axis])]
+        named = [named_value(axis, row[axis]) for axis in shown if is_given(row[axis])]
         return ", ".join([f"f = {row['f']}", *named] if lines else named)
 
     return rows.apply(describe, axis=1).astype(str)
@@ -673,14 +674,10 @@ def _line_names(rows: pd.DataFrame) -> pd.Series:
     }
 
     def describe(row: pd.Series) -> str:
-        options = [f"{axis} {_short(row[axis])}" for axis in swept[row["sampler"]]]
+        options = [named_value(axis, row[axis]) for axis in swept[row["sampler"]]]
         return ", ".join([style.sampler(row["sampler"])[0], *options])
 
     return rows.apply(describe, axis=1).astype(str)
-
-
-def _is_given(value: Any) -> bool:
-    return value != "" and not pd.isna(value)
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -812,10 +809,6 @@ def _values(rows: pd.DataFrame, column: str) -> list[str]:
 
 def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _quoted(values: Sequence[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import settings
 from analysis.collect import ALL_AXES, choices, family_name
 
 
@@ -17,9 +18,15 @@ def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], without: Sequence[str]
     parts = [f"{family_name(row['regulariser'])} f={row['f']}"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) and "steps" not in without else []
     swept = [axis for axis in ALL_AXES if axis not in named and choices(rows[axis]) > 1]
-    shown = [(axis.replace("_", " "), row[axis]) for axis in swept if row[axis] != "" and pd.notna(row[axis])]
-    return ", ".join([*parts, *(f"{axis} {_short(value)}" for axis, value in shown)])
+    return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in swept if is_given(row[axis]))])
 
 
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def named_value(axis: str, value: Any) -> str:
+    """An axis with its value, e.g. "eta 0.5"; settings without an axis of their own name themselves."""
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return shown if axis in settings.AXES else f"{axis.replace('_', ' ')} {shown}"
+
+
+def is_given(value: Any) -> bool:
+    """Whether an axis has a value in a row."""
+    return value != "" and bool(pd.notna(value))

@@ -55,7 +55,7 @@ def progressive_coding(study: Study) -> Figure:
         [f"n = {min(curve.n for curve in study.coding):,} held-out images; sweep {study.sweep}"],
         notes,
         keys,
-        margin=1.2,
+        margin=style.label_margin(ends),
     )
     style.end_labels(axes, ends)
     return figure

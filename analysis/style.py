@@ -346,6 +346,11 @@ def _inside(box: tuple[float, ...], point: tuple[float, ...], margin: float) -> 
     return box[0] - margin < point[0] < box[2] + margin and box[1] - margin < point[1] < box[3] + margin
 
 
+def label_margin(labels: Sequence[PointLabel], least: float = 1.2) -> float:
+    """Inches that `end_labels` needs at the right of a panel, `least` at least."""
+    return max(least, 0.35 + 0.068 * max((len(label.text) for label in labels), default=0))
+
+
 def end_labels(axes: Axes, labels: Sequence[PointLabel], size: float = 8.6) -> None:
     """Writes labels of lines in the right margin, spread so that none covers another, with leaders to the lines."""
     figure = axes.get_figure(root=True)

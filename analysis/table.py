@@ -41,6 +41,8 @@ OPTIONAL_AXES = (
     "tile",
     "weights",
     "ae_weights",
+    "ae_settings",
+    "settings",
     "seed",
     "ae_seed",
     "sampler_seed",
@@ -153,7 +155,7 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
     lines = []
     for mean in found.means:
         row = {"value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "protocol": found.protocol}
-        line = [mean.name, text.interval(row, marks), text.number(mean.std), str(mean.training_seeds)]
+        line = [mean.name, text.interval(row, marks), text.measured(mean.std), str(mean.training_seeds)]
         item = verdicts.get(mean.name)
         if item is None:
             lines.append([*line, "–", "–", "best mean" if against is None else "the others are compared with this"])
@@ -311,7 +313,7 @@ def _over_seeds(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:
     if len(rows) == 1:
         return text.interval(rows.iloc[0].to_dict(), marks)
     mark = marks.get(rows["protocol"].iloc[0])
-    spread = f"{text.number(rows['value'].mean())} ± {text.number(rows['value'].std())} ({len(rows)} seeds)"
+    spread = f"{text.measured(rows['value'].mean())} ± {text.measured(rows['value'].std())} ({len(rows)} seeds)"
     return f"{spread} ({mark})" if mark else spread
 
 

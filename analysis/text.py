@@ -5,6 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+ROUNDING = 1e-9
+"""Metrics are sums of float64 numbers of about 1 to 1,000: what is smaller than this is left of 0 by rounding."""
+
 
 def number(value: Any, digits: int = 3) -> str:
     """A value for a table cell: a dash where there is none, no needless digits."""
@@ -17,11 +20,16 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{float(value):.0f}" if 100 <= abs(value) < 1e6 else f"{float(value):.{digits}g}"
 
 
+def measured(value: Any) -> str:
+    """As `number`, of a metric or its spread: what only rounding leaves is 0."""
+    return "0" if pd.notna(value) and abs(value) < ROUNDING else number(value)
+
+
 def interval(row: Mapping[Any, Any], marks: Mapping[str, str] = {}) -> str:
     """A row's value, its interval where one is known, and the mark of its protocol where that has one."""
-    text = number(row["value"])
+    text = measured(row["value"])
     if pd.notna(row["ci_low"]) and pd.notna(row["ci_high"]):
-        text += f" [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+        text += f" [{measured(row['ci_low'])}, {measured(row['ci_high'])}]"
     return text + (f" ({marks[row['protocol']]})" if row["protocol"] in marks else "")
 
 
