@@ -14,8 +14,8 @@ from analysis.text import table
 LEAST = 4
 """First stages below which no rank correlation is given; with three, one in six orders is perfect by chance."""
 
-RESAMPLES = 2000
-SEED = 0
+NORMAL = 1.959964
+"""The normal quantile of a 95 % interval."""
 
 BASELINES = r"(rfd_|rfid$|psnr$|rmse255$|ssim$|decoded_(kd_|kid$|fd_|fid$)|rate_(kl_fitted|index_crossentropy)$)"
 """Rows of the reconstruction stage that are predictors too, whether or not they were meant to be."""
@@ -53,21 +53,23 @@ def _centred_ranks(x: Values, groups: NDArray[np.int64]) -> Values:
 
 
 def ranking(x: Values, y: Values, groups: NDArray[np.int64]) -> Ranking:
-    """The correlation with the percentile interval of a bootstrap over first stages, drawn anew within each group."""
-    n = len(x)
-    if n < LEAST:
-        return Ranking(math.nan, math.nan, math.nan, n)
-    draw = np.random.default_rng(SEED)
-    chosen = np.empty((RESAMPLES, n), dtype=np.int64)
-    for group in np.unique(groups):
-        own = np.flatnonzero(groups == group)
-        chosen[:, own] = draw.choice(own, size=(RESAMPLES, len(own)))
-    found = ranked(x[chosen], y[chosen], groups)
-    value, kept = float(ranked(x, y, groups)), found[np.isfinite(found)]
-    if not math.isfinite(value):
-        return Ranking(math.nan, math.nan, math.nan, n)
-    low, high = np.percentile(kept, [2.5, 97.5])
-    return Ranking(value, float(low), float(high), n)
+    """The correlation with a 95 % interval by Fisher's z, for what such groups would give on average.
+
+    The standard error of z is sqrt((1 + r^2 / 2) / (n - 3)), and each group but the first costs a degree of freedom. A
+    perfect order is taken for the nearest that is not, and leaves its end of the interval at 1. On bivariate normal
+    data it covers between 90 and 99 % (tests/analysis/test_predictors.py).
+
+    Source: Bonett and Wright 2000, Psychometrika 65, 23 (the standard error).
+    """
+    value, sizes = float(ranked(x, y, groups)), np.unique(groups, return_counts=True)[1]
+    freedom = len(x) - len(sizes) - 2
+    if len(x) < LEAST or freedom < 1 or not math.isfinite(value):
+        return Ranking(math.nan, math.nan, math.nan, len(x))
+    imperfect = 1 - 12 / float((sizes * (sizes**2 - 1)).sum())
+    near = min(max(value, -imperfect), imperfect)
+    half = NORMAL * math.sqrt((1 + near**2 / 2) / freedom)
+    low, high = (math.tanh(math.atanh(near) + step) for step in (-half, half))
+    return Ranking(value, -1.0 if value < -imperfect else low, 1.0 if value > imperfect else high, len(x))
 
 
 def outcomes(study: Study) -> pd.Series:
@@ -114,8 +116,8 @@ def markdown(study: Study) -> str:
         f"# Predictors of {metric_title(metric.metric)}\n\n"
         f"Spearman's rank correlation over first stages with the samples' {metric_title(metric.metric)} "
         f"(n = {metric.n:,} samples; lower is better). Positive: a lower predictor went with better samples. Within f: "
-        "ranks are taken among first stages of one f, so that f itself earns nothing. In brackets: 95 % percentile "
-        f"interval of a bootstrap over first stages; none below {LEAST} of them. Many predictors are looked at: the "
+        "ranks are taken among first stages of one f, so that f itself earns nothing. In brackets: 95 % interval by "
+        f"Fisher's z over first stages; none below {LEAST} of them. Many predictors are looked at: the "
         "best of a table flatters itself.\n\n" + table(header, lines) + "\n"
     )
 

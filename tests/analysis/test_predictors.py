@@ -54,12 +54,25 @@ def test_too_few_first_stages_have_none():
     assert math.isnan(ranking(few, few, np.zeros(LEAST - 1, dtype=np.int64)).value)
 
 
-def test_intervals_cover_the_true_correlation():
-    """Of normal variables with correlation 1/sqrt(2), whose Spearman correlation is 6/pi asin(rho/2)."""
-    true = 6 / math.pi * math.asin(math.sqrt(0.5) / 2)
-    found = [ranking(*draws(seed), ONE) for seed in range(40)]
-    assert np.mean([item.low <= true <= item.high for item in found]) >= 0.88
-    assert 0.2 < np.mean([item.high - item.low for item in found]) < 0.6
+@pytest.mark.parametrize("rho", [0.0, 0.5, -0.9])
+@pytest.mark.parametrize("sizes", [(8,), (18,), (30,), (6, 6), (9, 9), (6, 6, 6)], ids=str)
+def test_intervals_cover_what_such_groups_give_on_average(sizes, rho):
+    """Of bivariate normal data; 3,000 repetitions are within 0.5 % of the coverage."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    random = np.random.default_rng(0)
+    x, noise = random.normal(size=(2, 3000, len(groups)))
+    y = rho * x + math.sqrt(1 - rho**2) * noise
+    target = ranked(x, y, groups).mean()
+    found = [ranking(*pair, groups) for pair in zip(x, y, strict=True)]
+    assert 0.9 <= np.mean([item.low <= target <= item.high for item in found]) <= 0.995
+
+
+def test_a_perfect_order_has_an_interval_that_ends_at_one():
+    order = np.arange(6.0)
+    up, down = ranking(order, order, ONE[:6]), ranking(order, -order, ONE[:6])
+    assert (up.value, up.high) == (1.0, 1.0)
+    assert 0.3 < up.low < 0.9
+    assert (down.value, down.low, down.high) == pytest.approx((-up.value, -up.high, -up.low))
 
 
 @pytest.fixture(scope="module")
