@@ -11,6 +11,7 @@ from torch import Tensor
 
 from experiments import build
 from experiments.conditions import Vocabulary
+from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, generate
 from experiments.measure import (
@@ -24,8 +25,9 @@ from experiments.measure import (
     unjudged_protocol,
 )
 from experiments.pictures import to_uint8
-from experiments.runner import Job, Outcome
+from experiments.runner import Job, Outcome, label
 from experiments.stages.latents import encodings
+from experiments.stages.training import run_training
 from ldm.conditioning import Condition, Conditioning
 from ldm.data.contract import ImageCache
 from ldm.data.fields import Fields
@@ -95,10 +97,13 @@ class _Space:
 
 def run(job: Job) -> Outcome:
     """Rows of the space's statistics, of what is decoded between and beside latents, and of a small denoiser."""
-    meter, config = Meter(job.device), job.config
+    config = job.config
     train_images, heldout = (build.images(job.plan.config, split, job.store) for split in ("train", "heldout"))
     space = _Space(build.first_stage_of(job, heldout.resolution), build.latent_scale_of(job), job.device)
     indices = chosen(len(train_images), config["n_samples"], config["seed"], "predictors")
+    # What takes longest, and alone can be resumed, comes first: nothing else is done twice after a kill.
+    small, flops, meter = _small_denoiser(job, space, train_images)
+    meter.parts["small_denoiser"] = meter.seconds
     with torch.inference_mode():
         with meter.part("statistics"):
             # Diffusion models draws from posteriors; what is decoded between and beside latents starts at their means.
@@ -116,8 +121,6 @@ def run(job: Job) -> Outcome:
                 _judged(job, map(to_uint8, space.decoded(shifted)), generation, prefix)
                 for prefix, shifted in (("interpolated_", between), ("noised_", latents + NOISED * noise))
             ]
-    with meter.part("small_denoiser"):
-        small, flops = _small_denoiser(job, space, train_images)
     with torch.inference_mode(), meter.part("small_denoiser_judged"):
         held = chosen(len(heldout), config["n_samples"], config["seed"], "predictors")
         values.append(
@@ -189,8 +192,8 @@ def _judged(
     return [row for row in rows if kept.match(row.metric)], [item for item in left_out if kept.match(item.metric)]
 
 
-def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Generator, float]:
-    """The small denoiser trained on the training latents for its share of the budget, and the FLOPs that it took."""
+def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Generator, float, Meter]:
+    """The small denoiser trained on the training latents for its share of the budget, its FLOPs, and the meter."""
     config, latents = job.config["small_denoiser"], job.parent_record("latents").facts
     packed = open_packed(job.parent_folder("latents") / "latents.npy") if latents["cached"] else None
     data = CachedLatents(packed, images, space.first_stage, space.scale, job.device, Fields(images, {}))
@@ -214,13 +217,14 @@ def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Genera
     each = count_flops(lambda: DiffusionTraining(*fresh(), data, settings).accumulate_gradients())
     model, conditions = fresh()
     training = DiffusionTraining(model, conditions, data, settings)
-    for _ in train(training):
-        pass
+    with reporting(label(job.plan, job.stage), settings.steps * settings.batch) as reporter:
+        seconds = job.plan.config["trainer"]["checkpoint_seconds"]
+        meter = run_training(job, training, train(training), seconds, reporter, lambda step: None)
     training.trained.load_state_dict(training.ema.module.state_dict())
     training.trained.eval().requires_grad_(False)
     shape, (low, high) = tuple(latents["shape"]), latents["range"]
     trained = Generator(model, conditions, space.first_stage, space.scale, shape, (low, high), job.device)
-    return trained, each * settings.steps
+    return trained, each * settings.steps, meter
 
 
 def _unexplained(small: Generator, latents: Tensor, indices: list[int], seed: int) -> MetricValue:

@@ -41,6 +41,23 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_numbers(uninterrupted: P
     assert not list(store.glob("*/*/.*")), "a killed run left temporary files in a finished artifact"
 
 
+@pytest.mark.slow
+def test_predictors_go_on_with_their_small_denoiser(tmp_path: Path) -> None:
+    cell = (*CELL, "metrics.predictors=true", "until=first_stage", "trainer.images=60000")
+    whole, killed = ((tmp_path / name).mkdir() or tmp_path / name / "store" for name in ("whole", "killed"))
+    assert run(whole, *cell).returncode == 0
+    process = start(killed, *cell)
+    assert wait_for(lambda: any(killed.glob("predictors/*/checkpoint.pt")), process)
+    process.kill()
+    process.wait()
+    assert not list(killed.glob("predictors/*/record.json"))
+    done = run(killed, *cell)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows(killed) == rows(whole)
+    [record] = killed.glob("predictors/*/record.json")
+    assert not (record.parent / "checkpoint.pt").exists()
+
+
 def begun(store: Path, stage: str) -> bool:
     """Whether a folder of that stage exists."""
     return any(store.glob(f"{stage}/*"))
