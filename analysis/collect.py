@@ -52,6 +52,9 @@ ALL_AXES = REFERENCE_AXES + FIRST_STAGE_AXES + MODEL_AXES + SAMPLE_AXES
 AUTO = "auto"
 """The guidance scale of a cell that found its own; its rows have the scale that it found."""
 
+TUNED = "tuned"
+"""The guidance rule of such a cell."""
+
 SOMETIMES_INACTIVE = ("eta", "variance", "guidance_rule", "guidance_interval", "guidance_rescale")
 """Axes that are empty where the sampler does not read them, or there is no guidance; that is no choice of its own."""
 
@@ -439,7 +442,7 @@ def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: 
     axes = AXES_OF[record.stage]
     row: dict[str, Any] = {axis: cell.axes.get(axis, BEFORE.get(axis)) for axis in axes}
     if row.get("guidance_scale") == AUTO:
-        row |= {"guidance_scale": costs.get("tuned_scale"), "guidance_rule": "tuned"}
+        row |= {"guidance_scale": costs.get("tuned_scale"), "guidance_rule": TUNED}
     row |= {
         "stage": record.stage,
         "samples": cell.stages.get("samples", "") if "steps" in axes else "",
@@ -569,7 +572,8 @@ class CellLabels:
 
 def choices(values: "pd.Series[Any]") -> int:
     """How many different choices of the axis that the values are of there are."""
-    return int(values.replace("", None).nunique(dropna=values.name in SOMETIMES_INACTIVE))
+    is_tuned = values.name == "guidance_rule" and (values == TUNED).any()  # beside which none is a choice too
+    return int(values.replace("", None).nunique(dropna=values.name in SOMETIMES_INACTIVE and not is_tuned))
 
 
 def family_name(regulariser: str) -> str:

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import pandas as pd
+
+from analysis.collect import choices
 from analysis.settings import with_settings
 from ldm.records import Cell, Sweep
 
@@ -64,3 +67,8 @@ def test_sweeps_are_told_apart_too():
     two = dataclasses.replace(one, sweep="two", cells=(cell("b", "ae.f=4"),))
     [[first], [second]] = ([c.axes for c in sweep.cells] for sweep in with_settings([one, two], AXES))
     assert (first["ae_settings"], second.get("ae_settings")) == ("ae.kl_weight=1", None)
+
+
+def test_guidance_that_was_tuned_is_a_choice_beside_none():
+    assert choices(pd.Series(["tuned", None], name="guidance_rule")) == 2
+    assert choices(pd.Series(["cfg", None], name="guidance_rule")) == 1  # empty where there is no guidance
