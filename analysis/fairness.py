@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import text
-from analysis.collect import ALL_AXES, Study
+from analysis.collect import ALL_AXES, TUNED, Study
 from analysis.figures import headline, metric_title
 from analysis.labels import row_label
 
@@ -64,7 +64,7 @@ def rate_checks(study: Study) -> list[RateCheck]:
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
     others = [axis for axis in ALL_AXES if axis not in (FACTOR, "seed", "ae_seed", "sampler_seed", "guidance_scale")]
     # A tuned guidance may differ with the learning rate; one that was given is an axis like any other.
-    given = rows["guidance_scale"].where(rows["guidance_rule"] != "tuned", -1.0)
+    given = rows["guidance_scale"].where(rows["guidance_rule"] != TUNED, -1.0)
     found = []
     for _, own in rows.assign(given=given).groupby([*others, "given"], dropna=False, sort=False):
         values = own.groupby(FACTOR)["value"].mean()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import overlays, speeds, style
-from analysis.collect import ALL_AXES, Codec, CodedLatents, Study, choices, family_name
+from analysis.collect import ALL_AXES, TUNED, Codec, CodedLatents, Study, choices, family_name
 from analysis.compare import mean_over_seeds, one_cell, seed_factor
 from analysis.labels import is_given, named_value
 from analysis.papers import Published
@@ -652,7 +652,7 @@ def _variants(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str
     """
     axes = [a for a in ALL_AXES if a not in {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed", *lines}]
     # Cells that found their own guidance are one choice, whatever they found.
-    scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == "tuned", "tuned")
+    scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == TUNED, TUNED)
     rows = rows.assign(guidance_scale=scales, guidance_rule="")
     by_point = rows.groupby(["regulariser", "f"], dropna=False)
     swept = [axis for axis in axes if by_point[axis].agg(choices).max() > 1]

@@ -10,7 +10,7 @@ OF_FIRST_STAGE, OF_MODEL = AXES = "ae_settings", "settings"
 """Axes that hold, as text, the settings that only a command line names: of the first stage, and all others."""
 
 SEEDS = ("seed", "ae.seed", "sampler.seed")
-MAKES_NO_NUMBER = r"(\+?experiment|store|workers|until|device|hydra\b.*|tracker\b.*|sweep\b.*)$"
+MAKES_NO_NUMBER = r"(experiment|store|workers|until|device|hydra\b.*|tracker\b.*|sweep\b.*)$"
 
 
 def with_settings(sweeps: Sequence[Sweep], axes: Sequence[str]) -> list[Sweep]:

@@ -1,5 +1,6 @@
 """Trains a first stage; the identity has nothing to train, and one that was given is only looked at."""
 
+import dataclasses
 import math
 
 import torch
@@ -85,7 +86,8 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
 
 
 def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
-    """FLOPs of an early or of the last step of a training that is thrown away."""
+    """FLOPs of an early or of the last step of a training that is thrown away, whatever weights it starts from."""
+    rehearsal.settings = dataclasses.replace(rehearsal.settings, from_components=False)
     rehearsal.advance()  # the first step also starts the codebook, and makes the optimiser's state
     if last:
         rehearsal.step = rehearsal.settings.steps - 1

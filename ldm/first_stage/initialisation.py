@@ -1,7 +1,7 @@
 """How the weights of a first stage start."""
 
 import math
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import nn
@@ -10,7 +10,6 @@ from ldm.first_stage.coder import ResidualBlock, SelfAttention
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.kl import KLFirstStage
 
-Initialisation = Literal["reference", "near_linear", "components"]
 INITIALISATIONS: Final = ("reference", "near_linear", "components")
 """torch's own weights; `start_near_linear`; that and, once there are images, `ldm.first_stage.components`."""
 
