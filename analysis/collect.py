@@ -63,6 +63,7 @@ BEFORE: Mapping[str, Any] = {"learning_rate_factor": 1.0}
 
 AXES_OF: Mapping[str, tuple[str, ...]] = {
     "reference": REFERENCE_AXES,
+    "other_references": REFERENCE_AXES,
     "first_stage": REFERENCE_AXES + FIRST_STAGE_AXES,
     "reconstruction": REFERENCE_AXES + FIRST_STAGE_AXES,
     "coding": ("data", "resolution", "scale", *FIRST_STAGE_AXES),
@@ -80,7 +81,7 @@ AXES_OF: Mapping[str, tuple[str, ...]] = {
 }
 """The axes that a stage's rows depend on; the others are empty, so that a row shared by cells claims none of them."""
 
-SAMPLES_NEED = ("reference", "first_stage", "latents", "diffusion", "probe", "tuning", "samples")
+SAMPLES_NEED = ("reference", "other_references", "first_stage", "latents", "diffusion", "probe", "tuning", "samples")
 
 PARENTS_OF: Mapping[str, tuple[str, ...]] = {
     "reconstruction": ("reference", "first_stage", "reconstruction"),

@@ -125,7 +125,7 @@ class Panel:
 
 
 def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
-    """The kernel distance below 5000 samples, else the Frechet distance, of the extractor with most rows.
+    """The kernel distance below 5000 samples, else the Frechet distance, of the cells' own extractor with most rows.
 
     Distances of windows count where there are none of whole samples.
     """
@@ -136,6 +136,8 @@ def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
     if distances.empty:
         return None
     extractors = distances["metric"].map(_extractor)
+    if (is_own := extractors == distances["extractor"]).any():  # not of those that judge beside it
+        distances, extractors = distances[is_own], extractors[is_own]
     chosen = extractors.value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[0]
     own = distances[extractors == chosen]
     n = int(own["n"].min())

@@ -237,7 +237,7 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
 
 
 def _floors(study: Study, marks: Mapping[str, str]) -> str:
-    distances = study.frame[study.frame["stage"].isin(["reference", "reconstruction"])]
+    distances = study.frame[study.frame["stage"].isin(["reference", "other_references", "reconstruction"])]
     rows = distances[distances["metric"].str.match(r"(real|decoded)_")]
     lines = []
     for row in rows.to_dict("records"):

@@ -560,9 +560,15 @@ def check_task_weights(clip: str | None, lpips_path: str | None) -> None:
 
 
 @functools.lru_cache
+def check_extractor_weights(name: str, weights: str | None) -> None:
+    """Raises UserError where an extractor's weights cannot be had."""
+    check_extractor(name, Path(weights).expanduser() if weights else None)
+
+
+@functools.lru_cache
 def check_weights(extractor_name: str, weights: str | None, perceptual: str, perceptual_path: str | None) -> None:
     """Raises UserError where the judge's or the perceptual loss's weights cannot be had."""
-    check_extractor(extractor_name, Path(weights).expanduser() if weights else None)
+    check_extractor_weights(extractor_name, weights)
     perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
 
 

@@ -23,12 +23,13 @@ from experiments.compose import composed, exit_code, settings_only, without
 from experiments.conditions import ANNOTATION_OF, CONDITIONS, NEEDED_AS, DataFacts, conditions_of
 from experiments.console import say
 from experiments.counts import lpips_file
-from experiments.plan import Plan, make_plan
+from experiments.plan import Plan, make_plan, other_judges
 from experiments.resolve import with_scale_sizes
 from experiments.store import Store
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
 from ldm.errors import UserError
+from ldm.metrics import vision_transformers
 from ldm.metrics.distribution import KINDS, metric_name
 from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
@@ -102,12 +103,16 @@ def examine_machine(values: Mapping[str, Any], store: Path) -> Iterator[Finding]
 def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
     """Networks with public weights; only those that the settings name are needed."""
     yield _torchvision()
-    wanted = {values["metrics"]["extractor"], values["ae"].get("loss", {}).get("perceptual")}
+    judges = {values["metrics"]["extractor"]: values["metrics"]["weights"]}
+    judges |= {name: settings["weights"] for name, settings in other_judges(values).items()}
+    wanted = {*judges, values["ae"].get("loss", {}).get("perceptual")}
     for variant in efficientnet_lite.VARIANTS:
         # Lite2 also measures the feature distance of reconstructions, whoever judges.
         is_needed = variant == "lite2" or f"efficientnet_{variant}" in wanted
         yield _weight(f"EfficientNet-{variant}", is_needed, partial(efficientnet_lite.weights_file, variant))
-    yield _weight("Inception", "inception" in wanted, partial(_inception, values["metrics"]["weights"]))
+    yield _weight("Inception", "inception" in wanted, partial(_inception, judges.get("inception")))
+    for name in vision_transformers.KINDS.keys() & judges.keys():
+        yield _weight(f"extractor {name}", True, partial(_transformer, name, judges[name]))
     for network in lpips.TRUNKS:
         path = values["ae"].get("loss", {}).get("perceptual_path") if f"lpips_{network}" in wanted else None
         yield _weight(f"LPIPS {network}", f"lpips_{network}" in wanted, partial(_lpips, network, path))
@@ -324,6 +329,13 @@ def _inception(weights: str | None) -> Path:
             "(with internet it is downloaded); metrics.extractor=efficientnet_lite2 needs no download",
         )
     return path
+
+
+def _transformer(name: str, given: str | None) -> Path:
+    folder = Path(given).expanduser() if given else None
+    vision_transformers.read_network(name, folder)
+    assert folder is not None  # or it would have been refused
+    return max(folder.glob("*.safetensors"), key=lambda file: file.stat().st_size)
 
 
 def _lpips(network: str, given: str | None) -> Path:

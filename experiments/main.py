@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from experiments import build
 from experiments.console import say
 from experiments.kept import sample_notes
-from experiments.plan import UNTIL, Plan, make_plan
+from experiments.plan import UNTIL, Plan, make_plan, other_judges
 from experiments.resolve import with_scale_sizes
 from experiments.runner import Job, Outcome, run_stages
 from experiments.schema import check_keys
@@ -122,6 +122,8 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
         metrics = plan.config["metrics"]
         build.check_weights(metrics["extractor"], metrics["weights"], loss["perceptual"], loss["perceptual_path"])
+        for judge in other_judges(plan.config).values():
+            build.check_extractor_weights(judge["name"], judge["weights"])
         judges = plan.stages["samples"].config
         build.check_task_weights(judges.get("clip_model"), metrics["lpips"])
     return plan

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from experiments import build
 from experiments.runner import Job
-from ldm.data.contract import ImageCache
+from ldm.data.contract import SPLITS, ImageCache
 from ldm.metrics.distribution import generation_metrics
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 from ldm.randomness import generator
 from ldm.records import LeftOut, Protocol, ResultRow
+from ldm.training.flops import count_flops
 
 FEATURE_BATCH = 100
 
@@ -53,18 +55,84 @@ def chosen(total: int, n: int, seed: int, purpose: str) -> list[int]:
     return sorted(torch.randperm(total, generator=generator(seed, purpose))[:n].tolist())
 
 
+MOST_REFERENCE_IMAGES = 50_000
+
+
+@dataclass(frozen=True)
+class SeenReference:
+    """The reference images in the eyes of one extractor, and the other split measured against them: the floor."""
+
+    features: Features
+    facts: Mapping[str, Any]
+    rows: Sequence[ResultRow]
+    left_out: Sequence[LeftOut]
+    protocol: Protocol
+    flops: float
+
+
+@dataclass(frozen=True)
+class ReferenceImages:
+    """The real images that samples of a plan are compared with, and as many of the other split as there are samples."""
+
+    job: Job
+    splits: Mapping[str, ImageCache]
+    reference: Sequence[int]
+    floor: Sequence[int]
+
+    @classmethod
+    def of(cls, job: Job) -> "ReferenceImages":
+        """Those that a reference stage's config names."""
+        settings = job.config
+        splits: Mapping[str, ImageCache] = {split: build.images(job.plan.config, split, job.store) for split in SPLITS}
+        judged_against, measured = splits[settings["reference"]], splits[_other(settings["reference"])]
+        reference = chosen(len(judged_against), MOST_REFERENCE_IMAGES, settings["seed"], "reference")
+        return cls(job, splits, reference, chosen(len(measured), settings["n_samples"], settings["seed"], "floor"))
+
+    @property
+    def count(self) -> int:
+        """How many images an extractor sees."""
+        return len(self.reference) + len(self.floor)
+
+    def judged(self, settings: Mapping[str, Any]) -> SeenReference:
+        """What the extractor of these settings sees in them."""
+        extractor, split = extractor_of(self.job, settings), self.job.config["reference"]
+        judged_against, measured = self.splits[split], self.splits[_other(split)]
+        reference = features_of(batches_of(judged_against, self.reference), extractor)
+        floor = features_of(batches_of(measured, self.floor), extractor)
+        facts = {
+            "reference_fingerprint": judged_against.fingerprint,
+            "n_reference": len(reference),
+            "extractor": {
+                "name": extractor.name,
+                "weights_hash": extractor.weights_hash,
+                "size": extractor.size,
+                "resize": extractor.resize,
+                "precision": extractor.precision,
+            },
+        }
+        protocol = protocol_from(self.job.plan.config, facts, len(floor), _other(split))
+        rows, left_out = generation_rows(floor, reference, protocol, prefix="real_")
+        flops = count_flops(lambda: extractor(self.splits["heldout"].uint8([0])))
+        return SeenReference(reference, facts, rows, left_out, protocol, self.count * flops)
+
+
+def _other(split: str) -> str:
+    return "train" if split == "heldout" else "heldout"
+
+
 SPLIT_NAMES = {"train": "training", "heldout": "held-out"}
 
 
-def sample_protocol(job: Job, n_samples: int) -> Protocol:
-    """How generation metrics of n samples of this job's plan are measured."""
-    asked = SPLIT_NAMES[job.plan.config["samples"]["conditions"]]
-    return dataclasses.replace(generation_protocol(job, n_samples), class_balance=f"as in the {asked} images")
+def sample_protocol(job: Job, n_samples: int, judge: str | None = None) -> Protocol:
+    """How generation metrics of n samples of this job's plan are measured, by its extractor or another one."""
+    asked, config = SPLIT_NAMES[job.plan.config["samples"]["conditions"]], job.plan.config
+    protocol = protocol_from(config, reference_facts(job, judge), n_samples)
+    return dataclasses.replace(protocol, class_balance=f"as in the {asked} images")
 
 
 def generation_protocol(job: Job, n_samples: int) -> Protocol:
     """The same of n training images, decoded or not, which stand for samples that nothing can better."""
-    return protocol_from(job.plan.config, job.parent_record("reference").facts, n_samples)
+    return protocol_from(job.plan.config, reference_facts(job), n_samples)
 
 
 def protocol_from(
@@ -81,7 +149,7 @@ def protocol_from(
         n_reference=facts["n_reference"],
         resolution=config["data"]["resolution"],
         resize=facts["extractor"]["resize"],
-        extractor=config["metrics"]["extractor"],
+        extractor=facts["extractor"]["name"],
         extractor_size=facts["extractor"]["size"],
         extractor_weights=facts["extractor"]["weights_hash"],
         extractor_precision=facts["extractor"]["precision"],
@@ -130,23 +198,32 @@ def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
 
 
 def generation_rows(
-    features: Features,
-    reference: Features,
-    job: Job,
-    protocol: Protocol,
-    prefix: str = "",
-    images_seen: int | None = None,
+    features: Features, reference: Features, protocol: Protocol, prefix: str = "", images_seen: int | None = None
 ) -> tuple[list[ResultRow], list[LeftOut]]:
     """Generation metrics as rows, their names behind `prefix`."""
-    metrics = job.plan.config["metrics"]
-    values, left_out = generation_metrics(features, reference, metrics["extractor"], metrics["seed"])
+    values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed)
     rows = [dataclasses.replace(value.row(protocol.id, images_seen), metric=prefix + value.metric) for value in values]
     return rows, [LeftOut(prefix + item.metric, item.reason) for item in left_out]
 
 
-def reference_features(job: Job) -> Features:
-    """The features that all samples of this plan are compared with."""
-    return Features.load(job.parent_folder("reference") / "reference.npz")
+def feature_file(judge: str | None = None) -> str:
+    """Where a samples stage keeps what its extractor saw, or another one so named."""
+    return "features.npz" if judge is None else f"features-{judge}.npz"
+
+
+def reference_features(job: Job, judge: str | None = None) -> Features:
+    """The features that all samples of this plan are compared with, by its extractor or another one."""
+    if judge is None:
+        return Features.load(job.parent_folder("reference") / "reference.npz")
+    return Features.load(job.parent_folder("other_references") / f"{judge}.npz")
+
+
+def reference_facts(job: Job, judge: str | None = None) -> Mapping[str, Any]:
+    """What protocols say of the reference images and of the extractor that saw them, the plan's own or another."""
+    if judge is None:
+        return job.parent_record("reference").facts
+    facts: Mapping[str, Any] = job.parent_record("other_references").facts["judges"][judge]
+    return facts
 
 
 def extractor_of(job: Job, settings: Mapping[str, Any]) -> Extractor:

@@ -8,7 +8,7 @@ in it.
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ CODE_VERSIONS: Mapping[str, int] = dict.fromkeys(STAGES, 1)
 
 PARENTS: Mapping[str, tuple[str, ...]] = {
     "reference": (),
+    "other_references": (),
     "first_stage": (),
     "reconstruction": ("first_stage", "reference"),
     "coding": ("first_stage",),
@@ -37,22 +38,24 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
     "probe": (),
     "tuning": ("diffusion", "reference"),
     "samples": ("diffusion", "probe", "tuning"),
-    "evaluation": ("samples", "reference"),
+    "evaluation": ("samples", "reference", "other_references"),
     "training_set": ("reference",),
     "memorisation": ("samples", "training_set"),
 }
-"""What each stage needs, as far as a plan holds it: `probe` only where samples have a condition to ask it for."""
+"""What each stage needs, as far as a plan holds it: `probe` only where samples have a condition to ask it for, and
+`other_references` where other extractors judge too."""
 
 
-ON_REQUEST: Mapping[str, tuple[str, str, Any]] = {
-    "coding": ("metrics", "coding", True),
-    "predictors": ("metrics", "predictors", True),
-    "likelihood": ("metrics", "likelihood", True),
-    "tuning": ("guidance", "scale", AUTO),
-    "training_set": ("metrics", "memorisation", True),
-    "memorisation": ("metrics", "memorisation", True),
+ON_REQUEST: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "other_references": lambda config: bool(other_judges(config)),
+    "coding": lambda config: config["metrics"]["coding"] and config["ae"]["f"] > 1,  # pixels are not coded
+    "predictors": lambda config: config["metrics"]["predictors"],
+    "likelihood": lambda config: config["metrics"]["likelihood"],
+    "tuning": lambda config: config["guidance"]["scale"] == AUTO,
+    "training_set": lambda config: config["metrics"]["memorisation"],
+    "memorisation": lambda config: config["metrics"]["memorisation"],
 }
-"""Stages that a plan holds only where a setting (group, key) has a value. Pixels are not coded."""
+"""Stages that a plan holds only where its config asks for them."""
 
 
 OF_FIRST_STAGE = ("reconstruction", "coding", "predictors")
@@ -169,24 +172,19 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
     metrics, precision = config["metrics"], config["precision"]
-    extractor = {
-        "name": metrics["extractor"],
-        "weights": metrics["weights"],
-        # Whatever trained and sampled, the judge computes in float32: a bf16 judge gives other distances (490 instead
-        # of 501 in one trial), and a number must not depend on which machine had fast bf16.
-        "precision": "fp32",
+    extractor, others = _extractor(metrics["extractor"], metrics["weights"]), other_judges(config)
+    judged_against = {
+        "heldout": facts.heldout_fingerprint,
+        "train": facts.train_fingerprint,
+        "reference": metrics["reference"],
+        "n_samples": metrics["n_samples"],
+        "seed": metrics["seed"],
     }
     asked = _conditions(config, facts)
     annotations = _annotations(config, facts.annotations)
     configs: dict[str, dict[str, Any]] = {
-        "reference": {
-            "extractor": extractor,
-            "heldout": facts.heldout_fingerprint,
-            "train": facts.train_fingerprint,
-            "reference": metrics["reference"],
-            "n_samples": metrics["n_samples"],
-            "seed": metrics["seed"],
-        },
+        "reference": {"extractor": extractor, **judged_against},
+        "other_references": {"extractors": others, **judged_against},
         "first_stage": _unnamed(config["ae"]),  # at f = 1 nothing else: all data sets share one identity function
         "reconstruction": {
             "n_samples": metrics["n_samples"],
@@ -230,6 +228,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
             **asked,
             **_task_judges(config),
             "extractor": extractor,
+            **({"other_extractors": others} if others else {}),
             "precision": precision,
         },
         "evaluation": {"seed": metrics["seed"]},
@@ -288,11 +287,9 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
 
 def _left_out(config: Mapping[str, Any]) -> set[str]:
     """The stages that a plan for this config does not hold."""
-    left_out = {name for name, (group, key, value) in ON_REQUEST.items() if config[group][key] != value}
+    left_out = {name for name, is_asked_for in ON_REQUEST.items() if not is_asked_for(config)}
     if not probed(config):
         left_out.add("probe")
-    if config["ae"]["f"] == 1:
-        left_out.add("coding")
     if published.is_given(config["denoiser"]):
         left_out |= {"latents", "predictors", "progress"}  # nothing is trained, so nothing is seen on the way
         if config["until"] not in ("first_stage", "latents"):
@@ -311,7 +308,7 @@ def identity(name: str, config: Mapping[str, Any], parents: Mapping[str, str]) -
     return content_hash(hashed)
 
 
-JUDGES = ("extractor", "keep", "clip_model", "lpips_weights")
+JUDGES = ("extractor", "other_extractors", "keep", "clip_model", "lpips_weights")
 """What a samples stage is told of those who look at the samples, and of what stays of them: it changes no pixel."""
 
 
@@ -322,6 +319,18 @@ def pixels_hash(config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     if "tuning" in parents:  # another judge may have found another guidance
         made_by["tuning"] = parents["tuning"]
     return content_hash({"config": _without_defaults(_by_content(makers), "samples"), **made_by})
+
+
+def other_judges(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The extractors of `metrics.also` by name: they look at the samples in the same pass, and at nothing else."""
+    asked = config["metrics"]["also"]
+    return {name: _extractor(name, None if given is True else given) for name, given in asked.items() if given}
+
+
+def _extractor(name: str, weights: str | None) -> dict[str, Any]:
+    # Whatever trained and sampled, the judge computes in float32: a bf16 judge gives other distances (490 instead of
+    # 501 in one trial), and a number must not depend on which machine had fast bf16.
+    return {"name": name, "weights": weights, "precision": "fp32"}
 
 
 def _predictors(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Any]:

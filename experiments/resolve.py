@@ -409,9 +409,16 @@ def _check_judge(config: Mapping[str, Any]) -> None:
     least, side = lpips.trunk("alex").smallest_side, config["data"]["resolution"]
     if config["metrics"]["lpips"] and side < least:
         raise UserError(f"metrics.lpips: LPIPS takes images of {least} px or more, these have {side} px: leave it out")
+    also = config["metrics"]["also"]
+    for name, given in also.items():
+        if not isinstance(given, bool | str):
+            raise UserError(f"metrics.also.{name}={given} is neither true nor false nor the path of its weights")
+    if also.get(judge):
+        raise UserError(f"metrics.also.{judge}: {judge} is metrics.extractor, which judges anyway: leave it out")
     # EfficientNet-Lite2 also measures the feature distance of reconstructions, whatever the extractor.
     # LPIPS is that of AlexNet.
-    judges = {judge, "efficientnet_lite2", "lpips_alex" if config["metrics"]["lpips"] else judge}
+    judges = {judge, "efficientnet_lite2", *(name for name, given in also.items() if given)}
+    judges |= {"lpips_alex"} if config["metrics"]["lpips"] else set()
     if trained_with in judges and not config["metrics"]["allow_same_network"]:
         raise UserError(
             f"{trained_with}, the perceptual loss that trains the first stage, would also be a judge, and biased; "

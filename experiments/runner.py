@@ -70,7 +70,7 @@ class Job:
 def label(plan: Plan, stage: Stage) -> str:
     """What a line about a stage starts with: its name and what sets it apart."""
     axes = plan.axes
-    if stage.name in ("reference", "training_set"):
+    if stage.name in ("reference", "other_references", "training_set"):
         return stage.name
     if stage.name == "probe":
         return f"{stage.name:<14} {axes['conditioning']}"

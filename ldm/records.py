@@ -18,6 +18,7 @@ SCHEMA = 1
 
 STAGES = (
     "reference",
+    "other_references",
     "first_stage",
     "reconstruction",
     "coding",

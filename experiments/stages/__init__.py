@@ -11,6 +11,7 @@ from experiments.stages import (
     latents,
     likelihood,
     memorisation,
+    other_references,
     predictors,
     probe,
     progress,
@@ -23,6 +24,7 @@ from experiments.stages import (
 
 FUNCTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "reference": reference.run,
+    "other_references": other_references.run,
     "first_stage": first_stage.run,
     "reconstruction": reconstruction.run,
     "coding": coding.run,

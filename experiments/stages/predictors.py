@@ -187,7 +187,7 @@ def _judged(
     job: Job, images: Iterator[Tensor], protocol: Protocol, prefix: str
 ) -> tuple[list[ResultRow], list[LeftOut]]:
     extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
-    rows, left_out = generation_rows(features_of(images, extractor), reference_features(job), job, protocol, prefix)
+    rows, left_out = generation_rows(features_of(images, extractor), reference_features(job), protocol, prefix)
     kept = re.compile(prefix + DISTANCE)
     return [row for row in rows if kept.match(row.metric)], [item for item in left_out if kept.match(item.metric)]
 

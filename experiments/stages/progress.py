@@ -43,7 +43,7 @@ def run(job: Job) -> Outcome:
                 source, sampler, settings, Guidance(), asked, range(config["n_samples"]), full["samples"]["batch"]
             )
             features = features_of(_reported(batches, reporter, position * config["n_samples"]), extractor)
-            found, missing = generation_rows(features, reference, job, protocol, images_seen=images_seen)
+            found, missing = generation_rows(features, reference, protocol, images_seen=images_seen)
             rows += found
             left_out += missing
     flops = flops_per_image(source, asked)

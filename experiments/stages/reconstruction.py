@@ -225,4 +225,4 @@ def _floor(
             shape = (model.channels, *packed.shape[2:])
             yield to_uint8(model.decode(model.latent(packed, noise(shape))))
 
-    return generation_rows(features_of(decoded(), extractor), reference_features(job), job, protocol, prefix="decoded_")
+    return generation_rows(features_of(decoded(), extractor), reference_features(job), protocol, prefix="decoded_")

@@ -27,23 +27,23 @@ from experiments.generate import (
     generator_of,
 )
 from experiments.kept import IMAGES, KeptImages, kept_images
-from experiments.measure import extractor_of, windows
+from experiments.measure import extractor_of, feature_file, windows
 from experiments.pictures import read_grid, save_grid
 from experiments.runner import Job, Outcome, label
 from experiments.task import Values, measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
-from ldm.metrics.features import FeatureAccumulator, Features
+from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 
 SHOWN = 64
 TASK = "task."
-"""Before the names of task values among those of a part."""
+"""Before the names of task values among those of a part; before features of another judge stands its name."""
 
 COMPARED = 4
 """Samples that are also decoded whole, to tell what tiles change."""
 
 
 def run(job: Job) -> Outcome:
-    """Writes features.npz, grid.png, task.npz of samples with conditions, and images.npy with `samples.keep=images`.
+    """Writes features.npz, those of other judges, grid.png; task.npz of samples with conditions; images.npy if asked.
 
     A kill loses one batch.
     """
@@ -51,12 +51,12 @@ def run(job: Job) -> Outcome:
     meter = Meter(job.device)
     n, batch_size, settings = config["n_samples"], full["samples"]["batch"], config["sampler"]
     asked = asked_conditions(job, n, settings["seed"], larger_maps(full))
-    extractor = extractor_of(job, config["extractor"])
+    judges = judges_of(job)
     source = at_sample_size(
         generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
     )
     sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(build.settled_guidance(job))
-    measures = measures_of(job, asked, extractor)
+    measures = measures_of(job, asked, judges[None])
     kept = kept_images(job.stage, job.store)
     (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(label(job.plan, job.stage), n) as reporter:
@@ -82,7 +82,7 @@ def run(job: Job) -> Outcome:
                 seen = batch.images
                 if config["height"] is not None:
                     seen = windows(seen, full["data"]["resolution"], settings["seed"], indices)
-                features = extractor(seen)
+                features = {judge: extractor(seen) for judge, extractor in judges.items()}
             with meter.part("task"):
                 task = {k: v for measure in measures for k, v in measure(batch.images, indices, batch.fields).items()}
             seconds = np.array([batch.denoise_seconds, batch.decode_seconds])
@@ -92,6 +92,14 @@ def run(job: Job) -> Outcome:
             _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents)
             reporter.advance_to(indices.stop)
     return _collected(job, meter, source, asked, n, batch_size, kept)
+
+
+def judges_of(job: Job) -> dict[str | None, Extractor]:
+    """The extractors that look at the samples of a job: the plan's own under None, the others by name."""
+    others = job.config.get("other_extractors", {})
+    return {None: extractor_of(job, job.config["extractor"])} | {
+        name: extractor_of(job, settings) for name, settings in others.items()
+    }
 
 
 def _kept_batch(kept: KeptImages, asked: AskedConditions, indices: range) -> Batch:
@@ -117,20 +125,31 @@ def at_sample_size(source: Generator, config: Mapping[str, Any]) -> Generator:
 
 def _save_part(
     path: Path,
-    features: Features,
+    features: Mapping[str | None, Features],
     task: Values,
     seconds: NDArray[np.float64],
     images: NDArray[np.uint8],
     latents: NDArray[np.float32],
 ) -> None:
     arrays: Values = {
-        **features.arrays,
+        **{_array(judge, name): array for judge, found in features.items() for name, array in found.arrays.items()},
         "seconds": seconds,
         "images": images,
         "latents": latents,
         **{TASK + name: values for name, values in task.items()},
     }
     _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+def _array(judge: str | None, name: str) -> str:
+    """What an array of features is called in a part."""
+    return name if judge is None else f"{judge}.{name}"
+
+
+def _features(part: Mapping[str, NDArray[Any]], judge: str | None) -> Features:
+    """What a judge saw in a part."""
+    names = {_array(judge, name): name for name in ("features", "logits", "spatial")}
+    return Features.of({name: part[array] for array, name in names.items() if array in part})
 
 
 def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
@@ -146,18 +165,21 @@ def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
 def _collected(
     job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int, kept: KeptImages | None
 ) -> Outcome:
-    config, collected, seconds = job.config, FeatureAccumulator(), np.zeros(2)
+    config, seconds = job.config, np.zeros(2)
+    collected = {judge: FeatureAccumulator() for judge in (None, *config.get("other_extractors", {}))}
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
     stored, latents, task = [], [], list[Values]()
     for path in paths:
         with np.load(path, allow_pickle=False) as part:
-            collected.add(Features.of(part))
+            for judge, found in collected.items():
+                found.add(_features(part, judge))
             seconds += part["seconds"]
             stored.append(part["images"])
             latents.append(part["latents"])
             task.append({name.removeprefix(TASK): part[name] for name in part.files if name.startswith(TASK)})
-    collected.result().save(job.folder / "features.npz")
+    for judge, found in collected.items():
+        found.result().save(job.folder / feature_file(judge))
     images = np.concatenate(stored)
     shown = torch.from_numpy(images[:SHOWN])
     save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))

@@ -42,7 +42,7 @@ def run(job: Job) -> Outcome:
             ):
                 collected.add(extractor(batch.images))
                 reporter.advance_to(len(tried) * n + len(collected))
-            rows, _ = generation_rows(collected.result(), reference, job, protocol)
+            rows, _ = generation_rows(collected.result(), reference, protocol)
             [row] = [row for row in rows if row.metric == metric]
             tried.append({"scale": scale, "value": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high})
             calls = build.network_calls({**full, "guidance": settled})

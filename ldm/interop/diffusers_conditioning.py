@@ -13,7 +13,7 @@ from ldm.conditioning.transformer import HEAD_WIDTH, HEADS
 from ldm.errors import UserError
 from ldm.interop.filling import fill
 from ldm.interop.renaming import Substitutions
-from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model, read_part
 
 CLASS_TABLE = "weight"
 """Name of the one tensor of an exported class embedding."""
@@ -97,16 +97,12 @@ def transformers_text(encoder: Path, tokeniser: Path) -> FrozenTextConditioning:
 
     Raises: UserError where the folders do not hold both, or weights that are not safetensors.
     """
-    ensure_torchvision()  # which transformers' models import
-    from transformers import AutoTokenizer, CLIPTextModel
-
     try:
-        words = AutoTokenizer.from_pretrained(tokeniser, local_files_only=True)
-        model = CLIPTextModel.from_pretrained(encoder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        told = str(error).strip().partition("\n")[0]
+        words = read_part("AutoTokenizer", tokeniser)
+        model = read_model("CLIPTextModel", encoder)
+    except UnreadableFolderError as error:
         raise UserError(
-            f"{encoder} and {tokeniser} hold no CLIP text encoder in safetensors with its tokeniser ({told})"
+            f"{encoder} and {tokeniser} hold no CLIP text encoder in safetensors with its tokeniser ({error})"
         ) from error
     model.eval().requires_grad_(False)
 

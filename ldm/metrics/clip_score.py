@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.metrics.reconstruction import mean_value
 from ldm.metrics.values import MetricValue
-from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model, read_part
 from ldm.pretrained.weights import content_hash, freeze
 
 SCALE = 100.0
@@ -35,17 +35,14 @@ class ClipScore:
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
-        ensure_torchvision()  # transformers' preprocessing of images imports it
-        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
-
         try:
-            self.model: Any = freeze(CLIPModel.from_pretrained(str(folder), local_files_only=True).float()).to(device)
-            self.tokeniser: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self.preprocess: Any = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+            self.model: Any = freeze(read_model("CLIPModel", folder).float()).to(device)
+            self.tokeniser: Any = read_part("AutoTokenizer", folder)
+            self.preprocess: Any = read_part("AutoImageProcessor", folder)
+        except UnreadableFolderError as error:
             raise UserError(
-                f"metrics.clip={folder} holds no CLIP model that transformers can read ({_first_line(error)}): give a "
-                "folder with config.json, weights, tokenizer and preprocessor_config.json"
+                f"metrics.clip={folder} holds no CLIP model that transformers can read ({error}): give a folder with "
+                "config.json, weights as safetensors, tokenizer and preprocessor_config.json"
             ) from error
         self.device = device
         self.size = int(self.model.config.vision_config.image_size)
@@ -78,7 +75,3 @@ def load_clip_score(folder: Path, device: str) -> ClipScore:
 def clip_score(scores: NDArray[np.float64], prefix: str = "") -> MetricValue:
     """The mean over images with Student's interval."""
     return mean_value(f"{prefix}clip_score", scores)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.metrics.features import Features, collected, resized, type_name
-from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model
 from ldm.pretrained.weights import content_hash, freeze
 
 DINOV2_SIDE: Final = 224
@@ -89,22 +89,13 @@ def read_network(name: str, folder: Path | None) -> Any:
     Raises: UserError where no folder is given or it holds no such network.
     """
     kind = KINDS[name]
-    ask = f"give a folder of transformers with config.json and safetensors, e.g. of {kind.example}, as metrics.weights"
+    ask = (
+        f"give a folder of transformers with config.json and safetensors, e.g. of {kind.example}, as metrics.weights "
+        f"(metrics.also.{name} beside another extractor)"
+    )
     if folder is None:
-        raise UserError(
-            f"metrics.extractor={name} has no weights: {ask}; metrics.extractor=efficientnet_lite2 needs none"
-        )
-    ensure_torchvision()  # which transformers' models import
-    import transformers
-
+        raise UserError(f"the extractor {name} has no weights: {ask}; metrics.extractor=efficientnet_lite2 needs none")
     try:
-        network, report = getattr(transformers, kind.class_name).from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        told = str(error).strip().partition("\n")[0]
-        raise UserError(f"metrics.weights={folder} holds no {kind.class_name} ({told}): {ask}") from error
-    if report["missing_keys"] or report["mismatched_keys"]:
-        # transformers would fill them with random numbers and go on.
-        raise UserError(f"metrics.weights={folder} holds no whole {kind.class_name}, weights are missing: {ask}")
-    return freeze(network.float())
+        return freeze(read_model(kind.class_name, folder).float())
+    except UnreadableFolderError as error:
+        raise UserError(f"{folder} holds no {kind.class_name} ({error}): {ask}") from error

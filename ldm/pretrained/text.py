@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model, read_part
 
 VOCABULARY = "bert_uncased_vocab.txt"
 
@@ -67,17 +67,13 @@ def pretrained_text(folder: Path, length: int, device: str) -> PretrainedText:
 
     Raises: UserError where the folder does not hold both, or holds weights that are not safetensors.
     """
-    ensure_torchvision()  # which transformers' models import
-    from transformers import AutoModel, AutoTokenizer
-
     try:
-        tokeniser = _tokeniser(AutoTokenizer.from_pretrained(folder, local_files_only=True), length)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        told = str(error).strip().partition("\n")[0]
+        tokeniser = _tokeniser(read_part("AutoTokenizer", folder), length)
+        model = read_model("AutoModel", folder, unused=("pooler.", "decoder."))  # of which nothing is read
+    except UnreadableFolderError as error:
         raise UserError(
             f"conditioning.text.encoder={folder} is no transformers folder with a text encoder in safetensors and its "
-            f"tokeniser ({told})"
+            f"tokeniser ({error})"
         ) from error
     for half in ("text_model", "encoder"):  # CLIP's text half; the encoder of an encoder-decoder such as T5
         if hasattr(model, half) and (half == "text_model" or model.config.is_encoder_decoder):

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 import scipy.stats
 from matplotlib.colors import to_hex
@@ -166,6 +167,12 @@ def test_headline_is_the_kernel_distance_where_samples_are_few(tmp_path):
 def test_headline_takes_the_other_distance_where_one_was_left_out(study):
     frame = study.frame[~study.frame["metric"].str.startswith("kd_")]
     assert headline(frame).metric == f"fd_{JUDGE}"
+
+
+def test_headline_is_that_of_the_cells_own_extractor_whoever_judges_beside(study):
+    beside = study.frame[study.frame["metric"].str.endswith(JUDGE)]
+    beside = beside.assign(metric=beside["metric"].str.replace(JUDGE, "clip"))
+    assert headline(pd.concat([beside, beside, study.frame])).metric == headline(study.frame).metric
 
 
 def test_only_the_standard_weights_are_called_fid():

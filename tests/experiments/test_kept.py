@@ -45,6 +45,7 @@ def test_images_are_read_by_whoever_asks_for_the_same_pixels(tmp_path: Path) -> 
     made = finish(store, "samples.keep=images", "metrics.n_samples=20").identity
     assert kept_for(store, "metrics.n_samples=20") == made
     assert kept_for(store, "metrics.n_samples=16", "samples.keep=images") == made
+    assert kept_for(store, "metrics.n_samples=20", "metrics.also.inception=true") == made
     for other in ("metrics.n_samples=24", "sampler.steps=3", "sampler.seed=1", "seed=1", "guidance.scale=2"):
         assert kept_for(store, "metrics.n_samples=20", other) is None, other
 
@@ -103,3 +104,7 @@ def test_another_extractor_later_generates_nothing_and_gives_what_it_would_have_
     assert own
     assert {key: found[key] for key in own} == pytest.approx(own, rel=1e-6)
     assert any("cmmd_clip" in key for key in own)
+    beside = tmp_path / "beside"
+    assert run(beside, *CELL, f"metrics.also.clip={tmp_path / 'clip'}").returncode == 0
+    both = rows(beside)
+    assert {key: both[key] for key in own} == pytest.approx(own, rel=1e-9)

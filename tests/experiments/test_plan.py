@@ -56,12 +56,23 @@ def test_sampling_settings_change_only_what_is_sampled(setting):
         ("metrics.seed=1", {"reference", "reconstruction", "progress", "evaluation"}),
         ("metrics.reference=train", {"reference", "reconstruction", "progress", "evaluation"}),
         ("metrics.extractor=inception", {"reference", "reconstruction", "progress", "samples", "evaluation"}),
+        ("metrics.also.inception=true", {"other_references", "samples", "evaluation"}),
         ("metrics.progress_samples=9", {"progress"}),
         ("metrics.progress_steps=3", {"progress"}),
     ],
 )
 def test_how_is_measured_trains_nothing_anew(setting, expected):
     assert changed(plan_of(), plan_of(setting)) == expected
+
+
+def test_other_judges_have_references_of_their_own_and_the_plan_s_own_is_none_of_them(tmp_path):
+    assert "other_references" not in plan_of().stages
+    both = plan_of("metrics.also.inception=true", f"metrics.also.dinov2={tmp_path}")
+    assert set(both.stages["other_references"].config["extractors"]) == {"inception", "dinov2"}
+    with pytest.raises(UserError, match=r"metrics.also.inception: inception is metrics.extractor, which judges anyway"):
+        plan_of("metrics.extractor=inception", "metrics.also.inception=true")
+    with pytest.raises(UserError, match=r"metrics.also.inception=3 is neither true nor false nor the path"):
+        plan_of("metrics.also.inception=3")
 
 
 def test_seeds_change_what_they_seed_and_nothing_before_it():

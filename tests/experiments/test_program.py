@@ -1,6 +1,7 @@
 """run.py as its user runs it, at scale=tiny."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from program import records, rows, run
 from ldm.data.masks import draw_mask
 from ldm.data.sources import open_splits
 from ldm.randomness import generator, numpy_generator
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tiny_clip import save_tiny_clip
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,27 @@ def test_another_step_count_pays_for_samples_only(swept: Path) -> None:
     done = run(swept, "-m", "ae=kl,vq", "ae.f=4", "sampler.steps=3", "trainer.milestones=[1.0]")
     assert done.returncode == 0, done.stdout + done.stderr
     assert Counter(stage for stage, _ in records(swept) - before) == {"samples": 2, "evaluation": 2}
+
+
+def test_another_judge_beside_pays_for_its_references_and_samples_and_changes_no_other_number(
+    swept: Path, tmp_path: Path
+) -> None:
+    save_tiny_clip(tmp_path / "clip")
+    before, old = records(swept), rows(swept)
+    done = run(swept, "ae.f=1", "trainer.milestones=[1.0]", f"metrics.also.clip={tmp_path / 'clip'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    added = dict(records(swept) - before)
+    assert set(added) == {"other_references", "samples", "evaluation"}
+    record = json.loads((swept / "evaluation" / added["evaluation"] / "record.json").read_text())
+    found = {row["metric"]: row for row in record["rows"]}
+    own = [name for name in found if name.endswith("efficientnet_lite2") or name.startswith("class")]
+    assert "kd_efficientnet_lite2" in own
+    for name in own:
+        values = {value for (stage, _, metric, _), value in old.items() if (stage, metric) == ("evaluation", name)}
+        assert found[name]["value"] in values, name
+    assert record["protocols"][found["kd_efficientnet_lite2"]["protocol"]]["extractor"] == "efficientnet_lite2"
+    assert record["protocols"][found["cmmd_clip"]["protocol"]]["extractor"] == "clip"
+    assert any("real_cmmd_clip" in key for key in set(rows(swept)) - set(old))
 
 
 def test_larger_samples_pay_for_samples_only_and_are_measured_in_windows(swept: Path) -> None:

@@ -9,7 +9,7 @@ from tiny_plans import plan_of
 from experiments.measure import generation_protocol, protocol_from, sample_protocol
 from ldm.records import Protocol
 
-EXTRACTOR = {"resize": "bilinear", "size": 112, "weights_hash": "abc", "precision": "fp32"}
+EXTRACTOR = {"name": "net", "resize": "bilinear", "size": 112, "weights_hash": "abc", "precision": "fp32"}
 FACTS = {"reference_fingerprint": "held", "n_reference": 40, "extractor": EXTRACTOR}
 
 

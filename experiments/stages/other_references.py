@@ -1,0 +1,22 @@
+"""What real images look like to the extractors that judge samples beside the plan's own (`metrics.also`)."""
+
+from experiments.cost import Meter
+from experiments.measure import ReferenceImages, described
+from experiments.runner import Job, Outcome
+
+
+def run(job: Job) -> Outcome:
+    """Writes <extractor>.npz, the features of the reference images, for each; and measures the other split by each."""
+    meter, images = Meter(job.device), ReferenceImages.of(job)
+    seen = {}
+    for name, settings in job.config["extractors"].items():
+        with meter.part(name):
+            seen[name] = images.judged(settings)
+        seen[name].features.save(job.folder / f"{name}.npz")
+    return Outcome(
+        facts={"judges": {name: found.facts for name, found in seen.items()}},
+        rows=[row for found in seen.values() for row in found.rows],
+        left_out=[item for found in seen.values() for item in found.left_out],
+        protocols=described(found.protocol for found in seen.values()),
+        cost=meter.cost(images.count * len(seen), sum(found.flops for found in seen.values())),
+    )
