@@ -10,9 +10,10 @@ from torch import Tensor
 
 from experiments import build
 from experiments.runner import Job
-from ldm.data.contract import SPLITS, ImageCache
+from ldm.data.contract import SPLITS, ImageCache, Split
 from ldm.metrics.distribution import generation_metrics
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
+from ldm.metrics.reconstruction import PerceptualDistance
 from ldm.randomness import generator
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.flops import count_flops
@@ -84,9 +85,9 @@ class ReferenceImages:
         """Those that a reference stage's config names."""
         settings = job.config
         splits: Mapping[str, ImageCache] = {split: build.images(job.plan.config, split, job.store) for split in SPLITS}
-        judged_against, measured = splits[settings["reference"]], splits[_other(settings["reference"])]
+        judged_against = splits[settings["reference"]]
         reference = chosen(len(judged_against), MOST_REFERENCE_IMAGES, settings["seed"], "reference")
-        return cls(job, splits, reference, chosen(len(measured), settings["n_samples"], settings["seed"], "floor"))
+        return cls(job, splits, reference, floor_images(settings, splits)[1])
 
     @property
     def count(self) -> int:
@@ -116,6 +117,12 @@ class ReferenceImages:
         return SeenReference(reference, facts, rows, left_out, protocol, self.count * flops)
 
 
+def floor_images(settings: Mapping[str, Any], splits: Mapping[str, ImageCache]) -> tuple[str, list[int]]:
+    """The split that a reference stage of these settings does not compare with, and those of it that floors measure."""
+    split = _other(settings["reference"])
+    return split, chosen(len(splits[split]), settings["n_samples"], settings["seed"], "floor")
+
+
 def _other(split: str) -> str:
     return "train" if split == "heldout" else "heldout"
 
@@ -130,17 +137,15 @@ def sample_protocol(job: Job, n_samples: int, judge: str | None = None) -> Proto
     return dataclasses.replace(protocol, class_balance=f"as in the {asked} images")
 
 
-def generation_protocol(job: Job, n_samples: int) -> Protocol:
-    """The same of n training images, decoded or not, which stand for samples that nothing can better."""
-    return protocol_from(job.plan.config, reference_facts(job), n_samples)
+def generation_protocol(job: Job, n_samples: int, measured: str = "train") -> Protocol:
+    """The same of n images of the split `measured`, decoded or not, which stand for samples that nothing can better."""
+    return protocol_from(job.plan.config, reference_facts(job), n_samples, measured)
 
 
 def protocol_from(
     config: Mapping[str, Any], facts: Mapping[str, Any], n_samples: int, measured: str = "train"
 ) -> Protocol:
     """The same from a full config and the facts of its reference stage, for images of the split `measured`."""
-    # At f = 1 nothing was trained with the judge, but its rows stand beside some of models that were.
-    same_network = config["metrics"]["allow_same_network"]
     return Protocol(
         kind="generation",
         n_samples=n_samples,
@@ -155,8 +160,13 @@ def protocol_from(
         extractor_precision=facts["extractor"]["precision"],
         class_balance=f"as in the {SPLIT_NAMES[measured]} images",
         evaluation_seed=config["metrics"]["seed"],
-        marks=("the judge may have trained the first stage",) if same_network else (),
+        marks=_judge_marks(config),
     )
+
+
+def _judge_marks(config: Mapping[str, Any]) -> tuple[str, ...]:
+    # At f = 1 nothing was trained with the judge, but its rows stand beside some of models that were.
+    return ("the judge may have trained the first stage",) if config["metrics"]["allow_same_network"] else ()
 
 
 def window_protocol(generation: Protocol) -> Protocol:
@@ -165,28 +175,53 @@ def window_protocol(generation: Protocol) -> Protocol:
     return dataclasses.replace(generation, kind="windows", marks=(*generation.marks, mark))
 
 
-def reconstruction_protocol(generation: Protocol, n: int) -> Protocol:
-    """The same for reconstructions of n held-out images, compared with the images themselves."""
+def reconstruction_protocol(job: Job, heldout: ImageCache, n: int) -> Protocol:
+    """How n held-out images are compared with their reconstructions, and their latents counted, by no network."""
+    return dataclasses.replace(unjudged_protocol(job, "reconstruction", heldout, n), reference="the images themselves")
+
+
+def perceptual_protocol(job: Job, plain: Protocol, judge: PerceptualDistance) -> Protocol:
+    """The same through a perceptual distance, whose network sees the images at their own size."""
     return dataclasses.replace(
-        generation, kind="reconstruction", n_samples=n, n_reference=n, reference="the images themselves"
+        plain,
+        extractor=judge.name,
+        extractor_size=plain.resolution,
+        extractor_weights=judge.weights_hash,
+        extractor_precision="fp32",
+        marks=_judge_marks(job.plan.config),
     )
 
 
-def unjudged_protocol(job: Job, kind: str, heldout: ImageCache, n: int, *marks: str) -> Protocol:
-    """How n held-out images are measured where no network judges; `marks` are what else decides the number."""
+def judged_protocol(plain: Protocol, generation: Protocol) -> Protocol:
+    """The same in the eyes of the extractor that judges generated images so."""
+    return dataclasses.replace(
+        plain,
+        resize=generation.resize,
+        extractor=generation.extractor,
+        extractor_size=generation.extractor_size,
+        extractor_weights=generation.extractor_weights,
+        extractor_precision=generation.extractor_precision,
+        marks=generation.marks,
+    )
+
+
+def unjudged_protocol(
+    job: Job, kind: str, images: ImageCache, n: int, *marks: str, split: Split = "heldout"
+) -> Protocol:
+    """How n images of a split are measured where no network judges; `marks` are what else decides the number."""
     return Protocol(
         kind=kind,
         n_samples=n,
-        reference="heldout",
-        reference_hash=heldout.fingerprint,
+        reference=split,
+        reference_hash=images.fingerprint,
         n_reference=n,
-        resolution=heldout.resolution,
+        resolution=images.resolution,
         resize="none",
         extractor="none",
         extractor_size=0,
         extractor_weights="",
         extractor_precision="",
-        class_balance=f"as in the {SPLIT_NAMES['heldout']} images",
+        class_balance=f"as in the {SPLIT_NAMES[split]} images",
         evaluation_seed=job.config["seed"],
         marks=marks,
     )

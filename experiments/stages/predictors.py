@@ -123,14 +123,14 @@ def run(job: Job) -> Outcome:
             ]
     with torch.inference_mode(), meter.part("small_denoiser_judged"):
         held = chosen(len(heldout), config["n_samples"], config["seed"], "predictors")
-        values.append(
-            _unexplained(small, space.latents(space.encoded(heldout, held), config["seed"]), held, config["seed"])
-        )
+        error = _unexplained(small, space.latents(space.encoded(heldout, held), config["seed"]), held, config["seed"])
         n, settings = config["small_denoiser"]["samples"], {**SAMPLER, "steps": config["small_denoiser"]["steps"]}
         sampled = generation_protocol(job, n)
         judged.append(_judged(job, _samples(job, small, train_images, n, settings), sampled, "small_denoiser_"))
-    own = unjudged_protocol(job, "predictors", heldout, len(indices))
-    rows = [value.row(own.id) for value in values] + [row for found, _ in judged for row in found]
+    own = unjudged_protocol(job, "predictors", train_images, len(indices), split="train")
+    unseen = unjudged_protocol(job, "predictors", heldout, len(held))
+    rows = [value.row(own.id) for value in values] + [error.row(unseen.id)]
+    rows += [row for found, _ in judged for row in found]
     return Outcome(
         facts={
             "channel_variance": channel_covariance(drawn).diagonal().tolist(),
@@ -142,7 +142,7 @@ def run(job: Job) -> Outcome:
         },
         rows=rows,
         left_out=[*left_out, *dict.fromkeys(item for _, missing in judged for item in missing)],
-        protocols=described([own, generation, sampled]),
+        protocols=described([own, unseen, generation, sampled]),
         cost=meter.cost(len(indices), flops),
     )
 

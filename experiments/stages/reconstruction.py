@@ -1,6 +1,6 @@
 """How good a first stage is on held-out images: distortion, rate, and the floor it sets for generators behind it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,11 @@ from experiments.measure import (
     described,
     extractor_of,
     features_of,
+    floor_images,
     generation_protocol,
     generation_rows,
+    judged_protocol,
+    perceptual_protocol,
     reconstruction_protocol,
     reference_features,
 )
@@ -25,7 +28,7 @@ from experiments.pictures import save_grid, to_uint8
 from experiments.runner import Job, Outcome, label
 from experiments.stages.latents import code_histogram, code_indices, encodings, mean_and_logvar
 from experiments.task import LPIPS, NO_LPIPS
-from ldm.data.contract import ImageCache
+from ldm.data.contract import SPLITS, ImageCache
 from ldm.first_stage.contract import FirstStage, Gaussian
 from ldm.first_stage.vq import VQFirstStage, codebook_usage, perplexity
 from ldm.metrics.distribution import reconstruction_frechet
@@ -39,6 +42,7 @@ from ldm.metrics.rate import (
 )
 from ldm.metrics.reconstruction import (
     ImageErrors,
+    PerceptualDistance,
     concatenate,
     image_errors,
     mean_value,
@@ -62,19 +66,21 @@ def run(job: Job) -> Outcome:
     """
     meter = Meter(job.device)
     config, seed = job.plan.config, job.config["seed"]
-    train, heldout = (build.images(config, split, job.store) for split in ("train", "heldout"))
+    splits: dict[str, ImageCache] = {split: build.images(config, split, job.store) for split in SPLITS}
+    train, heldout = splits["train"], splits["heldout"]
     model = build.first_stage_of(job, heldout.resolution)
     extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
-    generation = generation_protocol(job, min(job.config["n_samples"], len(train)))
+    judges = build.perceptual_distances(job.config.get("lpips_weights"))
     indices = chosen(len(heldout), job.config["n_samples"], seed, "reconstruction")
-    protocol = reconstruction_protocol(generation, len(indices))
+    plain = reconstruction_protocol(job, heldout, len(indices))
+    judged = judged_protocol(plain, generation_protocol(job, len(indices)))
     pixels = heldout.resolution**2
     with torch.inference_mode(), reporting(label(job.plan, job.stage), len(indices)) as reporter:
         with meter.part("reconstruct"):
             measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
         originals = torch.cat([item.originals for item in measured])
         decoded = torch.cat([item.decoded for item in measured])
-        errors, distances = concatenate([item.errors for item in measured]), _perceptual(job, originals, decoded)
+        errors, distances = concatenate([item.errors for item in measured]), _perceptual(judges, originals, decoded)
         values, left_out = reconstruction_metrics(errors, distances)
         if LPIPS not in distances:
             left_out.append(LeftOut(LPIPS, NO_LPIPS))
@@ -98,18 +104,19 @@ def run(job: Job) -> Outcome:
         with meter.part("rate"):
             rates, missing_rates, facts = _rate(model, train, heldout, indices, job.device, pixels)
         with meter.part("floor"):
-            floor_rows, floor_left_out = _floor(job, model, train, seed, generation)
+            floor_rows, floor_left_out, floor_protocol = _floor(job, model, splits)
         image = heldout.batch([0]).to(job.device)
         flops = count_flops(lambda: model.decode(model.latent(model.pack(model.encode(image)))))
     np.savez(job.folder / "images.npz", **by_image)  # type: ignore[arg-type]
     save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
     job.run.image("reconstructions", job.folder / "reconstructions.png")
-    rows: list[ResultRow] = [value.row(protocol.id) for value in [*values, *rates]]
+    networks = {judge.name: perceptual_protocol(job, plain, judge) for judge in judges} | {frechet.metric: judged}
+    rows: list[ResultRow] = [value.row(networks.get(value.metric, plain).id) for value in [*values, *rates]]
     return Outcome(
         facts={**facts, "f": model.factor, "channels": model.channels, "regulariser": model.regulariser},
         rows=[*rows, *floor_rows],
         left_out=[*left_out, *missing_rates, *floor_left_out],
-        protocols=described([protocol, generation]),
+        protocols=described([plain, *networks.values(), floor_protocol]),
         cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.parts["reconstruct"]),
     )
 
@@ -140,10 +147,12 @@ def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], s
     return _Measured(originals, decoded, image_errors(originals, decoded), sample_errors)
 
 
-def _perceptual(job: Job, originals: Tensor, decoded: Tensor) -> dict[str, NDArray[np.float64]]:
+def _perceptual(
+    judges: Sequence[PerceptualDistance], originals: Tensor, decoded: Tensor
+) -> dict[str, NDArray[np.float64]]:
     """Perceptual distances of each image, by name."""
     found = {}
-    for judge in build.perceptual_distances(job.config.get("lpips_weights")):
+    for judge in judges:
         pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
         distances = [judge(a / 127.5 - 1, b / 127.5 - 1).double().numpy() for a, b in pairs]
         found[judge.name] = np.concatenate(distances)
@@ -210,19 +219,23 @@ def _rate(
 
 
 def _floor(
-    job: Job, model: FirstStage, train: ImageCache, seed: int, protocol: Protocol
-) -> tuple[list[ResultRow], list[LeftOut]]:
-    """Training images through the first stage, against the reference: what a perfect diffusion model would reach."""
-    settings = job.parent_record("reference").config
+    job: Job, model: FirstStage, splits: Mapping[str, ImageCache]
+) -> tuple[list[ResultRow], list[LeftOut], Protocol]:
+    """The images of `real_*` through the first stage, against the reference: what perfect diffusion would reach.
+
+    None of them is in the reference: against their own originals decoded images would be nearer than any sample.
+    """
+    settings, seed = job.parent_record("reference").config, job.config["seed"]
     extractor = extractor_of(job, settings["extractor"])
+    split, indices = floor_images(settings, splits)
+    protocol = generation_protocol(job, len(indices), split)
 
     def decoded() -> Iterator[Tensor]:
-        for part, encoding in encodings(
-            model, train, chosen(len(train), settings["n_samples"], seed, "floor"), job.device
-        ):
+        for part, encoding in encodings(model, splits[split], indices, job.device):
             noise = SampleNoise(seed, list(part), job.device)
             packed = model.pack(encoding)
             shape = (model.channels, *packed.shape[2:])
             yield to_uint8(model.decode(model.latent(packed, noise(shape))))
 
-    return generation_rows(features_of(decoded(), extractor), reference_features(job), protocol, prefix="decoded_")
+    features = features_of(decoded(), extractor)
+    return *generation_rows(features, reference_features(job), protocol, prefix="decoded_"), protocol

@@ -107,6 +107,9 @@ class PerceptualDistance(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def weights_hash(self) -> str: ...
+
     def __call__(self, image: Tensor, reconstruction: Tensor) -> Tensor: ...
 
 
@@ -120,6 +123,7 @@ class FeatureDistance:
     def __init__(self, network: EfficientNetLite) -> None:
         self.network = network
         self.name = f"feature_distance_{network.name}"
+        self.weights_hash = network.weights_hash
 
     @torch.no_grad()
     def __call__(self, image: Tensor, reconstruction: Tensor) -> Tensor:

@@ -1,21 +1,35 @@
 """What protocols say of images: a difference in how they were drawn or asked for is a difference of protocol."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from program import run
 from tiny_plans import plan_of
 
-from experiments.measure import generation_protocol, protocol_from, sample_protocol
+from experiments.measure import (
+    generation_protocol,
+    judged_protocol,
+    perceptual_protocol,
+    protocol_from,
+    reconstruction_protocol,
+    sample_protocol,
+)
 from ldm.records import Protocol
 
 EXTRACTOR = {"name": "net", "resize": "bilinear", "size": 112, "weights_hash": "abc", "precision": "fp32"}
-FACTS = {"reference_fingerprint": "held", "n_reference": 40, "extractor": EXTRACTOR}
+FACTS = {"reference_fingerprint": "reference", "n_reference": 40, "extractor": EXTRACTOR}
+HELDOUT: Any = SimpleNamespace(fingerprint="held", resolution=32)
+LPIPS: Any = SimpleNamespace(name="lpips", weights_hash="def")
 
 
 def job_of(*overrides: str) -> Any:
-    """A job whose reference stage is finished."""
-    return SimpleNamespace(plan=plan_of(*overrides), parent_record=lambda name: SimpleNamespace(facts=FACTS))
+    """The job of a reconstruction stage, whose reference stage is finished."""
+    plan = plan_of(*overrides)
+    config, record = plan.stages["reconstruction"].config, SimpleNamespace(facts=FACTS)
+    return SimpleNamespace(plan=plan, config=config, parent_record=lambda name: record)
 
 
 def protocol_of(*overrides: str, n: int = 32) -> Protocol:
@@ -53,3 +67,85 @@ def test_floors_are_of_images_whatever_samples_are_asked_for() -> None:
     asked = job_of("samples.conditions=heldout")
     assert generation_protocol(asked, 32) == generation_protocol(job_of(), 32) == protocol_of()
     assert protocol_from(asked.plan.config, FACTS, 32, "heldout").class_balance == "as in the held-out images"
+
+
+def reconstruction_of(*overrides: str) -> tuple[Protocol, Protocol, Protocol]:
+    """How 20 reconstructions of that plan are measured: by no network, by the extractor, by a perceptual distance."""
+    job = job_of(*overrides)
+    plain = reconstruction_protocol(job, HELDOUT, 20)
+    return plain, judged_protocol(plain, generation_protocol(job, 20)), perceptual_protocol(job, plain, LPIPS)
+
+
+def test_reconstructions_are_those_of_held_out_images_whatever_the_reference() -> None:
+    """Their hash is that of the images they are compared with, which are no reference of samples."""
+    for protocol in reconstruction_of():
+        assert (protocol.kind, protocol.reference, protocol.reference_hash) == (
+            "reconstruction",
+            "the images themselves",
+            "held",
+        )
+        assert protocol.class_balance == "as in the held-out images"
+        assert (protocol.n_samples, protocol.n_reference) == (20, 20)
+    assert reconstruction_of("metrics.reference=train") == reconstruction_of()
+
+
+def test_only_rows_that_a_network_judges_name_it() -> None:
+    """So that two extractors over one store agree on PSNR."""
+    plain, judged, perceptual = reconstruction_of()
+    assert [protocol.extractor for protocol in (plain, judged, perceptual)] == ["none", "net", "lpips"]
+    assert perceptual.extractor_weights == "def"
+    same_network = reconstruction_of("metrics.allow_same_network=true")
+    assert [len(protocol.marks) for protocol in same_network] == [0, 1, 1]
+    assert same_network[0] == plain
+
+
+@pytest.mark.parametrize("swept", ["ae.f=8", "ae=vq", "ae.f=1", "ae.seed=1", "seed=1", "sampler.steps=7"])
+def test_swept_axes_are_no_part_of_reconstructions_either(swept: str) -> None:
+    """All first stages stand in one table."""
+    assert reconstruction_of(swept) == reconstruction_of()
+
+
+@pytest.fixture(scope="module")
+def against_training(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Records by stage of pixels as their own latents, where samples would be compared with the training images."""
+    store = tmp_path_factory.mktemp("reference") / "store"
+    done = run(store, "ae.f=1", "until=first_stage", "metrics.reference=train", "metrics.predictors=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    paths = store.glob("*/*/record.json")
+    return {record["stage"]: record for record in map(json.loads, map(Path.read_text, paths))}
+
+
+def rows_of(record: dict, prefix: str) -> dict[str, tuple[float, int, str]]:
+    """Value, n and protocol of the rows whose names begin so, by the rest of their names."""
+    rows = [row for row in record["rows"] if row["metric"].startswith(prefix)]
+    return {row["metric"].removeprefix(prefix): (row["value"], row["n"], row["protocol"]) for row in rows}
+
+
+def test_decoded_images_are_those_of_the_real_floor_and_never_meet_their_originals(
+    against_training: dict[str, dict],
+) -> None:
+    """A first stage that loses nothing leaves the floor where it is, in value and protocol."""
+    real, decoded = (
+        rows_of(against_training[stage], prefix)
+        for stage, prefix in (("reference", "real_"), ("reconstruction", "decoded_"))
+    )
+    assert real == decoded
+    assert real["fd_efficientnet_lite2"][0] > 1  # against their own originals: 0
+    [protocol] = {row[2] for row in decoded.values()}
+    spelled = against_training["reconstruction"]["protocols"][protocol]
+    assert (spelled["reference"], spelled["class_balance"]) == ("train", "as in the held-out images")
+
+
+def test_predictors_say_which_images_they_were_measured_on(against_training: dict[str, dict]) -> None:
+    """Statistics: training images; what the small denoiser leaves unexplained: held-out ones."""
+    record, rows = against_training["predictors"], rows_of(against_training["predictors"], "")
+    statistics = ("latent_roughness", "latent_effective_channels", "decoder_sensitivity_rmse255")
+    hashes = {}
+    for metric, split, images in [
+        *((name, "train", "training") for name in statistics),
+        ("small_denoiser_error", "heldout", "held-out"),
+    ]:
+        protocol = record["protocols"][rows[metric][2]]
+        assert (protocol["reference"], protocol["class_balance"]) == (split, f"as in the {images} images"), metric
+        hashes[split] = protocol["reference_hash"]
+    assert hashes == {split: record["config"][split] for split in ("train", "heldout")}
