@@ -126,6 +126,7 @@ COLUMNS = (
     "ci_low",
     "ci_high",
     "estimand",
+    "reference_deviations",
     "n",
     "protocol",
     *COST_COLUMNS,
@@ -455,6 +456,7 @@ def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: 
         "ci_low": item.ci_low,
         "ci_high": item.ci_high,
         "estimand": item.estimand,
+        "reference_deviations": item.reference_deviations,
         "n": item.n,
         "protocol": item.protocol,
         "images_seen": item.images_seen,
@@ -522,7 +524,7 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         frame[column] = pd.to_numeric(frame[column]).astype("Int64")
     for column in REAL_NUMBERS:
         frame[column] = pd.to_numeric(frame[column]).astype(float)
-    for column in set(COLUMNS) - set(WHOLE_NUMBERS) - set(REAL_NUMBERS):
+    for column in set(COLUMNS) - set(WHOLE_NUMBERS) - set(REAL_NUMBERS) - {"reference_deviations"}:
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
     order = {stage: index for index, stage in enumerate(STAGES)}
     keys = ["regulariser", "f", "steps", "images_seen"]

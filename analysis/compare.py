@@ -1,83 +1,125 @@
 """Which cells are better than others, and which cannot be told apart.
 
-A cell is a grid point without its seeds; its values over seeds are repetitions. Two cells are compared over the seeds
-they share, so that what a seed does to both drops out. The variance of their mean difference is the larger of
-- the sampling variance that the rows' intervals tell, times a factor by which values of one cell vary over seeds beyond
-  it. Two or three seeds of one cell say little, so the factor is pooled over all cells; it is never below 1;
-- the variance of the pair's own differences over seeds.
-P-values are two-sided, from Student's distribution with the degrees of freedom of the pooled factor, and corrected by
-Holm's procedure. The best cell is chosen by the data, so it is corrected for all pairs from which it was chosen.
+A cell is a grid point without its seeds. Its values over sampler seeds are averaged within a training, and trainings
+are its repetitions: those of the first stage where `ae_seed` varies, else those of the diffusion model. What other
+images would change has three parts:
+- trainings scatter. Two or three of one cell say little, so the factor by which trainings vary beyond what the samples
+  explain is pooled over all cells; it is never below 1. A cell or pair that scatters far more than the other cells (F
+  test at 20 %, Bonferroni over cells) counts by itself, with its own few degrees of freedom;
+- other samples of one model would give other values, which the rows' intervals tell;
+- other reference images would too. All cells are measured against the same ones, over all seeds, so this part is never
+  averaged away in a mean, and all that two cells owe to the same blocks of them drops out of their difference.
+Cells with the same trainings are compared training by training. P-values are two-sided, from Student's distribution,
+and corrected by Holm's procedure. The best cell is chosen by the data, so it is corrected for all pairs from which it
+was chosen.
 
-Source of the factor: Birge 1932, Phys. Rev. 40, 207 (the ratio by which errors that do not explain a scatter grow).
+Source of the factor: Birge 1932, Phys. Rev. 40, 207 (the ratio by which errors that do not explain a scatter grow); of
+degrees of freedom of sums: Welch 1947, Biometrika 34.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pandas as pd
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
-from analysis.collect import ALL_AXES, choices, family_name
+from analysis.collect import ALL_AXES, FIRST_STAGE_AXES, choices, family_name
 from analysis.labels import is_given, named_value
 from ldm.errors import UserError
 
 LEVEL = 0.05
 REPEATED = ("seed", "ae_seed", "sampler_seed")
-"""Axes whose values are repetitions of one cell. Of these `seed` alone trains the diffusion model anew."""
+"""Axes whose values are repetitions of one cell: a diffusion model, a first stage, or samples anew."""
 
 SETTING = tuple(axis for axis in ALL_AXES if axis not in REPEATED)
+OF_FIRST_STAGE = tuple(axis for axis in FIRST_STAGE_AXES if axis not in REPEATED)
 HIGHER_IS_BETTER = r"(window_)?((clipped_)?(precision|recall|density|coverage)_|is_|is$)"
 LOWER_IS_BETTER = r"(window_)?(fd_|fid$|fid_infinity$|sfd_|sfid$|kd_|kid$|cmmd_)"
 
 BETTER, WORSE, ALIKE = "better", "worse", "not distinguishable"
 UNKNOWN = "training variance unknown"
+FIRST_STAGE_UNKNOWN = "first-stage training variance unknown"
+UNLIKE = 0.2
+"""Chance that cells that scatter alike have one that is taken to scatter more."""
+
+ROUNDING = 1e-9
+"""Relative to the values: deviations below are none."""
+
+NO_VERDICT = "no verdict: nothing tells how far the values may be off"
 
 MOST_NAMED = 10
 """Cells that an error names."""
 
-Repetition = tuple[str, ...]
-"""The values of `REPEATED` of one row."""
+
+@dataclass(frozen=True)
+class Training:
+    """What one training gave: the mean over its sampler seeds, and how far that may be off.
+
+    `sampling`: its variance over other samples, NaN where no interval tells. `reference`: what each block of the
+    reference images contributes to its deviation (`ldm.records.ResultRow`), None where that is not told apart.
+    """
+
+    value: float
+    sampling: float = math.nan
+    reference: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's values of one metric by repetition, with the sampling variance of each (NaN where no interval tells)."""
+    """A cell's trainings by their seed, all values that went into them, the least n of these, and what they estimate.
+
+    `first_stage` names what was trained before, "" where that was given or is the identity; `ae_seeds`: how many times.
+    """
 
     name: str
-    values: Mapping[Repetition, float]
-    variances: Mapping[Repetition, float]
+    trainings: Mapping[str, Training]
+    values: tuple[float, ...]
+    n: int
     estimand: str = ""
+    first_stage: str = ""
+    ae_seeds: int = 1
 
     @property
     def mean(self) -> float:
-        """Over its repetitions."""
-        return sum(self.values.values()) / len(self.values)
+        """Over its trainings."""
+        return _mean([training.value for training in self.trainings.values()])
 
     @property
     def std(self) -> float | None:
-        """Over its repetitions; None where there is one."""
-        return math.sqrt(_variance(list(self.values.values()))) if len(self.values) > 1 else None
-
-    @property
-    def training_seeds(self) -> int:
-        """How many times its diffusion model was trained."""
-        return len({repetition[0] for repetition in self.values})
+        """Over its trainings, over sampler seeds where there is one; None where there is one value."""
+        values = [training.value for training in self.trainings.values()] if len(self.trainings) > 1 else self.values
+        return math.sqrt(_variance(values)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class SeedFactor:
-    """How many times the sampling variance values of one cell vary over seeds, at least 1; 0 `freedom`: not known."""
+    """How far trainings of one cell vary: squared deviations from its mean in units of its sampling variance.
 
-    factor: float
+    `scatter` is their sum over so many cells, with `freedom` degrees of freedom; 0: not known.
+    """
+
+    scatter: float
     freedom: int
+    cells: int
+
+    @property
+    def factor(self) -> float:
+        """How many times the sampling variance they vary, at least 1."""
+        return max(self.scatter / self.freedom, 1.0) if self.freedom else 1.0
+
+    def without(self, cells: Sequence[Measured]) -> "SeedFactor":
+        """That of the others."""
+        theirs = seed_factor(cells)
+        others = (self.scatter - theirs.scatter, self.freedom - theirs.freedom, self.cells - theirs.cells)
+        return SeedFactor(*others)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A cell's mean over its repetitions with a 95 % interval (None where nothing tells one), and what of."""
+    """A cell's mean over its trainings with a 95 % interval (None where nothing tells one), and what of."""
 
     name: str
     value: float
@@ -87,13 +129,14 @@ class Mean:
     low: float | None
     high: float | None
     estimand: str
+    n: int
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What is known of `cell` against `other`: difference of means, its plain 95 % interval, p by Holm, verdict.
 
-    `verdict` is None where neither intervals nor seeds tell how far the values may be off.
+    `verdict` is None where nothing tells how far the values may be off; `unknown`: what else it does not know.
     """
 
     cell: str
@@ -105,19 +148,20 @@ class Comparison:
     verdict: str | None
     seeds: int
     pairs: int
+    unknown: str
+    n: int
 
     @property
     def sentence(self) -> str:
         """The verdict, with what it does not know."""
         if self.verdict is None:
-            return "no verdict: no interval and no second seed"
-        return self.verdict if self.seeds > 1 else f"{self.verdict}, {UNKNOWN}"
+            return NO_VERDICT
+        return f"{self.verdict}, {self.unknown}" if self.unknown else self.verdict
 
 
 def by_cell(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of each cell, whatever its seeds, in their order."""
-    keys = [rows[axis].astype(object).where(rows[axis].notna(), "").map(str) for axis in SETTING]
-    return [own for _, own in rows.groupby(keys, sort=False)]
+    return [own for _, own in rows.groupby(_named_values(rows, SETTING), sort=False)]
 
 
 def measured(rows: pd.DataFrame) -> list[Measured]:
@@ -128,15 +172,32 @@ def measured(rows: pd.DataFrame) -> list[Measured]:
 
 def one_cell(rows: pd.DataFrame, name: str = "") -> Measured:
     """The cell whose rows of one metric, protocol and number of images seen these are, one a repetition."""
-    repetitions = [tuple(map(str, row)) for row in rows[list(REPEATED)].itertuples(index=False)]
-    half = (rows["ci_high"] - rows["ci_low"]) / 2
-    values = dict(zip(repetitions, rows["value"].astype(float), strict=True))
-    variances = dict(zip(repetitions, (half / ndtri(0.975)) ** 2, strict=True))
-    return Measured(name, values, variances, str(rows["estimand"].iloc[0]))
+    outermost = "ae_seed" if choices(rows["ae_seed"]) > 1 else "seed"
+    first, values = rows.iloc[0], tuple(rows["value"].astype(float))
+    is_trained = first["regulariser"] != "identity" and not is_given(first["ae_weights"])
+    return Measured(
+        name,
+        {str(key): _training(own) for key, own in rows.groupby(rows[outermost].map(str), sort=False)},
+        values,
+        int(rows["n"].min()),
+        str(first["estimand"]),
+        " ".join(str(first[axis]) for axis in OF_FIRST_STAGE) if is_trained else "",
+        rows["ae_seed"].nunique(),
+    )
+
+
+def _training(rows: pd.DataFrame) -> Training:
+    total = ((rows["ci_high"] - rows["ci_low"]).astype(float) / 2 / ndtri(0.975)) ** 2
+    sampling = (total - rows["reference_deviations"].map(_squares)).clip(lower=0).mean() / len(rows)
+    return Training(float(rows["value"].mean()), float(sampling), _mean_deviations(rows["reference_deviations"]))
 
 
 NAMED = ("f", "regulariser", "channels", "steps", "extractor")
 """Axes that a cell's name says anyway, or the metric does."""
+
+
+def _named_values(rows: pd.DataFrame, axes: Sequence[str]) -> list["pd.Series[Any]"]:
+    return [rows[axis].astype(object).where(rows[axis].notna(), "").map(str) for axis in axes]
 
 
 def _name(row: "pd.Series[Any]", varying: Sequence[str]) -> str:
@@ -146,23 +207,29 @@ def _name(row: "pd.Series[Any]", varying: Sequence[str]) -> str:
 
 
 def seed_factor(cells: Sequence[Measured]) -> SeedFactor:
-    """The pooled factor: squared deviations from each cell's mean, in units of its sampling variance."""
-    total, freedom = 0.0, 0
+    """The factor pooled over cells."""
+    scatter, freedom = 0.0, 0
     for cell in cells:
-        sampling = _known_mean(cell.variances.values())
-        if len(cell.values) > 1 and sampling:
-            total += sum((value - cell.mean) ** 2 for value in cell.values.values()) / sampling
-            freedom += len(cell.values) - 1
-    return SeedFactor(max(total / freedom, 1.0) if freedom else 1.0, freedom)
+        sampling = _known_mean(training.sampling for training in cell.trainings.values())
+        if len(cell.trainings) > 1 and sampling:
+            scatter += sum((training.value - cell.mean) ** 2 for training in cell.trainings.values()) / sampling
+            freedom += len(cell.trainings) - 1
+    return SeedFactor(scatter, freedom, len(cells))
 
 
 def mean_over_seeds(cell: Measured, factor: SeedFactor) -> Mean:
-    """The mean of a cell; over training seeds where there are several, else of the one model that was trained."""
-    several = cell.training_seeds > 1
+    """The mean of a cell; over trainings where there are several, else of the one model that was trained."""
+    several = len(cell.trainings) > 1
     estimand = f"mean over training seeds of {cell.estimand or 'the value'}" if several else cell.estimand
-    found = _error(cell.values, cell.variances, factor)
-    low, high = (None, None) if found is None else _bounds(cell.mean, *found)
-    return Mean(cell.name, cell.mean, cell.std, len(cell.values), cell.training_seeds, low, high, estimand)
+    trainings = list(cell.trainings.values())
+    error, reference = _scatter(trainings, factor, [cell]), _mean_deviations(one.reference for one in trainings)
+    if error is not None and reference is None:
+        # Where the reference images' part is not told apart, all of the sampling variance might be it.
+        sampling = _known_mean(training.sampling for training in trainings) or 0.0
+        error = _sum(error, _Error((1 - 1 / len(trainings)) * sampling, math.inf))
+    low, high = (None, None) if error is None else _bounds(cell.mean, _sum(error, _of_reference(reference)))
+    counts = (len(cell.values), len(trainings))
+    return Mean(cell.name, cell.mean, cell.std, *counts, low, high, estimand, cell.n)
 
 
 def against_best(cells: Sequence[Measured], higher_is_better: bool = False, level: float = LEVEL) -> list[Comparison]:
@@ -202,9 +269,26 @@ def compare(
         verdict = None
         if p is not None:
             verdict = ALIKE if p > level else BETTER if sign * item.value < 0 else WORSE
-        seeds = min(cell.training_seeds, other.training_seeds)
-        found.append(Comparison(cell.name, other.name, item.value, item.low, item.high, p, verdict, seeds, pairs))
+        seeds, n = min(len(cell.trainings), len(other.trainings)), min(cell.n, other.n)
+        known = (item.value, item.low, item.high, p, verdict, seeds, pairs, _unknown(cell, other), n)
+        found.append(Comparison(cell.name, other.name, *known))
     return found
+
+
+def _unknown(a: Measured, b: Measured) -> str:
+    """What a comparison of two cells cannot know, since it was done once."""
+    if min(len(a.trainings), len(b.trainings)) < 2:
+        return UNKNOWN
+    once = [cell for cell in (a, b) if cell.first_stage and cell.ae_seeds < 2]
+    return FIRST_STAGE_UNKNOWN if once and a.first_stage != b.first_stage else ""
+
+
+@dataclass(frozen=True)
+class _Error:
+    """Variance of an estimate and its degrees of freedom."""
+
+    variance: float
+    freedom: float
 
 
 @dataclass(frozen=True)
@@ -216,53 +300,89 @@ class _Difference:
 
 
 def _difference(a: Measured, b: Measured, factor: SeedFactor) -> _Difference:
-    """The difference of means, over shared repetitions where there are any, and its uncorrected p-value."""
-    shared = [repetition for repetition in a.values if repetition in b.values]
-    found: tuple[float, float] | None
-    if shared:
-        values = {r: a.values[r] - b.values[r] for r in shared}
-        found = _error(values, {r: a.variances[r] + b.variances[r] for r in shared}, factor)
-        value = sum(values.values()) / len(values)
+    """The difference of means, training by training where both have the same, and its uncorrected p-value."""
+    value = a.mean - b.mean
+    if a.trainings.keys() == b.trainings.keys():
+        pairs = [(a.trainings[key], b.trainings[key]) for key in a.trainings]
+        error = _scatter([Training(x.value - y.value, x.sampling + y.sampling) for x, y in pairs], factor, [a, b])
     else:
-        value = a.mean - b.mean
-        errors = [_error(cell.values, cell.variances, factor) for cell in (a, b)]
-        known = [error for error in errors if error is not None]
-        both = (math.fsum(e[0] for e in known), min(e[1] for e in known))
-        found = both if len(known) == 2 else None
-    if found is None:
+        apart = [_scatter(list(cell.trainings.values()), factor, [cell]) for cell in (a, b)]
+        error = None if None in apart else _sum(*(one for one in apart if one is not None))
+    if error is None:
         return _Difference(value)
-    variance, freedom = found
-    if variance == 0:
-        return _Difference(value, value, value, 1.0 if value == 0 else 0.0)
-    p = 2 * float(stdtr(freedom, -abs(value) / math.sqrt(variance)))
-    return _Difference(value, *_bounds(value, variance, freedom), p)
+    mine, others = (_mean_deviations(one.reference for one in cell.trainings.values()) for cell in (a, b))
+    if mine and others and len(mine) == len(others):
+        apart_only = tuple(x - y for x, y in zip(mine, others, strict=True))
+    else:  # nothing is known to be shared
+        apart_only = (*(mine or ()), *(others or ()))
+    error = _sum(error, _of_reference(apart_only))
+    if error.variance <= (ROUNDING * max(abs(a.mean), abs(b.mean))) ** 2:  # shares of few images come in steps
+        return _Difference(value)
+    p = 2 * float(stdtr(error.freedom, -abs(value) / math.sqrt(error.variance)))
+    return _Difference(value, *_bounds(value, error), p)
 
 
-def _error(
-    values: Mapping[Repetition, float], variances: Mapping[Repetition, float], factor: SeedFactor
-) -> tuple[float, float] | None:
-    """Variance and degrees of freedom of the mean of values, None where neither intervals nor repetitions tell."""
-    n = len(values)
-    own = _variance(list(values.values())) / n if n > 1 else 0.0
-    sampling = _known_mean(variances.values())
-    if sampling is None:
-        return (own, float(n - 1)) if n > 1 else None
-    return max(factor.factor * sampling / n, own), float(factor.freedom) if factor.freedom else math.inf
+def _scatter(trainings: Sequence[Training], factor: SeedFactor, cells: Sequence[Measured]) -> _Error | None:
+    """By how much the mean of trainings of cells, or of their differences, would vary with others and other samples.
+
+    None where neither intervals nor a second training tell.
+    """
+    n, sampling = len(trainings), _known_mean(training.sampling for training in trainings)
+    own = _Error(_variance([training.value for training in trainings]) / n, n - 1) if n > 1 else None
+    if not sampling:
+        return own
+    pooled = _Error(factor.factor * sampling / n, factor.freedom or math.inf)
+    if own is None or own.variance <= pooled.variance:
+        return pooled
+    others = factor.without(cells)
+    if not others.freedom:  # nothing says whether these are unlike others
+        return _Error(own.variance, pooled.freedom)
+    ratio = own.variance / (others.factor * sampling / n)
+    return own if fdtrc(own.freedom, others.freedom, ratio) < UNLIKE / factor.cells else pooled
 
 
-def _bounds(value: float, variance: float, freedom: float) -> tuple[float, float]:
-    half = float(ndtri(0.975) if math.isinf(freedom) else stdtrit(freedom, 0.975)) * math.sqrt(variance)
+def _of_reference(deviations: Collection[float] | None) -> _Error:
+    """The reference images' part."""
+    return _Error(_squares(deviations), len(deviations) - 1 if deviations else math.inf)
+
+
+def _sum(*errors: _Error) -> _Error:
+    """Of a sum of independent estimates."""
+    variance = math.fsum(error.variance for error in errors)
+    shares = math.fsum(error.variance**2 / error.freedom for error in errors)
+    return _Error(variance, variance**2 / shares if shares else math.inf)
+
+
+def _mean_deviations(given: Iterable[Collection[float] | None]) -> tuple[float, ...] | None:
+    """Block by block; None where one does not tell, or they are not of the same blocks."""
+    told = list(given)
+    if any(deviations is None for deviations in told) or len({len(d) for d in told if d is not None}) != 1:
+        return None
+    return tuple(_mean(block) for block in zip(*(d for d in told if d is not None), strict=True))
+
+
+def _squares(deviations: Collection[float] | None) -> float:
+    return math.fsum(deviation**2 for deviation in deviations or ())
+
+
+def _bounds(value: float, error: _Error) -> tuple[float, float]:
+    quantile = float(ndtri(0.975) if math.isinf(error.freedom) else stdtrit(error.freedom, 0.975))
+    half = quantile * math.sqrt(error.variance)
     return value - half, value + half
 
 
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
 def _variance(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    mean = _mean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-def _known_mean(values: Any) -> float | None:
+def _known_mean(values: Iterable[float]) -> float | None:
     known = [float(value) for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else None
+    return _mean(known) if known else None
 
 
 @dataclass(frozen=True)

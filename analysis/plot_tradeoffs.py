@@ -76,8 +76,9 @@ def draw(
     check_protocols(study, allow_mixed)
     compared = compare.tables(study.frame, against)
     folder = out if out is not None else store / "analysis" / study.sweep
+    results = study.frame.drop(columns="reference_deviations")
     written = [
-        write_atomic(folder / "results.csv", study.frame.to_csv(index=False).encode()),
+        write_atomic(folder / "results.csv", results.to_csv(index=False).encode()),
         write_atomic(folder / "table.md", markdown(study, against).encode()),
         write_atomic(folder / "means.csv", compare.means_frame(compared).to_csv(index=False).encode()),
         write_atomic(folder / "comparisons.csv", compare.comparisons_frame(compared).to_csv(index=False).encode()),

@@ -162,7 +162,8 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
             continue
         difference = {"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""}
         lines.append([*line, text.interval(difference), text.number(item.p), item.sentence])
-    header = ["cell", metric_title(found.metric), "std over seeds", "training seeds", "difference", "p", "verdict"]
+    title = f"{metric_title(found.metric)} (n = {_span(pd.Series([mean.n for mean in found.means]))})"
+    header = ["cell", title, "std over seeds", "training seeds", "difference", "p", "verdict"]
     pairs, known = found.comparisons[0].pairs, found.factor.freedom
     chosen = "the best was chosen from" if against is None else "were compared"
     spread = (
@@ -173,8 +174,9 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
         "not known (sweep `seed=0,1,2`)."
     )
     return text.table(header, lines) + (
-        f"\n\nCompared over shared seeds at level {LEVEL:g}, p-values corrected by Holm for the {pairs} "
-        f"pair{'s' * (pairs != 1)} that {chosen}; intervals are not. {spread}"
+        f"\n\nCompared on the same reference images, training by training where both have the same seeds, at level "
+        f"{LEVEL:g}, p-values corrected by Holm for the {pairs} pair{'s' * (pairs != 1)} that {chosen}; intervals are "
+        f"not. {spread}"
     )
 
 

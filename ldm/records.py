@@ -70,6 +70,9 @@ class ResultRow:
     """One measured value. `n` = images it was computed from; `protocol` = id of how it was measured ("" for none).
 
     `estimand`: what the value estimates and its interval is to cover ("" in records from before it was said).
+    `reference_deviations`: what each block of the reference images contributes to the value's deviation, squares adding
+    up to their part of its variance; rows of one protocol share these blocks, so their differences cancel what all
+    owe to the same images. None where it is not told, () where no reference image counts.
     """
 
     metric: str
@@ -81,6 +84,7 @@ class ResultRow:
     images_seen: int | None = None
     seed: int | None = None
     estimand: str = ""
+    reference_deviations: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,10 +163,15 @@ class StageRecord:
     def from_json(value: Mapping[str, Any]) -> "StageRecord":
         """Reads what `to_json` gave."""
         data = dict(value)
-        data["rows"] = tuple(ResultRow(**row) for row in data.get("rows", ()))
+        data["rows"] = tuple(_row(row) for row in data.get("rows", ()))
         data["left_out"] = tuple(LeftOut(**item) for item in data.get("left_out", ()))
         data["cost"] = Cost(**data.get("cost", {}))
         return StageRecord(**data)
+
+
+def _row(value: Mapping[str, Any]) -> ResultRow:
+    deviations = value.get("reference_deviations")
+    return ResultRow(**{**value, "reference_deviations": None if deviations is None else tuple(deviations)})
 
 
 @dataclass(frozen=True)

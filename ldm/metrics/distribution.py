@@ -8,6 +8,7 @@ Before anything is computed the images are put into an order that depends on the
 the order in which they arrived (workers, batches) changes no value.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
@@ -21,8 +22,10 @@ from ldm.metrics.features import Features
 from ldm.metrics.frechet import PARTS, frechet_distance, frechet_infinity, frechet_spread
 from ldm.metrics.intervals import (
     Interval,
+    Spread,
     block_jackknife,
     block_sizes,
+    combine,
     mean_interval,
     proportion_interval,
     student_interval,
@@ -84,14 +87,25 @@ def _double(features: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(features.astype(np.float64))
 
 
+def _moved(interval: Interval, value: float) -> Interval:
+    """The same interval around another value."""
+    shift = value - interval.value
+    return Interval(value, interval.low + shift, interval.high + shift, interval.reference)
+
+
 Found = Mapping[str, Interval | float]
 """Values of the kinds that a measure gives, with an interval where one is known."""
 
 
+def _interval(value: float, spread: Spread) -> Interval:
+    """Of a distance whose spread comes of varying the generated images, then the reference images."""
+    _, reference, *_ = spread.deviations
+    return dataclasses.replace(student_interval(value, spread.variance, spread.freedom), reference=reference)
+
+
 def _frechet_of(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> Interval:
     value = frechet_distance(generated, reference)
-    spread = frechet_spread(generated, reference, value)
-    return student_interval(value, spread.variance, spread.freedom)
+    return _interval(value, frechet_spread(generated, reference, value))
 
 
 def _frechet(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -100,8 +114,7 @@ def _frechet(generated: Features, reference: Features, seed: int, wanted: Collec
     if "fd_infinity" not in wanted:
         return {"fd": found}
     value = frechet_infinity(generated.features, reference.features)
-    shift = value - found.value
-    return {"fd": found, "fd_infinity": Interval(value, found.low + shift, found.high + shift)}
+    return {"fd": found, "fd_infinity": _moved(found, value)}
 
 
 def _spatial_frechet(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -110,13 +123,13 @@ def _spatial_frechet(generated: Features, reference: Features, seed: int, wanted
     return {"sfd": _frechet_of(generated.spatial, reference.spatial)}
 
 
-def _kernel(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
-    """torch-fidelity's value; the interval's width comes from the jackknife of the estimate on all images."""
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+def subset_distance(generated: Features, reference: Features, seed: int) -> tuple[float, Spread]:
+    """torch-fidelity's kernel distance, a mean over random subsets, and its spread over other draws of these."""
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     size, subsets = kernel_subsets(len(generated), len(reference))
     a, b = (_double(x.features[canonical_order(x.features, seed)]) for x in (generated, reference))
-    value = kid_features_to_metric(
+    found = kid_features_to_metric(
         a,
         b,
         kid_subsets=subsets,
@@ -127,14 +140,19 @@ def _kernel(generated: Features, reference: Features, seed: int, wanted: Collect
         kid_kernel_poly_coef0=1,
         rng_seed=seed,
         verbose=False,
-    )[KEY_METRIC_KID_MEAN]
-    spread = kernel_distance(generated.features, reference.features)[1]
-    return {"kd": student_interval(value, spread.variance, spread.freedom)}
+    )
+    freedom = max(subsets - 1, 1)
+    return found[KEY_METRIC_KID_MEAN], Spread(found[KEY_METRIC_KID_STD] ** 2 / freedom, 0.0, freedom)
+
+
+def _kernel(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
+    """The interval is that of the estimate on all images, and of the draw of the subsets."""
+    value, draws = subset_distance(generated, reference, seed)
+    return {"kd": _interval(value, combine(kernel_distance(generated.features, reference.features)[1], draws))}
 
 
 def _embedding_distance(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
-    value, spread = kernel_distance(generated.features, reference.features, kernel=gaussian)
-    return {"cmmd": student_interval(value, spread.variance, spread.freedom)}
+    return {"cmmd": _interval(*kernel_distance(generated.features, reference.features, kernel=gaussian))}
 
 
 def _inception_score(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -147,7 +165,9 @@ def _inception_score(generated: Features, reference: Features, seed: int, wanted
     logits = generated.logits[canonical_order(generated.features, seed)]
     score = isc_features_to_metric(_double(logits), splits=splits, shuffle=False)
     mean, std = score[KEY_METRIC_ISC_MEAN], score[KEY_METRIC_ISC_STD]
-    return {"is": mean if splits < 2 else student_interval(mean, std**2 / (splits - 1), splits - 1)}
+    if splits < 2:
+        return {"is": mean}
+    return {"is": dataclasses.replace(student_interval(mean, std**2 / (splits - 1), splits - 1), reference=())}
 
 
 def _neighbourhoods(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -238,7 +258,7 @@ KINDS: Final = {kind.name: kind for measure in MEASURES for kind in measure.kind
 
 def _row(metric: str, found: Interval | float, n: int, estimand: str) -> MetricValue:
     if isinstance(found, Interval):
-        return MetricValue(metric, found.value, n, found.low, found.high, estimand)
+        return MetricValue(metric, found.value, n, found.low, found.high, estimand, found.reference)
     return MetricValue(metric, found, n, estimand=estimand)
 
 
@@ -290,5 +310,4 @@ def paired_frechet(a: Features, b: Features, seed: int) -> Interval:
     jackknifed = block_jackknife(
         [both], lambda rows: frechet_distance(rows[:, :d], rows[:, d:]), min(PAIR_BLOCKS, len(both))
     )
-    value = frechet_distance(a.features, b.features)
-    return Interval(value, value + jackknifed.low - jackknifed.value, value + jackknifed.high - jackknifed.value)
+    return _moved(jackknifed, frechet_distance(a.features, b.features))

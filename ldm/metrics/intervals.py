@@ -13,20 +13,29 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the bounds of its confidence interval."""
+    """An estimate with the bounds of its confidence interval.
+
+    `reference`: what each block of the reference images contributes to its deviation, squares adding up to their part
+    of the variance: estimates against the same blocks share it. None where it is not known, () where there is none.
+    """
 
     value: float
     low: float
     high: float
+    reference: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Variance of an estimate, the estimate of its bias, and the degrees of freedom behind the variance."""
+    """Variance of an estimate, the estimate of its bias, and the degrees of freedom behind the variance.
+
+    `deviations`: for each sample that was varied what its blocks contribute; all squares add up to the variance.
+    """
 
     variance: float
     bias: float
     freedom: float
+    deviations: tuple[tuple[float, ...], ...] = ()
 
 
 def student_interval(value: float, variance: float, freedom: float, level: float = LEVEL) -> Interval:
@@ -67,7 +76,8 @@ def jackknife_spread(value: float, left_out: ArrayLike, sizes: ArrayLike) -> Spr
     estimate = g * value - float(((1 - m / n) * without).sum())
     pseudo = h * value - (h - 1) * without
     variance = float(((pseudo - estimate) ** 2 / (h - 1)).mean())
-    return Spread(variance, value - estimate, g - 1)
+    deviations = (pseudo - estimate) / np.sqrt((h - 1) * g)
+    return Spread(variance, value - estimate, g - 1, (tuple(deviations.tolist()),))
 
 
 def combine(*spreads: Spread) -> Spread:
@@ -78,7 +88,8 @@ def combine(*spreads: Spread) -> Spread:
     variance = sum(spread.variance for spread in spreads)
     shares = sum(spread.variance**2 / spread.freedom for spread in spreads)
     freedom = variance**2 / shares if shares > 0 else sum(spread.freedom for spread in spreads)
-    return Spread(variance, sum(spread.bias for spread in spreads), freedom)
+    deviations = tuple(sample for spread in spreads for sample in spread.deviations)
+    return Spread(variance, sum(spread.bias for spread in spreads), freedom, deviations)
 
 
 def block_jackknife(

@@ -10,11 +10,12 @@ from ldm.metrics.distribution import (
     metric_name,
     mixed_order,
     reconstruction_frechet,
+    subset_distance,
 )
 from ldm.metrics.features import Features
-from ldm.metrics.frechet import frechet_distance
-from ldm.metrics.intervals import block_jackknife, mean_interval, student_interval
-from ldm.metrics.kernel import kernel_distance, kernel_subsets
+from ldm.metrics.frechet import BLOCKS, frechet_distance
+from ldm.metrics.intervals import block_jackknife, block_sizes, jackknife_spread, mean_interval, student_interval
+from ldm.metrics.kernel import JACKKNIFE_BLOCKS, kernel_distance, kernel_subsets
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 
@@ -95,6 +96,34 @@ def test_kernel_interval_covers_the_population_value():
         interval = student_interval(value, spread.variance, spread.freedom)
         covered += interval.low <= truth <= interval.high
     assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_another_draw_of_subsets_moves_the_kernel_distance_as_far_as_its_interval_says():
+    rng = np.random.default_rng(5)
+    a, b = (Features(rng.normal(shift, size=(n, 8)).astype(np.float32), None) for n, shift in ((300, 0.2), (200, 0)))
+    draws = [subset_distance(a, b, seed) for seed in range(200)]
+    values, told = [value for value, _ in draws], [spread.variance for _, spread in draws]
+    assert np.var(values, ddof=1) == pytest.approx(np.mean(told), rel=0.25)
+    assert subset_distance(a[:200], b, 0)[1].variance == 0  # one subset of all
+
+
+def test_rows_say_what_they_owe_to_the_reference_images():
+    """Leaving out blocks of the reference alone gives the same part of the variance."""
+    rng = np.random.default_rng(6)
+    a, b = (Features(rng.normal(shift, size=(n, 8)).astype(np.float32), None) for n, shift in ((200, 0.3), (160, 0)))
+    rows = {value.metric: value for value in generation_metrics(a, b, "net", 0)[0]}
+    b_mixed = b.features[mixed_order(b.features, 0)].astype(np.float64)
+    for metric, statistic, blocks in (
+        ("kd_net", lambda x: kernel_distance(a.features, x)[0], JACKKNIFE_BLOCKS),
+        ("fd_net", lambda x: frechet_distance(a.features, x), BLOCKS),
+    ):
+        sizes = block_sizes(len(b), blocks)
+        ends = np.cumsum(sizes)
+        without = [statistic(np.delete(b_mixed, np.s_[e - s : e], axis=0)) for s, e in zip(sizes, ends, strict=True)]
+        expected = jackknife_spread(statistic(b_mixed), without, sizes).variance
+        assert sum(d**2 for d in rows[metric].reference_deviations) == pytest.approx(expected, rel=1e-6), metric
+    assert rows["precision_net"].reference_deviations is None
+    assert rows["fd_infinity_net"].reference_deviations == rows["fd_net"].reference_deviations
 
 
 @pytest.mark.parametrize(
