@@ -102,7 +102,7 @@ def rate(regulariser: str, f: int) -> float:
 def _row(
     metric: str, value: float, n: int, spread: float, protocol: str, seen: int | None = None, seed: int | None = None
 ):
-    return ResultRow(metric, value, n, protocol, value - spread, value + spread, seen, seed)
+    return ResultRow(metric, value, n, protocol, value - spread, value + spread, seen, seed, reference_deviations=())
 
 
 class _Writer:
