@@ -187,7 +187,7 @@ def perceptual_protocol(job: Job, plain: Protocol, judge: PerceptualDistance) ->
         extractor=judge.name,
         extractor_size=plain.resolution,
         extractor_weights=judge.weights_hash,
-        extractor_precision="fp32",
+        extractor_precision="float32",
         marks=_judge_marks(job.plan.config),
     )
 

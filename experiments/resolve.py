@@ -28,8 +28,8 @@ from ldm.pretrained import lpips
 AUTO = "auto"
 """The value of guidance.scale that asks for a stage of its own to find it."""
 
-FEWEST_TUNING_SAMPLES = 16
-"""Below, the kernel distance that tuning goes by is left out."""
+FEWEST_TO_TUNE = 16
+"""With fewer samples or reference images the kernel distance that tuning goes by is left out."""
 
 PLAIN_UNET: Mapping[str, Any] = {
     "transformer_depth": 1,
@@ -113,7 +113,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         _fill(config[group], scale[group])
     _check_likelihood(config["metrics"])
     _settle_sample_size(config)
-    _settle_tuning(config)
+    _settle_tuning(config, facts)
     notes += _settle_tiles(config)
     return config, tuple(notes)
 
@@ -297,16 +297,25 @@ def _candidates(given: Any) -> list[float]:
     return scales
 
 
-def _settle_tuning(config: dict[str, Any]) -> None:
+def _settle_tuning(config: dict[str, Any], facts: DataFacts) -> None:
     """How many samples each candidate of guidance is judged by, the same for every cell of a scale."""
     guidance, samples = config["guidance"], config["samples"]
     if guidance["scale"] != AUTO:
         return
     _fill(guidance, {"tuning_samples": config["metrics"]["progress_samples"]})
-    if not isinstance(guidance["tuning_samples"], int) or guidance["tuning_samples"] < FEWEST_TUNING_SAMPLES:
+    if not isinstance(guidance["tuning_samples"], int) or guidance["tuning_samples"] < FEWEST_TO_TUNE:
         raise UserError(
-            f"guidance.tuning_samples={guidance['tuning_samples']} is too few to judge by; "
-            f"use {FEWEST_TUNING_SAMPLES} or more"
+            f"guidance.tuning_samples={guidance['tuning_samples']} is too few to judge by; use {FEWEST_TO_TUNE} or more"
+        )
+    images, kind = {
+        "heldout": (facts.heldout_images, "held-out"),
+        "train": (facts.train_images, "training"),
+    }[config["metrics"]["reference"]]
+    if images < FEWEST_TO_TUNE:
+        raise UserError(
+            f"guidance.scale={AUTO} compares samples with at least {FEWEST_TO_TUNE} {kind} images "
+            f"(metrics.reference={config['metrics']['reference']}), and data={config['data']['name']} has {images}; "
+            "give more images, hold out a larger share, or give guidance.scale as a number"
         )
     if samples["height"] is not None:
         raise UserError(

@@ -15,7 +15,7 @@ from experiments.runner import Job, Outcome
 from experiments.stages.samples import first_images
 from ldm.metrics.features import Features
 from ldm.metrics.memorisation import memorisation_metrics, nearest, small_pixels
-from ldm.records import LeftOut
+from ldm.records import LeftOut, Protocol, ResultRow
 
 SHOWN = 12
 
@@ -44,15 +44,15 @@ def run(job: Job) -> Outcome:
     with np.load(folder / "distances.npz", allow_pickle=False) as file:
         unseen = {space: file[space] for space in file.files}
     judge, images_seen = full["metrics"]["extractor"], job.parent_record("diffusion").facts["images_seen"]
-    rows, protocols = [], []
+    rows, left_out, protocols = list[ResultRow](), list[LeftOut](), list[Protocol]()
     for space, found in ((judge, by_features), (PIXELS, by_pixels)):
         how = sample_protocol(job, len(found.distances))
         how = memorisation_protocols(how, train.fingerprint, len(indices))[space]
         how = dataclasses.replace(how, marks=(*how.marks, f"against {len(unseen[space])} held-out images"))
         protocols.append(how)
-        rows += [
-            value.row(how.id, images_seen) for value in memorisation_metrics(found.distances, unseen[space], space)
-        ]
+        values, missing = memorisation_metrics(found.distances, unseen[space], space)
+        rows += [value.row(how.id, images_seen) for value in values]
+        left_out += missing
     shown = np.argsort(by_features.distances[: len(kept)], kind="stable")[:SHOWN]
     pictures = [kept[torch.from_numpy(shown)]]
     pictures += [train.uint8(indices[found.indices[shown]]) for found in (by_features, by_pixels)]
@@ -71,4 +71,6 @@ def run(job: Job) -> Outcome:
         ],
         "pixels_of": len(kept),
     }
-    return Outcome(facts=facts, rows=rows, protocols=described(protocols), cost=meter.cost(len(features)))
+    return Outcome(
+        facts=facts, rows=rows, left_out=left_out, protocols=described(protocols), cost=meter.cost(len(features))
+    )

@@ -8,7 +8,9 @@ from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import described, extractor_of, generation_rows, reference_features, sample_protocol
+from experiments.resolve import AUTO
 from experiments.runner import Job, Outcome, label
+from ldm.errors import UserError
 from ldm.metrics.distribution import metric_name
 from ldm.metrics.features import FeatureAccumulator
 from ldm.randomness import derived_seed
@@ -42,7 +44,10 @@ def run(job: Job) -> Outcome:
             ):
                 collected.add(extractor(batch.images))
                 reporter.advance_to(len(tried) * n + len(collected))
-            rows, _ = generation_rows(collected.result(), reference, protocol)
+            rows, left_out = generation_rows(collected.result(), reference, protocol)
+            for item in left_out:
+                if item.metric == metric:  # the plan counts images, of which some may have been unusable
+                    raise UserError(f"guidance.scale={AUTO} goes by {metric}, which cannot be given: {item.reason}")
             [row] = [row for row in rows if row.metric == metric]
             tried.append({"scale": scale, "value": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high})
             calls = build.network_calls({**full, "guidance": settled})

@@ -14,14 +14,18 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ldm.metrics.intervals import LEVEL, Interval, mean_interval, proportion_interval
+from ldm.metrics.intervals import LEVEL, Interval, proportion_interval
+from ldm.metrics.reconstruction import mean_value
 from ldm.metrics.values import MetricValue
+from ldm.records import LeftOut
 
 PIXEL_SIDE: Final = 32
 """Pixels are compared at most at this side: at full size fine texture drowns what two images share."""
 
 CLOSE: Final = 0.05
 """The share of held-out images that lies within the distance that is called close."""
+
+FEWEST_HELDOUT: Final = 2
 
 BLOCK_BYTES: Final = 2**27
 
@@ -62,25 +66,33 @@ def small_pixels(images: Tensor) -> NDArray[np.float32]:
 
 
 def memorisation_metrics(
-    samples: NDArray[np.float64], heldout: NDArray[np.float64], space: str, level: float = LEVEL
-) -> list[MetricValue]:
+    samples: NDArray[np.float64], heldout: NDArray[np.float64], space: str
+) -> tuple[list[MetricValue], list[LeftOut]]:
     """Distances of samples to their nearest training image, against those of held-out images to theirs.
 
     `nearest_train_SPACE` is their mean, `nearer_train_SPACE` the probability that a sample lies nearer than a held-out
     image (0.5: as near as unseen images; 1: copies), `close_train_SPACE` the share of samples within the distance
-    that 5 % of the held-out images lie within (the interval takes that distance as given).
+    that 5 % of the held-out images lie within (the interval takes that distance as given). The last two are left out
+    where a single held-out image would have to say how near unseen images lie.
     """
-    n, mean, nearer = len(samples), mean_interval(samples, level), probability_below(samples, heldout, level)
+    mean = mean_value(f"nearest_train_{space}", samples)
+    if len(heldout) < FEWEST_HELDOUT:
+        reason = (
+            f"It needs at least {FEWEST_HELDOUT} held-out images to say what is near, here there are {len(heldout)}."
+        )
+        return [mean], [LeftOut(f"{name}_train_{space}", reason) for name in ("nearer", "close")]
     near = int((samples <= np.quantile(heldout, CLOSE)).sum())
-    share = proportion_interval(near, n, level)
-    found = {"nearest": mean, "nearer": nearer, "close": share}
-    return [MetricValue(f"{name}_train_{space}", i.value, n, i.low, i.high) for name, i in found.items()]
+    found = {
+        "nearer": probability_below(samples, heldout),
+        "close": proportion_interval(near, len(samples)),
+    }
+    values = [MetricValue(f"{name}_train_{space}", i.value, len(samples), i.low, i.high) for name, i in found.items()]
+    return [mean, *values], []
 
 
 def heldout_distance(distances: NDArray[np.float64], space: str) -> MetricValue:
     """The mean distance of held-out images to their nearest training image, which samples are measured against."""
-    mean = mean_interval(distances)
-    return MetricValue(f"real_nearest_train_{space}", mean.value, len(distances), mean.low, mean.high)
+    return mean_value(f"real_nearest_train_{space}", distances)
 
 
 def probability_below(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:

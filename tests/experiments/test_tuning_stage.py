@@ -1,16 +1,19 @@
 """guidance.scale=auto: found on other samples, with the same budget for each cell, and said what was tried."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from program import run
-from tiny_plans import changed, identities, plan_of
+from tiny_plans import FACTS, changed, identities, plan_of
 
+from experiments.conditions import DataFacts
 from experiments.plan import ON_REQUEST, pixels_hash
+from experiments.resolve import FEWEST_TO_TUNE
 from ldm.errors import UserError
-from ldm.metrics.distribution import kernel_distance
+from ldm.metrics.distribution import KINDS, kernel_distance
 from ldm.metrics.features import Features
 
 AUTO = "guidance.scale=auto"
@@ -75,6 +78,25 @@ def test_what_cannot_be_tuned_is_one_sentence(overrides: list[str], words: list[
         plan_of(*overrides)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reference", "few", "enough", "word"),
+    [
+        ("heldout", replace(FACTS, heldout_images=15), replace(FACTS, train_images=3), "held-out"),
+        ("train", replace(FACTS, train_images=15), replace(FACTS, heldout_images=3), "training"),
+    ],
+)
+def test_too_few_reference_images_are_said_before_any_training(
+    reference: str, few: DataFacts, enough: DataFacts, word: str
+) -> None:
+    """Of the split that samples are compared with; what needs no tuning is planned all the same."""
+    settings = f"metrics.reference={reference}"
+    with pytest.raises(UserError, match=f"at least 16 {word} images .* has 15;"):
+        plan_of(AUTO, settings, facts=few)
+    assert "tuning" not in plan_of(settings, facts=few).stages
+    assert "tuning" in plan_of(AUTO, settings, facts=enough).stages
+    assert KINDS["kd"].images == FEWEST_TO_TUNE
 
 
 def test_a_factor_of_the_learning_rate_is_nothing_but_the_rate() -> None:

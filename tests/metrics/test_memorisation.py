@@ -73,7 +73,9 @@ def _metrics(copies):
     samples, noise = _distances(200, 200, 16, seed=3)
     samples[:copies] = train[:copies] + 0.01 * noise[:copies]
     held, mine = nearest(heldout, train).distances, nearest(samples, train).distances
-    return {value.metric: value for value in memorisation_metrics(mine, held, "e")}, heldout_distance(held, "e")
+    values, left_out = memorisation_metrics(mine, held, "e")
+    assert not left_out
+    return {value.metric: value for value in values}, heldout_distance(held, "e")
 
 
 def test_a_model_that_learned_the_distribution_is_as_near_as_unseen_images():
@@ -92,3 +94,12 @@ def test_copies_are_counted():
     every, _ = _metrics(copies=200)
     assert every["nearer_train_e"].value == every["close_train_e"].value == 1.0
     assert every["close_train_e"].ci_low > 0.95
+
+
+def test_one_held_out_image_does_not_say_what_is_near():
+    real = heldout_distance(np.array([3.0]), "e")
+    assert (real.value, real.n, real.ci_low) == (3.0, 1, None)
+    values, left_out = memorisation_metrics(np.array([1.0, 2.0, 4.0]), np.array([3.0]), "e")
+    assert [value.metric for value in values] == ["nearest_train_e"]
+    assert [item.metric for item in left_out] == ["nearer_train_e", "close_train_e"]
+    assert all("at least 2 held-out images" in item.reason for item in left_out)
