@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,9 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import overlays, speeds, style
-from analysis.collect import ALL_AXES, TUNED, Codec, CodedLatents, Study, choices, family_name
-from analysis.compare import mean_over_seeds, one_cell, seed_factor
-from analysis.labels import is_given, named_value
+from analysis.collect import (
+    ALL_AXES,
+    FIRST_STAGE_AXES,
+    REFERENCE_AXES,
+    TUNED,
+    Codec,
+    CodedLatents,
+    Study,
+    family_name,
+)
+from analysis.compare import SeedFactor, mean_over_seeds, one_cell, seed_factor
+from analysis.labels import is_given, named_value, told_apart
 from analysis.papers import Published
 from analysis.progressive import progressive_coding
 from analysis.style import PointLabel
@@ -83,6 +92,9 @@ RATE_NOTES = {
     "vq": "VQ = rate_index_crossentropy, hollow rate_index_log2 (log2 of the codebook size)",
     "identity": "pixels = rate_lossless, hollow rate_raw (24 bits per pixel)",
 }
+OF_FIRST_STAGE = [axis for axis in (*REFERENCE_AXES, *FIRST_STAGE_AXES) if axis not in ("extractor", "ae_seed")]
+"""Axes that make a first stage and its images another one, and not the same one trained or judged again."""
+
 RATE_SHORT = {"kl": "KL fitted", "vq": "VQ cross-entropy"}
 SMALL_PANELS = 4
 
@@ -281,30 +293,41 @@ def _rate_note(regularisers: Sequence[str]) -> list[str]:
 
 
 def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a first stage: f, regulariser, and mean and interval of rate, cruder rate, RMSE and PSNR."""
-    found = []
+    """One row a first stage, its seeds averaged: axes, and value and interval of rate, cruder rate, RMSE and PSNR."""
+    names = ("rate", "crude", "rmse", "psnr")
+    rows = rows[rows["metric"].isin([metric for metrics in RATE_OF.values() for metric in metrics])]
     if rows.empty:
         return pd.DataFrame()
     # Rate and distortion of one record may follow different protocols; what must not be averaged are different sets.
     measured = rows.groupby("identity")["protocol"].transform(lambda ids: " ".join(sorted(set(ids))))
-    for key, own in rows.assign(measured=measured).groupby(["regulariser", "f", "channels", "measured"], dropna=False):
-        regulariser, f, channels, protocol = cast(tuple[str, int, Any, str], key)
-        names = dict(zip(("rate", "crude", "rmse", "psnr"), rate_metrics(regulariser), strict=True))
-        point: dict[str, Any] = {"regulariser": regulariser, "f": int(f), "channels": channels, "protocol": protocol}
-        for name, metric in names.items():
+    factors = _seed_factors(rows)
+    keys = [*OF_FIRST_STAGE, "measured"]
+    found = []
+    for _, own in rows.assign(measured=measured).groupby(keys, dropna=False):
+        point: dict[Any, Any] = own.iloc[0][keys].to_dict()
+        for name, metric in zip(names, rate_metrics(point["regulariser"]), strict=True):
             values = own[own["metric"] == metric]
-            point[name] = values["value"].mean() if len(values) else math.nan
-            point[f"{name}_low"] = values["ci_low"].min() if len(values) else math.nan
-            point[f"{name}_high"] = values["ci_high"].max() if len(values) else math.nan
+            mean = _mean(values, factors[metric]) if len(values) else (math.nan,) * 3
+            point |= dict(zip((name, f"{name}_low", f"{name}_high"), mean, strict=True))
         if math.isfinite(point["rate"]):
             found.append(point)
     return pd.DataFrame(found)
+
+
+def _seed_factors(rows: pd.DataFrame) -> dict[str, SeedFactor]:
+    """Of each metric how much its values vary over seeds, pooled over first stages."""
+    keys = [*OF_FIRST_STAGE, "protocol"]
+    return {
+        str(metric): seed_factor([one_cell(cell) for _, cell in own.groupby(keys, dropna=False)])
+        for metric, own in rows.groupby("metric")
+    }
 
 
 def _draw_rate_panel(
     axes: Axes, column: str, points: pd.DataFrame, codecs: Mapping[str, Sequence[Codec]], letters: Mapping[str, str]
 ) -> list[PointLabel]:
     labels: list[PointLabel] = []
+    apart = told_apart(points, OF_FIRST_STAGE) if not points.empty else []
     for name in style.CODEC_COLOUR:
         curve = sorted(codecs.get(name, ()), key=lambda point: point.bits_per_pixel)
         heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
@@ -315,9 +338,8 @@ def _draw_rate_panel(
     for regulariser, own in points.groupby("regulariser", sort=False) if not points.empty else ():
         drawn = own[own[column].map(math.isfinite)].sort_values("f")
         look = style.family(str(regulariser))
-        for _, line in drawn.groupby("protocol", sort=False):
-            if line["f"].is_unique:
-                axes.plot(line["rate"], line[column], color=style.FAINT, linestyle=look.line, linewidth=1.3, zorder=1)
+        for _, line in drawn.groupby([*apart, "measured"], sort=False, dropna=False):
+            axes.plot(line["rate"], line[column], color=style.FAINT, linestyle=look.line, linewidth=1.3, zorder=1)
         for point in drawn.to_dict("records"):
             tint, at = style.colour(point["f"]), (point["rate"], point[column])
             if math.isfinite(point["crude"]):
@@ -335,7 +357,7 @@ def _draw_rate_panel(
             style.interval(axes, at[0], at[1], point[f"{column}_low"], point[f"{column}_high"], tint)
             style.interval(axes, at[0], at[1], point["rate_low"], point["rate_high"], tint, horizontal=True)
             axes.plot(*at, look.marker, color=tint, markersize=look.size, zorder=4, clip_on=False)
-            labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, drawn, letters), tint))
+            labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, apart, letters), tint))
     lossless = {style.CODEC_NAME[name]: items[0] for name, items in codecs.items() if items and items[0].psnr is None}
     pixels = points[points["regulariser"] == "identity"] if not points.empty else points
     if column == "rmse":
@@ -350,11 +372,11 @@ def _draw_rate_panel(
     return labels
 
 
-def _suffix(point: Mapping[Any, Any], others: pd.DataFrame, letters: Mapping[str, str]) -> str:
-    """What tells first stages of the same f apart: channels, and where they are mixed the protocol."""
-    same = others[others["f"] == point["f"]]
-    channels = f", {point['channels']} ch." if same["channels"].nunique() > 1 else ""
-    return channels + (f" ({letters[point['protocol']]})" if point["protocol"] in letters else "")
+def _suffix(point: Mapping[Any, Any], apart: Sequence[str], letters: Mapping[str, str]) -> str:
+    """What tells first stages of the same f apart, and where they are mixed the protocol."""
+    named = [named_value(axis, point[axis]) for axis in apart if is_given(point[axis])]
+    marks = sorted({letters[name] for name in point["measured"].split() if name in letters})
+    return ", ".join(["", *named]) + (f" ({', '.join(marks)})" if marks else "")
 
 
 def quality_vs_f(study: Study) -> Figure:
@@ -371,9 +393,7 @@ def quality_vs_f(study: Study) -> Figure:
             _markers(axes, line, "f")
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["f"]), float(last["value"]), f"{steps} steps", shade))
-        decoded = (
-            _floor(study, metric.decoded, metric).query("regulariser in [@panel.family, 'identity']").sort_values("f")
-        )
+        decoded = _decoded(study, metric, panel)
         if not decoded.empty:
             axes.plot(decoded["f"], decoded["value"], color=style.FLOOR, linestyle=(0, (5, 2)), linewidth=1.3, zorder=1)
             end = decoded.iloc[-1]
@@ -585,7 +605,7 @@ def _quality_figure(
         if not real.empty:
             axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
         if floors:
-            _decoded_ticks(axes, _floor(study, metric.decoded, metric), panel)
+            _decoded_ticks(axes, _decoded(study, metric, panel))
         heading = ", ".join(part for part in (family_name(panel.family), panel.variant) if part)
         axes.set_title(heading if len(panels) > 1 else "", loc="left", color=style.INK)
         leftmost = next(p for p in panels if p.variant == panel.variant) is panel
@@ -656,8 +676,7 @@ def _variants(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str
     # Cells that found their own guidance are one choice, whatever they found.
     scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == TUNED, TUNED)
     rows = rows.assign(guidance_scale=scales, guidance_rule="")
-    by_point = rows.groupby(["regulariser", "f"], dropna=False)
-    swept = [axis for axis in axes if by_point[axis].agg(choices).max() > 1]
+    swept = told_apart(rows, axes)
     swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
 
     def describe(row: pd.Series) -> str:
@@ -690,12 +709,20 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for own in points:
         point = own.iloc[0].copy()
-        if len(own) > 1:
-            mean = mean_over_seeds(one_cell(own), factor)
-            point["value"], point["ci_low"], point["ci_high"] = mean.value, mean.low, mean.high
-            point["sample_images_per_second"] = own["sample_images_per_second"].mean()
+        point["value"], point["ci_low"], point["ci_high"] = _mean(own, factor)
+        point["sample_images_per_second"] = own["sample_images_per_second"].mean()
         found.append(point)
     return pd.DataFrame(found).astype(rows.dtypes.to_dict()).reset_index(drop=True)
+
+
+def _mean(rows: pd.DataFrame, factor: SeedFactor) -> tuple[float, float, float]:
+    """Value and interval of a cell's rows of one metric: over seeds its mean's, else as they were measured."""
+    if len(rows) == 1:
+        row = rows.iloc[0]
+        return float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
+    mean = mean_over_seeds(one_cell(rows), factor)
+    low, high = (math.nan if bound is None else bound for bound in (mean.low, mean.high))
+    return mean.value, low, high
 
 
 def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
@@ -709,7 +736,14 @@ def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
     same = rows[rows["n"] == like.n]
     if like.is_kernel and same.empty:
         same = rows
-    return same.groupby(["regulariser", "f"], dropna=False, as_index=False)[["value"]].mean()
+    return same
+
+
+def _decoded(study: Study, metric: Headline, panel: Panel) -> pd.DataFrame:
+    """The floor of the panel's own first stages by f: the mean over their seeds."""
+    shown = panel.rows[OF_FIRST_STAGE].drop_duplicates()
+    rows = _floor(study, metric.decoded, metric).merge(shown, on=OF_FIRST_STAGE)
+    return rows.groupby("f", as_index=False)[["value"]].mean()
 
 
 def _floor_note(study: Study, metric: Headline) -> str:
@@ -725,8 +759,8 @@ def _floor_note(study: Study, metric: Headline) -> str:
     return f"Only floors of the same n are drawn (measured: {_listed(counts)}): the Fréchet distance depends on n."
 
 
-def _decoded_ticks(axes: Axes, decoded: pd.DataFrame, panel: Panel) -> None:
-    for point in decoded[decoded["regulariser"].isin([panel.family, "identity"])].to_dict("records"):
+def _decoded_ticks(axes: Axes, decoded: pd.DataFrame) -> None:
+    for point in decoded.to_dict("records"):
         axes.plot(
             0.0,
             point["value"],

@@ -12,13 +12,18 @@ from analysis.collect import ALL_AXES, choices, family_name
 def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], without: Sequence[str] = ()) -> str:
     """The name of one of `rows`, e.g. "KL f=8, 10 steps, seed 1"; channels where they do not follow from f."""
     named = ["f", "regulariser", "steps", *without]
-    by_point = rows.groupby(["regulariser", "f"], dropna=False)
-    if "channels" not in named and by_point["channels"].nunique().max() == 1:
+    if "channels" not in told_apart(rows, ["channels"]):
         named.append("channels")
     parts = [f"{family_name(row['regulariser'])} f={row['f']}"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) and "steps" not in without else []
     swept = [axis for axis in ALL_AXES if axis not in named and choices(rows[axis]) > 1]
     return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in swept if is_given(row[axis]))])
+
+
+def told_apart(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """Those of the axes of which rows of the same regulariser and f have several choices."""
+    by_point = rows.groupby(["regulariser", "f"], dropna=False)
+    return [axis for axis in axes if by_point[axis].agg(choices).max() > 1]
 
 
 def named_value(axis: str, value: Any) -> str:

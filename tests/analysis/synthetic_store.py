@@ -1,5 +1,7 @@
 """A store of made-up results from smooth formulas, for tests and for looking at figures: `synthetic_store.py DIR`."""
 
+import dataclasses
+import itertools
 import math
 import random
 import sys
@@ -48,6 +50,8 @@ class Recipe:
     factors: Sequence[int] = (1, 2, 4, 8, 16, 32)
     steps: Sequence[int] = (5, 10, 20, 50)
     seeds: Sequence[int] = (0,)
+    ae_seeds: Sequence[int] = (0,)
+    kl_weights: Sequence[float | None] = (None,)  # None: not named on the command line
     guidance: Sequence[float] = (1.0,)
     samplers: Sequence[str] = ("ddim",)
     n: int = 512
@@ -65,6 +69,16 @@ class Recipe:
     extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
     conditioning: str = "class"
     task: str | None = None
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """A made-up autoencoder."""
+
+    regulariser: str
+    f: int
+    kl_weight: float | None = None
+    seed: int = 0
 
 
 def kernel_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
@@ -94,9 +108,16 @@ def psnr(rmse: float) -> float:
     return 20 * math.log10(255 / rmse)
 
 
-def rate(regulariser: str, f: int) -> float:
-    """A made-up rate in bits per pixel."""
-    return CHANNELS[f] * (4.2 if regulariser == "kl" else 3.4) / f**2
+def rate(regulariser: str, f: int, kl_weight: float | None = None, ae_seed: int = 0) -> float:
+    """A made-up rate in bits per pixel: less of a heavier weight, a bit more of each later seed."""
+    shrunk = 1.0 if kl_weight is None else kl_weight**-0.1
+    return shrunk * (1 + 0.1 * ae_seed) * CHANNELS[f] * (4.2 if regulariser == "kl" else 3.4) / f**2
+
+
+def decoded_kernel_distance(regulariser: str, f: int, kl_weight: float | None = None, ae_seed: int = 0) -> float:
+    """A made-up floor: it grows with the distortion, and as the rate falls."""
+    loss = distortion(regulariser, f)
+    return 0.0008 + 0.0007 * loss * rate(regulariser, f) / rate(regulariser, f, kl_weight, ae_seed)
 
 
 def _row(
@@ -138,20 +159,20 @@ def build(store: Path, recipe: Recipe = Recipe()) -> Sweep:
     names = [(r if f > 1 else "identity", f) for r in recipe.regularisers for f in recipe.factors]
     for extractor in recipe.extractors:
         for regulariser, f in dict.fromkeys(names):
-            for seed in recipe.seeds:
-                for guidance in recipe.guidance:
-                    for sampler in recipe.samplers:
-                        for steps in recipe.steps:
-                            cells.append(_cell(writer, regulariser, f, seed, guidance, sampler, steps, extractor))
+            for kl_weight, ae_seed in itertools.product(recipe.kl_weights, recipe.ae_seeds):
+                first = FirstStage(regulariser, f, kl_weight if regulariser == "kl" else None, ae_seed)
+                for axes in itertools.product(recipe.seeds, recipe.guidance, recipe.samplers, recipe.steps):
+                    cells.append(_cell(writer, first, *axes, extractor))
     sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells))
     write_json(store / "sweeps" / f"{recipe.name}.json", sweep.to_json())
     return sweep
 
 
 def _cell(
-    w: _Writer, regulariser: str, f: int, seed: int, guidance: float, sampler: str, steps: int, extractor: str
+    w: _Writer, trained: FirstStage, seed: int, guidance: float, sampler: str, steps: int, extractor: str
 ) -> Cell:
-    recipe = w.recipe
+    recipe, regulariser, f = w.recipe, trained.regulariser, trained.f
+    made_by = dataclasses.astuple(trained)
     protocol = replace(
         GENERATION,
         n_samples=recipe.n,
@@ -198,12 +219,12 @@ def _cell(
         return StageRecord("first_stage", identity, parents={}, facts=facts, cost=cost, **common)
 
     def reconstruction(identity: str) -> StageRecord:
-        rmse, r = distortion(regulariser, f), rate(regulariser, f)
+        rmse, r = distortion(regulariser, f), rate(*made_by)
         rows = [
             _row(f"r{fd}", 3.0 + 1.4 * rmse, n, 0.8, at),
             _row("rmse255", rmse, n, 0.03 * rmse, at),
             _row(f"decoded_{fd}", 38.0 + 1.4 * rmse, n, 1.0, at),
-            _row(f"decoded_{kd}", 0.0008 + off + 0.0007 * rmse, n, 0.0009, at),
+            _row(f"decoded_{kd}", decoded_kernel_distance(*made_by) + off, n, 0.0009, at),
         ]
         if f > 1:
             rows.append(_row("psnr", psnr(rmse), n, 0.3, at))
@@ -315,19 +336,20 @@ def _cell(
         return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols | judged, **common)
 
     name = f"{regulariser}-f{f}-steps{steps}-{sampler}-guidance{guidance:g}-{extractor}"
+    name += "".join(f"-{value}" for value in made_by[2:] if value)
     stages: dict[str, str] = {}
     for stage, key, make, parents in (
         ("reference", (at,), reference, ()),
-        ("first_stage", (regulariser, f), first_stage, ()),
-        ("reconstruction", (regulariser, f, at), reconstruction, ("reference", "first_stage")),
-        *([("coding", (regulariser, f), coding, ("first_stage",))] if recipe.on_request and f > 1 else []),
-        ("latents", (regulariser, f), latents, ("first_stage",)),
-        ("diffusion", (regulariser, f, seed), diffusion, ("latents",)),
-        ("progress", (regulariser, f, seed, at), progress, ("diffusion", "reference")),
-        *([("likelihood", (regulariser, f, seed), likelihood, ("diffusion",))] if recipe.on_request else []),
+        ("first_stage", made_by, first_stage, ()),
+        ("reconstruction", (*made_by, at), reconstruction, ("reference", "first_stage")),
+        *([("coding", made_by, coding, ("first_stage",))] if recipe.on_request and f > 1 else []),
+        ("latents", made_by, latents, ("first_stage",)),
+        ("diffusion", (*made_by, seed), diffusion, ("latents",)),
+        ("progress", (*made_by, seed, at), progress, ("diffusion", "reference")),
+        *([("likelihood", (*made_by, seed), likelihood, ("diffusion",))] if recipe.on_request else []),
         ("probe", (judge.id,), probe, ()),
-        ("samples", (regulariser, f, seed, guidance, sampler, steps), samples, ("diffusion", "probe")),
-        ("evaluation", (regulariser, f, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),
+        ("samples", (*made_by, seed, guidance, sampler, steps), samples, ("diffusion", "probe")),
+        ("evaluation", (*made_by, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),
     ):
         stages[stage] = w.write(stage, key, make, place, [stages[parent] for parent in parents])
     axes = {
@@ -347,11 +369,12 @@ def _cell(
         "spacing": "leading",
         "guidance_scale": guidance,
         "seed": seed,
-        "ae_seed": 0,
+        "ae_seed": trained.seed,
         "sampler_seed": 0,
         "extractor": extractor,
     }
-    return Cell(name, axes, (f"ae.f={f}", f"sampler.steps={steps}"), stages)
+    weight = () if trained.kl_weight is None else (f"ae.kl_weight={trained.kl_weight:g}",)
+    return Cell(name, axes, (f"ae.f={f}", *weight, f"sampler.steps={steps}"), stages)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,17 @@ import pandas as pd
 import pytest
 import scipy.stats
 from matplotlib.colors import to_hex
-from synthetic_store import JUDGE, Recipe, build, distortion, kernel_distance, network_calls, psnr, rate
+from synthetic_store import (
+    JUDGE,
+    Recipe,
+    build,
+    decoded_kernel_distance,
+    distortion,
+    kernel_distance,
+    network_calls,
+    psnr,
+    rate,
+)
 
 from analysis import style
 from analysis.collect import read_study
@@ -78,6 +88,71 @@ def test_rate_distortion_pairs_kl_rates_with_posterior_samples(figures):
     }
     assert {(x, y) for x, y, _ in _markers(left, "D")} == {(10.3, 0.0)}
     assert left.get_xscale() == "log"
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory):
+    """First stages of two weights and two seeds."""
+    path = tmp_path_factory.mktemp("weighted")
+    build(path, Recipe(regularisers=("kl",), factors=(1, 4, 8), steps=(5,), kl_weights=WEIGHTS, ae_seeds=(0, 1)))
+    return read_study(path)
+
+
+WEIGHTS = (1e-6, 100)
+
+
+def test_rate_distortion_draws_first_stages_of_other_settings_apart(weighted):
+    figure = FIGURES["rate_distortion"](weighted)
+    axes = figure.axes[0]
+    means = {(f, w): (rate("kl", f, w) + rate("kl", f, w, 1)) / 2 for f in (4, 8) for w in WEIGHTS}
+    assert {x for x, _, _ in _markers(axes, "o")} == {round(value, 9) for value in means.values()}
+    labels = {text.get_text() for text in axes.texts}
+    assert {f"f = {f}, ae.kl_weight={w:g}" for f, w in means} < labels
+    # A line joins the first stages of one weight.
+    lines = [sorted(line.get_xdata()) for line in axes.get_lines() if line.get_color() == style.FAINT]
+    lines = [line for line in lines if len(line) > 1]
+    assert lines == [pytest.approx([means[8, w], means[4, w]]) for w in sorted(WEIGHTS, key=lambda w: f"{w:g}")]
+
+
+def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted):
+    figure = FIGURES["rate_distortion"](weighted)
+    bars = [
+        sorted(line.get_xdata())
+        for line in figure.axes[0].get_lines()
+        if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.1 and line.get_xdata()[0] != line.get_xdata()[1]
+    ]
+    # Seeds scatter by r and 1.1 r, each known to 0.05 of the unweighted rate; the factor is pooled over all four.
+    errors, deviations = [], []
+    for w in WEIGHTS:
+        for f in (4, 8):
+            errors.append((0.05 * rate("kl", f, w) / scipy.stats.norm.ppf(0.975)) ** 2)
+            deviations.append((0.1 * rate("kl", f, w)) ** 2 / 2)
+    own = [(0.05 * rate("kl", f, w, 1) / scipy.stats.norm.ppf(0.975)) ** 2 for w in WEIGHTS for f in (4, 8)]
+    sampling = [(a + b) / 2 for a, b in zip(errors, own, strict=True)]
+    factor = sum(d / s for d, s in zip(deviations, sampling, strict=True)) / 4
+    means = [1.05 * rate("kl", f, w) for w in WEIGHTS for f in (4, 8)]
+    for mean, deviation, error in zip(means, deviations, sampling, strict=True):
+        half = scipy.stats.t.ppf(0.975, 4) * math.sqrt(max(factor * error / 2, deviation / 2))
+        assert any(bar == pytest.approx([mean - half, mean + half], rel=1e-6) for bar in bars)
+    assert "mean of 2 seeds" in _text(figure)
+
+
+def test_the_decoded_floor_of_a_panel_is_that_of_its_own_first_stages(weighted):
+    for name in ("quality_vs_f", "quality_vs_compute"):
+        panels = FIGURES[name](weighted).axes
+        titles = [axes.get_title(loc="left") for axes in panels]
+        assert titles == ["KL", "KL, ae.kl_weight=100", "KL, ae.kl_weight=1e-06"]
+        for axes, weight in zip(panels[1:], (100, 1e-6), strict=True):
+            wanted = [
+                (decoded_kernel_distance("kl", f, weight) + decoded_kernel_distance("kl", f, weight, 1)) / 2
+                for f in (4, 8)
+            ]
+            if name == "quality_vs_f":
+                [line] = [line for line in axes.get_lines() if line.get_color() == style.FLOOR]
+                assert list(line.get_ydata()) == pytest.approx(wanted)
+            else:
+                ticks = [line.get_ydata()[0] for line in axes.get_lines() if line.get_marker() == ">"]
+                assert ticks == pytest.approx(wanted)
 
 
 def test_compute_is_shown_with_and_without_the_first_stage(figures):
