@@ -20,7 +20,14 @@ from ldm.data.contract import Annotation
 from ldm.errors import UserError
 from ldm.records import STAGES, content_hash
 
-CODE_VERSIONS: Mapping[str, int] = {**dict.fromkeys(STAGES, 1), "reference": 2, "reconstruction": 2, "predictors": 2}
+CODE_VERSIONS: Mapping[str, int] = {
+    **dict.fromkeys(STAGES, 1),
+    "reference": 2,
+    "reconstruction": 2,
+    "predictors": 2,
+    "tuning": 2,
+    "memorisation": 2,
+}
 """Raise a stage's number when the same config gives other numbers; tests/experiments/test_golden.py notices."""
 
 

@@ -1,6 +1,7 @@
 """Finds the guidance of a cell: every candidate makes samples that are not the reported ones, and the nearest wins."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from experiments import build
@@ -62,9 +63,16 @@ def run(job: Job) -> Outcome:
             "images": images,
             "protocol": protocol.id,
             "tried": tried,
-            # An optimum at the end of what was tried may lie beyond it.
-            "is_at_the_end": best["scale"] == max(guidance["candidates"]),
+            "is_at_the_end": may_lie_beyond(best["scale"], guidance["candidates"]),
         },
         protocols=described([protocol]),
         cost=meter.cost(images, flops),
     )
+
+
+def may_lie_beyond(scale: float, candidates: Sequence[float]) -> bool:
+    """Whether the best of these scales is at an end of them, beyond which there may be a better one.
+
+    1 is no guidance: where that is the least that was tried, it is the natural end.
+    """
+    return scale == max(candidates) or (scale == min(candidates) and scale != 1)

@@ -12,6 +12,7 @@ from tiny_plans import FACTS, changed, identities, plan_of
 from experiments.conditions import DataFacts
 from experiments.plan import ON_REQUEST, pixels_hash
 from experiments.resolve import FEWEST_TO_TUNE
+from experiments.stages.tuning import may_lie_beyond
 from ldm.errors import UserError
 from ldm.metrics.distribution import KINDS, kernel_distance
 from ldm.metrics.features import Features
@@ -97,6 +98,22 @@ def test_too_few_reference_images_are_said_before_any_training(
     assert "tuning" not in plan_of(settings, facts=few).stages
     assert "tuning" in plan_of(AUTO, settings, facts=enough).stages
     assert KINDS["kd"].images == FEWEST_TO_TUNE
+
+
+@pytest.mark.parametrize(
+    ("best", "candidates", "beyond"),
+    [
+        (2, [2, 4, 8], True),
+        (4, [2, 4, 8], False),
+        (8, [2, 4, 8], True),
+        (1, [1, 2, 4], False),
+        (0.5, [0.5, 1, 2], True),
+        (1, [0.5, 1], True),
+    ],
+)
+def test_an_optimum_at_either_end_may_lie_beyond_it(best: float, candidates: list[float], beyond: bool) -> None:
+    """But for no guidance at all, from which there is nowhere lower to go."""
+    assert may_lie_beyond(best, candidates) is beyond
 
 
 def test_a_factor_of_the_learning_rate_is_nothing_but_the_rate() -> None:

@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import mannwhitneyu, norm
 
 from ldm.metrics import memorisation
+from ldm.metrics.intervals import proportion_interval
 from ldm.metrics.memorisation import (
     heldout_distance,
     memorisation_metrics,
@@ -58,13 +59,58 @@ def test_the_probability_is_mann_whitney_s_with_ties_halved():
     assert probability_below(a, b).value == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_its_nominal_interval_covers(shift):
-    draw, truth = np.random.default_rng(2), norm.cdf(shift / np.sqrt(2))
-    trials = [probability_below(draw.normal(size=60), shift + draw.normal(size=80)) for _ in range(1000)]
-    coverage = np.mean([t.low <= truth <= t.high for t in trials])
-    assert 0.92 <= coverage <= 0.97
-    assert np.mean([t.value for t in trials]) == pytest.approx(truth, abs=0.005)
+def _pair(kind, truth, draw, m, n):
+    """Two samples with P(a < b) = truth: of one shape, or of others."""
+    match kind:
+        case "normal":
+            return draw.normal(size=m) - norm.ppf(truth) * np.sqrt(2), draw.normal(size=n)
+        case "wider":
+            return draw.normal(size=m) - norm.ppf(truth) * np.sqrt(10), 3 * draw.normal(size=n)
+        case "exponential":
+            return draw.exponential(1 / truth - 1, m), draw.exponential(size=n)
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.961, 0.039, 0.007])
+@pytest.mark.parametrize("kind", ["normal", "wider", "exponential"])
+@pytest.mark.parametrize(("m", "n"), [(32, 40), (300, 40)])
+def test_its_nominal_interval_covers_near_0_and_1_too(kind, truth, m, n):
+    draw = np.random.default_rng(2)
+    trials = [probability_below(*_pair(kind, truth, draw, m, n)) for _ in range(400)]
+    assert np.mean([t.low <= truth <= t.high for t in trials]) >= 0.9
+    assert np.mean([t.value for t in trials]) == pytest.approx(truth, abs=0.012)
+
+
+@pytest.mark.parametrize("below", [0, 1, 9, 31, 32])
+def test_where_one_sample_alone_decides_its_interval_holds_wilson_s(below):
+    a, wilson = np.where(np.arange(32) < below, -1.0, 1.0), proportion_interval(below, 32)
+    for found in (probability_below(a, np.zeros(40)), probability_below(np.zeros(40), -a)):
+        assert found.value == pytest.approx(below / 32, abs=1e-12)
+        assert found.low <= wilson.low + 1e-9
+        assert found.high >= wilson.high - 1e-9
+
+
+def test_near_one_half_its_interval_is_not_wider_than_it_must_be():
+    draw = np.random.default_rng(2)
+    trials = [probability_below(draw.normal(size=60), draw.normal(size=80)) for _ in range(1000)]
+    assert 0.94 <= np.mean([t.low <= 0.5 <= t.high for t in trials]) <= 0.97
+
+
+@pytest.mark.parametrize(("m", "n"), [(32, 40), (40, 32), (1, 2), (2048, 40)])
+def test_samples_that_lie_apart_leave_what_the_smaller_of_them_cannot_rule_out(m, n):
+    none, every = (
+        probability_below(np.arange(m) + 100.0, np.arange(n)),
+        probability_below(-1.0 - np.arange(m), np.arange(n)),
+    )
+    few = proportion_interval(0, min(m, n))
+    assert (none.value, none.low, every.value, every.high) == (0, 0, 1, pytest.approx(1))
+    assert (none.high, 1 - every.low) == pytest.approx((few.high, few.high), abs=1e-9)
+
+
+def test_its_interval_is_mirrored_where_samples_change_places():
+    draw = np.random.default_rng(4)
+    a, b = draw.integers(0, 9, 20), draw.integers(4, 15, 31)
+    one, other = probability_below(a, b), probability_below(b, a)
+    assert (one.value, one.low, one.high) == pytest.approx((1 - other.value, 1 - other.high, 1 - other.low), abs=1e-9)
 
 
 def _metrics(copies):
