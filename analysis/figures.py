@@ -118,12 +118,12 @@ class Headline:
 
     @property
     def real(self) -> str:
-        """Its floor: training images against held-out images."""
+        """Its floor: real images of the split that is not the reference."""
         return f"real_{self.metric}"
 
     @property
     def decoded(self) -> str:
-        """Its floor: training images encoded and decoded, against held-out images."""
+        """Its floor: the same images encoded and decoded."""
         return f"decoded_{self.metric}"
 
 
@@ -179,6 +179,13 @@ def metric_title(metric: str) -> str:
         return metric
     extractor = metric.removeprefix(f"{kind}_")
     return f"{METRIC_NAMES[kind]}, {EXTRACTOR_NAMES.get(extractor, extractor)}"
+
+
+def compared_images(protocol: Mapping[str, Any]) -> tuple[str, str]:
+    """Which real images were measured, and which they were compared with, e.g. "training images", "held-out images"."""
+    splits = {"train": "training images", "heldout": "held-out images"}
+    measured = str(protocol.get("class_balance", "real images")).removeprefix("as in the ")
+    return measured, splits.get(protocol.get("reference", ""), "images that no record names")
 
 
 def check_protocols(study: Study, allow_mixed: bool = False) -> None:
@@ -618,13 +625,14 @@ def _quality_figure(
     style.value_scale(grid[0][0], values, rows["ci_low"].dropna().tolist())
     legend = style.family_keys(rows["regulariser"]) + list(keys) + ([overlays.key()] if shown else [])
     if not real.empty:
-        legend.append(
-            style.key("floor: real images (train) against held-out", color=style.INK, linestyle="--", linewidth=1.1)
-        )
-    if not _floor(study, metric.decoded, metric).empty:
+        name = " against ".join(compared_images(study.protocols.get(real["protocol"].iloc[0], {})))
+        legend.append(style.key(f"floor: {name}", color=style.INK, linestyle="--", linewidth=1.1))
+    decoded = _floor(study, metric.decoded, metric)
+    if not decoded.empty:
+        name = compared_images(study.protocols.get(decoded["protocol"].iloc[0], {}))[0]
         look = {"marker": ">", "markersize": 6} if floors else {"linestyle": (0, (5, 2)), "linewidth": 1.3}
         shade = style.MUTED if floors else style.FLOOR
-        legend.append(style.key("floor: decoded real images", color=shade, **look))
+        legend.append(style.key(f"floor: decoded {name}", color=shade, **look))
     notes = [text for text in (note, _floor_note(study, metric)) if text]
     if overlay is not None and study.published:
         notes.append(overlays.note(shown, rows, study.protocols, metric.title))

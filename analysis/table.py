@@ -9,7 +9,8 @@ import pandas as pd
 from analysis import fairness, memorisation, text
 from analysis.collect import COST_COLUMNS, Study, choices, family_name
 from analysis.compare import LEVEL, REPEATED, Table, by_cell, tables
-from analysis.figures import headline, metric_title, protocol_letters, rate_metrics
+from analysis.figures import compared_images, headline, metric_title, protocol_letters, rate_metrics
+from analysis.labels import named_value, row_label
 from ldm.records import LeftOut
 
 GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|fid_infinity$|sfd_|sfid$|cmmd_|is_|is$)"
@@ -18,6 +19,8 @@ OPTIONAL_AXES = (
     "data",
     "resolution",
     "scale",
+    "extractor",
+    "budget",
     "conditioning",
     "task",
     "schedule",
@@ -203,13 +206,14 @@ def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
     if rows.empty:
         return ""
     metrics = list(dict.fromkeys(rows["metric"]))
+    axes = ["channels", *(axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1)]
     lines = []
     for _, own in rows.groupby("identity", sort=False):
         first = own.iloc[0]
-        line = [text.number(first["f"]), family_name(first["regulariser"]), text.number(first["channels"])]
+        line = [text.number(first["f"]), family_name(first["regulariser"]), *(text.number(first[a]) for a in axes)]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
     names = [f"{_reconstruction_title(m)} (n = {_span(rows[rows['metric'] == m]['n'])})" for m in metrics]
-    return text.table(["f", "regulariser", "channels", *names], lines)
+    return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
 
 def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
@@ -241,16 +245,18 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
 def _floors(study: Study, marks: Mapping[str, str]) -> str:
     distances = study.frame[study.frame["stage"].isin(["reference", "other_references", "reconstruction"])]
     rows = distances[distances["metric"].str.match(r"(real|decoded)_")]
+    through = rows[rows["metric"].str.startswith("decoded_")]
+    axes = [axis for axis in ("data", "resolution", "scale") if choices(rows[axis]) > 1]
     lines = []
     for row in rows.to_dict("records"):
         kind, _, metric = row["metric"].partition("_")
-        what = (
-            "training images"
-            if kind == "real"
-            else f"training images through {family_name(row['regulariser'])} f = {row['f']}"
-        )
-        lines.append([what, metric_title(metric), text.interval(row, marks), text.number(row["n"])])
-    return text.table(["held-out images against", "metric", "value", "n"], lines) if lines else ""
+        images, against = compared_images(study.protocols.get(row["protocol"], {}))
+        if kind == "decoded":
+            images += f" through {row_label(through, row, without=('extractor',))}"
+        else:
+            images = ", ".join([images, *(named_value(axis, row[axis]) for axis in axes)])
+        lines.append([images, against, metric_title(metric), text.interval(row, marks), text.number(row["n"])])
+    return text.table(["images", "against", "metric", "value", "n"], lines) if lines else ""
 
 
 def _missing(study: Study) -> str:

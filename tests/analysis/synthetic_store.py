@@ -189,6 +189,9 @@ def _cell(
     fd, kd = ("fid", "kid") if extractor == "inception" else (f"fd_{extractor}", f"kd_{extractor}")
     at = protocol.id
     n, off = recipe.n, recipe.kernel_offset
+    measured = "held-out" if recipe.reference == "train" else "training"
+    floor = replace(protocol, class_balance=f"as in the {measured} images")
+    protocols[floor.id] = asdict(floor)
     pair = replace(protocol, kind="pair", reference="the heldout images behind the conditions")
     protocols[pair.id] = asdict(pair)
     place = (regulariser, f, steps)
@@ -207,8 +210,8 @@ def _cell(
             for codec, b in (("png", 14.1), ("webp_lossless", 10.3))
         ]
         rows = (
-            _row(f"real_{fd}", 38.0, n, 1.0, at),
-            _row(f"real_{kd}", 0.0008 + off, n, 0.0009, at),
+            _row(f"real_{fd}", 38.0, n, 1.0, floor.id),
+            _row(f"real_{kd}", 0.0008 + off, n, 0.0009, floor.id),
         )
         facts = {"codecs": lossy + lossless}
         return StageRecord("reference", identity, parents={}, facts=facts, rows=rows, protocols=protocols, **common)
@@ -223,8 +226,8 @@ def _cell(
         rows = [
             _row(f"r{fd}", 3.0 + 1.4 * rmse, n, 0.8, at),
             _row("rmse255", rmse, n, 0.03 * rmse, at),
-            _row(f"decoded_{fd}", 38.0 + 1.4 * rmse, n, 1.0, at),
-            _row(f"decoded_{kd}", decoded_kernel_distance(*made_by) + off, n, 0.0009, at),
+            _row(f"decoded_{fd}", 38.0 + 1.4 * rmse, n, 1.0, floor.id),
+            _row(f"decoded_{kd}", decoded_kernel_distance(*made_by) + off, n, 0.0009, floor.id),
         ]
         if f > 1:
             rows.append(_row("psnr", psnr(rmse), n, 0.3, at))
