@@ -107,6 +107,9 @@ COST_COLUMNS = (
     "peak_bytes",
 )
 PARAMETER_COLUMNS = ("parameters_denoiser", "parameters_conditioning", "parameters_encoder", "parameters_decoder")
+UNPRINTED = ("deviations", "alone")
+"""Columns that are for comparisons alone."""
+
 COLUMNS = (
     "stage",
     "cell",
@@ -126,7 +129,7 @@ COLUMNS = (
     "ci_low",
     "ci_high",
     "estimand",
-    "reference_deviations",
+    *UNPRINTED,
     "n",
     "protocol",
     *COST_COLUMNS,
@@ -160,6 +163,7 @@ WHOLE_NUMBERS = (
 )
 REAL_NUMBERS = (
     "value",
+    "alone",
     "ci_low",
     "ci_high",
     "guidance_scale",
@@ -456,7 +460,8 @@ def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: 
         "ci_low": item.ci_low,
         "ci_high": item.ci_high,
         "estimand": item.estimand,
-        "reference_deviations": item.reference_deviations,
+        "deviations": item.deviations,
+        "alone": item.alone,
         "n": item.n,
         "protocol": item.protocol,
         "images_seen": item.images_seen,
@@ -524,7 +529,7 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         frame[column] = pd.to_numeric(frame[column]).astype("Int64")
     for column in REAL_NUMBERS:
         frame[column] = pd.to_numeric(frame[column]).astype(float)
-    for column in set(COLUMNS) - set(WHOLE_NUMBERS) - set(REAL_NUMBERS) - {"reference_deviations"}:
+    for column in set(COLUMNS) - set(WHOLE_NUMBERS) - set(REAL_NUMBERS) - {"deviations"}:
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
     order = {stage: index for index, stage in enumerate(STAGES)}
     keys = ["regulariser", "f", "steps", "images_seen"]

@@ -1,14 +1,15 @@
 """Which cells are better than others, and which cannot be told apart.
 
 A cell is a grid point without its seeds. Its values over sampler seeds are averaged within a training, and trainings
-are its repetitions: those of the first stage where `ae_seed` varies, else those of the diffusion model. What other
-images would change has three parts:
-- trainings scatter. Two or three of one cell say little, so the factor by which trainings vary beyond what the samples
-  explain is pooled over all cells; it is never below 1. A cell or pair that scatters far more than the other cells (F
-  test at 20 %, Bonferroni over cells) counts by itself, with its own few degrees of freedom;
-- other samples of one model would give other values, which the rows' intervals tell;
-- other reference images would too. All cells are measured against the same ones, over all seeds, so this part is never
-  averaged away in a mean, and all that two cells owe to the same blocks of them drops out of their difference.
+are its repetitions: those of the first stage where `ae_seed` varies, else those of the diffusion model. What a mean, or
+a difference of means, owes to chance has two parts:
+- What it has in common with all its trainings: the same samples i start from the same noise, and all are measured
+  against the same reference images. Rows tell what each block of both contributes to their deviation. The inner product
+  of two trainings' deviations is the variance that they have in common, which no further training averages away; and in
+  the difference of two cells all drops out that they owe to the same blocks.
+- The scatter of trainings, with all that other samples do to one alone. Two or three trainings of one cell say little,
+  so their variance, in units of the sampling variance, is pooled over all cells. A cell or pair that scatters far more
+  than the others (F test at 20 %, Bonferroni over cells) counts by itself, with its own few degrees of freedom.
 Cells with the same trainings are compared training by training. P-values are two-sided, from Student's distribution,
 and corrected by Holm's procedure. The best cell is chosen by the data, so it is corrected for all pairs from which it
 was chosen.
@@ -19,7 +20,7 @@ degrees of freedom of sums: Welch 1947, Biometrika 34.
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -54,17 +55,21 @@ MOST_NAMED = 10
 """Cells that an error names."""
 
 
+Deviations = tuple[tuple[float, ...], ...]
+"""What each block of the samples, and of the reference images, contributes to a value's deviation."""
+
+
 @dataclass(frozen=True)
 class Training:
-    """What one training gave: the mean over its sampler seeds, and how far that may be off.
+    """What one training gave: the mean over its sampler seeds, and how far other images would move it.
 
-    `sampling`: its variance over other samples, NaN where no interval tells. `reference`: what each block of the
-    reference images contributes to its deviation (`ldm.records.ResultRow`), None where that is not told apart.
+    `variance`: of all that other samples and reference images change, NaN where no interval tells; `deviations` where
+    it is told apart (`ldm.records.ResultRow`).
     """
 
     value: float
-    sampling: float = math.nan
-    reference: tuple[float, ...] | None = None
+    variance: float = math.nan
+    deviations: Deviations | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class SeedFactor:
-    """How far trainings of one cell vary: squared deviations from its mean in units of its sampling variance.
+    """How far trainings of one cell scatter: squares of what they are off its mean, in units of its sampling variance.
 
     `scatter` is their sum over so many cells, with `freedom` degrees of freedom; 0: not known.
     """
@@ -107,8 +112,8 @@ class SeedFactor:
 
     @property
     def factor(self) -> float:
-        """How many times the sampling variance they vary, at least 1."""
-        return max(self.scatter / self.freedom, 1.0) if self.freedom else 1.0
+        """How many times the sampling variance they vary; 0 where nothing tells."""
+        return self.scatter / self.freedom if self.freedom else 0.0
 
     def without(self, cells: Sequence[Measured]) -> "SeedFactor":
         """That of the others."""
@@ -187,9 +192,12 @@ def one_cell(rows: pd.DataFrame, name: str = "") -> Measured:
 
 
 def _training(rows: pd.DataFrame) -> Training:
-    total = ((rows["ci_high"] - rows["ci_low"]).astype(float) / 2 / ndtri(0.975)) ** 2
-    sampling = (total - rows["reference_deviations"].map(_squares)).clip(lower=0).mean() / len(rows)
-    return Training(float(rows["value"].mean()), float(sampling), _mean_deviations(rows["reference_deviations"]))
+    value, n = float(rows["value"].mean()), len(rows)
+    deviations = _mean_deviations(rows["deviations"])
+    if deviations is not None:
+        return Training(value, _inner(deviations, deviations) + float(rows["alone"].mean()) / n, deviations)
+    variances = ((rows["ci_high"] - rows["ci_low"]).astype(float) / 2 / ndtri(0.975)) ** 2
+    return Training(value, float(variances.mean()) / n)
 
 
 NAMED = ("f", "regulariser", "channels", "steps", "extractor")
@@ -210,9 +218,9 @@ def seed_factor(cells: Sequence[Measured]) -> SeedFactor:
     """The factor pooled over cells."""
     scatter, freedom = 0.0, 0
     for cell in cells:
-        sampling = _known_mean(training.sampling for training in cell.trainings.values())
-        if len(cell.trainings) > 1 and sampling:
-            scatter += sum((training.value - cell.mean) ** 2 for training in cell.trainings.values()) / sampling
+        scale = _scale(cell)
+        if len(cell.trainings) > 1 and scale:
+            scatter += sum((training.value - cell.mean) ** 2 for training in cell.trainings.values()) / scale
             freedom += len(cell.trainings) - 1
     return SeedFactor(scatter, freedom, len(cells))
 
@@ -222,12 +230,11 @@ def mean_over_seeds(cell: Measured, factor: SeedFactor) -> Mean:
     several = len(cell.trainings) > 1
     estimand = f"mean over training seeds of {cell.estimand or 'the value'}" if several else cell.estimand
     trainings = list(cell.trainings.values())
-    error, reference = _scatter(trainings, factor, [cell]), _mean_deviations(one.reference for one in trainings)
-    if error is not None and reference is None:
-        # Where the reference images' part is not told apart, all of the sampling variance might be it.
-        sampling = _known_mean(training.sampling for training in trainings) or 0.0
-        error = _sum(error, _Error((1 - 1 / len(trainings)) * sampling, math.inf))
-    low, high = (None, None) if error is None else _bounds(cell.mean, _sum(error, _of_reference(reference)))
+    error = _error(trainings, _scale(cell), factor, [cell])
+    if error is not None and len(trainings) > 1 and _mean_deviations(one.deviations for one in trainings) is None:
+        # Where it is not told apart, all of the sampling variance may be common to all trainings.
+        error = _sum(error, _Error(_scale(cell) or 0.0, math.inf))
+    low, high = (None, None) if error is None else _bounds(cell.mean, error)
     counts = (len(cell.values), len(trainings))
     return Mean(cell.name, cell.mean, cell.std, *counts, low, high, estimand, cell.n)
 
@@ -301,49 +308,85 @@ class _Difference:
 
 def _difference(a: Measured, b: Measured, factor: SeedFactor) -> _Difference:
     """The difference of means, training by training where both have the same, and its uncorrected p-value."""
-    value = a.mean - b.mean
+    value, error = a.mean - b.mean, None
+    mine, others = list(a.trainings.values()), list(b.trainings.values())
     if a.trainings.keys() == b.trainings.keys():
-        pairs = [(a.trainings[key], b.trainings[key]) for key in a.trainings]
-        error = _scatter([Training(x.value - y.value, x.sampling + y.sampling) for x, y in pairs], factor, [a, b])
+        pairs = [_less(a.trainings[key], b.trainings[key]) for key in a.trainings]
+        scales = [scale for cell in (a, b) if (scale := _scale(cell)) is not None]
+        error = _error(pairs, sum(scales) if len(scales) == 2 else None, factor, [a, b])
     else:
-        apart = [_scatter(list(cell.trainings.values()), factor, [cell]) for cell in (a, b)]
-        error = None if None in apart else _sum(*(one for one in apart if one is not None))
-    if error is None:
-        return _Difference(value)
-    mine, others = (_mean_deviations(one.reference for one in cell.trainings.values()) for cell in (a, b))
-    if mine and others and len(mine) == len(others):
-        apart_only = tuple(x - y for x, y in zip(mine, others, strict=True))
-    else:  # nothing is known to be shared
-        apart_only = (*(mine or ()), *(others or ()))
-    error = _sum(error, _of_reference(apart_only))
-    if error.variance <= (ROUNDING * max(abs(a.mean), abs(b.mean))) ** 2:  # shares of few images come in steps
+        apart = [_error(one, _scale(cell), factor, [cell]) for one, cell in ((mine, a), (others, b))]
+        if apart[0] is not None and apart[1] is not None:
+            error = _sum(apart[0], apart[1])
+            u, v = (_mean_deviations(one.deviations for one in cell) for cell in (mine, others))
+            if u is not None and v is not None and _alike(u, v):
+                error = _Error(max(error.variance - 2 * _inner(u, v), ROUNDING * error.variance), error.freedom)
+    # Shares of few images come in steps, and two may be the same.
+    if error is None or error.variance <= (ROUNDING * max(abs(a.mean), abs(b.mean))) ** 2:
         return _Difference(value)
     p = 2 * float(stdtr(error.freedom, -abs(value) / math.sqrt(error.variance)))
     return _Difference(value, *_bounds(value, error), p)
 
 
-def _scatter(trainings: Sequence[Training], factor: SeedFactor, cells: Sequence[Measured]) -> _Error | None:
-    """By how much the mean of trainings of cells, or of their differences, would vary with others and other samples.
+def _less(a: Training, b: Training) -> Training:
+    """The difference of two trainings, from which all drops out that they owe to the same blocks."""
+    u, v = a.deviations, b.deviations
+    if u is None or v is None or not _alike(u, v):
+        return Training(a.value - b.value, a.variance + b.variance)
+    apart = tuple(tuple(x - y for x, y in zip(*pair, strict=True)) for pair in zip(u, v, strict=True))
+    alone = sum(one.variance - _inner(d, d) for one, d in ((a, u), (b, v)))
+    return Training(a.value - b.value, _inner(apart, apart) + alone, apart)
 
-    None where neither intervals nor a second training tell.
+
+def _error(
+    trainings: Sequence[Training], scale: float | None, factor: SeedFactor, cells: Sequence[Measured]
+) -> _Error | None:
+    """Of the mean of trainings, or of differences of them, of these cells; None where nothing tells it.
+
+    `scale`: the sampling variance in whose units `factor` is.
     """
-    n, sampling = len(trainings), _known_mean(training.sampling for training in trainings)
-    own = _Error(_variance([training.value for training in trainings]) / n, n - 1) if n > 1 else None
-    if not sampling:
-        return own
-    pooled = _Error(factor.factor * sampling / n, factor.freedom or math.inf)
-    if own is None or own.variance <= pooled.variance:
-        return pooled
-    others = factor.without(cells)
-    if not others.freedom:  # nothing says whether these are unlike others
-        return _Error(own.variance, pooled.freedom)
-    ratio = own.variance / (others.factor * sampling / n)
-    return own if fdtrc(own.freedom, others.freedom, ratio) < UNLIKE / factor.cells else pooled
+    n, variance = len(trainings), _known_mean(training.variance for training in trainings)
+    if n == 1:
+        return None if variance is None else _Error(variance, _freedom(trainings[0].deviations))
+    scatter = _Error(_variance([training.value for training in trainings]) / n, n - 1)
+    if variance is None or not scale:
+        return scatter
+    mean = _mean_deviations(training.deviations for training in trainings)
+    common = 0.0
+    if mean is not None:
+        apart = math.fsum(_inner(one.deviations, one.deviations) for one in trainings if one.deviations is not None)
+        common = max((n * n * _inner(mean, mean) - apart) / (n * (n - 1)), 0.0)
+    # Samples alone make trainings vary by what these do not have in common.
+    least = max(variance - common, 0.0)
+    pooled = _Error(max(factor.factor * scale, least) / n, factor.freedom or math.inf)
+    if scatter.variance > pooled.variance:
+        others = factor.without(cells)
+        if not others.freedom:  # nothing says whether these are unlike others
+            pooled = _Error(scatter.variance, pooled.freedom)
+        else:
+            expected = max(others.factor * scale, least) / n
+            if fdtrc(scatter.freedom, others.freedom, scatter.variance / expected) < UNLIKE / factor.cells:
+                pooled = scatter
+    return _sum(pooled, _Error(common, _freedom(mean)))
 
 
-def _of_reference(deviations: Collection[float] | None) -> _Error:
-    """The reference images' part."""
-    return _Error(_squares(deviations), len(deviations) - 1 if deviations else math.inf)
+def _scale(cell: Measured) -> float | None:
+    """The sampling variance of one of its trainings."""
+    return _known_mean(training.variance for training in cell.trainings.values())
+
+
+def _inner(u: Deviations, v: Deviations) -> float:
+    return math.fsum(x * y for a, b in zip(u, v, strict=True) for x, y in zip(a, b, strict=True))
+
+
+def _alike(u: Deviations, v: Deviations) -> bool:
+    """Whether they are of as many blocks."""
+    return [len(blocks) for blocks in u] == [len(blocks) for blocks in v]
+
+
+def _freedom(deviations: Deviations | None) -> float:
+    """Of the sum of squares (Welch and Satterthwaite); infinite where it is not told."""
+    return _sum(*(_Error(_inner((d,), (d,)), len(d) - 1) for d in deviations or ())).freedom
 
 
 def _sum(*errors: _Error) -> _Error:
@@ -353,16 +396,13 @@ def _sum(*errors: _Error) -> _Error:
     return _Error(variance, variance**2 / shares if shares else math.inf)
 
 
-def _mean_deviations(given: Iterable[Collection[float] | None]) -> tuple[float, ...] | None:
+def _mean_deviations(given: Iterable[Deviations | None]) -> Deviations | None:
     """Block by block; None where one does not tell, or they are not of the same blocks."""
     told = list(given)
-    if any(deviations is None for deviations in told) or len({len(d) for d in told if d is not None}) != 1:
+    known = [deviations for deviations in told if deviations is not None]
+    if len(known) < len(told) or not all(_alike(known[0], deviations) for deviations in known):
         return None
-    return tuple(_mean(block) for block in zip(*(d for d in told if d is not None), strict=True))
-
-
-def _squares(deviations: Collection[float] | None) -> float:
-    return math.fsum(deviation**2 for deviation in deviations or ())
+    return tuple(tuple(map(_mean, zip(*blocks, strict=True))) for blocks in zip(*known, strict=True))
 
 
 def _bounds(value: float, error: _Error) -> tuple[float, float]:

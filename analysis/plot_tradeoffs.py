@@ -68,7 +68,7 @@ def draw(
     """
     from analysis import checklist as checks
     from analysis import compare, papers, predictors, style
-    from analysis.collect import read_study
+    from analysis.collect import UNPRINTED, read_study
     from analysis.figures import check_protocols, figures_of
     from analysis.table import markdown
 
@@ -76,7 +76,7 @@ def draw(
     check_protocols(study, allow_mixed)
     compared = compare.tables(study.frame, against)
     folder = out if out is not None else store / "analysis" / study.sweep
-    results = study.frame.drop(columns="reference_deviations")
+    results = study.frame.drop(columns=list(UNPRINTED))
     written = [
         write_atomic(folder / "results.csv", results.to_csv(index=False).encode()),
         write_atomic(folder / "table.md", markdown(study, against).encode()),

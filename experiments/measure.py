@@ -235,8 +235,10 @@ def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
 def generation_rows(
     features: Features, reference: Features, protocol: Protocol, prefix: str = "", images_seen: int | None = None
 ) -> tuple[list[ResultRow], list[LeftOut]]:
-    """Generation metrics as rows, their names behind `prefix`."""
-    values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed)
+    """Generation metrics as rows, their names behind `prefix`; with `images_seen` of a model's samples 0 to n - 1."""
+    numbers = None if images_seen is None else range(len(features))
+    how = (protocol.extractor, protocol.evaluation_seed, numbers)
+    values, left_out = generation_metrics(features, reference, *how)
     rows = [dataclasses.replace(value.row(protocol.id, images_seen), metric=prefix + value.metric) for value in values]
     return rows, [LeftOut(prefix + item.metric, item.reason) for item in left_out]
 

@@ -70,9 +70,10 @@ class ResultRow:
     """One measured value. `n` = images it was computed from; `protocol` = id of how it was measured ("" for none).
 
     `estimand`: what the value estimates and its interval is to cover ("" in records from before it was said).
-    `reference_deviations`: what each block of the reference images contributes to the value's deviation, squares adding
-    up to their part of its variance; rows of one protocol share these blocks, so their differences cancel what all
-    owe to the same images. None where it is not told, () where no reference image counts.
+    `deviations`: what each block of the samples, and of the reference images, contributes to the value's deviation;
+    with `alone` (what comes of neither) their squares add up to its variance. Rows of one protocol have the same
+    blocks, of the same i and of the same reference images, so that their differences cancel what they share. None
+    where it is not told.
     """
 
     metric: str
@@ -84,7 +85,8 @@ class ResultRow:
     images_seen: int | None = None
     seed: int | None = None
     estimand: str = ""
-    reference_deviations: tuple[float, ...] | None = None
+    deviations: tuple[tuple[float, ...], ...] | None = None
+    alone: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ class StageRecord:
 
 
 def _row(value: Mapping[str, Any]) -> ResultRow:
-    deviations = value.get("reference_deviations")
-    return ResultRow(**{**value, "reference_deviations": None if deviations is None else tuple(deviations)})
+    told = value.get("deviations")
+    return ResultRow(**{**value, "deviations": None if told is None else tuple(map(tuple, told))})
 
 
 @dataclass(frozen=True)

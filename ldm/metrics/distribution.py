@@ -10,9 +10,9 @@ the order in which they arrived (workers, batches) changes no value.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -66,14 +66,14 @@ def metric_name(kind: str, extractor_name: str) -> str:
     return f"{kind}_{extractor_name}"
 
 
-def mixed_order(features: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
+def mixed_order(rows: NDArray[Any], seed: int) -> NDArray[np.int64]:
     """A random order of the rows by hashes of what they hold and of the seed, for blocks that are left out.
 
     Unlike in `canonical_order` no rank says where a row goes: there the same ranks make a block whatever the images,
     and the spread between blocks would be off by the same factor every time.
     """
     key = seed.to_bytes(8, "little", signed=True)
-    digests = [hashlib.blake2b(row, digest_size=8, key=key).digest() for row in np.ascontiguousarray(features)]
+    digests = [hashlib.blake2b(row, digest_size=8, key=key).digest() for row in np.ascontiguousarray(rows)]
     return np.argsort(np.frombuffer(b"".join(digests), dtype="<u8"), kind="stable")
 
 
@@ -90,17 +90,18 @@ def _double(features: NDArray[np.float32]) -> torch.Tensor:
 def _moved(interval: Interval, value: float) -> Interval:
     """The same interval around another value."""
     shift = value - interval.value
-    return Interval(value, interval.low + shift, interval.high + shift, interval.reference)
+    return dataclasses.replace(interval, value=value, low=interval.low + shift, high=interval.high + shift)
 
 
 Found = Mapping[str, Interval | float]
 """Values of the kinds that a measure gives, with an interval where one is known."""
 
 
-def _interval(value: float, spread: Spread) -> Interval:
-    """Of a distance whose spread comes of varying the generated images, then the reference images."""
-    _, reference, *_ = spread.deviations
-    return dataclasses.replace(student_interval(value, spread.variance, spread.freedom), reference=reference)
+def _interval(value: float, spread: Spread, alone: Spread | None = None) -> Interval:
+    """Of a distance whose spread comes of varying the generated and the reference images; `alone` adds to it."""
+    both = spread if alone is None else combine(spread, alone)
+    interval = student_interval(value, both.variance, both.freedom)
+    return dataclasses.replace(interval, deviations=spread.deviations, alone=both.variance - spread.variance)
 
 
 def _frechet_of(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> Interval:
@@ -148,7 +149,7 @@ def subset_distance(generated: Features, reference: Features, seed: int) -> tupl
 def _kernel(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
     """The interval is that of the estimate on all images, and of the draw of the subsets."""
     value, draws = subset_distance(generated, reference, seed)
-    return {"kd": _interval(value, combine(kernel_distance(generated.features, reference.features)[1], draws))}
+    return {"kd": _interval(value, kernel_distance(generated.features, reference.features)[1], draws)}
 
 
 def _embedding_distance(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -167,7 +168,7 @@ def _inception_score(generated: Features, reference: Features, seed: int, wanted
     mean, std = score[KEY_METRIC_ISC_MEAN], score[KEY_METRIC_ISC_STD]
     if splits < 2:
         return {"is": mean}
-    return {"is": dataclasses.replace(student_interval(mean, std**2 / (splits - 1), splits - 1), reference=())}
+    return {"is": student_interval(mean, std**2 / (splits - 1), splits - 1)}
 
 
 def _neighbourhoods(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -258,20 +259,22 @@ KINDS: Final = {kind.name: kind for measure in MEASURES for kind in measure.kind
 
 def _row(metric: str, found: Interval | float, n: int, estimand: str) -> MetricValue:
     if isinstance(found, Interval):
-        return MetricValue(metric, found.value, n, found.low, found.high, estimand, found.reference)
+        return MetricValue(metric, found.value, n, found.low, found.high, estimand, found.deviations, found.alone)
     return MetricValue(metric, found, n, estimand=estimand)
 
 
 def generation_metrics(
-    generated: Features, reference: Features, extractor_name: str, seed: int
+    generated: Features, reference: Features, extractor_name: str, seed: int, numbers: Sequence[int] | None = None
 ) -> tuple[list[MetricValue], list[LeftOut]]:
     """All measures of samples against reference images, and what was left out and why.
 
-    `seed` fixes the order of the images, hence splits, blocks and parts, and the subsets of the kernel distance. n of a
-    value is the number of generated images; intervals are at 95 %.
+    `seed` fixes the order of the images, hence splits, blocks and parts, and the subsets of the kernel distance. By
+    `numbers` of the generated images, where given, those of the same numbers stand in the same blocks of every set. n
+    of a value is the number of generated images; intervals are at 95 %.
     """
     ensure_torchvision()
-    generated = generated[mixed_order(generated.features, seed)]
+    content = generated.features if numbers is None else np.asarray(numbers, dtype=np.int64)[:, None]
+    generated = generated[mixed_order(content, seed)]
     reference = reference[mixed_order(reference.features, seed)]
     values: list[MetricValue] = []
     left_out: list[LeftOut] = []

@@ -15,14 +15,15 @@ LEVEL = 0.95
 class Interval:
     """An estimate with the bounds of its confidence interval.
 
-    `reference`: what each block of the reference images contributes to its deviation, squares adding up to their part
-    of the variance: estimates against the same blocks share it. None where it is not known, () where there is none.
+    `deviations`: what each block of each set of images contributes (`Spread.deviations`), so that estimates on the same
+    blocks can be compared; None where it is not known. `alone`: variance of the estimate beside theirs.
     """
 
     value: float
     low: float
     high: float
-    reference: tuple[float, ...] | None = None
+    deviations: tuple[tuple[float, ...], ...] | None = None
+    alone: float = 0.0
 
 
 @dataclass(frozen=True)

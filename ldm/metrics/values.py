@@ -9,8 +9,8 @@ from ldm.records import POPULATION, ResultRow
 class MetricValue:
     """A value, the number of images it was computed from, its 95 % interval where one is known, and what of.
 
-    `estimand`: what value and interval estimate, one of those in `ldm.records`. `reference_deviations`: as in
-    `ldm.metrics.intervals.Interval.reference`.
+    `estimand`: what value and interval estimate, one of those in `ldm.records`. `deviations`, `alone`: as in
+    `ldm.metrics.intervals.Interval`.
     """
 
     metric: str
@@ -19,9 +19,10 @@ class MetricValue:
     ci_low: float | None = None
     ci_high: float | None = None
     estimand: str = POPULATION
-    reference_deviations: tuple[float, ...] | None = None
+    deviations: tuple[tuple[float, ...], ...] | None = None
+    alone: float = 0.0
 
     def row(self, protocol: str = "", images_seen: int | None = None, seed: int | None = None) -> ResultRow:
         """The row of this value under a protocol."""
-        how = (protocol, self.ci_low, self.ci_high, images_seen, seed, self.estimand, self.reference_deviations)
+        how = (protocol, self.ci_low, self.ci_high, images_seen, seed, self.estimand, self.deviations, self.alone)
         return ResultRow(self.metric, self.value, self.n, *how)

@@ -123,7 +123,7 @@ def decoded_kernel_distance(regulariser: str, f: int, kl_weight: float | None = 
 def _row(
     metric: str, value: float, n: int, spread: float, protocol: str, seen: int | None = None, seed: int | None = None
 ):
-    return ResultRow(metric, value, n, protocol, value - spread, value + spread, seen, seed, reference_deviations=())
+    return ResultRow(metric, value, n, protocol, value - spread, value + spread, seen, seed)
 
 
 class _Writer:

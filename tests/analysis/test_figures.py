@@ -190,8 +190,9 @@ def test_seeds_are_averaged_and_bars_hold_their_variance(tmp_path):
     value = kernel_distance("kl", 4, 5)
     assert {y for _, y, _ in _markers(axes, "o")} == {round(1.05 * value, 9)}
     [bar] = [line.get_ydata() for line in axes.get_lines() if list(line.get_xdata()) == [4, 4]]
-    # Student's interval of 1, 1.05 and 1.1 times the value, which scatter more than sampling explains.
-    half = scipy.stats.t.ppf(0.975, 2) * 0.05 * value / math.sqrt(3)
+    # 1, 1.05 and 1.1 times the value scatter more than sampling explains, all of which they may have in common.
+    scatter, sampling = (0.05 * value) ** 2 / 3, (0.0015 / scipy.stats.norm.ppf(0.975)) ** 2
+    half = scipy.stats.t.ppf(0.975, 2 * (1 + sampling / scatter) ** 2) * math.sqrt(scatter + sampling)
     assert list(bar) == pytest.approx([1.05 * value - half, 1.05 * value + half], rel=1e-6)
 
 

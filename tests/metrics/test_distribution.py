@@ -121,9 +121,24 @@ def test_rows_say_what_they_owe_to_the_reference_images():
         ends = np.cumsum(sizes)
         without = [statistic(np.delete(b_mixed, np.s_[e - s : e], axis=0)) for s, e in zip(sizes, ends, strict=True)]
         expected = jackknife_spread(statistic(b_mixed), without, sizes).variance
-        assert sum(d**2 for d in rows[metric].reference_deviations) == pytest.approx(expected, rel=1e-6), metric
-    assert rows["precision_net"].reference_deviations is None
-    assert rows["fd_infinity_net"].reference_deviations == rows["fd_net"].reference_deviations
+        assert sum(d**2 for d in rows[metric].deviations[1]) == pytest.approx(expected, rel=1e-6), metric
+    assert rows["precision_net"].deviations is None
+    assert rows["fd_infinity_net"].deviations == rows["fd_net"].deviations
+
+
+def test_numbered_samples_stand_in_the_blocks_of_their_numbers():
+    """Two models that make the same of sample i, but for a little, owe the same to each block, in whatever order."""
+    rng, other = np.random.default_rng(7), np.random.default_rng(8).permutation(300)
+    a, b = features(300, 20), features(200, 21, shift=0.3)
+    near = Features(a.features + rng.normal(scale=0.01, size=a.features.shape).astype(np.float32), a.logits)
+    for kind in ("kd_net", "fd_net"):
+        found = [
+            {value.metric: value for value in generation_metrics(x, b, "net", 0, numbers)[0]}[kind]
+            for x, numbers in ((a, range(300)), (near, range(300)), (near[other], other), (near, None))
+        ]
+        one, *rest = (np.array(value.deviations[0]) for value in found)
+        alike = [np.corrcoef(one, deviations)[0, 1] for deviations in rest]
+        assert min(alike[:2]) > 0.9 > 0.5 > abs(alike[2]), kind
 
 
 @pytest.mark.parametrize(
