@@ -170,8 +170,8 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
     pairs, known = found.comparisons[0].pairs, found.factor.freedom
     chosen = "the best was chosen from" if against is None else "were compared"
     spread = (
-        f"Values of one cell vary over seeds {text.number(found.factor.factor)} times as much as sampling alone "
-        f"explains (variance, pooled over cells, {known} degrees of freedom, at least 1)."
+        f"Trainings of one cell scatter with {text.number(found.factor.factor)} times the variance that other images "
+        f"would cause (pooled over cells, {known} degrees of freedom)."
         if known
         else "One seed a cell: verdicts hold for these trained models; how far another training would move them is "
         "not known (sweep `seed=0,1,2`)."
