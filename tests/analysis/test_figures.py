@@ -21,6 +21,7 @@ from synthetic_store import (
 
 from analysis import style
 from analysis.collect import read_study
+from analysis.compare import mean_over_seeds, one_cell, seed_factor
 from analysis.figures import FIGURES, check_protocols, figures_of, headline, metric_title
 from ldm.errors import UserError
 
@@ -121,19 +122,14 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
         for line in figure.axes[0].get_lines()
         if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.1 and line.get_xdata()[0] != line.get_xdata()[1]
     ]
-    # Seeds scatter by r and 1.1 r, each known to 0.05 of the unweighted rate; the factor is pooled over all four.
-    errors, deviations = [], []
-    for w in WEIGHTS:
-        for f in (4, 8):
-            errors.append((0.05 * rate("kl", f, w) / scipy.stats.norm.ppf(0.975)) ** 2)
-            deviations.append((0.1 * rate("kl", f, w)) ** 2 / 2)
-    own = [(0.05 * rate("kl", f, w, 1) / scipy.stats.norm.ppf(0.975)) ** 2 for w in WEIGHTS for f in (4, 8)]
-    sampling = [(a + b) / 2 for a, b in zip(errors, own, strict=True)]
-    factor = sum(d / s for d, s in zip(deviations, sampling, strict=True)) / 4
-    means = [1.05 * rate("kl", f, w) for w in WEIGHTS for f in (4, 8)]
-    for mean, deviation, error in zip(means, deviations, sampling, strict=True):
-        half = scipy.stats.t.ppf(0.975, 4) * math.sqrt(max(factor * error / 2, deviation / 2))
-        assert any(bar == pytest.approx([mean - half, mean + half], rel=1e-6) for bar in bars)
+    rows = weighted.frame[weighted.frame["metric"] == "rate_kl_fitted"]
+    cells = [one_cell(own) for _, own in rows.groupby(["f", "ae_settings"])]
+    means = [mean_over_seeds(cell, seed_factor(cells)) for cell in cells]
+    assert [mean.value for mean in means] == pytest.approx(
+        [1.05 * rate("kl", f, w) for f in (4, 8) for w in sorted(WEIGHTS, reverse=True)]
+    )
+    for mean in means:
+        assert any(bar == pytest.approx([mean.low, mean.high], rel=1e-6) for bar in bars)
     assert "mean of 2 seeds" in _text(figure)
 
 
