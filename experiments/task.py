@@ -4,7 +4,7 @@ Values of each image go by dotted names (`superres.mse`); the counts of a probe 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +17,13 @@ from torch import Tensor
 from experiments import build
 from experiments.conditions import ANNOTATION_OF, conditions_of
 from experiments.generate import AskedConditions
-from experiments.measure import generation_protocol
+from experiments.measure import generation_protocol, judged_protocol, perceptual_protocol
 from experiments.runner import Job
 from ldm.data.contract import ImageCache
 from ldm.data.degradation import Degradation
 from ldm.metrics import clip_score, inpainting, superres
 from ldm.metrics.clip_score import ClipScore, load_clip_score
+from ldm.metrics.distribution import metric_name
 from ldm.metrics.features import Extractor, Features
 from ldm.metrics.reconstruction import ImageErrors, PerceptualDistance, image_errors
 from ldm.metrics.task import shuffled_partners, task_score
@@ -211,8 +212,7 @@ def judged(job: Job, values: Values, features: Features) -> tuple[list[Judged], 
                 judge = probe_protocol(job, kind, probes["probes"][kind], asked, n)
                 found.append(Judged(_probe_scores(PROBES[kind].metric, values), judge))
         else:
-            scores = _superres_scores(values) if kind == "superres" else _inpaint_scores(job, values, features)
-            found.append(Judged(scores, _pair_protocol(job, kind, asked, n)))
+            found += _pair_judged(job, kind, values, features, asked)
             if LPIPS not in _named(values, f"{kind}.distance."):
                 left_out.append(LeftOut(f"{kind}_{LPIPS}", NO_LPIPS))
     if "clip_score" in values:
@@ -266,16 +266,27 @@ def _task_protocol(
     )
 
 
-def _pair_protocol(job: Job, kind: str, asked: Mapping[str, Any], n: int) -> HowMeasured:
-    """How outputs are compared with the images behind their conditions."""
-    return dataclasses.replace(
-        generation_protocol(job, n),
-        kind=kind,
+def _pair_judged(job: Job, kind: str, values: Values, features: Features, asked: Mapping[str, Any]) -> Iterator[Judged]:
+    """How near outputs are to the images behind their conditions, pixel by pixel and to each network that sees both."""
+    n, judge = len(features), job.plan.config["metrics"]["extractor"]
+    given, missing = _superres_scores(values) if kind == "superres" else _inpaint_scores(job, values, features)
+    plain = _task_protocol(job, kind, asked, n, extractor="none", extractor_size=0, extractor_weights="", resize="none")
+    plain = dataclasses.replace(
+        plain,
         reference=f"the {asked['split']} images behind the conditions",
-        reference_hash=asked["hash"],
-        n_reference=asked["images"],
+        extractor_precision="",
         class_balance=f"as in the {asked['split']} images",
     )
+    distances = build.perceptual_distances(job.parent_record("samples").config.get("lpips_weights"))
+    networks = {one.name: perceptual_protocol(job, plain, one) for one in distances}
+    networks |= {metric_name("fd", judge): judged_protocol(plain, generation_protocol(job, n))}
+
+    def network(metric: str) -> str:
+        return next((name for name in networks if name in metric), "")
+
+    for name, protocol in {"": plain, **networks}.items():
+        own = [score for score in given if network(score.metric) == name]
+        yield Judged((own, [item for item in missing if network(item.metric) == name]), protocol)
 
 
 def _probe_scores(metric: str, values: Values) -> Scores:

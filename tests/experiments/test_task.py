@@ -41,8 +41,13 @@ def test_every_condition_has_its_score_with_n_interval_and_protocol(store: Path)
         assert 16 <= row["n"] <= 32
         assert row["ci_low"] <= row["value"] <= row["ci_high"]
         assert protocols[row["protocol"]]["n_samples"] == 32
-    judges = {metric: protocols[found[metric]["protocol"]]["extractor"] for metric in metrics[:4]}
-    assert judges == {probe.metric: f"probe_{kind}" for kind, probe in PROBES.items()}
+    judges = {metric: protocols[found[metric]["protocol"]]["extractor"] for metric in metrics}
+    assert judges == {
+        **{probe.metric: f"probe_{kind}" for kind, probe in PROBES.items()},
+        **dict.fromkeys(metrics[4:8], "none"),
+        metrics[8]: "feature_distance_efficientnet_lite2",
+        metrics[9]: "efficientnet_lite2",
+    }
     reasons = {item["metric"]: item["reason"] for item in record(store, "evaluation")["left_out"]}
     assert "metrics.clip=PATH" in reasons["clip_score"]
     assert "metrics.lpips=PATH" in reasons["superres_lpips_alex"]
