@@ -30,6 +30,13 @@ REFERENCED = {
 }
 """Metrics that compare samples with images, so that it matters with which."""
 
+UNSPECIFIED = {
+    "ssim": "RGB, Gaussian window",
+    "superres_psnr": "RGB, mean over images",
+    "superres_ssim": "RGB, Gaussian window",
+}
+"""Metrics that go by one name for several computations, of which no paper here says its own; and what ours are."""
+
 NAMES = {
     "fid": "FID",
     "is": "IS",
@@ -148,6 +155,8 @@ def protocol_differences(number: Published, row: Mapping[Any, Any], protocol: Ma
         compared.append(("n", theirs.n, row["n"]))
     if number.metric in REFERENCED:
         compared.append(("reference", theirs.reference, protocol.get("reference")))
+    if number.metric in UNSPECIFIED:
+        compared.append(("implementation", None, UNSPECIFIED[number.metric]))
     if theirs.task is not None:
         compared.append(("task", theirs.task, row.get("task") or "not stated"))
     if theirs.class_balance is not None:

@@ -170,13 +170,20 @@ def _protocols(study, table):
     return {(entry.number.metric, entry.number.model): (entry.row["metric"], entry.protocol) for entry in found}
 
 
+RGB = "implementation (not stated; RGB, mean over images)"
+
+
 def test_super_resolution_stands_beside_the_rows_of_its_task(tmp_path):
     build(tmp_path, SUPERRES)
     listed = _protocols(read_study(tmp_path), "Table 5")
     # Two models, those guided by another network left out; the made-up study has no IS.
     assert len(listed) == 8
-    assert listed["superres_psnr", "LDM-4"] == ("superres_psnr", ())
-    assert listed["superres_ssim", "LDM-4, big"] == ("superres_ssim", ())
+    # Of brightness alone, or of all channels? The paper does not say.
+    assert listed["superres_psnr", "LDM-4"] == ("superres_psnr", (RGB,))
+    assert listed["superres_ssim", "LDM-4, big"] == (
+        "superres_ssim",
+        ("implementation (not stated; RGB, Gaussian window)",),
+    )
     # Made-up conditions are "as held-out"; the split is what tells the two FIDs apart.
     unlike, asked = "n (not stated; 50000)", "class balance (as in the held-out images; as held-out)"
     assert listed["fid", "LDM-4, against training images"] == ("fid", (unlike, asked))
@@ -189,7 +196,7 @@ def test_an_easier_or_harder_task_is_a_difference(tmp_path, task):
     [[_, protocol]] = [
         v for k, v in _protocols(read_study(tmp_path), "Table 5").items() if k == ("superres_psnr", "LDM-4")
     ]
-    assert protocol == (f"task (bicubic, 4 times; {task or 'not stated'})",)
+    assert protocol == (RGB, f"task (bicubic, 4 times; {task or 'not stated'})")
 
 
 @pytest.mark.parametrize(("extractor", "fid"), [("inception", "inpaint_fid"), ("efficientnet_lite2", None)])
