@@ -635,19 +635,24 @@ def _quality_figure(
         legend.append(style.key(f"floor: decoded {name}", color=shade, **look))
     notes = [text for text in (note, _floor_note(study, metric)) if text]
     if overlay is not None and study.published:
-        notes.append(overlays.note(shown, rows, study.protocols, metric.title))
+        told = [axis.replace("_", " ") for axis in overlay]
+        notes.append(overlays.note(shown, rows, study.protocols, metric.title, told))
         if shown and overlay[0] == "sample_images_per_second":
             notes.append("Their speeds are of one A100 at a batch that is not stated.")
     if dropped:
         notes.append(f"Not drawn, see table.md: {'; '.join(dropped)}.")
     facts = f"{metric.title}, n = {metric.n:,} samples"
+    least = 1.0 if lines else 0.75 if ends else 0.25
+    margin = style.label_margin([item for _, labels in pending for item in labels], least) if ends else least
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + (margin - least) * len(columns), height)
     style.finish(
         figure,
         title,
         [_facts(study, rows, facts)],
         notes + _notes(study, rows, stage),
         legend,
-        margin=1.0 if lines else 0.75 if ends else 0.25,
+        margin=margin,
     )
     for axes, labels in pending:
         if ends:

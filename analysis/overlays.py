@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.collect import Study
-from analysis.papers import NAMES, Published, named, protocol_differences
+from analysis.papers import NAMES, PAPER, UNKNOWN, Measured, Published, named, protocol_differences, unlike_settings
 from analysis.style import PointLabel
 
 SHADE = "#9a9a9a"
@@ -34,19 +34,40 @@ def behind(study: Study, metric: str, stage: str, x: str, regularisers: Sequence
 
 
 def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str) -> list[PointLabel]:
-    """Grey lines through the numbers that agree in `line_of` and in data, and a label for each line's end."""
-    lines: dict[tuple[str, Any], list[Published]] = {}
+    """Grey lines through numbers of one table that were measured and made alike, and a label for each line's end."""
+    lines: dict[tuple[tuple[str, ...], tuple[str, ...], Measured], list[Published]] = {}
     for number in numbers:
-        lines.setdefault((number.measured.data, getattr(number, line_of)), []).append(number)
+        key = (_named(number, line_of), _made(number, x), number.measured)
+        lines.setdefault(key, []).append(number)
     labels = []
-    for (data, key), own in lines.items():
+    for (name, made, _), own in lines.items():
         points = sorted((float(getattr(number, x)), number.value) for number in own)
         axes.plot(*zip(*points, strict=True), "-", color=SHADE, linewidth=0.9, zorder=0.8)
         for at, value in points:
             axes.plot(at, value, "x", color=SHADE, markersize=4, zorder=0.9)
-        name = {"f": f"f = {key}", "steps": f"{key} steps"}[line_of]
-        labels.append(PointLabel(*points[-1], f"{name}, {data}", SHADE))
+        namesakes = zip(*(other for same, other, _ in lines if same == name), strict=True)
+        told = [part for part, parts in zip(made, namesakes, strict=True) if len(set(parts)) > 1]
+        labels.append(PointLabel(*points[-1], ", ".join([*name, *told]), SHADE))
     return labels
+
+
+def _named(number: Published, line_of: str) -> tuple[str, ...]:
+    """What every line says of its numbers: its place among the lines, data, and table or figure."""
+    steps = "steps not stated" if number.steps is None else f"{number.steps} steps"
+    place = {"f": f"f = {number.f}", "steps": steps}[line_of]
+    return place, number.measured.data, number.where.removeprefix(f"{PAPER}, ")
+
+
+def _made(number: Published, x: str) -> tuple[str, ...]:
+    """What else numbers of one line agree in, which it says where others of its name do not."""
+    seen = "" if x == "images_seen" or number.images_seen is None else f"{number.images_seen / 1e6:.3g}M images seen"
+    return (
+        f"{number.measured.resolution} px",
+        "n not stated" if number.measured.n is None else f"n = {number.measured.n:,}",
+        "" if number.guidance_scale is None else f"guidance {number.guidance_scale:g}",
+        "eta not stated" if number.eta is None else f"eta {number.eta:g}",
+        seen,
+    )
 
 
 def draw_rates(axes: Axes, published: Sequence[Published]) -> list[PointLabel]:
@@ -65,10 +86,16 @@ def key() -> Line2D:
     return style.key("published, other conditions: see below", marker="x", color=SHADE, linestyle="-", linewidth=0.9)
 
 
-def note(drawn: Sequence[Published], rows: pd.DataFrame, protocols: Mapping[str, Mapping[str, Any]], asked: str) -> str:
-    """What the grey numbers are and in what they were measured otherwise, or why there are none.
+def note(
+    drawn: Sequence[Published],
+    rows: pd.DataFrame,
+    protocols: Mapping[str, Mapping[str, Any]],
+    asked: str,
+    shown: Sequence[str] = (),
+) -> str:
+    """What the grey numbers are and in what they were measured and made otherwise, or why there are none.
 
-    `asked`: the metric of the figure; `rows`: ours.
+    `asked`: the metric of the figure; `rows`: ours; `shown`: settings that the figure tells of each number.
     """
     if not drawn:
         return f"No published numbers are drawn: none of {asked} has its place in this figure."
@@ -81,6 +108,24 @@ def note(drawn: Sequence[Published], rows: pd.DataFrame, protocols: Mapping[str,
     )
     read_off = f", read off to {errors[0]}" if len(errors) == 1 else ", read off by hand" if errors else ""
     what = f"Grey crosses: {NAMES[drawn[0].metric]} of {named(drawn)}{read_off}."
+    settings = _settings(drawn, rows, shown)
+    if settings:
+        what += f" Their models were made or sampled otherwise, (published; here): {'; '.join(settings)}."
     if not differing:
         return what + " Measured under this study's protocol."
     return f"{what} NOT COMPARABLE with this study, (published; here): {'; '.join(differing)}."
+
+
+def _settings(drawn: Sequence[Published], rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:
+    """In what the numbers' models differ from ours of the same f, each setting once, where ours is known."""
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for number in drawn:
+        ours = rows[rows["f"] == number.f].drop_duplicates(
+            ["channels", "steps", "eta", "guidance_scale", "images_seen"]
+        )
+        for row in ours.to_dict("records"):
+            for setting, there, here in unlike_settings(number, row):
+                if setting not in shown and here != UNKNOWN:
+                    theirs, known = found.setdefault(setting, ({}, {}))
+                    theirs[there], known[here] = None, None
+    return [f"{name} ({' or '.join(theirs)}; {' or '.join(known)})" for name, (theirs, known) in found.items()]

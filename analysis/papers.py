@@ -16,6 +16,9 @@ PAPER = "Rombach et al. 2022"
 BAND = "_mask40_50"
 """The end of names of metrics of images whose holes cover 40 to 50 per cent, as Table 7 has them."""
 
+UNKNOWN = "none"
+"""A setting that a row of ours does not have."""
+
 JUDGED = {"fid", "is", "rfid", "inpaint_fid", f"inpaint_fid{BAND}"}
 """Metrics of the standard Inception weights, whose values depend on how many images they are computed from."""
 
@@ -171,16 +174,21 @@ def protocol_differences(number: Published, row: Mapping[Any, Any], protocol: Ma
 
 def setting_differences(number: Published, row: Mapping[Any, Any]) -> list[str]:
     """In what a model of ours was made or sampled otherwise, as "axis (theirs; ours)"; what is not stated is no one."""
+    return [f"{setting} ({there}; {here})" for setting, there, here in unlike_settings(number, row)]
+
+
+def unlike_settings(number: Published, row: Mapping[Any, Any]) -> list[tuple[str, str, str]]:
+    """The same as setting, theirs, ours."""
     found = []
     for axis in ("channels", "steps", "eta", "guidance_scale"):
         there, here = getattr(number, axis), row.get(axis)
         if there is not None and _as_number(here) != there:
-            found.append(f"{axis.replace('_', ' ')} ({there:g}; {_shown(here)})")
+            found.append((axis.replace("_", " "), f"{there:g}", _shown(here)))
     seen = row.get("images_seen")
     if number.images_seen is not None and not abs(_as_number(seen) / number.images_seen - 1) < 0.05:
-        found.append(f"images seen ({number.images_seen:,}; {_shown(seen)})")
+        found.append(("images seen", f"{number.images_seen:,}", _shown(seen)))
     if number.steps is not None and row.get("sampler") not in ("ddim", "", None):
-        found.append(f"sampler (ddim; {row['sampler']})")
+        found.append(("sampler", "ddim", str(row["sampler"])))
     return found
 
 
@@ -486,7 +494,7 @@ def _as_number(value: Any) -> float:
 
 def _shown(value: Any) -> str:
     number = _as_number(value)
-    return "none" if math.isnan(number) else f"{number:g}"
+    return UNKNOWN if math.isnan(number) else f"{number:g}"
 
 
 def named(numbers: Sequence[Published]) -> str:

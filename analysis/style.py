@@ -292,6 +292,7 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], size: float = 8.6) ->
                 cost += sum(weight * _inside(edges, point, margin * scale) for point, weight, margin in obstacles)
                 cost += 3 * (edges[0] < frame.x0 or edges[1] < frame.y0) + (edges[2] > frame.x1 + 30 * scale)
                 cost += 3 * (edges[3] > frame.y1 + 4 * scale)
+                cost += 100 * (edges[0] < figure.bbox.x0 or edges[2] > figure.bbox.x1)
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, offset, edges)
         if best is not None:
@@ -369,6 +370,11 @@ def end_labels(axes: Axes, labels: Sequence[PointLabel], size: float = 8.6) -> N
                 heights[i] += excess / 2
                 heights[i - 1] -= excess / 2
     frame = axes.get_window_extent()
+    # Below a panel there is room, above it stands its title.
+    ceiling = frame.y1
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], ceiling)
+        ceiling = heights[i] - gap
     for (_, label), height in zip(ends, heights, strict=True):
         y = (height - frame.y0) / frame.height
         note = axes.annotate(

@@ -244,6 +244,61 @@ def test_the_same_metric_is_drawn_in_grey_and_said_to_be_otherwise(alike):
     assert "Grey" not in _text(FIGURES["quality_vs_throughput"](alike))
 
 
+def _curves(axes):
+    """The grey lines through two or more numbers, as sets of (x, y)."""
+    lines = [line for line in axes.get_lines() if line.get_color() == overlays.SHADE and line.get_marker() == "None"]
+    curves = [set(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines]
+    return [curve for curve in curves if len(curve) > 1]
+
+
+@pytest.mark.parametrize("name", ["quality_vs_f", "quality_vs_throughput", "quality_vs_training"])
+def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, name):
+    study = replace(alike, published=papers.ldm())
+    x, stage = {
+        "quality_vs_f": ("f", "evaluation"),
+        "quality_vs_throughput": ("sample_images_per_second", "evaluation"),
+        "quality_vs_training": ("images_seen", "progress"),
+    }[name]
+    numbers = overlays.behind(study, "fid", stage, x, ("vq", "identity"))
+    curves = _curves(FIGURES[name](study).axes[1])
+    assert curves
+    for curve in curves:
+        made = {
+            (item.where, item.measured, item.guidance_scale, None if x == "images_seen" else item.images_seen)
+            for item in numbers
+            if (getattr(item, x), item.value) in curve
+        }
+        assert len(made) == 1, made
+
+
+def test_guidance_and_training_of_grey_numbers_are_said(alike):
+    figure = FIGURES["quality_vs_f"](replace(alike, published=papers.ldm()))
+    labels = {text.get_text() for text in figure.axes[1].texts}
+    assert {f"250 steps, imagenet, Table 10, guidance {scale}" for scale in ("1", "1.25", "1.5")} < labels
+    assert {f"200 steps, imagenet, Table 10, {seen}M images seen" for seen in (186, 307)} < labels
+    assert "200 steps, imagenet, Figure 7" in labels
+    text = _text(figure)
+    assert "guidance scale (1.25 or 1.5; 1)" in text
+    assert "images seen (" in text
+    assert "steps (" not in text  # each line says its own
+
+
+@pytest.mark.parametrize("name", ["quality_vs_f", "quality_vs_throughput", "quality_vs_training"])
+@pytest.mark.parametrize("data", ["imagenet", "emoji"])
+def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
+    build(tmp_path, replace(LIKE_THE_PAPER, data=data, factors=(1, 4, 8, 32)))
+    figure = FIGURES[name](replace(read_study(tmp_path), published=papers.ldm()))
+    renderer = figure.canvas.get_renderer()
+    panels = figure.axes
+    for axes in panels:
+        for text in axes.texts:
+            box = text.get_window_extent(renderer)
+            assert figure.bbox.x0 <= box.x0
+            assert box.x1 <= figure.bbox.x1, text.get_text()
+            assert all(box.x1 <= other.bbox.x0 or box.x0 >= other.bbox.x0 for other in panels), text.get_text()
+            assert not any(box.overlaps(other.get_window_extent(renderer)) for other in figure.texts), text.get_text()
+
+
 def test_another_metric_keeps_published_numbers_out_and_says_so(other):
     study = replace(other, published=papers.ldm())
     for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training"):
