@@ -192,16 +192,12 @@ def _say_notes(plans: Sequence[Plan], until: str, store: Store) -> None:
 def _say_work(points: Sequence[Point], cells: Sequence[Point], targets: Sequence[str], store: Store) -> None:
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
     trained = {c.plan.stages["first_stage"].identity for c in cells if build.is_trained(c.plan.config["ae"])}
-    to_do = {
-        s.identity
-        for cell in cells
-        for s in cell.plan.needed(tuple(targets))
-        if not store.is_complete(s.name, s.identity)
-    }
+    stages = {(stage.name, stage.identity) for cell in cells for stage in cell.plan.needed(tuple(targets))}
+    to_do = sum(not store.is_complete(*stage) for stage in stages)
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
-        f"{len(cells)} cells{same}: {len(trained)} first stages to train, {len(counts['diffusion'])} diffusion models, "
-        f"{len(counts['samples'])} sample sets; {len(to_do)} stages are not in the store yet"
+        f"{len(cells)} cells{same}: {len(trained)} trained first stages, {len(counts['diffusion'])} diffusion models, "
+        f"{len(counts['samples'])} sample sets; {to_do} of {len(stages)} stages are not in the store yet"
     )
 
 
