@@ -1,8 +1,11 @@
 """Intervals hold what they promise: simulated on known distributions, nominal 95 % cover between 90 and 98 %."""
 
+import math
+
 import numpy as np
 import pytest
 
+from analysis.compare import Measured, Training, compare, seed_factor
 from ldm.metrics.distribution import NEIGHBOURHOODS, generation_metrics
 from ldm.metrics.features import Features
 from ldm.metrics.frechet import frechet_distance, frechet_spread
@@ -91,3 +94,32 @@ def test_nominal_95_per_cent_intervals_cover_between_90_and_98(case):
     # The clipped measures end at 1: near it they vary less than the unclipped ones that their intervals are from.
     most = {kind: 1.0 if kind.startswith("clipped") else 0.98 for kind in shares}
     assert all(0.90 <= share <= most[kind] for kind, share in shares.items()), shares
+
+
+@pytest.mark.slow
+def test_intervals_of_differences_cover_and_are_a_third_as_wide_where_samples_share_their_noise():
+    """Two models near each other make nearly the same of sample i; each by itself is off by three times as much."""
+    rng, covered_by, width = np.random.default_rng(4), {}, {}
+    models = {"a": (0.3, 1.0), "b": (0.33, 1.05)}
+    truths = [population(*model) for model in models.values()]
+    for _ in range(200):
+        noise, reference = rng.normal(size=(500, 8)), rng.normal(size=(400, 8)) * WIDTHS
+        rows = {}
+        for name, (shift, scale) in models.items():
+            made = (0.95 * noise + math.sqrt(1 - 0.95**2) * rng.normal(size=noise.shape)) * WIDTHS * scale + shift
+            sets = (Features(x.astype(np.float32), None) for x in (made, reference))
+            rows[name] = {value.metric: value for value in generation_metrics(*sets, "net", 0, range(500))[0]}
+        for kind in truths[0]:
+            cells = []
+            for name, found in rows.items():
+                value = found[f"{kind}_net"]
+                variance = sum(d**2 for blocks in value.deviations for d in blocks) + value.alone
+                trained = Training(value.value, variance, value.deviations)
+                cells.append(Measured(name, {"0": trained}, (value.value,), value.n))
+            [item] = compare(cells[1:], cells[0], seed_factor(cells))
+            covered_by.setdefault(kind, []).append(item.low <= truths[1][kind] - truths[0][kind] <= item.high)
+            apart = 1.96 * math.sqrt(sum(cell.trainings["0"].variance for cell in cells))
+            width.setdefault(kind, []).append((item.high - item.low) / 2 / apart)
+    shares = {kind: np.mean(found) for kind, found in covered_by.items()}
+    assert all(0.90 <= share <= 0.99 for share in shares.values()), shares
+    assert all(np.mean(found) < 0.4 for found in width.values())
