@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Codec:
-    """One point of a codec's curve on the held-out images, headers shared; `psnr` is None where it is lossless."""
+    """One point of a codec's curve on the held-out images, headers shared; `psnr` is None where it is lossless.
+
+    `images`: whose they are, e.g. "emoji 32 px".
+    """
 
     codec: str
     quality: int | None
@@ -196,12 +199,22 @@ class Codec:
     rmse255: float
     psnr: float | None
     n: int
+    images: str = ""
+
+
+def codec_curves(points: Iterable[Codec]) -> dict[tuple[str, str], list[Codec]]:
+    """Points by codec and images, in the order of their rates."""
+    curves: dict[tuple[str, str], list[Codec]] = {}
+    for point in sorted(points, key=lambda point: point.bits_per_pixel):
+        curves.setdefault((point.codec, point.images), []).append(point)
+    return curves
 
 
 @dataclass(frozen=True)
 class CodedLatents:
     """KL latents quantised and coded: (bits per pixel, RMSE on 0-255, PSNR or None) of each step, finest first."""
 
+    label: str
     f: int
     points: tuple[tuple[float, float, float | None], ...]
 
@@ -344,7 +357,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
     rows: list[dict[str, Any]] = []
     missing: dict[tuple[str, str], Missing] = {}
     protocols: dict[str, Mapping[str, Any]] = {}
-    codecs: dict[Codec, None] = {}
+    codecs: dict[tuple[Codec, ...], tuple[str, str]] = {}
     left_out: dict[tuple[str, LeftOut], None] = {}
     coding: list[CodingCurve] = []
     coded_latents: list[CodedLatents] = []
@@ -363,9 +376,11 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
                     continue
                 seen.add((stage, record.identity))
                 protocols.update(record.protocols)
-                codecs.update((_codec(point), None) for point in record.facts.get("codecs", ()))
+                if points := tuple(_codec(point) for point in record.facts.get("codecs", ())):
+                    images = f"{cell.axes.get('data')} {cell.axes.get('resolution')} px"
+                    codecs.setdefault(points, (images, str(record.facts.get("reference_fingerprint", ""))[:8]))
                 if "quantised" in record.facts:
-                    coded_latents.append(_coded_latents(cell, record.facts["quantised"]))
+                    coded_latents.append(_coded_latents(labels.label(cell, stage), cell, record.facts["quantised"]))
                 if "progressive" in record.facts:
                     coding.append(_coding_curve(coding_labels.label(cell, stage), cell, record.facts["progressive"]))
                 if stage == "tuning":
@@ -385,7 +400,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
         cells=len(cells),
         missing=tuple(missing.values()),
         protocols=protocols,
-        codecs=tuple(codecs),
+        codecs=_named_codecs(codecs),
         left_out=tuple(left_out),
         coding=tuple(coding),
         coded_latents=tuple(coded_latents),
@@ -396,9 +411,9 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
     )
 
 
-def _coded_latents(cell: Cell, points: Sequence[Mapping[str, Any]]) -> CodedLatents:
+def _coded_latents(label: str, cell: Cell, points: Sequence[Mapping[str, Any]]) -> CodedLatents:
     found = [(p["bits_per_pixel"], p["rmse255"], p["psnr"]) for p in points if p["step"] is not None]
-    return CodedLatents(int(cell.axes["f"]), tuple(found))
+    return CodedLatents(label, int(cell.axes["f"]), tuple(found))
 
 
 def _coding_curve(label: str, cell: Cell, curve: Mapping[str, Any]) -> CodingCurve:
@@ -441,7 +456,17 @@ def _timings(store: Path, sampled: Collection[str]) -> pd.DataFrame:
 
 
 def _codec(point: Mapping[str, Any]) -> Codec:
-    return Codec(**{item.name: point[item.name] for item in fields(Codec)})
+    return Codec(**{item.name: point[item.name] for item in fields(Codec) if item.name != "images"})
+
+
+def _named_codecs(found: Mapping[tuple[Codec, ...], tuple[str, str]]) -> tuple[Codec, ...]:
+    """The points of each set of images with its name; with its fingerprint where two sets bear one name."""
+    names = [name for name, _ in found.values()]
+    named = []
+    for points, (name, fingerprint) in found.items():
+        images = name if names.count(name) == 1 else f"{name}, {fingerprint}, n = {points[0].n:,}"
+        named += [replace(point, images=images) for point in points]
+    return tuple(named)
 
 
 def _row(sweep: Sweep, cell: Cell, record: StageRecord, item: ResultRow, costs: Mapping[str, Any]) -> dict[str, Any]:

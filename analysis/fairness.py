@@ -1,12 +1,13 @@
 """Whether cells were given equal chances, as sections of the table: tuned guidance, and the learning-rate check."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from analysis import text
 from analysis.collect import ALL_AXES, TUNED, Study
-from analysis.figures import headline, metric_title
+from analysis.compare import REPEATED, Mean, mean_over_seeds, one_cell, seed_factor
+from analysis.figures import headline, metric_title, protocol_letters
 from analysis.labels import row_label
 
 FACTOR = "learning_rate_factor"
@@ -40,10 +41,13 @@ def tuned_guidance(study: Study) -> str:
 
 @dataclass(frozen=True)
 class RateCheck:
-    """One candidate at several learning rates: factor -> mean of the headline metric over seeds."""
+    """One candidate at several learning rates, measured in one way: factor -> the headline metric's mean over seeds."""
 
     label: str
     values: dict[float, float]
+    protocol: str = ""
+    n: int = 0
+    means: Mapping[float, Mean] = field(default_factory=dict)
 
     @property
     def best(self) -> float:
@@ -62,15 +66,24 @@ def rate_checks(study: Study) -> list[RateCheck]:
     if metric is None:
         return []
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
-    others = [axis for axis in ALL_AXES if axis not in (FACTOR, "seed", "ae_seed", "sampler_seed", "guidance_scale")]
+    others = [axis for axis in ALL_AXES if axis not in (FACTOR, *REPEATED, "guidance_scale")]
+    letters = protocol_letters(rows)
     # A tuned guidance may differ with the learning rate; one that was given is an axis like any other.
     given = rows["guidance_scale"].where(rows["guidance_rule"] != TUNED, -1.0)
+    candidates = [
+        {float(factor): cell for factor, cell in own.groupby(FACTOR)}  # type: ignore[arg-type]
+        for _, own in rows.assign(given=given).groupby([*others, "given", "protocol"], dropna=False, sort=False)
+    ]
+    spread = seed_factor([one_cell(cell) for cells in candidates for cell in cells.values()])
     found = []
-    for _, own in rows.assign(given=given).groupby([*others, "given"], dropna=False, sort=False):
-        values = own.groupby(FACTOR)["value"].mean()
-        if len(values) > 1:
-            label = row_label(rows, own.iloc[0].to_dict(), without=(FACTOR, "seed", "ae_seed", "sampler_seed"))
-            found.append(RateCheck(label, {float(factor): float(value) for factor, value in values.items()}))  # type: ignore[arg-type]
+    for cells in candidates:
+        if len(cells) > 1:
+            first = next(iter(cells.values())).iloc[0]
+            label = row_label(rows, first.to_dict(), without=(FACTOR, *REPEATED))
+            mark = f" (protocol {letters[first['protocol']]})" if first["protocol"] in letters else ""
+            means = {factor: mean_over_seeds(one_cell(cell), spread) for factor, cell in cells.items()}
+            values = {factor: mean.value for factor, mean in means.items()}
+            found.append(RateCheck(label + mark, values, str(first["protocol"]), int(first["n"]), means))
     return found
 
 
@@ -80,12 +93,28 @@ def learning_rate_check(study: Study) -> str:
     if not checks or metric is None:
         return ""
     factors = sorted({factor for check in checks for factor in check.values})
-    lines = [
-        [check.label, *(text.number(check.values.get(factor, math.nan)) for factor in factors), f"×{check.best:g}"]
-        for check in checks
-    ]
+    lines = [[check.label, *(_mean(check, factor) for factor in factors), f"×{check.best:g}"] for check in checks]
     table = text.table(["candidate", *(f"×{factor:g}" for factor in factors), "best at"], lines)
-    return f"{table}\n\n{metric.title} (lower is better), means over seeds. {verdict(checks)}"
+    verdicts = []
+    for protocol in dict.fromkeys(check.protocol for check in checks):
+        own = [check for check in checks if check.protocol == protocol]
+        seeds = sorted({mean.training_seeds for check in own for mean in check.means.values()})
+        counts = sorted({check.n for check in own})
+        verdicts.append(
+            f"Protocol `{protocol}`, n = {' or '.join(f'{n:,}' for n in counts)}, "
+            f"{' or '.join(map(str, seeds))} training seed{'s' * (seeds != [1])} a rate: {verdict(own)}"
+        )
+    return (
+        f"{table}\n\n{metric.title} (lower is better), means over seeds with 95 % intervals in brackets. "
+        + " ".join(verdicts)
+    )
+
+
+def _mean(check: RateCheck, factor: float) -> str:
+    if factor not in check.means:
+        return text.number(check.values.get(factor, math.nan))
+    mean = check.means[factor]
+    return text.interval({"value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "protocol": ""})
 
 
 def verdict(checks: Sequence[RateCheck]) -> str:

@@ -19,6 +19,7 @@ from analysis.collect import (
     Codec,
     CodedLatents,
     Study,
+    codec_curves,
     family_name,
 )
 from analysis.compare import SeedFactor, mean_over_seeds, one_cell, seed_factor
@@ -229,9 +230,7 @@ def differing_fields(protocols: Mapping[str, Mapping[str, Any]], ids: Sequence[s
 def rate_distortion(study: Study) -> Figure:
     """First stages in the plane of bits per pixel against distortion, with codecs on the same images."""
     rows = study.frame[study.frame["stage"] == "reconstruction"]
-    lossy: dict[str, list[Codec]] = {}
-    for point in study.codecs:
-        lossy.setdefault(point.codec, []).append(point)
+    curves = codec_curves(study.codecs)
     figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
     points = _rate_points(rows)
     distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
@@ -245,7 +244,7 @@ def rate_distortion(study: Study) -> Figure:
     keys += [
         style.key(style.CODEC_NAME[name], color=style.CODEC_COLOUR[name], linestyle=":", linewidth=1.8)
         for name in style.CODEC_COLOUR
-        if name in lossy
+        if name in dict(curves)
     ]
     if study.coded_latents:
         keys.append(style.key("KL latents in steps, coded", marker=".", color=style.MUTED, linestyle=":"))
@@ -256,12 +255,12 @@ def rate_distortion(study: Study) -> Figure:
     ):
         axes.set_ylabel(label)
         axes.set_xlabel(f"rate in bits per pixel\n({_listed([*named, 'codecs without headers'])})")
-        if points.empty and not lossy:
+        if points.empty and not curves:
             style.empty(axes, "no first stage with a rate is finished")
             continue
         axes.set_xscale("log")
-        pending.append((axes, _draw_rate_panel(axes, column, points, lossy, letters)))
-        _draw_coded_latents(axes, column, study.coded_latents)
+        pending.append((axes, _draw_rate_panel(axes, column, points, curves, letters)))
+        pending[-1][1].extend(_draw_coded_latents(axes, column, study.coded_latents))
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
@@ -286,12 +285,17 @@ def rate_distortion(study: Study) -> Figure:
     return figure
 
 
-def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) -> None:
-    """KL latents in coarser and coarser steps, in the colour of their f."""
+def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) -> list[PointLabel]:
+    """KL latents in coarser and coarser steps, in the colour of their f; labels where several have the same f."""
+    labels, factors = [], [latents.f for latents in coded]
     for latents in coded:
         rates, rmse, psnr = zip(*latents.points, strict=True)
         heights = rmse if column == "rmse" else [math.nan if value is None else value for value in psnr]
-        axes.plot(rates, heights, ":", color=style.colour(latents.f), linewidth=1.1, marker=".", markersize=4, zorder=1)
+        tint = style.colour(latents.f)
+        axes.plot(rates, heights, ":", color=tint, linewidth=1.1, marker=".", markersize=4, zorder=1)
+        if factors.count(latents.f) > 1 and math.isfinite(heights[-1]):
+            labels.append(PointLabel(rates[-1], heights[-1], latents.label, tint))
+    return labels
 
 
 def _rate_note(regularisers: Sequence[str]) -> list[str]:
@@ -331,17 +335,23 @@ def _seed_factors(rows: pd.DataFrame) -> dict[str, SeedFactor]:
 
 
 def _draw_rate_panel(
-    axes: Axes, column: str, points: pd.DataFrame, codecs: Mapping[str, Sequence[Codec]], letters: Mapping[str, str]
+    axes: Axes,
+    column: str,
+    points: pd.DataFrame,
+    curves: Mapping[tuple[str, str], Sequence[Codec]],
+    letters: Mapping[str, str],
 ) -> list[PointLabel]:
     labels: list[PointLabel] = []
     apart = told_apart(points, OF_FIRST_STAGE) if not points.empty else []
-    for name in style.CODEC_COLOUR:
-        curve = sorted(codecs.get(name, ()), key=lambda point: point.bits_per_pixel)
+    several = len({images for _, images in curves}) > 1
+    for (name, images), curve in curves.items():
+        if name not in style.CODEC_COLOUR:
+            continue
         heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
-        rates = [point.bits_per_pixel for point in curve]
-        axes.plot(
-            rates, heights, ":", color=style.CODEC_COLOUR[name], linewidth=1.8, marker=".", markersize=3.5, zorder=1
-        )
+        rates, tint = [point.bits_per_pixel for point in curve], style.CODEC_COLOUR[name]
+        axes.plot(rates, heights, ":", color=tint, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
+        if several:
+            labels.append(PointLabel(rates[-1], heights[-1], f"{style.CODEC_NAME[name]}, {images}", tint))
     for regulariser, own in points.groupby("regulariser", sort=False) if not points.empty else ():
         drawn = own[own[column].map(math.isfinite)].sort_values("f")
         look = style.family(str(regulariser))
@@ -365,7 +375,11 @@ def _draw_rate_panel(
             style.interval(axes, at[0], at[1], point["rate_low"], point["rate_high"], tint, horizontal=True)
             axes.plot(*at, look.marker, color=tint, markersize=look.size, zorder=4, clip_on=False)
             labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, apart, letters), tint))
-    lossless = {style.CODEC_NAME[name]: items[0] for name, items in codecs.items() if items and items[0].psnr is None}
+    lossless = {
+        style.CODEC_NAME[name] + (f", {images}" if several else ""): items[0]
+        for (name, images), items in curves.items()
+        if items[0].psnr is None
+    }
     pixels = points[points["regulariser"] == "identity"] if not points.empty else points
     if column == "rmse":
         axes.set_ylim(bottom=0)

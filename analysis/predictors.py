@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.collect import Study
-from analysis.figures import headline, metric_title
+from analysis.figures import headline, metric_title, protocol_letters
 from analysis.text import table
 
 LEAST = 4
@@ -72,36 +72,69 @@ def ranking(x: Values, y: Values, groups: NDArray[np.int64]) -> Ranking:
     return Ranking(value, -1.0 if value < -imperfect else low, 1.0 if value > imperfect else high, len(x))
 
 
-def outcomes(study: Study) -> pd.Series:
-    """The headline metric of the samples by first stage, at the step count that most have, mean over all else."""
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the first stages, measured in one way: the headline metric of n samples by first stage."""
+
+    protocol: str
+    n: int
+    values: pd.Series
+
+
+def outcomes(study: Study) -> list[Outcome]:
+    """The samples' headline metric, one a protocol, at the step count that most have, mean over all else."""
     metric = headline(study.frame, "evaluation")
     rows = study.frame[study.frame["stage"] == "evaluation"]
     rows = rows[rows["metric"] == (metric.metric if metric else "")]
-    if rows.empty:
-        return pd.Series(dtype=float)
-    shared = rows.groupby("steps")["first_stage"].nunique()
-    steps = shared[shared == shared.max()].index.max()
-    return rows[rows["steps"] == steps].groupby("first_stage")["value"].mean()
+    found = []
+    for protocol, own in rows.groupby("protocol", sort=False):
+        shared = own.groupby("steps")["first_stage"].nunique()
+        chosen = own[own["steps"] == shared[shared == shared.max()].index.max()]
+        found.append(Outcome(str(protocol), int(chosen["n"].min()), chosen.groupby("first_stage")["value"].mean()))
+    return found
 
 
 def predictions(study: Study) -> pd.DataFrame:
-    """One row a first stage, one column a predictor, and f."""
+    """One row a first stage, one column a predictor, one more for each further protocol that it was measured by; f."""
     rows = study.frame
     is_baseline = (rows["stage"] == "reconstruction") & rows["metric"].str.match(BASELINES)
     rows = rows[(rows["stage"] == "predictors") | is_baseline]
-    values = rows.pivot_table(index="first_stage", columns="metric", values="value", aggfunc="mean", sort=False)
+    letters, mixed = protocol_letters(study.frame), rows.groupby("metric")["protocol"].transform("nunique") > 1
+    marks = rows["protocol"].map(lambda name: f" (protocol {letters.get(name, name)})").where(mixed, "")
+    values = rows.assign(predictor=rows["metric"] + marks).pivot_table(
+        index="first_stage", columns="predictor", values="value", aggfunc="mean", sort=False
+    )
     return values.join(rows.groupby("first_stage")["f"].first())
 
 
 def markdown(study: Study) -> str:
     """The page: rank correlation of every predictor with the samples' headline metric, within f and overall."""
-    outcome, predicted = outcomes(study), predictions(study)
+    found, predicted = outcomes(study), predictions(study)
     metric = headline(study.frame, "evaluation")
-    joined = predicted.join(outcome.rename("outcome"), how="inner") if len(predicted) else predicted
-    if metric is None or joined.empty:
+    shared = [outcome for outcome in found if predicted.index.isin(outcome.values.index).any()]
+    if metric is None or not shared:
         return (
             "# Predictors\n\nNo first stage has both predictors and finished samples: let the sweep run to its end.\n"
         )
+    letters = protocol_letters(study.frame)
+    parts = []
+    for outcome in shared:
+        marked = f"Protocol {letters.get(outcome.protocol, outcome.protocol)}, n = {outcome.n:,} samples"
+        heading = f"## {marked}\n\n" if len(found) > 1 else ""
+        parts.append(heading + _rankings(predicted, outcome))
+    return (
+        f"# Predictors of {metric_title(metric.metric)}\n\n"
+        f"Spearman's rank correlation over first stages with the samples' {metric_title(metric.metric)} "
+        f"(n = {' or '.join(f'{outcome.n:,}' for outcome in shared)} samples; lower is better). Positive: a lower "
+        "predictor went with better samples. Within f: "
+        "ranks are taken among first stages of one f, so that f itself earns nothing. In brackets: 95 % interval by "
+        f"Fisher's z over first stages; none below {LEAST} of them. Many predictors are looked at: the "
+        "best of a table flatters itself.\n\n" + "\n\n".join(parts) + "\n"
+    )
+
+
+def _rankings(predicted: pd.DataFrame, outcome: Outcome) -> str:
+    joined = predicted.join(outcome.values.rename("outcome"), how="inner")
     found = []
     for name in [column for column in predicted.columns if column != "f"]:
         own = joined[[name, "f", "outcome"]].dropna()
@@ -111,15 +144,7 @@ def markdown(study: Study) -> str:
         found.append((str(name), within, overall))
     found.sort(key=lambda item: -abs(item[1].value) if math.isfinite(item[1].value) else 0)
     lines = [[f"`{name}`", _shown(w), str(w.n), _shown(o), str(o.n)] for name, w, o in found]
-    header = ["predictor", "within f", "first stages", "overall", "first stages"]
-    return (
-        f"# Predictors of {metric_title(metric.metric)}\n\n"
-        f"Spearman's rank correlation over first stages with the samples' {metric_title(metric.metric)} "
-        f"(n = {metric.n:,} samples; lower is better). Positive: a lower predictor went with better samples. Within f: "
-        "ranks are taken among first stages of one f, so that f itself earns nothing. In brackets: 95 % interval by "
-        f"Fisher's z over first stages; none below {LEAST} of them. Many predictors are looked at: the "
-        "best of a table flatters itself.\n\n" + table(header, lines) + "\n"
-    )
+    return table(["predictor", "within f", "first stages", "overall", "first stages"], lines)
 
 
 def _columns(rows: pd.DataFrame, name: str) -> tuple[Values, Values]:

@@ -1,5 +1,6 @@
 """Progressive coding: bits received against the error of the guess, beside codecs and the published curve."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import papers, style
-from analysis.collect import Codec, CodingCurve, Study
+from analysis.collect import CodingCurve, Study, codec_curves
 from analysis.style import PointLabel
 
 COLOUR_CHANNELS = 3
@@ -21,20 +22,22 @@ def progressive_coding(study: Study) -> Figure:
     figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
     axes.set_xscale("log")
     ends = [_draw(axes, curve) for curve in study.coding]
-    codecs: dict[str, list[Codec]] = {}
-    for point in study.codecs:
-        codecs.setdefault(point.codec, []).append(point)
+    curves = {key: points for key, points in codec_curves(study.codecs).items() if key[0] in style.CODEC_COLOUR}
+    several = len({images for _, images in curves}) > 1
     keys = [
         style.key(style.family(name).name, marker="", color=style.MUTED, linestyle=style.family(name).line)
         for name in dict.fromkeys(curve.regulariser for curve in study.coding)
     ]
-    for name in style.CODEC_COLOUR:
-        if name in codecs:
-            line = sorted(codecs[name], key=lambda point: point.bits_per_pixel)
-            look: dict[str, Any] = {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
-            rates = [point.bits_per_pixel / COLOUR_CHANNELS for point in line]
-            axes.plot(rates, [point.rmse255 for point in line], zorder=1, **look)
-            keys.append(style.key(f"{style.CODEC_NAME[name]}, without headers", **look))
+    for (name, images), points in curves.items():
+        look: dict[str, Any] = {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
+        rates = [point.bits_per_pixel / COLOUR_CHANNELS for point in points]
+        axes.plot(rates, [point.rmse255 for point in points], zorder=1, **look)
+        if several:
+            text = f"{style.CODEC_NAME[name]}, {images}"
+            ends.append(PointLabel(rates[-1], points[-1].rmse255, text, style.CODEC_COLOUR[name]))
+    for name in dict.fromkeys(name for name, _ in curves):
+        look = {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
+        keys.append(style.key(f"{style.CODEC_NAME[name]}, without headers", **look))
     notes = [
         "Latent models guess through their decoder, so their lines end at its error. A rate is what an ideal coder "
         "of the model's own noise levels sends; first stage and networks are not counted."
@@ -52,13 +55,17 @@ def progressive_coding(study: Study) -> Figure:
     style.finish(
         figure,
         "Progressive coding: what the diffusion model knows after so many bits",
-        [f"n = {min(curve.n for curve in study.coding):,} held-out images; sweep {study.sweep}"],
+        [f"n = {_listed({curve.n for curve in study.coding})} held-out images; sweep {study.sweep}"],
         notes,
         keys,
         margin=style.label_margin(ends),
     )
     style.end_labels(axes, ends)
     return figure
+
+
+def _listed(counts: Iterable[int]) -> str:
+    return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
 def _draw(axes: Axes, curve: CodingCurve) -> PointLabel:

@@ -139,7 +139,7 @@ class _Writer:
         place: tuple[str, int, int],
         parents: Sequence[str] = (),
     ) -> str:
-        identity = content_hash([stage, *key])
+        identity = content_hash([stage, self.recipe.data, *key])
         folder = self.store / stage / identity
         if (stage, *place) in self.recipe.failed:
             error = {"error": f"made-up failure of {stage}", "traceback": "", "command": "run"}

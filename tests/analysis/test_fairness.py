@@ -71,6 +71,18 @@ def test_the_check_takes_a_tuned_scale_for_no_choice(study):
     assert learning_rate_check(replace(rated, frame=frame.assign(guidance_rule=""))) == ""
 
 
+def test_rates_of_several_protocols_are_never_averaged(study):
+    rated = _at_rates(study, lambda f, factor: 1 if factor == 1 else 1.5)
+    other = rated.frame.assign(protocol="other", n=2048, value=2 * rated.frame["value"])
+    mixed = replace(rated, frame=pd.concat([rated.frame, other], ignore_index=True))
+    one, both = rate_checks(rated), rate_checks(mixed)
+    assert len(both) == 2 * len(one)
+    assert [check.values for check in both if check.protocol != "other"] == [check.values for check in one]
+    text = learning_rate_check(mixed)
+    assert "KL f=4, 5 steps (protocol " in text
+    assert text.count("The ordering") == 2  # one for each protocol
+
+
 def test_cells_that_found_their_guidance_share_a_panel(study):
     frame = study.frame.assign(guidance_rule="tuned", guidance_scale=study.frame["steps"].astype(float))
     titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](replace(study, frame=frame)).axes]

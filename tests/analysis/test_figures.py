@@ -342,6 +342,21 @@ def test_mixed_protocols_are_marked_where_allowed(tmp_path):
     assert not any(line.get_linestyle() == "--" for axes in figure.axes for line in axes.get_lines())
 
 
+@pytest.mark.parametrize("name", ["rate_distortion", "progressive_coding"])
+def test_curves_of_two_data_sets_are_two_curves_with_names(tmp_path, name):
+    for data, n in (("emoji", 512), ("imagenet", 256)):
+        recipe = Recipe(regularisers=("kl",), factors=(4,), steps=(5,), data=data, n=n, name=data, on_request=True)
+        build(tmp_path, recipe)
+    study = read_study(tmp_path, "all")
+    assert {point.images for point in study.codecs} == {"emoji 32 px", "imagenet 32 px"}
+    axes = figures_of(study)[name](study).axes[0]
+    curves = [line for line in axes.get_lines() if line.get_color() == style.CODEC_COLOUR["jpeg"]]
+    assert [len(line.get_xdata()) for line in curves] == [7, 7]
+    labels = [text.get_text() for text in axes.texts]
+    assert {"JPEG, emoji 32 px", "JPEG, imagenet 32 px"} < set(labels)
+    assert sum("data=imagenet" in label for label in labels) == 1
+
+
 def test_colours_are_ordered_in_lightness_and_fixed():
     def lightness(code):
         linear = [(int(code[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from synthetic_store import Recipe, build
+from synthetic_store import JUDGE, Recipe, build
 
 from analysis import predictors
 from analysis.collect import read_study
@@ -103,9 +103,25 @@ def test_predictors_are_compared_with_the_samples_of_their_first_stage(study):
 
 def test_outcomes_are_at_the_most_steps_that_all_have(study):
     metric = study.frame[(study.frame["stage"] == "evaluation") & study.frame["metric"].str.startswith("kd_")]
-    for first_stage, value in predictors.outcomes(study).items():
+    [outcome] = predictors.outcomes(study)
+    for first_stage, value in outcome.values.items():
         own = metric[(metric["first_stage"] == first_stage) & (metric["steps"] == 10)]
         assert own["value"].tolist() == [value]
+
+
+def test_values_of_several_protocols_are_never_averaged(study):
+    """The same first stages judged again on more samples, whose values are the other way round."""
+    kernel = study.frame[study.frame["metric"].str.startswith("kd_") & (study.frame["stage"] == "evaluation")]
+    floors = study.frame[study.frame["metric"] == f"decoded_kd_{JUDGE}"]
+    again = [rows.assign(protocol="other", n=2048, value=-rows["value"]) for rows in (kernel, floors)]
+    mixed = replace(study, frame=pd.concat([study.frame, *again], ignore_index=True))
+    assert [outcome.n for outcome in predictors.outcomes(mixed)] == [512, 2048]
+    pages = predictors.markdown(mixed).split("\n## ")[1:]
+    assert [page.splitlines()[0] for page in pages] == ["Protocol a, n = 512 samples", "Protocol c, n = 2,048 samples"]
+    within = [next(line for line in page.splitlines() if line.startswith("| `right`")) for page in pages]
+    assert [line.split("|")[2].split()[0] for line in within] == ["+1.00", "-1.00"]
+    columns = set(predictors.predictions(mixed).columns)
+    assert {f"decoded_kd_{JUDGE} (protocol {letter})" for letter in "bc"} < columns, columns
 
 
 def test_without_samples_it_says_what_is_missing(study):
