@@ -22,7 +22,7 @@ def tuned_guidance(study: Study) -> str:
     for tuning in study.tunings:
         tried = dict(tuning.tried)
         found = f"{tuning.scale:g}" + (
-            " (the last that was tried; the best may lie beyond)" if tuning.is_at_the_end else ""
+            " (an end of what was tried; the best may lie beyond)" if tuning.is_at_the_end else ""
         )
         lines.append([tuning.label, *(text.number(tried.get(scale, math.nan)) for scale in scales), found])
     budgets = sorted({len(tuning.tried) * tuning.n for tuning in study.tunings})

@@ -94,7 +94,7 @@ def test_what_was_tried_is_said_with_its_budget(study):
     other = replace(one, label="KL f=8, 5 steps", scale=4.0, is_at_the_end=True)
     text = tuned_guidance(replace(study, tunings=(one, other)))
     assert "| KL f=4, 5 steps | 0.3 | 0.1 | 0.2 | 2 |" in text
-    assert "4 (the last that was tried; the best may lie beyond)" in text
+    assert "4 (an end of what was tried; the best may lie beyond)" in text
     assert "the same budget for each cell, 600 samples" in text
     unequal = tuned_guidance(replace(study, tunings=(one, replace(other, n=100))))
     assert "NOT THE SAME BUDGET: 300, 600 samples" in unequal
