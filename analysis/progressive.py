@@ -29,15 +29,13 @@ def progressive_coding(study: Study) -> Figure:
         for name in dict.fromkeys(curve.regulariser for curve in study.coding)
     ]
     for (name, images), points in curves.items():
-        look: dict[str, Any] = {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
         rates = [point.bits_per_pixel / COLOUR_CHANNELS for point in points]
-        axes.plot(rates, [point.rmse255 for point in points], zorder=1, **look)
+        axes.plot(rates, [point.rmse255 for point in points], zorder=1, **_codec_look(name))
         if several:
             text = f"{style.CODEC_NAME[name]}, {images}"
             ends.append(PointLabel(rates[-1], points[-1].rmse255, text, style.CODEC_COLOUR[name]))
     for name in dict.fromkeys(name for name, _ in curves):
-        look = {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
-        keys.append(style.key(f"{style.CODEC_NAME[name]}, without headers", **look))
+        keys.append(style.key(f"{style.CODEC_NAME[name]}, without headers", **_codec_look(name)))
     notes = [
         "Latent models guess through their decoder, so their lines end at its error. A rate is what an ideal coder "
         "of the model's own noise levels sends; first stage and networks are not counted."
@@ -62,6 +60,10 @@ def progressive_coding(study: Study) -> Figure:
     )
     style.end_labels(axes, ends)
     return figure
+
+
+def _codec_look(name: str) -> dict[str, Any]:
+    return {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
 
 
 def _listed(counts: Iterable[int]) -> str:
