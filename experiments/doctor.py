@@ -111,7 +111,7 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
         is_needed = variant == "lite2" or f"efficientnet_{variant}" in wanted
         yield _weight(f"EfficientNet-{variant}", is_needed, partial(efficientnet_lite.weights_file, variant))
     yield _weight("Inception", "inception" in wanted, partial(_inception, judges.get("inception")))
-    for name in vision_transformers.KINDS.keys() & judges.keys():
+    for name in filter(judges.__contains__, vision_transformers.KINDS):  # always in one order
         yield _weight(f"extractor {name}", True, partial(_transformer, name, judges[name]))
     for network in lpips.TRUNKS:
         path = values["ae"].get("loss", {}).get("perceptual_path") if f"lpips_{network}" in wanted else None
