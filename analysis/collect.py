@@ -224,6 +224,7 @@ class CodingCurve:
     """Progressive coding with one diffusion model: what has arrived, and the error of what is guessed from it.
 
     Units: bits a dimension of the image, `rmse255` in grey levels; both mean over n held-out images, noisiest first.
+    `bounds`: the error's intervals over images; none in records from before they were kept.
     """
 
     label: str
@@ -232,18 +233,21 @@ class CodingCurve:
     bits_per_dim: tuple[float, ...]
     rmse255: tuple[float, ...]
     n: int
+    protocol: str = ""
+    bounds: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the guidance of a cell was found: of each scale the distance of n samples that are not the reported ones."""
+    """How the guidance of a cell was found: by scale the distance of n samples that are not the reported ones."""
 
     label: str
     metric: str
     n: int
+    protocol: str
     scale: float
     is_at_the_end: bool
-    tried: tuple[tuple[float, float], ...]
+    tried: Mapping[float, ResultRow]
 
 
 @dataclass(frozen=True)
@@ -382,7 +386,7 @@ def _study(records: _Records, sweeps: Sequence[Sweep], asked: str | None) -> Stu
                 if "quantised" in record.facts:
                     coded_latents.append(_coded_latents(labels.label(cell, stage), cell, record.facts["quantised"]))
                 if "progressive" in record.facts:
-                    coding.append(_coding_curve(coding_labels.label(cell, stage), cell, record.facts["progressive"]))
+                    coding.append(_coding_curve(coding_labels.label(cell, stage), cell, record))
                 if stage == "tuning":
                     tunings.append(_tuning(labels.label(cell, stage), record.facts))
                 left_out.update(((labels.label(cell, stage), item), None) for item in record.left_out)
@@ -416,14 +420,38 @@ def _coded_latents(label: str, cell: Cell, points: Sequence[Mapping[str, Any]]) 
     return CodedLatents(label, int(cell.axes["f"]), tuple(found))
 
 
-def _coding_curve(label: str, cell: Cell, curve: Mapping[str, Any]) -> CodingCurve:
-    rate, error = tuple(curve["bits_per_dim"]), tuple(curve["rmse255"])
-    return CodingCurve(label, int(cell.axes["f"]), str(cell.axes["regulariser"]), rate, error, int(curve["n"]))
+def _coding_curve(label: str, cell: Cell, record: StageRecord) -> CodingCurve:
+    curve, [protocol] = record.facts["progressive"], {row.protocol for row in record.rows}
+    ends = (curve.get(f"rmse255_{end}", ()) for end in ("low", "high"))
+    bounds = [(low, high) for low, high in zip(*ends, strict=True) if low is not None]
+    return CodingCurve(
+        label,
+        int(cell.axes["f"]),
+        str(cell.axes["regulariser"]),
+        tuple(curve["bits_per_dim"]),
+        tuple(curve["rmse255"]),
+        int(curve["n"]),
+        protocol,
+        tuple(bounds),
+    )
 
 
 def _tuning(label: str, facts: Mapping[str, Any]) -> Tuning:
-    tried = tuple((float(item["scale"]), float(item["value"])) for item in facts["tried"])
-    return Tuning(label, facts["metric"], facts["n"], float(facts["scale"]), bool(facts["is_at_the_end"]), tried)
+    metric, n, protocol = facts["metric"], int(facts["n"]), str(facts.get("protocol", ""))
+    tried = {
+        float(item["scale"]): ResultRow(
+            metric,
+            float(item["value"]),
+            n,
+            protocol,
+            item.get("ci_low"),
+            item.get("ci_high"),
+            deviations=item.get("deviations"),
+            alone=item.get("alone", 0.0),
+        )
+        for item in facts["tried"]
+    }
+    return Tuning(label, metric, n, protocol, float(facts["scale"]), bool(facts["is_at_the_end"]), tried)
 
 
 def _timings(store: Path, sampled: Collection[str]) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 from analysis.collect import ALL_AXES, FIRST_STAGE_AXES, choices, family_name
 from analysis.labels import is_given, named_value
 from ldm.errors import UserError
+from ldm.records import ResultRow
 
 LEVEL = 0.05
 REPEATED = ("seed", "ae_seed", "sampler_seed")
@@ -189,6 +190,13 @@ def one_cell(rows: pd.DataFrame, name: str = "") -> Measured:
         " ".join(str(first[axis]) for axis in OF_FIRST_STAGE) if is_trained else "",
         rows["ae_seed"].nunique(),
     )
+
+
+def one_value(name: str, row: ResultRow) -> Measured:
+    """The cell of which this row is all that was measured."""
+    columns = {"value": [row.value], "ci_low": [row.ci_low], "ci_high": [row.ci_high], "alone": [row.alone]}
+    rows = pd.DataFrame({**columns, "deviations": [row.deviations]}).astype(dict.fromkeys(columns, float))
+    return Measured(name, {"": _training(rows)}, (row.value,), row.n, row.estimand)
 
 
 def _training(rows: pd.DataFrame) -> Training:

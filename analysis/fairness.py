@@ -2,41 +2,58 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from analysis import text
-from analysis.collect import ALL_AXES, TUNED, Study
-from analysis.compare import REPEATED, Mean, mean_over_seeds, one_cell, seed_factor
-from analysis.figures import headline, metric_title, protocol_letters
+from analysis import protocols, text
+from analysis.collect import ALL_AXES, TUNED, Study, Tuning
+from analysis.compare import ALIKE, LEVEL, REPEATED, Mean, compare, mean_over_seeds, one_cell, one_value, seed_factor
+from analysis.figures import headline, metric_title
 from analysis.labels import row_label
+from ldm.records import ResultRow
 
 FACTOR = "learning_rate_factor"
 
 
 def tuned_guidance(study: Study) -> str:
-    """What was tried for each cell whose guidance was found, and what was taken."""
-    if not study.tunings:
-        return ""
-    scales = sorted({scale for tuning in study.tunings for scale, _ in tuning.tried})
-    lines = []
+    """What was tried for each cell whose guidance was found, and what was taken; a table for each way of measuring."""
+    alike: dict[tuple[str, int, str], list[Tuning]] = {}
     for tuning in study.tunings:
-        tried = dict(tuning.tried)
-        found = f"{tuning.scale:g}" + (
-            " (an end of what was tried; the best may lie beyond)" if tuning.is_at_the_end else ""
-        )
-        lines.append([tuning.label, *(text.number(tried.get(scale, math.nan)) for scale in scales), found])
+        alike.setdefault((tuning.metric, tuning.n, tuning.protocol), []).append(tuning)
     budgets = sorted({len(tuning.tried) * tuning.n for tuning in study.tunings})
     equal = (
         f"the same budget for each cell, {budgets[0]:,} samples"
         if len(budgets) == 1
         else (f"NOT THE SAME BUDGET: {', '.join(f'{b:,}' for b in budgets)} samples")
     )
-    metric = metric_title(study.tunings[0].metric)
-    header = ["cell", *(f"{scale:g}" for scale in scales), "taken"]
-    return text.table(header, lines) + (
-        f"\n\n{metric} by guidance scale, n = {study.tunings[0].n:,} each: {equal}. These samples have a seed of their "
-        "own; none of them is among the reported ones."
+    return "\n\n".join(_tunings(own, equal) for own in alike.values())
+
+
+def _tunings(alike: Sequence[Tuning], equal: str) -> str:
+    scales, first = sorted({scale for tuning in alike for scale in tuning.tried}), alike[0]
+    lines = []
+    for tuning in alike:
+        found = f"{tuning.scale:g}"
+        found += " (an end of what was tried; the best may lie beyond)" if tuning.is_at_the_end else ""
+        found += f"; not distinguishable: {', '.join(f'{s:g}' for s in ties)}" if (ties := undecided(tuning)) else ""
+        lines.append([tuning.label, *(_value(tuning.tried.get(scale)) for scale in scales), found])
+    return text.table(["cell", *(f"{scale:g}" for scale in scales), "taken"], lines) + (
+        f"\n\n{metric_title(first.metric)} by guidance scale, n = {first.n:,} each, protocol `{first.protocol}`, 95 % "
+        f"intervals in brackets: {equal}. These samples have a seed of their own; none of them is among the reported "
+        f"ones. All scales of a cell start from the same noise, so scales are told apart by their differences (level "
+        f"{LEVEL:g}, Holm over the pairs)."
     )
+
+
+def undecided(tuning: Tuning) -> list[float]:
+    """The scales that were not taken, but may be as good."""
+    cells = {scale: one_value(f"{scale:g}", row) for scale, row in tuning.tried.items()}
+    taken, pairs = cells.pop(tuning.scale), len(tuning.tried) * (len(tuning.tried) - 1) // 2
+    compared = compare(list(cells.values()), taken, seed_factor([]), pairs=pairs)
+    return [scale for scale, item in zip(cells, compared, strict=True) if item.verdict == ALIKE]
+
+
+def _value(row: ResultRow | None) -> str:
+    return "–" if row is None else text.interval({**asdict(row), "protocol": ""})
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,7 @@ def rate_checks(study: Study) -> list[RateCheck]:
         return []
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
     others = [axis for axis in ALL_AXES if axis not in (FACTOR, *REPEATED, "guidance_scale")]
-    letters = protocol_letters(rows)
+    letters = protocols.letters(rows)
     # A tuned guidance may differ with the learning rate; one that was given is an axis like any other.
     given = rows["guidance_scale"].where(rows["guidance_rule"] != TUNED, -1.0)
     candidates = [

@@ -1,7 +1,7 @@
 """The trade-off figures; each takes a study and returns a figure, with a note in place of what has no data."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import overlays, speeds, style
+from analysis import overlays, protocols, settings, speeds, style
 from analysis.collect import (
     ALL_AXES,
     FIRST_STAGE_AXES,
@@ -33,9 +33,10 @@ MANY_SAMPLES = 5000
 """From here on the Frechet distance is the headline; below, its bias at small n exceeds most differences."""
 
 KERNEL = ("kd_", "kid")
+"""How the names of kernel distances begin; these have no bias that depends on n."""
+
 WINDOW = "window_"
 """Before the name of a metric that was measured on windows of samples larger than the training images."""
-"""How the names of kernel distances begin; these have no bias that depends on n."""
 
 DISTANCE = r"(fd_(?!infinity)|kd_|fid$|kid$)"
 """Names of what may be the headline."""
@@ -96,7 +97,11 @@ RATE_NOTES = {
 OF_FIRST_STAGE = [axis for axis in (*REFERENCE_AXES, *FIRST_STAGE_AXES) if axis not in ("extractor", "ae_seed")]
 """Axes that make a first stage and its images another one, and not the same one trained or judged again."""
 
+OF_COMPRESSION = ("channels", "ae_weights", settings.OF_FIRST_STAGE)
+"""Axes of first stages that pixels have no choice of."""
+
 RATE_SHORT = {"kl": "KL fitted", "vq": "VQ cross-entropy"}
+SEEDS = {"seed": "training seeds", "ae_seed": "first-stage seeds", "sampler_seed": "sampler seeds"}
 SMALL_PANELS = 4
 
 
@@ -189,44 +194,6 @@ def compared_images(protocol: Mapping[str, Any]) -> tuple[str, str]:
     return measured, splits.get(protocol.get("reference", ""), "images that no record names")
 
 
-def check_protocols(study: Study, allow_mixed: bool = False) -> None:
-    """Refuses rows of one metric that were measured in different ways, unless `allow_mixed`.
-
-    Raises: UserError that names the protocols and the fields in which they differ.
-    """
-    if allow_mixed:
-        return
-    for (stage, metric), rows in study.frame.groupby(["stage", "metric"], sort=False):
-        found = mixed_protocols(rows)
-        if found:
-            raise UserError(
-                f"The {stage} rows of '{metric}' follow different protocols "
-                f"({' and '.join(_quoted(found))}, which differ in "
-                f"{differing_fields(study.protocols, found)}): choose one sweep with --sweep, or draw them marked with "
-                "--allow-mixed-protocols."
-            )
-
-
-def mixed_protocols(rows: pd.DataFrame) -> list[str]:
-    """The protocols of which at least two measured the same metric of the same stage; none where all is comparable."""
-    by_metric = (set(own["protocol"]) for _, own in rows.groupby(["stage", "metric"]))
-    return sorted(set[str]().union(*(found for found in by_metric if len(found) > 1)))
-
-
-def protocol_letters(frame: pd.DataFrame) -> dict[str, str]:
-    """A letter for each of the mixed protocols, which marks its values in the figures and the table."""
-    return {name: chr(ord("a") + index) for index, name in enumerate(mixed_protocols(frame))}
-
-
-def differing_fields(protocols: Mapping[str, Mapping[str, Any]], ids: Sequence[str]) -> str:
-    """The fields in which protocols differ with their values, e.g. "n_samples (512, 2048)"."""
-    known = [protocols[name] for name in ids if name in protocols]
-    if len(known) < len(ids):
-        return "a protocol that no record spells out"
-    fields = [field for field in known[0] if len({str(protocol.get(field)) for protocol in known}) > 1]
-    return ", ".join(f"{field} ({', '.join(str(protocol.get(field)) for protocol in known)})" for field in fields)
-
-
 def rate_distortion(study: Study) -> Figure:
     """First stages in the plane of bits per pixel against distortion, with codecs on the same images."""
     rows = study.frame[study.frame["stage"] == "reconstruction"]
@@ -234,8 +201,8 @@ def rate_distortion(study: Study) -> Figure:
     figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
     points = _rate_points(rows)
     distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
-    mixed = mixed_protocols(distortions)
-    letters = {name: mark for name, mark in protocol_letters(study.frame).items() if name in mixed}
+    mixed = protocols.mixed(distortions)
+    letters = {name: mark for name, mark in protocols.letters(study.frame).items() if name in mixed}
     present = [name for name in RATE_OF if not points.empty and name in set(points["regulariser"])]
     named = [RATE_SHORT[name] for name in present if name in RATE_SHORT]
     keys = style.family_keys(present)
@@ -677,33 +644,45 @@ def _quality_figure(
 
 
 def _panels(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] = ()) -> tuple[list[Panel], list[str]]:
-    """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room."""
-    tagged = rows.assign(variant=_variants(rows, lines, apart), line=_line_names(rows) if lines else "")
+    """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room.
+
+    Pixels, which have no first stage, stand beside first stages of every setting.
+    """
+    tagged = rows.assign(
+        variant=_variants(rows, lines, apart),
+        others=_variants(rows, lines, apart, without=OF_COMPRESSION),
+        line=_line_names(rows) if lines else "",
+    )
     families = [r for r in dict.fromkeys(tagged["regulariser"]) if r != "identity"] or ["identity"]
     families.sort(key=lambda name: (list(style.FAMILIES).index(name) if name in style.FAMILIES else 9, name))
-    lowest = tagged.groupby("variant")["f"].min()
+    is_pixels = tagged["regulariser"] == "identity"
+    compressed = tagged[~is_pixels]
+    unlike = tagged[is_pixels & ~tagged["others"].isin(compressed["others"])]
+    lowest = pd.concat([compressed, unlike]).groupby("variant")["f"].min()
     names = sorted(lowest.index, key=lambda name: (lowest[name] if lines else 0, name))
     panels = []
     for variant in names[:SMALL_PANELS]:
+        alone = unlike[unlike["variant"] == variant]
         for regulariser in families:
-            own = tagged[(tagged["variant"] == variant) & tagged["regulariser"].isin([regulariser, "identity"])]
-            if not own.empty:
-                panels.append(Panel(regulariser, variant, _over_seeds(own)))
+            own = compressed[(compressed["variant"] == variant) & (compressed["regulariser"] == regulariser)]
+            beside = tagged[is_pixels & tagged["others"].isin(own["others"])]
+            if len(shown := pd.concat([beside, alone, own])):
+                panels.append(Panel(regulariser, variant, _over_seeds(shown)))
     return panels, names[SMALL_PANELS:]
 
 
-def _variants(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] = ()) -> pd.Series:
+def _variants(
+    rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] = (), without: Sequence[str] = ()
+) -> pd.Series:
     """For each row the values of swept axes other than f, regulariser, steps and seeds; where mixed the protocol too.
 
-    So with the columns `apart`.
-
-    With `lines` f is named instead of these.
+    So with the columns `apart`, and but for the axes `without`. With `lines` f is named instead of these.
     """
-    axes = [a for a in ALL_AXES if a not in {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed", *lines}]
+    unnamed = {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed", *lines, *without}
     # Cells that found their own guidance are one choice, whatever they found.
     scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == TUNED, TUNED)
     rows = rows.assign(guidance_scale=scales, guidance_rule="")
-    swept = told_apart(rows, axes)
+    swept = told_apart(rows, [axis for axis in ALL_AXES if axis not in unnamed])
     swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
 
     def describe(row: pd.Series) -> str:
@@ -758,7 +737,7 @@ def _floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
     None where its own rows follow several protocols, of which a mean would say nothing.
     """
     rows = study.frame[study.frame["metric"] == metric]
-    if mixed_protocols(rows):
+    if protocols.mixed(rows):
         rows = rows.iloc[:0]
     same = rows[rows["n"] == like.n]
     if like.is_kernel and same.empty:
@@ -776,7 +755,7 @@ def _decoded(study: Study, metric: Headline, panel: Panel) -> pd.DataFrame:
 def _floor_note(study: Study, metric: Headline) -> str:
     """What to know of floors that were measured with another number of images than the samples."""
     floors = study.frame[study.frame["metric"].isin([metric.real, metric.decoded])]
-    if mixed_protocols(floors):
+    if protocols.mixed(floors):
         return "Floors are not drawn: they follow several protocols (table.md has them)."
     counts = sorted(set(floors["n"]))
     if not counts or counts == [metric.n]:
@@ -839,25 +818,19 @@ def _facts(study: Study, rows: pd.DataFrame, first: str) -> str:
     parts += (
         [f"equal budget in {_listed(budgets)}" if budgets != ["paper"] else "budgets of the paper"] if budgets else []
     )
-    protocols = _values(rows, "protocol")
-    parts += [f"protocol {_listed(protocols)}"] if protocols else []
+    used = _values(rows, "protocol")
+    parts += [f"protocol {_listed(used)}"] if used else []
     return "; ".join(parts) or f"sweep {study.sweep}"
 
 
 def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     """Bars, seeds, mixed protocols and missing results, as far as they apply."""
     notes = []
-    seeds = max((rows[s].nunique() for s in ("seed", "ae_seed", "sampler_seed")), default=0) if not rows.empty else 0
     bars = "Bars: confidence intervals." if rows["ci_low"].notna().any() else ""
-    if seeds > 1:
-        bars = f"Points: mean of {seeds} seeds; bars: its confidence interval, with the variance over seeds."
+    if seeds := [f"{rows[axis].nunique()} {name}" for axis, name in SEEDS.items() if rows[axis].nunique() > 1]:
+        bars = f"Points: means over {' × '.join(seeds)}; bars: their confidence intervals, with the scatter of seeds."
     notes += [bars] if bars else []
-    protocols = mixed_protocols(rows)
-    if protocols:
-        fields = differing_fields(study.protocols, protocols)
-        letters = protocol_letters(study.frame)
-        named = _listed([f"{letters[name]} = {name}" for name in protocols])
-        notes.append(f"MIXED PROTOCOLS, not comparable: {named} differ in {fields}.")
+    notes += protocols.note(study, protocols.mixed(rows))
     gaps = [gap for gap in study.missing if gap.goal == goal]
     if gaps:
         shown = "; ".join(f"{gap.label} ({'failed' if gap.failed else 'not finished'})" for gap in gaps[:4])
@@ -872,7 +845,3 @@ def _values(rows: pd.DataFrame, column: str) -> list[str]:
 
 def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
-
-
-def _quoted(values: Sequence[str]) -> Iterator[str]:
-    return (f"'{value}'" for value in values)

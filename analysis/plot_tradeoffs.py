@@ -67,13 +67,13 @@ def draw(
     Raises: UserError where the store cannot be read, the sweep has no finished row, or protocols are mixed.
     """
     from analysis import checklist as checks
-    from analysis import compare, papers, predictors, style
+    from analysis import compare, papers, predictors, protocols, style
     from analysis.collect import UNPRINTED, read_study
-    from analysis.figures import check_protocols, figures_of
+    from analysis.figures import figures_of
     from analysis.table import markdown
 
     study = read_study(store, sweep)
-    check_protocols(study, allow_mixed)
+    protocols.check(study, allow_mixed)
     compared = compare.tables(study.frame, against)
     folder = out if out is not None else store / "analysis" / study.sweep
     results = study.frame.drop(columns=list(UNPRINTED))

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis import protocols
 from analysis.collect import Study
-from analysis.figures import headline, metric_title, protocol_letters
+from analysis.figures import headline, metric_title
 from analysis.text import table
 
 LEAST = 4
@@ -99,7 +100,7 @@ def predictions(study: Study) -> pd.DataFrame:
     rows = study.frame
     is_baseline = (rows["stage"] == "reconstruction") & rows["metric"].str.match(BASELINES)
     rows = rows[(rows["stage"] == "predictors") | is_baseline]
-    letters, mixed = protocol_letters(study.frame), rows.groupby("metric")["protocol"].transform("nunique") > 1
+    letters, mixed = protocols.letters(study.frame), rows.groupby("metric")["protocol"].transform("nunique") > 1
     marks = rows["protocol"].map(lambda name: f" (protocol {letters.get(name, name)})").where(mixed, "")
     values = rows.assign(predictor=rows["metric"] + marks).pivot_table(
         index="first_stage", columns="predictor", values="value", aggfunc="mean", sort=False
@@ -116,7 +117,7 @@ def markdown(study: Study) -> str:
         return (
             "# Predictors\n\nNo first stage has both predictors and finished samples: let the sweep run to its end.\n"
         )
-    letters = protocol_letters(study.frame)
+    letters = protocols.letters(study.frame)
     parts = []
     for outcome in shared:
         marked = f"Protocol {letters.get(outcome.protocol, outcome.protocol)}, n = {outcome.n:,} samples"

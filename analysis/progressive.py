@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import papers, style
+from analysis import papers, protocols, style
 from analysis.collect import CodingCurve, Study, codec_curves
 from analysis.style import PointLabel
 
 COLOUR_CHANNELS = 3
+BAND = 0.18
 FEWEST_BITS = 1e-4
 """Rates below are not drawn: nothing has arrived yet."""
 
@@ -22,6 +23,7 @@ def progressive_coding(study: Study) -> Figure:
     figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
     axes.set_xscale("log")
     ends = [_draw(axes, curve) for curve in study.coding]
+    used = sorted({curve.protocol for curve in study.coding if curve.protocol})
     curves = {key: points for key, points in codec_curves(study.codecs).items() if key[0] in style.CODEC_COLOUR}
     several = len({images for _, images in curves}) > 1
     keys = [
@@ -40,6 +42,9 @@ def progressive_coding(study: Study) -> Figure:
         "Latent models guess through their decoder, so their lines end at its error. A rate is what an ideal coder "
         "of the model's own noise levels sends; first stage and networks are not counted."
     ]
+    if any(curve.bounds for curve in study.coding):
+        notes.append("Bands: 95 % intervals of the error over images; one training each.")
+    notes += protocols.note(study, used if len(used) > 1 else [])
     if study.published:
         keys.append(_draw_published(axes))
         notes.append(
@@ -53,7 +58,10 @@ def progressive_coding(study: Study) -> Figure:
     style.finish(
         figure,
         "Progressive coding: what the diffusion model knows after so many bits",
-        [f"n = {_listed({curve.n for curve in study.coding})} held-out images; sweep {study.sweep}"],
+        [
+            f"n = {_listed({curve.n for curve in study.coding})} held-out images; "
+            f"protocol {', '.join(used)}; sweep {study.sweep}"
+        ],
         notes,
         keys,
         margin=style.label_margin(ends),
@@ -75,6 +83,9 @@ def _draw(axes: Axes, curve: CodingCurve) -> PointLabel:
     arrived = rate > FEWEST_BITS
     tint = style.colour(curve.f)
     axes.plot(rate[arrived], error[arrived], color=tint, linestyle=style.family(curve.regulariser).line, zorder=2)
+    if curve.bounds:
+        low, high = np.array(curve.bounds)[arrived].T
+        axes.fill_between(rate[arrived], low, high, color=tint, alpha=BAND, linewidth=0, zorder=1)
     return PointLabel(float(rate[-1]), float(error[-1]), curve.label, tint)
 
 

@@ -1,15 +1,15 @@
 """The summary page: a line a cell with its headline numbers, how they were measured, and what is missing."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from analysis import fairness, memorisation, text
+from analysis import fairness, memorisation, protocols, text
 from analysis.collect import COST_COLUMNS, Study, choices, family_name
 from analysis.compare import LEVEL, REPEATED, Table, by_cell, tables
-from analysis.figures import compared_images, headline, metric_title, protocol_letters, rate_metrics
+from analysis.figures import compared_images, headline, metric_title, rate_metrics
 from analysis.labels import named_value, row_label
 from ldm.records import LeftOut
 
@@ -74,7 +74,9 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Cells": _cells(study, marks),
         "Which cells are better": _comparison(study, marks, against),
         "Fidelity and diversity": _neighbourhoods(study, marks),
-        "First stages, on held-out images": _first_stages(study, marks),
+        "First stages, on held-out images": _by_record(study, marks, "reconstruction", RECONSTRUCTION),
+        "Coded latents, on held-out images": _coding(study, marks),
+        "Likelihood, on held-out images": _likelihood(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
         "Guidance that was tuned": fairness.tuned_guidance(study),
         "Learning-rate check": fairness.learning_rate_check(study),
@@ -104,11 +106,12 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     first_stages = study.frame[study.frame["stage"] == "reconstruction"]
     quality = [m for m in dict.fromkeys(first_stages["metric"]) if m.startswith(("rfd", "rfid"))]
     header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]
-    header += [f"{metric_title(metric)} (n = {_span(rows[rows['metric'] == metric]['n'])})" for metric in metrics]
-    header += [_reconstruction_title(metric) for metric in quality]
+    header += [f"{metric_title(metric)} ({_counted(rows, [metric])})" for metric in metrics]
+    header += [f"{_reconstruction_title(metric)} ({_counted(first_stages, [metric])})" for metric in quality]
+    rates = {metric for name in dict.fromkeys(rows["regulariser"]) for metric in rate_metrics(name)}
     header += [
-        "PSNR, dB",
-        "rate, bits/px",
+        f"PSNR, dB ({_counted(first_stages, [metric for metric in rates if metric.startswith('psnr')])})",
+        f"rate, bits/px ({_counted(first_stages, [metric for metric in rates if metric.startswith('rate')])})",
         "parameters: denoiser",
         "first stage",
         "training: PFLOP",
@@ -165,7 +168,7 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
             continue
         difference = {"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""}
         lines.append([*line, text.interval(difference), text.number(item.p), item.sentence])
-    title = f"{metric_title(found.metric)} (n = {_span(pd.Series([mean.n for mean in found.means]))})"
+    title = f"{metric_title(found.metric)} ({_span(mean.n for mean in found.means)})"
     header = ["cell", title, "std over seeds", "training seeds", "difference", "p", "verdict"]
     pairs, known = found.comparisons[0].pairs, found.factor.freedom
     chosen = "the best was chosen from" if against is None else "were compared"
@@ -197,23 +200,42 @@ def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
         cell = own.iloc[0]
         line = [text.number(cell["f"]), family_name(cell["regulariser"]), *(text.number(cell[axis]) for axis in axes)]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
-    names = [f"{metric_title(metric)} (n = {_span(rows[rows['metric'] == metric]['n'])})" for metric in metrics]
+    names = [f"{metric_title(metric)} ({_counted(rows, [metric])})" for metric in metrics]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
 
-def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
-    rows = study.frame[(study.frame["stage"] == "reconstruction") & study.frame["metric"].str.match(RECONSTRUCTION)]
+def _by_record(study: Study, marks: Mapping[str, str], stage: str, metrics: str = "") -> str:
+    """One line a record of the stage, seeds apart: its axes, and those of its metrics that match."""
+    rows = study.frame[(study.frame["stage"] == stage) & study.frame["metric"].str.match(metrics)]
     if rows.empty:
         return ""
-    metrics = list(dict.fromkeys(rows["metric"]))
+    shown = list(dict.fromkeys(rows["metric"]))
     axes = ["channels", *(axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1)]
     lines = []
     for _, own in rows.groupby("identity", sort=False):
         first = own.iloc[0]
         line = [text.number(first["f"]), family_name(first["regulariser"]), *(text.number(first[a]) for a in axes)]
-        lines.append(line + [_measured(own, metric, marks) for metric in metrics])
-    names = [f"{_reconstruction_title(m)} (n = {_span(rows[rows['metric'] == m]['n'])})" for m in metrics]
+        lines.append(line + [_measured(own, metric, marks) for metric in shown])
+    names = [f"{_reconstruction_title(metric)} ({_counted(rows, [metric])})" for metric in shown]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
+
+
+def _coding(study: Study, marks: Mapping[str, str]) -> str:
+    """What an entropy coder makes of the latents, beside the rates above, which are ideal code lengths."""
+    found = _by_record(study, marks, "coding")
+    return found and (
+        f"{found}\n\nBits per pixel that an entropy coder writes, all images in one stream or each by itself "
+        "(`_alone`); KL latents in steps that blur them as their posteriors would, with what is left of the image."
+    )
+
+
+def _likelihood(study: Study, marks: Mapping[str, str]) -> str:
+    """Progressive coding's end, and the bound: bits in pixel space, a density in latent space."""
+    found = _by_record(study, marks, "likelihood")
+    return found and (
+        f"{found}\n\nThe bound on the likelihood of images is in bits per dimension and exists at f = 1. The density "
+        "of latents is of each latent space's own units: it is not comparable across first stages."
+    )
 
 
 def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
@@ -288,7 +310,7 @@ def _protocols(study: Study, marks: Mapping[str, str]) -> str:
 
 def _marks(study: Study) -> dict[str, str]:
     """A letter for each protocol that shares a metric with another one, in which case its values carry that letter."""
-    return {name: f"protocol {letter}" for name, letter in protocol_letters(study.frame).items()}
+    return {name: f"protocol {letter}" for name, letter in protocols.letters(study.frame).items()}
 
 
 def _headline_first(study: Study, metrics: Sequence[str]) -> list[str]:
@@ -350,9 +372,14 @@ def _count(value: Any) -> str:
     return text.number(value) if pd.isna(value) or value == 0 else f"{float(value) / 1e6:.3g} M"
 
 
-def _span(values: "pd.Series[Any]") -> str:
-    low, high = int(values.min()), int(values.max())
-    return str(low) if low == high else f"{low} to {high}"
+def _counted(rows: pd.DataFrame, metrics: Collection[str]) -> str:
+    """Of how many images these metrics of the rows are."""
+    return _span(rows[rows["metric"].isin(metrics)]["n"])
+
+
+def _span(counts: Iterable[int]) -> str:
+    found = sorted({int(n) for n in counts})
+    return "n = " + (" to ".join(str(n) for n in dict.fromkeys((found[0], found[-1]))) if found else "–")
 
 
 def _field(value: Any) -> str:

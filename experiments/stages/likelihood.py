@@ -73,12 +73,7 @@ def run(job: Job) -> Outcome:
     values = _values(source, images.resolution, bits, mse, decoder)
     return Outcome(
         facts={
-            "progressive": {
-                "t": times[shown].tolist(),
-                "bits_per_dim": bits[:, shown].mean(0).tolist(),
-                "rmse255": np.sqrt(mse.mean(0)).tolist(),
-                "n": len(indices),
-            },
+            "progressive": {"t": times[shown].tolist(), **_curve(bits[:, shown], mse), "n": len(indices)},
             "levels": len(times),
         },
         rows=[value.row(protocol.id, job.parent_record("diffusion").facts["images_seen"]) for value in values],
@@ -120,6 +115,17 @@ def coded(
         decoder = gaussian_nats(z, item.estimate, sigma)
     bits = torch.stack(nats, 1) / (math.log(2) * image[0].numel())
     return Coded(bits.cpu().numpy(), torch.stack(mse, 1).cpu().numpy(), decoder.cpu().numpy())
+
+
+def _curve(bits: NDArray[np.float64], mse: NDArray[np.float64]) -> dict[str, list[float | None]]:
+    """Means over images (first axis) at each level, those of the error with their 95 % intervals."""
+    errors = [root_mean_square(mean_value("mse", level)) for level in mse.T]
+    return {
+        "bits_per_dim": bits.mean(0).tolist(),
+        "rmse255": [error.value for error in errors],
+        "rmse255_low": [error.ci_low for error in errors],
+        "rmse255_high": [error.ci_high for error in errors],
+    }
 
 
 def _values(

@@ -50,7 +50,8 @@ def run(job: Job) -> Outcome:
                 if item.metric == metric:  # the plan counts images, of which some may have been unusable
                     raise UserError(f"guidance.scale={AUTO} goes by {metric}, which cannot be given: {item.reason}")
             [row] = [row for row in rows if row.metric == metric]
-            tried.append({"scale": scale, "value": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high})
+            told = ("value", "ci_low", "ci_high", "deviations", "alone")
+            tried.append({"scale": scale, **{name: getattr(row, name) for name in told}})
             calls = build.network_calls({**full, "guidance": settled})
             flops += n * (cost.denoise(calls, guided=scale != 1) + cost.decode)
     images = n * len(tried)

@@ -289,9 +289,9 @@ def _cell(
             _row("progressive_rmse255", errors[-1], 100, 0.3, coder.id, 48_000),
             _row(name, 3.7, 100, 0.05, coder.id, 48_000),
         )
-        facts = {
-            "progressive": {"t": [1, 0.8, 0.6, 0.4, 0.2, 0.001], "bits_per_dim": rates, "rmse255": errors, "n": 100}
-        }
+        ends = {"rmse255_low": [e - 0.3 for e in errors], "rmse255_high": [e + 0.3 for e in errors]}
+        curve = {"t": [1, 0.8, 0.6, 0.4, 0.2, 0.001], "bits_per_dim": rates, "rmse255": errors, **ends, "n": 100}
+        facts = {"progressive": curve}
         return StageRecord(
             "likelihood", identity, parents={}, facts=facts, rows=rows, protocols={coder.id: asdict(coder)}, **common
         )

@@ -7,9 +7,10 @@ import pytest
 from synthetic_store import JUDGE, Recipe, build
 
 from analysis.collect import Tuning, read_study
-from analysis.fairness import RateCheck, learning_rate_check, rate_checks, tuned_guidance, verdict
+from analysis.fairness import RateCheck, learning_rate_check, rate_checks, tuned_guidance, undecided, verdict
 from analysis.figures import FIGURES
 from analysis.table import markdown
+from ldm.records import ResultRow
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +90,54 @@ def test_cells_that_found_their_guidance_share_a_panel(study):
     assert titles == [""]
 
 
+def _tuning(label, taken, tried, n=200, metric=f"kd_{JUDGE}"):
+    """`tried` by scale: the value and what each block of two sets contributes to its deviation, None = not told."""
+    rows = {
+        scale: ResultRow(metric, value, n, "how", *(_bounds(value, blocks)), deviations=blocks)
+        for scale, (value, blocks) in tried.items()
+    }
+    return Tuning(label, metric, n, "how", taken, taken == max(tried), rows)
+
+
+def _bounds(value, blocks):
+    if blocks is None:
+        return None, None
+    half = 1.96 * sum(x * x for part in blocks for x in part) ** 0.5
+    return value - half, value + half
+
+
 def test_what_was_tried_is_said_with_its_budget(study):
-    one = Tuning("KL f=4, 5 steps", f"kd_{JUDGE}", 200, 2.0, False, ((1.0, 0.3), (2.0, 0.1), (4.0, 0.2)))
-    other = replace(one, label="KL f=8, 5 steps", scale=4.0, is_at_the_end=True)
+    tried = {1.0: (0.3, None), 2.0: (0.1, None), 4.0: (0.2, None)}
+    one, other = _tuning("KL f=4, 5 steps", 2.0, tried), _tuning("KL f=8, 5 steps", 4.0, tried)
     text = tuned_guidance(replace(study, tunings=(one, other)))
     assert "| KL f=4, 5 steps | 0.3 | 0.1 | 0.2 | 2 |" in text
     assert "4 (an end of what was tried; the best may lie beyond)" in text
+    assert "n = 200 each, protocol `how`" in text
     assert "the same budget for each cell, 600 samples" in text
     unequal = tuned_guidance(replace(study, tunings=(one, replace(other, n=100))))
-    assert "NOT THE SAME BUDGET: 300, 600 samples" in unequal
+    assert unequal.count("NOT THE SAME BUDGET: 300, 600 samples") == 2  # a table for each n
     assert tuned_guidance(study) == ""
+
+
+def test_each_metric_has_a_table_of_its_own(study):
+    tried = {1.0: (0.3, None), 2.0: (0.1, None)}
+    one = _tuning("KL f=4", 2.0, tried)
+    other = _tuning("KL f=4, clip", 2.0, {1.0: (30.0, None), 2.0: (10.0, None)}, metric="kd_clip")
+    text = tuned_guidance(replace(study, tunings=(one, other)))
+    assert text.count("| cell | 1 | 2 | taken |") == 2
+    assert "kernel distance, CLIP by guidance scale" in text
+
+
+def test_scales_that_noise_alone_may_have_ordered_are_said(study):
+    """What all scales owe to the same noise and images tells none of them apart, however wide their intervals are."""
+    shared = [0.05, -0.05] * 20
+    nudged = [x + (0.004 if index % 4 < 2 else -0.004) for index, x in enumerate(shared)]
+    tuning = _tuning(
+        "KL f=4",
+        2.0,
+        {1.0: (0.45, (nudged, shared)), 2.0: (0.30, (shared, shared)), 4.0: (0.31, (nudged, shared))},
+    )
+    low, high = tuning.tried[1.0].ci_low, tuning.tried[2.0].ci_high
+    assert low < high  # the intervals overlap, and yet the two are told apart
+    assert undecided(tuning) == [4.0]
+    assert "2; not distinguishable: 4 |" in tuned_guidance(replace(study, tunings=(tuning,)))

@@ -1,5 +1,6 @@
 """What the figures show: the right points at the right places, floors, gaps, and nothing of mixed protocols."""
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -19,10 +20,10 @@ from synthetic_store import (
     rate,
 )
 
-from analysis import style
+from analysis import protocols, style
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor
-from analysis.figures import FIGURES, check_protocols, figures_of, headline, metric_title
+from analysis.figures import FIGURES, figures_of, headline, metric_title
 from ldm.errors import UserError
 
 FACTORS = (1, 4, 8)
@@ -130,16 +131,32 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
     )
     for mean in means:
         assert any(bar == pytest.approx([mean.low, mean.high], rel=1e-6) for bar in bars)
-    assert "mean of 2 seeds" in _text(figure)
+    assert "means over 2 first-stage seeds" in _text(figure)
+
+
+def test_pixels_stand_beside_first_stages_of_every_setting(weighted):
+    """And so does their floor; where they differ in more than what first stages have, they have a panel alone."""
+    metric = headline(weighted.frame).metric
+    pixels = weighted.frame[(weighted.frame["f"] == 1) & (weighted.frame["stage"] == "evaluation")]
+    [value] = set(pixels[pixels["metric"] == metric]["value"])
+    for axes in FIGURES["quality_vs_f"](weighted).axes:
+        line = next(line for line in axes.get_lines() if list(line.get_xdata()) == [1, 4, 8])
+        assert line.get_ydata()[0] == value
+    flow = weighted.frame.assign(target=weighted.frame["target"].mask(weighted.frame["f"] == 1, "flow"))
+    apart = dataclasses.replace(weighted, frame=pd.concat([weighted.frame, flow[flow["f"] == 1]], ignore_index=True))
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](apart).axes]
+    assert titles == ["KL, ae.kl_weight=100", "KL, ae.kl_weight=1e-06", "KL, target flow"]
 
 
 def test_the_decoded_floor_of_a_panel_is_that_of_its_own_first_stages(weighted):
+    frame = weighted.frame[weighted.frame["metric"].str.startswith("decoded_kd") & (weighted.frame["f"] == 1)]
+    [pixels] = set(frame["value"])
     for name in ("quality_vs_f", "quality_vs_compute"):
         panels = FIGURES[name](weighted).axes
         titles = [axes.get_title(loc="left") for axes in panels]
-        assert titles == ["KL", "KL, ae.kl_weight=100", "KL, ae.kl_weight=1e-06"]
-        for axes, weight in zip(panels[1:], (100, 1e-6), strict=True):
-            wanted = [
+        assert titles == ["KL, ae.kl_weight=100", "KL, ae.kl_weight=1e-06"]
+        for axes, weight in zip(panels, (100, 1e-6), strict=True):
+            wanted = [pixels] + [
                 (decoded_kernel_distance("kl", f, weight) + decoded_kernel_distance("kl", f, weight, 1)) / 2
                 for f in (4, 8)
             ]
@@ -323,9 +340,9 @@ def test_mixed_protocols_are_refused_with_the_fields_that_differ(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=FACTORS, steps=(5,), odd_protocol=[("kl", 8)]))
     study = read_study(tmp_path)
     with pytest.raises(UserError, match=r"reference_hash \(.*other-images.*\)") as caught:
-        check_protocols(study)
+        protocols.check(study)
     assert sum(protocol in str(caught.value) for protocol in study.protocols) == 2
-    check_protocols(study, allow_mixed=True)
+    protocols.check(study, allow_mixed=True)
 
 
 def test_mixed_protocols_are_marked_where_allowed(tmp_path):

@@ -40,6 +40,35 @@ def test_each_model_is_a_line_from_where_something_has_arrived(axes):
     assert latents.get_ydata()[-1] == pytest.approx(60 * 2.718281828**-0.9 + distortion("kl", 4))
 
 
+def test_the_error_has_a_band_and_the_figure_its_protocol(study, axes):
+    bands = [band.get_paths()[0].get_extents() for band in axes.collections]
+    ends = [curve.bounds[-1] for curve in study.coding]
+    assert [band.y0 for band in bands] == pytest.approx([low for low, _ in ends])
+    [protocol] = set(study.frame[study.frame["stage"] == "likelihood"]["protocol"])
+    words = " ".join(text.get_text() for text in axes.figure.texts)
+    assert f"n = 100 held-out images; protocol {protocol}" in words
+    assert "Bands: 95 % intervals" in words
+
+
+def test_curves_of_several_protocols_are_marked(study):
+    [first, second] = study.coding
+    other = {**study.protocols[second.protocol], "n_samples": 50}
+    mixed = replace(
+        study,
+        coding=(first, replace(second, protocol="other")),
+        protocols={**study.protocols, "other": other},
+        frame=study.frame.assign(protocol=study.frame["protocol"].mask(study.frame["f"] == 4, "other")),
+    )
+    figure = figures_of(mixed)["progressive_coding"](mixed)
+    assert any("MIXED PROTOCOLS" in text.get_text() and "n_samples (" in text.get_text() for text in figure.texts)
+
+
+def test_curves_from_before_bounds_were_kept_have_no_band(study):
+    old = replace(study, coding=tuple(replace(curve, bounds=()) for curve in study.coding))
+    [axes] = figures_of(old)["progressive_coding"](old).axes
+    assert not axes.collections
+
+
 def test_codecs_stand_there_in_bits_a_dimension(study, axes):
     [jpeg] = lines(axes, style.CODEC_COLOUR["jpeg"])
     rates = sorted(point.bits_per_pixel for point in study.codecs if point.codec == "jpeg")

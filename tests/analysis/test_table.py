@@ -61,3 +61,29 @@ def test_cells_of_two_budgets_or_judges_are_told_apart(tmp_path, axis):
     for title in ("Cells", "First stages"):
         header, *lines = section(markdown(dataclasses.replace(study, frame=frame)), title)
         assert [line[header.index(axis)] for line in lines] == [first, second]
+
+
+@pytest.fixture(scope="module")
+def on_request(tmp_path_factory):
+    """The page of a sweep with coded latents and likelihood."""
+    path = tmp_path_factory.mktemp("on_request")
+    build(path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5,), on_request=True))
+    return markdown(read_study(path))
+
+
+def test_every_measured_column_says_of_how_many_images(on_request):
+    header, *_ = section(on_request, "Cells")
+    measured = [name for name in header if name.startswith(("PSNR", "rate", "reconstruction", "kernel", "Fréchet"))]
+    assert len(measured) == 5
+    assert all("(n = " in name for name in measured)
+
+
+def test_coded_latents_and_bounds_have_lines_of_their_own(on_request):
+    header, *lines = section(on_request, "Coded latents")
+    assert header == ["f", "regulariser", "channels", "coded_latent (n = 512)"]
+    assert [line[:2] for line in lines] == [["4", "KL"]]
+    header, *lines = section(on_request, "Likelihood")
+    found = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [(line["f"], line["vlb_bits_per_dim (n = 100)"][:3]) for line in found] == [("1", "3.7"), ("4", "–")]
+    assert [line["latent_density_nats_per_dim (n = 100)"][:3] for line in found] == ["–", "3.7"]
+    assert all("[" in line["progressive_rmse255 (n = 100)"] for line in found)

@@ -148,6 +148,8 @@ def test_the_least_distance_wins_and_the_samples_are_made_with_it(store: Path) -
     assert (tuned["images"], tuned["n"]) == (96, 32)
     assert samples["nfe"] == (2 if samples["guidance_scale"] == 1 else 4)
     assert len({item["value"] for item in tuned["tried"]}) == 3
+    # All scales are of the same blocks of samples and reference images, so that they can be compared by differences.
+    assert len({tuple(map(len, item["deviations"])) for item in tuned["tried"]}) == 1
 
 
 def test_the_samples_that_are_reported_are_those_of_the_same_scale_given(store: Path) -> None:
