@@ -14,15 +14,16 @@ def command(store: Path, *arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "run.py"), *arguments, "scale=tiny", f"store={store}", "tracker.mode=disabled"]
 
 
-def environment() -> dict[str, str]:
-    """One thread, so that tests that run beside each other do not wait for each other."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def environment(with_gpu: bool = False) -> dict[str, str]:
+    """One thread, so that tests that run beside each other do not wait for each other; no GPU unless asked for."""
+    hidden = {} if with_gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **hidden}
 
 
-def run(store: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(store: Path, *arguments: str, with_gpu: bool = False) -> "subprocess.CompletedProcess[str]":
     """Runs to the end."""
     return subprocess.run(
-        command(store, *arguments), capture_output=True, text=True, env=environment(), cwd=store.parent
+        command(store, *arguments), capture_output=True, text=True, env=environment(with_gpu), cwd=store.parent
     )
 
 
