@@ -1,4 +1,4 @@
-"""A GPU gives the numbers of the CPU: what is drawn is drawn on the CPU, and float32 is no TF32. Skipped without one."""
+"""A GPU gives the numbers of the CPU: draws are the CPU's, and float32 is no TF32. Skipped where there is none."""
 
 from pathlib import Path
 
