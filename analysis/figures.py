@@ -211,7 +211,7 @@ def rate_distortion(study: Study) -> Figure:
     keys += [
         style.key(style.CODEC_NAME[name], color=style.CODEC_COLOUR[name], linestyle=":", linewidth=1.8)
         for name in style.CODEC_COLOUR
-        if name in dict(curves)
+        if name in {codec for codec, _ in curves}
     ]
     if study.coded_latents:
         keys.append(style.key("KL latents in steps, coded", marker=".", color=style.MUTED, linestyle=":"))

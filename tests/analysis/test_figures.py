@@ -134,6 +134,11 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
     assert "means over 2 first-stage seeds" in _text(figure)
 
 
+def test_the_rate_distortion_legend_names_families_and_codecs(figures):
+    named = {text.get_text() for legend in figures["rate_distortion"].legends for text in legend.get_texts()}
+    assert {"KL", "VQ", "pixels (f = 1)", "JPEG", "WebP"} <= named
+
+
 def test_pixels_stand_beside_first_stages_of_every_setting(weighted):
     """And so does their floor; where they differ in more than what first stages have, they have a panel alone."""
     metric = headline(weighted.frame).metric
