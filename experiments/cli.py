@@ -15,6 +15,8 @@ from experiments.schema import CONF, leaves
 from ldm.errors import UserError, nearest
 
 SCALES = ("tiny", "cpu", "gpu", "paper")
+LAUNCHER_EXTRAS = {"joblib": "cluster", "submitit_slurm": "cluster", "ray": "ray"}
+"""Launchers that come as plugins of Hydra, and which of this package's extras installs each."""
 
 
 def with_scale(argv: list[str]) -> list[str]:
@@ -56,6 +58,8 @@ def _missing_choice(error: MissingConfigException) -> str:
     options = error.options or []
     if not group:
         return f"'{wanted}' is no group of settings{nearest(wanted, _groups())}"
+    if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
+        return f"{group}={name.partition('_')[2] or name} needs packages: pip install -e '.[{LAUNCHER_EXTRAS[name]}]'"
     return f"{group}={name} is no choice{nearest(name, options)} (there are {', '.join(sorted(options))})"
 
 

@@ -66,6 +66,8 @@ def said_of(capsys, *overrides: str) -> str:
         ("samplers.steps=3", ["'samplers", "is no setting"]),
         ("ae=klv", ["ae=klv is no choice", "did you mean 'kl'?", "identity"]),
         ("data=folder", ["data.path must be given"]),
+        ("hydra/launcher=ray", ["hydra/launcher=ray needs packages: pip install -e '.[ray]'"]),
+        ("hydra/launcher=locl", ["hydra/launcher=locl is no choice", "did you mean 'local'?"]),
         ("sampler=plsm", ["sampler=plsm is no choice", "did you mean 'plms'?", "unipc"]),
         ("sampler=base", ["sampler.name must be given"]),
         ("until=evaluations", ["until=evaluations is no stage", "did you mean 'evaluation'?"]),
