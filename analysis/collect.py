@@ -559,7 +559,7 @@ def _costs(records: _Records, cell: Cell) -> dict[str, Any]:
 
 def _machine(record: StageRecord) -> str:
     """Where a stage ran, as timings name it; speeds of different machines are never drawn in one panel."""
-    found = record.environment
+    found = record.facts.get("made_on", record.environment)
     if "processor" not in found:
         return ""
     is_cpu = found.get("device") == "cpu"

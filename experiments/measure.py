@@ -233,14 +233,45 @@ def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
 
 
 def generation_rows(
-    features: Features, reference: Features, protocol: Protocol, prefix: str = "", images_seen: int | None = None
+    features: Features, reference: Features, protocol: Protocol, prefix: str = ""
 ) -> tuple[list[ResultRow], list[LeftOut]]:
-    """Generation metrics as rows, their names behind `prefix`; with `images_seen` of a model's samples 0 to n - 1."""
-    numbers = None if images_seen is None else range(len(features))
-    how = (protocol.extractor, protocol.evaluation_seed, numbers)
-    values, left_out = generation_metrics(features, reference, *how)
-    rows = [dataclasses.replace(value.row(protocol.id, images_seen), metric=prefix + value.metric) for value in values]
-    return rows, [LeftOut(prefix + item.metric, item.reason) for item in left_out]
+    """Generation metrics of real images, decoded or not, as rows, their names behind `prefix`."""
+    values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed)
+    # Which image is in which block, none of these rows' readers could tell.
+    rows = [dataclasses.replace(value.row(protocol.id), deviations=None, alone=0.0) for value in values]
+    return _named(rows, left_out, prefix)
+
+
+def sample_rows(
+    features: Features, reference: Features, protocol: Protocol, images_seen: int | None, prefix: str = ""
+) -> tuple[list[ResultRow], list[LeftOut]]:
+    """The same of samples 0 to n - 1 of a model: rows whose differences cancel what the same samples owe to noise."""
+    numbers = range(len(features))
+    values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed, numbers)
+    return _named([value.row(protocol.id, images_seen) for value in values], left_out, prefix)
+
+
+def _named(
+    rows: Iterable[ResultRow], left_out: Iterable[LeftOut], prefix: str
+) -> tuple[list[ResultRow], list[LeftOut]]:
+    named = [dataclasses.replace(row, metric=prefix + row.metric) for row in rows]
+    return named, [LeftOut(prefix + item.metric, item.reason) for item in left_out]
+
+
+SHORT_SAMPLER: Mapping[str, Any] = {
+    "name": "ddim",
+    "eta": 0.0,
+    "spacing": "trailing",
+    "final": "clean",
+    "clip": "none",
+}
+"""What milestones and small denoisers are sampled with, whatever the cells are."""
+
+
+def spelled_sampler(settings: Mapping[str, Any]) -> str:
+    """A sampler as the protocol names it that prescribes it; its seed is that of the evaluation."""
+    options = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in ("name", "steps", "seed"))
+    return f"{settings['name']}, {settings['steps']} steps, {options}"
 
 
 def feature_file(judge: str | None = None) -> str:

@@ -24,8 +24,9 @@ CODE_VERSIONS: Mapping[str, int] = {
     **dict.fromkeys(STAGES, 1),
     "reference": 2,
     "reconstruction": 2,
-    "predictors": 2,
-    "tuning": 2,
+    "predictors": 3,
+    "tuning": 3,
+    "evaluation": 2,
     "memorisation": 2,
 }
 """Raise a stage's number when the same config gives other numbers; tests/experiments/test_golden.py notices."""
@@ -181,6 +182,8 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
     metrics, precision = config["metrics"], config["precision"]
     extractor, others = _extractor(metrics["extractor"], metrics["weights"]), other_judges(config)
     judged_against = {
+        # It stands in the protocol of all that is measured against these features, and of these stages' children.
+        **({"allow_same_network": True} if metrics["allow_same_network"] else {}),
         "heldout": facts.heldout_fingerprint,
         "train": facts.train_fingerprint,
         "reference": metrics["reference"],
@@ -242,6 +245,7 @@ def _stages(config: Mapping[str, Any], facts: DataFacts) -> dict[str, Stage]:
         "tuning": {
             "sampler": config["sampler"],
             "guidance": config["guidance"],
+            "paste_known": config["samples"]["paste_known"],
             **asked,
             "precision": precision,
             "seed": metrics["seed"],

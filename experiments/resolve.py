@@ -62,6 +62,25 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 }
 """Settings that have a few names to choose from, checked when a run is planned."""
 
+NUMBERS: Mapping[str, tuple[str, int, float]] = {
+    "metrics.n_samples": ("number of images", 2, math.inf),
+    "metrics.progress_samples": ("number of images", 2, math.inf),
+    "metrics.progress_steps": ("number of steps", 1, STEPS),
+    "metrics.seed": ("seed", 0, 2**63 - 1),
+    "metrics.likelihood_samples": ("number of images", 2, math.inf),
+    "metrics.likelihood_levels": ("number of noise levels", 2, STEPS),
+    "samples.batch": ("number of images", 1, math.inf),
+}
+"""Whole numbers of what is measured: what they are, the least and the most, checked when a run is planned."""
+
+SWITCHES = (
+    *(f"metrics.{name}" for name in ("coding", "predictors", "likelihood", "memorisation", "allow_same_network")),
+    "samples.paste_known",
+)
+"""Settings that are true or false, and nothing that merely looks like it."""
+
+PACKAGED = ("efficientnet_lite2",)
+"""Extractors whose weights come with a package."""
 
 SAMPLER_OPTIONS: Mapping[str, str] = {"eta": "ddim", "variance": "ddpm"}
 """Settings of the sampler group that only this one reads; under the others they are inactive."""
@@ -77,8 +96,10 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     if is_given:
         config["ae"] = ae = published.resolved_first_stage(config)
     _check_factor(ae["f"], resolution)
+    _check_judges(config)
+    _check_switches(config)
     if ae["regulariser"] != "identity" and not is_given:
-        _check_judge(config)
+        _check_trained_with(config)
     if ae["f"] == 1:
         config["ae"] = ae = {"regulariser": "identity", "f": 1, "channels": 3, "seed": 0}
     elif not is_given:
@@ -111,7 +132,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
     config["sampler"] = _resolve_sampler(config)
     for group in ("metrics", "samples"):
         _fill(config[group], scale[group])
-    _check_likelihood(config["metrics"])
+    _check_numbers(config)
     _settle_sample_size(config)
     _settle_tuning(config, facts)
     notes += _settle_tiles(config)
@@ -284,16 +305,24 @@ def _resolve_guidance(given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {"scale": scale, "interval": interval, "rescale": float(rescale)}
     if scale == AUTO:
         return {**chosen, "candidates": _candidates(given["candidates"]), "tuning_samples": given["tuning_samples"]}
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise UserError(f"guidance.scale={scale} is no number; use 1 for none, or {AUTO} to tune it for each cell")
+    if not _is_scale(scale):
+        raise UserError(
+            f"guidance.scale={scale} is no number from 0 on; use 1 for none, or {AUTO} to tune it for each cell"
+        )
     return chosen
+
+
+def _is_scale(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
 
 
 def _candidates(given: Any) -> list[float]:
     """The guidance scales that tuning tries, rising. Raises: UserError where they are no choice."""
-    scales = sorted({float(scale) for scale in given if isinstance(scale, int | float)}) if given else []
+    scales = sorted({float(scale) for scale in given if _is_scale(scale)}) if isinstance(given, list | tuple) else []
     if len(scales) < 2 or len(scales) != len(given):
-        raise UserError(f"guidance.candidates={given} is not a list of two or more different scales, e.g. [1,1.5,2,3]")
+        raise UserError(
+            f"guidance.candidates={given} is not a list of two or more different scales from 0 on, e.g. [1,1.5,2,3]"
+        )
     return scales
 
 
@@ -401,29 +430,49 @@ def _check_choices(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={value} is none of {', '.join(names)}{nearest(str(value), names)}")
 
 
-def _check_likelihood(metrics: Mapping[str, Any]) -> None:
-    """Raises UserError for a chain of noise levels or a number of images that the stage could not measure."""
-    if not metrics["likelihood"]:
-        return
-    for name, most, what in (("samples", math.inf, "images"), ("levels", STEPS, "noise levels")):
-        given = metrics[f"likelihood_{name}"]
-        if not isinstance(given, int) or not 2 <= given <= most:
-            upper = f" to {most}" if most < math.inf else " or more"
-            raise UserError(f"metrics.likelihood_{name}={given} is no number of {what}: use 2{upper}")
+def _check_numbers(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a number of images, steps or levels with which nothing could be measured."""
+    for key, (what, least, most) in NUMBERS.items():
+        group, _, name = key.partition(".")
+        given = config[group][name]
+        if name.startswith("likelihood") and not config["metrics"]["likelihood"]:
+            continue
+        if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
+            upper = f" to {most}" if most <= STEPS else " or more"
+            raise UserError(f"{key}={given} is no {what}: use {least}{upper}")
 
 
-def _check_judge(config: Mapping[str, Any]) -> None:
-    """The network that judges must not be the one that the first stage was trained with."""
-    judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
+def _check_switches(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a switch that is neither on nor off; a word like `no` would count as on."""
+    for key in SWITCHES:
+        group, _, name = key.partition(".")
+        if not isinstance(config[group][name], bool):
+            raise UserError(f"{key}={config[group][name]} is neither true nor false")
+
+
+def _check_judges(config: Mapping[str, Any]) -> None:
+    """Raises UserError for extractors and weights that the program could not measure with."""
+    metrics, judge = config["metrics"], config["metrics"]["extractor"]
     least, side = lpips.trunk("alex").smallest_side, config["data"]["resolution"]
-    if config["metrics"]["lpips"] and side < least:
+    if metrics["lpips"] and side < least:
         raise UserError(f"metrics.lpips: LPIPS takes images of {least} px or more, these have {side} px: leave it out")
-    also = config["metrics"]["also"]
+    also = metrics["also"]
+    if not isinstance(also, Mapping):
+        raise UserError(f"metrics.also={also} names no extractor: give metrics.also.clip=PATH, for example")
     for name, given in also.items():
         if not isinstance(given, bool | str):
             raise UserError(f"metrics.also.{name}={given} is neither true nor false nor the path of its weights")
     if also.get(judge):
         raise UserError(f"metrics.also.{judge}: {judge} is metrics.extractor, which judges anyway: leave it out")
+    for key, name, path in (("weights", judge, metrics["weights"]), *((f"also.{n}", n, p) for n, p in also.items())):
+        if name in PACKAGED and isinstance(path, str):
+            raise UserError(f"metrics.{key}={path}: {name} reads the weights of its package, so leave the path out")
+
+
+def _check_trained_with(config: Mapping[str, Any]) -> None:
+    """The network that judges must not be the one that the first stage was trained with."""
+    judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
+    also = config["metrics"]["also"]
     # EfficientNet-Lite2 also measures the feature distance of reconstructions, whatever the extractor.
     # LPIPS is that of AlexNet.
     judges = {judge, "efficientnet_lite2", *(name for name, given in also.items() if given)}

@@ -32,10 +32,10 @@ class Lost:
 
 
 def distinct(points: Sequence[Point]) -> list[Point]:
-    """The points that differ in what they evaluate: f = 1 is one cell under every regulariser."""
-    found: dict[str, Point] = {}
+    """The points that differ in any stage: f = 1 is one cell under every regulariser."""
+    found: dict[frozenset[str], Point] = {}
     for point in points:
-        found.setdefault(point.plan.stages["evaluation"].identity, point)
+        found.setdefault(frozenset(stage.identity for stage in point.plan.stages.values()), point)
     return list(found.values())
 
 

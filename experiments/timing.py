@@ -38,6 +38,9 @@ from ldm.errors import UserError
 from ldm.records import Cell, Cost, StageRecord, content_hash
 
 STAGE = "timing"
+CODE_VERSION = 2
+"""Raised when the same sample set would be timed in another way."""
+
 MOST_FOREIGN_CORES = 0.15
 """How much of a core other processes may use meanwhile; the system itself needs a little."""
 
@@ -58,12 +61,21 @@ class Machine:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds a batch took, one value a repeat, for each of the three parts; `foreign_cores` = what others used."""
+    """Seconds a batch took, one value a repeat, for each of the three parts, and what others used of the device.
+
+    `foreign_cores`: of a processor; None where the system does not tell. `shared`: a GPU on which others computed.
+    """
 
     encode: tuple[float, ...]
     denoise: tuple[float, ...]
     decode: tuple[float, ...]
     foreign_cores: float | None
+    shared: bool = False
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the speed is the device's own."""
+        return not self.shared and self.foreign_cores is not None and self.foreign_cores <= MOST_FOREIGN_CORES
 
 
 def this_machine(device: str) -> Machine:
@@ -104,7 +116,7 @@ def _time_all(options: argparse.Namespace) -> int:
         c.stages["samples"]: c for s in chosen_sweeps(store, options.sweep) for c in s.cells if "samples" in c.stages
     }
     done, missing = 0, 0
-    with alone(device, options.allow_busy):
+    with alone(device, options.allow_busy) as shared:
         for identity, cell in cells.items():
             record = store.record("samples", identity)
             if record is None:
@@ -113,9 +125,10 @@ def _time_all(options: argparse.Namespace) -> int:
             job = job_of(store, cell, record, machine)
             batch = min(options.batch or record.facts["batch"], record.config["n_samples"])
             key = timing_identity(identity, machine, batch, options.repeats)
-            if store.is_complete(STAGE, key):
+            before = store.record(STAGE, key)
+            if before is not None and (before.facts["is_alone"] or options.allow_busy):
                 continue
-            speed = measure(job, batch, options.repeats)
+            speed = dataclasses.replace(measure(job, batch, options.repeats), shared=shared)
             _check_alone(speed, label(job.plan, job.stage), options.allow_busy)
             found = timing_record(key, record, machine, batch, speed)
             store.finish(found)
@@ -130,14 +143,13 @@ def _time_all(options: argparse.Namespace) -> int:
 
 def timing_identity(samples: str, machine: Machine, batch: int, repeats: int) -> str:
     """One timing for each sample set, machine and batch."""
-    return content_hash([STAGE, samples, dataclasses.asdict(machine), batch, repeats])
+    return content_hash([STAGE, CODE_VERSION, samples, dataclasses.asdict(machine), batch, repeats])
 
 
 def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: int, speed: Speed) -> StageRecord:
     """What analysis reads: medians by part as cost of one batch, all repeats among the facts."""
     parts = {name: statistics.median(getattr(speed, name)) for name in ("encode", "denoise", "decode")}
     guidance = samples.config["guidance"]
-    is_alone = speed.foreign_cores is not None and speed.foreign_cores <= MOST_FOREIGN_CORES
     return StageRecord(
         stage=STAGE,
         identity=identity,
@@ -149,7 +161,7 @@ def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: 
             "guidance": {**guidance, "scale": samples.facts.get("guidance_scale", guidance["scale"])},
         },
         parents={"samples": samples.identity},
-        facts={**dataclasses.asdict(speed), "machine": machine.name, "is_alone": is_alone},
+        facts={**dataclasses.asdict(speed), "machine": machine.name, "is_alone": speed.is_alone},
         cost=Cost(parts["denoise"] + parts["decode"], batch, parts=parts),
         environment={**environment(), "device": machine.device},
         created=now(),
@@ -240,12 +252,13 @@ def _own_seconds() -> float:
 
 
 @contextmanager
-def alone(device: str, allow_busy: bool = False) -> Iterator[None]:
-    """Holds the device against other timings of this program, and refuses a GPU that someone else computes on.
+def alone(device: str, allow_busy: bool = False) -> Iterator[bool]:
+    """Holds the device against other timings of this program; gives whether someone else computes on a GPU.
 
     Raises: UserError for such a GPU, unless `allow_busy`.
     """
-    if device == "cuda" and not allow_busy and _gpu_users():
+    shared = device == "cuda" and bool(_gpu_users())
+    if shared and not allow_busy:
         raise UserError(
             "other processes compute on this GPU, so a speed measured now would not be its own: wait for them, or give "
             "--allow-busy, which marks the result"
@@ -256,7 +269,7 @@ def alone(device: str, allow_busy: bool = False) -> Iterator[None]:
         except BlockingIOError:
             say("waits: another timing is at work on this device")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield shared
 
 
 def _gpu_users() -> list[str]:

@@ -7,9 +7,9 @@ from experiments.cost import Meter
 from experiments.measure import (
     described,
     feature_file,
-    generation_rows,
     reference_features,
     sample_protocol,
+    sample_rows,
     window_protocol,
 )
 from experiments.plan import other_judges
@@ -29,7 +29,7 @@ def run(job: Job) -> Outcome:
         protocol, prefix = sample_protocol(job, len(features), judge), ""
         if config["samples"]["height"] is not None:
             protocol, prefix = window_protocol(protocol), WINDOW
-        found, missing = generation_rows(features, reference_features(job, judge), protocol, prefix, images_seen)
+        found, missing = sample_rows(features, reference_features(job, judge), protocol, images_seen, prefix)
         rows, left_out, protocols = [*rows, *found], [*left_out, *missing], [*protocols, protocol]
     if config["samples"]["height"] is not None:
         left_out += _not_whole(job, rows)

@@ -66,7 +66,7 @@ def run(job: Job) -> Outcome:
         images,
         len(indices),
         f"{config['levels']} noise levels",
-        f"x0 clipped: {config['clip']}",
+        f"x0 clipped: {config['clip'] if math.isfinite(source.latent_range[1]) else 'none'}",
     )
     one = flops_per_image(source, asked)
     flops = one.denoise(len(times), guided=False) + len(shown) * one.decode

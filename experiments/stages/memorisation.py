@@ -8,7 +8,7 @@ import torch
 from experiments import build
 from experiments.conditions import sample_size
 from experiments.cost import Meter
-from experiments.measure import described, sample_protocol
+from experiments.measure import FEATURE_BATCH, described, sample_protocol
 from experiments.memorisation import PIXELS, memorisation_protocols, small_pixels_of
 from experiments.pictures import save_grid
 from experiments.runner import Job, Outcome
@@ -40,7 +40,8 @@ def run(job: Job) -> Outcome:
     indices = np.load(folder / "indices.npy", allow_pickle=False)
     kept = first_images(job.parent_folder("samples"), len(features), *sample_size(full))
     by_features = nearest(features.features, of_training.features)
-    by_pixels = nearest(small_pixels(kept), small_pixels_of(train, indices.tolist()))
+    of_kept = np.concatenate([small_pixels(batch) for batch in kept.split(FEATURE_BATCH)])
+    by_pixels = nearest(of_kept, small_pixels_of(train, indices.tolist()))
     with np.load(folder / "distances.npz", allow_pickle=False) as file:
         unseen = {space: file[space] for space in file.files}
     judge, images_seen = full["metrics"]["extractor"], job.parent_record("diffusion").facts["images_seen"]

@@ -1,5 +1,6 @@
 """How well may this latent space be diffused? What can be measured of it before a diffusion model is trained on it."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, generate
 from experiments.measure import (
+    SHORT_SAMPLER,
     chosen,
     described,
     extractor_of,
@@ -22,6 +24,7 @@ from experiments.measure import (
     generation_protocol,
     generation_rows,
     reference_features,
+    spelled_sampler,
     unjudged_protocol,
 )
 from experiments.pictures import to_uint8
@@ -53,7 +56,7 @@ from ldm.training.flops import count_flops
 
 BATCH = 50
 NUDGE = 0.1
-"""Noise that latents are given to see how much the decoder's image moves, in standard deviations of the latents."""
+"""Noise that latents are given to see how much the decoder's image moves, in units of the normalised latents."""
 
 NOISED = 0.5
 """Noise of latents whose decoded images are compared with real ones."""
@@ -63,8 +66,6 @@ LEVELS_AN_IMAGE = 8
 
 DISTANCE = r"(kd_|kid$|fd_|fid)"
 """How the names of the metrics begin that are kept of decoded images."""
-
-SAMPLER = {"name": "ddim", "eta": 0.0, "spacing": "trailing", "final": "clean", "clip": "none"}
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,12 @@ def run(job: Job) -> Outcome:
     with torch.inference_mode(), meter.part("small_denoiser_judged"):
         held = chosen(len(heldout), config["n_samples"], config["seed"], "predictors")
         error = _unexplained(small, space.latents(space.encoded(heldout, held), config["seed"]), held, config["seed"])
-        n, settings = config["small_denoiser"]["samples"], {**SAMPLER, "steps": config["small_denoiser"]["steps"]}
-        sampled = generation_protocol(job, n)
+        n, settings = config["small_denoiser"]["samples"], {**SHORT_SAMPLER, "steps": config["small_denoiser"]["steps"]}
+        sampled = dataclasses.replace(
+            generation_protocol(job, n),
+            class_balance="of a model that is told none",
+            sampler=spelled_sampler(settings),
+        )
         judged.append(_judged(job, _samples(job, small, train_images, n, settings), sampled, "small_denoiser_"))
     own = unjudged_protocol(job, "predictors", train_images, len(indices), split="train")
     unseen = unjudged_protocol(job, "predictors", heldout, len(held))

@@ -1,8 +1,7 @@
 """Quality after so many images seen: every milestone sampled and measured in one cheap, equal way."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -11,28 +10,28 @@ from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.generate import Batch, asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import (
+    SHORT_SAMPLER,
     described,
     extractor_of,
     features_of,
-    generation_rows,
     reference_features,
     sample_protocol,
+    sample_rows,
+    spelled_sampler,
 )
 from experiments.runner import Job, Outcome, label
 from ldm.diffusion import Guidance
-
-SAMPLER = {"eta": 0.0, "spacing": "trailing", "final": "clean", "clip": "none"}
 
 
 def run(job: Job) -> Outcome:
     """Rows by images seen."""
     meter, config, full = Meter(job.device), job.config, job.plan.config
     milestones = job.parent_record("diffusion").facts["milestones"]
-    settings = {**SAMPLER, "name": "ddim", "steps": config["steps"], "seed": config["seed"]}
+    settings = {**SHORT_SAMPLER, "steps": config["steps"], "seed": config["seed"]}
     asked = asked_conditions(job, config["n_samples"], config["seed"])
     extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
     reference = reference_features(job)
-    protocol = dataclasses.replace(sample_protocol(job, config["n_samples"]), sampler=_spelled(settings))
+    protocol = dataclasses.replace(sample_protocol(job, config["n_samples"]), sampler=spelled_sampler(settings))
     rows, left_out = [], []
     with reporting(label(job.plan, job.stage), len(milestones) * config["n_samples"]) as reporter:
         for position, images_seen in enumerate(milestones):
@@ -43,7 +42,7 @@ def run(job: Job) -> Outcome:
                 source, sampler, settings, Guidance(), asked, range(config["n_samples"]), full["samples"]["batch"]
             )
             features = features_of(_reported(batches, reporter, position * config["n_samples"]), extractor)
-            found, missing = generation_rows(features, reference, protocol, images_seen=images_seen)
+            found, missing = sample_rows(features, reference, protocol, images_seen)
             rows += found
             left_out += missing
     flops = flops_per_image(source, asked)
@@ -54,12 +53,6 @@ def run(job: Job) -> Outcome:
         protocols=described([protocol]),
         cost=meter.cost(images, images * (flops.denoise(config["steps"], guided=False) + flops.decode)),
     )
-
-
-def _spelled(settings: Mapping[str, Any]) -> str:
-    """The sampler of all milestones, as their protocol names it; its seed is that of the evaluation."""
-    options = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in ("name", "steps", "seed"))
-    return f"{settings['name']}, {settings['steps']} steps, {options}"
 
 
 def _reported(batches: Iterator[Batch], reporter: Reporter, before: int) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ from experiments.runner import Job, Outcome, label
 from experiments.task import Values, measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
+from ldm.records import StageRecord
 
 SHOWN = 64
 TASK = "task."
@@ -200,28 +201,36 @@ def _collected(
     denoise, decode = (float(value) for value in seconds)
     meter.parts.update({"denoise": denoise, "decode": decode})
     cost = meter.cost(n, n * (denoise_flops + flops.decode), seconds=denoise + decode)
-    # After the cost, whose memory is that of sampling alone.
+    if kept is not None:
+        cost = dataclasses.replace(cost, peak_bytes=kept.record.cost.peak_bytes)
+    # After the cost: decoding whole may take more memory than all before.
     tiled = _tiling_facts(source, source.tiling, np.concatenate(latents)) if source.tiling and kept is None else None
     return Outcome(
         facts={
             "nfe": calls,
             "guidance_scale": guidance["scale"],
             "steps": len(build.time_grid_of(config["sampler"])) - 1,
-            "batch": batch_size,
+            "batch": batch_size if kept is None else kept.record.facts["batch"],
             "flops_per_image": {"denoise": denoise_flops, "decode": flops.decode},
             "size": list(sample_size(job.plan.config)),
             "tiling": tiled if kept is None else kept.record.facts["tiling"],
-            **({} if kept is None else {"images_of": kept.record.identity}),
+            **({} if kept is None else {"images_of": kept.record.identity, "made_on": made_on(kept.record)}),
             **task_facts(job, asked),
         },
         cost=cost,
     )
 
 
+def made_on(record: StageRecord) -> dict[str, Any]:
+    """The machine that made a set's samples, whoever read them since."""
+    found = record.facts.get("made_on", record.environment)
+    return {key: found[key] for key in ("processor", "threads", "device") if key in found}
+
+
 def first_images(folder: Path, n: int, height: int, width: int) -> torch.Tensor:
     """The samples of a finished sample set that can still be looked at, uint8 (m, 3, H, W), from the first on."""
     if (folder / IMAGES).exists():
-        return torch.from_numpy(np.load(folder / IMAGES, allow_pickle=False))
+        return torch.from_numpy(np.load(folder / IMAGES, mmap_mode="c", allow_pickle=False))
     return read_grid(folder / "grid.png", min(SHOWN, n), _columns(height, width), height, width)
 
 

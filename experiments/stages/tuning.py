@@ -8,7 +8,7 @@ from experiments import build
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import asked_conditions, flops_per_image, generate, generator_of
-from experiments.measure import described, extractor_of, generation_rows, reference_features, sample_protocol
+from experiments.measure import described, extractor_of, reference_features, sample_protocol, sample_rows
 from experiments.resolve import AUTO
 from experiments.runner import Job, Outcome, label
 from ldm.errors import UserError
@@ -41,11 +41,18 @@ def run(job: Job) -> Outcome:
             settled = {**guidance, "scale": scale}
             collected = FeatureAccumulator()
             for batch in generate(
-                source, sampler, settings, build.guidance(settled), asked, range(n), full["samples"]["batch"]
+                source,
+                sampler,
+                settings,
+                build.guidance(settled),
+                asked,
+                range(n),
+                full["samples"]["batch"],
+                config["paste_known"],
             ):
                 collected.add(extractor(batch.images))
                 reporter.advance_to(len(tried) * n + len(collected))
-            rows, left_out = generation_rows(collected.result(), reference, protocol)
+            rows, left_out = sample_rows(collected.result(), reference, protocol, None)
             for item in left_out:
                 if item.metric == metric:  # the plan counts images, of which some may have been unusable
                     raise UserError(f"guidance.scale={AUTO} goes by {metric}, which cannot be given: {item.reason}")

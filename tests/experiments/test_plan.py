@@ -299,6 +299,16 @@ def test_what_a_stage_needs_stands_before_it():
         (["data.resolution=24", "ae.f=16"], ["ae.f=16", "24 pixels", "up to 8"]),
         (["ae=identity", "ae.f=4"], ["ae=identity", "ae=kl"]),
         (["ae.loss.perceptual=efficientnet_lite2"], ["efficientnet_lite2", "metrics.allow_same_network"]),
+        (["metrics.n_samples=0"], ["metrics.n_samples=0 is no number of images: use 2 or more"]),
+        (["metrics.n_samples=10.5"], ["metrics.n_samples=10.5 is no number of images"]),
+        (["metrics.progress_steps=0"], ["metrics.progress_steps=0 is no number of steps: use 1 to 1000"]),
+        (["metrics.seed=-1"], ["metrics.seed=-1 is no seed: use 0 or more"]),
+        (["metrics.coding=no"], ["metrics.coding=no is neither true nor false"]),
+        (["samples.paste_known=yes"], ["samples.paste_known=yes is neither true nor false"]),
+        (["metrics.also=null"], ["metrics.also=None names no extractor"]),
+        (["ae=identity", "ae.f=1", "metrics.also.inception=5"], ["metrics.also.inception=5", "path of its weights"]),
+        (["ae=identity", "ae.f=1", "metrics.also.efficientnet_lite2=true"], ["metrics.extractor", "leave it out"]),
+        (["metrics.weights=/etc/hostname"], ["metrics.weights=/etc/hostname", "leave the path out"]),
         (["conditioning=none", "guidance.scale=2"], ["guidance.scale=2", "conditioning=class"]),
         (["trainer.budget=paper"], ["trainer.budget=paper", "scale=tiny"]),
         (["trainer.budget=hours"], ["trainer.budget=hours", "flops"]),
@@ -339,6 +349,10 @@ def test_settings_that_cannot_work_are_refused_in_one_sentence(overrides, words)
 
 def test_the_judge_may_be_the_loss_network_where_the_user_says_so():
     settings = ["ae.loss.perceptual=efficientnet_lite2", "metrics.allow_same_network=true"]
+    # The mark is part of what is measured, so all that bears it is measured anew, and nothing is trained for it.
+    for f in (1, 4):
+        marked = changed(plan_of(f"ae.f={f}"), plan_of(f"ae.f={f}", "metrics.allow_same_network=true"))
+        assert marked == {"reference", "reconstruction", "progress", "evaluation"}
     assert plan_of(*settings).axes["extractor"] == "efficientnet_lite2"
 
 

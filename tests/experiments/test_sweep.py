@@ -49,6 +49,14 @@ def test_pixel_space_is_computed_once_for_all_regularisers(points):
     ]  # fmt: skip
 
 
+def test_points_that_differ_in_what_is_measured_of_the_model_are_kept():
+    """Though they share their samples."""
+    levels = [("metrics.likelihood=true", f"metrics.likelihood_levels={n}") for n in (50, 100)]
+    points = distinct([Point(overrides, plan_of(*overrides)) for overrides in levels])
+    assert len({point.plan.stages["likelihood"].identity for point in points}) == len(points) == 2
+    assert len({point.plan.stages["evaluation"].identity for point in points}) == 1
+
+
 def test_every_identity_is_launched_once_and_beside_all_that_does_not_wait_for_it(tmp_path, points):
     store = Store(tmp_path)
     books = Bookkeeper(store, points)

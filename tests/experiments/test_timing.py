@@ -11,6 +11,7 @@ from program import run
 
 from experiments import timing
 from experiments.timing import Machine, Speed, foreign_load, timing_identity
+from ldm.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,34 @@ def test_a_busy_machine_is_refused_or_marked(
     assert _time(store, "--batch", "6") == 0
     quiet = [r for r in store.glob("timing/*/record.json") if json.loads(r.read_text())["config"]["batch"] == 6]
     assert {json.loads(path.read_text())["facts"]["is_alone"] for path in quiet} == {True}
+
+
+def test_a_busy_timing_gives_way_to_a_quiet_one(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a quiet one stays."""
+    options = ("--batch", "7", "--allow-busy")
+    for cores in (1.4, 0.02):
+        monkeypatch.setattr(timing, "measure", lambda *_, cores=cores: Speed((0.1,), (1.0,), (0.2,), cores))
+        assert _time(store, *(options if cores > 1 else options[:2])) == 0
+        assert "2 of 2 sample sets timed now" in capsys.readouterr().out
+    assert _time(store, *options) == 0
+    assert "0 of 2 sample sets timed now" in capsys.readouterr().out
+    records = [json.loads(path.read_text()) for path in store.glob("timing/*/record.json")]
+    assert {r["facts"]["is_alone"] for r in records if r["config"]["batch"] == 7} == {True}
+
+
+def test_a_gpu_that_others_compute_on_is_refused_or_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a processor is."""
+    monkeypatch.setattr(timing, "_gpu_users", lambda: ["4711"])
+    with pytest.raises(UserError, match="other processes compute on this GPU"), timing.alone("cuda"):
+        pass
+    with timing.alone("cuda", allow_busy=True) as shared:
+        assert shared
+        assert not Speed((0.1,), (1.0,), (0.2,), 0.0, shared).is_alone
+    monkeypatch.setattr(timing, "_gpu_users", list)
+    with timing.alone("cuda") as shared:
+        assert Speed((0.1,), (1.0,), (0.2,), 0.0, shared).is_alone
 
 
 def test_the_work_of_others_is_seen() -> None:

@@ -36,6 +36,9 @@ def test_tuning_stands_between_the_model_and_its_samples() -> None:
     needed = [stage.name for stage in plan.needed(("samples",))]
     assert needed == ["reference", "first_stage", "latents", "diffusion", "probe", "tuning", "samples"]
     behind = {"tuning", "samples", "evaluation"}
+    filling = (AUTO, "conditioning=inpaint", "conditioning.dropout=0.1")
+    filled = [plan_of(*filling, f"samples.paste_known={pasted}") for pasted in (False, True)]
+    assert changed(*filled) == behind
     for setting in ("sampler.steps=3", "guidance.candidates=[1,2]", "guidance.tuning_samples=64", "sampler.seed=1"):
         assert changed(plan, plan_of(AUTO, setting)) == behind, setting
 
@@ -67,6 +70,9 @@ def test_every_cell_of_a_scale_has_the_same_budget() -> None:
         ([AUTO, "guidance.candidates=[2]"], ["guidance.candidates=[2]", "two or more"]),
         ([AUTO, "guidance.candidates=[2,2]"], ["guidance.candidates=[2, 2]", "different"]),
         ([AUTO, "guidance.candidates=null"], ["guidance.candidates=None", "two or more"]),
+        ([AUTO, "guidance.candidates=[1,-2]"], ["guidance.candidates=[1, -2]", "from 0 on"]),
+        (["guidance.scale=-1"], ["guidance.scale=-1", "from 0 on"]),
+        (["guidance.scale=nan"], ["guidance.scale=nan", "from 0 on"]),
         ([AUTO, "guidance.tuning_samples=8"], ["guidance.tuning_samples=8", "16 or more"]),
         ([AUTO, "conditioning=none"], ["guidance.scale=auto", "needs a condition"]),
         ([AUTO, "samples.height=64", "samples.width=64"], ["guidance.scale=auto", "64x64"]),
@@ -148,8 +154,10 @@ def test_the_least_distance_wins_and_the_samples_are_made_with_it(store: Path) -
     assert (tuned["images"], tuned["n"]) == (96, 32)
     assert samples["nfe"] == (2 if samples["guidance_scale"] == 1 else 4)
     assert len({item["value"] for item in tuned["tried"]}) == 3
-    # All scales are of the same blocks of samples and reference images, so that they can be compared by differences.
-    assert len({tuple(map(len, item["deviations"])) for item in tuned["tried"]}) == 1
+    # Blocks of the same samples and of the same reference images: what one owes to them the other scales owe too.
+    blocks = [[np.array(part) for part in item["deviations"]] for item in tuned["tried"][:2]]
+    assert [len(part) for part in blocks[0]] == [len(part) for part in blocks[1]]
+    assert all(np.corrcoef(one, other)[0, 1] > 0.95 for one, other in zip(*blocks, strict=True))
 
 
 def test_the_samples_that_are_reported_are_those_of_the_same_scale_given(store: Path) -> None:
