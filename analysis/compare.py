@@ -78,6 +78,7 @@ class Measured:
     """A cell's trainings by their seed, all values that went into them, the least n of these, and what they estimate.
 
     `first_stage` names what was trained before, "" where that was given or is the identity; `ae_seeds`: how many times.
+    `bounds`: the interval that came with the value, where it is one.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Measured:
     estimand: str = ""
     first_stage: str = ""
     ae_seeds: int = 1
+    bounds: tuple[float, float] | None = None
 
     @property
     def mean(self) -> float:
@@ -189,6 +191,7 @@ def one_cell(rows: pd.DataFrame, name: str = "") -> Measured:
         str(first["estimand"]),
         " ".join(str(first[axis]) for axis in OF_FIRST_STAGE) if is_trained else "",
         rows["ae_seed"].nunique(),
+        (float(first["ci_low"]), float(first["ci_high"])) if len(rows) == 1 and pd.notna(first["ci_low"]) else None,
     )
 
 
@@ -242,7 +245,7 @@ def mean_over_seeds(cell: Measured, factor: SeedFactor) -> Mean:
     if error is not None and len(trainings) > 1 and _mean_deviations(one.deviations for one in trainings) is None:
         # Where it is not told apart, all of the sampling variance may be common to all trainings.
         error = _sum(error, _Error(_scale(cell) or 0.0, math.inf))
-    low, high = (None, None) if error is None else _bounds(cell.mean, error)
+    low, high = (None, None) if error is None else cell.bounds or _bounds(cell.mean, error)
     counts = (len(cell.values), len(trainings))
     return Mean(cell.name, cell.mean, cell.std, *counts, low, high, estimand, cell.n)
 

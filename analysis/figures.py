@@ -1,7 +1,8 @@
 """The trade-off figures; each takes a study and returns a figure, with a note in place of what has no data."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,11 @@ from analysis.collect import (
     CodedLatents,
     Study,
     codec_curves,
+    codec_marks,
+    codec_note,
     family_name,
 )
-from analysis.compare import SeedFactor, mean_over_seeds, one_cell, seed_factor
+from analysis.compare import SeedFactor, by_cell, mean_over_seeds, one_cell, seed_factor
 from analysis.labels import is_given, named_value, told_apart
 from analysis.papers import Published
 from analysis.progressive import progressive_coding
@@ -103,6 +106,8 @@ OF_COMPRESSION = ("channels", "ae_weights", settings.OF_FIRST_STAGE)
 RATE_SHORT = {"kl": "KL fitted", "vq": "VQ cross-entropy"}
 SEEDS = {"seed": "training seeds", "ae_seed": "first-stage seeds", "sampler_seed": "sampler seeds"}
 SMALL_PANELS = 4
+TITLE_WIDTH = 52
+"""Characters of a panel's title on a line."""
 
 
 @dataclass(frozen=True)
@@ -239,12 +244,12 @@ def rate_distortion(study: Study) -> Figure:
             + " Their rate is log2 of the codebook size; of KL models none is published."
         )
         keys.append(overlays.key())
-    n = int(distortions["n"].max()) if not distortions.empty else max((point.n for point in study.codecs), default=0)
+    n = _counts(distortions["n"] if not distortions.empty else [point.n for point in study.codecs])
     style.finish(
         figure,
         "Rate against distortion of the first stages",
-        [_facts(study, distortions, f"n = {n:,} held-out images")],
-        [*notes, *_notes(study, distortions, "reconstruction")],
+        [_facts(study, distortions, f"n = {n} held-out images")],
+        [*notes, *codec_note(curves), *_notes(study, distortions, "reconstruction")],
         keys,
     )
     for axes, labels in pending:
@@ -310,15 +315,15 @@ def _draw_rate_panel(
 ) -> list[PointLabel]:
     labels: list[PointLabel] = []
     apart = told_apart(points, OF_FIRST_STAGE) if not points.empty else []
-    several = len({images for _, images in curves}) > 1
+    marks = codec_marks(curves)
     for (name, images), curve in curves.items():
         if name not in style.CODEC_COLOUR:
             continue
         heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
         rates, tint = [point.bits_per_pixel for point in curve], style.CODEC_COLOUR[name]
         axes.plot(rates, heights, ":", color=tint, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
-        if several:
-            labels.append(PointLabel(rates[-1], heights[-1], f"{style.CODEC_NAME[name]}, {images}", tint))
+        if marks[images]:
+            labels.append(PointLabel(rates[-1], heights[-1], style.CODEC_NAME[name] + marks[images], tint))
     for regulariser, own in points.groupby("regulariser", sort=False) if not points.empty else ():
         drawn = own[own[column].map(math.isfinite)].sort_values("f")
         look = style.family(str(regulariser))
@@ -343,7 +348,7 @@ def _draw_rate_panel(
             axes.plot(*at, look.marker, color=tint, markersize=look.size, zorder=4, clip_on=False)
             labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, apart, letters), tint))
     lossless = {
-        style.CODEC_NAME[name] + (f", {images}" if several else ""): items[0]
+        style.CODEC_NAME[name] + marks[images]: items[0]
         for (name, images), items in curves.items()
         if items[0].psnr is None
     }
@@ -355,7 +360,7 @@ def _draw_rate_panel(
             labels.append(PointLabel(item.bits_per_pixel, 0, name, style.MUTED))
     elif len(pixels) or lossless:
         names = [f"{name} {item.bits_per_pixel:.1f}" for name, item in lossless.items()]
-        text = "lossless (infinite PSNR), bits per pixel:\n" + ", ".join(names)
+        text = "lossless (infinite PSNR), bits per pixel:\n" + textwrap.fill(", ".join(names), TITLE_WIDTH)
         axes.text(0.03, 0.97, text, transform=axes.transAxes, ha="left", va="top", fontsize=8.4, color=style.MUTED)
     return labels
 
@@ -447,8 +452,11 @@ def quality_vs_training(study: Study) -> Figure:
         axes.set_xlabel("images seen in diffusion training")
         return ends
 
+    used = study.frame[study.frame["stage"] == "progress"]["protocol"].unique()
+    samplers = dict.fromkeys(str(study.protocols[name].get("sampler", "")) for name in used if name in study.protocols)
+    note = f"Milestones are sampled with {' or '.join(name for name in samplers if name)}." if any(samplers) else ""
     return _quality_figure(
-        study, "Sample quality over training", draw, "progress", ends=True, overlay=("images_seen", "f")
+        study, "Sample quality over training", draw, "progress", note=note, ends=True, overlay=("images_seen", "f")
     )
 
 
@@ -595,7 +603,8 @@ def _quality_figure(
         if floors:
             _decoded_ticks(axes, _decoded(study, metric, panel))
         heading = ", ".join(part for part in (family_name(panel.family), panel.variant) if part)
-        axes.set_title(heading if len(panels) > 1 else "", loc="left", color=style.INK)
+        wrapped = textwrap.fill(heading, TITLE_WIDTH, break_long_words=False)
+        axes.set_title(wrapped if len(panels) > 1 else "", loc="left", color=style.INK)
         leftmost = next(p for p in panels if p.variant == panel.variant) is panel
         axes.tick_params(labelbottom=True, labelleft=leftmost)
         if leftmost:
@@ -622,7 +631,7 @@ def _quality_figure(
             notes.append("Their speeds are of one A100 at a batch that is not stated.")
     if dropped:
         notes.append(f"Not drawn, see table.md: {'; '.join(dropped)}.")
-    facts = f"{metric.title}, n = {metric.n:,} samples"
+    facts = f"{metric.title}, n = {_counts(rows['n'])} samples"
     least = 1.0 if lines else 0.75 if ends else 0.25
     margin = style.label_margin([item for _, labels in pending for item in labels], least) if ends else least
     width, height = figure.get_size_inches()
@@ -660,6 +669,13 @@ def _panels(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] 
     unlike = tagged[is_pixels & ~tagged["others"].isin(compressed["others"])]
     lowest = pd.concat([compressed, unlike]).groupby("variant")["f"].min()
     names = sorted(lowest.index, key=lambda name: (lowest[name] if lines else 0, name))
+    # Over all cells of a way of measuring, as the table pools it.
+    points = [
+        (protocol, one_cell(cell))
+        for (protocol, _), own in tagged.groupby(["protocol", "images_seen"], dropna=False)
+        for cell in by_cell(own)
+    ]
+    factors = {name: seed_factor([cell for own, cell in points if own == name]) for name in set(tagged["protocol"])}
     panels = []
     for variant in names[:SMALL_PANELS]:
         alone = unlike[unlike["variant"] == variant]
@@ -667,7 +683,7 @@ def _panels(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] 
             own = compressed[(compressed["variant"] == variant) & (compressed["regulariser"] == regulariser)]
             beside = tagged[is_pixels & tagged["others"].isin(own["others"])]
             if len(shown := pd.concat([beside, alone, own])):
-                panels.append(Panel(regulariser, variant, _over_seeds(shown)))
+                panels.append(Panel(regulariser, variant, _over_seeds(shown, factors)))
     return panels, names[SMALL_PANELS:]
 
 
@@ -682,6 +698,8 @@ def _variants(
     # Cells that found their own guidance are one choice, whatever they found.
     scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == TUNED, TUNED)
     rows = rows.assign(guidance_scale=scales, guidance_rule="")
+    if (rows["height"].eq(rows["resolution"]) & rows["width"].eq(rows["resolution"])).all():
+        unnamed |= {"height", "width"}  # which the resolution says already
     swept = told_apart(rows, [axis for axis in ALL_AXES if axis not in unnamed])
     swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
 
@@ -707,15 +725,13 @@ def _line_names(rows: pd.DataFrame) -> pd.Series:
     return rows.apply(describe, axis=1).astype(str)
 
 
-def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+def _over_seeds(rows: pd.DataFrame, factors: Mapping[str, SeedFactor]) -> pd.DataFrame:
     """One row a point: the mean over seeds with its interval; the plain row where there is one seed."""
     keys = ["regulariser", "f", "line", "steps", "images_seen"]
-    points = [own for _, own in rows.groupby(keys, dropna=False)]
-    factor = seed_factor([one_cell(own) for own in points])
     found = []
-    for own in points:
+    for _, own in rows.groupby(keys, dropna=False):
         point = own.iloc[0].copy()
-        point["value"], point["ci_low"], point["ci_high"] = _mean(own, factor)
+        point["value"], point["ci_low"], point["ci_high"] = _mean(own, factors[point["protocol"]])
         point["sample_images_per_second"] = own["sample_images_per_second"].mean()
         found.append(point)
     return pd.DataFrame(found).astype(rows.dtypes.to_dict()).reset_index(drop=True)
@@ -826,10 +842,17 @@ def _facts(study: Study, rows: pd.DataFrame, first: str) -> str:
 def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     """Bars, seeds, mixed protocols and missing results, as far as they apply."""
     notes = []
-    bars = "Bars: confidence intervals." if rows["ci_low"].notna().any() else ""
+    bars = "Bars: 95 % intervals over images; one training each, whose own variance nothing tells."
+    bars = bars if rows["ci_low"].notna().any() else ""
     if seeds := [f"{rows[axis].nunique()} {name}" for axis, name in SEEDS.items() if rows[axis].nunique() > 1]:
-        bars = f"Points: means over {' × '.join(seeds)}; bars: their confidence intervals, with the scatter of seeds."
+        bars = (
+            f"Points: means over trainings (swept: {', '.join(seeds)}); bars: their 95 % intervals, with the scatter "
+            "of trainings."
+        )
     notes += [bars] if bars else []
+    if len(tuned := sorted(set(rows["guidance_scale"][rows["guidance_rule"] == TUNED].dropna()))):
+        taken = f"{tuned[0]:g} to {tuned[-1]:g}" if len(tuned) > 1 else f"{tuned[0]:g}"
+        notes.append(f"Guidance was found for each cell: {taken}; any but 1 costs a second network call a step.")
     notes += protocols.note(study, protocols.mixed(rows))
     gaps = [gap for gap in study.missing if gap.goal == goal]
     if gaps:
@@ -837,6 +860,10 @@ def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
         more = f" and {len(gaps) - 4} more" if len(gaps) > 4 else ""
         notes.append(f"Missing: {shown}{more}; reasons in table.md.")
     return notes
+
+
+def _counts(values: Iterable[int]) -> str:
+    return " or ".join(f"{n:,}" for n in sorted({int(n) for n in values})) or "0"
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[str]:

@@ -121,7 +121,7 @@ def markdown(study: Study) -> str:
     parts = []
     for outcome in shared:
         marked = f"Protocol {letters.get(outcome.protocol, outcome.protocol)}, n = {outcome.n:,} samples"
-        heading = f"## {marked}\n\n" if len(found) > 1 else ""
+        heading = f"## {marked}\n\n" if len(found) > 1 else f"{marked}.\n\n"
         parts.append(heading + _rankings(predicted, outcome))
     return (
         f"# Predictors of {metric_title(metric.metric)}\n\n"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import papers, protocols, style
-from analysis.collect import CodingCurve, Study, codec_curves
+from analysis.collect import CodingCurve, Study, codec_curves, codec_marks, codec_note
 from analysis.style import PointLabel
 
 COLOUR_CHANNELS = 3
@@ -25,7 +25,7 @@ def progressive_coding(study: Study) -> Figure:
     ends = [_draw(axes, curve) for curve in study.coding]
     used = sorted({curve.protocol for curve in study.coding if curve.protocol})
     curves = {key: points for key, points in codec_curves(study.codecs).items() if key[0] in style.CODEC_COLOUR}
-    several = len({images for _, images in curves}) > 1
+    marks = codec_marks(curves)
     keys = [
         style.key(style.family(name).name, marker="", color=style.MUTED, linestyle=style.family(name).line)
         for name in dict.fromkeys(curve.regulariser for curve in study.coding)
@@ -33,8 +33,8 @@ def progressive_coding(study: Study) -> Figure:
     for (name, images), points in curves.items():
         rates = [point.bits_per_pixel / COLOUR_CHANNELS for point in points]
         axes.plot(rates, [point.rmse255 for point in points], zorder=1, **_codec_look(name))
-        if several:
-            text = f"{style.CODEC_NAME[name]}, {images}"
+        if marks[images]:
+            text = style.CODEC_NAME[name] + marks[images]
             ends.append(PointLabel(rates[-1], points[-1].rmse255, text, style.CODEC_COLOUR[name]))
     for name in dict.fromkeys(name for name, _ in curves):
         keys.append(style.key(f"{style.CODEC_NAME[name]}, without headers", **_codec_look(name)))
@@ -44,6 +44,7 @@ def progressive_coding(study: Study) -> Figure:
     ]
     if any(curve.bounds for curve in study.coding):
         notes.append("Bands: 95 % intervals of the error over images; one training each.")
+    notes += codec_note(curves)
     notes += protocols.note(study, used if len(used) > 1 else [])
     if study.published:
         keys.append(_draw_published(axes))

@@ -35,7 +35,13 @@ def mixed(rows: pd.DataFrame) -> list[str]:
 
 def letters(frame: pd.DataFrame) -> dict[str, str]:
     """A letter for each of the mixed protocols, which marks its values in the figures and the table."""
-    return {name: chr(ord("a") + index) for index, name in enumerate(mixed(frame))}
+    return {name: _letter(number) for number, name in enumerate(mixed(frame), 1)}
+
+
+def _letter(number: int) -> str:
+    """a to z, then aa, ab, ..."""
+    rest, last = divmod(number - 1, 26)
+    return (_letter(rest) if rest else "") + chr(ord("a") + last)
 
 
 def note(study: Study, found: Sequence[str]) -> list[str]:

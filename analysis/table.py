@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import fairness, memorisation, protocols, text
 from analysis.collect import COST_COLUMNS, Study, choices, family_name
-from analysis.compare import LEVEL, REPEATED, Table, by_cell, tables
+from analysis.compare import LEVEL, REPEATED, Table, by_cell, one_cell, tables
 from analysis.figures import compared_images, headline, metric_title, rate_metrics
 from analysis.labels import named_value, row_label
 from ldm.records import LeftOut
@@ -121,7 +121,9 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     lines = []
     for own in by_cell(rows):
         cell = _averaged(own)
+        # Pixels are one first stage for all data sets.
         stage = first_stages[first_stages["first_stage"].isin(own["first_stage"])]
+        stage = stage[(stage["data"] == cell["data"]) & (stage["resolution"] == cell["resolution"])]
         line = [text.number(cell["f"]), family_name(cell["regulariser"]), text.number(cell["channels"])]
         line += [text.number(cell[axis]) for axis in axes]
         line += [_measured(own, metric, marks) for metric in metrics]
@@ -140,10 +142,11 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         ]
         lines.append(line)
     return text.table(header, lines) + (
-        "\n\nIntervals in brackets; after ± the standard deviation over seeds. "
+        "\n\nIntervals in brackets; after ± the standard deviation over trainings, or over samples anew of one. "
         "The rate is `rate_kl_fitted` with the PSNR of a posterior sample (KL), "
         "`rate_index_crossentropy` (VQ), `rate_lossless` (pixels). A FLOP count takes one multiply-add as 2; the first "
-        "stage's share includes encoding the training set once."
+        "stage's share includes encoding the training set once. Images/s are those of making the sample set, without "
+        "a warm-up; `timings.csv` has what `experiments.timing` measured, where it did."
     )
 
 
@@ -257,7 +260,9 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
         ]
         line = [text.number(row["f"]), family_name(row["regulariser"]), *(text.number(row[axis]) for axis in axes)]
         line += [f"`{row['metric']}`", text.interval(row, marks), text.number(row["n"])]
-        line += [_measured(ceiling, f"real_{row['metric']}", marks)]
+        reached = ceiling[ceiling["metric"] == f"real_{row['metric']}"]
+        counted = f" ({_span(reached['n'])})" if len(reached) else ""
+        line += [_measured(ceiling, f"real_{row['metric']}", marks) + counted]
         line += ["; ".join(floors) or "–"]
         lines.append(line)
     header = ["f", "regulariser", *(axis.replace("_", " ") for axis in axes), "score", "samples", "n"]
@@ -343,7 +348,9 @@ def _over_seeds(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:
     if len(rows) == 1:
         return text.interval(rows.iloc[0].to_dict(), marks)
     mark = marks.get(rows["protocol"].iloc[0])
-    spread = f"{text.measured(rows['value'].mean())} ± {text.measured(rows['value'].std())} ({len(rows)} seeds)"
+    cell = one_cell(rows)
+    of = f"{len(cell.trainings)} trainings" if len(cell.trainings) > 1 else f"{len(rows)} sampler seeds"
+    spread = f"{text.measured(cell.mean)} ± {text.measured(cell.std)} ({of})"
     return f"{spread} ({mark})" if mark else spread
 
 

@@ -76,7 +76,7 @@ def test_two_sweeps_of_the_same_cells_with_different_seeds_are_one_comparison(tm
     assert all(sentence.endswith(", training variance unknown") for sentence in alone.values())
     [sentence] = together.values()
     assert sentence == verdict + ONCE
-    assert "(2 seeds)" in page
+    assert "(2 trainings)" in page
 
 
 def test_first_stages_matter_only_where_they_differ_and_were_trained_once():

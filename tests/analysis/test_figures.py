@@ -22,7 +22,7 @@ from synthetic_store import (
 
 from analysis import protocols, style
 from analysis.collect import read_study
-from analysis.compare import mean_over_seeds, one_cell, seed_factor
+from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
 from analysis.figures import FIGURES, figures_of, headline, metric_title
 from ldm.errors import UserError
 
@@ -131,7 +131,7 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
     )
     for mean in means:
         assert any(bar == pytest.approx([mean.low, mean.high], rel=1e-6) for bar in bars)
-    assert "means over 2 first-stage seeds" in _text(figure)
+    assert "means over trainings (swept: 2 first-stage seeds)" in _text(figure)
 
 
 def test_the_rate_distortion_legend_names_families_and_codecs(figures):
@@ -375,7 +375,8 @@ def test_curves_of_two_data_sets_are_two_curves_with_names(tmp_path, name):
     curves = [line for line in axes.get_lines() if line.get_color() == style.CODEC_COLOUR["jpeg"]]
     assert [len(line.get_xdata()) for line in curves] == [7, 7]
     labels = [text.get_text() for text in axes.texts]
-    assert {"JPEG, emoji 32 px", "JPEG, imagenet 32 px"} < set(labels)
+    assert {"JPEG A", "JPEG B"} < set(labels)
+    assert "A = emoji 32 px, n = 512; B = imagenet 32 px, n = 256" in _text(axes.figure)
     assert sum("data=imagenet" in label for label in labels) == 1
 
 
@@ -404,3 +405,24 @@ def test_value_scale(values, lows, scale):
     axes.plot(range(len(values)), values)
     style.value_scale(axes, values, lows)
     assert axes.get_yscale() == scale
+
+
+def test_figures_and_means_give_one_interval(weighted):
+    """Whatever panel a cell stands in: the scatter of trainings is pooled over all cells of its protocol."""
+    metric = headline(weighted.frame).metric
+    [table] = [t for t in tables(weighted.frame) if t.metric == metric]
+    means = {(round(mean.value, 9), round(mean.low, 9), round(mean.high, 9)) for mean in table.means}
+    shown = set()
+    for axes in FIGURES["quality_vs_f"](weighted).axes:
+        bars = [line for line in axes.get_lines() if line.get_linewidth() == 1.1 and len(set(line.get_xdata())) == 1]
+        points = dict(
+            zip(*next(line for line in axes.get_lines() if len(line.get_xdata()) == 3).get_data(), strict=True)
+        )
+        shown |= {(round(points[b.get_xdata()[0]], 9), *(round(float(y), 9) for y in b.get_ydata())) for b in bars}
+    assert shown == means
+
+
+def test_marks_go_on_behind_z():
+    frame = pd.DataFrame([{"stage": "s", "metric": f"m{i // 2}", "protocol": f"p{i:03}"} for i in range(60)])
+    marks = list(protocols.letters(frame).values())
+    assert marks[:2] + marks[24:28] + marks[51:54] == ["a", "b", "y", "z", "aa", "ab", "az", "ba", "bb"]
