@@ -1,7 +1,9 @@
 """How many bits the denoising model needs for held-out images: the variational bound, and progressive coding."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, flops_per_image, generator_of
 from experiments.measure import chosen, described, unjudged_protocol
+from experiments.parts import Parts
 from experiments.runner import Job, Outcome, label
 from ldm.data.contract import ImageCache
 from ldm.diffusion import clipped, guided
@@ -40,7 +43,7 @@ class Coded:
 
 
 def run(job: Job) -> Outcome:
-    """Rows of the bound and of the end of the curve; the curve itself as facts."""
+    """Rows of the bound and of the end of the curve; the curve itself as facts. A kill loses one batch."""
     meter, config, full = Meter(job.device), job.config, job.plan.config
     images = build.images(full, "heldout", job.store, annotations_read(full))
     source = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"])
@@ -51,11 +54,16 @@ def run(job: Job) -> Outcome:
         raise UserError(f"metrics.likelihood_levels={config['levels']}: {error}") from error
     shown, batch = _shown(len(times)), full["samples"]["batch"]
     asked = AskedConditions(build.fields(full["conditioning"], images, job.device), indices, config["seed"])
-    parts = [range(first, min(first + batch, len(indices))) for first in range(0, len(indices), batch)]
-    found: list[Coded] = []
+    ranges = [range(first, min(first + batch, len(indices))) for first in range(0, len(indices), batch)]
+    parts, found = Parts(job.folder), list[Coded]()
+
+    def code(part: range) -> Mapping[str, NDArray[np.float64]]:
+        return vars(coded(source, images, asked, part, times, shown, config["clip"]))
+
     with torch.inference_mode(), reporting(label(job.plan, job.stage), len(indices)) as reporter:
-        for part in parts:
-            found.append(coded(source, images, asked, part, times, shown, config["clip"]))
+        for part in ranges:
+            arrays = parts.part(f"{part.start:08d}-{part.stop:08d}", functools.partial(code, part))
+            found.append(Coded(**arrays))
             reporter.advance_to(part.stop)
     bits, mse, decoder = (
         np.concatenate([getattr(item, name) for item in found]) for name in ("bits", "mse", "decoder_nats")
@@ -71,6 +79,7 @@ def run(job: Job) -> Outcome:
     one = flops_per_image(source, asked)
     flops = one.denoise(len(times), guided=False) + len(shown) * one.decode
     values = _values(source, images.resolution, bits, mse, decoder)
+    parts.remove()
     return Outcome(
         facts={
             "progressive": {"t": times[shown].tolist(), **_curve(bits[:, shown], mse), "n": len(indices)},
@@ -78,7 +87,7 @@ def run(job: Job) -> Outcome:
         },
         rows=[value.row(protocol.id, job.parent_record("diffusion").facts["images_seen"]) for value in values],
         protocols=described([protocol]),
-        cost=meter.cost(len(indices), len(indices) * flops),
+        cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.seconds + parts.seconds_before),
     )
 
 

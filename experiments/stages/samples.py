@@ -2,11 +2,10 @@
 
 import dataclasses
 import math
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from experiments.generate import (
 )
 from experiments.kept import IMAGES, KeptImages, kept_images
 from experiments.measure import extractor_of, feature_file, windows
+from experiments.parts import write_atomically
 from experiments.pictures import read_grid, save_grid
 from experiments.runner import Job, Outcome, label
 from experiments.task import Values, measures_of, task_facts
@@ -139,7 +139,7 @@ def _save_part(
         "latents": latents,
         **{TASK + name: values for name, values in task.items()},
     }
-    _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def _array(judge: str | None, name: str) -> str:
@@ -151,16 +151,6 @@ def _features(part: Mapping[str, NDArray[Any]], judge: str | None) -> Features:
     """What a judge saw in a part."""
     names = {_array(judge, name): name for name in ("features", "logits", "spatial")}
     return Features.of({name: part[array] for array, name in names.items() if array in part})
-
-
-def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
-    """Writes a file atomically: a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        save(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _collected(
@@ -189,10 +179,10 @@ def _collected(
         save_condition_grid(job.folder / "conditions.png", asked, shown)
         job.run.image("conditions", job.folder / "conditions.png")
     if config["keep"] == "images":
-        _write(job.folder / IMAGES, lambda file: np.save(file, images))
+        write_atomically(job.folder / IMAGES, lambda file: np.save(file, images))
     if conditions_of(job.plan.config):
         gathered = {name: np.concatenate([values[name] for values in task]) for name in task[0]}
-        _write(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
+        write_atomically(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
     shutil.rmtree(job.folder / "parts")
     guidance = build.settled_guidance(job)
     calls = build.network_calls({**job.plan.config, "guidance": guidance})

@@ -1,19 +1,25 @@
 """Finds the guidance of a cell: every candidate makes samples that are not the reported ones, and the nearest wins."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experiments import build
-from experiments.console import reporting
+from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.generate import asked_conditions, flops_per_image, generate, generator_of
 from experiments.measure import described, extractor_of, reference_features, sample_protocol, sample_rows
+from experiments.parts import Parts
 from experiments.resolve import AUTO
 from experiments.runner import Job, Outcome, label
+from ldm.diffusion import Guidance
 from ldm.errors import UserError
 from ldm.metrics.distribution import metric_name
-from ldm.metrics.features import FeatureAccumulator
+from ldm.metrics.features import FeatureAccumulator, Features
 from ldm.randomness import derived_seed
 
 
@@ -21,7 +27,7 @@ def run(job: Job) -> Outcome:
     """The kernel distance of every candidate, from the same noise and conditions, and the scale at which it is least.
 
     The budget, candidates times samples, is the same for each cell. Seeds are derived from `sampler.seed`, so that
-    no sample is one of those that are reported.
+    no sample is one of those that are reported. A kill loses one candidate's samples.
     """
     meter, config, full = Meter(job.device), job.config, job.plan.config
     guidance, n = config["guidance"], config["guidance"]["tuning_samples"]
@@ -35,24 +41,23 @@ def run(job: Job) -> Outcome:
     how = sample_protocol(job, n)
     protocol = dataclasses.replace(how, marks=(*how.marks, mark))
     metric, tried = metric_name("kd", extractor.name), list[dict[str, Any]]()
-    cost, flops = flops_per_image(source, asked), 0.0
+    cost, flops, parts, batch_size = flops_per_image(source, asked), 0.0, Parts(job.folder), full["samples"]["batch"]
+
+    def seen(guided: Guidance, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
+        collected = FeatureAccumulator()
+        made = generate(source, sampler, settings, guided, asked, range(n), batch_size, config["paste_known"])
+        for batch in made:
+            collected.add(extractor(batch.images))
+            reporter.advance_to(before + len(collected))
+        return collected.result().arrays
+
     with reporting(label(job.plan, job.stage), n * len(guidance["candidates"])) as reporter:
         for scale in guidance["candidates"]:
             settled = {**guidance, "scale": scale}
-            collected = FeatureAccumulator()
-            for batch in generate(
-                source,
-                sampler,
-                settings,
-                build.guidance(settled),
-                asked,
-                range(n),
-                full["samples"]["batch"],
-                config["paste_known"],
-            ):
-                collected.add(extractor(batch.images))
-                reporter.advance_to(len(tried) * n + len(collected))
-            rows, left_out = sample_rows(collected.result(), reference, protocol, None)
+            made = functools.partial(seen, build.guidance(settled), len(tried) * n, reporter)
+            features = Features.of(parts.part(f"{scale:g}", made))
+            reporter.advance_to((len(tried) + 1) * n)
+            rows, left_out = sample_rows(features, reference, protocol, None)
             for item in left_out:
                 if item.metric == metric:  # the plan counts images, of which some may have been unusable
                     raise UserError(f"guidance.scale={AUTO} goes by {metric}, which cannot be given: {item.reason}")
@@ -62,6 +67,7 @@ def run(job: Job) -> Outcome:
             calls = build.network_calls({**full, "guidance": settled})
             flops += n * (cost.denoise(calls, guided=scale != 1) + cost.decode)
     images = n * len(tried)
+    parts.remove()
     best = min(tried, key=lambda item: item["value"])
     return Outcome(
         facts={
@@ -74,7 +80,7 @@ def run(job: Job) -> Outcome:
             "is_at_the_end": may_lie_beyond(best["scale"], guidance["candidates"]),
         },
         protocols=described([protocol]),
-        cost=meter.cost(images, flops),
+        cost=meter.cost(images, flops, seconds=meter.seconds + parts.seconds_before),
     )
 
 

@@ -1,0 +1,42 @@
+"""Parts of a stage's work: made once, whatever is killed."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.parts import Parts, write_atomically
+
+
+def test_a_later_try_finds_what_an_earlier_one_made(tmp_path: Path) -> None:
+    """With the seconds that it took then."""
+
+    def slowly() -> dict[str, np.ndarray]:
+        time.sleep(0.05)
+        return {"bits": np.arange(3.0), "none": np.zeros((2, 0), np.float32)}
+
+    first = Parts(tmp_path)
+    made = first.part("0-3", slowly)
+    assert first.seconds_before == 0
+    second = Parts(tmp_path)
+    kept = second.part("0-3", lambda: pytest.fail("it was made already"))
+    assert set(kept) == {"bits", "none"}
+    assert all(kept[name].dtype == made[name].dtype for name in made)
+    np.testing.assert_array_equal(kept["bits"], made["bits"])
+    assert second.seconds_before >= 0.05
+    second.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_not_written_to_its_end_is_made_again(tmp_path: Path) -> None:
+    """A half-written file has another name."""
+
+    def broken(file) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    parts = Parts(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(parts.folder / "x.npz", broken)
+    assert parts.part("x", lambda: {"value": np.ones(1)})["value"] == 1
