@@ -70,8 +70,9 @@ NUMBERS: Mapping[str, tuple[str, int, float]] = {
     "metrics.likelihood_samples": ("number of images", 2, math.inf),
     "metrics.likelihood_levels": ("number of noise levels", 2, STEPS),
     "samples.batch": ("number of images", 1, math.inf),
+    **dict.fromkeys(("seed", "ae.seed", "sampler.seed"), ("seed", 0, 2**63 - 1)),
 }
-"""Whole numbers of what is measured: what they are, the least and the most, checked when a run is planned."""
+"""Whole numbers: what they are, the least and the most. Checked when a run is planned."""
 
 SWITCHES = (
     *(f"metrics.{name}" for name in ("coding", "predictors", "likelihood", "memorisation", "allow_same_network")),
@@ -116,6 +117,8 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         if ae["training"].get("matrix_learning_rate") is None:
             rates = table.get("matrix_learning_rate", {})
             ae["training"]["matrix_learning_rate"] = rates.get(ae["f"], 0)
+        if not _from_zero_on(weight := ae.get("kl_weight", 0)):
+            raise UserError(f"ae.kl_weight={weight} is no number from 0 on")
         if ae["regulariser"] == "vq":
             ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
     _check_choices(config)
@@ -305,20 +308,23 @@ def _resolve_guidance(given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {"scale": scale, "interval": interval, "rescale": float(rescale)}
     if scale == AUTO:
         return {**chosen, "candidates": _candidates(given["candidates"]), "tuning_samples": given["tuning_samples"]}
-    if not _is_scale(scale):
+    if not _from_zero_on(scale):
         raise UserError(
             f"guidance.scale={scale} is no number from 0 on; use 1 for none, or {AUTO} to tune it for each cell"
         )
     return chosen
 
 
-def _is_scale(given: Any) -> bool:
+def _from_zero_on(given: Any) -> bool:
+    """Whether it is a finite number from 0 on."""
     return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
 
 
 def _candidates(given: Any) -> list[float]:
     """The guidance scales that tuning tries, rising. Raises: UserError where they are no choice."""
-    scales = sorted({float(scale) for scale in given if _is_scale(scale)}) if isinstance(given, list | tuple) else []
+    scales = (
+        sorted({float(scale) for scale in given if _from_zero_on(scale)}) if isinstance(given, list | tuple) else []
+    )
     if len(scales) < 2 or len(scales) != len(given):
         raise UserError(
             f"guidance.candidates={given} is not a list of two or more different scales from 0 on, e.g. [1,1.5,2,3]"
@@ -433,10 +439,11 @@ def _check_choices(config: Mapping[str, Any]) -> None:
 def _check_numbers(config: Mapping[str, Any]) -> None:
     """Raises UserError for a number of images, steps or levels with which nothing could be measured."""
     for key, (what, least, most) in NUMBERS.items():
-        group, _, name = key.partition(".")
-        given = config[group][name]
-        if name.startswith("likelihood") and not config["metrics"]["likelihood"]:
+        group, _, name = key.rpartition(".")
+        settings = config[group] if group else config
+        if name not in settings or (name.startswith("likelihood") and not config["metrics"]["likelihood"]):
             continue
+        given = settings[name]
         if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
             upper = f" to {most}" if most <= STEPS else " or more"
             raise UserError(f"{key}={given} is no {what}: use {least}{upper}")
