@@ -1,6 +1,7 @@
 """The check list: what a paper printed beside what the study measured, with all in which the two were not alike."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,10 +81,11 @@ def markdown(study: Study, published: Sequence[Published]) -> str:
 
 
 def _distance(entry: Entry) -> tuple[int, int, float]:
-    """How far ours is from theirs: in protocol, in settings, and in steps where these are not the same."""
-    theirs, ours = entry.number.steps, entry.row["steps"]
-    steps = abs(math.log(float(ours) / theirs)) if theirs and pd.notna(ours) else 0.0
-    return len(entry.protocol), len(entry.settings), steps
+    """How far ours is from theirs: in protocol, in settings, in steps and images seen where these are not the same."""
+    number, row = entry.number, entry.row
+    pairs = ((number.steps, row["steps"]), (number.images_seen, row["images_seen"]))
+    ratios = [abs(math.log(float(ours) / theirs)) for theirs, ours in pairs if theirs and pd.notna(ours)]
+    return len(entry.protocol), len(entry.settings), math.fsum(ratios)
 
 
 def _latest(published: Sequence[Published]) -> list[Published]:
@@ -96,8 +98,19 @@ def _latest(published: Sequence[Published]) -> list[Published]:
 
 
 def _entry(study: Study, number: Published, row: Mapping[Any, Any]) -> Entry:
-    protocol = protocol_differences(number, row, study.protocols.get(row["protocol"], {}))
+    how = study.protocols.get(row["protocol"], {})
+    row = {**row, **_prescribed(how)}
+    protocol = protocol_differences(number, row, how)
     return Entry(number, row, tuple(protocol), tuple(setting_differences(number, row)))
+
+
+def _prescribed(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What a protocol says of the sampler, where all models are sampled alike whatever their cells are."""
+    found = re.match(r"(\w+), (\d+) steps, eta ([\d.]+)", str(protocol.get("sampler", "")))
+    if found is None:
+        return {}
+    name, steps, eta = found.groups()
+    return {"sampler": name, "steps": int(steps), "eta": float(eta), "guidance_scale": 1.0}
 
 
 def _alike(rows: pd.DataFrame, number: Published) -> pd.DataFrame:

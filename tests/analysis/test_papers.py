@@ -332,3 +332,16 @@ def test_the_command_line_writes_the_check_list_where_asked(tmp_path):
     text = (tmp_path / "out" / "checklist.md").read_text()
     assert "0 of 2 were measured in the same way" in text
     assert "27.53" in text
+
+
+def test_a_point_over_training_stands_beside_the_longest_of_ours_and_its_prescribed_sampler(other):
+    how = "ddim, 10 steps, eta 0.0, spacing trailing, final clean, clip none"
+    protocols = {name: {**fields, "sampler": how} for name, fields in other.protocols.items()}
+    listed = entries(replace(other, protocols=protocols), papers.ldm())
+    found = [entry for entry in listed if entry.number.stage == "progress"]
+    assert found
+    longest = other.frame[other.frame["stage"] == "progress"]["images_seen"].max()
+    assert {int(entry.row["images_seen"]) for entry in found} == {longest}
+    assert {setting for entry in found for setting in entry.settings if setting.startswith(("steps", "eta"))} == {
+        "steps (100; 10)"
+    }
