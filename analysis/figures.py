@@ -842,7 +842,7 @@ def _facts(study: Study, rows: pd.DataFrame, first: str) -> str:
 def _notes(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     """Bars, seeds, mixed protocols and missing results, as far as they apply."""
     notes = []
-    bars = "Bars: 95 % intervals over images; one training each, whose own variance nothing tells."
+    bars = "Bars: 95 % intervals over images; one seed, so how far another training would move a point is not known."
     bars = bars if rows["ci_low"].notna().any() else ""
     if seeds := [f"{rows[axis].nunique()} {name}" for axis, name in SEEDS.items() if rows[axis].nunique() > 1]:
         bars = (
