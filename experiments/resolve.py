@@ -23,6 +23,7 @@ from ldm.data.masks import MASK_KINDS
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError, nearest
 from ldm.first_stage.initialisation import INITIALISATIONS
+from ldm.metrics.extractors import EXTRACTORS
 from ldm.pretrained import lpips
 
 AUTO = "auto"
@@ -460,6 +461,10 @@ def _check_switches(config: Mapping[str, Any]) -> None:
 def _check_judges(config: Mapping[str, Any]) -> None:
     """Raises UserError for extractors and weights that the program could not measure with."""
     metrics, judge = config["metrics"], config["metrics"]["extractor"]
+    if judge not in EXTRACTORS:
+        raise UserError(
+            f"metrics.extractor={judge} is none of {', '.join(EXTRACTORS)}{nearest(str(judge), EXTRACTORS)}"
+        )
     least, side = lpips.trunk("alex").smallest_side, config["data"]["resolution"]
     if metrics["lpips"] and side < least:
         raise UserError(f"metrics.lpips: LPIPS takes images of {least} px or more, these have {side} px: leave it out")

@@ -302,6 +302,7 @@ def test_what_a_stage_needs_stands_before_it():
         (["metrics.n_samples=0"], ["metrics.n_samples=0 is no number of images: use 2 or more"]),
         (["metrics.n_samples=10.5"], ["metrics.n_samples=10.5 is no number of images"]),
         (["metrics.progress_steps=0"], ["metrics.progress_steps=0 is no number of steps: use 1 to 1000"]),
+        (["metrics.extractor=efficientnet_lite0"], ["metrics.extractor=efficientnet_lite0 is none of", "lite2"]),
         (["ae.kl_weight=-1"], ["ae.kl_weight=-1 is no number from 0 on"]),
         (["seed=foo"], ["seed=foo is no seed: use 0 or more"]),
         (["ae.seed=1.5"], ["ae.seed=1.5 is no seed"]),
