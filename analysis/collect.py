@@ -210,20 +210,6 @@ def codec_curves(points: Iterable[Codec]) -> dict[tuple[str, str], list[Codec]]:
     return curves
 
 
-def codec_marks(curves: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """By image set what marks its curves where there are several: " A", " B", ...; names are too long for labels."""
-    images = list(dict.fromkeys(name for _, name in curves))
-    return {name: f" {chr(ord('A') + index)}" if len(images) > 1 else "" for index, name in enumerate(images)}
-
-
-def codec_note(curves: Mapping[tuple[str, str], Sequence[Codec]]) -> list[str]:
-    """Which images the codec curves of a figure are of; nothing where there are none."""
-    counts = {images: points[0].n for (_, images), points in curves.items()}
-    named = [f"{mark.strip()} = {name}" if mark else name for name, mark in codec_marks(curves).items()]
-    spelled = [name if "n = " in name else f"{name}, n = {n:,}" for name, n in zip(named, counts.values(), strict=True)]
-    return [f"Codecs on held-out images: {'; '.join(spelled)}."] if spelled else []
-
-
 @dataclass(frozen=True)
 class CodedLatents:
     """KL latents quantised and coded: (bits per pixel, RMSE on 0-255, PSNR or None) of each step, finest first."""
@@ -454,14 +440,7 @@ def _tuning(label: str, facts: Mapping[str, Any]) -> Tuning:
     metric, n, protocol = facts["metric"], int(facts["n"]), str(facts.get("protocol", ""))
     tried = {
         float(item["scale"]): ResultRow(
-            metric,
-            float(item["value"]),
-            n,
-            protocol,
-            item.get("ci_low"),
-            item.get("ci_high"),
-            deviations=item.get("deviations"),
-            alone=item.get("alone", 0.0),
+            metric, n=n, protocol=protocol, **{k: v for k, v in item.items() if k != "scale"}
         )
         for item in facts["tried"]
     }

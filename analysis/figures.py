@@ -21,12 +21,10 @@ from analysis.collect import (
     CodedLatents,
     Study,
     codec_curves,
-    codec_marks,
-    codec_note,
     family_name,
 )
 from analysis.compare import SeedFactor, by_cell, mean_over_seeds, one_cell, seed_factor
-from analysis.labels import is_given, named_value, told_apart
+from analysis.labels import codec_marks, codec_note, is_given, named_value, told_apart
 from analysis.papers import Published
 from analysis.progressive import progressive_coding
 from analysis.style import PointLabel
@@ -670,12 +668,12 @@ def _panels(rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] 
     lowest = pd.concat([compressed, unlike]).groupby("variant")["f"].min()
     names = sorted(lowest.index, key=lambda name: (lowest[name] if lines else 0, name))
     # Over all cells of a way of measuring, as the table pools it.
-    points = [
-        (protocol, one_cell(cell))
-        for (protocol, _), own in tagged.groupby(["protocol", "images_seen"], dropna=False)
-        for cell in by_cell(own)
-    ]
-    factors = {name: seed_factor([cell for own, cell in points if own == name]) for name in set(tagged["protocol"])}
+    factors = {
+        str(protocol): seed_factor(
+            [one_cell(cell) for _, part in own.groupby("images_seen", dropna=False) for cell in by_cell(part)]
+        )
+        for protocol, own in tagged.groupby("protocol")
+    }
     panels = []
     for variant in names[:SMALL_PANELS]:
         alone = unlike[unlike["variant"] == variant]

@@ -1,12 +1,12 @@
-"""Short names of rows, which say only what differs among them."""
+"""Short names of rows and curves, which say only what differs among them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from analysis import settings
-from analysis.collect import ALL_AXES, choices, family_name
+from analysis.collect import ALL_AXES, Codec, choices, family_name
 
 
 def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], without: Sequence[str] = ()) -> str:
@@ -35,3 +35,17 @@ def named_value(axis: str, value: Any) -> str:
 def is_given(value: Any) -> bool:
     """Whether an axis has a value in a row."""
     return value != "" and bool(pd.notna(value))
+
+
+def codec_marks(curves: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """By image set what marks its curves where there are several: " A", " B", ...; names are too long for labels."""
+    images = list(dict.fromkeys(name for _, name in curves))
+    return {name: f" {chr(ord('A') + index)}" if len(images) > 1 else "" for index, name in enumerate(images)}
+
+
+def codec_note(curves: Mapping[tuple[str, str], Sequence[Codec]]) -> list[str]:
+    """Which images the codec curves of a figure are of; nothing where there are none."""
+    counts = {images: points[0].n for (_, images), points in curves.items()}
+    named = [f"{mark.strip()} = {name}" if mark else name for name, mark in codec_marks(curves).items()]
+    spelled = [name if "n = " in name else f"{name}, n = {n:,}" for name, n in zip(named, counts.values(), strict=True)]
+    return [f"Codecs on held-out images: {'; '.join(spelled)}."] if spelled else []

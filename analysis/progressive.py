@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import papers, protocols, style
-from analysis.collect import CodingCurve, Study, codec_curves, codec_marks, codec_note
+from analysis.collect import CodingCurve, Study, codec_curves
+from analysis.labels import codec_marks, codec_note
 from analysis.style import PointLabel
 
 COLOUR_CHANNELS = 3

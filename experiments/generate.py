@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from experiments import build
 from experiments.conditions import Vocabulary, annotations_read
+from experiments.console import Reporter
 from experiments.pictures import to_uint8
 from experiments.published import is_given
 from experiments.runner import Job
@@ -154,6 +155,13 @@ def generate(
         if paste_known:
             images = torch.where(fields["mask"] > 0, images, asked.originals(part))
         yield Batch(part.start, images, latents, fields, denoised - started, time.monotonic() - denoised)
+
+
+def images_of(batches: Iterable[Batch], reporter: Reporter, before: int) -> Iterator[Tensor]:
+    """The images of batches as they come; the reporter is told how many there are, on top of those `before`."""
+    for batch in batches:
+        reporter.advance_to(before + batch.first + len(batch.images))
+        yield batch.images
 
 
 def wait_for(device: str) -> None:

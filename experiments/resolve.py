@@ -426,12 +426,20 @@ def _settle_tiles(config: dict[str, Any]) -> list[str]:
     return []
 
 
+def _value_at(config: Mapping[str, Any], key: str, absent: Any = None) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return absent
+        value = value[part]
+    return value
+
+
 def _check_choices(config: Mapping[str, Any]) -> None:
     """Raises UserError for a setting that is none of its choices."""
     for key, choices in CHOICES.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = _value_at(config, key)
         if value is not None and value not in choices:
             names = [str(choice) for choice in choices]
             raise UserError(f"{key}={value} is none of {', '.join(names)}{nearest(str(value), names)}")
@@ -440,11 +448,9 @@ def _check_choices(config: Mapping[str, Any]) -> None:
 def _check_numbers(config: Mapping[str, Any]) -> None:
     """Raises UserError for a number of images, steps or levels with which nothing could be measured."""
     for key, (what, least, most) in NUMBERS.items():
-        group, _, name = key.rpartition(".")
-        settings = config[group] if group else config
-        if name not in settings or (name.startswith("likelihood") and not config["metrics"]["likelihood"]):
+        if key.startswith("metrics.likelihood") and not config["metrics"]["likelihood"]:
             continue
-        given = settings[name]
+        given = _value_at(config, key, absent=least)
         if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
             upper = f" to {most}" if most <= STEPS else " or more"
             raise UserError(f"{key}={given} is no {what}: use {least}{upper}")
@@ -453,9 +459,8 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
 def _check_switches(config: Mapping[str, Any]) -> None:
     """Raises UserError for a switch that is neither on nor off; a word like `no` would count as on."""
     for key in SWITCHES:
-        group, _, name = key.partition(".")
-        if not isinstance(config[group][name], bool):
-            raise UserError(f"{key}={config[group][name]} is neither true nor false")
+        if not isinstance(given := _value_at(config, key), bool):
+            raise UserError(f"{key}={given} is neither true nor false")
 
 
 def _check_judges(config: Mapping[str, Any]) -> None:

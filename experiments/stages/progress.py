@@ -2,16 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from experiments import build
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
-from experiments.generate import Batch, Generator, asked_conditions, flops_per_image, generate, generator_of
+from experiments.generate import Generator, asked_conditions, flops_per_image, generate, generator_of, images_of
 from experiments.measure import (
     SHORT_SAMPLER,
     described,
@@ -40,25 +39,22 @@ def run(job: Job) -> Outcome:
     protocol = dataclasses.replace(sample_protocol(job, config["n_samples"]), sampler=spelled_sampler(settings))
     rows, left_out, parts, n = list[ResultRow](), list[LeftOut](), Parts(job.folder), config["n_samples"]
 
-    def source_at(images_seen: int) -> Generator:
-        weights = job.parent_folder("diffusion") / "milestones" / f"{images_seen}.safetensors"
-        return generator_of(job, weights, config["precision"])
-
-    def seen(images_seen: int, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
-        source = source_at(images_seen)
+    def seen(source: Generator, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
         sampler = build.sampler(settings, source.model.schedule)
         batches = generate(source, sampler, settings, Guidance(), asked, range(n), full["samples"]["batch"])
-        return features_of(_reported(batches, reporter, before), extractor).arrays
+        return features_of(images_of(batches, reporter, before), extractor).arrays
 
     with reporting(label(job.plan, job.stage), len(milestones) * n) as reporter:
         for position, images_seen in enumerate(milestones):
-            made = functools.partial(seen, images_seen, position * n, reporter)
+            weights = job.parent_folder("diffusion") / "milestones" / f"{images_seen}.safetensors"
+            source = generator_of(job, weights, config["precision"])
+            made = functools.partial(seen, source, position * n, reporter)
             features = Features.of(parts.part(str(images_seen), made))
             reporter.advance_to((position + 1) * n)
             found, missing = sample_rows(features, reference, protocol, images_seen)
             rows += found
             left_out += missing
-    flops = flops_per_image(source_at(milestones[-1]), asked)
+    flops = flops_per_image(source, asked)
     images = len(milestones) * n
     parts.remove()
     return Outcome(
@@ -71,9 +67,3 @@ def run(job: Job) -> Outcome:
             seconds=meter.seconds + parts.seconds_before,
         ),
     )
-
-
-def _reported(batches: Iterator[Batch], reporter: Reporter, before: int) -> Iterator[Tensor]:
-    for batch in batches:
-        reporter.advance_to(before + batch.first + len(batch.images))
-        yield batch.images

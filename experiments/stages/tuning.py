@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from experiments import build
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
-from experiments.generate import asked_conditions, flops_per_image, generate, generator_of
-from experiments.measure import described, extractor_of, reference_features, sample_protocol, sample_rows
+from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
+from experiments.measure import described, extractor_of, features_of, reference_features, sample_protocol, sample_rows
 from experiments.parts import Parts
 from experiments.resolve import AUTO
 from experiments.runner import Job, Outcome, label
 from ldm.diffusion import Guidance
 from ldm.errors import UserError
 from ldm.metrics.distribution import metric_name
-from ldm.metrics.features import FeatureAccumulator, Features
+from ldm.metrics.features import Features
 from ldm.randomness import derived_seed
 
 
@@ -44,12 +44,8 @@ def run(job: Job) -> Outcome:
     cost, flops, parts, batch_size = flops_per_image(source, asked), 0.0, Parts(job.folder), full["samples"]["batch"]
 
     def seen(guided: Guidance, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
-        collected = FeatureAccumulator()
-        made = generate(source, sampler, settings, guided, asked, range(n), batch_size, config["paste_known"])
-        for batch in made:
-            collected.add(extractor(batch.images))
-            reporter.advance_to(before + len(collected))
-        return collected.result().arrays
+        batches = generate(source, sampler, settings, guided, asked, range(n), batch_size, config["paste_known"])
+        return features_of(images_of(batches, reporter, before), extractor).arrays
 
     with reporting(label(job.plan, job.stage), n * len(guidance["candidates"])) as reporter:
         for scale in guidance["candidates"]:
