@@ -1,0 +1,124 @@
+"""Plans of every experiment file at every scale, and of cells that use every kind of setting, for made-up images."""
+
+import copy
+import functools
+import itertools
+import operator
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from experiments.compose import composed, settings_only, swept
+from experiments.conditions import DataFacts
+from experiments.plan import Plan, make_plan
+from experiments.schema import CONF
+from ldm.data.contract import Annotation
+from ldm.errors import UserError
+
+SCALES = ("tiny", "cpu", "gpu", "paper")
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+MEASURES = tuple(f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation"))
+CELLS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    **{f"f={f}": (f"ae.f={f}",) for f in (1, 2, 8, 16, 32)},
+    **{f"vq f={f}": ("ae=vq", f"ae.f={f}") for f in (1, 2, 4, 8, 16, 32)},
+    "seeds": ("seed=3", "ae.seed=1", "sampler.seed=2"),
+    "everything measured": (*MEASURES, "metrics.also.inception=true"),
+    "everything measured of vq": ("ae=vq", "ae.f=8", *MEASURES),
+    "another judge": ("metrics.extractor=inception", "metrics.reference=train", "metrics.seed=1"),
+    "same network": ("ae.loss.perceptual=efficientnet_lite2", "metrics.allow_same_network=true"),
+    **{f"sampler {name}": (f"sampler={name}",) for name in ("ddpm", "plms", "dpmpp", "heun", "euler", "unipc")},
+    "sampler options": ("sampler.eta=0.5", "sampler.spacing=uniform", "sampler.final=alpha0", "sampler.clip=range"),
+    "large variance": ("sampler=ddpm", "sampler.variance=large"),
+    "network calls": ("sampler=heun", "sampler.nfe=15", "guidance.scale=2"),
+    "guidance": ("guidance.scale=2", "guidance.interval=[0.1,0.8]", "guidance.rescale=0.5"),
+    "tuned guidance": ("guidance.scale=auto", "metrics.n_samples=40", "guidance.tuning_samples=20"),
+    **{
+        f"conditioning {name}": (f"conditioning={name}",)
+        for name in ("none", "text", "layout", "semantic", "superres", "inpaint", "[class,semantic]")
+    },
+    "pasted": ("conditioning=inpaint", "samples.paste_known=true", "conditioning.inpaint.masks=[thin,box]"),
+    "larger samples": ("samples.height=64", "samples.width=128", "samples.tile=8", "samples.keep=images"),
+    "conditions of held-out images": ("samples.conditions=heldout",),
+    **{
+        f"target {target}": ("diffusion.schedule=flow" if target == "flow" else "", f"diffusion.target={target}")
+        for target in ("x0", "v", "flow")
+    },
+    "cosine": ("diffusion.schedule=cosine", "diffusion.shift=auto", "diffusion.weighting=min_snr", "ae.f=2"),
+    "budget of FLOPs": ("trainer.budget=flops", "ae.f=8"),
+    "trainer": ("trainer.length=2", "trainer.learning_rate_factor=0.5", "trainer.decay=cosine"),
+    "own sizes": ("ae.channels=5", "denoiser.num_res_blocks=1", "ae.kl_weight=1e-3", "latents.scale=per_channel"),
+    "until latents": ("until=latents",),
+    "a dropped-out first stage": ("ae.architecture.dropout=0.1", "ae.loss.discriminator.norm=batch"),
+}
+
+
+def _names(n: int) -> tuple[str, ...]:
+    return tuple(f"name {i}" for i in range(n))
+
+
+def made_up_facts(data: dict[str, Any]) -> DataFacts:
+    """Images that nobody has, with as many classes of each kind as their config declares, and with annotations."""
+    count = data.get("classes")
+    classes = _names(3 if count is None else count)
+    kinds = {"captions": (), "boxes": _names(data.get("box_classes") or 4)}
+    kinds["semantic"] = _names(data.get("semantic_classes") or 5)
+
+    def annotations(split: str) -> dict[str, Annotation]:
+        return {kind: Annotation(f"{kind} of {data['name']} {split}", names) for kind, names in kinds.items()}
+
+    sizes = (90_000, 10_000)
+    splits = (f"{data['name']} train", f"{data['name']} heldout")
+    return DataFacts(*splits, *sizes, classes, annotations("train"), annotations("heldout"))
+
+
+@lru_cache
+def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    return settings_only(composed([*choices, "device=cpu", "precision=fp32"], needs_path=False))
+
+
+def settings_of(scale: str, *overrides: str) -> dict[str, Any]:
+    """Composed settings; values are set after composing, which takes long."""
+    given = [override for override in overrides if override]
+    choices = tuple(o for o in given if "." not in o.partition("=")[0] or ".also." in o)
+    settings = copy.deepcopy(_composed((f"scale={scale}", *choices)))
+    for override in given:
+        if override not in choices:
+            key, _, value = override.partition("=")
+            *groups, last = key.split(".")
+            functools.reduce(operator.getitem, groups, settings)[last] = yaml.safe_load(value)
+    return settings
+
+
+def planned(scale: str, *overrides: str) -> Plan:
+    """The plan of these overrides for made-up images."""
+    settings = settings_of(scale, *overrides)
+    return make_plan(settings, made_up_facts(settings["data"]))
+
+
+def points_of(experiment: str) -> list[tuple[str, ...]]:
+    """All points of what an experiment sweeps."""
+    grid = swept([f"+experiment={experiment}"])
+    each = [[f"{key}={value}" for value in values] for key, values in grid.items()]
+    return list(itertools.product(*each))
+
+
+def _identities(scale: str, *overrides: str) -> dict[str, str]:
+    try:
+        plan = planned(scale, *overrides)
+    except UserError as error:
+        return {"refused": str(error)}
+    return {"cell": plan.cell, **{name: stage.identity for name, stage in plan.stages.items()}}
+
+
+def identities_of(name: str) -> dict[str, dict[str, str]]:
+    """By scale and point the cell's name and the identity of each stage, or why the scale does not plan for it."""
+    if name in EXPERIMENTS:
+        points = {" ".join(point) or "-": (f"+experiment={name}", *point) for point in points_of(name)}
+    else:
+        points = CELLS
+    return {
+        f"{scale}: {point}": _identities(scale, *overrides) for scale in SCALES for point, overrides in points.items()
+    }
