@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: rows say what their metric means, records and sweeps the axes and parents of their stages."""
 
 STAGES = (
     "reference",
@@ -70,6 +71,8 @@ class ResultRow:
     """One measured value. `n` = images it was computed from; `protocol` = id of how it was measured ("" for none).
 
     `estimand`: what the value estimates and its interval is to cover ("" in records from before it was said).
+    `title`, `unit`: the metric as tables and axes write it; `higher_is_better` None: no end of it is better. All three
+    empty in records of schema 1.
     `deviations`: what each block of the samples, and of the reference images, contributes to the value's deviation;
     with `alone` (what comes of neither) their squares add up to its variance. Rows of one protocol have the same
     blocks, of the same i and of the same reference images, so that their differences cancel what they share. None
@@ -87,6 +90,9 @@ class ResultRow:
     estimand: str = ""
     deviations: tuple[tuple[float, ...], ...] | None = None
     alone: float = 0.0
+    title: str = ""
+    unit: str = ""
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """All that is known of one finished stage; `record.json` is exactly this."""
+    """All that is known of one finished stage; `record.json` is exactly this.
+
+    `axes`: the values of the axes that its rows depend on; empty in records of schema 1.
+    """
 
     stage: str
     identity: str
@@ -156,6 +165,7 @@ class StageRecord:
     environment: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
+    axes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values."""
@@ -177,6 +187,19 @@ def _row(value: Mapping[str, Any]) -> ResultRow:
 
 
 @dataclass(frozen=True)
+class StageShape:
+    """What analysis needs to know of a stage besides its records.
+
+    `axes`: the axes that its rows depend on, in the order in which labels name them. `parents`: the stages that it is
+    made of. `is_result`: whether its rows are about a candidate, so that it is missed where it is not there.
+    """
+
+    axes: tuple[str, ...]
+    parents: tuple[str, ...]
+    is_result: bool
+
+
+@dataclass(frozen=True)
 class Cell:
     """One grid point. `axes` = what a plot may use (see `experiments.plan.cell_axes`); `stages` names identities."""
 
@@ -188,13 +211,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A call of run.py: its cells in the order of the grid, and the command that repeats it."""
+    """A call of run.py: its cells in the order of the grid, and the command that repeats it.
+
+    `stages`: all stages of the program that ran it, parents first; empty in sweeps of schema 1.
+    """
 
     sweep: str
     created: str
     command: str
     cells: tuple[Cell, ...]
     schema: int = SCHEMA
+    stages: Mapping[str, StageShape] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The sweep as plain JSON values."""
@@ -205,6 +232,10 @@ class Sweep:
         """Reads what `to_json` gave."""
         data = dict(value)
         data["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in data["cells"])
+        data["stages"] = {
+            name: StageShape(tuple(shape["axes"]), tuple(shape["parents"]), shape["is_result"])
+            for name, shape in data.get("stages", {}).items()
+        }
         return Sweep(**data)
 
 

@@ -4,10 +4,11 @@ import copy
 import functools
 import itertools
 import operator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.compose import composed, settings_only, swept
 from experiments.conditions import DataFacts
@@ -40,7 +41,14 @@ CELLS: dict[str, tuple[str, ...]] = {
         for name in ("none", "text", "layout", "semantic", "superres", "inpaint", "[class,semantic]")
     },
     "pasted": ("conditioning=inpaint", "samples.paste_known=true", "conditioning.inpaint.masks=[thin,box]"),
-    "larger samples": ("samples.height=64", "samples.width=128", "samples.tile=8", "samples.keep=images"),
+    "larger samples": ("data.resolution=32", "samples.height=64", "samples.width=128", "samples.tile=8"),
+    "kept samples": ("samples.keep=images",),
+        "data.resolution=32",
+        "samples.height=64",
+        "samples.width=128",
+        "samples.tile=8",
+        "samples.keep=images",
+    ),
     "conditions of held-out images": ("samples.conditions=heldout",),
     **{
         f"target {target}": ("diffusion.schedule=flow" if target == "flow" else "", f"diffusion.target={target}")
@@ -86,9 +94,9 @@ def settings_of(scale: str, *overrides: str) -> dict[str, Any]:
     settings = copy.deepcopy(_composed((f"scale={scale}", *choices)))
     for override in given:
         if override not in choices:
-            key, _, value = override.partition("=")
-            *groups, last = key.split(".")
-            functools.reduce(operator.getitem, groups, settings)[last] = yaml.safe_load(value)
+            parsed = OverridesParser.create().parse_override(override)
+            *groups, last = parsed.key_or_group.split(".")
+            functools.reduce(operator.getitem, groups, settings)[last] = parsed.value()
     return settings
 
 
@@ -113,12 +121,25 @@ def _identities(scale: str, *overrides: str) -> dict[str, str]:
     return {"cell": plan.cell, **{name: stage.identity for name, stage in plan.stages.items()}}
 
 
-def identities_of(name: str) -> dict[str, dict[str, str]]:
-    """By scale and point the cell's name and the identity of each stage, or why the scale does not plan for it."""
+def all_points(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Scale and overrides of all points of an experiment, or of the cells above, by the name of the point."""
     if name in EXPERIMENTS:
         points = {" ".join(point) or "-": (f"+experiment={name}", *point) for point in points_of(name)}
     else:
         points = CELLS
-    return {
-        f"{scale}: {point}": _identities(scale, *overrides) for scale in SCALES for point, overrides in points.items()
-    }
+    return {f"{scale}: {point}": (scale, overrides) for scale in SCALES for point, overrides in points.items()}
+
+
+def identities_of(name: str, points: Iterable[str]) -> dict[str, dict[str, str]]:
+    """By point the cell's name and the identity of each stage, or why the scale does not plan for it."""
+    known = all_points(name)
+    return {point: _identities(known[point][0], *known[point][1]) for point in points}
+
+
+def few_of(name: str) -> list[str]:
+    """At scale=cpu all points, at the others the first and the last: every file at every scale, in seconds."""
+    chosen = []
+    for scale in SCALES:
+        own = [point for point, (of, _) in all_points(name).items() if of == scale]
+        chosen += own if scale == "cpu" else [*dict.fromkeys((own[0], own[-1]))]
+    return chosen

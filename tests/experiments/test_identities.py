@@ -9,28 +9,42 @@ import os
 from pathlib import Path
 
 import pytest
-from all_plans import CELLS, EXPERIMENTS, identities_of
+from all_plans import CELLS, EXPERIMENTS, all_points, few_of, identities_of
 
 KNOWN = Path(__file__).with_name("identities")
 
 
-@pytest.mark.parametrize("name", ["cells", *EXPERIMENTS])
-def test_every_stage_keeps_its_identity(name: str) -> None:
-    path, found = KNOWN / f"{name}.json", identities_of(name)
+NAMES = ("cells", *EXPERIMENTS)
+
+
+def known(name: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads((KNOWN / f"{name}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_keep_their_identities(name: str) -> None:
     if os.environ.get("UPDATE_IDENTITIES"):
         KNOWN.mkdir(exist_ok=True)
-        path.write_text(json.dumps(found, indent=0) + "\n")
-    assert found == json.loads(path.read_text())
+        found = identities_of(name, all_points(name))
+        (KNOWN / f"{name}.json").write_text(json.dumps(found, indent=0) + "\n")
+    few = few_of(name)
+    assert identities_of(name, few) == {point: known(name)[point] for point in few}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_of_every_point_keep_their_identities(name: str) -> None:
+    assert identities_of(name, all_points(name)) == known(name)
 
 
 def test_every_experiment_is_planned_at_some_scale() -> None:
     for name in EXPERIMENTS:
-        points = json.loads((KNOWN / f"{name}.json").read_text()).values()
-        assert any("cell" in point for point in points), name
+        assert any("cell" in point for point in known(name).values()), name
 
 
 def test_the_cells_have_every_stage_between_them() -> None:
-    points = json.loads((KNOWN / "cells.json").read_text())
+    points = known("cells")
     assert len(points) == 4 * len(CELLS)
     stages = {stage for point in points.values() for stage in point}
     assert len(stages - {"cell", "refused"}) == 16
