@@ -43,12 +43,6 @@ CELLS: dict[str, tuple[str, ...]] = {
     "pasted": ("conditioning=inpaint", "samples.paste_known=true", "conditioning.inpaint.masks=[thin,box]"),
     "larger samples": ("data.resolution=32", "samples.height=64", "samples.width=128", "samples.tile=8"),
     "kept samples": ("samples.keep=images",),
-        "data.resolution=32",
-        "samples.height=64",
-        "samples.width=128",
-        "samples.tile=8",
-        "samples.keep=images",
-    ),
     "conditions of held-out images": ("samples.conditions=heldout",),
     **{
         f"target {target}": ("diffusion.schedule=flow" if target == "flow" else "", f"diffusion.target={target}")
