@@ -201,12 +201,16 @@ class StageShape:
 
 @dataclass(frozen=True)
 class Cell:
-    """One grid point. `axes` = what a plot may use (see `experiments.plan.cell_axes`); `stages` names identities."""
+    """One grid point. `axes` = what a plot may use (see `experiments.axes`); `stages` names identities.
+
+    `settings`: by key, what was given that no axis shows and that can change a number; empty in sweeps of schema 1.
+    """
 
     cell: str
     axes: Mapping[str, Any]
     overrides: tuple[str, ...]
     stages: Mapping[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
