@@ -5,11 +5,9 @@ from __future__ import annotations
 import bisect
 import functools
 import json
-import math
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +15,8 @@ import torch
 from torch import nn
 
 from experiments import published
-from experiments.conditions import CONDITIONS, DataFacts, Vocabulary, annotations_read, larger_maps, vocabulary_of
-from experiments.console import reporting, say
+from experiments.conditions import CONDITIONS, Vocabulary
 from experiments.resolve import AUTO, PLAIN_UNET, denoiser_settings
-from experiments.store import Store
 from ldm.conditioning import (
     ClassConditioning,
     CombinedConditioning,
@@ -34,11 +30,9 @@ from ldm.conditioning import (
     Unconditional,
 )
 from ldm.data import fields as data_fields
-from ldm.data.cache import build_cache
-from ldm.data.contract import ImageCache, ImageSource, Split, UnusableImage
+from ldm.data.contract import ImageCache
 from ldm.data.degradation import Degradation
 from ldm.data.fields import FieldMaker, Fields
-from ldm.data.sources import open_splits
 from ldm.denoiser.unet import UNet
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.diffusion.schedule import STEPS
@@ -71,11 +65,10 @@ from ldm.samplers import (
     time_grid,
 )
 from ldm.training import precision as precision_rule
-from ldm.training.checkpoint import load_weights
 from ldm.training.flops import count_flops
 
 if TYPE_CHECKING:
-    from experiments.runner import Job
+    pass
 
 SAMPLERS = ("ddim", "ddpm", "plms", "dpmpp", "heun", "euler", "unipc")
 
@@ -115,93 +108,6 @@ def resolve_precision(policy: str, device: str) -> str:
         raise UserError(str(error)) from error
 
 
-def splits(data: Mapping[str, Any], store: Store, size: tuple[int, int] | None = None) -> dict[Split, ImageSource]:
-    """Training and held-out images, not yet decoded, at another (height, width) where `size` is given.
-
-    Raises: UserError where they cannot be had.
-    """
-    settings = {key: value for key, value in data.items() if value is not None}
-    for key in ("path", "captions", "boxes", "semantic"):
-        if key in settings:
-            settings[key] = Path(settings[key]).expanduser()
-    return open_splits(**settings, size=size, memo=store.root / "data" / "checksums.json")
-
-
-def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
-    """What planning needs to know of the images, without decoding them."""
-    return _data_facts(json.dumps(data, sort_keys=True), store.root)
-
-
-@functools.lru_cache
-def _data_facts(data: str, root: Path) -> DataFacts:
-    found = splits(json.loads(data), Store(root))
-    train, heldout = found["train"], found["heldout"]
-    return DataFacts(
-        train.fingerprint,
-        heldout.fingerprint,
-        len(train),
-        len(heldout),
-        tuple(train.classes),
-        train.annotations,
-        heldout.annotations,
-    )
-
-
-def check_larger_images(config: Mapping[str, Any], store: Store) -> None:
-    """Raises UserError where the images cannot give the maps of larger samples, as a few of them show."""
-    size = larger_maps(config)
-    if size is None:
-        return
-    source = splits(config["data"], store, size)[config["samples"]["conditions"]]
-    unusable = []
-    tried = range(0, len(source), math.ceil(len(source) / LOOKED_AT))
-    for index in tried:
-        try:
-            source.item(index)
-        except UnusableImage as error:
-            unusable.append(error)
-    if len(unusable) > source.max_skipped_fraction * len(tried):
-        raise UserError(
-            f"samples of {size[1]}x{size[0]} px need conditions of that size, and of {len(tried)} images looked at "
-            f"{len(unusable)} cannot give them ({unusable[0]}); use smaller samples.height and samples.width"
-        )
-
-
-def vocabulary(images: ImageCache, config: Mapping[str, Any]) -> Vocabulary:
-    """How many classes of each kind an image set has, of what a full config's conditions read."""
-    return vocabulary_of(len(images.classes), images.annotations, annotations_read(config))
-
-
-def images(
-    config: Mapping[str, Any],
-    split: Split,
-    store: Store,
-    annotations: Iterable[str] = (),
-    size: tuple[int, int] | None = None,
-) -> ImageCache:
-    """The decoded images of one split with these annotations, from the store's cache; what it lacks is made first.
-
-    With `size` (height, width) they are the images of that size, see `ldm.data.larger`.
-    """
-    found = splits(config["data"], store, size)[split]
-    folder = store.root / "data" / f"{split}-{found.fingerprint[:16]}"
-    with store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
-        fresh = not (folder / "meta.json").exists()
-        with reporting(f"data           {split} images", len(found)) as reporter:
-            cache = build_cache(
-                found,
-                folder,
-                config["workers"] or os.cpu_count() or 1,
-                lambda done, _: reporter.advance_to(done),
-                annotations,
-            )
-    if fresh:
-        say(f"data           {len(cache):,} {split} images of {found.size[1]}x{found.size[0]} px decoded")
-        for name, reason in cache.skipped[:10]:
-            say(f"  skipped {name}: {reason}", style="yellow")
-    return cache
-
-
 def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
     """A first stage with its initial weights, a function of `ae.seed`, or the one that was given."""
     if published.is_given(ae):
@@ -226,33 +132,9 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
     )
 
 
-def first_stage_of(job: Job, resolution: int) -> FirstStage:
-    """The trained first stage of a job's plan, ready for use."""
-    ae = job.plan.config["ae"]
-    model = first_stage(ae, resolution)
-    if is_trained(ae):
-        model.load_state_dict(load_weights(job.parent_folder("first_stage") / "weights.safetensors"))
-    model.eval().requires_grad_(False)
-    return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def is_trained(ae: Mapping[str, Any]) -> bool:
     """Whether a resolved group `ae` is one to train: neither the identity nor given."""
     return "training" in ae
-
-
-def latent_facts(job: Job) -> Mapping[str, Any]:
-    """Shape, scale and range of the latents of a job's plan: measured, or those that a given denoiser knows."""
-    if "latents" in job.plan.stages:
-        return job.parent_record("latents").facts
-    known: Mapping[str, Any] = job.parent_record("diffusion").facts["latents"]
-    return known
-
-
-def latent_scale_of(job: Job) -> LatentScale:
-    """The latent scale that the job's latents stage measured, or that of a given denoiser."""
-    facts = latent_facts(job)
-    return LatentScale(*(torch.tensor(facts[name], dtype=torch.float64) for name in ("shift", "std")))
 
 
 def tiling(samples: Mapping[str, Any]) -> Tiling | None:
@@ -475,12 +357,6 @@ def guidance(settings: Mapping[str, Any]) -> Guidance:
     return Guidance(settings["scale"], (low, high), settings.get("rescale", 0.0))
 
 
-def settled_guidance(job: Job) -> dict[str, Any]:
-    """The guidance settings of a job's sample set; the scale that its tuning found, where it was to be found."""
-    given: dict[str, Any] = job.plan.stages["samples"].config["guidance"]
-    return {**given, "scale": job.parent_record("tuning").facts["scale"]} if given["scale"] == AUTO else dict(given)
-
-
 def network_calls(config: Mapping[str, Any]) -> int:
     """Network evaluations (NFE) that one image costs under a resolved config, those of guidance counted twice.
 
@@ -527,17 +403,6 @@ def probe(kind: str, settings: Mapping[str, Any], images: ImageCache, seed: int,
     options = {key: settings[key] for key in ("most",) if key in settings}
     found = build_probe(kind, settings["side"], settings["width"], images, seed, options)
     found.network.to(device)
-    return found
-
-
-def trained_probe(job: Job, kind: str) -> Probe:
-    """A trained probe of a job's plan, ready for use."""
-    full, config = job.plan.config, job.parent_record("probe").config
-    trained_on = images(full, "train", job.store, annotations_read(full))
-    found = probe(kind, config["probes"][kind], trained_on, config["seed"], job.device)
-    weights = load_weights(job.parent_folder("probe") / "weights.safetensors")
-    mine = {name.removeprefix(f"{kind}."): value for name, value in weights.items() if name.startswith(f"{kind}.")}
-    found.network.load_state_dict(mine)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments import build
 from experiments.conditions import Vocabulary, sample_size
+from experiments.stage import Estimate, Machine, Settings
 from ldm.denoiser.unet import UNet
 from ldm.first_stage.contract import FirstStage, Reconstruction
 from ldm.first_stage.discriminator import PatchDiscriminator
@@ -61,6 +62,28 @@ class DenoiserCounts:
     conditioning: int | None
     call: float
     step: Step
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the work of a cell's stages is estimated from.
+
+    `calls`: of the network for one sample. `decode`: FLOPs of decoding one sample. `train_images` None: not known.
+    """
+
+    first_stage: FirstStageCounts
+    denoiser: DenoiserCounts
+    calls: int
+    decode: float
+    train_images: int | None
+    machine: Machine
+
+
+def training_estimate(training: Settings, flops: float | None, memory: int | None) -> Estimate:
+    """The work of a training with these settings, given the FLOPs of one image's step."""
+    steps = math.ceil(training["images"] / training["batch"])
+    seen = steps * training["batch"]
+    return Estimate(seen, None if flops is None else seen * flops, training["batch"], memory)
 
 
 def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCounts:

@@ -13,24 +13,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments import build, published
+from experiments import build
 from experiments.cli import with_scale
 from experiments.compose import composed, exit_code, settings_only, swept
 from experiments.conditions import DataFacts, conditions_of, sample_size
 from experiments.console import clock, say
 from experiments.counts import (
+    Counts,
     DenoiserCounts,
     FirstStageCounts,
     count_denoiser,
     count_first_stage,
     count_sample_decoding,
     sampled_latent_shape,
-    training_bytes,
 )
-from experiments.kept import sample_notes
-from experiments.plan import UNTIL, Plan, make_plan
+from experiments.images import data_facts
+from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
-from experiments.runner import environment
+from experiments.runner import environment, machine_of
+from experiments.stage import Estimate, Plan, Stage, targets
+from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
@@ -70,7 +72,7 @@ class Description:
     denoiser: DenoiserCounts
     calls: int
     decode: float
-    memory: Mapping[str, int | None]
+    estimates: Mapping[str, Estimate]
     stages: Sequence[StageLine]
     notes: Sequence[str]
 
@@ -104,7 +106,16 @@ class Description:
     @property
     def trainings(self) -> dict[str, dict[str, int]]:
         """Batch, steps, and images seen of what is trained."""
-        return {name: _training(values) for name, values in _trainings(self.plan.config).items()}
+        return {
+            name: {"batch": found.batch, "steps": found.images // found.batch, "images_seen": found.images}
+            for name, found in self.estimates.items()
+            if found.batch is not None and found.images is not None
+        }
+
+    @property
+    def memory(self) -> dict[str, int | None]:
+        """Bytes, roughly, of what is trained."""
+        return {name: self.estimates[name].memory for name in self.trainings}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; bytes and seconds are estimates."""
@@ -137,7 +148,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     """The description of composed values; the store tells what is complete and how fast this machine was."""
     settings = settings_only(values)
     facts, declared, notes = _facts(settings, store)
-    plan = make_plan(settings, facts or declared.as_facts())
+    plan = make_plan(settings, facts or declared.as_facts(), STAGES)
     config = plan.config
     first_stage = count_first_stage(config["ae"], config["data"]["resolution"])
     is_known = facts is not None or declared.tells(conditions_of(config))
@@ -150,16 +161,20 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
             f"first-stage steps are not counted: the weights of {config['ae']['loss']['perceptual']} are not here",
         ]
     decode = count_sample_decoding(config)
-    work = _work(config, first_stage, calls * denoiser.call + decode, denoiser.step.flops, facts)
-    work["likelihood"] = _coding_work(config, denoiser.call)
-    needed = plan.needed(UNTIL[config["until"]])
-    lines = [
-        _line(plan, name, work.get(name, (None, None)), store, facts is not None) for name in (s.name for s in needed)
-    ]
-    memory = _memory(config, first_stage, denoiser)
-    asked = [plan] if plan.stages.get("samples") in needed else []
-    notes = [*notes, *plan.notes, *sample_notes(asked, store)]
-    return Description(plan, facts, first_stage, denoiser, calls, decode, memory, lines, notes)
+    images = facts.train_images if facts else None
+    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config))
+    estimates = {
+        stage.name: found
+        for stage in STAGES
+        if stage.estimate and stage.name in plan.stages
+        for found in [stage.estimate(plan.stages[stage.name].settings, counts)]
+        if found is not None
+    }
+    needed = [planned.name for planned in plan.needed(targets(STAGES, config["until"]))]
+    nothing = Estimate(None, None)
+    lines = [_line(plan, name, estimates.get(name, nothing), store, facts is not None) for name in needed]
+    notes = [*notes, *plan.notes, *_notes(STAGES, needed, plan, store)]
+    return Description(plan, facts, first_stage, denoiser, calls, decode, estimates, lines, notes)
 
 
 def described(overrides: Sequence[str]) -> Description:
@@ -244,65 +259,21 @@ def _facts(settings: Mapping[str, Any], store: Store) -> tuple[DataFacts | None,
     data = settings["data"]
     declared = declared_of(data)
     try:
-        return build.data_facts(with_scale_sizes(settings), store), declared, []
+        return data_facts(with_scale_sizes(settings), store), declared, []
     except UserError as error:
         known = f"{declared.classes} classes as data.classes declares" if declared.classes is not None else _UNDECLARED
         return None, declared, [f"the images cannot be opened, counted {known}: {error}"]
 
 
-def _trainings(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The settings of what a resolved config trains, by stage."""
-    settings = {"first_stage": config["ae"]["training"]} if build.is_trained(config["ae"]) else {}
-    return settings if published.is_given(config["denoiser"]) else {**settings, "diffusion": config["trainer"]}
+def _notes(stages: Sequence[Stage], needed: Sequence[str], plan: Plan, store: Store) -> Iterator[str]:
+    """What stages say of a plan before it is run."""
+    for stage in stages:
+        if stage.notes and stage.name in needed:
+            yield from stage.notes(stage, [plan], store.root)
 
 
-def _training(settings: Mapping[str, Any]) -> dict[str, int]:
-    steps = math.ceil(settings["images"] / settings["batch"])
-    return {"batch": settings["batch"], "steps": steps, "images_seen": steps * settings["batch"]}
-
-
-def _work(
-    config: Mapping[str, Any],
-    first_stage: FirstStageCounts,
-    sample: float,
-    diffusion_step: float,
-    facts: DataFacts | None,
-) -> dict[str, tuple[int | None, float | None]]:
-    """Images and FLOPs of the stages in which networks do the work, given those of one sample and of one step."""
-    n = config["metrics"]["n_samples"]
-    work: dict[str, tuple[int | None, float | None]] = {"samples": (n, n * sample)}
-    if facts is not None:
-        work["latents"] = (facts.train_images, facts.train_images * first_stage.encode)
-    steps = {"diffusion": diffusion_step, "first_stage": first_stage.step.flops if first_stage.step else None}
-    for name, settings in _trainings(config).items():
-        seen, flops = _training(settings)["images_seen"], steps[name]
-        work[name] = (seen, None if flops is None else seen * flops)
-    return work
-
-
-def _coding_work(config: Mapping[str, Any], call: float) -> tuple[int, float]:
-    """Images and FLOPs of the likelihood stage, without the decodings on the way."""
-    images = config["metrics"]["likelihood_samples"]
-    return images, images * config["metrics"]["likelihood_levels"] * call
-
-
-def _memory(
-    config: Mapping[str, Any], first_stage: FirstStageCounts, denoiser: DenoiserCounts
-) -> dict[str, int | None]:
-    """Rough bytes of each training."""
-    trainer, precision, memory = config["trainer"], config["precision"], dict[str, int | None]()
-    if not published.is_given(config["denoiser"]):
-        trained = denoiser.denoiser + (denoiser.conditioning or 0)
-        at_once = min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
-        memory["diffusion"] = training_bytes(trained, denoiser.step, at_once, precision, has_ema=True)
-    if build.is_trained(config["ae"]):
-        parameters, batch = sum(first_stage.parameters.values()), config["ae"]["training"]["batch"]
-        memory["first_stage"] = training_bytes(parameters, first_stage.step, batch, precision, has_ema=False)
-    return memory
-
-
-def _line(plan: Plan, name: str, work: tuple[int | None, float | None], store: Store, is_known: bool) -> StageLine:
-    images, flops = work
+def _line(plan: Plan, name: str, work: Estimate, store: Store, is_known: bool) -> StageLine:
+    images, flops = work.images, work.flops
     identity = plan.stages[name].identity
     record = store.record(name, identity) if is_known else None
     measured = (record.cost.seconds, "measured") if record is not None else None

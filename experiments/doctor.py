@@ -17,14 +17,17 @@ from typing import Any
 
 import torch
 
-from experiments import build
 from experiments.cli import sentence_for, with_scale
 from experiments.compose import composed, exit_code, settings_only, without
 from experiments.conditions import ANNOTATION_OF, CONDITIONS, NEEDED_AS, DataFacts, conditions_of
 from experiments.console import say
 from experiments.counts import lpips_file
-from experiments.plan import Plan, make_plan, other_judges
+from experiments.images import data_facts, splits
+from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
+from experiments.stage import Plan
+from experiments.stage_settings import other_extractors
+from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
@@ -104,7 +107,7 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
     """Networks with public weights; only those that the settings name are needed."""
     yield _torchvision()
     judges = {values["metrics"]["extractor"]: values["metrics"]["weights"]}
-    judges |= {name: settings["weights"] for name, settings in other_judges(values).items()}
+    judges |= {name: settings["weights"] for name, settings in other_extractors(values).items()}
     wanted = {*judges, values["ae"].get("loss", {}).get("perceptual")}
     for variant in efficientnet_lite.VARIANTS:
         # Lite2 also measures the feature distance of reconstructions, whoever judges.
@@ -168,8 +171,8 @@ def examine_data(values: Mapping[str, Any], store: Path) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         place = Store(store) if store.exists() and os.access(store, os.W_OK) else Store(Path(folder))
         try:
-            found = build.splits(with_scale_sizes(settings), place)
-            facts = build.data_facts(with_scale_sizes(settings), place)
+            found = splits(with_scale_sizes(settings), place)
+            facts = data_facts(with_scale_sizes(settings), place)
         except (UserError, OSError) as error:
             yield Finding(
                 f"data={name}",
@@ -430,7 +433,7 @@ def _annotations(found: Mapping[Split, ImageSource], asked: Sequence[str]) -> It
 def _planned(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Finding]:
     """Whether the settings give a plan for these images, and which metrics their number leaves out."""
     try:
-        plan = make_plan(settings, facts)
+        plan = make_plan(settings, facts, STAGES)
     except UserError as error:
         yield Finding("plan", Verdict.BROKEN, sentence_for(error))
         return

@@ -4,21 +4,24 @@ The cell is named by the overrides that run.py was given, or by --cell. Called a
 """
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import build
 from experiments.cli import with_scale
 from experiments.compose import composed, exit_code, settings_only
 from experiments.console import say
 from experiments.generate import generator_of
+from experiments.images import data_facts
 from experiments.ledger import existing_store
 from experiments.model_card import MEASURED, model_card
-from experiments.plan import Plan, make_plan
+from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
-from experiments.runner import Job
+from experiments.runner import job_of
+from experiments.stage import Plan
+from experiments.stages import STAGES
 from experiments.store import Store
 from experiments.tracking import Silent
 from ldm.denoiser.unet import UNet
@@ -44,8 +47,8 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     values = composed(overrides)
     store = existing_store(Path(values["store"]))
     settings = settings_only(values)
-    facts = build.data_facts(with_scale_sizes(settings), store)
-    plan = make_plan(settings, facts)
+    facts = data_facts(with_scale_sizes(settings), store)
+    plan = make_plan(settings, facts, STAGES)
     records = _records(plan, store)
     missing = [name for name in TRAINED if name not in records]
     if missing:
@@ -82,8 +85,10 @@ def _records(plan: Plan, store: Store) -> dict[str, StageRecord]:
 
 def trained_model(plan: Plan, store: Store) -> TrainedModel:
     """The trained model of a plan, with its EMA weights."""
-    job = Job(plan, plan.stages["samples"], store, Silent())
-    made = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", plan.config["precision"])
+    [sampling] = [stage for stage in STAGES if stage.name == "samples"]
+    there = {name: s for name, s in plan.stages.items() if name == sampling.name or store.is_complete(name, s.identity)}
+    job = job_of(sampling, dataclasses.replace(plan, stages=there), store, Silent())
+    made = generator_of(job, job.parent("diffusion").folder / "weights.safetensors", plan.config["precision"])
     if not isinstance(made.model.network, UNet):
         raise UserError("only a denoiser of this program's own architecture (denoiser=unet) can be exported")
     sampler = plan.config["sampler"]

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments import build
-from experiments.conditions import Vocabulary, annotations_read
+from experiments import artifacts, build
+from experiments.conditions import Vocabulary, annotations_read, conditions_of, larger_maps
 from experiments.console import Reporter
 from experiments.pictures import to_uint8
 from experiments.published import is_given
-from experiments.runner import Job
+from experiments.scoring import conditions_split
+from experiments.stage import Job, Settings
 from ldm.conditioning.contract import Conditioning
-from ldm.data.contract import Split
 from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, Guidance, clipped, guided
 from ldm.first_stage.contract import FirstStage
@@ -29,6 +29,16 @@ from ldm.samplers import Sampler, sample
 from ldm.training.checkpoint import load_weights
 from ldm.training.flops import count_flops
 from ldm.training.precision import autocast_dtype
+
+
+def sample_size(settings: Settings, resolution: int) -> tuple[int, int]:
+    """Height and width of the samples of a samples stage's settings, in pixels."""
+    return settings["height"] or resolution, settings["width"] or resolution
+
+
+def maps_size(settings: Settings, conditioning: Settings, resolution: int) -> tuple[int, int] | None:
+    """The size at which images are asked for the conditions of samples; None: at the training size."""
+    return larger_maps({"samples": settings, "conditioning": conditioning, "data": {"resolution": resolution}})
 
 
 @dataclass(frozen=True)
@@ -89,15 +99,15 @@ class Batch:
 
 
 def generator_of(job: Job, weights: Path, precision: str) -> Generator:
-    """The generator of a job's plan with the EMA weights of one milestone or of the end."""
-    record, latents = job.parent_record("diffusion"), build.latent_facts(job)
+    """The generator that a job hangs on, with the EMA weights of one milestone or of the end."""
+    diffusion, latents = job.parent("diffusion"), artifacts.latent_facts(job)
     shape = tuple(latents["shape"])
-    first_stage = build.first_stage_of(job, job.plan.config["data"]["resolution"])
-    scale, known = build.latent_scale_of(job), Vocabulary(**record.facts["vocabulary"])
-    encode = build.encoder_of(first_stage, scale)
-    model, conditions = build.denoising_model(record.config, job.plan.config["ae"], shape[1], known, job.device, encode)
+    first_stage, scale = artifacts.first_stage_of(job), artifacts.latent_scale_of(job)
+    known, encode = Vocabulary(**diffusion.record.facts["vocabulary"]), build.encoder_of(first_stage, scale)
+    ae = job.parent("first_stage").settings
+    model, conditions = build.denoising_model(diffusion.settings, ae, shape[1], known, job.device, encode)
     trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditions})
-    if not is_given(record.config["denoiser"]):
+    if not is_given(diffusion.settings["denoiser"]):
         trained.load_state_dict(load_weights(weights))
     trained.eval().requires_grad_(False)
     model.autocast = autocast_dtype(precision)
@@ -111,15 +121,17 @@ def asked_conditions(job: Job, n: int, seed: int, size: tuple[int, int] | None =
 
     With `size` (height, width) they are those of images of that size.
     """
-    full = job.plan.config
-    split: Split = full["samples"]["conditions"]
-    images = build.images(full, split, job.store, annotations_read(full), size)
+    diffusion, split = job.parent("diffusion").settings, conditions_split(job.settings)
+    annotations = annotations_read(diffusion)
+    # Without a condition nothing is read of the images, and a given model's identity need not name them.
+    open_images = job.images if conditions_of(diffusion) else job.image_sets.open
+    images = open_images(split, annotations, size)
     if split == "train":
         indices = [int(torch.randint(len(images), (), generator=generator(seed, "condition", i))) for i in range(n)]
     else:
         order = torch.randperm(len(images), generator=generator(seed, "condition")).tolist()
         indices = [order[i % len(order)] for i in range(n)]
-    return AskedConditions(build.fields(full["conditioning"], images, job.device), indices, seed)
+    return AskedConditions(build.fields(diffusion["conditioning"], images, job.device), indices, seed)
 
 
 @torch.inference_mode()

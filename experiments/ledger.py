@@ -13,11 +13,10 @@ from rich.table import Table
 
 from experiments.compose import exit_code, without
 from experiments.console import say
-from experiments.plan import PARENTS
 from experiments.store import Failure, Store
 from experiments.sweep import shell_word
 from ldm.errors import UserError, nearest
-from ldm.records import STAGES, Cell, Sweep
+from ldm.records import Cell, Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 ALWAYS_SHOWN = ("f", "regulariser", "steps", "seed")
@@ -122,7 +121,7 @@ def entries(store: Store, sweeps: Sequence[Sweep]) -> list[Entry]:
         for name, identity in cell.stages.items()
     }
     return [
-        Entry(sweep, cell, {name: states[name, cell.stages[name]] for name in STAGES if name in cell.stages})
+        Entry(sweep, cell, {name: states[name, identity] for name, identity in cell.stages.items()})
         for sweep, cell in latest.values()
     ]
 
@@ -131,8 +130,8 @@ def retry(store: Store, found: Sequence[Entry], launch: Launch) -> None:
     """Runs what the entries lack, each artifact once; what hangs on a stage that fails again is left alone."""
     stopped_at: set[tuple[str, str]] = set()
     for entry in found:
-        for target in _leaves(entry.cell):
-            lineage = [(name, entry.cell.stages[name]) for name in _ancestry(entry.cell, target)]
+        for target in _leaves(entry):
+            lineage = [(name, entry.cell.stages[name]) for name in _ancestry(entry, target)]
             if store.is_complete(target, entry.cell.stages[target]) or stopped_at.intersection(lineage):
                 continue
             kept = without(entry.cell.overrides, "store")
@@ -153,7 +152,8 @@ def repeat_command(cell: Cell) -> str:
 def table(found: Sequence[Entry]) -> Table:
     """A line a cell: what sets it apart, and the state of each of its stages."""
     axes = _shown_axes([entry.cell for entry in found])
-    names = [name for name in STAGES if any(name in entry.stages for entry in found)]
+    order = dict.fromkeys(name for entry in found for name in (*entry.sweep.stages, *entry.stages))
+    names = [name for name in order if any(name in entry.stages for entry in found)]
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for axis in axes:
         shown.add_column(axis.replace("_", " "), justify="right" if axis != "regulariser" else "left", no_wrap=True)
@@ -246,19 +246,27 @@ def _say_unmade(found: Sequence[Entry]) -> None:
         say(f"  run it anew with: {repeat_command(entry.cell)}")
 
 
-def _leaves(cell: Cell) -> list[str]:
+def _parents(entry: Entry, stage: str) -> list[str]:
+    """The stages of a cell that a stage hangs on; all before it where the sweep is too old to tell."""
+    names = list(entry.cell.stages)
+    if stage not in entry.sweep.stages:
+        return names[: names.index(stage)]
+    return [name for name in entry.sweep.stages[stage].parents if name in entry.cell.stages]
+
+
+def _leaves(entry: Entry) -> list[str]:
     """The stages of a cell on which none of its others hangs."""
-    inner = {parent for name in cell.stages for parent in PARENTS[name]}
-    return [name for name in STAGES if name in cell.stages and name not in inner]
+    inner = {parent for name in entry.cell.stages for parent in _parents(entry, name)}
+    return [name for name in entry.cell.stages if name not in inner]
 
 
-def _ancestry(cell: Cell, stage: str) -> list[str]:
+def _ancestry(entry: Entry, stage: str) -> list[str]:
     """A stage of a cell and all that it hangs on there, in the order in which they run."""
     wanted = {stage}
-    for name in reversed(STAGES):
+    for name in reversed(list(entry.cell.stages)):
         if name in wanted:
-            wanted.update(PARENTS[name])
-    return [name for name in STAGES if name in wanted and name in cell.stages]
+            wanted.update(_parents(entry, name))
+    return [name for name in entry.cell.stages if name in wanted]
 
 
 def _shown_axes(cells: Sequence[Cell]) -> list[str]:

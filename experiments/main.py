@@ -11,11 +11,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import build
 from experiments.console import say
-from experiments.kept import sample_notes
-from experiments.plan import UNTIL, Plan, make_plan, other_judges
+from experiments.images import check_larger_images, data_facts
+from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
-from experiments.runner import Job, Outcome, run_stages
+from experiments.runner import run_stages
 from experiments.schema import check_keys
+from experiments.stage import Plan, targets, until_choices
+from experiments.stage_settings import other_extractors
+from experiments.stages import STAGES
 from experiments.store import Store, now
 from experiments.sweep import Launch, Point, as_sweep, distinct, run_waves, say_lost
 from experiments.tracking import Tracker
@@ -36,11 +39,12 @@ def run_one(config: DictConfig, command: str) -> int:
     plan = plan_of(values, store)
     point = Point(tuple(values["overrides"]), plan)
     name = _sweep_name()
-    store.write_sweep(as_sweep(name, now(), command, [point], values["until"]))
+    store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     _say_notes([plan], values["until"], store)
-    stages = plan.needed(UNTIL[values["until"]])
+    wanted = plan.needed(targets(STAGES, values["until"]))
     try:
-        computed = run_stages(plan, stages, store, _tracker(values, store, name), work)
+        build.prepare_device(values["device"])
+        computed = run_stages(STAGES, plan, wanted, store, _tracker(values, store, name))
     except UserError:
         raise
     except Exception as error:
@@ -48,7 +52,7 @@ def run_one(config: DictConfig, command: str) -> int:
         say(f"  the traceback is kept in the store: python -m experiments.ledger --store {store.root}")
         return 1
     _track_cells([plan] if computed else [], store, values, name)
-    _say_end(store, len(stages), computed, 1)
+    _say_end(store, len(wanted), computed, 1)
     return 0
 
 
@@ -71,11 +75,11 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     if len({str(point.plan.config["store"]) for point in points}) > 1:
         raise UserError("store cannot be swept: give one folder, e.g. store=results")
     cells = distinct(points)
-    targets = UNTIL[values["until"]]
-    store.write_sweep(as_sweep(name, now(), command, cells, values["until"]))
+    asked = targets(STAGES, values["until"])
+    store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
     _say_notes([point.plan for point in cells], values["until"], store)
-    _say_work(points, cells, targets, store)
-    before = _complete(cells, targets, store)
+    _say_work(points, cells, asked, store)
+    before = _complete(cells, asked, store)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
     def launch_in_sweep(jobs: Sequence[Sequence[str]]) -> None:
@@ -84,10 +88,10 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
         except Exception as error:  # the store tells which jobs did their work
             say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
 
-    lost = run_waves(cells, targets, store, launch_in_sweep)
-    computed = _complete(cells, targets, store) - before
+    lost = run_waves(cells, asked, store, launch_in_sweep)
+    computed = _complete(cells, asked, store) - before
     _track_cells(unmeasured, store, values, name)
-    _say_end(store, _complete(cells, targets, store), computed, len(cells))
+    _say_end(store, _complete(cells, asked, store), computed, len(cells))
     if lost:
         say_lost(lost, store)
         raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
@@ -102,9 +106,10 @@ def plain(config: DictConfig, command: str) -> dict[str, Any]:
         resolve=True,
         throw_on_missing=True,
     )
-    if values["until"] not in UNTIL:
+    choices = until_choices(STAGES)
+    if values["until"] not in choices:
         raise UserError(
-            f"until={values['until']} is no stage{nearest(str(values['until']), UNTIL)} (one of {', '.join(UNTIL)})"
+            f"until={values['until']} is no stage{nearest(str(values['until']), choices)} (one of {', '.join(choices)})"
         )
     values["device"] = build.resolve_device(values["device"])
     values["precision"] = build.resolve_precision(values["precision"], values["device"])
@@ -114,36 +119,35 @@ def plain(config: DictConfig, command: str) -> dict[str, Any]:
 def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     """The plan of a plain config; the images are looked at, not decoded."""
     settings = {key: value for key, value in values.items() if key != "overrides"}
-    facts = build.data_facts(with_scale_sizes(settings), store)
-    plan = make_plan(settings, facts)
+    facts = data_facts(with_scale_sizes(settings), store)
+    plan = make_plan(settings, facts, STAGES)
     build.check_networks(plan.config, facts.vocabulary(plan.config))
     if not store.is_complete("evaluation", plan.stages["evaluation"].identity):
-        build.check_larger_images(plan.config, store)
+        check_larger_images(plan.config, store)
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
         metrics = plan.config["metrics"]
         build.check_weights(metrics["extractor"], metrics["weights"], loss["perceptual"], loss["perceptual_path"])
-        for judge in other_judges(plan.config).values():
+        for judge in other_extractors(plan.config).values():
             build.check_extractor_weights(judge["name"], judge["weights"])
-        judges = plan.stages["samples"].config
+        judges = plan.stages["samples"].settings
         build.check_task_weights(judges.get("clip_model"), metrics["lpips"])
     return plan
 
 
-def work(job: Job) -> Outcome:
-    """Runs the function of a job's stage."""
-    from experiments import stages
-
-    build.prepare_device(job.device)
-    return stages.FUNCTIONS[job.stage.name](job)
-
-
 def _run_job(values: Mapping[str, Any]) -> None:
-    store = Store(Path(values["store"]))
+    """A sweep's job: the stage that it was handed, after a check that it plans what the sweep planned."""
+    store, target, expected = Store(Path(values["store"])), values["sweep"]["target"], values["sweep"]["identity"]
     plan = plan_of(values, store)
     try:
-        run_stages(
-            plan, plan.needed((values["sweep"]["target"],)), store, _tracker(values, store, values["sweep"]["id"]), work
-        )
+        found = plan.stages[target].identity
+        if expected not in (None, found):
+            raise UserError(
+                f"this job was to make {target} {expected} and plans {found}: its images, weights or program are not "
+                "those that the sweep was planned with; run the sweep again"
+            )
+        build.prepare_device(values["device"])
+        tracker = _tracker(values, store, values["sweep"]["id"])
+        run_stages(STAGES, plan, plan.needed((target,)), store, tracker)
     except Exception as error:  # kept in the store, said at the end of the sweep; the other jobs go on
         say(f"  failed: {type(error).__name__}: {error}", style="red")
 
@@ -168,31 +172,36 @@ def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
 
 
 def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str) -> None:
-    tracker = _tracker(values, store, name)
+    tracker, results = _tracker(values, store, name), [stage.name for stage in STAGES if stage.is_result]
     for plan in plans:
-        found = {name: store.record(name, stage.identity) for name, stage in plan.stages.items()}
-        records = {stage: record for stage, record in found.items() if record}
-        if "evaluation" in records:
-            tracker.cell_run(plan, records)
+        cell = plan.stages["evaluation"].identity
+        if not store.is_complete("evaluation", cell):
+            continue
+        # The costs that stay are those of the last, of sampling.
+        shown = [plan.stages[stage] for stage in (*results, "samples") if stage in plan.stages]
+        found = [store.record(planned.name, planned.identity) for planned in shown]
+        tracker.cell_run(plan, cell, [record for record in found if record])
 
 
-def _complete(points: Sequence[Point], targets: Sequence[str], store: Store) -> int:
-    stages = {(s.name, s.identity) for point in points for s in point.plan.needed(tuple(targets))}
+def _complete(points: Sequence[Point], asked: Sequence[str], store: Store) -> int:
+    stages = {(s.name, s.identity) for point in points for s in point.plan.needed(asked)}
     return sum(store.is_complete(*stage) for stage in stages)
 
 
 def _say_notes(plans: Sequence[Plan], until: str, store: Store) -> None:
     notes = [note for plan in plans for note in plan.notes]
-    if until in ("samples", "evaluation"):
-        notes += sample_notes(plans, store)
+    wanted = {planned.name for plan in plans for planned in plan.needed(targets(STAGES, until))}
+    for stage in STAGES:
+        if stage.notes and stage.name in wanted:
+            notes += stage.notes(stage, plans, store.root)
     for note in dict.fromkeys(notes):
         say(f"note: {note}", style="yellow")
 
 
-def _say_work(points: Sequence[Point], cells: Sequence[Point], targets: Sequence[str], store: Store) -> None:
+def _say_work(points: Sequence[Point], cells: Sequence[Point], asked: Sequence[str], store: Store) -> None:
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
     trained = {c.plan.stages["first_stage"].identity for c in cells if build.is_trained(c.plan.config["ae"])}
-    stages = {(stage.name, stage.identity) for cell in cells for stage in cell.plan.needed(tuple(targets))}
+    stages = {(stage.name, stage.identity) for cell in cells for stage in cell.plan.needed(asked)}
     to_do = sum(not store.is_complete(*stage) for stage in stages)
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.measure import batches_of
+from experiments.scoring import batches_of
 from ldm.data.contract import ImageCache
 from ldm.metrics.memorisation import PIXEL_SIDE, small_pixels
 from ldm.records import Protocol

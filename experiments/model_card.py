@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from experiments.conditions import DataFacts
-from experiments.plan import Plan
+from experiments.stage import Plan
 from ldm.conditioning import ClassConditioning
 from ldm.interop.export import TrainedModel
 from ldm.records import StageRecord

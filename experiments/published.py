@@ -238,12 +238,12 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
     return found
 
 
-def latent_scale(config: Mapping[str, Any]) -> LatentScale:
+def latent_scale(denoiser: Mapping[str, Any], ae: Mapping[str, Any]) -> LatentScale:
     """The scale between the raw latents of a given first stage and those of a given denoiser."""
-    found = loaded(config["denoiser"]["path"], config["denoiser"]["taken"])
-    if config["ae"]["f"] == 1:
+    found = loaded(denoiser["path"], denoiser["taken"])
+    if ae["f"] == 1:
         return dataclasses.replace(found, first_stage=IdentityFirstStage()).latent_scale()
-    return (found if found.first_stage is not None else first_stage_at(config["ae"]["path"])).latent_scale()
+    return (found if found.first_stage is not None else first_stage_at(ae["path"])).latent_scale()
 
 
 def conditioning(

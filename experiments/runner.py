@@ -5,125 +5,89 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.console import clock, say
-from experiments.plan import Plan, Stage
+from experiments.images import Images
+from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
 from experiments.store import Store, now
-from experiments.tracking import Run, Tracker
-from ldm.records import Cost, LeftOut, ResultRow, StageRecord
+from experiments.tracking import Tracker
+from ldm.records import StageRecord
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage hands to its record."""
-
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[ResultRow] = ()
-    left_out: Sequence[LeftOut] = ()
-    protocols: Mapping[str, Any] = field(default_factory=dict)
-    cost: Cost = field(default_factory=Cost)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage at work: its config, its folder, its parents' records, and where to log.
-
-    `config` is the stage's own; `plan.config` the full one, for settings that do not change numbers (device, workers).
-    """
-
-    plan: Plan
-    stage: Stage
-    store: Store
-    run: Run
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The stage's resolved config."""
-        return self.stage.config
-
-    @property
-    def folder(self) -> Path:
-        """Where the stage writes."""
-        return self.store.folder(self.stage.name, self.stage.identity)
-
-    @property
-    def device(self) -> str:
-        """ "cpu" or "cuda"."""
-        return str(self.plan.config["device"])
-
-    def parent_folder(self, name: str) -> Path:
-        """The folder of an ancestor of that stage name."""
-        return self.store.folder(name, self.plan.stages[name].identity)
-
-    def parent_record(self, name: str) -> StageRecord:
-        """The record of an ancestor of that stage name."""
-        record = self.store.record(name, self.plan.stages[name].identity)
-        if record is None:
-            raise RuntimeError(f"{name} {self.plan.stages[name].identity} is not complete")
-        return record
+def machine_of(config: Mapping[str, Any]) -> Machine:
+    """What a resolved config says of the machine, none of which is in an identity."""
+    trainer = config["trainer"]
+    return Machine(
+        device=str(config["device"]),
+        workers=config["workers"],
+        batch=config["samples"]["batch"],
+        micro_batch=trainer.get("micro_batch"),
+        checkpoint_seconds=trainer["checkpoint_seconds"],
+    )
 
 
-def label(plan: Plan, stage: Stage) -> str:
-    """What a line about a stage starts with: its name and what sets it apart."""
-    axes = plan.axes
-    if stage.name in ("reference", "other_references", "training_set"):
-        return stage.name
-    if stage.name == "probe":
-        return f"{stage.name:<14} {axes['conditioning']}"
-    text = f"{stage.name:<14} f={axes['f']} {axes['regulariser']}"
-    of_samples = ("tuning", "samples", "evaluation", "memorisation")
-    if stage.name in ("diffusion", "progress", "likelihood", *of_samples) and axes["conditioning"] != "class":
-        text += f" {axes['conditioning']}"
-    if stage.name in of_samples:
-        text += f" {axes['sampler']} {axes['steps']} steps"
-        if axes["guidance_scale"] != 1:
-            scale = axes["guidance_scale"]
-            text += f" guidance {scale if isinstance(scale, str) else format(scale, 'g')}"
-        if (axes["height"], axes["width"]) != (axes["resolution"], axes["resolution"]):
-            text += f" {axes['width']}x{axes['height']} px"
-    return text
+def job_of(stage: Stage, plan: Plan, store: Store, log: Log) -> Job:
+    """The job of a stage of a plan, all that it hangs on being complete."""
+    planned = plan.stages[stage.name]
+    return Job(
+        stage=stage,
+        planned=planned,
+        folder=store.folder(stage.name, planned.identity),
+        parents={ancestor.name: _parent(ancestor, store) for ancestor in plan.needed((stage.name,))[:-1]},
+        machine=machine_of(plan.config),
+        label=stage.line(plan.axes),
+        log=log,
+        image_sets=Images(plan.config["data"], store, plan.config["workers"]),
+    )
+
+
+def _parent(planned: PlannedStage, store: Store) -> Parent:
+    record = store.record(planned.name, planned.identity)
+    if record is None:
+        raise RuntimeError(f"{planned.name} {planned.identity} is not complete")
+    return Parent(record, store.folder(planned.name, planned.identity), planned.settings)
 
 
 def run_stages(
-    plan: Plan, stages: Sequence[Stage], store: Store, tracker: Tracker, work: Callable[[Job], Outcome]
+    stages: Sequence[Stage], plan: Plan, wanted: Sequence[PlannedStage], store: Store, tracker: Tracker
 ) -> int:
-    """Completes the given stages in order and returns how many were computed here.
+    """Completes the wanted stages of a plan in order and returns how many were computed here.
 
     Raises: whatever a stage raises, after its traceback was kept in the store; later stages are not begun.
     """
-    computed = 0
-    for stage in stages:
-        if store.is_complete(stage.name, stage.identity):
+    computed, known = 0, {stage.name: stage for stage in stages}
+    for planned in wanted:
+        if store.is_complete(planned.name, planned.identity):
             continue
-        waiting = f"{label(plan, stage)}  waits: another process works on it"
-        with store.claim(f"{stage.name}/{stage.identity}", functools.partial(say, waiting)):
-            if store.is_complete(stage.name, stage.identity):
+        stage = known[planned.name]
+        waiting = f"{stage.line(plan.axes)}  waits: another process works on it"
+        with store.claim(f"{planned.name}/{planned.identity}", functools.partial(say, waiting)):
+            if store.is_complete(planned.name, planned.identity):
                 continue
             try:
-                _run_stage(plan, stage, store, tracker, work)
+                _run_stage(stage, plan, store, tracker)
             except BaseException as error:
                 if not isinstance(error, KeyboardInterrupt):
-                    store.fail(stage.name, stage.identity, error, plan.config["command"])
+                    store.fail(planned.name, planned.identity, error, plan.config["command"])
                 raise
             computed += 1
     return computed
 
 
-def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: Callable[[Job], Outcome]) -> None:
-    store.begin(stage.name, stage.identity)
-    started = time.monotonic()
-    with tracker.stage_run(plan, stage) as run:
-        outcome = work(Job(plan, stage, store, run))
+def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None:
+    planned, started = plan.stages[stage.name], time.monotonic()
+    store.begin(stage.name, planned.identity)
+    with tracker.stage_run(plan, planned) as run:
+        outcome = stage.run(job_of(stage, plan, store, run))
         _check_protocols(outcome, stage.name)
         record = StageRecord(
             stage=stage.name,
-            identity=stage.identity,
-            config=stage.config,
-            parents=stage.parents,
+            identity=planned.identity,
+            config=planned.settings,
+            parents=planned.parents,
             facts=outcome.facts,
             rows=tuple(outcome.rows),
             left_out=tuple(outcome.left_out),
@@ -131,11 +95,12 @@ def _run_stage(plan: Plan, stage: Stage, store: Store, tracker: Tracker, work: C
             cost=outcome.cost,
             environment={**environment(), "device": plan.config["device"], "config": plan.config},
             created=now(),
+            axes={axis: plan.axes[axis] for axis in stage.axes if axis in plan.axes},
         )
         run.finish(record)
         store.finish(record)
     rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
-    say(f"{label(plan, stage)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
+    say(f"{stage.line(plan.axes)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
 
 
 def _check_protocols(outcome: Outcome, stage: str) -> None:

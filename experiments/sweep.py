@@ -1,13 +1,14 @@
 """A sweep as waves of jobs: every stage once, in any launcher, a failure stopping only what hangs on it."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from experiments.axes import other_settings
 from experiments.console import say
-from experiments.plan import UNTIL, Plan, Stage
+from experiments.stage import Plan, PlannedStage, Stage, targets
 from experiments.store import Store
-from ldm.records import STAGES, Cell, Sweep
+from ldm.records import Cell, Sweep
 
 Launch = Callable[[Sequence[Sequence[str]]], None]
 """Runs one job for each list of overrides and returns when all have ended, whatever became of them."""
@@ -25,7 +26,7 @@ class Point:
 class Lost:
     """A stage that is missing after its wave, and why."""
 
-    stage: Stage
+    stage: PlannedStage
     point: Point
     reason: str
     command: str
@@ -39,28 +40,31 @@ def distinct(points: Sequence[Point]) -> list[Point]:
     return list(found.values())
 
 
-def as_sweep(name: str, created: str, command: str, points: Sequence[Point], until: str) -> Sweep:
+def as_sweep(
+    name: str, created: str, command: str, points: Sequence[Point], until: str, stages: Sequence[Stage]
+) -> Sweep:
     """What the store keeps of a call, and analysis reads."""
     cells = tuple(
         Cell(
             point.plan.cell,
             point.plan.axes,
             point.overrides,
-            {stage.name: stage.identity for stage in point.plan.needed(UNTIL[until])},
+            {planned.name: planned.identity for planned in point.plan.needed(targets(stages, until))},
+            other_settings(point.overrides),
         )
         for point in points
     )
-    return Sweep(name, created, command, cells)
+    return Sweep(name, created, command, cells, stages={stage.name: stage.shape for stage in stages})
 
 
-def missing(points: Sequence[Point], targets: Sequence[str], store: Store) -> dict[str, dict[str, Point]]:
-    """By stage name, in order: the identities not yet complete, each with the first point that needs it."""
-    waves: dict[str, dict[str, Point]] = {name: {} for name in STAGES}
+def missing(points: Sequence[Point], asked: Sequence[str], store: Store) -> list[tuple[PlannedStage, Point]]:
+    """The stages that are not complete, each once, with the first point that needs it."""
+    found: dict[tuple[str, str], tuple[PlannedStage, Point]] = {}
     for point in points:
-        for stage in point.plan.needed(tuple(targets)):
-            if not store.is_complete(stage.name, stage.identity):
-                waves[stage.name].setdefault(stage.identity, point)
-    return {name: wave for name, wave in waves.items() if wave}
+        for planned in point.plan.needed(asked):
+            if not store.is_complete(planned.name, planned.identity):
+                found.setdefault((planned.name, planned.identity), (planned, point))
+    return list(found.values())
 
 
 def depth(plan: Plan, name: str) -> int:
@@ -68,36 +72,40 @@ def depth(plan: Plan, name: str) -> int:
     return max((depth(plan, parent) + 1 for parent in plan.stages[name].parents), default=0)
 
 
-def in_waves(waves: Mapping[str, Mapping[str, Point]]) -> list[list[tuple[str, str, Point]]]:
-    """What is missing as (stage name, identity, point), together where nothing waits for another of them."""
-    jobs = [(name, identity, point) for name, wave in waves.items() for identity, point in wave.items()]
-    levels = [depth(point.plan, name) for name, _, point in jobs]
+def in_waves(jobs: Sequence[tuple[PlannedStage, Point]]) -> list[list[tuple[PlannedStage, Point]]]:
+    """Stages with the points that need them, together where nothing waits for another of them."""
+    levels = [depth(point.plan, planned.name) for planned, point in jobs]
     return [[job for job, at in zip(jobs, levels, strict=True) if at == level] for level in sorted(set(levels))]
 
 
-def run_waves(points: Sequence[Point], targets: Sequence[str], store: Store, launch: Launch) -> list[Lost]:
+def run_waves(points: Sequence[Point], asked: Sequence[str], store: Store, launch: Launch) -> list[Lost]:
     """Launches what is missing, parents first, and returns what could not be made and has itself to blame.
 
     What hangs on a failed stage is not tried; it is made by the next call, when the cause is gone.
     """
     lost: list[Lost] = []
-    for wave in in_waves(missing(points, targets, store)):
+    for wave in in_waves(missing(points, asked, store)):
         ready = [
-            (name, identity, point)
-            for name, identity, point in wave
-            if all(store.is_complete(*parent) for parent in point.plan.stages[name].parents.items())
+            (planned, point)
+            for planned, point in wave
+            if all(store.is_complete(*parent) for parent in planned.parents.items())
         ]
         if not ready:
             continue
-        launch([[*point.overrides, f"sweep.target={name}"] for name, _, point in ready])
-        for name, identity, point in ready:
-            if store.is_complete(name, identity):
+        launch([[*point.overrides, *handed(planned)] for planned, point in ready])
+        for planned, point in ready:
+            if store.is_complete(planned.name, planned.identity):
                 continue
-            failure = store.failure(name, identity)
+            failure = store.failure(planned.name, planned.identity)
             reason = failure.error if failure else "its job ended without a word (killed?)"
             command = "python run.py " + " ".join(shell_word(override) for override in point.overrides)
-            lost.append(Lost(point.plan.stages[name], point, reason, command))
+            lost.append(Lost(planned, point, reason, command))
     return lost
+
+
+def handed(planned: PlannedStage) -> list[str]:
+    """The overrides that tell a job which stage it is to make, and of which identity."""
+    return [f"sweep.target={planned.name}", f"sweep.identity='{planned.identity}'"]
 
 
 def shell_word(override: str) -> str:

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import build
+from experiments import artifacts, build
 from experiments.conditions import ANNOTATION_OF, conditions_of
 from experiments.generate import AskedConditions
-from experiments.measure import generation_protocol, judged_protocol, perceptual_protocol
-from experiments.runner import Job
+from experiments.scoring import conditions_split, generation_protocol, judged_protocol, perceptual_protocol
+from experiments.stage import Job
 from ldm.data.contract import ImageCache
 from ldm.data.degradation import Degradation
 from ldm.metrics import clip_score, inpainting, superres
@@ -138,34 +138,34 @@ class InpaintMeasure:
 
 def measures_of(job: Job, asked: AskedConditions, extractor: Extractor) -> list[Measure]:
     """What is measured of the samples of a job's plan; nothing where they are larger than the images."""
-    full, n, found = job.plan.config, len(asked.indices), list[Measure]()
+    diffusion, n, found = job.parent("diffusion").settings, len(asked.indices), list[Measure]()
     partners = shuffled_partners(n, asked.seed)
-    if job.config["height"] is not None:
+    if job.settings["height"] is not None:
         return found
-    distances = build.perceptual_distances(job.config.get("lpips_weights"))
-    for kind in conditions_of(full):
+    distances = build.perceptual_distances(job.settings.get("lpips_weights"))
+    for kind in conditions_of(diffusion):
         match kind:
             case "superres":
-                settings = full["conditioning"]["superres"]
+                settings = diffusion["conditioning"]["superres"]
                 degradation = Degradation(settings["degradation"], settings["scale"])
                 found.append(SuperresMeasure(asked, degradation, distances))
             case "inpaint":
                 found.append(InpaintMeasure(asked, extractor, distances))
-            case _ if kind in job.parent_record("probe").facts["probes"]:
-                probe = build.trained_probe(job, kind)
+            case _ if kind in job.parent("probe").record.facts["probes"]:
+                probe = artifacts.trained_probe(job, kind)
                 found.append(ProbeMeasure(probe, asked.fields.images, asked.indices, partners, job.device))
-    if job.config.get("clip_model"):
-        model = load_clip_score(Path(job.config["clip_model"]).expanduser(), job.device)
+    if job.settings.get("clip_model"):
+        model = load_clip_score(Path(job.settings["clip_model"]).expanduser(), job.device)
         found.append(ClipMeasure(model, asked, partners))
     return found
 
 
 def task_facts(job: Job, asked: AskedConditions) -> dict[str, Any]:
     """What protocols of task scores say of whose conditions were asked for, and of the CLIP model."""
-    full, clip = job.plan.config, job.config.get("clip_model")
-    if not conditions_of(full):
+    kinds, clip = conditions_of(job.parent("diffusion").settings), job.settings.get("clip_model")
+    if not kinds:
         return {}
-    facts = {"asked": asked_facts(asked.fields.images, full["samples"]["conditions"], conditions_of(full))}
+    facts = {"asked": asked_facts(asked.fields.images, conditions_split(job.settings), kinds)}
     if clip is None:
         return facts
     return {**facts, "clip": clip_facts(load_clip_score(Path(clip).expanduser(), job.device))}
@@ -201,11 +201,11 @@ class Judged:
 
 def judged(job: Job, values: Values, features: Features) -> tuple[list[Judged], list[LeftOut]]:
     """The scores of the samples stage's values of each image, and what no judge was there for."""
-    asked, n = job.parent_record("samples").facts["asked"], len(features)
-    kinds, found, left_out = conditions_of(job.plan.config), list[Judged](), list[LeftOut]()
+    asked, n = job.parent("samples").record.facts["asked"], len(features)
+    kinds, found, left_out = conditions_of(job.parent("diffusion").settings), list[Judged](), list[LeftOut]()
     for kind in kinds:
         if kind in PROBES:
-            probes = job.parent_record("probe").facts
+            probes = job.parent("probe").record.facts
             if kind in probes["obstacles"]:
                 left_out.append(LeftOut(PROBES[kind].metric, probes["obstacles"][kind]))
             else:
@@ -217,7 +217,7 @@ def judged(job: Job, values: Values, features: Features) -> tuple[list[Judged], 
                 left_out.append(LeftOut(f"{kind}_{LPIPS}", NO_LPIPS))
     if "clip_score" in values:
         similar = [clip_score.clip_score(values[f"{kind}clip_score"], kind) for kind in ("", "shuffled_", "real_")]
-        clip = job.parent_record("samples").facts["clip"]
+        clip = job.parent("samples").record.facts["clip"]
         found.append(Judged((similar, []), _task_protocol(job, "clip_score", asked, n, **clip)))
     elif "text" in kinds:
         left_out.append(LeftOut("clip_score", clip_score.MISSING))
@@ -255,20 +255,20 @@ def _task_protocol(
         reference=f"conditions of {asked['split']} images",
         reference_hash=asked["hash"],
         n_reference=asked["images"],
-        resolution=job.plan.config["data"]["resolution"],
+        resolution=job.resolution,
         resize=resize,
         extractor=extractor,
         extractor_size=extractor_size,
         extractor_weights=extractor_weights,
         extractor_precision="float32",
         class_balance=f"as asked for in {asked['split']} images",
-        evaluation_seed=job.plan.config["metrics"]["seed"],
+        evaluation_seed=job.settings["seed"],
     )
 
 
 def _pair_judged(job: Job, kind: str, values: Values, features: Features, asked: Mapping[str, Any]) -> Iterator[Judged]:
     """How near outputs are to the images behind their conditions, pixel by pixel and to each network that sees both."""
-    n, judge = len(features), job.plan.config["metrics"]["extractor"]
+    n, judge = len(features), job.parent("samples").settings["extractor"]["name"]
     given, missing = _superres_scores(values) if kind == "superres" else _inpaint_scores(job, values, features)
     plain = _task_protocol(job, kind, asked, n, extractor="none", extractor_size=0, extractor_weights="", resize="none")
     plain = dataclasses.replace(
@@ -277,7 +277,7 @@ def _pair_judged(job: Job, kind: str, values: Values, features: Features, asked:
         extractor_precision="",
         class_balance=f"as in the {asked['split']} images",
     )
-    distances = build.perceptual_distances(job.parent_record("samples").config.get("lpips_weights"))
+    distances = build.perceptual_distances(job.parent("samples").settings.get("lpips_weights"))
     networks = {one.name: perceptual_protocol(job, plain, one) for one in distances}
     networks |= {metric_name("fd", judge): judged_protocol(plain, generation_protocol(job, n))}
 
@@ -307,7 +307,7 @@ def _inpaint_scores(job: Job, values: Values, features: Features) -> Scores:
     originals = Features(values["inpaint.features"], None)
     found: list[MetricValue | LeftOut] = [inpainting.known_metrics(values["inpaint.known"])]
     for scores, missing in (
-        inpainting.frechet_by_band(features, originals, covered, job.plan.config["metrics"]["extractor"]),
+        inpainting.frechet_by_band(features, originals, covered, job.parent("samples").settings["extractor"]["name"]),
         *(
             inpainting.distances_by_band(_named(values, f"{name}.distance."), covered, f"{name}_")
             for name in ("inpaint", "mean_fill_inpaint")

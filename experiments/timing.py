@@ -24,13 +24,14 @@ from typing import Any
 import torch
 
 from experiments import build
+from experiments.artifacts import settled_guidance
 from experiments.compose import exit_code
-from experiments.conditions import larger_maps
 from experiments.console import say
-from experiments.generate import Generator, asked_conditions, generate, generator_of, wait_for
+from experiments.generate import Generator, asked_conditions, generate, generator_of, maps_size, wait_for
 from experiments.ledger import chosen_sweeps, existing_store
-from experiments.plan import Plan, Stage
-from experiments.runner import Job, environment, label, processor
+from experiments.runner import environment, job_of, processor
+from experiments.stage import Job, Plan, PlannedStage
+from experiments.stages import STAGES
 from experiments.stages.samples import at_sample_size
 from experiments.store import Store, now
 from experiments.tracking import Silent
@@ -122,18 +123,18 @@ def _time_all(options: argparse.Namespace) -> int:
             if record is None:
                 missing += 1
                 continue
-            job = job_of(store, cell, record, machine)
+            job = finished_job(store, cell, record, machine)
             batch = min(options.batch or record.facts["batch"], record.config["n_samples"])
             key = timing_identity(identity, machine, batch, options.repeats)
             before = store.record(STAGE, key)
             if before is not None and (before.facts["is_alone"] or options.allow_busy):
                 continue
             speed = dataclasses.replace(measure(job, batch, options.repeats), shared=shared)
-            _check_alone(speed, label(job.plan, job.stage), options.allow_busy)
+            _check_alone(speed, job.label, options.allow_busy)
             found = timing_record(key, record, machine, batch, speed)
             store.finish(found)
             done += 1
-            say(f"{label(job.plan, job.stage)}  {found.cost.images_per_second:,.1f} images/s{_parts(speed, batch)}")
+            say(f"{job.label}  {found.cost.images_per_second:,.1f} images/s{_parts(speed, batch)}")
     say(
         f"{done} of {len(cells)} sample sets timed now on {machine.name}"
         + (f"; {missing} are not made yet" if missing else "")
@@ -168,27 +169,29 @@ def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: 
     )
 
 
-def job_of(store: Store, cell: Cell, samples: StageRecord, machine: Machine) -> Job:
+def finished_job(store: Store, cell: Cell, samples: StageRecord, machine: Machine) -> Job:
     """The job of a finished sample set on this machine, from its records alone."""
     stages = {}
     for name, identity in cell.stages.items():
         record = store.record(name, identity)
         if record is not None:
-            stages[name] = Stage(name, identity, record.config, record.parents)
+            stages[name] = PlannedStage(name, identity, record.config, record.parents)
     config = {**samples.environment["config"], "device": machine.device}
-    return Job(Plan(cell.cell, cell.axes, stages, config, ()), stages["samples"], store, Silent())
+    [stage] = [stage for stage in STAGES if stage.name == samples.stage]
+    return job_of(stage, Plan(cell.cell, cell.axes, stages, config, ()), store, Silent())
 
 
 @torch.inference_mode()
 def measure(job: Job, batch: int, repeats: int) -> Speed:
     """Times one batch after making it once, and watches what others do to the machine meanwhile."""
-    config, full = job.config, job.plan.config
-    weights = job.parent_folder("diffusion") / "weights.safetensors"
-    source = at_sample_size(generator_of(job, weights, config["precision"]), full)
-    asked = asked_conditions(job, batch, config["sampler"]["seed"], larger_maps(full))
+    config, diffusion = job.settings, job.parent("diffusion")
+    weights = diffusion.folder / "weights.safetensors"
+    source = at_sample_size(generator_of(job, weights, config["precision"]), config, job.resolution)
+    size = maps_size(config, diffusion.settings["conditioning"], job.resolution)
+    asked = asked_conditions(job, batch, config["sampler"]["seed"], size)
     sampler, guidance = (
         build.sampler(config["sampler"], source.model.schedule),
-        build.guidance(build.settled_guidance(job)),
+        build.guidance(settled_guidance(job)),
     )
 
     def sampled() -> tuple[float, float]:

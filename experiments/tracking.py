@@ -5,26 +5,20 @@ drops what comes below the last one after a resume; `images_seen` is the axis in
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from experiments.plan import Plan, Stage
+from experiments.stage import Log, Plan, PlannedStage
 from ldm.errors import UserError
 from ldm.records import StageRecord
 
 MODES = ("offline", "online", "disabled")
 
 
-class Run(Protocol):
-    """Where a stage logs while it runs."""
-
-    def log(self, images_seen: int, values: Mapping[str, float]) -> None:
-        """Values at that many images seen."""
-
-    def image(self, name: str, path: Path) -> None:
-        """A picture that lies on disk."""
+class Run(Log, Protocol):
+    """Where one stage execution is mirrored."""
 
     def finish(self, record: StageRecord) -> None:
         """The record's results as the run's summary."""
@@ -78,24 +72,26 @@ class Tracker:
         self.store, self.mode, self.project, self.entity, self.group = store, mode, project, entity, group
 
     @contextmanager
-    def stage_run(self, plan: Plan, stage: Stage) -> Iterator[Run]:
+    def stage_run(self, plan: Plan, stage: PlannedStage) -> Iterator[Run]:
         """The run of one stage execution, ended whether the stage succeeds or not."""
         axes = {key: plan.axes[key] for key in ("f", "regulariser", "channels", "resolution", "data", "scale")}
-        config = {**axes, "identity": stage.identity, "stage_config": stage.config, "config": plan.config}
+        config = {**axes, "identity": stage.identity, "stage_config": stage.settings, "config": plan.config}
         tags = [stage.name, f"f={axes['f']}", str(axes["regulariser"]), f"scale={axes['scale']}"]
         with self._run(f"{stage.name}-{stage.identity}", stage.name, config, tags) as run:
             yield run
 
-    def cell_run(self, plan: Plan, records: Mapping[str, StageRecord]) -> None:
-        """One run for a finished cell with its final metrics, so that tables and parallel coordinates work."""
+    def cell_run(self, plan: Plan, name: str, records: Sequence[StageRecord]) -> None:
+        """One run for a finished cell with the results of these records, so that tables and parallel coordinates work.
+
+        The costs that stay are those of the last.
+        """
         if self.mode == "disabled":
             return
-        config = {**plan.axes, "cell": plan.cell, "stages": {name: record.identity for name, record in records.items()}}
-        name = f"cell-{records['evaluation'].identity}"
-        with self._run(name, "cell", config, ["cell", f"f={plan.axes['f']}", str(plan.axes["regulariser"])]) as run:
-            for stage in ("reconstruction", "evaluation", "samples"):  # the costs that stay are those of sampling
-                if stage in records:
-                    run.finish(records[stage])
+        config = {**plan.axes, "cell": plan.cell, "stages": {s.name: s.identity for s in plan.stages.values()}}
+        tags = ["cell", f"f={plan.axes['f']}", str(plan.axes["regulariser"])]
+        with self._run(f"cell-{name}", "cell", config, tags) as run:
+            for record in records:
+                run.finish(record)
 
     @contextmanager
     def _run(self, name: str, job_type: str, config: Mapping[str, Any], tags: list[str]) -> Iterator[Run]:

@@ -1,8 +1,6 @@
-"""The stages, one file each: a function from a job (stage config, parents' artifacts) to an outcome."""
+"""All stages, one file each, in an order in which parents come first."""
 
-from collections.abc import Callable, Mapping
-
-from experiments.runner import Job, Outcome
+from experiments.stage import Stage
 from experiments.stages import (
     coding,
     diffusion,
@@ -22,21 +20,21 @@ from experiments.stages import (
     tuning,
 )
 
-FUNCTIONS: Mapping[str, Callable[[Job], Outcome]] = {
-    "reference": reference.run,
-    "other_references": other_references.run,
-    "first_stage": first_stage.run,
-    "reconstruction": reconstruction.run,
-    "coding": coding.run,
-    "latents": latents.run,
-    "predictors": predictors.run,
-    "diffusion": diffusion.run,
-    "progress": progress.run,
-    "likelihood": likelihood.run,
-    "probe": probe.run,
-    "tuning": tuning.run,
-    "samples": samples.run,
-    "evaluation": evaluation.run,
-    "training_set": training_set.run,
-    "memorisation": memorisation.run,
-}
+STAGES: tuple[Stage, ...] = (
+    reference.STAGE,
+    other_references.STAGE,
+    first_stage.STAGE,
+    reconstruction.STAGE,
+    coding.STAGE,
+    latents.STAGE,
+    predictors.STAGE,
+    diffusion.STAGE,
+    progress.STAGE,
+    likelihood.STAGE,
+    probe.STAGE,
+    tuning.STAGE,
+    samples.STAGE,
+    evaluation.STAGE,
+    training_set.STAGE,
+    memorisation.STAGE,
+)

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from experiments import build
+from experiments import axes, labels
+from experiments.artifacts import first_stage_of
+from experiments.conditions import DataFacts
 from experiments.cost import Meter
-from experiments.measure import chosen, described, unjudged_protocol
 from experiments.pictures import to_uint8
-from experiments.runner import Job, Outcome
+from experiments.scoring import chosen, described, unjudged_protocol
+from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import code_histogram, code_indices, encodings, mean_and_logvar
 from experiments.stages.reconstruction import MOST_RATE_IMAGES
-from ldm.data.contract import ImageCache
+from ldm.data.contract import SPLITS, ImageCache
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.vq import VQFirstStage
 from ldm.metrics.entropy_coding import (
@@ -48,9 +50,9 @@ class QuantisedPoint:
 
 def run(job: Job) -> Outcome:
     """Rows of the coded size; for KL latents also the distortion behind it, and a curve over steps as facts."""
-    meter, config = Meter(job.device), job.config
-    train, heldout = (build.images(job.plan.config, split, job.store) for split in ("train", "heldout"))
-    model = build.first_stage_of(job, heldout.resolution)
+    meter, config = Meter(job.device), job.settings
+    train, heldout = (job.images(split) for split in SPLITS)
+    model = first_stage_of(job)
     # The images that reconstructions and named rates are measured on, and those that rates are fitted to.
     indices = chosen(len(heldout), config["n_samples"], config["seed"], "reconstruction")
     training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
@@ -140,3 +142,29 @@ def _coded_in_steps(
     psnr = kept["psnr_coded"].value if "psnr_coded" in kept else None
     point = QuantisedPoint(share, values[0].value, values[1].value, kept["rmse255_coded"].value, psnr, len(indices))
     return point, values
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The images, where metrics.coding asks for it and there are latents."""
+    metrics = config["metrics"]
+    if not metrics["coding"] or config["ae"]["f"] == 1:  # pixels are not coded
+        return None
+    return {
+        "train": facts.train_fingerprint,
+        "heldout": facts.heldout_fingerprint,
+        "n_samples": metrics["n_samples"],
+        "seed": metrics["seed"],
+    }
+
+
+STAGE = Stage(
+    name="coding",
+    parents=("first_stage",),
+    version=1,
+    axes=axes.OF_DATA + axes.OF_FIRST_STAGE,
+    until=("first_stage", "latents", "diffusion", "samples", "evaluation"),
+    settings=settings,
+    run=run,
+    label=labels.first_stage,
+    is_result=True,
+)

@@ -2,12 +2,16 @@
 
 import dataclasses
 
-from experiments import build
-from experiments.conditions import annotations_read
+from experiments import axes, build, labels, stage_settings
+from experiments.artifacts import first_stage_of, latent_scale_of
+from experiments.conditions import DataFacts, Vocabulary, annotations_read, conditions_of
 from experiments.console import reporting
 from experiments.cost import Meter
+from experiments.counts import Counts, training_bytes, training_estimate
+from experiments.images import vocabulary
 from experiments.published import is_given, latent_scale
-from experiments.runner import Job, Outcome, label
+from experiments.resolve import PLAIN_UNET
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning
 from ldm.data.latents import CachedLatents, open_packed
@@ -22,19 +26,19 @@ def run(job: Job) -> Outcome:
 
     Nothing where the denoiser was given.
     """
-    config, full = job.config, job.plan.config
+    config = job.settings
     if is_given(config["denoiser"]):
         return _given(job)
-    images = build.images(full, "train", job.store, annotations_read(full))
-    latents = job.parent_record("latents").facts
-    packed = open_packed(job.parent_folder("latents") / "latents.npy") if latents["cached"] else None
-    first_stage, scale = build.first_stage_of(job, images.resolution), build.latent_scale_of(job)
+    images = job.images("train", annotations_read(config))
+    ae, latents = job.parent("first_stage").settings, job.parent("latents").record.facts
+    packed = open_packed(job.parent("latents").folder / "latents.npy") if latents["cached"] else None
+    first_stage, scale = first_stage_of(job), latent_scale_of(job)
     fields = build.fields(config["conditioning"], images, job.device)
     data = CachedLatents(packed, images, first_stage, scale, job.device, fields)
-    known, encode = build.vocabulary(images, full), build.encoder_of(first_stage, scale)
+    known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale)
 
     def fresh() -> tuple[DenoisingModel, Conditioning]:
-        return build.denoising_model(config, full["ae"], latents["shape"][1], known, job.device, encode)
+        return build.denoising_model(config, ae, latents["shape"][1], known, job.device, encode)
 
     model, conditions = fresh()
     settings = _settings(job)
@@ -49,10 +53,8 @@ def run(job: Job) -> Outcome:
             folder.mkdir(exist_ok=True)
             save_weights(folder / f"{step * settings.batch}.safetensors", training.ema.module.state_dict())
 
-    with reporting(label(job.plan, job.stage), settings.steps * settings.batch) as reporter:
-        meter = run_training(
-            job, training, train(training), full["trainer"]["checkpoint_seconds"], reporter, keep_milestone
-        )
+    with reporting(job.label, settings.steps * settings.batch) as reporter:
+        meter = run_training(job, training, train(training), reporter, keep_milestone)
     save_weights(job.folder / "weights.safetensors", training.ema.module.state_dict())
     return Outcome(
         facts={
@@ -71,11 +73,12 @@ def run(job: Job) -> Outcome:
 
 def _given(job: Job) -> Outcome:
     """What later stages need to know of a denoiser that was given: sizes, and the latents it knows."""
-    config, full = job.config, job.plan.config
-    known, side = build.data_facts(full["data"], job.store).vocabulary(full), config["latent_side"]
-    model, conditions = build.denoising_model(config, full["ae"], side, known, job.device)
-    scale = latent_scale(full)
-    shape = [full["ae"]["channels"], side, side]
+    config, ae, side = job.settings, job.parent("first_stage").settings, job.settings["latent_side"]
+    # Of an unconditional model the identity need not name the images, and nothing of them is read.
+    known = job.vocabulary(annotations_read(config)) if conditions_of(config) else Vocabulary(0)
+    model, conditions = build.denoising_model(config, ae, side, known, job.device)
+    scale = latent_scale(config["denoiser"], ae)
+    shape = [ae["channels"], side, side]
     return Outcome(
         facts={
             "parameters": {"denoiser": build.parameters(model.network), "conditioning": build.parameters(conditions)},
@@ -91,9 +94,9 @@ def _given(job: Job) -> Outcome:
 
 
 def _settings(job: Job) -> DiffusionSettings:
-    training = job.config["training"]
+    training = job.settings["training"]
     return DiffusionSettings(
-        seed=job.config["seed"],
+        seed=job.settings["seed"],
         images=training["images"],
         batch=training["batch"],
         learning_rate=training["learning_rate"],
@@ -101,7 +104,63 @@ def _settings(job: Job) -> DiffusionSettings:
         weight_decay=training["weight_decay"],
         gradient_clip=training["gradient_clip"],
         ema_half_life=training["ema_half_life"],
-        condition_dropout=job.config["conditioning"]["dropout"],
+        condition_dropout=job.settings["conditioning"]["dropout"],
         decay=training["decay"],
-        micro_batch=job.plan.config["trainer"]["micro_batch"],
+        micro_batch=job.machine.micro_batch,
     )
+
+
+NAMES = ("micro_batch", "checkpoint_seconds", "budget", "learning_rate_factor")
+"""Settings of a training that change no numbers, or only through what is filled in for the names that they give."""
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The model and its training; of a given one the model alone, for latents of which side."""
+    annotations = stage_settings.annotations(config, facts.annotations)
+    common = {key: config[key] for key in ("seed", "precision", "conditioning", "diffusion")}
+    if is_given(config["denoiser"]):
+        # Of the images samples owe only their conditions.
+        images = {"data": facts.train_fingerprint, **annotations} if conditions_of(config) else {}
+        side = config["data"]["resolution"] // config["ae"]["f"]
+        return {**common, "latent_side": side, "denoiser": config["denoiser"], **images}
+    return {
+        **common,
+        **annotations,
+        "denoiser": {key: value for key, value in config["denoiser"].items() if key != "architecture"},
+        "training": {key: value for key, value in config["trainer"].items() if key not in NAMES},
+    }
+
+
+def needs(config: Settings) -> tuple[str, ...]:
+    """A given denoiser reads no latents."""
+    return ("first_stage",) if is_given(config["denoiser"]) else ("latents",)
+
+
+def estimate(settings: Settings, counts: Counts) -> Estimate | None:
+    """Of the training, where there is one."""
+    if is_given(settings["denoiser"]):
+        return None
+    training, model = settings["training"], counts.denoiser
+    at_once = min(counts.machine.micro_batch or training["batch"], training["batch"])
+    trained = model.denoiser + (model.conditioning or 0)
+    memory = training_bytes(trained, model.step, at_once, settings["precision"], has_ema=True)
+    return training_estimate(training, model.step.flops, memory)
+
+
+STAGE = Stage(
+    name="diffusion",
+    parents=("first_stage", "latents"),
+    version=1,
+    axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_MODEL,
+    until=(),
+    settings=settings,
+    run=run,
+    label=labels.model,
+    defaults={
+        **{f"denoiser.{key}": value for key, value in PLAIN_UNET.items()},
+        "diffusion.shift": 1,
+        "diffusion.weighting": "plain",
+    },
+    needs=needs,
+    estimate=estimate,
+)

@@ -5,11 +5,13 @@ import math
 
 import torch
 
-from experiments import build
+from experiments import axes, build, labels
+from experiments.conditions import DataFacts
 from experiments.console import reporting
 from experiments.cost import Meter
+from experiments.counts import Counts, training_bytes, training_estimate
 from experiments.published import first_stage, is_given
-from experiments.runner import Job, Outcome, label
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
 from ldm.first_stage.contract import FirstStage
@@ -22,25 +24,23 @@ from ldm.training.precision import autocast_dtype
 
 def run(job: Job) -> Outcome:
     """Writes weights.safetensors, checkpoints on the way; nothing where nothing is trained."""
-    config = job.config
+    config = job.settings
     shape = {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
     if config["f"] == 1:
         return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
     if is_given(config):
         facts = {**shape, "given": True, "parameters": _parameters(first_stage(config), None)}
         return Outcome(facts=facts, cost=Meter(job.device).cost(0))
-    images = build.images(job.plan.config, "train", job.store)
+    images = job.images("train")
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
     plain, adversarial = (
         _flops_of_step(_training(job, images), last=False),
         _flops_of_step(_training(job, images), last=True),
     )
     training = _training(job, images)
-    with reporting(label(job.plan, job.stage), training.settings.steps * training.settings.batch) as reporter:
+    with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
-        meter = run_training(
-            job, training, steps, job.plan.config["trainer"]["checkpoint_seconds"], reporter, lambda step: None
-        )
+        meter = run_training(job, training, steps, reporter, lambda step: None)
     save_weights(job.folder / "weights.safetensors", training.model.state_dict())
     total = training.settings.steps
     before = min(total, math.ceil(training.settings.adversarial_from * total)) if training.discriminator else total
@@ -58,7 +58,7 @@ def run(job: Job) -> Outcome:
 
 
 def _training(job: Job, images: ImageCache) -> FirstStageTraining:
-    config = job.config
+    config = job.settings
     loss, training = config["loss"], config["training"]
     model = build.first_stage(config, images.resolution).to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = autocast_dtype(config["precision"])
@@ -99,3 +99,51 @@ def _parameters(model: FirstStage, discriminator: PatchDiscriminator | None) -> 
     parts = {name: build.parameters(part) for name, part in model.named_children()}
     named = {"encoder": parts.pop("encoder"), "decoder": parts.pop("decoder"), "bottleneck": sum(parts.values())}
     return {**named, "discriminator": build.parameters(discriminator) if discriminator else 0}
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The group `ae`, and the images where it is trained on them."""
+    ae, architecture = config["ae"], config["ae"].get("architecture", {})
+    # The sizes that the name of an architecture stands for are filled in: a name changes no numbers.
+    sizes = {key: value for key, value in architecture.items() if key != "name"}
+    own = {**ae, "architecture": sizes} if sizes else dict(ae)
+    if not build.is_trained(ae):  # at f = 1 all data sets share one identity function
+        return own
+    return {
+        **own,
+        "data": facts.train_fingerprint,
+        "classes": list(facts.classes),
+        "resolution": config["data"]["resolution"],
+        "precision": config["precision"],
+    }
+
+
+def estimate(settings: Settings, counts: Counts) -> Estimate | None:
+    """Of the training, where there is one."""
+    if not build.is_trained(settings):
+        return None
+    training, step = settings["training"], counts.first_stage.step
+    parameters = sum(counts.first_stage.parameters.values())
+    memory = training_bytes(parameters, step, training["batch"], settings["precision"], has_ema=False)
+    return training_estimate(training, step.flops if step else None, memory)
+
+
+STAGE = Stage(
+    name="first_stage",
+    parents=(),
+    version=1,
+    axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE,
+    until=(),
+    settings=settings,
+    run=run,
+    label=labels.first_stage,
+    defaults={
+        "codebook.legacy": False,
+        "architecture.dropout": 0.0,
+        "architecture.mid_attention": True,
+        "architecture.initialisation": "reference",
+        "loss.discriminator.norm": "group",
+        "training.matrix_learning_rate": 0,
+    },
+    estimate=estimate,
+)

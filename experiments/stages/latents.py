@@ -8,10 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import build
+from experiments import axes, labels
+from experiments.artifacts import first_stage_of
+from experiments.conditions import DataFacts
 from experiments.console import reporting
 from experiments.cost import Meter
-from experiments.runner import Job, Outcome, label
+from experiments.counts import Counts
+from experiments.published import is_given
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.data.contract import ImageCache
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage, Gaussian
@@ -25,11 +29,11 @@ ENCODE_BATCH = 64
 
 def run(job: Job) -> Outcome:
     """Writes latents.npy (what `FirstStage.pack` gives) unless encoding is free, and the scale as facts."""
-    if job.config["scale"] not in SCALES:
-        raise UserError(f"latents.scale={job.config['scale']} is none of {', '.join(SCALES)}")
+    if job.settings["scale"] not in SCALES:
+        raise UserError(f"latents.scale={job.settings['scale']} is none of {', '.join(SCALES)}")
     meter = Meter(job.device)
-    images = build.images(job.plan.config, "train", job.store)
-    model = build.first_stage_of(job, images.resolution)
+    images = job.images("train")
+    model = first_stage_of(job)
     side = images.resolution // model.factor
     is_cached = model.factor > 1
     temporary = job.folder / f".latents.npy.{os.getpid()}"
@@ -38,7 +42,7 @@ def run(job: Job) -> Outcome:
         shape = (len(images), model.cache_channels, side, side)
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
     bounds = [float("inf"), float("-inf")]
-    with torch.inference_mode(), reporting(label(job.plan, job.stage), len(images)) as reporter:
+    with torch.inference_mode(), reporting(job.label, len(images)) as reporter:
 
         def posteriors() -> Iterator[tuple[Tensor, Tensor]]:
             for part, encoding in encodings(model, images, range(len(images)), job.device):
@@ -55,7 +59,7 @@ def run(job: Job) -> Outcome:
         packed.flush()
         _sync(temporary)
         os.replace(temporary, job.folder / "latents.npy")
-    scale = latent_scale(job.config["scale"], moments.mean.cpu(), moments.variance.cpu())
+    scale = latent_scale(job.settings["scale"], moments.mean.cpu(), moments.variance.cpu())
     ends = scale.normalise(torch.tensor(bounds).double().view(2, 1, 1, 1).expand(2, model.channels, 1, 1))
     return Outcome(
         facts={
@@ -107,3 +111,29 @@ def mean_and_logvar(encoding: Gaussian | Tensor) -> tuple[Tensor, Tensor]:
 def _sync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The training images and the rule for the scale; none where a denoiser is given."""
+    if is_given(config["denoiser"]):
+        return None  # it was trained on latents of its own scale
+    return {"data": facts.train_fingerprint, "scale": config["latents"]["scale"]}
+
+
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Every training image is encoded once."""
+    images = counts.train_images
+    return Estimate(images, None if images is None else images * counts.first_stage.encode)
+
+
+STAGE = Stage(
+    name="latents",
+    parents=("first_stage",),
+    version=1,
+    axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE,
+    until=("latents",),
+    settings=settings,
+    run=run,
+    label=labels.first_stage,
+    estimate=estimate,
+)

@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import build
-from experiments.conditions import annotations_read
+from experiments import axes, build, labels, stage_settings
+from experiments.conditions import DataFacts, annotations_read
 from experiments.console import reporting
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.generate import AskedConditions, Generator, flops_per_image, generator_of
-from experiments.measure import chosen, described, unjudged_protocol
 from experiments.parts import Parts
-from experiments.runner import Job, Outcome, label
+from experiments.scoring import chosen, described, unjudged_protocol
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.data.contract import ImageCache
 from ldm.diffusion import clipped, guided
 from ldm.diffusion.likelihood import coding_times, discretised_nats, gaussian_nats, received
@@ -44,23 +45,24 @@ class Coded:
 
 def run(job: Job) -> Outcome:
     """Rows of the bound and of the end of the curve; the curve itself as facts. A kill loses one batch."""
-    meter, config, full = Meter(job.device), job.config, job.plan.config
-    images = build.images(full, "heldout", job.store, annotations_read(full))
-    source = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"])
+    meter, config = Meter(job.device), job.settings
+    diffusion = job.parent("diffusion").settings
+    images = job.images("heldout", annotations_read(diffusion))
+    source = generator_of(job, job.parent("diffusion").folder / "weights.safetensors", config["precision"])
     indices = chosen(len(images), config["n_samples"], config["seed"], "likelihood")
     try:
         times = coding_times(source.model.schedule, config["levels"])
     except ValueError as error:
         raise UserError(f"metrics.likelihood_levels={config['levels']}: {error}") from error
-    shown, batch = _shown(len(times)), full["samples"]["batch"]
-    asked = AskedConditions(build.fields(full["conditioning"], images, job.device), indices, config["seed"])
+    shown, batch = _shown(len(times)), job.machine.batch
+    asked = AskedConditions(build.fields(diffusion["conditioning"], images, job.device), indices, config["seed"])
     ranges = [range(first, min(first + batch, len(indices))) for first in range(0, len(indices), batch)]
     parts, found = Parts(job.folder), list[Coded]()
 
     def code(part: range) -> Mapping[str, NDArray[np.float64]]:
         return vars(coded(source, images, asked, part, times, shown, config["clip"]))
 
-    with torch.inference_mode(), reporting(label(job.plan, job.stage), len(indices)) as reporter:
+    with torch.inference_mode(), reporting(job.label, len(indices)) as reporter:
         for part in ranges:
             arrays = parts.part(f"{part.start:08d}-{part.stop:08d}", functools.partial(code, part))
             found.append(Coded(**arrays))
@@ -85,7 +87,7 @@ def run(job: Job) -> Outcome:
             "progressive": {"t": times[shown].tolist(), **_curve(bits[:, shown], mse), "n": len(indices)},
             "levels": len(times),
         },
-        rows=[value.row(protocol.id, job.parent_record("diffusion").facts["images_seen"]) for value in values],
+        rows=[value.row(protocol.id, job.parent("diffusion").record.facts["images_seen"]) for value in values],
         protocols=described([protocol]),
         cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.seconds + parts.seconds_before),
     )
@@ -166,3 +168,38 @@ def _shown(levels: int) -> list[int]:
     even = np.linspace(0, levels - 1, DISTORTIONS // 2)
     dense = levels - np.geomspace(1, levels, DISTORTIONS // 2)
     return sorted({int(position) for position in np.concatenate([even, dense]).round()})
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The held-out images and the noise levels, where metrics.likelihood asks for it."""
+    metrics = config["metrics"]
+    if not metrics["likelihood"]:
+        return None
+    return {
+        "heldout": stage_settings.heldout(config, facts),
+        "n_samples": metrics["likelihood_samples"],
+        "levels": metrics["likelihood_levels"],
+        "clip": metrics["likelihood_clip"],
+        "precision": config["precision"],
+        "seed": metrics["seed"],
+    }
+
+
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """A network call at every level, without the decodings on the way."""
+    images = settings["n_samples"]
+    return Estimate(images, images * settings["levels"] * counts.denoiser.call)
+
+
+STAGE = Stage(
+    name="likelihood",
+    parents=("diffusion",),
+    version=1,
+    axes=axes.OF_DATA + axes.OF_FIRST_STAGE + axes.OF_MODEL,
+    until=("diffusion", "samples", "evaluation"),
+    settings=settings,
+    run=run,
+    label=labels.model,
+    is_result=True,
+    estimate=estimate,
+)

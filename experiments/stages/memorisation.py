@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import torch
 
-from experiments import build
-from experiments.conditions import sample_size
+from experiments import axes, labels
+from experiments.conditions import DataFacts
 from experiments.cost import Meter
-from experiments.measure import FEATURE_BATCH, described, sample_protocol
+from experiments.generate import sample_size
 from experiments.memorisation import PIXELS, memorisation_protocols, small_pixels_of
 from experiments.pictures import save_grid
-from experiments.runner import Job, Outcome
+from experiments.scoring import FEATURE_BATCH, described, sample_protocol
+from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.samples import first_images
 from ldm.metrics.features import Features
 from ldm.metrics.memorisation import memorisation_metrics, nearest, small_pixels
@@ -26,25 +27,25 @@ def run(job: Job) -> Outcome:
     Its rows of pictures: sample, nearest training image by features, nearest by pixels. Pixels are compared of the
     samples that were kept: all with `samples.keep=images`, else those of the grid.
     """
-    meter, full = Meter(job.device), job.plan.config
-    if full["samples"]["height"] is not None:
-        width, height = sample_size(full)[::-1]
+    meter, samples = Meter(job.device), job.parent("samples").settings
+    height, width = sample_size(samples, job.resolution)
+    if samples["height"] is not None:
         reason = f"samples of {width}x{height} px are larger than the training images: they have no nearest one"
         return Outcome(left_out=[LeftOut(f"memorisation_{space}", reason) for space in ("features", PIXELS)])
-    train = build.images(full, "train", job.store)
-    folder = job.parent_folder("training_set")
+    train = job.images("train")
+    folder = job.parent("training_set").folder
     features, of_training = (
-        Features.load(job.parent_folder("samples") / "features.npz"),
+        Features.load(job.parent("samples").folder / "features.npz"),
         Features.load(folder / "features.npz"),
     )
     indices = np.load(folder / "indices.npy", allow_pickle=False)
-    kept = first_images(job.parent_folder("samples"), len(features), *sample_size(full))
+    kept = first_images(job.parent("samples").folder, len(features), height, width)
     by_features = nearest(features.features, of_training.features)
     of_kept = np.concatenate([small_pixels(batch) for batch in kept.split(FEATURE_BATCH)])
     by_pixels = nearest(of_kept, small_pixels_of(train, indices.tolist()))
     with np.load(folder / "distances.npz", allow_pickle=False) as file:
         unseen = {space: file[space] for space in file.files}
-    judge, images_seen = full["metrics"]["extractor"], job.parent_record("diffusion").facts["images_seen"]
+    judge, images_seen = samples["extractor"]["name"], job.parent("diffusion").record.facts["images_seen"]
     rows, left_out, protocols = list[ResultRow](), list[LeftOut](), list[Protocol]()
     for space, found in ((judge, by_features), (PIXELS, by_pixels)):
         how = sample_protocol(job, len(found.distances))
@@ -58,7 +59,7 @@ def run(job: Job) -> Outcome:
     pictures = [kept[torch.from_numpy(shown)]]
     pictures += [train.uint8(indices[found.indices[shown]]) for found in (by_features, by_pixels)]
     save_grid(job.folder / "nearest.png", pictures)
-    job.run.image("nearest training images", job.folder / "nearest.png")
+    job.log.image("nearest training images", job.folder / "nearest.png")
     facts = {
         "shown": [
             {
@@ -75,3 +76,21 @@ def run(job: Job) -> Outcome:
     return Outcome(
         facts=facts, rows=rows, left_out=left_out, protocols=described(protocols), cost=meter.cost(len(features))
     )
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """Nothing of its own, where metrics.memorisation asks for it."""
+    return {} if config["metrics"]["memorisation"] else None
+
+
+STAGE = Stage(
+    name="memorisation",
+    parents=("samples", "training_set"),
+    version=2,
+    axes=axes.ALL,
+    until=("evaluation",),
+    settings=settings,
+    run=run,
+    label=labels.samples,
+    is_result=True,
+)

@@ -1,15 +1,17 @@
 """What real images look like to the extractors that judge samples beside the plan's own (`metrics.also`)."""
 
+from experiments import axes, stage_settings
+from experiments.conditions import DataFacts
 from experiments.cost import Meter
-from experiments.measure import ReferenceImages, described
-from experiments.runner import Job, Outcome
+from experiments.scoring import ReferenceImages, described
+from experiments.stage import Job, Outcome, Settings, Stage
 
 
 def run(job: Job) -> Outcome:
     """Writes <extractor>.npz, the features of the reference images, for each; and measures the other split by each."""
     meter, images = Meter(job.device), ReferenceImages.of(job)
     seen = {}
-    for name, settings in job.config["extractors"].items():
+    for name, settings in job.settings["extractors"].items():
         with meter.part(name):
             seen[name] = images.judged(settings)
         seen[name].features.save(job.folder / f"{name}.npz")
@@ -20,3 +22,20 @@ def run(job: Job) -> Outcome:
         protocols=described(found.protocol for found in seen.values()),
         cost=meter.cost(images.count * len(seen), sum(found.flops for found in seen.values())),
     )
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The other extractors, and the images that they see; none where no other is asked for."""
+    others = stage_settings.other_extractors(config)
+    return {"extractors": others, **stage_settings.reference(config, facts)} if others else None
+
+
+STAGE = Stage(
+    name="other_references",
+    parents=(),
+    version=1,
+    axes=axes.OF_REFERENCE,
+    until=(),
+    settings=settings,
+    run=run,
+)

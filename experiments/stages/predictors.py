@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import build
-from experiments.conditions import Vocabulary
+from experiments import axes, build, labels
+from experiments.artifacts import first_stage_of, latent_scale_of, reference_features
+from experiments.conditions import DataFacts, Vocabulary
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, generate
-from experiments.measure import (
+from experiments.pictures import to_uint8
+from experiments.published import is_given
+from experiments.scoring import (
     SHORT_SAMPLER,
     chosen,
     described,
@@ -23,16 +26,14 @@ from experiments.measure import (
     features_of,
     generation_protocol,
     generation_rows,
-    reference_features,
     spelled_sampler,
     unjudged_protocol,
 )
-from experiments.pictures import to_uint8
-from experiments.runner import Job, Outcome, label
+from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import encodings
 from experiments.stages.training import run_training
 from ldm.conditioning import Condition, Conditioning
-from ldm.data.contract import ImageCache
+from ldm.data.contract import SPLITS, ImageCache
 from ldm.data.fields import Fields
 from ldm.data.latents import CachedLatents, open_packed
 from ldm.diffusion import DenoisingModel, Guidance
@@ -98,9 +99,9 @@ class _Space:
 
 def run(job: Job) -> Outcome:
     """Rows of the space's statistics, of what is decoded between and beside latents, and of a small denoiser."""
-    config = job.config
-    train_images, heldout = (build.images(job.plan.config, split, job.store) for split in ("train", "heldout"))
-    space = _Space(build.first_stage_of(job, heldout.resolution), build.latent_scale_of(job), job.device)
+    config = job.settings
+    train_images, heldout = (job.images(split) for split in SPLITS)
+    space = _Space(first_stage_of(job), latent_scale_of(job), job.device)
     indices = chosen(len(train_images), config["n_samples"], config["seed"], "predictors")
     # What takes longest, and alone can be resumed, comes first: nothing else is done twice after a kill.
     small, flops, meter = _small_denoiser(job, space, train_images)
@@ -191,7 +192,7 @@ def _sensitivity(space: _Space, latents: Tensor, indices: list[int], seed: int) 
 def _judged(
     job: Job, images: Iterator[Tensor], protocol: Protocol, prefix: str
 ) -> tuple[list[ResultRow], list[LeftOut]]:
-    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
+    extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     rows, left_out = generation_rows(features_of(images, extractor), reference_features(job), protocol, prefix)
     kept = re.compile(prefix + DISTANCE)
     return [row for row in rows if kept.match(row.metric)], [item for item in left_out if kept.match(item.metric)]
@@ -199,11 +200,11 @@ def _judged(
 
 def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Generator, float, Meter]:
     """The small denoiser trained on the training latents for its share of the budget, its FLOPs, and the meter."""
-    config, latents = job.config["small_denoiser"], job.parent_record("latents").facts
-    packed = open_packed(job.parent_folder("latents") / "latents.npy") if latents["cached"] else None
+    config, latents = job.settings["small_denoiser"], job.parent("latents").record.facts
+    packed = open_packed(job.parent("latents").folder / "latents.npy") if latents["cached"] else None
     data = CachedLatents(packed, images, space.first_stage, space.scale, job.device, Fields(images, {}))
     settings = DiffusionSettings(
-        seed=job.config["seed"],
+        seed=job.settings["seed"],
         images=config["images"],
         batch=config["batch"],
         learning_rate=config["learning_rate"],
@@ -216,15 +217,15 @@ def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Genera
     )
 
     def fresh() -> tuple[DenoisingModel, Conditioning]:
-        stage = {"seed": job.config["seed"], "precision": job.config["precision"], "conditioning": {}, **config}
-        return build.denoising_model(stage, job.plan.config["ae"], latents["shape"][1], Vocabulary(0), job.device)
+        stage = {"seed": job.settings["seed"], "precision": job.settings["precision"], "conditioning": {}, **config}
+        ae = job.parent("first_stage").settings
+        return build.denoising_model(stage, ae, latents["shape"][1], Vocabulary(0), job.device)
 
     each = count_flops(lambda: DiffusionTraining(*fresh(), data, settings).accumulate_gradients())
     model, conditions = fresh()
     training = DiffusionTraining(model, conditions, data, settings)
-    with reporting(label(job.plan, job.stage), settings.steps * settings.batch) as reporter:
-        seconds = job.plan.config["trainer"]["checkpoint_seconds"]
-        meter = run_training(job, training, train(training), seconds, reporter, lambda step: None)
+    with reporting(job.label, settings.steps * settings.batch) as reporter:
+        meter = run_training(job, training, train(training), reporter, lambda step: None)
     training.trained.load_state_dict(training.ema.module.state_dict())
     training.trained.eval().requires_grad_(False)
     shape, (low, high) = tuple(latents["shape"]), latents["range"]
@@ -254,8 +255,44 @@ def _unexplained(small: Generator, latents: Tensor, indices: list[int], seed: in
 
 def _samples(job: Job, small: Generator, images: ImageCache, n: int, settings: Mapping[str, Any]) -> Iterator[Tensor]:
     """Images of the small denoiser, uint8."""
-    settings = {**settings, "seed": job.config["seed"]}
+    settings = {**settings, "seed": job.settings["seed"]}
     sampler = build.sampler(settings, small.model.schedule)
-    asked = AskedConditions(Fields(images, {}), [0] * n, job.config["seed"])
+    asked = AskedConditions(Fields(images, {}), [0] * n, job.settings["seed"])
     for batch in generate(small, sampler, settings, Guidance(), asked, range(n), BATCH):
         yield batch.images
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """What latents are measured on, and the small denoiser with its share of the main training, where asked for."""
+    metrics, trainer = config["metrics"], config["trainer"]
+    if not metrics["predictors"] or is_given(config["denoiser"]):
+        return None
+    return {
+        "train": facts.train_fingerprint,
+        "heldout": facts.heldout_fingerprint,
+        "n_samples": metrics["n_samples"],
+        "seed": metrics["seed"],
+        "precision": config["precision"],
+        "small_denoiser": {
+            "denoiser": build.small_denoiser_settings(config),
+            "diffusion": {**config["diffusion"], "target": "v", "weighting": "plain"},
+            "images": build.images_of_small_denoiser(config, facts.vocabulary(config)),
+            "batch": trainer["batch"],
+            "learning_rate": trainer["learning_rate"],
+            "samples": metrics["progress_samples"],
+            "steps": metrics["progress_steps"],
+        },
+    }
+
+
+STAGE = Stage(
+    name="predictors",
+    parents=("latents", "reference"),
+    version=3,
+    axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_LATENTS,
+    until=("first_stage", "latents", "diffusion", "samples", "evaluation"),
+    settings=settings,
+    run=run,
+    label=labels.first_stage,
+    is_result=True,
+)

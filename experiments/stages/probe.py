@@ -1,15 +1,16 @@
 """Trains the probes that samples are judged by, and asks them about held-out images: ceiling and floor."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
 
-from experiments import build
-from experiments.conditions import annotations_read
+from experiments import axes, build, labels, stage_settings
+from experiments.conditions import DataFacts, probed
 from experiments.console import reporting
-from experiments.measure import chosen, described
-from experiments.runner import Job, Outcome, label
+from experiments.scoring import chosen, described
+from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from experiments.task import ProbeMeasure, Values, asked_facts, probe_protocol
 from ldm.data.contract import SPLITS, ImageCache
@@ -28,8 +29,8 @@ MOST_HELDOUT_IMAGES = 5_000
 
 def run(job: Job) -> Outcome:
     """Writes weights.safetensors, names behind their kind; a probe that these images cannot train is left out."""
-    config, full = job.config, job.plan.config
-    images, heldout = (build.images(full, split, job.store, annotations_read(full)) for split in SPLITS)
+    config = job.settings
+    images, heldout = (job.images(split, config.get("annotations", ())) for split in SPLITS)
     trainings: dict[str, ProbeTraining] = {}
     obstacles: dict[str, str] = {}
     for kind in config["probes"]:
@@ -39,10 +40,8 @@ def run(job: Job) -> Outcome:
             obstacles[kind] = str(error)
     flops = {kind: count_flops(functools.partial(_rehearsal, job, kind, images)) for kind in trainings}
     together = ProbeTrainings(trainings)
-    with reporting(label(job.plan, job.stage), together.images) as reporter:
-        meter = run_training(
-            job, together, train(together), full["trainer"]["checkpoint_seconds"], reporter, lambda step: None
-        )
+    with reporting(job.label, together.images) as reporter:
+        meter = run_training(job, together, train(together), reporter, lambda step: None)
     weights = {f"{kind}.{name}": w for kind, t in trainings.items() for name, w in t.probe.network.state_dict().items()}
     save_weights(job.folder / "weights.safetensors", weights)
     rows, protocols, facts = [], [], {}
@@ -79,7 +78,7 @@ def run(job: Job) -> Outcome:
 
 def _training(job: Job, kind: str, images: ImageCache) -> ProbeTraining:
     """Raises: UserError where these images cannot train this probe."""
-    settings, seed = job.config["probes"][kind], job.config["seed"]
+    settings, seed = job.settings["probes"][kind], job.settings["seed"]
     probe = build.probe(kind, settings, images, seed, job.device)
     return ProbeTraining(
         probe,
@@ -110,3 +109,40 @@ def _rehearsal(job: Job, kind: str, images: ImageCache) -> None:
     """One step of a probe that is thrown away, for the count of its operations."""
     with torch.random.fork_rng(devices=[]):
         _training(job, kind, images).advance()
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The images, and the sizes and training of each probe; none where there is no condition to ask for."""
+    kinds = probed(config)
+    if not kinds:
+        return None
+    return {
+        "data": facts.train_fingerprint,
+        **stage_settings.annotations(config, facts.annotations),
+        "heldout": stage_settings.heldout(config, facts),
+        "probes": {kind: _probe_settings(config, kind) for kind in kinds},
+        "seed": 0,  # not that of the evaluation, with which all samples would be made anew
+    }
+
+
+def _probe_settings(config: Settings, kind: str) -> dict[str, Any]:
+    """Sizes and training of a probe; that of layouts asks about no more boxes than the model is given.
+
+    Raises: UserError where the scale has none of that kind.
+    """
+    tables, scale = config["scale"]["probe"], config["scale"]["name"]
+    if kind not in tables:
+        raise UserError(f"scale={scale} has no probe for conditioning={kind}; it has them for {', '.join(tables)}")
+    return {**tables[kind], **({"most": config["conditioning"]["layout"]["boxes"]} if kind == "layout" else {})}
+
+
+STAGE = Stage(
+    name="probe",
+    parents=(),
+    version=1,
+    axes=axes.OF_DATA,
+    until=(),
+    settings=settings,
+    run=run,
+    label=labels.condition,
+)

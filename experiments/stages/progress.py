@@ -7,22 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments import build
+from experiments import axes, build, labels, stage_settings
+from experiments.artifacts import reference_features
+from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.generate import Generator, asked_conditions, flops_per_image, generate, generator_of, images_of
-from experiments.measure import (
+from experiments.parts import Parts
+from experiments.published import is_given
+from experiments.scoring import (
     SHORT_SAMPLER,
     described,
     extractor_of,
     features_of,
-    reference_features,
     sample_protocol,
     sample_rows,
     spelled_sampler,
 )
-from experiments.parts import Parts
-from experiments.runner import Job, Outcome, label
+from experiments.stage import Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
 from ldm.metrics.features import Features
 from ldm.records import LeftOut, ResultRow
@@ -30,23 +32,23 @@ from ldm.records import LeftOut, ResultRow
 
 def run(job: Job) -> Outcome:
     """Rows by images seen. A kill loses one milestone's samples."""
-    meter, config, full = Meter(job.device), job.config, job.plan.config
-    milestones = job.parent_record("diffusion").facts["milestones"]
+    meter, config = Meter(job.device), job.settings
+    milestones = job.parent("diffusion").record.facts["milestones"]
     settings = {**SHORT_SAMPLER, "steps": config["steps"], "seed": config["seed"]}
     asked = asked_conditions(job, config["n_samples"], config["seed"])
-    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
+    extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
     protocol = dataclasses.replace(sample_protocol(job, config["n_samples"]), sampler=spelled_sampler(settings))
     rows, left_out, parts, n = list[ResultRow](), list[LeftOut](), Parts(job.folder), config["n_samples"]
 
     def seen(source: Generator, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
         sampler = build.sampler(settings, source.model.schedule)
-        batches = generate(source, sampler, settings, Guidance(), asked, range(n), full["samples"]["batch"])
+        batches = generate(source, sampler, settings, Guidance(), asked, range(n), job.machine.batch)
         return features_of(images_of(batches, reporter, before), extractor).arrays
 
-    with reporting(label(job.plan, job.stage), len(milestones) * n) as reporter:
+    with reporting(job.label, len(milestones) * n) as reporter:
         for position, images_seen in enumerate(milestones):
-            weights = job.parent_folder("diffusion") / "milestones" / f"{images_seen}.safetensors"
+            weights = job.parent("diffusion").folder / "milestones" / f"{images_seen}.safetensors"
             source = generator_of(job, weights, config["precision"])
             made = functools.partial(seen, source, position * n, reporter)
             features = Features.of(parts.part(str(images_seen), made))
@@ -67,3 +69,30 @@ def run(job: Job) -> Outcome:
             seconds=meter.seconds + parts.seconds_before,
         ),
     )
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """How milestones are sampled; none where the denoiser is given."""
+    if is_given(config["denoiser"]):
+        return None  # nothing is trained, so there are no milestones
+    metrics = config["metrics"]
+    return {
+        **stage_settings.sample_conditions(config, facts),
+        "n_samples": metrics["progress_samples"],
+        "steps": metrics["progress_steps"],
+        "precision": config["precision"],
+        "seed": metrics["seed"],
+    }
+
+
+STAGE = Stage(
+    name="progress",
+    parents=("diffusion", "reference"),
+    version=1,
+    axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_MODEL,
+    until=("diffusion", "samples", "evaluation"),
+    settings=settings,
+    run=run,
+    label=labels.model,
+    is_result=True,
+)

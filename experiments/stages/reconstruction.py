@@ -8,10 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import build
+from experiments import axes, build, labels
+from experiments.artifacts import first_stage_of, reference_features
+from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
-from experiments.measure import (
+from experiments.pictures import save_grid, to_uint8
+from experiments.published import is_given
+from experiments.scoring import (
     chosen,
     described,
     extractor_of,
@@ -22,10 +26,8 @@ from experiments.measure import (
     judged_protocol,
     perceptual_protocol,
     reconstruction_protocol,
-    reference_features,
 )
-from experiments.pictures import save_grid, to_uint8
-from experiments.runner import Job, Outcome, label
+from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import code_histogram, code_indices, encodings, mean_and_logvar
 from experiments.task import LPIPS, NO_LPIPS
 from ldm.data.contract import SPLITS, ImageCache
@@ -65,17 +67,17 @@ def run(job: Job) -> Outcome:
     reconstructions.png shows originals above their reconstructions.
     """
     meter = Meter(job.device)
-    config, seed = job.plan.config, job.config["seed"]
-    splits: dict[str, ImageCache] = {split: build.images(config, split, job.store) for split in SPLITS}
+    seed = job.settings["seed"]
+    splits: dict[str, ImageCache] = {split: job.images(split) for split in SPLITS}
     train, heldout = splits["train"], splits["heldout"]
-    model = build.first_stage_of(job, heldout.resolution)
-    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
-    judges = build.perceptual_distances(job.config.get("lpips_weights"))
-    indices = chosen(len(heldout), job.config["n_samples"], seed, "reconstruction")
+    model = first_stage_of(job)
+    extractor = extractor_of(job, job.parent("reference").settings["extractor"])
+    judges = build.perceptual_distances(job.settings.get("lpips_weights"))
+    indices = chosen(len(heldout), job.settings["n_samples"], seed, "reconstruction")
     plain = reconstruction_protocol(job, heldout, len(indices))
     judged = judged_protocol(plain, generation_protocol(job, len(indices)))
     pixels = heldout.resolution**2
-    with torch.inference_mode(), reporting(label(job.plan, job.stage), len(indices)) as reporter:
+    with torch.inference_mode(), reporting(job.label, len(indices)) as reporter:
         with meter.part("reconstruct"):
             measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
         originals = torch.cat([item.originals for item in measured])
@@ -109,7 +111,7 @@ def run(job: Job) -> Outcome:
         flops = count_flops(lambda: model.decode(model.latent(model.pack(model.encode(image)))))
     np.savez(job.folder / "images.npz", **by_image)  # type: ignore[arg-type]
     save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
-    job.run.image("reconstructions", job.folder / "reconstructions.png")
+    job.log.image("reconstructions", job.folder / "reconstructions.png")
     networks = {judge.name: perceptual_protocol(job, plain, judge) for judge in judges} | {frechet.metric: judged}
     rows: list[ResultRow] = [value.row(networks.get(value.metric, plain).id) for value in [*values, *rates]]
     return Outcome(
@@ -225,7 +227,7 @@ def _floor(
 
     None of them is in the reference: against their own originals decoded images would be nearer than any sample.
     """
-    settings, seed = job.parent_record("reference").config, job.config["seed"]
+    settings, seed = job.parent("reference").settings, job.settings["seed"]
     extractor = extractor_of(job, settings["extractor"])
     split, indices = floor_images(settings, splits)
     protocol = generation_protocol(job, len(indices), split)
@@ -239,3 +241,25 @@ def _floor(
 
     features = features_of(decoded(), extractor)
     return *generation_rows(features, reference_features(job), protocol, prefix="decoded_"), protocol
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """How many held-out images; none where a denoiser is given, unless the first stage is all that is asked for."""
+    if is_given(config["denoiser"]) and config["until"] not in ("first_stage", "latents"):
+        return None  # the question is then what a published model samples
+    metrics = config["metrics"]
+    lpips = {"lpips_weights": metrics["lpips"]} if metrics["lpips"] else {}
+    return {"n_samples": metrics["n_samples"], "seed": metrics["seed"], **lpips}
+
+
+STAGE = Stage(
+    name="reconstruction",
+    parents=("first_stage", "reference"),
+    version=2,
+    axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE,
+    until=("first_stage", "latents", "diffusion", "samples", "evaluation"),
+    settings=settings,
+    run=run,
+    label=labels.first_stage,
+    is_result=True,
+)

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from experiments import axes, stage_settings
+from experiments.conditions import DataFacts
 from experiments.cost import Meter
-from experiments.measure import ReferenceImages, chosen, described
-from experiments.runner import Job, Outcome
+from experiments.scoring import ReferenceImages, chosen, described
+from experiments.stage import Job, Outcome, Settings, Stage
 from ldm.metrics.reference_codecs import lossless_sizes, lossy_curves
 
 MOST_CODEC_IMAGES = 1_000
@@ -12,7 +14,7 @@ MOST_CODEC_IMAGES = 1_000
 
 def run(job: Job) -> Outcome:
     """Features of the reference images; the other split's distance to them at the samples' n; codec curves."""
-    meter, settings = Meter(job.device), job.config
+    meter, settings = Meter(job.device), job.settings
     images = ReferenceImages.of(job)
     with meter.part("features"):
         seen = images.judged(settings["extractor"])
@@ -38,3 +40,19 @@ def run(job: Job) -> Outcome:
         protocols=described([seen.protocol]),
         cost=meter.cost(images.count, seen.flops),
     )
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The extractor, and the images that it sees."""
+    return {"extractor": stage_settings.extractor(config), **stage_settings.reference(config, facts)}
+
+
+STAGE = Stage(
+    name="reference",
+    parents=(),
+    version=2,
+    axes=axes.OF_REFERENCE,
+    until=(),
+    settings=settings,
+    run=run,
+)

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from experiments import build
+from experiments import axes, build, labels, stage_settings
+from experiments.artifacts import settled_guidance
 from experiments.condition_pictures import save_condition_grid
-from experiments.conditions import conditions_of, larger_maps, sample_size
+from experiments.conditions import DataFacts, conditions_of
 from experiments.console import reporting
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.generate import (
     AskedConditions,
     Batch,
@@ -24,12 +26,14 @@ from experiments.generate import (
     flops_per_image,
     generate,
     generator_of,
+    maps_size,
+    sample_size,
 )
-from experiments.kept import IMAGES, KeptImages, kept_images
-from experiments.measure import extractor_of, feature_file, windows
+from experiments.kept import IMAGES, KeptImages, kept_images, sample_notes
 from experiments.parts import write_atomically
 from experiments.pictures import read_grid, save_grid
-from experiments.runner import Job, Outcome, label
+from experiments.scoring import extractor_of, feature_file, windows
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.task import Values, measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
@@ -48,19 +52,18 @@ def run(job: Job) -> Outcome:
 
     A kill loses one batch.
     """
-    config, full = job.config, job.plan.config
+    config, conditioning = job.settings, job.parent("diffusion").settings["conditioning"]
     meter = Meter(job.device)
-    n, batch_size, settings = config["n_samples"], full["samples"]["batch"], config["sampler"]
-    asked = asked_conditions(job, n, settings["seed"], larger_maps(full))
+    n, batch_size, settings = config["n_samples"], job.machine.batch, config["sampler"]
+    asked = asked_conditions(job, n, settings["seed"], maps_size(config, conditioning, job.resolution))
     judges = judges_of(job)
-    source = at_sample_size(
-        generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"]), full
-    )
-    sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(build.settled_guidance(job))
+    weights = job.parent("diffusion").folder / "weights.safetensors"
+    source = at_sample_size(generator_of(job, weights, config["precision"]), config, job.resolution)
+    sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(settled_guidance(job))
     measures = measures_of(job, asked, judges[None])
-    kept = kept_images(job.stage, job.store)
+    kept = kept_images(job.stage, job.planned, job.folder.parents[1])
     (job.folder / "parts").mkdir(exist_ok=True)
-    with reporting(label(job.plan, job.stage), n) as reporter:
+    with reporting(job.label, n) as reporter:
         for first in range(0, n, batch_size):
             indices = range(first, min(first + batch_size, n))
             path = part_path(job.folder, indices)
@@ -82,7 +85,7 @@ def run(job: Job) -> Outcome:
             with meter.part("features"):
                 seen = batch.images
                 if config["height"] is not None:
-                    seen = windows(seen, full["data"]["resolution"], settings["seed"], indices)
+                    seen = windows(seen, job.resolution, settings["seed"], indices)
                 features = {judge: extractor(seen) for judge, extractor in judges.items()}
             with meter.part("task"):
                 task = {k: v for measure in measures for k, v in measure(batch.images, indices, batch.fields).items()}
@@ -97,8 +100,8 @@ def run(job: Job) -> Outcome:
 
 def judges_of(job: Job) -> dict[str | None, Extractor]:
     """The extractors that look at the samples of a job: the plan's own under None, the others by name."""
-    others = job.config.get("other_extractors", {})
-    return {None: extractor_of(job, job.config["extractor"])} | {
+    others = job.settings.get("other_extractors", {})
+    return {None: extractor_of(job, job.settings["extractor"])} | {
         name: extractor_of(job, settings) for name, settings in others.items()
     }
 
@@ -116,11 +119,11 @@ def part_path(folder: Path, indices: range) -> Path:
     return folder / "parts" / f"{indices.start:08d}-{indices.stop:08d}.npz"
 
 
-def at_sample_size(source: Generator, config: Mapping[str, Any]) -> Generator:
-    """The generator for samples of the size and with the tiles of a full config."""
-    height, width = (side // source.first_stage.factor for side in sample_size(config))
+def at_sample_size(source: Generator, settings: Settings, resolution: int) -> Generator:
+    """The generator for samples of the size and with the tiles of a samples stage's settings."""
+    height, width = (side // source.first_stage.factor for side in sample_size(settings, resolution))
     return dataclasses.replace(
-        source, latent_shape=(source.latent_shape[0], height, width), tiling=build.tiling(config["samples"])
+        source, latent_shape=(source.latent_shape[0], height, width), tiling=build.tiling(settings)
     )
 
 
@@ -156,7 +159,7 @@ def _features(part: Mapping[str, NDArray[Any]], judge: str | None) -> Features:
 def _collected(
     job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int, kept: KeptImages | None
 ) -> Outcome:
-    config, seconds = job.config, np.zeros(2)
+    config, seconds = job.settings, np.zeros(2)
     collected = {judge: FeatureAccumulator() for judge in (None, *config.get("other_extractors", {}))}
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
@@ -174,18 +177,20 @@ def _collected(
     images = np.concatenate(stored)
     shown = torch.from_numpy(images[:SHOWN])
     save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))
-    job.run.image("samples", job.folder / "grid.png")
+    job.log.image("samples", job.folder / "grid.png")
     if asked.fields.makers:
         save_condition_grid(job.folder / "conditions.png", asked, shown)
-        job.run.image("conditions", job.folder / "conditions.png")
+        job.log.image("conditions", job.folder / "conditions.png")
     if config["keep"] == "images":
         write_atomically(job.folder / IMAGES, lambda file: np.save(file, images))
-    if conditions_of(job.plan.config):
+    if conditions_of(job.parent("diffusion").settings):
         gathered = {name: np.concatenate([values[name] for values in task]) for name in task[0]}
         write_atomically(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
     shutil.rmtree(job.folder / "parts")
-    guidance = build.settled_guidance(job)
-    calls = build.network_calls({**job.plan.config, "guidance": guidance})
+    guidance = settled_guidance(job)
+    calls = build.network_calls(
+        {**config, "guidance": guidance, "diffusion": job.parent("diffusion").settings["diffusion"]}
+    )
     flops = flops_per_image(source, asked)
     denoise_flops = flops.denoise(calls, guided=guidance["scale"] != 1)
     denoise, decode = (float(value) for value in seconds)
@@ -202,7 +207,7 @@ def _collected(
             "steps": len(build.time_grid_of(config["sampler"])) - 1,
             "batch": batch_size if kept is None else kept.record.facts["batch"],
             "flops_per_image": {"denoise": denoise_flops, "decode": flops.decode},
-            "size": list(sample_size(job.plan.config)),
+            "size": list(sample_size(config, job.resolution)),
             "tiling": tiled if kept is None else kept.record.facts["tiling"],
             **({} if kept is None else {"images_of": kept.record.identity, "made_on": made_on(kept.record)}),
             **task_facts(job, asked),
@@ -243,3 +248,61 @@ def _tiling_facts(source: Generator, tiling: Tiling, latents: NDArray[np.float32
         "tiles": [len(tiling.starts(height)), len(tiling.starts(width))],
         "difference": {**dataclasses.asdict(difference), "latent": list(middle.shape[2:]), "samples": len(middle)},
     }
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """How samples are made, and which networks see them."""
+    others = stage_settings.other_extractors(config)
+    given = {key: value for key, value in config["samples"].items() if key not in ("batch", "conditions")}
+    return {
+        "sampler": config["sampler"],
+        "guidance": config["guidance"],
+        "n_samples": config["metrics"]["n_samples"],
+        **given,
+        **stage_settings.sample_conditions(config, facts),
+        **_networks_of_scores(config),
+        "extractor": stage_settings.extractor(config),
+        **({"other_extractors": others} if others else {}),
+        "precision": config["precision"],
+    }
+
+
+def _networks_of_scores(config: Settings) -> dict[str, Any]:
+    """The networks beside probes that score samples by their conditions, where they were given."""
+    metrics, kinds = config["metrics"], conditions_of(config)
+    networks = {
+        "clip_model": metrics["clip"] if "text" in kinds else None,
+        "lpips_weights": metrics["lpips"] if {"superres", "inpaint"} & set(kinds) else None,
+    }
+    return {name: path for name, path in networks.items() if path is not None}
+
+
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Network calls and one decoding an image."""
+    n = settings["n_samples"]
+    return Estimate(n, n * (counts.calls * counts.denoiser.call + counts.decode))
+
+
+STAGE = Stage(
+    name="samples",
+    parents=("diffusion", "probe", "tuning"),
+    version=1,
+    axes=axes.ALL,
+    until=("samples",),
+    settings=settings,
+    run=run,
+    label=labels.samples,
+    defaults={
+        "sampler.clip": "none",
+        "guidance.interval": None,
+        "guidance.rescale": 0,
+        "keep": "features",
+        "height": None,
+        "width": None,
+        "tile": None,
+        "overlap": None,
+        "paste_known": False,
+    },
+    estimate=estimate,
+    notes=sample_notes,
+)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from experiments.console import Reporter
 from experiments.cost import Meter
-from experiments.runner import Job
+from experiments.stage import Job
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.step import StepReport
 
@@ -30,7 +30,6 @@ def run_training(
     job: Job,
     training: Training,
     steps: Iterator[StepReport],
-    checkpoint_seconds: float,
     reporter: Reporter,
     after_step: Callable[[int], None],
 ) -> Meter:
@@ -55,15 +54,15 @@ def run_training(
             values = _checked(report)
             if logged_images is not None:
                 values["images_per_second"] = (report.images_seen - logged_images) / (now - logged)
-            job.run.log(report.images_seen, values)
+            job.log.log(report.images_seen, values)
             reporter.advance_to(report.images_seen, f"loss {values['loss']:.4f}")
             logged, logged_images = now, report.images_seen
-        if now - saved >= checkpoint_seconds:
+        if now - saved >= job.machine.checkpoint_seconds:
             _checked(report)  # what is saved can be gone on from
             save_checkpoint(path, {"training": training.state_dict(), "seconds": meter.seconds})
             saved = now
     if report is not None:
-        job.run.log(report.images_seen, _checked(report))
+        job.log.log(report.images_seen, _checked(report))
     return meter
 
 

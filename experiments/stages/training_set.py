@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from experiments import build
+from experiments import axes, stage_settings
+from experiments.conditions import DataFacts
 from experiments.cost import Meter
-from experiments.measure import batches_of, chosen, described, extractor_of, features_of, protocol_from
 from experiments.memorisation import PIXELS, memorisation_protocols, small_pixels_of
-from experiments.runner import Job, Outcome
+from experiments.scoring import batches_of, chosen, described, extractor_of, features_of, generation_protocol
+from experiments.stage import Job, Outcome, Settings, Stage
 from ldm.data.contract import SPLITS
 from ldm.metrics.memorisation import heldout_distance, nearest
 from ldm.training.flops import count_flops
@@ -17,9 +18,9 @@ MOST_HELDOUT_IMAGES = 10_000
 
 def run(job: Job) -> Outcome:
     """Writes features.npz and indices.npy of the training images, and distances.npz of the held-out ones."""
-    meter, config, seed = Meter(job.device), job.plan.config, job.config["seed"]
-    train, heldout = (build.images(config, split, job.store) for split in SPLITS)
-    extractor = extractor_of(job, job.config["extractor"])
+    meter, seed = Meter(job.device), job.settings["seed"]
+    train, heldout = (job.images(split) for split in SPLITS)
+    extractor = extractor_of(job, job.settings["extractor"])
     kept = chosen(len(train), MOST_TRAINING_IMAGES, seed, "training set")
     unseen = chosen(len(heldout), MOST_HELDOUT_IMAGES, seed, "unseen")
     with meter.part("features"):
@@ -33,7 +34,7 @@ def run(job: Job) -> Outcome:
     features.save(job.folder / "features.npz")
     np.save(job.folder / "indices.npy", np.asarray(kept))
     np.savez(job.folder / "distances.npz", **distances)  # type: ignore[arg-type]
-    how = protocol_from(config, job.parent_record("reference").facts, len(unseen), "heldout")
+    how = generation_protocol(job, len(unseen), "heldout")
     protocols = memorisation_protocols(how, train.fingerprint, len(kept))
     count = len(kept) + len(unseen)
     return Outcome(
@@ -46,3 +47,26 @@ def run(job: Job) -> Outcome:
         protocols=described(protocols.values()),
         cost=meter.cost(count, count * count_flops(lambda: extractor(heldout.uint8([0])))),
     )
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The extractor and the images, where metrics.memorisation asks for it."""
+    if not config["metrics"]["memorisation"]:
+        return None
+    return {
+        "extractor": stage_settings.extractor(config),
+        "train": facts.train_fingerprint,
+        "heldout": facts.heldout_fingerprint,
+        "seed": config["metrics"]["seed"],
+    }
+
+
+STAGE = Stage(
+    name="training_set",
+    parents=("reference",),
+    version=1,
+    axes=axes.OF_REFERENCE,
+    until=(),
+    settings=settings,
+    run=run,
+)

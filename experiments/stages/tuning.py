@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments import build
+from experiments import axes, build, labels, stage_settings
+from experiments.artifacts import TUNED, reference_features
+from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
-from experiments.measure import described, extractor_of, features_of, reference_features, sample_protocol, sample_rows
 from experiments.parts import Parts
-from experiments.resolve import AUTO
-from experiments.runner import Job, Outcome, label
+from experiments.scoring import described, extractor_of, features_of, sample_protocol, sample_rows
+from experiments.stage import Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
 from ldm.errors import UserError
 from ldm.metrics.distribution import metric_name
@@ -29,25 +30,26 @@ def run(job: Job) -> Outcome:
     The budget, candidates times samples, is the same for each cell. Seeds are derived from `sampler.seed`, so that
     no sample is one of those that are reported. A kill loses one candidate's samples.
     """
-    meter, config, full = Meter(job.device), job.config, job.plan.config
+    meter, config = Meter(job.device), job.settings
+    diffusion = job.parent("diffusion").settings
     guidance, n = config["guidance"], config["guidance"]["tuning_samples"]
     settings = {**config["sampler"], "seed": derived_seed(config["sampler"]["seed"], "tuning")}
     asked = asked_conditions(job, n, settings["seed"])
-    extractor = extractor_of(job, job.parent_record("reference").config["extractor"])
+    extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
-    source = generator_of(job, job.parent_folder("diffusion") / "weights.safetensors", config["precision"])
+    source = generator_of(job, job.parent("diffusion").folder / "weights.safetensors", config["precision"])
     sampler = build.sampler(settings, source.model.schedule)
     mark = "tuning samples, by a seed of their own"
     how = sample_protocol(job, n)
     protocol = dataclasses.replace(how, marks=(*how.marks, mark))
     metric, tried = metric_name("kd", extractor.name), list[dict[str, Any]]()
-    cost, flops, parts, batch_size = flops_per_image(source, asked), 0.0, Parts(job.folder), full["samples"]["batch"]
+    cost, flops, parts, batch_size = flops_per_image(source, asked), 0.0, Parts(job.folder), job.machine.batch
 
     def seen(guided: Guidance, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
         batches = generate(source, sampler, settings, guided, asked, range(n), batch_size, config["paste_known"])
         return features_of(images_of(batches, reporter, before), extractor).arrays
 
-    with reporting(label(job.plan, job.stage), n * len(guidance["candidates"])) as reporter:
+    with reporting(job.label, n * len(guidance["candidates"])) as reporter:
         for scale in guidance["candidates"]:
             settled = {**guidance, "scale": scale}
             made = functools.partial(seen, build.guidance(settled), len(tried) * n, reporter)
@@ -56,11 +58,11 @@ def run(job: Job) -> Outcome:
             rows, left_out = sample_rows(features, reference, protocol, None)
             for item in left_out:
                 if item.metric == metric:  # the plan counts images, of which some may have been unusable
-                    raise UserError(f"guidance.scale={AUTO} goes by {metric}, which cannot be given: {item.reason}")
+                    raise UserError(f"guidance.scale={TUNED} goes by {metric}, which cannot be given: {item.reason}")
             [row] = [row for row in rows if row.metric == metric]
             told = ("value", "ci_low", "ci_high", "deviations", "alone")
             tried.append({"scale": scale, **{name: getattr(row, name) for name in told}})
-            calls = build.network_calls({**full, "guidance": settled})
+            calls = build.network_calls({**config, "guidance": settled, "diffusion": diffusion["diffusion"]})
             flops += n * (cost.denoise(calls, guided=scale != 1) + cost.decode)
     images = n * len(tried)
     parts.remove()
@@ -86,3 +88,29 @@ def may_lie_beyond(scale: float, candidates: Sequence[float]) -> bool:
     1 is no guidance: where that is the least that was tried, it is the natural end.
     """
     return scale == max(candidates) or (scale == min(candidates) and scale != 1)
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The sampler and the candidates, where guidance.scale=auto asks for it."""
+    if config["guidance"]["scale"] != TUNED:
+        return None
+    return {
+        "sampler": config["sampler"],
+        "guidance": config["guidance"],
+        "paste_known": config["samples"]["paste_known"],
+        **stage_settings.sample_conditions(config, facts),
+        "precision": config["precision"],
+        "seed": config["metrics"]["seed"],
+    }
+
+
+STAGE = Stage(
+    name="tuning",
+    parents=("diffusion", "reference"),
+    version=3,
+    axes=axes.ALL,
+    until=(),
+    settings=settings,
+    run=run,
+    label=labels.samples,
+)

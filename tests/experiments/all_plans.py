@@ -12,8 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.compose import composed, settings_only, swept
 from experiments.conditions import DataFacts
-from experiments.plan import Plan, make_plan
+from experiments.plan import make_plan
 from experiments.schema import CONF
+from experiments.stage import Plan
+from experiments.stages import STAGES
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
 
@@ -97,7 +99,7 @@ def settings_of(scale: str, *overrides: str) -> dict[str, Any]:
 def planned(scale: str, *overrides: str) -> Plan:
     """The plan of these overrides for made-up images."""
     settings = settings_of(scale, *overrides)
-    return make_plan(settings, made_up_facts(settings["data"]))
+    return make_plan(settings, made_up_facts(settings["data"]), STAGES)
 
 
 def points_of(experiment: str) -> list[tuple[str, ...]]:

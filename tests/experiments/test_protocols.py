@@ -9,7 +9,7 @@ import pytest
 from program import run
 from tiny_plans import plan_of
 
-from experiments.measure import (
+from experiments.scoring import (
     generation_protocol,
     judged_protocol,
     perceptual_protocol,

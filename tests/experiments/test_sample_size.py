@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_plans import settings_of
 
 from experiments.generate import AskedConditions, Generator, generate
-from experiments.measure import window_protocol, windows
+from experiments.scoring import window_protocol, windows
 from experiments.pictures import save_grid, to_uint8
 from experiments.stages.samples import _columns
 from ldm.conditioning.contract import Unconditional

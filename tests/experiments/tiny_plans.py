@@ -7,7 +7,9 @@ from typing import Any
 
 from experiments.compose import composed, settings_only
 from experiments.conditions import DataFacts
-from experiments.plan import Plan, make_plan
+from experiments.plan import make_plan
+from experiments.stage import Plan
+from experiments.stages import STAGES
 
 FACTS = DataFacts("train", "heldout", 64, 40, ("cat", "dog", "eel"))
 
@@ -24,7 +26,12 @@ def settings_of(*overrides: str, scale: str = "tiny") -> dict[str, Any]:
 
 def plan_of(*overrides: str, scale: str = "tiny", facts: DataFacts = FACTS) -> Plan:
     """The plan of these overrides."""
-    return make_plan(settings_of(*overrides, scale=scale), facts)
+    return planned(settings_of(*overrides, scale=scale), facts)
+
+
+def planned(settings: Mapping[str, Any], facts: DataFacts = FACTS) -> Plan:
+    """The plan of composed settings."""
+    return make_plan(settings, facts, STAGES)
 
 
 def identities(plan: Plan) -> dict[str, str]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from experiments import build
-from experiments.runner import Job
+from experiments.artifacts import reference_facts
+from experiments.stage import Job, Settings
 from ldm.data.contract import SPLITS, ImageCache, Split
 from ldm.metrics.distribution import generation_metrics
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
@@ -83,8 +84,8 @@ class ReferenceImages:
     @classmethod
     def of(cls, job: Job) -> "ReferenceImages":
         """Those that a reference stage's config names."""
-        settings = job.config
-        splits: Mapping[str, ImageCache] = {split: build.images(job.plan.config, split, job.store) for split in SPLITS}
+        settings = job.settings
+        splits: Mapping[str, ImageCache] = {split: job.images(split) for split in SPLITS}
         judged_against = splits[settings["reference"]]
         reference = chosen(len(judged_against), MOST_REFERENCE_IMAGES, settings["seed"], "reference")
         return cls(job, splits, reference, floor_images(settings, splits)[1])
@@ -96,7 +97,7 @@ class ReferenceImages:
 
     def judged(self, settings: Mapping[str, Any]) -> SeenReference:
         """What the extractor of these settings sees in them."""
-        extractor, split = extractor_of(self.job, settings), self.job.config["reference"]
+        extractor, split = extractor_of(self.job, settings), self.job.settings["reference"]
         judged_against, measured = self.splits[split], self.splits[_other(split)]
         reference = features_of(batches_of(judged_against, self.reference), extractor)
         floor = features_of(batches_of(measured, self.floor), extractor)
@@ -111,7 +112,7 @@ class ReferenceImages:
                 "precision": extractor.precision,
             },
         }
-        protocol = protocol_from(self.job.plan.config, facts, len(floor), _other(split))
+        protocol = protocol_from(self.job.settings, self.job.resolution, facts, len(floor), _other(split))
         rows, left_out = generation_rows(floor, reference, protocol, prefix="real_")
         flops = count_flops(lambda: extractor(self.splits["heldout"].uint8([0])))
         return SeenReference(reference, facts, rows, left_out, protocol, self.count * flops)
@@ -130,43 +131,54 @@ def _other(split: str) -> str:
 SPLIT_NAMES = {"train": "training", "heldout": "held-out"}
 
 
-def sample_protocol(job: Job, n_samples: int, judge: str | None = None) -> Protocol:
-    """How generation metrics of n samples of this job's plan are measured, by its extractor or another one."""
-    asked, config = SPLIT_NAMES[job.plan.config["samples"]["conditions"]], job.plan.config
-    protocol = protocol_from(config, reference_facts(job, judge), n_samples)
-    return dataclasses.replace(protocol, class_balance=f"as in the {asked} images")
+def sample_protocol(job: Job, n_samples: int, extractor: str | None = None) -> Protocol:
+    """How generation metrics of n samples of this job's model are measured, by its extractor or another one."""
+    samples = job.parents["samples"].settings if "samples" in job.parents else job.settings
+    protocol = generation_protocol(job, n_samples, extractor=extractor)
+    return dataclasses.replace(protocol, class_balance=f"as in the {SPLIT_NAMES[conditions_split(samples)]} images")
 
 
-def generation_protocol(job: Job, n_samples: int, measured: str = "train") -> Protocol:
-    """The same of n images of the split `measured`, decoded or not, which stand for samples that nothing can better."""
-    return protocol_from(job.plan.config, reference_facts(job), n_samples, measured)
+def conditions_split(settings: Settings) -> Split:
+    """The split whose conditions samples are given, from the settings of what samples."""
+    split: Split = settings["conditions"]["split"] if "conditions" in settings else "train"
+    return split
+
+
+def generation_protocol(job: Job, n_samples: int, measured: str = "train", extractor: str | None = None) -> Protocol:
+    """How n images of the split `measured`, decoded or not, are compared with the reference images.
+
+    They stand for samples that nothing can better.
+    """
+    settings = job.parent("reference").settings
+    return protocol_from(settings, job.resolution, reference_facts(job, extractor), n_samples, measured)
 
 
 def protocol_from(
-    config: Mapping[str, Any], facts: Mapping[str, Any], n_samples: int, measured: str = "train"
+    settings: Settings, resolution: int, facts: Mapping[str, Any], n_samples: int, measured: str = "train"
 ) -> Protocol:
-    """The same from a full config and the facts of its reference stage, for images of the split `measured`."""
+    """The protocol of generation metrics from settings and facts of a reference stage, for the split `measured`."""
     return Protocol(
         kind="generation",
         n_samples=n_samples,
-        reference=config["metrics"]["reference"],
+        reference=settings["reference"],
         reference_hash=facts["reference_fingerprint"],
         n_reference=facts["n_reference"],
-        resolution=config["data"]["resolution"],
+        resolution=resolution,
         resize=facts["extractor"]["resize"],
         extractor=facts["extractor"]["name"],
         extractor_size=facts["extractor"]["size"],
         extractor_weights=facts["extractor"]["weights_hash"],
         extractor_precision=facts["extractor"]["precision"],
         class_balance=f"as in the {SPLIT_NAMES[measured]} images",
-        evaluation_seed=config["metrics"]["seed"],
-        marks=_judge_marks(config),
+        evaluation_seed=settings["seed"],
+        marks=_marks(settings),
     )
 
 
-def _judge_marks(config: Mapping[str, Any]) -> tuple[str, ...]:
-    # At f = 1 nothing was trained with the judge, but its rows stand beside some of models that were.
-    return ("the judge may have trained the first stage",) if config["metrics"]["allow_same_network"] else ()
+def _marks(reference: Settings) -> tuple[str, ...]:
+    # At f = 1 nothing was trained with the extractor, but its rows stand beside some of models that were.
+    is_marked = reference.get("allow_same_network", False)
+    return ("the judge may have trained the first stage",) if is_marked else ()
 
 
 def window_protocol(generation: Protocol) -> Protocol:
@@ -188,7 +200,7 @@ def perceptual_protocol(job: Job, plain: Protocol, judge: PerceptualDistance) ->
         extractor_size=plain.resolution,
         extractor_weights=judge.weights_hash,
         extractor_precision="float32",
-        marks=_judge_marks(job.plan.config),
+        marks=_marks(job.parent("reference").settings),
     )
 
 
@@ -222,7 +234,7 @@ def unjudged_protocol(
         extractor_weights="",
         extractor_precision="",
         class_balance=f"as in the {SPLIT_NAMES[split]} images",
-        evaluation_seed=job.config["seed"],
+        evaluation_seed=job.settings["seed"],
         marks=marks,
     )
 
@@ -277,21 +289,6 @@ def spelled_sampler(settings: Mapping[str, Any]) -> str:
 def feature_file(judge: str | None = None) -> str:
     """Where a samples stage keeps what its extractor saw, or another one so named."""
     return "features.npz" if judge is None else f"features-{judge}.npz"
-
-
-def reference_features(job: Job, judge: str | None = None) -> Features:
-    """The features that all samples of this plan are compared with, by its extractor or another one."""
-    if judge is None:
-        return Features.load(job.parent_folder("reference") / "reference.npz")
-    return Features.load(job.parent_folder("other_references") / f"{judge}.npz")
-
-
-def reference_facts(job: Job, judge: str | None = None) -> Mapping[str, Any]:
-    """What protocols say of the reference images and of the extractor that saw them, the plan's own or another."""
-    if judge is None:
-        return job.parent_record("reference").facts
-    facts: Mapping[str, Any] = job.parent_record("other_references").facts["judges"][judge]
-    return facts
 
 
 def extractor_of(job: Job, settings: Mapping[str, Any]) -> Extractor:

@@ -1,0 +1,73 @@
+"""What stages read of the artifacts that they hang on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from experiments import build
+from experiments.stage import Job
+from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.latent_scale import LatentScale
+from ldm.metrics.features import Features
+from ldm.probes import Probe
+from ldm.training.checkpoint import load_weights
+
+TUNED = "auto"
+"""The guidance scale that stands for one that a stage of its own finds."""
+
+
+def first_stage_of(job: Job) -> FirstStage:
+    """The first stage that a job hangs on, trained and ready for use."""
+    parent = job.parent("first_stage")
+    model = build.first_stage(parent.settings, parent.settings.get("resolution", 1))
+    if build.is_trained(parent.settings):
+        model.load_state_dict(load_weights(parent.folder / "weights.safetensors"))
+    model.eval().requires_grad_(False)
+    return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def latent_facts(job: Job) -> Mapping[str, Any]:
+    """Shape, scale and range of the latents that a job hangs on: measured, or as a given denoiser was trained on."""
+    if "latents" in job.parents:
+        return job.parent("latents").record.facts
+    known: Mapping[str, Any] = job.parent("diffusion").record.facts["latents"]
+    return known
+
+
+def latent_scale_of(job: Job) -> LatentScale:
+    """The latent scale that the latents stage measured, or that of a given denoiser."""
+    facts = latent_facts(job)
+    return LatentScale(*(torch.tensor(facts[name], dtype=torch.float64) for name in ("shift", "std")))
+
+
+def settled_guidance(job: Job) -> dict[str, Any]:
+    """The guidance settings of a job's sample set, with the scale that its tuning found where it was to be found."""
+    given: dict[str, Any] = job.settings["guidance"]
+    return {**given, "scale": job.parent("tuning").record.facts["scale"]} if given["scale"] == TUNED else dict(given)
+
+
+def trained_probe(job: Job, kind: str) -> Probe:
+    """The probe of a kind that a job hangs on, ready for use."""
+    parent = job.parent("probe")
+    trained_on = job.images("train", parent.settings.get("annotations", ()))
+    found = build.probe(kind, parent.settings["probes"][kind], trained_on, parent.settings["seed"], job.device)
+    weights = load_weights(parent.folder / "weights.safetensors")
+    mine = {name.removeprefix(f"{kind}."): value for name, value in weights.items() if name.startswith(f"{kind}.")}
+    found.network.load_state_dict(mine)
+    return found
+
+
+def reference_features(job: Job, extractor: str | None = None) -> Features:
+    """The features that all samples of this plan are compared with, of its extractor or another one."""
+    if extractor is None:
+        return Features.load(job.parent("reference").folder / "reference.npz")
+    return Features.load(job.parent("other_references").folder / f"{extractor}.npz")
+
+
+def reference_facts(job: Job, extractor: str | None = None) -> Mapping[str, Any]:
+    """What protocols say of the reference images and of the extractor that saw them, the plan's own or another."""
+    if extractor is None:
+        return job.parent("reference").record.facts
+    facts: Mapping[str, Any] = job.parent("other_references").record.facts["judges"][extractor]
+    return facts

@@ -1,0 +1,119 @@
+"""What distinguishes cells in tables and figures: the axes by what they describe, and their values for a config."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from experiments import published
+from experiments.conditions import conditions_of, sample_size, task_of
+from experiments.resolve import shift_name
+
+OF_DATA = ("data", "resolution", "scale")
+OF_REFERENCE = (*OF_DATA, "extractor")
+OF_FIRST_STAGE = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights", "ae_settings")
+OF_MODEL = (
+    "conditioning",
+    "task",
+    "latent_scale",
+    "schedule",
+    "shift",
+    "target",
+    "weighting",
+    "learning_rate_factor",
+    "seed",
+    "weights",
+    "settings",
+)
+OF_LATENTS = ("conditioning", "latent_scale", "schedule", "shift")
+"""Of a model, what its latents, its noise levels and its budget decide."""
+
+SAMPLER_OPTIONS = ("steps", "eta", "variance", "spacing", "final", "clip")
+OF_SAMPLES = (
+    "sampler",
+    *SAMPLER_OPTIONS,
+    "guidance_scale",
+    "guidance_rule",
+    "guidance_interval",
+    "guidance_rescale",
+    "height",
+    "width",
+    "tile",
+    "sampler_seed",
+)
+ALL = OF_REFERENCE + OF_FIRST_STAGE + OF_MODEL + OF_SAMPLES
+
+GROUPS = (
+    "ae",
+    "data",
+    "scale",
+    "conditioning",
+    "diffusion",
+    "denoiser",
+    "sampler",
+    "latents",
+    "experiment",
+    "guidance",
+)
+KEYS = (
+    *(f"ae.{key}" for key in ("f", "channels", "seed", "path")),
+    *("data.resolution", "trainer.budget", "trainer.learning_rate_factor", "latents.scale"),
+    *(f"diffusion.{key}" for key in ("schedule", "shift", "target", "weighting")),
+    *("denoiser.path", "denoiser.weights", "metrics.extractor"),
+    *(f"sampler.{key}" for key in (*SAMPLER_OPTIONS, "nfe", "seed")),
+    *(f"guidance.{key}" for key in ("scale", "interval", "rescale")),
+    *(f"samples.{key}" for key in ("height", "width", "tile")),
+    "seed",
+)
+"""Settings that stand in an axis of their own, whether chosen as a group or given as a value."""
+
+MAKES_NO_NUMBER = r"(store|workers|until|device|hydra\b.*|tracker\b.*|sweep\b.*)$"
+
+
+def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the axes for a resolved config, but for the two that name other settings."""
+    return {
+        "data": config["data"]["name"],
+        "resolution": config["data"]["resolution"],
+        "scale": config["scale"]["name"],
+        "budget": config["trainer"]["budget"],
+        "f": config["ae"]["f"],
+        "regulariser": config["ae"]["regulariser"],
+        "channels": config["ae"]["channels"],
+        "conditioning": "+".join(conditions_of(config)) or "none",
+        "task": task_of(config),
+        **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
+        "learning_rate_factor": config["trainer"]["learning_rate_factor"],
+        "shift": shift_name(config["diffusion"]["shift"], config["ae"]["f"]),
+        "sampler": config["sampler"]["name"],
+        **{key: config["sampler"].get(key) for key in SAMPLER_OPTIONS},
+        "guidance_scale": config["guidance"]["scale"],
+        **_guidance_axes(config["guidance"]),
+        "latent_scale": config["latents"]["scale"],
+        "height": sample_size(config)[0],
+        "width": sample_size(config)[1],
+        "tile": config["samples"]["tile"],
+        "seed": config["seed"],
+        "ae_seed": config["ae"]["seed"],
+        "sampler_seed": config["sampler"]["seed"],
+        "extractor": config["metrics"]["extractor"],
+        **published.axes(config),
+    }
+
+
+def _guidance_axes(guidance: Mapping[str, Any]) -> dict[str, Any]:
+    """How guidance acts; nothing where there is none."""
+    if guidance["scale"] == 1:
+        return {"guidance_interval": None, "guidance_rescale": None}
+    low, high = guidance["interval"] or (0, 1)
+    return {"guidance_interval": f"{low:g} to {high:g}", "guidance_rescale": guidance["rescale"]}
+
+
+def other_settings(overrides: Iterable[str]) -> dict[str, str]:
+    """The overrides by key that no axis shows and that can change a number: any key may be swept."""
+    given: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        key = key.lstrip("+")
+        if key not in (*GROUPS, *KEYS) and not re.match(MAKES_NO_NUMBER, key):
+            given[key] = value
+    return given

@@ -1,0 +1,129 @@
+"""The images of a config: opened without decoding for planning, decoded once into the store for stages."""
+
+import functools
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.conditions import DataFacts, Vocabulary, larger_maps, vocabulary_of
+from experiments.console import reporting, say
+from experiments.store import Store
+from ldm.data.cache import build_cache
+from ldm.data.contract import ImageCache, ImageSource, Split, UnusableImage
+from ldm.data.sources import open_splits
+from ldm.errors import UserError
+
+LOOKED_AT = 8
+"""Images that are decoded before anything runs, to see whether they are large enough for larger samples."""
+
+
+def splits(data: Mapping[str, Any], store: Store, size: tuple[int, int] | None = None) -> dict[Split, ImageSource]:
+    """Training and held-out images, not yet decoded, at another (height, width) where `size` is given.
+
+    Raises: UserError where they cannot be had.
+    """
+    settings = {key: value for key, value in data.items() if value is not None}
+    for key in ("path", "captions", "boxes", "semantic"):
+        if key in settings:
+            settings[key] = Path(settings[key]).expanduser()
+    return open_splits(**settings, size=size, memo=store.root / "data" / "checksums.json")
+
+
+def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
+    """What planning needs to know of the images, without decoding them."""
+    return _data_facts(json.dumps(data, sort_keys=True), store.root)
+
+
+@functools.lru_cache
+def _data_facts(data: str, root: Path) -> DataFacts:
+    found = splits(json.loads(data), Store(root))
+    train, heldout = found["train"], found["heldout"]
+    return DataFacts(
+        train.fingerprint,
+        heldout.fingerprint,
+        len(train),
+        len(heldout),
+        tuple(train.classes),
+        train.annotations,
+        heldout.annotations,
+    )
+
+
+def vocabulary(images: ImageCache, annotations: Iterable[str]) -> Vocabulary:
+    """How many classes of each kind an image set has, of these annotations."""
+    return vocabulary_of(len(images.classes), images.annotations, annotations)
+
+
+def check_larger_images(config: Mapping[str, Any], store: Store) -> None:
+    """Raises UserError where the images cannot give the maps of larger samples, as a few of them show."""
+    size = larger_maps(config)
+    if size is None:
+        return
+    source = splits(config["data"], store, size)[config["samples"]["conditions"]]
+    unusable = []
+    tried = range(0, len(source), math.ceil(len(source) / LOOKED_AT))
+    for index in tried:
+        try:
+            source.item(index)
+        except UnusableImage as error:
+            unusable.append(error)
+    if len(unusable) > source.max_skipped_fraction * len(tried):
+        raise UserError(
+            f"samples of {size[1]}x{size[0]} px need conditions of that size, and of {len(tried)} images looked at "
+            f"{len(unusable)} cannot give them ({unusable[0]}); use smaller samples.height and samples.width"
+        )
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a resolved group `data`, decoded with `workers` threads (None: all cores) into the store."""
+
+    data: Mapping[str, Any]
+    store: Store
+    workers: int | None
+
+    @property
+    def resolution(self) -> int:
+        """The side of the training images in pixels."""
+        return int(self.data["resolution"])
+
+    def open(self, split: Split, annotations: Iterable[str] = (), size: tuple[int, int] | None = None) -> ImageCache:
+        """The decoded images of one split with these annotations; what the store's cache lacks is made first.
+
+        With `size` (height, width) they are the images of that size, see `ldm.data.larger`.
+        """
+        found = splits(self.data, self.store, size)[split]
+        folder = self.store.root / "data" / f"{split}-{found.fingerprint[:16]}"
+        with self.store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
+            fresh = not (folder / "meta.json").exists()
+            with reporting(f"data           {split} images", len(found)) as reporter:
+                cache = build_cache(
+                    found,
+                    folder,
+                    self.workers or os.cpu_count() or 1,
+                    lambda done, _: reporter.advance_to(done),
+                    annotations,
+                )
+        if fresh:
+            say(f"data           {len(cache):,} {split} images of {found.size[1]}x{found.size[0]} px decoded")
+            for name, reason in cache.skipped[:10]:
+                say(f"  skipped {name}: {reason}", style="yellow")
+        return cache
+
+    def fingerprints(self, split: Split, annotations: Iterable[str] = ()) -> list[str]:
+        """What the content of a split's images and of these annotations hashes to."""
+        facts = data_facts(self.data, self.store)
+        images, known = {
+            "train": (facts.train_fingerprint, facts.annotations),
+            "heldout": (facts.heldout_fingerprint, facts.heldout_annotations),
+        }[split]
+        return [images, *(known[kind].fingerprint for kind in annotations)]
+
+    def vocabulary(self, annotations: Iterable[str]) -> Vocabulary:
+        """How many classes of each kind the training images have, of these annotations."""
+        facts = data_facts(self.data, self.store)
+        return vocabulary_of(len(facts.classes), facts.annotations, annotations)
