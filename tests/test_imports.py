@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("ldm", "experiments", "hydra_plugins", "analysis", "benchmarks")
 HYDRA = ("hydra", "omegaconf", "wandb")
 
-EVERYWHERE = ("ldm.errors", "ldm.layers", "ldm.records", "ldm.randomness")
+EVERYWHERE = ("ldm.errors", "ldm.layers", "ldm.parts", "ldm.records", "ldm.randomness")
 ROOMS = {
     "pretrained": (),
-    "first_stage": ("ldm.pretrained",),
+    "first_stage": ("ldm.pretrained", "ldm.metrics"),
     "denoiser": (),
     "conditioning": (),
     "diffusion": ("ldm.conditioning.contract",),
@@ -45,6 +45,7 @@ ROOMS = {
         "ldm.conditioning",
         "ldm.diffusion",
         "ldm.samplers",
+        "ldm.metrics",
     ),
 }
 
