@@ -45,7 +45,7 @@ class IdentityFirstStage(TrainableFirstStage):
         """Raises: UserError for a factor that is not 1."""
         if coders.factor != 1:
             raise UserError(
-                f"The identity first stage does not compress, but ae.f={coders.factor}: choose ae.f=1, ae=kl or ae=vq."
+                f"The identity first stage does not compress, but ae.f={coders.factor}: choose ae.f=1 or another ae."
             )
         return cls()
 
