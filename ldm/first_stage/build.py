@@ -1,6 +1,6 @@
 """From plain values to a first stage: the one table of regularisers, and what is read of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ldm.errors import UserError
@@ -35,6 +35,19 @@ def options_in(ae: Mapping[str, Any]) -> dict[str, Any]:
     if kind.group is not None:
         return dict(ae.get(kind.group, {}))
     return {name: ae[name] for name in options_of(kind.Options) if name in ae}
+
+
+def fill_options(ae: dict[str, Any], default: Callable[[str], Any]) -> None:
+    """Gives the options of its regulariser that are null in a config's group `ae` what `default` says of their name.
+
+    `default` gives None where it knows none. Raises: UserError for a value that is not allowed.
+    """
+    kind = first_stage_class(ae["regulariser"])
+    group = ae if kind.group is None else ae[kind.group]
+    for name in options_of(kind.Options):
+        if name in group and group[name] is None:
+            group[name] = default(name)
+    _checked_options(kind, options_in(ae))
 
 
 def _checked_options(kind: type[TrainableFirstStage], options: Mapping[str, Any]) -> Any:
