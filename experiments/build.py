@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +37,7 @@ from ldm.denoiser import UNetOptions
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError
-from ldm.first_stage.build import build_first_stage
+from ldm.first_stage.build import build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
 from ldm.first_stage.latent_scale import LatentScale
@@ -93,7 +93,7 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
     if published.is_given(ae):
         return published.first_stage(ae)
     torch.manual_seed(derived_seed(ae["seed"], "first_stage"))
-    architecture, codebook = ae.get("architecture", {}), ae.get("codebook", {})
+    architecture = ae.get("architecture", {})
     return build_first_stage(
         regulariser=ae["regulariser"],
         factor=ae["f"],
@@ -105,9 +105,7 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
         attn_sides=architecture.get("attention_sides") or (),
         mid_attention=architecture.get("mid_attention", True),
         dropout=architecture.get("dropout", 0.0),
-        codes=codebook.get("codes") or 1,
-        beta=codebook.get("beta", 0.25),
-        legacy=codebook.get("legacy", False),
+        options=options_in(ae),
         initialisation=architecture.get("initialisation", "reference"),
     )
 
@@ -129,11 +127,10 @@ def perceptual_loss(loss: Mapping[str, Any]) -> PerceptualLoss | None:
 
 
 def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -> FirstStageLoss:
-    """The loss of a first stage: as in the reference, summed over pixels for a KL model and averaged for a VQ model."""
-    weights = {"codebook": ae["codebook"]["weight"]} if ae["regulariser"] == "vq" else {"kl": ae["kl_weight"]}
+    """The loss of a resolved group `ae`, with the penalties and the reduction of its regulariser."""
     loss = ae["loss"]
-    reduction: Literal["sum", "mean"] = "mean" if ae["regulariser"] == "vq" else "sum"
-    return FirstStageLoss(perceptual, reduction, weights, loss["perceptual_weight"], loss["discriminator"]["weight"])
+    weights = loss["perceptual_weight"], loss["discriminator"]["weight"]
+    return build_first_stage_loss(ae["regulariser"], options_in(ae), perceptual, *weights)
 
 
 def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator | None:

@@ -1,6 +1,5 @@
 """Sizes of a cell's networks, counted on the meta device: nothing is computed, no weights are initialised."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from experiments import build
 from experiments.conditions import Vocabulary, sample_size
 from experiments.stage import Estimate, Machine, Settings
 from ldm.denoiser.unet import UNet
-from ldm.first_stage.contract import FirstStage, Reconstruction
+from ldm.first_stage.contract import TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import discriminator_loss
 from ldm.first_stage.tiled import decode_tiled
-from ldm.first_stage.vq import VQFirstStage
 from ldm.pretrained import lpips
 from ldm.training.flops import count_flops
 
@@ -109,8 +107,11 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
     }
     with torch.no_grad():
         encode = count_flops(lambda: model.encode(image))
-        decode = count_flops(lambda: _decoded(model, latent))
-    step = _first_stage_step(ae, model, discriminator, image) if build.is_trained(ae) else None
+        decode = count_flops(lambda: model.decode_counted(latent))
+    step = None
+    if build.is_trained(ae):
+        assert isinstance(model, TrainableFirstStage)
+        step = _first_stage_step(ae, model, discriminator, image)
     return FirstStageCounts(parameters, shape, encode, decode, step)
 
 
@@ -157,7 +158,7 @@ def count_sample_decoding(config: Mapping[str, Any]) -> float:
     with META:
         model = build.first_stage(config["ae"], config["data"]["resolution"])
         latent = torch.empty(sampled_latent_shape(config, model.channels)).unsqueeze(0)
-    decode = functools.partial(_decoded, model)
+    decode = model.decode_counted
     with torch.no_grad():
         if tiling is None:
             return count_flops(lambda: decode(latent))
@@ -182,20 +183,8 @@ def lpips_file(network: str, path: str | None) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / lpips.trunk(network).url.rpartition("/")[2]
 
 
-def _decoded(model: FirstStage, latent: Tensor) -> Tensor:
-    # The search for the nearest code holds no product that is counted, and does not run on the meta device.
-    return model.decode_quantised(latent) if isinstance(model, VQFirstStage) else model.decode(latent)
-
-
-def _training_pass(model: FirstStage, image: Tensor) -> Reconstruction:
-    if not isinstance(model, VQFirstStage):
-        return model.forward_train(image)
-    raw = model.encode(image)
-    return Reconstruction(model.decode_quantised(raw), raw, {"codebook": model.quantiser.loss(raw, raw)})
-
-
 def _first_stage_step(
-    ae: Mapping[str, Any], model: FirstStage, discriminator: PatchDiscriminator | None, image: Tensor
+    ae: Mapping[str, Any], model: TrainableFirstStage, discriminator: PatchDiscriminator | None, image: Tensor
 ) -> Step | None:
     loss = ae["loss"]
     network = loss["perceptual"].removeprefix("lpips_")
@@ -208,7 +197,7 @@ def _first_stage_step(
     criterion = build.first_stage_loss(ae, perceptual)
 
     def step(adversary: PatchDiscriminator | None) -> None:
-        result = _training_pass(model, image)
+        result = model.forward_counted(image)
         if adversary is not None:
             adversary.requires_grad_(False)
         criterion.generator_terms(
@@ -219,7 +208,7 @@ def _first_stage_step(
             discriminator_loss(adversary(image), adversary(result.image.detach())).backward()
 
     def forward() -> Tensor:
-        result = _training_pass(model, image)
+        result = model.forward_counted(image)
         return criterion.generator_terms(image, result.image, result.regularisation).total
 
     plain = count_flops(lambda: step(None))

@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.metrics.reconstruction import to_uint8
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] as uint8, rounded to the nearest grey level."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu").byte()
+__all__ = ["read_grid", "save_grid", "save_picture", "to_uint8"]
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:

@@ -26,6 +26,7 @@ from ldm.diffusion.schedule import SCHEDULES, STEPS
 from ldm.diffusion.target import TARGETS
 from ldm.diffusion.weighting import WEIGHTINGS
 from ldm.errors import UserError, nearest
+from ldm.first_stage.build import fill_options
 from ldm.first_stage.initialisation import INITIALISATIONS
 from ldm.metrics.extractors import EXTRACTORS
 from ldm.parts import defaults_of, look_up
@@ -113,10 +114,7 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         if ae["training"].get("matrix_learning_rate") is None:
             rates = table.get("matrix_learning_rate", {})
             ae["training"]["matrix_learning_rate"] = rates.get(ae["f"], 0)
-        if not _from_zero_on(weight := ae.get("kl_weight", 0)):
-            raise UserError(f"ae.kl_weight={weight} is no number from 0 on")
-        if ae["regulariser"] == "vq":
-            ae["codebook"]["codes"] = ae["codebook"]["codes"] or _for_factor(table["codes"], ae["f"], scale, "codebook")
+        fill_options(ae, lambda name: _for_factor(table[name], ae["f"], scale, name) if name in table else None)
     _check_choices(config)
     if published.is_given(config["denoiser"]):
         settled, said = published.resolved_denoiser(config, facts)

@@ -19,7 +19,7 @@ HYDRA = ("hydra", "omegaconf", "wandb")
 EVERYWHERE = ("ldm.errors", "ldm.layers", "ldm.parts", "ldm.records", "ldm.randomness")
 ROOMS = {
     "pretrained": (),
-    "first_stage": ("ldm.pretrained",),
+    "first_stage": ("ldm.pretrained", "ldm.metrics"),
     "denoiser": (),
     "conditioning": (),
     "diffusion": ("ldm.conditioning.contract",),
@@ -45,6 +45,7 @@ ROOMS = {
         "ldm.conditioning",
         "ldm.diffusion",
         "ldm.samplers",
+        "ldm.metrics",
     ),
 }
 

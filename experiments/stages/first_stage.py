@@ -77,7 +77,6 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
         decay=training["decay"],
         gradient_clip=training["gradient_clip"],
         adversarial_from=loss["discriminator"]["start"],
-        revive_every=config.get("codebook", {}).get("revive_every", 0),
         matrix_rate=training.get("matrix_learning_rate", 0),
         from_components=config["architecture"].get("initialisation") == "components",
     )

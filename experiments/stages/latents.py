@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from ldm.data.contract import ImageCache
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage, Gaussian
 from ldm.first_stage.latent_scale import SCALES, latent_scale
-from ldm.first_stage.vq import VQFirstStage, code_counts
 from ldm.metrics.rate import aggregate_moments
 from ldm.training.flops import count_flops
 
@@ -48,10 +48,10 @@ def run(job: Job) -> Outcome:
             for part, encoding in encodings(model, images, range(len(images)), job.device):
                 if packed is not None:
                     packed[part[0] : part[-1] + 1] = model.pack(encoding).cpu().numpy()
-                mean, logvar = mean_and_logvar(encoding)
-                bounds[:] = min(bounds[0], float(mean.min())), max(bounds[1], float(mean.max()))
+                found = model.posterior(encoding)
+                bounds[:] = min(bounds[0], float(found.mean.min())), max(bounds[1], float(found.mean.max()))
                 reporter.advance_to(part[-1] + 1)
-                yield mean, logvar
+                yield found.mean, found.logvar
 
         moments = aggregate_moments(posteriors())
         flops = len(images) * count_flops(lambda: model.encode(images.batch([0]).to(job.device)))
@@ -85,27 +85,32 @@ def encodings(
         yield part, model.encode(images.batch(part).to(device, memory_format=torch.channels_last))
 
 
-def code_indices(model: VQFirstStage, images: ImageCache, indices: Sequence[int], device: str) -> Iterator[Tensor]:
-    """The codes of the chosen images, batch by batch, on the CPU."""
-    for _, latent in encodings(model, images, indices, device):
-        assert isinstance(latent, Tensor)
-        yield model.quantise(latent).indices.cpu()
+@dataclass(frozen=True)
+class EncodedImages:
+    """The chosen images and their encodings, as a first stage is given them to say its rates."""
 
+    first_stage: FirstStage
+    cache: ImageCache
+    indices: Sequence[int]
+    device: str
 
-def code_histogram(model: VQFirstStage, images: ImageCache, indices: Sequence[int], device: str) -> Tensor:
-    """How often each code occurs in the chosen images, (codes,)."""
-    codes = model.quantiser.codes
-    counts = torch.zeros(codes, dtype=torch.int64)
-    for found in code_indices(model, images, indices, device):
-        counts += code_counts(found, codes)
-    return counts
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image."""
+        return self.cache.resolution**2
 
+    def __len__(self) -> int:
+        """Number of chosen images."""
+        return len(self.indices)
 
-def mean_and_logvar(encoding: Gaussian | Tensor) -> tuple[Tensor, Tensor]:
-    """The posterior of an encoding; one without spread has log-variance minus infinity."""
-    if isinstance(encoding, Gaussian):
-        return encoding.mean, encoding.logvar
-    return encoding, torch.full_like(encoding, float("-inf"))
+    def images(self) -> Iterator[Tensor]:
+        """The images as they are stored, in the batches of `encodings`; uint8 (n, 3, H, W)."""
+        for first in range(0, len(self.indices), ENCODE_BATCH):
+            yield self.cache.uint8(self.indices[first : first + ENCODE_BATCH])
+
+    def encodings(self) -> Iterator[Gaussian | Tensor]:
+        """Their encodings on the device."""
+        return (found for _, found in encodings(self.first_stage, self.cache, self.indices, self.device))
 
 
 def _sync(path: Path) -> None:

@@ -39,7 +39,7 @@ from ldm.data.latents import CachedLatents, open_packed
 from ldm.diffusion import DenoisingModel, Guidance
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
-from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
+from ldm.metrics.codebook import codebook_usage, perplexity
 from ldm.metrics.latent_space import (
     SMALLEST_SIDE,
     channel_covariance,
@@ -48,6 +48,7 @@ from ldm.metrics.latent_space import (
     nearest_neighbours,
     roughness,
 )
+from ldm.metrics.rate import code_histogram
 from ldm.metrics.reconstruction import mean_value
 from ldm.metrics.values import MetricValue
 from ldm.randomness import SampleNoise, generator
@@ -170,13 +171,12 @@ def _statistics(latents: Tensor) -> tuple[list[MetricValue], list[LeftOut]]:
 
 
 def _codebook_use(first_stage: FirstStage, scale: LatentScale, latents: Tensor, device: str) -> list[MetricValue]:
-    """The share of codes that occur, and the perplexity of their frequencies over their number; of VQ alone."""
-    if not isinstance(first_stage, VQFirstStage):
+    """The share of codes that occur, and the perplexity of their frequencies over their number; none without codes."""
+    codebook = first_stage.codebook
+    if codebook is None:
         return []
-    counts = torch.zeros(first_stage.quantiser.codes, dtype=torch.int64)
-    for part in latents.split(BATCH):
-        found = first_stage.quantise(scale.denormalise(part.to(device))).indices
-        counts += code_counts(found.cpu(), len(counts))
+    indices = (codebook.nearest(scale.denormalise(part.to(device))) for part in latents.split(BATCH))
+    counts = code_histogram(indices, codebook.codes)
     shares = {"codebook_usage": codebook_usage(counts), "codebook_perplexity_share": perplexity(counts) / len(counts)}
     return [MetricValue(name, float(value), len(latents)) for name, value in shares.items()]
 

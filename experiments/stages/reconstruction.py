@@ -28,30 +28,19 @@ from experiments.scoring import (
     reconstruction_protocol,
 )
 from experiments.stage import Job, Outcome, Settings, Stage
-from experiments.stages.latents import code_histogram, code_indices, encodings, mean_and_logvar
+from experiments.stages.latents import EncodedImages, encodings
 from experiments.task import LPIPS, NO_LPIPS
 from ldm.data.contract import SPLITS, ImageCache
-from ldm.first_stage.contract import FirstStage, Gaussian
-from ldm.first_stage.vq import VQFirstStage, codebook_usage, perplexity
+from ldm.first_stage.contract import FirstStage
 from ldm.metrics.distribution import reconstruction_frechet
-from ldm.metrics.rate import (
-    RAW_BITS_PER_PIXEL,
-    aggregate_moments,
-    index_crossentropy,
-    index_log2,
-    kl_fitted,
-    kl_prior,
-)
 from ldm.metrics.reconstruction import (
     ImageErrors,
     PerceptualDistance,
     concatenate,
     image_errors,
-    mean_value,
     reconstruction_metrics,
 )
-from ldm.metrics.reference_codecs import lossless_sizes
-from ldm.metrics.values import MetricValue
+from ldm.metrics.values import Measured
 from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.flops import count_flops
@@ -76,7 +65,6 @@ def run(job: Job) -> Outcome:
     indices = chosen(len(heldout), job.settings["n_samples"], seed, "reconstruction")
     plain = reconstruction_protocol(job, heldout, len(indices))
     judged = judged_protocol(plain, generation_protocol(job, len(indices)))
-    pixels = heldout.resolution**2
     with torch.inference_mode(), reporting(job.label, len(indices)) as reporter:
         with meter.part("reconstruct"):
             measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
@@ -104,7 +92,7 @@ def run(job: Job) -> Outcome:
         else:
             values.append(frechet)
         with meter.part("rate"):
-            rates, missing_rates, facts = _rate(model, train, heldout, indices, job.device, pixels)
+            rates = _rate(model, train, heldout, indices, job.device)
         with meter.part("floor"):
             floor_rows, floor_left_out, floor_protocol = _floor(job, model, splits)
         image = heldout.batch([0]).to(job.device)
@@ -113,11 +101,11 @@ def run(job: Job) -> Outcome:
     save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
     job.log.image("reconstructions", job.folder / "reconstructions.png")
     networks = {judge.name: perceptual_protocol(job, plain, judge) for judge in judges} | {frechet.metric: judged}
-    rows: list[ResultRow] = [value.row(networks.get(value.metric, plain).id) for value in [*values, *rates]]
+    rows: list[ResultRow] = [value.row(networks.get(value.metric, plain).id) for value in [*values, *rates.values]]
     return Outcome(
-        facts={**facts, "f": model.factor, "channels": model.channels, "regulariser": model.regulariser},
+        facts={**rates.facts, "f": model.factor, "channels": model.channels, "regulariser": model.regulariser},
         rows=[*rows, *floor_rows],
-        left_out=[*left_out, *missing_rates, *floor_left_out],
+        left_out=[*left_out, *rates.left_out, *floor_left_out],
         protocols=described([plain, *networks.values(), floor_protocol]),
         cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.parts["reconstruct"]),
     )
@@ -143,8 +131,8 @@ def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], s
     packed = model.pack(encoding)
     decoded = to_uint8(model.decode(model.latent(packed)))
     sample_errors = None
-    if isinstance(encoding, Gaussian):
-        noise = SampleNoise(seed, part, job.device)(tuple(encoding.mean.shape[1:]))
+    if model.is_drawn:
+        noise = SampleNoise(seed, part, job.device)((model.channels, *packed.shape[2:]))
         sample_errors = image_errors(originals, to_uint8(model.decode(model.latent(packed, noise))))
     return _Measured(originals, decoded, image_errors(originals, decoded), sample_errors)
 
@@ -167,57 +155,10 @@ def _named(errors: ImageErrors) -> dict[str, NDArray[np.float64]]:
     return {"mse": errors.mse, "psnr": errors.psnr, **similarity}
 
 
-def _rate(
-    model: FirstStage, train: ImageCache, heldout: ImageCache, indices: list[int], device: str, pixels: int
-) -> tuple[list[MetricValue], list[LeftOut], dict[str, object]]:
-    """Rates in bits per pixel, each under its own name, and facts of the latents."""
-    if model.factor == 1:
-        sizes = [point for point in lossless_sizes(heldout.images[indices])[0] if point.codec == "png"]
-        return (
-            [
-                MetricValue("rate_raw", RAW_BITS_PER_PIXEL, len(indices)),
-                *(MetricValue("rate_lossless", point.bits_per_pixel, point.n) for point in sizes),
-            ],
-            [],
-            {},
-        )
+def _rate(model: FirstStage, train: ImageCache, heldout: ImageCache, indices: list[int], device: str) -> Measured:
+    """Rates in bits per pixel, each under its own name, and facts of the latents, as the first stage says them."""
     training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
-    if isinstance(model, VQFirstStage):
-        codes = model.quantiser.codes
-        counts = code_histogram(model, train, training, device)
-        held = torch.cat(list(code_indices(model, heldout, indices, device)))
-        return (
-            [
-                MetricValue("rate_index_log2", index_log2(codes, held[0].numel(), pixels), len(indices)),
-                mean_value("rate_index_crossentropy", index_crossentropy(held.numpy(), counts.numpy(), pixels)),
-            ],
-            [],
-            {
-                "codes": codes,
-                "codebook_usage": float(codebook_usage(counts)),
-                "codebook_perplexity": float(perplexity(counts)),
-                "rate_images": len(training),
-            },
-        )
-    if model.regulariser == "none":
-        reason = "Its latents are neither drawn nor quantised: at full precision they have no finite rate."
-        return [], [LeftOut(name, reason) for name in ("rate_kl_prior", "rate_kl_fitted")], {}
-    moments = aggregate_moments(mean_and_logvar(found) for _, found in encodings(model, train, training, device))
-    held_out = [mean_and_logvar(found) for _, found in encodings(model, heldout, indices, device)]
-    return (
-        [
-            mean_value("rate_kl_prior", np.concatenate([kl_prior(*posterior, pixels) for posterior in held_out])),
-            mean_value(
-                "rate_kl_fitted", np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in held_out])
-            ),
-        ],
-        [],
-        {
-            "latent_mean": moments.mean.tolist(),
-            "latent_variance": moments.variance.tolist(),
-            "rate_images": len(training),
-        },
-    )
+    return model.rates(EncodedImages(model, train, training, device), EncodedImages(model, heldout, indices, device))
 
 
 def _floor(

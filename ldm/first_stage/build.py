@@ -1,19 +1,57 @@
-"""From plain values to a first stage."""
+"""From plain values to a first stage: the one table of regularisers, and what is read of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.first_stage.coder import NORM_GROUPS, Decoder, Encoder
-from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.coder import Coders
+from ldm.first_stage.contract import FirstStage, TrainableFirstStage
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.initialisation import INITIALISATIONS, start_near_linear
 from ldm.first_stage.kl import KLFirstStage
-from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
+from ldm.first_stage.losses import FirstStageLoss
+from ldm.first_stage.perceptual import PerceptualLoss
+from ldm.first_stage.vq import VQFirstStage
+from ldm.parts import checked, look_up, options_of
 
-REGULARISERS = ("kl", "vq", "identity")
+FIRST_STAGES: Mapping[str, type[TrainableFirstStage]] = {
+    "kl": KLFirstStage,
+    "vq": VQFirstStage,
+    "identity": IdentityFirstStage,
+}
+"""By the name that a config gives its regulariser."""
+
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
-IMAGE_CHANNELS = 3
+
+
+def first_stage_class(regulariser: str) -> type[TrainableFirstStage]:
+    """The class of a regulariser. Raises: UserError for a name that is not in `FIRST_STAGES`, with the nearest one."""
+    return look_up(FIRST_STAGES, regulariser, "ae")
+
+
+def options_in(ae: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands of the options of its regulariser in a config's group `ae`, by name and not yet checked."""
+    kind = first_stage_class(ae["regulariser"])
+    if kind.group is not None:
+        return dict(ae.get(kind.group, {}))
+    return {name: ae[name] for name in options_of(kind.Options) if name in ae}
+
+
+def fill_options(ae: dict[str, Any], default: Callable[[str], Any]) -> None:
+    """Gives the options of its regulariser that are null in a config's group `ae` what `default` says of their name.
+
+    `default` gives None where it knows none. Raises: UserError for a value that is not allowed.
+    """
+    kind = first_stage_class(ae["regulariser"])
+    group = ae if kind.group is None else ae[kind.group]
+    for name in options_of(kind.Options):
+        if name in group and group[name] is None:
+            group[name] = default(name)
+    _checked_options(kind, options_in(ae))
+
+
+def _checked_options(kind: type[TrainableFirstStage], options: Mapping[str, Any]) -> Any:
+    return checked(kind.Options, options, "ae" if kind.group is None else f"ae.{kind.group}")
 
 
 def check_factor(factor: int, resolution: int) -> None:
@@ -32,16 +70,6 @@ def check_factor(factor: int, resolution: int) -> None:
         )
 
 
-def norm_groups(narrowest: int, deepest: int, latent_side: int) -> int:
-    """How many groups the normalisations have: the paper's 32 wherever they leave enough to normalise over.
-
-    A group has 4 channels at least, as the paper's narrowest layers (128 in 32 groups): with one channel a group, the
-    last normalisation of the decoder all but removes the mean colour. It also has 16 values at least at the latent's
-    side: at side 1, a group of one value would always be normalised to zero.
-    """
-    return max(1, min(NORM_GROUPS, narrowest // 4, deepest * latent_side**2 // 16))
-
-
 def build_first_stage(
     *,
     regulariser: str,
@@ -54,19 +82,16 @@ def build_first_stage(
     attn_sides: Sequence[int],
     mid_attention: bool,
     dropout: float,
-    codes: int,
-    beta: float,
-    legacy: bool,
+    options: Mapping[str, Any],
     initialisation: str = "reference",
 ) -> FirstStage:
     """A first stage with random weights; factor 1 is the identity under any regulariser.
 
-    `codes`, `beta` and `legacy` matter to VQ only, nothing beyond `resolution` matters to the identity.
+    `options` are those of the regulariser's class (`Options`). Nothing beyond `resolution` matters to the identity.
     `initialisation`: see `ldm.first_stage.initialisation`.
     Raises: UserError where the values do not fit together.
     """
-    if regulariser not in REGULARISERS:
-        raise UserError(f"ae={regulariser} is not known: choose {', '.join(REGULARISERS)}.")
+    kind = first_stage_class(regulariser)
     if initialisation not in INITIALISATIONS:
         raise UserError(
             f"ae.architecture.initialisation={initialisation} is not known: choose {', '.join(INITIALISATIONS)}."
@@ -74,34 +99,26 @@ def build_first_stage(
     check_factor(factor, resolution)
     if factor == 1:
         return IdentityFirstStage()
-    if regulariser == "identity":
-        raise UserError(
-            f"The identity first stage does not compress, but ae.f={factor}: choose ae.f=1, ae=kl or ae=vq."
-        )
-    if 2 ** (len(ch_mult) - 1) != factor:
-        raise UserError(
-            f"ae.architecture.ch_mult={list(ch_mult)} has {len(ch_mult)} levels, but ae.f={factor} takes "
-            f"{factor.bit_length()}: give one multiplier for each halving and one more."
-        )
-    groups = norm_groups(ch * min(1, *ch_mult), ch * ch_mult[-1], resolution // factor)
-    shared: dict[str, Any] = {
-        "z_channels": channels,
-        "ch": ch,
-        "ch_mult": ch_mult,
-        "num_res_blocks": num_res_blocks,
-        "resolution": resolution,
-        "attn_sides": attn_sides,
-        "mid_attention": mid_attention,
-        "dropout": dropout,
-        "norm_groups": groups,
-    }
-    encoder = Encoder(in_channels=IMAGE_CHANNELS, double_z=regulariser == "kl", **shared)
-    decoder = Decoder(out_channels=IMAGE_CHANNELS, **shared)
-    model: FirstStage
-    if regulariser == "kl":
-        model = KLFirstStage(encoder, decoder, channels)
-    else:
-        model = VQFirstStage(encoder, decoder, VectorQuantiser(codes, channels, beta, legacy))
+    coders = Coders(factor, channels, ch, ch_mult, num_res_blocks, resolution, attn_sides, mid_attention, dropout)
+    model = kind.build(coders, channels, _checked_options(kind, options))
     if initialisation != "reference":
         start_near_linear(model)
     return model
+
+
+def build_first_stage_loss(
+    regulariser: str,
+    options: Mapping[str, Any],
+    perceptual: PerceptualLoss | None,
+    perceptual_weight: float,
+    discriminator_weight: float,
+) -> FirstStageLoss:
+    """The loss of a first stage, with the penalties and the reduction that its class declares.
+
+    As in the reference, a KL model's is summed over pixels and a VQ model's averaged.
+    Raises: UserError for an unknown regulariser or option.
+    """
+    kind = first_stage_class(regulariser)
+    settled = _checked_options(kind, options)
+    weights = {term: getattr(settled, option) for term, option in kind.penalties.items()}
+    return FirstStageLoss(perceptual, kind.reduction, weights, perceptual_weight, discriminator_weight)

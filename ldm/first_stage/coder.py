@@ -4,7 +4,9 @@ Source: Rombach et al., arXiv 2112.10752, appendix G, after Esser et al., arXiv 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,18 @@ from ldm.layers import normalised, scaled_attention
 
 NORM_GROUPS = 32
 """Groups of every normalisation in the paper's networks."""
+
+IMAGE_CHANNELS = 3
+
+
+def norm_groups(narrowest: int, deepest: int, latent_side: int) -> int:
+    """How many groups the normalisations have: the paper's 32 wherever they leave enough to normalise over.
+
+    A group has 4 channels at least, as the paper's narrowest layers (128 in 32 groups): with one channel a group, the
+    last normalisation of the decoder all but removes the mean colour. It also has 16 values at least at the latent's
+    side: at side 1, a group of one value would always be normalised to zero.
+    """
+    return max(1, min(NORM_GROUPS, narrowest // 4, deepest * latent_side**2 // 16))
 
 
 def group_norm(channels: int, groups: int = NORM_GROUPS) -> nn.GroupNorm:
@@ -40,6 +54,10 @@ class ResidualBlock(nn.Module):
         h = self.conv2(self.dropout(F.silu(normalised(self.norm2, h))))
         return self.shortcut(x) + h
 
+    def start_quiet(self) -> None:
+        """The branch adds nothing."""
+        nn.init.zeros_(self.conv2.weight)
+
 
 class SelfAttention(nn.Module):
     """Single-head self-attention over all positions, added to its input."""
@@ -60,6 +78,10 @@ class SelfAttention(nn.Module):
         )
         attended = scaled_attention(query, key, value)
         return x + self.project(attended.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+    def start_quiet(self) -> None:
+        """The branch adds nothing."""
+        nn.init.zeros_(self.project.weight)
 
 
 class Downsample(nn.Module):
@@ -254,3 +276,43 @@ class Decoder(nn.Module):
         for level in self.levels:
             h = level(h)
         return self.head(F.silu(normalised(self.norm, h)))
+
+
+@dataclass(frozen=True)
+class Coders:
+    """The sizes of an encoder and a decoder that belong together, for images of `resolution` and latents of `channels`.
+
+    Raises: UserError, when they are made, where there are other levels than `factor` takes.
+    """
+
+    factor: int
+    channels: int
+    ch: int
+    ch_mult: Sequence[int]
+    num_res_blocks: int
+    resolution: int
+    attn_sides: Sequence[int]
+    mid_attention: bool
+    dropout: float
+
+    def make(self, double_z: bool = False) -> tuple[Encoder, Decoder]:
+        """Both with random weights; with `double_z` the encoder gives 2 `channels`."""
+        if 2 ** (len(self.ch_mult) - 1) != self.factor:
+            raise UserError(
+                f"ae.architecture.ch_mult={list(self.ch_mult)} has {len(self.ch_mult)} levels, but ae.f={self.factor} "
+                f"takes {self.factor.bit_length()}: give one multiplier for each halving and one more."
+            )
+        narrowest, deepest = self.ch * min(1, *self.ch_mult), self.ch * self.ch_mult[-1]
+        shared: dict[str, Any] = {
+            "z_channels": self.channels,
+            "ch": self.ch,
+            "ch_mult": self.ch_mult,
+            "num_res_blocks": self.num_res_blocks,
+            "resolution": self.resolution,
+            "attn_sides": self.attn_sides,
+            "mid_attention": self.mid_attention,
+            "dropout": self.dropout,
+            "norm_groups": norm_groups(narrowest, deepest, self.resolution // self.factor),
+        }
+        encoder = Encoder(in_channels=IMAGE_CHANNELS, double_z=double_z, **shared)
+        return encoder, Decoder(out_channels=IMAGE_CHANNELS, **shared)

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.errors import UserError
 from ldm.first_stage.coder import Decoder, Downsample, Encoder, Level, ResidualBlock, Upsample
-from ldm.first_stage.kl import KLFirstStage
-from ldm.first_stage.vq import VQFirstStage
+from ldm.first_stage.contract import FirstStage
 from ldm.layers import normalised
 from ldm.randomness import generator
 
@@ -46,19 +46,27 @@ def images_to_start_from(count: int, resolution: int, factor: int) -> int:
 
 
 @torch.no_grad()
-def start_from_components(model: KLFirstStage | VQFirstStage, images: Tensor, seed: int) -> None:
+def start_from_components(model: FirstStage, images: Tensor, seed: int) -> None:
     """Sets the trunk of a model with near-linear weights by `images` (N, 3, H, W) in [-1, 1], on the model's device.
 
     Latents are the principal components of the encoder's last features, with variance 1; a KL model's log-variances
-    stay where the near-linear start has them.
+    stay where the near-linear start has them. Raises: UserError for a first stage without our coders.
     """
+    encoder, decoder, to_latent, from_latent = (
+        getattr(model, name, None) for name in ("encoder", "decoder", "to_latent", "from_latent")
+    )
+    if not isinstance(encoder, Encoder) or not isinstance(decoder, Decoder):
+        raise UserError(
+            "ae.architecture.initialisation=components sets the convolutions of an encoder and a decoder of "
+            f"ldm.first_stage.coder, which {type(model).__name__} does not have: choose reference or near_linear"
+        )
     start = _Start(seed)
-    features = start.encoder(model.encoder, images)
-    latent = start.head_of_encoder(model.encoder, features[images.shape[-1] // model.factor])
-    for projection in (model.to_latent, model.from_latent):
+    features = start.encoder(encoder, images)
+    latent = start.head_of_encoder(encoder, features[images.shape[-1] // model.factor])
+    for projection in (to_latent, from_latent):
         assert isinstance(projection, nn.Conv2d)
         _set(projection, torch.eye(model.channels, projection.in_channels), torch.zeros(model.channels))
-    start.decoder(model.decoder, latent, features, images)
+    start.decoder(decoder, latent, features, images)
 
 
 class _Start:

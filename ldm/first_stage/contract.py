@@ -1,10 +1,22 @@
-"""What every first stage offers, so that no stage of an experiment asks which one it holds."""
+"""What every first stage offers and says of itself, so that nobody outside its file asks which one it is."""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+
+from ldm.first_stage.coder import Coders
+from ldm.metrics.values import Measured
+
+Reduction = Literal["sum", "mean"]
+
+NO_SPREAD: Final = float("-inf")
+"""Log-variance of a latent that is a point."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +43,61 @@ class Gaussian:
 class Reconstruction:
     """What one training pass gives.
 
-    image: (N, 3, H, W). latent: raw, exactly what was decoded. regularisation: named scalar terms, unweighted:
-    {"kl"} in nats, summed over an image's latent and averaged over the batch; {"codebook"} codebook plus commitment
-    term, averaged over all elements; {} for the identity. indices: (N, h, w) for VQ, else None.
+    image: (N, 3, H, W). latent: raw, exactly what was decoded. regularisation: named scalar terms, unweighted, those of
+    the class's `penalties` ({"kl"} in nats, summed over an image's latent and averaged over the batch; {"codebook"}
+    codebook plus commitment term, averaged over all elements). indices: (N, h, w) where there is a codebook, else None.
     """
 
     image: Tensor
     latent: Tensor
     regularisation: dict[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None
+
+
+class Codebook(Protocol):
+    """The codes that a first stage quantises to, whether they are learned or fixed."""
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+
+    def nearest(self, raw: Tensor) -> Tensor:
+        """The number of the code at each position of raw latents: (N, C, h, w) to (N, h, w), int64."""
+
+
+class EncodedImages(Protocol):
+    """Images and their encodings by one first stage, in batches; every pass encodes them anew, so none is held."""
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image, H * W."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def images(self) -> Iterator[Tensor]:
+        """The images as they are stored, uint8 (n, 3, H, W) on the CPU."""
+
+    def encodings(self) -> Iterator[Gaussian | Tensor]:
+        """What `FirstStage.encode` gives of the same batches."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How tables and figures speak of a first stage, as plain data that a record can hold.
+
+    title: as in a legend. rate: the metric that is its rate on an axis, None where it has no finite one; crude_rate:
+    the one that is drawn hollow beside it. rmse, psnr: the metrics of the distortion that belongs to that rate.
+    rate_note: what a figure's note says of the rates. Units: both rates in `rate_unit`.
+    """
+
+    title: str
+    rate: str | None = None
+    crude_rate: str | None = None
+    rmse: str = "rmse255"
+    psnr: str = "psnr"
+    rate_note: str = ""
+    rate_unit: str = "bits/pixel"
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -52,12 +110,26 @@ class FirstStage(nn.Module, ABC):
 
     Latents are raw here: their scale for diffusion is an object of its own. Encodings and images leave in float32 at
     least, also under autocast.
+
+    regulariser: its name in configs and records. is_drawn: whether a latent is a draw from a posterior.
     """
 
     regulariser: str
+    labels: Labels
+    is_drawn: bool
     factor: int
     channels: int
     cache_channels: int
+
+    @property
+    @abstractmethod
+    def codebook(self) -> Codebook | None:
+        """The codes it quantises to; None where latents are not quantised."""
+
+    @property
+    def codes(self) -> int | None:
+        """Number of codes; None where latents are not quantised."""
+        return None if self.codebook is None else self.codebook.codes
 
     @abstractmethod
     def encode(self, image: Tensor) -> Gaussian | Tensor:
@@ -69,6 +141,12 @@ class FirstStage(nn.Module, ABC):
             return torch.cat((encoding.mean, encoding.logvar), dim=1)
         return encoding
 
+    def posterior(self, encoding: Gaussian | Tensor) -> Gaussian:
+        """The encoding as a distribution; one without spread has log-variance minus infinity."""
+        if isinstance(encoding, Gaussian):
+            return encoding
+        return Gaussian(encoding, torch.full_like(encoding, NO_SPREAD))
+
     @abstractmethod
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
         """The raw latent (N, channels, h, w) of a packed encoding; KL draws with `noise`, the mean where None."""
@@ -76,6 +154,21 @@ class FirstStage(nn.Module, ABC):
     @abstractmethod
     def decode(self, raw: Tensor) -> Tensor:
         """The image of a raw latent; VQ quantises first."""
+
+    @abstractmethod
+    def decode_counted(self, raw: Tensor) -> Tensor:
+        """`decode` for counts of FLOPs, on the meta device: without what holds no product and does not run there."""
+
+    @abstractmethod
+    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Rates of the held-out images' latents in bits per pixel, each under its own name, and facts of the latents.
+
+        What a decoder may know beforehand is fitted to the training images.
+        """
+
+    @abstractmethod
+    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """What the held-out images' latents take when an entropy coder writes them: a check on `rates`."""
 
     @property
     @abstractmethod
@@ -92,3 +185,33 @@ class FirstStage(nn.Module, ABC):
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """`forward_train` under the name that distributed data parallelism and compilation call."""
         return self.forward_train(image, noise)
+
+
+class TrainableFirstStage(FirstStage):
+    """A first stage that is built from options and trained: what stands in `ldm.first_stage.FIRST_STAGES`.
+
+    Options: a dataclass whose fields are its options (see `ldm.parts`): what a config holds of it, under `ae.<group>`,
+    or beside the settings of all first stages where `group` is None. penalties: by the name of each regularisation term
+    of a training pass, the option that weighs it. reduction: of the reconstruction loss beside them, over pixels.
+    """
+
+    Options: ClassVar[type]
+    group: ClassVar[str | None]
+    penalties: ClassVar[Mapping[str, str]]
+    reduction: ClassVar[Reduction]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, coders: Coders, channels: int, options: Any) -> Self:
+        """One with random weights; `options` is an `Options`. Raises: UserError where they do not fit together."""
+
+    @abstractmethod
+    def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
+        """What the model does of itself before training step `step` of `steps`, from 0, given that step's images.
+
+        Returns the parameters that were set anew with the mask of their rows, whose optimiser state no longer applies.
+        """
+
+    @abstractmethod
+    def forward_counted(self, image: Tensor) -> Reconstruction:
+        """`forward_train` for such counts: its products and what it holds for the backward pass."""

@@ -1,20 +1,57 @@
 """The first stage of pixel space: f = 1, through the same code path as every other."""
 
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from ldm.first_stage.contract import FirstStage, Reconstruction
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.first_stage.coder import Coders
+from ldm.first_stage.contract import EncodedImages, Labels, Reconstruction, TrainableFirstStage
+from ldm.first_stage.posterior import coded_means
+from ldm.metrics.rate import pixel_rates
+from ldm.metrics.values import Measured
 
 
-class IdentityFirstStage(FirstStage):
+class IdentityFirstStage(TrainableFirstStage):
     """The image is its own latent; there are no parameters and nothing to train."""
 
+    @dataclass(frozen=True)
+    class Options:
+        """It has none."""
+
     regulariser = "identity"
+    labels = Labels(
+        title="pixels",
+        rate="rate_lossless",
+        crude_rate="rate_raw",
+        rate_note="pixels = rate_lossless, hollow rate_raw (24 bits per pixel)",
+    )
+    group = None
+    penalties: ClassVar[Mapping[str, str]] = {}
+    reduction = "mean"
+    is_drawn = False
 
     def __init__(self) -> None:
         super().__init__()
         self.factor = 1
         self.channels = 3
         self.cache_channels = 3
+
+    @classmethod
+    def build(cls, coders: Coders, channels: int, options: Any) -> Self:
+        """Raises: UserError for a factor that is not 1."""
+        if coders.factor != 1:
+            raise UserError(
+                f"The identity first stage does not compress, but ae.f={coders.factor}: choose ae.f=1 or another ae."
+            )
+        return cls()
+
+    @property
+    def codebook(self) -> None:
+        """There is none."""
 
     def encode(self, image: Tensor) -> Tensor:
         """The image itself."""
@@ -28,6 +65,18 @@ class IdentityFirstStage(FirstStage):
         """The latent itself."""
         return raw
 
+    def decode_counted(self, raw: Tensor) -> Tensor:
+        """The latent itself."""
+        return raw
+
+    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """24 bits, and what PNG makes of them."""
+        return pixel_rates(torch.cat(list(heldout.images())).permute(0, 2, 3, 1).contiguous().numpy())
+
+    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Pixels rounded to steps and coded one by one."""
+        return coded_means(self, train, heldout)
+
     @property
     def last_layer(self) -> Tensor:
         """Raises: RuntimeError, there is none."""
@@ -36,3 +85,11 @@ class IdentityFirstStage(FirstStage):
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """The image, with nothing to regularise."""
         return Reconstruction(image, image)
+
+    def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
+        """Nothing."""
+        return {}
+
+    def forward_counted(self, image: Tensor) -> Reconstruction:
+        """The image."""
+        return self.forward_train(image)

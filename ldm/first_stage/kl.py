@@ -3,24 +3,63 @@
 Source: Rombach et al., arXiv 2112.10752, section 3.1 and appendix G.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
+
 import torch
 from torch import Tensor, nn
 
-from ldm.first_stage.coder import Decoder, Encoder
-from ldm.first_stage.contract import FirstStage, Gaussian, Reconstruction, at_least_float32
+from ldm.first_stage.coder import Coders, Decoder, Encoder
+from ldm.first_stage.contract import (
+    EncodedImages,
+    Gaussian,
+    Labels,
+    Reconstruction,
+    TrainableFirstStage,
+    at_least_float32,
+)
+from ldm.first_stage.posterior import coded_means, rates_of_posteriors
+from ldm.metrics.values import Measured
+from ldm.parts import option
 
 LOGVAR_RANGE = (-30.0, 20.0)
 """Bounds of the log-variance: outside of them float32 holds no useful variance."""
 
+START_LOGVAR: Final = -6.0
+"""Log-variance at a near-linear start: a standard deviation of 0.05 around means of about 1."""
 
-class KLFirstStage(FirstStage):
+LABELS: Final = Labels(
+    title="KL",
+    rate="rate_kl_fitted",
+    crude_rate="rate_kl_prior",
+    rmse="rmse255_sample",
+    psnr="psnr_sample",
+    rate_note="KL = rate_kl_fitted (KL to a Gaussian fitted per channel) with the distortion of a posterior sample, "
+    "hollow rate_kl_prior (KL to N(0, I))",
+)
+"""Of every first stage with a posterior: its rate belongs to a sample of that."""
+
+
+class KLFirstStage(TrainableFirstStage):
     """Encodes to a Gaussian for each latent; `encoder` gives 2 z_channels (double_z), `channels` of the latent.
 
     Without `projected` no 1x1 convolution stands between coder and latent, as in some later published autoencoders;
     `channels` are then the coder's own.
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """What a KL model has beside its coder."""
+
+        kl_weight: float = option(1e-6, low=0, help="weight of the KL term, over its sum in nats")
+
     regulariser = "kl"
+    labels = LABELS
+    group = None
+    penalties: ClassVar[Mapping[str, str]] = {"kl": "kl_weight"}
+    reduction = "sum"
+    is_drawn = True
 
     def __init__(self, encoder: Encoder, decoder: Decoder, channels: int, projected: bool = True) -> None:
         super().__init__()
@@ -31,6 +70,24 @@ class KLFirstStage(FirstStage):
         self.decoder = decoder
         self.to_latent = nn.Conv2d(2 * encoder.z_channels, 2 * channels, 1) if projected else nn.Identity()
         self.from_latent = nn.Conv2d(channels, decoder.z_channels, 1) if projected else nn.Identity()
+
+    @classmethod
+    def build(cls, coders: Coders, channels: int, options: Any) -> Self:
+        """Its weight plays no part in the network."""
+        encoder, decoder = coders.make(double_z=True)
+        return cls(encoder, decoder, channels)
+
+    def start_quiet(self) -> None:
+        """Latents have the same little noise everywhere."""
+        assert isinstance(self.to_latent, nn.Conv2d)
+        assert self.to_latent.bias is not None
+        of_logvar = slice(self.channels, None)
+        nn.init.zeros_(self.to_latent.weight[of_logvar])
+        nn.init.constant_(self.to_latent.bias[of_logvar], START_LOGVAR)
+
+    @property
+    def codebook(self) -> None:
+        """There is none."""
 
     def encode(self, image: Tensor) -> Gaussian:
         """The Gaussian of each latent, log-variance clamped to [-30, 20]."""
@@ -46,6 +103,18 @@ class KLFirstStage(FirstStage):
         """The image of a raw latent (N, channels, h, w)."""
         return at_least_float32(self.decoder(self.from_latent(raw)))
 
+    def decode_counted(self, raw: Tensor) -> Tensor:
+        """All of `decode`."""
+        return self.decode(raw)
+
+    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """KL to the prior and to a fitted Gaussian."""
+        return rates_of_posteriors(self, train, heldout)
+
+    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Means rounded to steps, among them those of the posteriors' widths."""
+        return coded_means(self, train, heldout)
+
     @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
@@ -56,3 +125,11 @@ class KLFirstStage(FirstStage):
         encoding = self.encode(image)
         raw = self.latent(self.pack(encoding), noise)
         return Reconstruction(self.decode(raw), raw, {"kl": torch.mean(encoding.kl())})
+
+    def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
+        """Nothing."""
+        return {}
+
+    def forward_counted(self, image: Tensor) -> Reconstruction:
+        """All of `forward_train`."""
+        return self.forward_train(image)

@@ -7,17 +7,15 @@ initialised to 0 that no optimiser holds at that commit, so it changes nothing.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, nearest
-from ldm.first_stage.contract import at_least_float32
+from ldm.first_stage.contract import Reduction, at_least_float32
 from ldm.first_stage.perceptual import PerceptualLoss
-
-Reduction = Literal["sum", "mean"]
 
 ADAPTIVE_EPSILON: Final = 1e-4
 ADAPTIVE_LIMIT: Final = 1e4

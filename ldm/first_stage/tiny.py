@@ -10,14 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.first_stage.build import IMAGE_CHANNELS
-from ldm.first_stage.contract import FirstStage, Reconstruction, at_least_float32
+from ldm.first_stage.coder import IMAGE_CHANNELS
+from ldm.first_stage.contract import EncodedImages, FirstStage, Labels, Reconstruction, at_least_float32
+from ldm.first_stage.posterior import coded_means
+from ldm.metrics.rate import no_rates
+from ldm.metrics.values import Measured
 
 LATENT_BOUND = 3.0
 """The decoder bends latents softly into +- this."""
 
 WIDENING, POOL_GROUPS = 4, 4
 """Of the branch with group normalisation: its width in block widths, and its groups."""
+
+UNREGULARISED = Labels(title="unregularised")
+"""Of every first stage whose latents are neither drawn nor quantised."""
 
 
 class TinyBlock(nn.Module):
@@ -96,6 +102,8 @@ class TinyFirstStage(FirstStage):
     """
 
     regulariser = "none"
+    labels = UNREGULARISED
+    is_drawn = False
 
     def __init__(self, encoder: nn.Sequential, decoder: nn.Sequential) -> None:
         super().__init__()
@@ -110,6 +118,10 @@ class TinyFirstStage(FirstStage):
         self.encoder = encoder
         self.decoder = decoder
 
+    @property
+    def codebook(self) -> None:
+        """There is none."""
+
     def encode(self, image: Tensor) -> Tensor:
         """The latent. Raises: ValueError where a side of the image is no multiple of `factor`."""
         if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
@@ -123,6 +135,18 @@ class TinyFirstStage(FirstStage):
     def decode(self, raw: Tensor) -> Tensor:
         """The image of a latent, softly bounded first."""
         return at_least_float32(self.decoder(LATENT_BOUND * torch.tanh(raw / LATENT_BOUND)).mul(2).sub(1))
+
+    def decode_counted(self, raw: Tensor) -> Tensor:
+        """All of `decode`."""
+        return self.decode(raw)
+
+    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """None, with the reason."""
+        return no_rates()
+
+    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Latents rounded to steps."""
+        return coded_means(self, train, heldout)
 
     @property
     def last_layer(self) -> Tensor:

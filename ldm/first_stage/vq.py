@@ -3,17 +3,33 @@
 Source: van den Oord et al., arXiv 1711.00937; Rombach et al., arXiv 2112.10752, section 3.1.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.first_stage.coder import Decoder, Encoder
-from ldm.first_stage.contract import FirstStage, Reconstruction, at_least_float32
+from ldm.first_stage.coder import Coders, Decoder, Encoder
+from ldm.first_stage.contract import (
+    EncodedImages,
+    Labels,
+    Reconstruction,
+    TrainableFirstStage,
+    at_least_float32,
+)
+from ldm.metrics.codebook import code_counts
+from ldm.metrics.coded_latents import coded_indices
+from ldm.metrics.rate import index_rates
+from ldm.metrics.values import Measured
+from ldm.parts import option
 
 DISTANCES_AT_ONCE = 2**24
 """Distances held in memory at a time (64 MiB in float32)."""
+
+REVIVE_UNTIL: Final = 0.8
+"""Share of the training after which codes are left alone, so that the last revived still settle."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +38,6 @@ class Quantised:
 
     latent: Tensor
     indices: Tensor
-
-
-def code_counts(indices: Tensor, codes: int) -> Tensor:
-    """How often each of `codes` codes occurs in `indices` (any shape); shape (codes,), int64."""
-    return torch.bincount(indices.flatten(), minlength=codes)
-
-
-def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy of the codes' frequencies: 1 where one code is used, `codes` where all are used alike.
-
-    Source: van den Oord et al., arXiv 1711.00937.
-    """
-    frequency = counts.double() / counts.sum().clamp(min=1)
-    return torch.exp(torch.special.entr(frequency).sum())
-
-
-def codebook_usage(counts: Tensor) -> Tensor:
-    """The share of codes that occur at all, in [0, 1]."""
-    return (counts > 0).double().mean()
 
 
 def _rows(latents: Tensor) -> Tensor:
@@ -137,12 +134,35 @@ class VectorQuantiser(nn.Module):
         self.usage.zero_()
 
 
-class VQFirstStage(FirstStage):
-    """Encodes to the latent before quantisation; decoding quantises first."""
+class VQFirstStage(TrainableFirstStage):
+    """Encodes to the latent before quantisation; decoding quantises first.
+
+    `revive_every`: training steps between revivals of codes that were not used since the last, 0 = never.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        """What a VQ model has beside its coder."""
+
+        codes: int = option(low=1, help="size of the codebook")
+        weight: float = option(1.0, low=0, help="weight of the codebook and commitment terms")
+        beta: float = option(0.25, low=0, help="weight of the commitment term within them")
+        legacy: bool = option(False, help="beta on the codebook term, as the reference trained its models")
+        revive_every: int = option(50, low=0, unit="steps", help="between revivals of unused codes; 0 = never")
 
     regulariser = "vq"
+    labels = Labels(
+        title="VQ",
+        rate="rate_index_crossentropy",
+        crude_rate="rate_index_log2",
+        rate_note="VQ = rate_index_crossentropy, hollow rate_index_log2 (log2 of the codebook size)",
+    )
+    group = "codebook"
+    penalties: ClassVar[Mapping[str, str]] = {"codebook": "weight"}
+    reduction = "mean"
+    is_drawn = False
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, quantiser: VectorQuantiser) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, quantiser: VectorQuantiser, revive_every: int = 0) -> None:
         super().__init__()
         self.factor = encoder.factor
         self.channels = quantiser.channels
@@ -150,8 +170,21 @@ class VQFirstStage(FirstStage):
         self.encoder = encoder
         self.decoder = decoder
         self.quantiser = quantiser
+        self.revive_every = revive_every
         self.to_latent = nn.Conv2d(encoder.z_channels, quantiser.channels, 1)
         self.from_latent = nn.Conv2d(quantiser.channels, decoder.z_channels, 1)
+
+    @classmethod
+    def build(cls, coders: Coders, channels: int, options: Any) -> Self:
+        """With a codebook of the options."""
+        encoder, decoder = coders.make()
+        quantiser = VectorQuantiser(options.codes, channels, options.beta, options.legacy)
+        return cls(encoder, decoder, quantiser, options.revive_every)
+
+    @property
+    def codebook(self) -> VectorQuantiser:
+        """The quantiser."""
+        return self.quantiser
 
     def encode(self, image: Tensor) -> Tensor:
         """The latent before quantisation."""
@@ -173,6 +206,24 @@ class VQFirstStage(FirstStage):
         """The image of a latent that is quantised already, or is meant to be decoded as it is."""
         return at_least_float32(self.decoder(self.from_latent(latent)))
 
+    def decode_counted(self, raw: Tensor) -> Tensor:
+        """The image without the search for the nearest codes."""
+        return self.decode_quantised(raw)
+
+    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Indices at the size of the codebook, and under the histogram of the training indices."""
+        codes = self.quantiser.codes
+        return index_rates(self._indices(train), self._indices(heldout), codes, heldout.pixels, len(train))
+
+    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Indices under the histogram of the training indices."""
+        return coded_indices(self._indices(train), self._indices(heldout), self.quantiser.codes, heldout.pixels)
+
+    def _indices(self, images: EncodedImages) -> Iterator[Tensor]:
+        for latent in images.encodings():
+            assert isinstance(latent, Tensor)
+            yield self.quantiser.nearest(latent)
+
     @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
@@ -191,3 +242,17 @@ class VQFirstStage(FirstStage):
             regularisation={"codebook": self.quantiser.loss(raw, quantised.latent)},
             indices=quantised.indices,
         )
+
+    @torch.no_grad()
+    def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
+        """Starts the codebook on encodings of the first batch, and now and then moves unused codes to encodings."""
+        if step == 0:
+            self.quantiser.initialise(self.encode(image), draw)
+        elif self.revive_every > 0 and step % self.revive_every == 0 and step < REVIVE_UNTIL * steps:
+            return {self.quantiser.codebook: self.quantiser.revive_dead_codes(self.encode(image), draw)}
+        return {}
+
+    def forward_counted(self, image: Tensor) -> Reconstruction:
+        """Latents take the place of their codes."""
+        raw = self.encode(image)
+        return Reconstruction(self.decode_quantised(raw), raw, {"codebook": self.quantiser.loss(raw, raw)})

@@ -23,7 +23,7 @@ from ldm.conditioning.layout import PER_BOX, PER_CROP
 from ldm.conditioning.transformer import TokenTransformer
 from ldm.diffusion.schedule import Schedule, VariancePreservingSchedule, cosine_betas, linear_betas, scaled_linear_betas
 from ldm.errors import UserError
-from ldm.first_stage import FirstStage, IdentityFirstStage, KLFirstStage
+from ldm.first_stage import FirstStage, IdentityFirstStage
 from ldm.interop.compvis_conditioning import CHANNEL_MAPPER, transformer_from_compvis
 from ldm.interop.compvis_denoiser import (
     CLASS_EMBEDDING,
@@ -177,10 +177,10 @@ def _first_stage(path: Path, config: Mapping[str, Any], state: Mapping[str, Tens
         return IdentityFirstStage()
     _expect(state, f"{prefix}encoder.", "a first stage", path)
     model = build_compvis_first_stage(params)
-    if isinstance(model, KLFirstStage) != (kind == "AutoencoderKL"):
+    if (model.codes is None) != (kind == "AutoencoderKL"):
         raise UserError(
             f"the yaml of {path} calls its first stage {kind}, but n_embed, the size of a VQ model's "
-            f"codebook, is {'missing' if isinstance(model, KLFirstStage) else 'given'}"
+            f"codebook, is {'missing' if model.codes is None else 'given'}"
         )
     load_compvis_first_stage(model, state, prefix)
     return model

@@ -6,8 +6,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.first_stage.contract import FirstStage, Gaussian, Reconstruction, at_least_float32
+from ldm.first_stage.contract import EncodedImages, FirstStage, Gaussian, Reconstruction, at_least_float32
+from ldm.first_stage.kl import LABELS as POSTERIOR
+from ldm.first_stage.posterior import coded_means, rates_of_posteriors
+from ldm.first_stage.tiny import UNREGULARISED
 from ldm.interop.filling import fill
+from ldm.metrics.rate import no_rates
+from ldm.metrics.values import Measured
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 _CHANNELS = ("latent_channels", "z_channels", "z_dim")
@@ -15,51 +20,126 @@ _WIDTHS = ("encoder_block_out_channels", "down_block_out_channels", "block_out_c
 """Config keys under which classes tell the latent's channels, and one width a level, each at half the side."""
 
 
-class WrappedFirstStage(FirstStage):
-    """An autoencoder of diffusers under the contract; "kl" where it encodes to a Gaussian, else "none"."""
+class WrappedPosterior(FirstStage):
+    """An autoencoder of diffusers that encodes to a Gaussian."""
 
-    def __init__(self, autoencoder: nn.Module, factor: int, channels: int, is_gaussian: bool) -> None:
+    regulariser = "kl"
+    labels = POSTERIOR
+    is_drawn = True
+
+    def __init__(self, autoencoder: nn.Module, factor: int, channels: int) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.factor = factor
         self.channels = channels
-        self.regulariser = "kl" if is_gaussian else "none"
-        self.cache_channels = 2 * channels if is_gaussian else channels
+        self.cache_channels = 2 * channels
 
-    def encode(self, image: Tensor) -> Gaussian | Tensor:
-        """The Gaussian, or the latent of a class that has none."""
-        found = self.autoencoder.encode(image)  # type: ignore[operator]
-        if self.regulariser == "kl":
-            return Gaussian(at_least_float32(found.latent_dist.mean), at_least_float32(found.latent_dist.logvar))
-        return at_least_float32(found[0])
+    @property
+    def codebook(self) -> None:
+        """There is none."""
+
+    def encode(self, image: Tensor) -> Gaussian:
+        """The Gaussian of its class."""
+        found = self.autoencoder.encode(image).latent_dist  # type: ignore[operator]
+        return Gaussian(at_least_float32(found.mean), at_least_float32(found.logvar))
 
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """A draw with `noise` from a packed Gaussian, its mean where None; a latent without spread itself."""
-        if self.regulariser != "kl":
-            return packed
+        """A draw with `noise` from a packed Gaussian, its mean where None."""
         mean, logvar = packed.chunk(2, dim=1)
         return mean if noise is None else Gaussian(mean, logvar).sample(noise)
 
     def decode(self, raw: Tensor) -> Tensor:
         """The image of a raw latent."""
-        return at_least_float32(self.autoencoder.decode(raw).sample)  # type: ignore[operator]
+        return _decoded(self.autoencoder, raw)
+
+    def decode_counted(self, raw: Tensor) -> Tensor:
+        """All of `decode`."""
+        return self.decode(raw)
+
+    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """KL to the prior and to a fitted Gaussian."""
+        return rates_of_posteriors(self, train, heldout)
+
+    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Means rounded to steps."""
+        return coded_means(self, train, heldout)
 
     @property
     def last_layer(self) -> Tensor:
         """The weight of the last convolution that the decoder lists."""
-        decoder = self.autoencoder.decoder
-        assert isinstance(decoder, nn.Module)
-        return [layer for layer in decoder.modules() if isinstance(layer, nn.Conv2d)][-1].weight
+        return _last_layer(self.autoencoder)
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Decodes a draw with `noise`; regularisation {"kl"} of a Gaussian, else none."""
+        """Decodes a draw with `noise`; regularisation {"kl"}."""
         encoding = self.encode(image)
         raw = self.latent(self.pack(encoding), noise)
-        terms = {"kl": encoding.kl().mean()} if isinstance(encoding, Gaussian) else {}
-        return Reconstruction(self.decode(raw), raw, terms)
+        return Reconstruction(self.decode(raw), raw, {"kl": encoding.kl().mean()})
 
 
-def wrapped_autoencoder(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> WrappedFirstStage:
+class WrappedPoint(FirstStage):
+    """An autoencoder of diffusers whose latents are neither drawn nor quantised."""
+
+    regulariser = "none"
+    labels = UNREGULARISED
+    is_drawn = False
+
+    def __init__(self, autoencoder: nn.Module, factor: int, channels: int) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.factor = factor
+        self.channels = channels
+        self.cache_channels = channels
+
+    @property
+    def codebook(self) -> None:
+        """There is none."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent."""
+        return at_least_float32(self.autoencoder.encode(image)[0])  # type: ignore[operator]
+
+    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The packed latent itself; `noise` has no part in it."""
+        return packed
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """The image of a raw latent."""
+        return _decoded(self.autoencoder, raw)
+
+    def decode_counted(self, raw: Tensor) -> Tensor:
+        """All of `decode`."""
+        return self.decode(raw)
+
+    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """None, with the reason."""
+        return no_rates()
+
+    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
+        """Latents rounded to steps."""
+        return coded_means(self, train, heldout)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the last convolution that the decoder lists."""
+        return _last_layer(self.autoencoder)
+
+    def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Encodes and decodes, with nothing to regularise."""
+        raw = self.encode(image)
+        return Reconstruction(self.decode(raw), raw)
+
+
+def _decoded(autoencoder: nn.Module, raw: Tensor) -> Tensor:
+    return at_least_float32(autoencoder.decode(raw).sample)  # type: ignore[operator]
+
+
+def _last_layer(autoencoder: nn.Module) -> Tensor:
+    decoder = autoencoder.decoder
+    assert isinstance(decoder, nn.Module)
+    return [layer for layer in decoder.modules() if isinstance(layer, nn.Conv2d)][-1].weight
+
+
+def wrapped_autoencoder(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> WrappedPosterior | WrappedPoint:
     """The first stage of a config whose class only diffusers has, with these weights; f and channels by its config.
 
     Raises: UserError without diffusers, for a class that it has not or that is no autoencoder of images, or for weights
@@ -89,4 +169,5 @@ def wrapped_autoencoder(config: Mapping[str, Any], weights: Mapping[str, Tensor]
             f"({', '.join(_WIDTHS)}), so its f is not known"
         )
     fill(autoencoder, weights, {}, f"the {kind}")
-    return WrappedFirstStage(autoencoder, factor, channels, is_gaussian="KL" in kind)
+    wrapped = WrappedPosterior if "KL" in kind else WrappedPoint
+    return wrapped(autoencoder, factor, channels)

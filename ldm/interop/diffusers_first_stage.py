@@ -1,7 +1,7 @@
 """First stages of Hugging Face diffusers (AutoencoderKL, VQModel): their configuration, their parameter names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ NAMES = Renaming(
 )
 
 _PROJECTION = re.compile(r".*\.(query|key|value|project)\.weight")
+
+KL_CLASS, VQ_CLASS = "AutoencoderKL", "VQModel"
 
 _ONLY_VALUE = {
     "act_fn": "silu",
@@ -151,17 +153,20 @@ def first_stage_config(model: FirstStage, resolution: int) -> dict[str, Any]:
 
     Raises: UserError for another first stage, or one whose norms have different numbers of groups.
     """
-    if not isinstance(model, KLFirstStage | VQFirstStage):
+    written = _OWN_CONFIG.get(type(model))
+    if written is None:
         raise UserError(
             f"a first stage of kind {type(model).__name__} has no class in diffusers: it cannot be exported"
         )
+    own = written(model)
+    assert isinstance(model.encoder, Encoder)
+    assert isinstance(model.decoder, Decoder)
     levels = [level for level in model.encoder.levels if isinstance(level, Level)]
     attended = [isinstance(level.attentions[0], SelfAttention) for level in levels]
     groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
     if len(groups) != 1:
         raise UserError(f"the first stage's norms have {sorted(groups)} groups, but diffusers has one number for all")
-    config: dict[str, Any] = {
-        "_class_name": "AutoencoderKL" if isinstance(model, KLFirstStage) else "VQModel",
+    return {
         "in_channels": model.encoder.stem.in_channels,
         "out_channels": model.decoder.head.out_channels,
         "block_out_channels": [_width(level) for level in levels],
@@ -173,13 +178,26 @@ def first_stage_config(model: FirstStage, resolution: int) -> dict[str, Any]:
         "norm_num_groups": groups.pop(),
         "act_fn": "silu",
         "sample_size": resolution,
+        **own,
     }
-    if isinstance(model, VQFirstStage):
-        return config | {"num_vq_embeddings": len(model.quantiser.codebook), "vq_embed_dim": model.channels}
+
+
+def _kl_config(model: KLFirstStage) -> dict[str, Any]:
     if model.channels != model.encoder.z_channels:
         raise UserError("a KL first stage of other channels in the latent than in the coder has no class in diffusers")
     projected = isinstance(model.to_latent, nn.Conv2d)
-    return config | {"use_quant_conv": projected, "use_post_quant_conv": projected}
+    return {"_class_name": KL_CLASS, "use_quant_conv": projected, "use_post_quant_conv": projected}
+
+
+def _vq_config(model: VQFirstStage) -> dict[str, Any]:
+    return {"_class_name": VQ_CLASS, "num_vq_embeddings": model.quantiser.codes, "vq_embed_dim": model.channels}
+
+
+_OWN_CONFIG: Mapping[type[FirstStage], Callable[[Any], dict[str, Any]]] = {
+    KLFirstStage: _kl_config,
+    VQFirstStage: _vq_config,
+}
+"""What the configuration says of each kind of first stage that diffusers has a class for, its class among it."""
 
 
 def _width(level: Level) -> int:

@@ -21,12 +21,10 @@ from ldm.denoiser.unet import UNet
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
-from ldm.first_stage.identity import IdentityFirstStage
-from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.interop.diffusers_conditioning import CLASS_TABLE
 from ldm.interop.diffusers_denoiser import GROUPED, diffusers_unet_state, unet_config
-from ldm.interop.diffusers_first_stage import first_stage_config, to_diffusers
+from ldm.interop.diffusers_first_stage import KL_CLASS, first_stage_config, to_diffusers
 from ldm.interop.diffusers_folder import CONFIG, INDEX, SCHEDULER_CONFIG, WEIGHTS, WEIGHTS_KIND
 from ldm.interop.diffusers_schedule import ddim_config
 
@@ -110,9 +108,10 @@ def _parts(model: TrainedModel) -> dict[str, _Part]:
     config = unet_config(model.network, model.latent_side)
     code = "grouped_unet" if config["_class_name"].startswith(GROUPED) else None
     parts = {"unet": _Part(config, diffusers_unet_state(model.network), code)}
-    if not isinstance(model.first_stage, IdentityFirstStage):
+    if model.first_stage.factor > 1:
         resolution = model.latent_side * model.first_stage.factor
-        coder = first_stage_config(model.first_stage, resolution) | _coder_scale(model)
+        coder = first_stage_config(model.first_stage, resolution)
+        coder |= _coder_scale(model.scale, has_channels=coder["_class_name"] == KL_CLASS)
         parts["vqvae"] = _Part(coder, to_diffusers(model.first_stage.state_dict()))
     if isinstance(model.conditioning, ClassConditioning):
         table = model.conditioning.embedding.weight
@@ -132,12 +131,14 @@ def _is_one_number(scale: LatentScale) -> bool:
     return bool((scale.shift == 0).all() and (scale.std == scale.std[0]).all())
 
 
-def _coder_scale(model: TrainedModel) -> dict[str, Any]:
-    """What the autoencoder's config says of the scale of latents."""
-    if _is_one_number(model.scale):
-        return {"scaling_factor": 1 / float(model.scale.std[0])}
-    # The config of a VQModel has no place for numbers by channel: there they stand in model_index.json.
-    return {"scaling_factor": 1.0, **(_by_channel(model.scale) if isinstance(model.first_stage, KLFirstStage) else {})}
+def _coder_scale(scale: LatentScale, has_channels: bool) -> dict[str, Any]:
+    """What the autoencoder's config says of the scale of latents; `has_channels`: it has a place for each channel's.
+
+    The config of a VQModel has none: there such numbers stand in model_index.json.
+    """
+    if _is_one_number(scale):
+        return {"scaling_factor": 1 / float(scale.std[0])}
+    return {"scaling_factor": 1.0, **(_by_channel(scale) if has_channels else {})}
 
 
 def _by_channel(scale: LatentScale) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 `index_crossentropy` held-out indices under the smoothed histogram of the training indices
 
 The KL rates belong to a sample of the posterior, so they pair with the distortion of the sample and not of the mean.
+`pixel_rates`, `index_rates`, `posterior_rates` and `no_rates` are the rows of a first stage with such latents.
 """
 
 import math
@@ -16,6 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
+from ldm.metrics.reconstruction import mean_value
+from ldm.metrics.reference_codecs import lossless_sizes
+from ldm.metrics.values import Measured, MetricValue
+from ldm.records import LeftOut
 
 RAW_BITS_PER_PIXEL = 24.0
 """Rate of the identity: three channels of 8 bits."""
@@ -99,3 +106,68 @@ def index_crossentropy(
     bits = np.log2(counts.sum() + smoothing * counts.size) - np.log2(counts + smoothing)
     chosen = np.asarray(indices)
     return bits[chosen.reshape(len(chosen), -1)].sum(axis=1) / pixels
+
+
+def code_histogram(batches: Iterable[Tensor], codes: int) -> Tensor:
+    """How often each of `codes` codes occurs in batches of indices (any shape): (codes,), int64, on the CPU."""
+    counts = torch.zeros(codes, dtype=torch.int64)
+    for indices in batches:
+        counts += code_counts(indices.cpu(), codes)
+    return counts
+
+
+def pixel_rates(images: NDArray[np.uint8]) -> Measured:
+    """`rate_raw` and `rate_lossless` (PNG) of images that are their own latents, uint8 (N, H, W, 3)."""
+    sizes = [point for point in lossless_sizes(images)[0] if point.codec == "png"]
+    lossless = [MetricValue("rate_lossless", point.bits_per_pixel, point.n) for point in sizes]
+    return Measured([MetricValue("rate_raw", RAW_BITS_PER_PIXEL, len(images)), *lossless])
+
+
+def index_rates(
+    train: Iterable[Tensor], heldout: Iterable[Tensor], codes: int, pixels: int, train_images: int
+) -> Measured:
+    """`rate_index_log2` and `rate_index_crossentropy` of a codebook of `codes` entries; as facts, how it is used.
+
+    Shapes: batches of indices (N, h, w). Units: bits per pixel, `pixels` = H * W of an image.
+    """
+    counts = code_histogram(train, codes)
+    held = torch.cat([indices.cpu() for indices in heldout])
+    return Measured(
+        [
+            MetricValue("rate_index_log2", index_log2(codes, held[0].numel(), pixels), len(held)),
+            mean_value("rate_index_crossentropy", index_crossentropy(held.numpy(), counts.numpy(), pixels)),
+        ],
+        facts={
+            "codes": codes,
+            "codebook_usage": float(codebook_usage(counts)),
+            "codebook_perplexity": float(perplexity(counts)),
+            "rate_images": train_images,
+        },
+    )
+
+
+def posterior_rates(
+    train: Iterable[tuple[Tensor, Tensor]], heldout: Iterable[tuple[Tensor, Tensor]], pixels: int, train_images: int
+) -> Measured:
+    """`rate_kl_prior` and `rate_kl_fitted` of posteriors; as facts, the moments of the training latents.
+
+    Shapes: batches of mean and log-variance, each (N, C, h, w). Units: bits per pixel, `pixels` = H * W of an image.
+    """
+    moments = aggregate_moments(train)
+    posteriors = list(heldout)
+    prior = np.concatenate([kl_prior(*posterior, pixels) for posterior in posteriors])
+    fitted = np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in posteriors])
+    return Measured(
+        [mean_value("rate_kl_prior", prior), mean_value("rate_kl_fitted", fitted)],
+        facts={
+            "latent_mean": moments.mean.tolist(),
+            "latent_variance": moments.variance.tolist(),
+            "rate_images": train_images,
+        },
+    )
+
+
+def no_rates() -> Measured:
+    """What latents without spread or codes have: the reason why there is no rate."""
+    reason = "Its latents are neither drawn nor quantised: at full precision they have no finite rate."
+    return Measured(left_out=[LeftOut(name, reason) for name in ("rate_kl_prior", "rate_kl_fitted")])

@@ -86,6 +86,11 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     return (luminance * structure).mean(dim=(1, 2, 3))
 
 
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] as uint8 on the CPU, rounded to the nearest grey level; any shape."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu").byte()
+
+
 def image_errors(image: Tensor, reconstruction: Tensor) -> ImageErrors:
     """Errors of a batch of reconstructions, both uint8 (N, C, H, W).
 

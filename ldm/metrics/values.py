@@ -1,8 +1,10 @@
-"""One measured number before its protocol is known."""
+"""Measured numbers before their protocol is known."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from ldm.records import POPULATION, ResultRow
+from ldm.records import POPULATION, LeftOut, ResultRow
 
 
 @dataclass(frozen=True)
@@ -26,3 +28,12 @@ class MetricValue:
         """The row of this value under a protocol."""
         how = (protocol, self.ci_low, self.ci_high, images_seen, seed, self.estimand, self.deviations, self.alone)
         return ResultRow(self.metric, self.value, self.n, *how)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one look at images gives: named values, those that could not be had with the reason, and facts."""
+
+    values: Sequence[MetricValue] = ()
+    left_out: Sequence[LeftOut] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -10,11 +10,10 @@ from torch.optim import Optimizer
 
 from ldm.data.contract import ImageCache
 from ldm.first_stage.components import images_to_start_from, start_from_components
-from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.contract import FirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
-from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, discriminator_loss
-from ldm.first_stage.vq import VQFirstStage, code_counts, codebook_usage, perplexity
+from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 from ldm.randomness import derived_seed, generator
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
@@ -22,17 +21,15 @@ from ldm.training.step import StepReport
 
 ADAM_BETAS = (0.5, 0.9)  # the reference's, for autoencoder and discriminator
 MUON_MOMENTUM = 0.9  # short trainings do not have the time for the usual 0.95
-REVIVE_UNTIL = 0.8  # share of the training after which codes are left alone, so that the last revived still settle
 
 
 @dataclass(frozen=True)
 class FirstStageSettings:
     """How long and how to train; `images` and `warm_up` count images seen.
 
-    `adversarial_from` = share of the training after which the discriminator takes part; `revive_every` = steps between
-    revivals of unused codes (VQ), 0 = never. `matrix_rate` = rate of the autoencoder's convolutions under Muon;
-    0 = Adam for all weights, as in the reference. `from_components`: the first step is preceded by
-    `ldm.first_stage.components`.
+    `adversarial_from` = share of the training after which the discriminator takes part. `matrix_rate` = rate of the
+    autoencoder's convolutions under Muon; 0 = Adam for all weights, as in the reference. `from_components`: the first
+    step is preceded by `ldm.first_stage.components`.
     """
 
     seed: int
@@ -43,7 +40,6 @@ class FirstStageSettings:
     decay: str
     gradient_clip: float | None
     adversarial_from: float
-    revive_every: int = 50
     matrix_rate: float = 0
     from_components: bool = False
 
@@ -61,7 +57,7 @@ class FirstStageTraining:
 
     def __init__(
         self,
-        model: FirstStage,
+        model: TrainableFirstStage,
         loss: FirstStageLoss,
         discriminator: PatchDiscriminator | None,
         images: ImageCache,
@@ -85,12 +81,6 @@ class FirstStageTraining:
         """Whether the discriminator takes part in the next step."""
         return self.discriminator is not None and self.step >= self.settings.adversarial_from * self.settings.steps
 
-    @property
-    def revives_codes(self) -> bool:
-        """Whether unused codes are moved before the next step."""
-        every = self.settings.revive_every
-        return every > 0 and self.step % every == 0 and self.step < REVIVE_UNTIL * self.settings.steps
-
     def advance(self) -> StepReport:
         """One step of the autoencoder and, once it takes part, of the discriminator."""
         s = self.settings
@@ -103,7 +93,7 @@ class FirstStageTraining:
         if self.step == 0 and s.from_components:
             self._start_from_components()
         image = self._batch(draw)
-        self._tend_codebook(image, draw)
+        self._before_step(image, draw)
         values, reconstruction = self._autoencoder_step(image, draw)
         if self.is_adversarial:
             values["discriminator"] = self._discriminator_step(image, reconstruction)
@@ -137,8 +127,8 @@ class FirstStageTraining:
         for optimiser in self.optimisers.values():
             optimiser.step()
         values = {**terms.scalars(), "loss": (terms.l1 + terms.perceptual).detach()}
-        if isinstance(self.model, VQFirstStage) and result.indices is not None:
-            counts = code_counts(result.indices, self.model.quantiser.codes)
+        if result.indices is not None and self.model.codes is not None:
+            counts = code_counts(result.indices, self.model.codes)
             values |= {"codebook_perplexity": perplexity(counts), "codebook_usage": codebook_usage(counts)}
         return values, result.image.detach()
 
@@ -155,25 +145,16 @@ class FirstStageTraining:
         return loss.detach()
 
     def _start_from_components(self) -> None:
-        assert isinstance(self.model, KLFirstStage | VQFirstStage)
         count = len(self.images)
         looked_at = images_to_start_from(count, self.images.resolution, self.model.factor)
         indices = torch.randperm(count, generator=generator(self.settings.seed, "start"))[:looked_at]
         start_from_components(self.model, self.images.batch(indices).to(self.device), self.settings.seed)
 
-    def _tend_codebook(self, image: Tensor, draw: torch.Generator) -> None:
-        """Starts the codebook on encodings of the first batch, and now and then moves unused codes to encodings."""
-        if not isinstance(self.model, VQFirstStage):
-            return
-        quantiser = self.model.quantiser
-        if self.step == 0:
-            with torch.no_grad():
-                quantiser.initialise(self.model.encode(image), draw)
-        elif self.revives_codes:
-            with torch.no_grad():
-                dead = quantiser.revive_dead_codes(self.model.encode(image), draw)
+    def _before_step(self, image: Tensor, draw: torch.Generator) -> None:
+        """What the model does of itself; what Adam knew of weights that were set anew was of others."""
+        for parameter, rows in self.model.before_step(image, self.step, self.settings.steps, draw).items():
             for name in ("exp_avg", "exp_avg_sq"):
-                self.optimisers["adam"].state[quantiser.codebook][name][dead] = 0
+                self.optimisers["adam"].state[parameter][name][rows] = 0
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)

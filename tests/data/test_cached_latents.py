@@ -36,9 +36,7 @@ def first_stage(regulariser: str):
         attn_sides=(),
         mid_attention=False,
         dropout=0.0,
-        codes=8,
-        beta=0.25,
-        legacy=False,
+        options={"codes": 8} if regulariser == "vq" else {},
     ).eval()
 
 

@@ -18,9 +18,7 @@ def small(regulariser, factor, **changes):
         "attn_sides": (),
         "mid_attention": True,
         "dropout": 0.0,
-        "codes": 29,
-        "beta": 0.25,
-        "legacy": False,
+        "options": {"codes": 29} if regulariser == "vq" else {},
     }
     torch.manual_seed(0)
     return build_first_stage(**{**values, **changes})

@@ -6,15 +6,16 @@ from small_first_stage import small
 
 from ldm.errors import UserError
 from ldm.first_stage import IdentityFirstStage, KLFirstStage, VQFirstStage
-from ldm.first_stage.build import norm_groups
+from ldm.first_stage.coder import norm_groups
 
 
 def test_each_regulariser_gives_its_class():
     assert isinstance(small("kl", 2), KLFirstStage)
-    vq = small("vq", 2, channels=5, codes=7, beta=0.5, legacy=True)
+    vq = small("vq", 2, channels=5, options={"codes": 7, "beta": 0.5, "legacy": True, "revive_every": 9})
     assert isinstance(vq, VQFirstStage)
     quantiser = vq.quantiser
     assert (quantiser.codes, quantiser.channels, quantiser.beta, quantiser.legacy) == (7, 5, 0.5, True)
+    assert vq.revive_every == 9
 
 
 @pytest.mark.parametrize("regulariser", ["kl", "vq", "identity"])
@@ -32,7 +33,12 @@ def test_factor_one_is_the_identity_under_every_name(regulariser):
         ({"factor": 8, "resolution": 36}, r"36 px is not divisible by ae\.f=8"),
         ({"factor": 8, "ch_mult": (1, 2)}, r"2 levels, but ae\.f=8 takes 4"),
         ({"factor": 2, "regulariser": "identity"}, r"does not compress, but ae\.f=2"),
-        ({"regulariser": "kI"}, r"kI is not known"),
+        ({"regulariser": "kI"}, r"ae=kI is none of kl, vq, identity"),
+        ({"regulariser": "vqq"}, r"ae=vqq is none of kl, vq, identity, did you mean 'vq'"),
+        ({"regulariser": "vq", "options": {}}, r"needs ae\.codebook\.codes"),
+        ({"regulariser": "vq", "options": {"codes": 0}}, r"ae\.codebook\.codes=0 is no whole number from 1 on"),
+        ({"regulariser": "vq", "options": {"codes": 2, "bta": 1}}, r"ae\.codebook\.bta=1 .*did you mean 'beta'"),
+        ({"regulariser": "kl", "options": {"kl_weight": -1}}, r"ae\.kl_weight=-1 is no number from 0 on"),
         ({"attn_sides": (5,)}, r"attn_sides names 5"),
     ],
 )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from small_first_stage import small
 
 from ldm.first_stage.components import images_to_start_from, start_from_components
-from ldm.first_stage.initialisation import START_LOGVAR
+from ldm.first_stage.kl import START_LOGVAR
 
 
 def images(n=96, side=32, seed=0):

@@ -6,7 +6,7 @@ from small_first_stage import small
 
 from ldm.errors import UserError
 from ldm.first_stage.coder import ResidualBlock, SelfAttention
-from ldm.first_stage.initialisation import START_LOGVAR
+from ldm.first_stage.kl import START_LOGVAR
 
 SHAPE = {"ch": 32, "ch_mult": (1, 2, 2, 2, 2, 2), "channels": 16}
 

@@ -7,7 +7,7 @@ import torch
 from small_first_stage import small
 
 from ldm.first_stage import VectorQuantiser
-from ldm.first_stage.vq import code_counts, codebook_usage, perplexity
+from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 
 
 def quantiser(codes=17, channels=5, beta=0.25, legacy=False):

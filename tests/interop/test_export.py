@@ -40,15 +40,14 @@ def shaken(module):
 def first_stage(regulariser):
     if regulariser == "identity":
         return IdentityFirstStage()
-    sizes = {"channels": 4, "ch": 16, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "attn_sides": (16,), "codes": 11}
+    sizes = {"channels": 4, "ch": 16, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "attn_sides": (16,)}
     return build_first_stage(
         regulariser=regulariser,
         factor=4,
         resolution=4 * SIDE,
         mid_attention=True,
         dropout=0.0,
-        beta=0.25,
-        legacy=False,
+        options={"codes": 11} if regulariser == "vq" else {},
         **sizes,
     )
 

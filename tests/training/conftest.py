@@ -63,9 +63,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
             attn_sides=(),
             mid_attention=False,
             dropout=dropout,
-            codes=24,
-            beta=0.25,
-            legacy=False,
+            options={"codes": 24, "revive_every": 2} if regulariser == "vq" else {},
             initialisation="components" if changes.get("from_components") else "reference",
         )
         settings = {
@@ -77,7 +75,6 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
             "decay": "cosine",
             "gradient_clip": 1.0,
             "adversarial_from": 0.25,
-            "revive_every": 2,
         }
         return FirstStageTraining(
             model,
