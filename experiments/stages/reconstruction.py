@@ -29,11 +29,11 @@ from experiments.scoring import (
 )
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import code_histogram, code_indices, encodings, mean_and_logvar
-from experiments.task import LPIPS, NO_LPIPS
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.first_stage.contract import FirstStage, Gaussian
 from ldm.first_stage.vq import VQFirstStage, codebook_usage, perplexity
 from ldm.metrics.distribution import reconstruction_frechet
+from ldm.metrics.perceptual import LPIPS, NO_LPIPS
 from ldm.metrics.rate import (
     RAW_BITS_PER_PIXEL,
     aggregate_moments,
