@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_plans import FACTS, changed, settings_of
+from tiny_plans import FACTS, changed, plan_of, planned, settings_of
 from torch import Tensor
 
 from experiments import build
@@ -27,8 +27,6 @@ from experiments.conditions.asked import GivenSample
 from experiments.conditions.condition import ConditionKind
 from experiments.conditions.pairs import NO_LPIPS
 from experiments.conditions.scores import MeasuredSamples, asked_facts
-from experiments.plan import make_plan
-from experiments.stages import STAGES
 from experiments.task import measures_of, scores_of, task_facts
 from ldm.conditioning import Condition, Conditioning
 from ldm.conditioning.contract import field_of, masked_items
@@ -51,13 +49,13 @@ def scenes(tmp_path_factory) -> ImageCache:
     return build_cache(source, folder, 1, annotations=("captions", "boxes", "semantic"))
 
 
-def planned(scenes: ImageCache, *overrides: str):
+def plan_for(scenes: ImageCache, *overrides: str):
     facts = DataFacts("a", "b", N, N, scenes.classes, scenes.annotations, scenes.annotations)
-    return make_plan(settings_of(*overrides), facts, STAGES)
+    return planned(settings_of(*overrides), facts)
 
 
 def group_of(scenes: ImageCache, name: str) -> dict:
-    return planned(scenes, f"conditioning={name}").config["conditioning"]
+    return plan_for(scenes, f"conditioning={name}").config["conditioning"]
 
 
 def context_of(scenes: ImageCache) -> BuildContext:
@@ -110,14 +108,14 @@ def test_data_that_cannot_give_a_condition_is_refused_or_trained_without_it(name
     without = dataclasses.replace(FACTS, classes=())
     settings = settings_of(f"conditioning={name}")
     if kind.needs is None:
-        assert make_plan(settings, without, STAGES).axes["conditioning"] == name
+        assert planned(settings, without).axes["conditioning"] == name
     elif kind.is_optional:
-        plan = make_plan(settings, without, STAGES)
+        plan = planned(settings, without)
         assert plan.axes["conditioning"] == "none"
         assert any(f"has no {kind.needs}" in note for note in plan.notes)
     else:
         with pytest.raises(UserError, match=f"conditioning={name} needs {kind.needs}, and data=emoji has none"):
-            make_plan(settings, without, STAGES)
+            planned(settings, without)
 
 
 @pytest.mark.parametrize("name", ["class", "text", "semantic", "superres", "inpaint"])
@@ -309,11 +307,11 @@ def tinted(monkeypatch):
 
 
 def test_a_condition_of_ones_own_is_planned_built_and_drawn(tinted, scenes, tmp_path):
-    plan = make_plan(tinted, FACTS, STAGES)
+    plan = planned(tinted)
     assert (plan.axes["conditioning"], plan.axes["task"]) == ("tint", "colour times 2")
     assert plan.config["samples"]["conditions"] == "heldout"
     assert "probe" not in plan.stages
-    unconditional = make_plan(settings_of("conditioning=none", "ae.f=4"), FACTS, STAGES)
+    unconditional = plan_of("conditioning=none", "ae.f=4")
     assert {"diffusion", "samples", "evaluation"} <= changed(plan, unconditional)
     assert not {"first_stage", "latents"} & changed(plan, unconditional)
 
@@ -331,10 +329,10 @@ def test_a_condition_of_ones_own_is_planned_built_and_drawn(tinted, scenes, tmp_
 
 
 def test_a_condition_of_ones_own_has_its_choices_checked_and_needs_no_score(tinted, scenes):
-    group = make_plan(tinted, FACTS, STAGES).config["conditioning"]
+    group = planned(tinted).config["conditioning"]
     asked = asked_of(scenes, group)
     assert measures_of(group, SETTINGS, asked, colours, {}, "cpu") == []
     assert task_facts(group, SETTINGS, asked, "train", "cpu")["asked"]["images"] == N
     tinted["conditioning"]["tint"]["space"] = "rgbb"
     with pytest.raises(UserError, match=r"conditioning\.tint\.space=rgbb is none of rgb, linear"):
-        make_plan(tinted, FACTS, STAGES)
+        planned(tinted)
