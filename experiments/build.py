@@ -7,7 +7,7 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,12 @@ import torch
 from torch import nn
 
 from experiments import published
-from experiments.conditions import CONDITIONS, Vocabulary
+from experiments.conditions import BuildContext, Encode, fields_of, tau_theta
+from experiments.data_facts import Vocabulary
 from experiments.resolve import AUTO, denoiser_settings, options_of_denoiser
-from ldm.conditioning import (
-    ClassConditioning,
-    CombinedConditioning,
-    Conditioning,
-    FrozenTextConditioning,
-    InpaintingConditioning,
-    LayoutConditioning,
-    SemanticConditioning,
-    SuperResolutionConditioning,
-    TextConditioning,
-    Unconditional,
-)
-from ldm.data import fields as data_fields
+from ldm.conditioning import Conditioning
 from ldm.data.contract import ImageCache
-from ldm.data.degradation import Degradation
-from ldm.data.fields import FieldMaker, Fields
+from ldm.data.fields import Fields
 from ldm.denoiser import UNetOptions
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.diffusion.schedule import STEPS
@@ -47,10 +35,8 @@ from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
 from ldm.metrics.features import Extractor
-from ldm.metrics.reconstruction import FeatureDistance, PerceptualDistance
+from ldm.metrics.perceptual import perceptual_distances
 from ldm.parts import defaults_of
-from ldm.pretrained import efficientnet_lite
-from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
 from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
 from ldm.samplers import Sampler, asked_levels, build_sampler, time_grid
@@ -143,10 +129,6 @@ def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator 
     return PatchDiscriminator(settings["channels"], layers, settings["norm"])
 
 
-Encode = Callable[[torch.Tensor], torch.Tensor]
-"""image -> normalised latent, by a frozen first stage."""
-
-
 def encoder_of(first_stage: FirstStage, scale: LatentScale) -> Encode:
     """What brings images to normalised latents, without drawing from posteriors."""
     return lambda image: scale.normalise(first_stage.latent(first_stage.pack(first_stage.encode(image))))
@@ -164,81 +146,17 @@ def conditioning(
     `encode` is needed where inpainting is to run, not where networks are only built. Raises: UserError for what cannot
     be built.
     """
-    if published.is_given(settings):
-        return published.conditioning(settings, known, ae["f"], encode or _no_encoder)
-    parts = {kind: _part(kind, settings[kind], known, ae, device, encode) for kind in CONDITIONS if kind in settings}
-    if len(parts) > 1:
-        return CombinedConditioning(parts)
-    return next(iter(parts.values()), Unconditional())
-
-
-def _part(
-    kind: str, settings: Mapping[str, Any], known: Vocabulary, ae: Mapping[str, Any], device: str, encode: Encode | None
-) -> Conditioning:
-    match kind:
-        case "class":
-            return ClassConditioning(known.classes, settings["dim"])
-        case "text" if settings["encoder"]:
-            text = _pretrained_text(settings, device)
-            tokeniser = text.tokeniser
-            return FrozenTextConditioning(
-                text.encode, tokeniser.vocabulary, tokeniser.null, text.width, tokeniser.padding
-            )
-        case "text":
-            tokeniser = _tokeniser(settings, device)
-            return TextConditioning(tokeniser.vocabulary, tokeniser.null, settings["dim"], settings["depth"])
-        case "layout":
-            sizes = (settings["boxes"], settings["grid"], settings["dim"], settings["depth"])
-            return LayoutConditioning(known.box_classes, *sizes)
-        case "semantic":
-            return SemanticConditioning(known.semantic_classes, settings["channels"], ae["f"])
-        case "superres":
-            return SuperResolutionConditioning(settings["scale"], ae["f"])
-        case "inpaint":
-            return InpaintingConditioning(encode or _no_encoder, ae["channels"], ae["f"])
-    raise ValueError(f"no condition '{kind}'")
+    context = BuildContext(known, ae["f"], ae["channels"], device, encode or _no_encoder)
+    return (published.conditioning if published.is_given(settings) else tau_theta)(settings, context)
 
 
 def _no_encoder(image: torch.Tensor) -> torch.Tensor:
     raise ValueError("this conditioning was built to be counted, without a first stage")
 
 
-def _pretrained_text(settings: Mapping[str, Any], device: str) -> PretrainedText:
-    with torch.device("cpu"):  # networks may be built without memory, the encoder never is
-        return pretrained_text(Path(settings["encoder"]).expanduser(), settings["length"], device)
-
-
-def _tokeniser(settings: Mapping[str, Any], device: str) -> Tokeniser:
-    if settings["encoder"]:
-        return _pretrained_text(settings, device).tokeniser
-    return bert_tokeniser(settings["length"])
-
-
 def fields(settings: Mapping[str, Any], images: ImageCache, device: str) -> Fields:
     """What the conditions of a resolved group `conditioning` read of an image set."""
-    makers: dict[str, FieldMaker] = {}
-    for kind in CONDITIONS:
-        if kind in settings:
-            makers |= _makers(kind, settings[kind], device)
-    return Fields(images, makers)
-
-
-def _makers(kind: str, settings: Mapping[str, Any], device: str) -> dict[str, FieldMaker]:
-    match kind:
-        case "class":
-            return {"label": data_fields.label}
-        case "text":
-            return {"tokens": data_fields.WordPieces(_tokeniser(settings, device))}
-        case "layout":
-            return {"boxes": data_fields.Boxes(settings["boxes"])}
-        case "semantic":
-            return {"semantic": data_fields.semantic}
-        case "superres":
-            degradation = Degradation(settings["degradation"], settings["scale"])
-            return {"low_resolution": data_fields.LowResolution(degradation)}
-        case "inpaint":
-            return {"image": data_fields.image, "mask": data_fields.Masks(tuple(settings["masks"]))}
-    raise ValueError(f"no condition '{kind}'")
+    return fields_of(settings, images, device)
 
 
 def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> nn.Module:
@@ -333,24 +251,18 @@ def _extractor(name: str, weights: str | None, precision: str, device: str) -> E
     return load_extractor(name, Path(weights).expanduser() if weights else None, device, dtype)
 
 
+PROBE_SETTINGS = ("side", "width", "images", "batch", "learning_rate")
+"""What a scale says of every probe: sizes and training; all else are arguments that only one kind has."""
+
+
 def probe(kind: str, settings: Mapping[str, Any], images: ImageCache, seed: int, device: str) -> Probe:
     """The probe of a kind with its initial weights, a function of the seed.
 
     Raises: UserError where these images cannot train it.
     """
-    options = {key: settings[key] for key in ("most",) if key in settings}
+    options = {key: value for key, value in settings.items() if key not in PROBE_SETTINGS}
     found = build_probe(kind, settings["side"], settings["width"], images, seed, options)
     found.network.to(device)
-    return found
-
-
-def perceptual_distances(lpips_path: str | None) -> list[PerceptualDistance]:
-    """What compares outputs with the images behind their conditions: feature distance, and LPIPS where given."""
-    found: list[PerceptualDistance] = [FeatureDistance(efficientnet_lite.load("lite2"))]
-    if lpips_path is not None:
-        from ldm.pretrained import lpips
-
-        found.append(lpips.load("alex", Path(lpips_path).expanduser()))
     return found
 
 

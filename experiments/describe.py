@@ -16,7 +16,7 @@ from rich.table import Table
 from experiments import build
 from experiments.cli import with_scale
 from experiments.compose import composed, exit_code, settings_only, swept
-from experiments.conditions import DataFacts, conditions_of, sample_size
+from experiments.conditions import CONDITIONS, annotations_read, conditions_of, sample_size
 from experiments.console import clock, say
 from experiments.counts import (
     Counts,
@@ -27,6 +27,7 @@ from experiments.counts import (
     count_sample_decoding,
     sampled_latent_shape,
 )
+from experiments.data_facts import DataFacts
 from experiments.images import data_facts
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
@@ -152,7 +153,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     config = plan.config
     first_stage = count_first_stage(config["ae"], config["data"]["resolution"])
     is_known = facts is not None or declared.tells(conditions_of(config))
-    known = (facts or declared.as_facts()).vocabulary(config)
+    known = (facts or declared.as_facts()).vocabulary(annotations_read(config))
     denoiser = count_denoiser(config, first_stage.latent_shape, known, is_known)
     calls = build.network_calls(config)
     if build.is_trained(config["ae"]) and first_stage.step is None:
@@ -235,14 +236,17 @@ class Declared:
 
     def as_facts(self) -> DataFacts:
         """Facts of images nobody has seen, with every annotation; what is not declared stands at two classes."""
-        names = {"captions": (), "boxes": _numbered(self.box_classes), "semantic": _numbered(self.semantic_classes)}
-        annotations = {kind: Annotation("", known) for kind, known in names.items()}
+        annotations = {
+            kind.annotation: Annotation("", _numbered(getattr(self, kind.vocabulary)) if kind.vocabulary else ())
+            for kind in CONDITIONS.values()
+            if kind.annotation
+        }
         return DataFacts("", "", 0, 0, _numbered(self.classes), annotations, annotations)
 
     def tells(self, conditions: Sequence[str]) -> bool:
         """Whether the sizes of these conditions are known."""
-        asked = {"class": self.classes, "layout": self.box_classes, "semantic": self.semantic_classes}
-        return all(asked[kind] is not None for kind in conditions if kind in asked)
+        asked = (CONDITIONS[kind].vocabulary for kind in conditions)
+        return all(getattr(self, name) is not None for name in asked if name)
 
 
 def declared_of(data: Mapping[str, Any]) -> Declared:

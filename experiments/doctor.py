@@ -19,9 +19,10 @@ import torch
 
 from experiments.cli import sentence_for, with_scale
 from experiments.compose import composed, exit_code, settings_only, without
-from experiments.conditions import ANNOTATION_OF, CONDITIONS, NEEDED_AS, DataFacts, conditions_of
+from experiments.conditions import CONDITIONS, conditions_of
 from experiments.console import say
 from experiments.counts import lpips_file
+from experiments.data_facts import DataFacts
 from experiments.images import data_facts, splits
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
@@ -408,7 +409,7 @@ def _annotations(found: Mapping[Split, ImageSource], asked: Sequence[str]) -> It
     """Reads each kind of annotation there is, and says which conditionings the data allows."""
     usable = set()
     for kind in found["train"].annotations:
-        users = [condition for condition in CONDITIONS if ANNOTATION_OF.get(condition) == kind]
+        users = [name for name, condition in CONDITIONS.items() if condition.annotation == kind]
         try:
             names, _ = (source.annotations[kind].names for source in found.values())
         except UserError as error:
@@ -416,16 +417,14 @@ def _annotations(found: Mapping[Split, ImageSource], asked: Sequence[str]) -> It
             remedy = f"mend it for conditioning={' or '.join(users)}; the images themselves can be used"
             yield Finding(WORDS[kind], Verdict.BROKEN if is_asked else Verdict.NOTE, sentence_for(error), remedy)
             continue
-        usable.update(users)
+        usable.add(kind)
         few = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         text = f"{len(names):,} classes: {few}" if names else "read, of training and held-out images"
         yield Finding(WORDS[kind], Verdict.WORKS, text)
-    if len(found["train"].classes) > 1:
-        usable.add("class")
-    usable.update(condition for condition in CONDITIONS if condition not in ANNOTATION_OF and condition != "class")
-    lacking = {"class": "classes", **{condition: NEEDED_AS[kind] for condition, kind in ANNOTATION_OF.items()}}
-    text = f"possible: none, {', '.join(condition for condition in CONDITIONS if condition in usable)}"
-    needs = [f"{condition} needs {lacking[condition]}" for condition in CONDITIONS if condition not in usable]
+    classes = len(found["train"].classes)
+    possible = [name for name, condition in CONDITIONS.items() if condition.can_be_given_by(classes, usable)]
+    text = f"possible: none, {', '.join(possible)}"
+    needs = [f"{name} needs {condition.needs}" for name, condition in CONDITIONS.items() if name not in possible]
     yield Finding("conditioning", Verdict.WORKS, "; ".join([text, *needs]))
 
 

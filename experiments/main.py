@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import build
+from experiments.conditions import annotations_read
 from experiments.console import say
 from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
@@ -121,7 +122,7 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     settings = {key: value for key, value in values.items() if key != "overrides"}
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
-    build.check_networks(plan.config, facts.vocabulary(plan.config))
+    build.check_networks(plan.config, facts.vocabulary(annotations_read(plan.config)))
     if not store.is_complete("evaluation", plan.stages["evaluation"].identity):
         check_larger_images(plan.config, store)
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})

@@ -10,16 +10,17 @@ from typing import Any
 
 from experiments import published
 from experiments.conditions import (
-    ANNOTATION_OF,
-    GIVES_TOKENS,
-    NEEDED_AS,
-    DataFacts,
-    Vocabulary,
+    CONDITIONS,
+    annotations_read,
+    condition_choices,
     conditions_of,
+    filled_conditioning,
+    has_tokens,
+    leaves_known,
     sample_size,
+    side_unit,
 )
-from ldm.data.degradation import DEGRADATIONS
-from ldm.data.masks import MASK_KINDS
+from experiments.data_facts import DataFacts, Vocabulary
 from ldm.denoiser import DENOISERS, Denoiser, UNetOptions, denoiser_options
 from ldm.diffusion.guidance import CLIPS
 from ldm.diffusion.schedule import SCHEDULES, STEPS
@@ -60,10 +61,8 @@ CHOICES: Mapping[str, Collection[Any]] = {
     "sampler.clip": CLIPS,
     "metrics.likelihood_clip": CLIPS,
     "samples.conditions": ("train", "heldout"),
-    "conditioning.superres.scale": (2, 4, 8),
-    "conditioning.superres.degradation": DEGRADATIONS,
 }
-"""Settings that have a few names to choose from, checked when a run is planned."""
+"""Settings that have a few names to choose from, checked when a run is planned; conditions name their own."""
 
 NUMBERS: Mapping[str, tuple[str, int, float]] = {
     "metrics.n_samples": ("number of images", 2, math.inf),
@@ -122,7 +121,8 @@ def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, An
         notes += said
     notes += _fill_conditioning(config, facts)
     if not published.is_given(config["denoiser"]):
-        _fill_trainer(config, facts.vocabulary(config))  # before the denoiser: it looks at what the user set of that
+        known = facts.vocabulary(annotations_read(config))
+        _fill_trainer(config, known)  # before the denoiser: it looks at what the user set of that
         config["denoiser"] = denoiser_settings(config, ae["f"])
         config["diffusion"]["shift"] = shift_of(config["diffusion"].get("shift"), ae["f"])
     config["guidance"] = _resolve_guidance(config["guidance"])
@@ -142,28 +142,11 @@ def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
     Raises: UserError where the data cannot give them.
     """
     row, notes = _architecture(config, config["ae"]["f"])
-    settings, tables = config["conditioning"], config["scale"]["conditioning"]
-    if "class" in settings and len(facts.classes) < 2:
-        del settings["class"]
-        kept = f" beside {', '.join(conditions_of(config))}" if conditions_of(config) else ""
-        notes.append(f"the data has no classes: the diffusion model is trained without them{kept}")
-    for kind in conditions_of(config):
-        needed = ANNOTATION_OF.get(kind)
-        if needed is not None and needed not in facts.annotations:
-            raise UserError(
-                f"conditioning={kind} needs {NEEDED_AS[needed]}, and data={config['data']['name']} has none; add them, "
-                "or choose another conditioning"
-            )
-        _fill(settings[kind], {**tables.get(kind, {}), **row.get("conditioning", {}).get(kind, {})})
-    if "text" in settings and settings["text"]["encoder"]:
-        settings["text"] |= {"dim": None, "depth": None}  # the encoder's own
-    if "inpaint" in settings:
-        unknown = [mask for mask in settings["inpaint"]["masks"] if mask not in MASK_KINDS]
-        if unknown or not settings["inpaint"]["masks"]:
-            raise UserError(
-                f"conditioning.inpaint.masks={settings['inpaint']['masks']} must name some of {', '.join(MASK_KINDS)}"
-            )
-    elif config["samples"]["paste_known"]:
+    tables, own = config["scale"]["conditioning"], row.get("conditioning", {})
+    sizes = {kind: {**tables.get(kind, {}), **own.get(kind, {})} for kind in conditions_of(config)}
+    config["conditioning"], said = filled_conditioning(config["conditioning"], sizes, facts, config["data"]["name"])
+    notes += said
+    if config["samples"]["paste_known"] and not leaves_known(config["conditioning"]):
         raise UserError("samples.paste_known=true needs conditioning=inpaint: only then are pixels known")
     if not conditions_of(config):
         given = {key: config["conditioning"][key] for key in ("path", "taken") if key in config["conditioning"]}
@@ -180,7 +163,8 @@ def _fill_conditioning(config: dict[str, Any], facts: DataFacts) -> list[str]:
         )
     if config["samples"]["conditions"] is None:
         # Labels are as frequent in training; what describes one image is better asked of images not trained on.
-        config["samples"]["conditions"] = "train" if conditions_of(config) in ((), ("class",)) else "heldout"
+        of_one_image = any(CONDITIONS[kind].describes_one_image for kind in conditions_of(config))
+        config["samples"]["conditions"] = "heldout" if of_one_image else "train"
     return notes
 
 
@@ -217,7 +201,7 @@ def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
     table = row.get("denoiser") or ({} if family is None else _for_factor(family, f, config["scale"], "denoiser"))
     defaults = defaults_of(part)
     _fill(settings, {**defaults, **table})
-    if not _has_tokens(config):
+    if not has_tokens(config["conditioning"]):
         settings |= {key: defaults[key] for key in part.context_options}
     return settings
 
@@ -231,13 +215,9 @@ def options_of_denoiser(settings: Mapping[str, Any]) -> Denoiser:
     return denoiser_options(settings.get("name", "unet"), options)
 
 
-def _has_tokens(config: Mapping[str, Any]) -> bool:
-    return any(kind in config["conditioning"] for kind in GIVES_TOKENS)
-
-
 def _row_family(tables: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
     """The table of that name; for a model without cross-attention the unconditional one where the scale has it."""
-    return tables.get(name if _has_tokens(config) else f"{name}_unconditional", tables.get(name))
+    return tables.get(name if has_tokens(config["conditioning"]) else f"{name}_unconditional", tables.get(name))
 
 
 def _architecture(config: Mapping[str, Any], f: int) -> tuple[Mapping[str, Any], list[str]]:
@@ -397,8 +377,7 @@ def _settle_sample_size(config: dict[str, Any]) -> None:
     samples, resolution, f = config["samples"], config["data"]["resolution"], config["ae"]["f"]
     denoiser = config["denoiser"]
     halvings = denoiser["halvings"] if published.is_given(denoiser) else options_of_denoiser(denoiser).halvings
-    low = config["conditioning"].get("superres", {}).get("scale", 1)  # the low-resolution image has whole pixels
-    unit = math.lcm(f * 2**halvings, low)
+    unit = math.lcm(f * 2**halvings, side_unit(config["conditioning"]))
     for name in ("height", "width"):
         side = samples[name] = resolution if samples[name] is None else samples[name]
         if not isinstance(side, int) or side < resolution or side % unit:
@@ -442,7 +421,7 @@ def _value_at(config: Mapping[str, Any], key: str, absent: Any = None) -> Any:
 
 def _check_choices(config: Mapping[str, Any]) -> None:
     """Raises UserError for a setting that is none of its choices."""
-    for key, choices in CHOICES.items():
+    for key, choices in {**CHOICES, **condition_choices()}.items():
         value = _value_at(config, key)
         if value is not None and value not in choices:
             names = [str(choice) for choice in choices]
