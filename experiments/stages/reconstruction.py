@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import axes, build, labels
+from experiments import axes, labels
 from experiments.artifacts import first_stage_of, reference_features
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
