@@ -16,7 +16,7 @@ from torch import nn
 
 from experiments import published
 from experiments.conditions import CONDITIONS, Vocabulary
-from experiments.resolve import AUTO, PLAIN_UNET, denoiser_settings
+from experiments.resolve import AUTO, denoiser_settings, options_of_denoiser
 from ldm.conditioning import (
     ClassConditioning,
     CombinedConditioning,
@@ -33,49 +33,35 @@ from ldm.data import fields as data_fields
 from ldm.data.contract import ImageCache
 from ldm.data.degradation import Degradation
 from ldm.data.fields import FieldMaker, Fields
-from ldm.denoiser.unet import UNet
+from ldm.denoiser import UNetOptions
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.diffusion.schedule import STEPS
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError
 from ldm.first_stage.build import build_first_stage
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.losses import FirstStageLoss
-from ldm.first_stage.perceptual import EfficientNetPerceptual, PerceptualLoss
+from ldm.first_stage.perceptual import PerceptualLoss, load_perceptual_loss
 from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
 from ldm.metrics.features import Extractor
 from ldm.metrics.reconstruction import FeatureDistance, PerceptualDistance
+from ldm.parts import defaults_of
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
 from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
-from ldm.samplers import (
-    DDIM,
-    DDPM,
-    PLMS,
-    DPMSolverPlusPlus,
-    Euler,
-    Heun,
-    Sampler,
-    UniPC,
-    asked_levels,
-    time_grid,
-)
+from ldm.samplers import Sampler, asked_levels, build_sampler, time_grid
 from ldm.training import precision as precision_rule
 from ldm.training.flops import count_flops
 
 if TYPE_CHECKING:
     pass
 
-SAMPLERS = ("ddim", "ddpm", "plms", "dpmpp", "heun", "euler", "unipc")
-
 LOOKED_AT = 8
 """Images that are decoded before anything runs, to see whether they are large enough for larger samples."""
-
-PERCEPTUAL_LOSSES = ("efficientnet_lite0", "efficientnet_lite2", "lpips_vgg", "lpips_alex", "none")
 
 
 def command_line() -> str:
@@ -144,17 +130,8 @@ def tiling(samples: Mapping[str, Any]) -> Tiling | None:
 
 def perceptual_loss(loss: Mapping[str, Any]) -> PerceptualLoss | None:
     """The perceptual term that `ae.loss.perceptual` names. Raises UserError for an unknown name or missing weights."""
-    name, path = loss["perceptual"], loss["perceptual_path"]
-    match name:
-        case "none":
-            return None
-        case "efficientnet_lite0" | "efficientnet_lite2":
-            return EfficientNetPerceptual(efficientnet_lite.load(name.removeprefix("efficientnet_")))
-        case "lpips_vgg" | "lpips_alex":
-            from ldm.pretrained import lpips
-
-            return lpips.load("vgg" if name == "lpips_vgg" else "alex", Path(path) if path else None)
-    raise UserError(f"ae.loss.perceptual={name} is none of {', '.join(PERCEPTUAL_LOSSES)}")
+    path = loss["perceptual_path"]
+    return load_perceptual_loss(loss["perceptual"], Path(path) if path else None)
 
 
 def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -> FirstStageLoss:
@@ -274,24 +251,14 @@ def _makers(kind: str, settings: Mapping[str, Any], device: str) -> dict[str, Fi
 
 
 def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> nn.Module:
-    """The UNet for latents of `channels` and `side`, or the network that was given."""
+    """The network for latents of `channels` and `side`, or the one that was given."""
     if published.is_given(settings):
         return published.denoiser(settings)
-    return UNet(
+    return options_of_denoiser(settings).build(
         in_channels=channels + conditions.concat_channels,
         out_channels=channels,
-        model_channels=settings["model_channels"],
-        channel_mult=settings["channel_mult"],
-        num_res_blocks=settings["num_res_blocks"],
         latent_side=side,
-        attention_sides=settings["attention_sides"],
-        num_heads=settings["num_heads"],
-        num_head_channels=settings["num_head_channels"],
         context_dim=conditions.context_dim,
-        transformer_depth=settings["transformer_depth"],
-        use_scale_shift_norm=settings["use_scale_shift_norm"],
-        resblock_updown=settings["resblock_updown"],
-        dropout=settings["dropout"],
     )
 
 
@@ -299,12 +266,8 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
     """The noise schedule. Raises UserError for an unknown name, or betas where it has none."""
     if published.is_given(settings):
         return published.schedule(settings)
-    try:
-        return make_schedule(
-            settings["schedule"], settings["beta_start"], settings["beta_end"], settings.get("shift", 1.0)
-        )
-    except ValueError as error:
-        raise UserError(f"diffusion.schedule: {error}") from error
+    shift = settings.get("shift", 1.0)
+    return make_schedule(settings["schedule"], settings["beta_start"], settings["beta_end"], shift)
 
 
 def denoising_model(
@@ -331,24 +294,8 @@ def denoising_model(
 
 
 def sampler(settings: Mapping[str, Any], noise_schedule: Schedule) -> Sampler:
-    """The sampler that `sampler=` chose. Raises UserError for an unknown name."""
-    match settings["name"]:
-        case "ddim":
-            return DDIM(noise_schedule, settings["eta"])
-        case "ddpm":
-            return DDPM(noise_schedule, settings["variance"])
-        case "plms":
-            return PLMS(noise_schedule)
-        case "dpmpp":
-            return DPMSolverPlusPlus(noise_schedule)
-        case "heun":
-            return Heun(noise_schedule)
-        case "euler":
-            return Euler(noise_schedule)
-        case "unipc":
-            return UniPC(noise_schedule)
-    name = settings["name"]
-    raise UserError(f"sampler={name} is none of {', '.join(SAMPLERS)}{nearest(str(name), SAMPLERS)}")
+    """The sampler that `sampler=` chose. Raises UserError for an unknown name, or an option that is not allowed."""
+    return build_sampler(settings["name"], noise_schedule, settings)
 
 
 def guidance(settings: Mapping[str, Any]) -> Guidance:
@@ -453,10 +400,7 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
 
 def time_grid_of(settings: Mapping[str, Any]) -> torch.Tensor:
     """The noise levels that a sampler visits. Raises UserError for an unknown spacing or end, or too many steps."""
-    try:
-        return time_grid(settings["spacing"], settings["steps"], settings["final"])
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    return time_grid(settings["spacing"], settings["steps"], settings["final"])
 
 
 def parameters(module: nn.Module) -> int:
@@ -472,7 +416,7 @@ def small_denoiser_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """A UNet without conditions, of two levels; of one four times as wide where the latent's side is under 4 or odd."""
     side = config["data"]["resolution"] // config["ae"]["f"]
     sizes = config["scale"]["small_denoiser"]
-    settings = {**PLAIN_UNET, **sizes, "channel_mult": [1, 2], "attention_sides": [], "num_heads": None}
+    settings = {**defaults_of(UNetOptions), **sizes, "channel_mult": [1, 2], "attention_sides": [], "num_heads": None}
     if side < 4 or side % 2:  # a level of side 1 needs channels, or its norms would leave nothing
         settings |= {"channel_mult": [1], "model_channels": 4 * sizes["model_channels"]}
     return settings

@@ -5,7 +5,7 @@ The one place where values that depend on f, on the conditions or on the sampler
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from experiments import published
@@ -20,11 +20,18 @@ from experiments.conditions import (
 )
 from ldm.data.degradation import DEGRADATIONS
 from ldm.data.masks import MASK_KINDS
-from ldm.diffusion.schedule import STEPS
+from ldm.denoiser import DENOISERS, Denoiser, UNetOptions, denoiser_options
+from ldm.diffusion.guidance import CLIPS
+from ldm.diffusion.schedule import SCHEDULES, STEPS
+from ldm.diffusion.target import TARGETS
+from ldm.diffusion.weighting import WEIGHTINGS
 from ldm.errors import UserError, nearest
 from ldm.first_stage.initialisation import INITIALISATIONS
 from ldm.metrics.extractors import EXTRACTORS
+from ldm.parts import defaults_of, look_up
 from ldm.pretrained import lpips
+from ldm.samplers import inactive_options
+from ldm.samplers.spacing import FINALS, SPACINGS
 
 AUTO = "auto"
 """The value of guidance.scale that asks for a stage of its own to find it."""
@@ -32,31 +39,25 @@ AUTO = "auto"
 FEWEST_TO_TUNE = 16
 """With fewer samples or reference images the kernel distance that tuning goes by is left out."""
 
-PLAIN_UNET: Mapping[str, Any] = {
-    "transformer_depth": 1,
-    "use_scale_shift_norm": False,
-    "resblock_updown": False,
-    "dropout": 0.0,
-}
+PLAIN_UNET: Mapping[str, Any] = defaults_of(UNetOptions)
 """What a UNet is where neither the user nor a table of the scale says otherwise."""
 
 
-CHOICES: Mapping[str, tuple[Any, ...]] = {
+CHOICES: Mapping[str, Collection[Any]] = {
     "latents.scale": ("std_scalar", "per_channel", "none"),
     "samples.keep": ("features", "images"),
     "metrics.reference": ("heldout", "train"),
-    "diffusion.schedule": ("scaled_linear", "linear", "cosine", "flow"),
-    "diffusion.target": ("eps", "x0", "v", "flow"),
-    "diffusion.weighting": ("plain", "min_snr", "likelihood"),
+    "diffusion.schedule": SCHEDULES,
+    "diffusion.target": TARGETS,
+    "diffusion.weighting": WEIGHTINGS,
     "trainer.decay": ("constant", "cosine"),
     "ae.training.decay": ("constant", "cosine"),
     "ae.loss.discriminator.norm": ("group", "batch"),
-    "sampler.variance": ("small", "large"),
-    "sampler.spacing": ("uniform", "quadratic", "leading", "trailing"),
-    "sampler.final": ("clean", "alpha0"),
+    "sampler.spacing": SPACINGS,
+    "sampler.final": FINALS,
     "ae.architecture.initialisation": INITIALISATIONS,
-    "sampler.clip": ("none", "range"),
-    "metrics.likelihood_clip": ("none", "range"),
+    "sampler.clip": CLIPS,
+    "metrics.likelihood_clip": CLIPS,
     "samples.conditions": ("train", "heldout"),
     "conditioning.superres.scale": (2, 4, 8),
     "conditioning.superres.degradation": DEGRADATIONS,
@@ -80,12 +81,6 @@ SWITCHES = (
     "samples.paste_known",
 )
 """Settings that are true or false, and nothing that merely looks like it."""
-
-PACKAGED = ("efficientnet_lite2",)
-"""Extractors whose weights come with a package."""
-
-SAMPLER_OPTIONS: Mapping[str, str] = {"eta": "ddim", "variance": "ddpm"}
-"""Settings of the sampler group that only this one reads; under the others they are inactive."""
 
 
 def resolve(composed: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -213,19 +208,29 @@ def _for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what
 
 
 def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
-    """The denoiser's settings at downsampling factor f: the user's, then the scale's tables, then the plain UNet.
+    """The denoiser's settings at downsampling factor f: the user's, then the scale's tables, then its own defaults.
 
-    Raises: UserError where the scale has no such architecture, or none for that f.
+    Raises: UserError for an unknown denoiser, or where the scale has no such architecture, or none for that f.
     """
     settings = dict(config["denoiser"])
+    part = look_up(DENOISERS, settings["name"], "denoiser.name")
     row, _ = _architecture(config, f)
-    table = row.get("denoiser") or _for_factor(
-        _row_family(config["scale"]["denoiser"], settings["name"], config), f, config["scale"], "denoiser"
-    )
-    _fill(settings, {**PLAIN_UNET, **table})
+    family = _row_family(config["scale"]["denoiser"], settings["name"], config)
+    table = row.get("denoiser") or ({} if family is None else _for_factor(family, f, config["scale"], "denoiser"))
+    defaults = defaults_of(part)
+    _fill(settings, {**defaults, **table})
     if not _has_tokens(config):
-        settings["transformer_depth"] = PLAIN_UNET["transformer_depth"]  # there are no transformers
+        settings |= {key: defaults[key] for key in part.context_options}
     return settings
+
+
+def options_of_denoiser(settings: Mapping[str, Any]) -> Denoiser:
+    """The options of a denoiser that is trained, checked; `settings` are a group `denoiser` that is filled in.
+
+    Those of the small denoiser hold no name, since it is a UNet always.
+    """
+    options = {key: value for key, value in settings.items() if key not in ("name", "architecture")}
+    return denoiser_options(settings.get("name", "unet"), options)
 
 
 def _has_tokens(config: Mapping[str, Any]) -> bool:
@@ -362,8 +367,8 @@ def _settle_tuning(config: dict[str, Any], facts: DataFacts) -> None:
 
 def _resolve_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
     """The sampler's settings without those that it does not read, and with the steps that `nfe` stands for."""
-    name = config["sampler"]["name"]
-    settings = {k: v for k, v in config["sampler"].items() if SAMPLER_OPTIONS.get(k, name) == name}
+    inactive = inactive_options(config["sampler"]["name"])
+    settings = {key: value for key, value in config["sampler"].items() if key not in inactive}
     calls = settings.pop("nfe", None)
     if calls is None:
         _fill(settings, config["scale"]["sampler"])
@@ -392,7 +397,7 @@ def _settle_sample_size(config: dict[str, Any]) -> None:
     """Both sides of the samples, or neither where they are the training images': these are no other samples."""
     samples, resolution, f = config["samples"], config["data"]["resolution"], config["ae"]["f"]
     denoiser = config["denoiser"]
-    halvings = denoiser["halvings"] if published.is_given(denoiser) else len(denoiser["channel_mult"]) - 1
+    halvings = denoiser["halvings"] if published.is_given(denoiser) else options_of_denoiser(denoiser).halvings
     low = config["conditioning"].get("superres", {}).get("scale", 1)  # the low-resolution image has whole pixels
     unit = math.lcm(f * 2**halvings, low)
     for name in ("height", "width"):
@@ -466,10 +471,7 @@ def _check_switches(config: Mapping[str, Any]) -> None:
 def _check_judges(config: Mapping[str, Any]) -> None:
     """Raises UserError for extractors and weights that the program could not measure with."""
     metrics, judge = config["metrics"], config["metrics"]["extractor"]
-    if judge not in EXTRACTORS:
-        raise UserError(
-            f"metrics.extractor={judge} is none of {', '.join(EXTRACTORS)}{nearest(str(judge), EXTRACTORS)}"
-        )
+    look_up(EXTRACTORS, judge, "metrics.extractor")
     least, side = lpips.trunk("alex").smallest_side, config["data"]["resolution"]
     if metrics["lpips"] and side < least:
         raise UserError(f"metrics.lpips: LPIPS takes images of {least} px or more, these have {side} px: leave it out")
@@ -482,7 +484,7 @@ def _check_judges(config: Mapping[str, Any]) -> None:
     if also.get(judge):
         raise UserError(f"metrics.also.{judge}: {judge} is metrics.extractor, which judges anyway: leave it out")
     for key, name, path in (("weights", judge, metrics["weights"]), *((f"also.{n}", n, p) for n, p in also.items())):
-        if name in PACKAGED and isinstance(path, str):
+        if isinstance(path, str) and look_up(EXTRACTORS, name, "metrics.also").is_packaged:
             raise UserError(f"metrics.{key}={path}: {name} reads the weights of its package, so leave the path out")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,10 @@ from PIL import Image
 
 from ldm.data.contract import SPLITS, Annotation, Item, Split
 from ldm.data.decode import DECODE_CODE, RESIZE_RULE, square
+from ldm.data.larger import at_size
+from ldm.data.layouts.folder import list_folder
 from ldm.data.memo import ContentMemo, signature
+from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError
 from ldm.records import content_hash
 
@@ -202,3 +205,16 @@ def _batch(name: str, content: bytes, path: Path) -> Labelled:
         raise UserError(f"{damaged}: it should hold 3072 bytes and a label from 0 to 9 for each image.")
     images = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return Labelled(np.ascontiguousarray(images), labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10(FileOptions):
+    """CIFAR-10: the official archive or what was unpacked of it, or class folders like any other."""
+
+    title: ClassVar[str] = "data=cifar10"
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        if not is_official(self.path):
+            return open_listed(self, list_folder(self.path, self.places, memo), size, memo)
+        return at_size(open_cifar10(self.path, self.resolution, self.limits, memo), size)

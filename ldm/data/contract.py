@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ldm.data.memo import ContentMemo
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -118,6 +120,22 @@ class ImageSource(Protocol):
     def item(self, index: int) -> Item: ...
 
     def annotation(self, kind: str, index: int) -> AnnotationValue: ...
+
+
+class DataSource(Protocol):
+    """What opens an image set: a frozen dataclass of its options (`ldm.parts.option`), the keys under `data`.
+
+    One of them is `resolution`, the side of the training images.
+    """
+
+    title: ClassVar[str]
+
+    def open(self, size: tuple[int, int] | None, memo: ContentMemo) -> dict[Split, ImageSource]:
+        """The training and the held-out images, nothing decoded yet; of another (height, width) where it is given.
+
+        `memo` remembers content identities between calls. Raises: UserError for whatever is wrong with the set.
+        """
+        ...
 
 
 def annotation_file(kind: str, annotation: Annotation) -> str:

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,11 @@ from PIL import Image
 
 from ldm.data.backgrounds import Background, Colour, draw_background, paint
 from ldm.data.captions import noun_phrase, scene_caption
-from ldm.data.contract import SPLITS, Annotation, AnnotationValue, Box, Item, Split, carried
+from ldm.data.contract import SPLITS, Annotation, AnnotationValue, Box, ImageSource, Item, Split, carried
+from ldm.data.larger import at_size
+from ldm.data.memo import ContentMemo
 from ldm.errors import UserError
+from ldm.parts import option
 from ldm.records import content_hash
 
 EMOJI_CODE = 1
@@ -333,3 +337,21 @@ def _boxes(owner: NDArray[np.intp], objects: tuple[Placement, ...]) -> list[tupl
         area = float(mine.sum()) / side**2
         found.append((placement, Box(placement.emoji.label, placement.emoji.name, x0, y0, x1, y1, area)))
     return sorted(found, key=lambda pair: -pair[1].area)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiSet:
+    """The embedded scenes, drawn as they are asked for."""
+
+    title: ClassVar[str] = "data=emoji"
+
+    resolution: int = option(low=1, unit="pixels", help="side of the training images")
+    n_train: int = option(low=1, unit="scenes", help="the number of training scenes")
+    n_heldout: int = option(low=1, unit="scenes", help="the number of held-out scenes")
+    seed: int = option(0, low=0, help="which scenes are drawn")
+
+    def open(self, size: tuple[int, int] | None, memo: ContentMemo) -> dict[Split, ImageSource]:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        counts: dict[Split, int] = {"train": self.n_train, "heldout": self.n_heldout}
+        scenes = {split: EmojiScenes(split, self.resolution, n, self.seed) for split, n in counts.items()}
+        return at_size(scenes, size)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.data.annotations.boxes import LEAST_LEFT
-from ldm.data.contract import Annotation, AnnotationValue, Box, ImageSource, Item
+from ldm.data.contract import Annotation, AnnotationValue, Box, ImageSource, Item, Split
 from ldm.data.listing import ReadOnDemand
 from ldm.records import content_hash
 
@@ -128,3 +128,8 @@ class LargerImages:
 
     def _named(self, fingerprint: str) -> str:
         return content_hash(["larger", LARGER_CODE, fingerprint, list(self.size)])
+
+
+def at_size(splits: Mapping[Split, ImageSource], size: tuple[int, int] | None) -> dict[Split, ImageSource]:
+    """The splits themselves, or their images of that (height, width)."""
+    return {split: source if size is None else LargerImages(source, size) for split, source in splits.items()}

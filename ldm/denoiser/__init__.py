@@ -1,5 +1,7 @@
 """Denoisers: (x_t, index, context, concat) -> tensor; they know no diffusion."""
 
-from ldm.denoiser.unet import UNet
+from ldm.denoiser.contract import Denoiser
+from ldm.denoiser.table import DENOISERS, denoiser_options
+from ldm.denoiser.unet import UNet, UNetOptions
 
-__all__ = ["UNet"]
+__all__ = ["DENOISERS", "Denoiser", "UNet", "UNetOptions", "denoiser_options"]

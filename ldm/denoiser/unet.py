@@ -1,7 +1,9 @@
 """The paper's UNet: residual blocks with time embedding, attention at chosen latent sides, skips from down to up."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from ldm.denoiser.blocks import (
 )
 from ldm.errors import UserError
 from ldm.layers import normalised
+from ldm.parts import option
 
 
 def level_sides(latent_side: int, levels: int) -> list[int]:
@@ -231,3 +234,37 @@ class UNet(nn.Module):
                 f"the UNet was built with context_dim {self.context_dim}, but called "
                 f"{'without a context' if context is None else 'with a context'}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetOptions:
+    """The options of a `UNet`, which is a `Denoiser`; see there for what they mean together."""
+
+    title: ClassVar[str] = "the UNet"
+    context_options: ClassVar[tuple[str, ...]] = ("transformer_depth",)
+
+    model_channels: int = option(low=1, help="channels at the first level")
+    channel_mult: tuple[float, ...] = option(above=0, help="what each level has times that")
+    num_res_blocks: int = option(low=1, help="residual blocks a level")
+    attention_sides: tuple[int, ...] = option(low=1, help="latent sides with attention")
+    num_heads: int | None = option(low=1, help="attention heads, unless num_head_channels says how wide they are")
+    num_head_channels: int | None = option(low=1, help="channels of one attention head")
+    transformer_depth: int = option(1, low=1, help="blocks of each transformer with cross-attention")
+    use_scale_shift_norm: bool = option(False, help="whether the time embedding scales and shifts")
+    resblock_updown: bool = option(False, help="whether residual blocks change the side")
+    dropout: float = option(0.0, low=0, below=1, help="share of activations dropped in training")
+
+    @property
+    def halvings(self) -> int:
+        """One less than there are levels."""
+        return len(self.channel_mult) - 1
+
+    def build(self, *, in_channels: int, out_channels: int, latent_side: int, context_dim: int | None) -> UNet:
+        """The network with its initial weights. Raises: UserError for sizes that do not fit each other."""
+        return UNet(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            latent_side=latent_side,
+            context_dim=context_dim,
+            **asdict(self),
+        )

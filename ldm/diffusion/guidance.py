@@ -63,6 +63,10 @@ def _rescaled(model: DenoisingModel, x0: Tensor, given: Tensor, x_t: Tensor, t: 
     return model.x0_of(prediction * (share * ratio + 1 - share), x_t, t)
 
 
+CLIPS = ("none", "range")
+"""What may be done to x_0 estimates: nothing, or `clipped`."""
+
+
 def clipped(denoise: Denoise, low: float, high: float) -> Denoise:
     """Clamps every x_0 estimate to the range that the training latents have."""
     return lambda x_t, t: denoise(x_t, t).clamp(low, high)

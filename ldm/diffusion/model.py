@@ -70,8 +70,6 @@ class DenoisingModel(nn.Module):
         alpha, sigma = self._factors(t, x0)
         prediction = self.predict(alpha * x0 + sigma * eps, t, condition)
         error = (prediction - target_of(self.target, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
-        if self.weighting == "plain":
-            return error
         return loss_weight(self.weighting, self.target, self.schedule, t).to(error) * error
 
     def _factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,15 @@
 """Noise schedules: x_t = alpha_t x_0 + sigma_t eps for t in [0, 1], 0 clean and 1 noise."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.parts import checked, look_up, option
 
 STEPS = 1000
 
@@ -25,9 +29,6 @@ def cosine_betas(offset: float = 0.008, steps: int = STEPS, largest: float = 0.9
     grid = torch.arange(steps + 1, dtype=torch.float64) / steps
     alpha_bar = torch.cos((grid + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest)
-
-
-BETAS = {"scaled_linear": scaled_linear_betas, "linear": linear_betas, "cosine": cosine_betas}
 
 
 class Schedule(Protocol):
@@ -146,7 +147,70 @@ class FlowSchedule:
         return (index.double() + 1) / self.steps
 
 
-SCHEDULES = (*BETAS, "flow")
+@dataclass(frozen=True)
+class ScaledLinear:
+    """Betas linear in their square root."""
+
+    title: ClassVar[str] = "the schedule scaled_linear"
+
+    beta_start: float = option(0.0015, above=0, below=1, help="the first beta")
+    beta_end: float = option(0.0195, above=0, below=1, help="the last beta")
+
+    def schedule(self, shift: float) -> Schedule:
+        """The schedule with its SNR over shift^2."""
+        return VariancePreservingSchedule(scaled_linear_betas(self.beta_start, self.beta_end), shift)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Betas linear in the step."""
+
+    title: ClassVar[str] = "the schedule linear"
+
+    beta_start: float = option(1e-4, above=0, below=1, help="the first beta")
+    beta_end: float = option(0.02, above=0, below=1, help="the last beta")
+
+    def schedule(self, shift: float) -> Schedule:
+        """The schedule with its SNR over shift^2."""
+        return VariancePreservingSchedule(linear_betas(self.beta_start, self.beta_end), shift)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Betas of the cosine schedule."""
+
+    title: ClassVar[str] = "the schedule cosine"
+
+    def schedule(self, shift: float) -> Schedule:
+        """The schedule with its SNR over shift^2."""
+        return VariancePreservingSchedule(cosine_betas(), shift)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The straight path."""
+
+    title: ClassVar[str] = "the schedule flow"
+
+    def schedule(self, shift: float) -> Schedule:
+        """The schedule with its SNR over shift^2."""
+        return FlowSchedule(shift)
+
+
+class ScheduleOptions(Protocol):
+    """A noise schedule's options, a dataclass of them, which makes the schedule for any shift."""
+
+    def schedule(self, shift: float) -> Schedule:
+        """The schedule with its SNR over shift^2."""
+        ...
+
+
+SCHEDULES: Mapping[str, type[ScheduleOptions]] = {
+    "scaled_linear": ScaledLinear,
+    "linear": Linear,
+    "cosine": Cosine,
+    "flow": Flow,
+}
 
 
 def make_schedule(name: str, start: float | None = None, end: float | None = None, shift: float = 1.0) -> Schedule:
@@ -154,16 +218,11 @@ def make_schedule(name: str, start: float | None = None, end: float | None = Non
 
     `shift` divides the SNR by its square, i.e. adds -2 log(shift) to the log-SNR (Hoogeboom et al. 2023, eq. 3).
 
-    Raises: ValueError for a name that is not in `SCHEDULES`, for betas given to a schedule that has none, or for a
+    Raises: UserError for a name that is not in `SCHEDULES`, for betas given to a schedule that has none, or for a
     shift that is not above 0.
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"no noise schedule '{name}': use one of {', '.join(SCHEDULES)}")
+    part = look_up(SCHEDULES, name, "diffusion.schedule")
     if not shift > 0:
-        raise ValueError(f"a shift of the noise schedule must be above 0, not {shift}")
-    ends = {key: value for key, value in (("start", start), ("end", end)) if value is not None}
-    if name not in ("scaled_linear", "linear") and ends:
-        raise ValueError(f"the {name} schedule has no beta_start and beta_end")
-    if name == "flow":
-        return FlowSchedule(shift)
-    return VariancePreservingSchedule(BETAS[name](**ends), shift)
+        raise UserError(f"diffusion.shift={shift} is no number above 0")
+    ends = {key: value for key, value in (("beta_start", start), ("beta_end", end)) if value is not None}
+    return checked(part, ends, "diffusion").schedule(shift)

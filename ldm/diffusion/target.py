@@ -3,10 +3,13 @@
 All hold for any x_t = alpha x_0 + sigma eps, also where alpha^2 + sigma^2 is not 1.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-TARGETS = ("eps", "x0", "v", "flow")
+from ldm.parts import look_up
 
 
 def x0_from_eps(eps: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -32,35 +35,52 @@ def x0_from_flow(velocity: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) ->
     return (x_t - sigma * velocity) / (alpha + sigma)
 
 
-def target_of(name: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The quantity that a network with target `name` is trained to predict.
+@dataclass(frozen=True)
+class Target:
+    """What a network may predict at x_t = alpha x_0 + sigma eps.
 
-    v = alpha eps - sigma x_0; flow: eps - x_0, the velocity of the straight path from the image to the noise.
+    `of(x_0, eps, alpha, sigma)` is the prediction to be learnt, `x0(prediction, x_t, alpha, sigma)` the clean image
+    that one implies, `error_ratio(alpha, sigma)` its squared error over that of the x_0 that it implies.
     """
-    match name:
-        case "eps":
-            return eps
-        case "x0":
-            return x0
-        case "v":
-            return alpha * eps - sigma * x0
-        case "flow":
-            return eps - x0
-    raise ValueError(f"no target '{name}': use one of {', '.join(TARGETS)}")
+
+    of: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    x0: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    error_ratio: Callable[[Tensor, Tensor], Tensor]
+
+
+TARGETS: Mapping[str, Target] = {
+    "eps": Target(
+        of=lambda x0, eps, alpha, sigma: eps,
+        x0=x0_from_eps,
+        error_ratio=lambda alpha, sigma: (alpha / sigma) ** 2,
+    ),
+    "x0": Target(
+        of=lambda x0, eps, alpha, sigma: x0,
+        x0=lambda prediction, x_t, alpha, sigma: prediction,
+        error_ratio=lambda alpha, sigma: torch.ones_like(alpha),
+    ),
+    "v": Target(
+        of=lambda x0, eps, alpha, sigma: alpha * eps - sigma * x0,
+        x0=x0_from_v,
+        error_ratio=lambda alpha, sigma: ((alpha**2 + sigma**2) / sigma) ** 2,
+    ),
+    "flow": Target(
+        of=lambda x0, eps, alpha, sigma: eps - x0,
+        x0=x0_from_flow,
+        error_ratio=lambda alpha, sigma: ((alpha + sigma) / sigma) ** 2,
+    ),
+}
+"""Noise, clean image, v, and the velocity of the straight path from the image to the noise, by name."""
+
+
+def target_of(name: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The quantity that a network with target `name` is trained to predict. Raises: UserError for an unknown name."""
+    return look_up(TARGETS, name, "diffusion.target").of(x0, eps, alpha, sigma)
 
 
 def x0_from_prediction(name: str, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The clean image that a prediction of kind `name` implies."""
-    match name:
-        case "eps":
-            return x0_from_eps(prediction, x_t, alpha, sigma)
-        case "x0":
-            return prediction
-        case "v":
-            return x0_from_v(prediction, x_t, alpha, sigma)
-        case "flow":
-            return x0_from_flow(prediction, x_t, alpha, sigma)
-    raise ValueError(f"no target '{name}': use one of {', '.join(TARGETS)}")
+    """The clean image that a prediction of kind `name` implies. Raises: UserError for an unknown name."""
+    return look_up(TARGETS, name, "diffusion.target").x0(prediction, x_t, alpha, sigma)
 
 
 def prediction_from_x0(name: str, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -1,11 +1,16 @@
 """How much each noise level counts in the loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
+from ldm.diffusion.target import TARGETS
+from ldm.parts import look_up
+
+Weight = Callable[[Schedule, Tensor], Tensor]
+Weighting = Callable[[str, Schedule, Tensor], Tensor]
 
 GAMMA = 5.0
 """The cap of min-SNR (Hang et al. 2023, section 3.4)."""
@@ -30,39 +35,36 @@ def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
     return schedule.steps / 2 * torch.where(is_first, schedule.sigma(t) ** -2, difference)
 
 
-_OF_X0: dict[str, Callable[[Schedule, Tensor], Tensor]] = {"min_snr": min_snr, "likelihood": likelihood}
-WEIGHTINGS = ("plain", *_OF_X0)
+def of_prediction(weight: Weight) -> Weighting:
+    """The weight of a prediction's squared error, where `weight` is that of an error of the x_0 it implies.
+
+    It is that weight over the factor by which the squared error of the prediction exceeds that of x_0; 0 where x_0 does
+    not depend on the prediction.
+    """
+
+    def weighting(target: str, schedule: Schedule, t: Tensor) -> Tensor:
+        ratio = look_up(TARGETS, target, "diffusion.target").error_ratio(schedule.alpha(t), schedule.sigma(t))
+        return torch.where(ratio > 0, weight(schedule, t) / ratio, 0.0)
+
+    return weighting
+
+
+def plain(target: str, schedule: Schedule, t: Tensor) -> Tensor:
+    """1 at every noise level, whatever the target."""
+    return torch.ones_like(t, dtype=torch.float64)
+
+
+WEIGHTINGS: Mapping[str, Weighting] = {
+    "plain": plain,
+    "min_snr": of_prediction(min_snr),
+    "likelihood": of_prediction(likelihood),
+}
+"""(target, schedule, t) -> the weight of a squared error of the prediction, by name."""
 
 
 def loss_weight(name: str, target: str, schedule: Schedule, t: Tensor) -> Tensor:
-    """The weight of a squared error of the prediction of kind `target`; "plain" is 1 whatever the target.
+    """The weight of a squared error of the prediction of kind `target`.
 
-    Of the others the weight of an error of x_0 is known, and that of a prediction is it over the factor by which
-    the squared error of the prediction exceeds that of the x_0 it implies; 0 where x_0 does not depend on it.
-    Shapes: t (N,); result (N,), float64.
-
-    Raises: ValueError for an unknown name.
+    Shapes: t (N,); result (N,), float64. Raises: UserError for an unknown name or target.
     """
-    if name not in WEIGHTINGS:
-        raise ValueError(f"no weighting '{name}': use one of {', '.join(WEIGHTINGS)}")
-    if name == "plain":
-        return torch.ones_like(t, dtype=torch.float64)
-    exceeds = squared_error_ratio(target, schedule.alpha(t), schedule.sigma(t))
-    return torch.where(exceeds > 0, _OF_X0[name](schedule, t) / exceeds, 0.0)
-
-
-def squared_error_ratio(target: str, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """|prediction - target|^2 over |x_0 implied - x_0|^2 at the same x_t, by the conversions of `ldm.diffusion.target`.
-
-    Raises: ValueError for an unknown target.
-    """
-    match target:
-        case "eps":
-            return (alpha / sigma) ** 2
-        case "x0":
-            return torch.ones_like(alpha)
-        case "v":
-            return ((alpha**2 + sigma**2) / sigma) ** 2
-        case "flow":
-            return ((alpha + sigma) / sigma) ** 2
-    raise ValueError(f"no target '{target}'")
+    return look_up(WEIGHTINGS, name, "diffusion.weighting")(target, schedule, t)

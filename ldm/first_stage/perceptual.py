@@ -1,12 +1,16 @@
 """The perceptual term of a first stage's loss: the contract, and a distance that needs no download."""
 
 import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.parts import look_up
+from ldm.pretrained import efficientnet_lite, lpips
 from ldm.pretrained.efficientnet_lite import EfficientNetLite
 from ldm.pretrained.lpips import unit_normalise
 
@@ -63,3 +67,18 @@ class EfficientNetPerceptual(nn.Module):
             for map_a, map_b in zip(self._maps(a), self._maps(b), strict=True)
         ]
         return torch.stack(by_map).mean(dim=0)
+
+
+PERCEPTUAL_LOSSES: Final[Mapping[str, Callable[[Path | None], PerceptualLoss | None]]] = {
+    "efficientnet_lite0": lambda weights: EfficientNetPerceptual(efficientnet_lite.load("lite0")),
+    "efficientnet_lite2": lambda weights: EfficientNetPerceptual(efficientnet_lite.load("lite2")),
+    "lpips_vgg": lambda weights: lpips.load("vgg", weights),
+    "lpips_alex": lambda weights: lpips.load("alex", weights),
+    "none": lambda weights: None,
+}
+"""By name, from the path of the weights, which LPIPS downloads where it is None and EfficientNet's package holds."""
+
+
+def load_perceptual_loss(name: str, weights: Path | None = None) -> PerceptualLoss | None:
+    """The perceptual loss of a name, None for "none". Raises: UserError for an unknown name or missing weights."""
+    return look_up(PERCEPTUAL_LOSSES, name, "ae.loss.perceptual")(weights)

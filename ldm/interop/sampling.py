@@ -1,28 +1,18 @@
 """Sampling with a published model in one call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ldm.conditioning.contract import Condition
-from ldm.diffusion import DenoisingModel, Guidance, Schedule, guided
-from ldm.errors import UserError, nearest
+from ldm.diffusion import DenoisingModel, Guidance, guided
+from ldm.errors import UserError
 from ldm.interop.contract import Loaded
+from ldm.parts import look_up, options_of
 from ldm.randomness import SampleNoise
-from ldm.samplers import DDIM, DDPM, PLMS, DPMSolverPlusPlus, Euler, Heun, Sampler, UniPC, time_grid
+from ldm.samplers import SAMPLERS, build_sampler, time_grid
 from ldm.samplers import sample as run_sampler
-
-SAMPLERS: Mapping[str, Callable[[Schedule, float], Sampler]] = {
-    "ddim": DDIM,
-    "ddpm": lambda schedule, eta: DDPM(schedule),
-    "plms": lambda schedule, eta: PLMS(schedule),
-    "dpmpp": lambda schedule, eta: DPMSolverPlusPlus(schedule),
-    "heun": lambda schedule, eta: Heun(schedule),
-    "euler": lambda schedule, eta: Euler(schedule),
-    "unipc": lambda schedule, eta: UniPC(schedule),
-}
-"""(schedule, eta) -> sampler, by name; eta is DDIM's alone."""
 
 RawCondition = Condition | Tensor | Mapping[str, Tensor]
 
@@ -51,20 +41,17 @@ def sample(
     """
     if model.network is None or model.schedule is None:
         raise UserError(f"this model ({model.source}) has no denoiser and schedule to sample with, only a first stage")
-    if sampler not in SAMPLERS:
-        raise UserError(f"sampler={sampler} is none of {', '.join(SAMPLERS)}{nearest(sampler, SAMPLERS)}")
-    if eta != 0 and sampler != "ddim":
-        raise UserError(f"eta={eta} is an option of sampler=ddim, not of {sampler}")
+    if eta != 0 and "eta" not in options_of(look_up(SAMPLERS, sampler, "sampler")):
+        readers = " or ".join(name for name, part in SAMPLERS.items() if "eta" in options_of(part))
+        raise UserError(f"eta={eta} is an option of sampler={readers}, not of {sampler}")
+    chosen = build_sampler(sampler, model.schedule, {"eta": eta})
     if guidance_scale != 1 and null_condition is None:
         raise UserError(f"guidance_scale={guidance_scale} needs null_condition, what the model is told without one")
     if model.latent_shape is not None and x_T.shape[1] != model.latent_shape[0]:
         raise UserError(
             f"x_T has shape {tuple(x_T.shape)}, but the model's latents have {model.latent_shape[0]} channels"
         )
-    try:
-        times = time_grid(spacing, steps, final, model.schedule.steps)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    times = time_grid(spacing, steps, final, model.schedule.steps)
     denoise = guided(
         DenoisingModel(model.network, model.schedule, model.target),
         _made(model, condition),
@@ -72,7 +59,7 @@ def sample(
         Guidance(guidance_scale),
     )
     noise = SampleNoise(seed, range(len(x_T)), x_T.device)
-    *_, z = run_sampler(SAMPLERS[sampler](model.schedule, eta), denoise, x_T, times, noise)
+    *_, z = run_sampler(chosen, denoise, x_T, times, noise)
     return z
 
 

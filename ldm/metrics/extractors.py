@@ -1,11 +1,13 @@
 """The extractors by name."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from ldm.errors import UserError, nearest
 from ldm.metrics.features import (
     EfficientNetLite2Extractor,
     Extractor,
@@ -13,11 +15,59 @@ from ldm.metrics.features import (
     inception_file,
     inception_network,
 )
-from ldm.metrics.vision_transformers import KINDS, TransformerExtractor, read_network
+from ldm.metrics.vision_transformers import TransformerExtractor, read_network
+from ldm.parts import look_up
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.weights import content_hash, read_weights
 
-EXTRACTORS: Final = ("efficientnet_lite2", "inception", *KINDS)
+EXTRACTION_SIDE: Final = 112
+"""The side of the images that EfficientNet-Lite2 reads as an extractor."""
+
+
+@dataclass(frozen=True)
+class ExtractorSource:
+    """Where an extractor comes from.
+
+    `load(weights, device, dtype)` gives it, `weights` being the path of its weights or None for where they are looked
+    for; `check(weights)` raises UserError where they cannot be had. `is_packaged` says that they come with a package,
+    so that no path can be given.
+    """
+
+    title: str
+    load: Callable[[Path | None, torch.device | str, torch.dtype], Extractor]
+    check: Callable[[Path | None], object]
+    is_packaged: bool = False
+
+
+def _efficientnet_lite2(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
+    return EfficientNetLite2Extractor(efficientnet_lite.load("lite2"), EXTRACTION_SIDE, device, dtype)
+
+
+def _inception(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
+    state = read_weights(inception_file(weights))
+    return InceptionExtractor(inception_network(state), content_hash(state), device, dtype)
+
+
+def _transformer(kind: str, title: str) -> ExtractorSource:
+    """An extractor from a folder of transformers, one of `ldm.metrics.vision_transformers.KINDS`."""
+
+    def load(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
+        return TransformerExtractor(kind, read_network(kind, weights), device, dtype)
+
+    return ExtractorSource(title, load, partial(read_network, kind))
+
+
+EXTRACTORS: Final[Mapping[str, ExtractorSource]] = {
+    "efficientnet_lite2": ExtractorSource(
+        "EfficientNet-Lite2",
+        _efficientnet_lite2,
+        lambda weights: efficientnet_lite.weights_file("lite2"),
+        is_packaged=True,
+    ),
+    "inception": ExtractorSource("Inception", _inception, inception_file),
+    "dinov2": _transformer("dinov2", "DINOv2"),
+    "clip": _transformer("clip", "CLIP"),
+}
 
 
 def load_extractor(
@@ -25,37 +75,14 @@ def load_extractor(
     weights_path: Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    size: int = 112,
 ) -> Extractor:
-    """The extractor of a name.
+    """The extractor of a name; `weights_path` is Inception's weight file, or the folder of DINOv2 or CLIP.
 
-    `weights_path` is Inception's weight file, or the folder of DINOv2 or CLIP; `size` the input side of
-    EfficientNet-Lite2, the others have their own. Raises: UserError for an unknown name or missing weights.
+    Raises: UserError for an unknown name or missing weights.
     """
-    if name == "efficientnet_lite2":
-        return EfficientNetLite2Extractor(efficientnet_lite.load("lite2"), size, device, dtype)
-    if name == "inception":
-        weights = read_weights(inception_file(weights_path))
-        return InceptionExtractor(inception_network(weights), content_hash(weights), device, dtype)
-    if name in KINDS:
-        return TransformerExtractor(name, read_network(name, weights_path), device, dtype)
-    raise _unknown(name)
+    return look_up(EXTRACTORS, name, "metrics.extractor").load(weights_path, device, dtype)
 
 
 def check_extractor(name: str, weights_path: Path | None) -> None:
     """Raises UserError where there is no such extractor, or its weights cannot be had."""
-    if name == "efficientnet_lite2":
-        efficientnet_lite.weights_file("lite2")
-    elif name == "inception":
-        inception_file(weights_path)
-    elif name in KINDS:
-        read_network(name, weights_path)
-    else:
-        raise _unknown(name)
-
-
-def _unknown(name: str) -> UserError:
-    return UserError(
-        f"There is no extractor '{name}' for metrics.extractor{nearest(name, EXTRACTORS)}: "
-        f"use {' or '.join(EXTRACTORS)}."
-    )
+    look_up(EXTRACTORS, name, "metrics.extractor").check(weights_path)

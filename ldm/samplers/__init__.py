@@ -8,19 +8,24 @@ from ldm.samplers.heun import Heun
 from ldm.samplers.loop import Sampler, asked_levels, sample
 from ldm.samplers.plms import PLMS
 from ldm.samplers.spacing import step_indices, time_grid
+from ldm.samplers.table import SAMPLERS, build_sampler, inactive_options, sampler_axes
 from ldm.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
     "PLMS",
+    "SAMPLERS",
     "DPMSolverPlusPlus",
     "Euler",
     "Heun",
     "Sampler",
     "UniPC",
     "asked_levels",
+    "build_sampler",
+    "inactive_options",
     "sample",
+    "sampler_axes",
     "step_indices",
     "time_grid",
 ]

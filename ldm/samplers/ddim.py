@@ -1,13 +1,14 @@
 """DDIM (Song et al. 2021)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ldm.diffusion.model import Denoise, per_image
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.target import eps_from_x0
+from ldm.parts import option
 from ldm.randomness import Noise
 
 
@@ -20,8 +21,10 @@ class DDIM:
     Source: Song et al. 2021, eq. 12 and 16, the latter for any alpha and sigma.
     """
 
+    title: ClassVar[str] = "DDIM"
+
     schedule: Schedule
-    eta: float = 0.0
+    eta: float = option(0.0, low=0, high=1, help="share of the noise that ancestral sampling draws; 0 draws none")
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         """One step; keeps no state."""

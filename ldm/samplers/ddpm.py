@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ldm.diffusion.model import Denoise
 from ldm.diffusion.schedule import Schedule
+from ldm.parts import option
 from ldm.randomness import Noise
 from ldm.samplers.level import level
 
@@ -24,8 +25,10 @@ class DDPM:
     Source: Ho et al. 2020, eq. 7, section 3.2 and Algorithm 2; Kingma et al. 2021, eq. 25 and 26 (any two levels).
     """
 
+    title: ClassVar[str] = "DDPM"
+
     schedule: Schedule
-    variance: str = "small"
+    variance: str = option("small", choices=VARIANCES, help="of the posterior (small), or of the forward step (large)")
 
     def __post_init__(self) -> None:
         if self.variance not in VARIANCES:

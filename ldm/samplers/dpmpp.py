@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,6 +27,8 @@ class DPMSolverPlusPlus:
     The first step, and a last step to the clean end, where lambda is infinite, are of order 1.
     Source: Lu et al. 2022 (DPM-Solver++), Algorithm 2.
     """
+
+    title: ClassVar[str] = "DPM++ 2M"
 
     schedule: Schedule
 

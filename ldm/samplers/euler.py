@@ -1,7 +1,7 @@
 """Euler's method for the probability flow in the coordinates of EDM (Karras et al. 2022)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,6 +17,8 @@ class Euler:
 
     Source: Karras et al. 2022, Algorithm 1 without its correction; Song et al. 2021, section 4.3 (that it is DDIM).
     """
+
+    title: ClassVar[str] = "Euler"
 
     schedule: Schedule
 

@@ -1,7 +1,7 @@
 """Heun's method for the probability flow in the coordinates of EDM (Karras et al. 2022)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ class Heun:
     Where an end has no slope (the clean end, or pure noise) the step is Euler's, with one call.
     Source: Karras et al. 2022, Algorithm 1.
     """
+
+    title: ClassVar[str] = "Heun"
 
     schedule: Schedule
 

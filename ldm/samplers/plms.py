@@ -1,6 +1,7 @@
 """PLMS (Liu et al. 2022): a linear multistep method on noise estimates."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class PLMS:
     Source: Liu et al. 2022 (PNDM), eq. 9 and 12, with the warm-up of CompVis/latent-diffusion and of diffusers'
     `skip_prk_steps`.
     """
+
+    title: ClassVar[str] = "PLMS"
 
     schedule: Schedule
 

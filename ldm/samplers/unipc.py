@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class UniPC:
     The first steps, and a last one to the clean end, where lambda is infinite, are of lower order.
     Source: Zhao et al. 2023, Algorithms 5 to 8 for data prediction, eq. 11, and B_2 of section 3.1.
     """
+
+    title: ClassVar[str] = "UniPC"
 
     schedule: Schedule
     order: int = 2

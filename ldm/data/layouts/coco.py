@@ -7,7 +7,9 @@ Boxes are those of `instances_*.json`, captions those of `captions_*.json`, labe
 import dataclasses
 import posixpath
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ldm.data.annotations.boxes import box_reader, find_boxes
 from ldm.data.annotations.captions import find_captions, listed_captions
@@ -18,6 +20,7 @@ from ldm.data.contract import Split
 from ldm.data.files import Files, ZipFiles, open_files
 from ldm.data.listing import Found, Listing, image_names, make_listing
 from ldm.data.memo import ContentMemo
+from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError
 
 SIDES: dict[str, Split] = {"train": "train", "val": "heldout"}
@@ -72,3 +75,14 @@ def _with_archives(files: Files) -> Files:
         ZipFiles(files.path / name) for name in files.names if name.endswith(".zip") and files.path.is_dir()
     ]
     return UnionFiles(files.path, [files, *zips]) if zips else files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(FileOptions):
+    """COCO 2017 or 2014."""
+
+    title: ClassVar[str] = "data=coco"
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        return open_listed(self, list_coco(self.path, self.places, memo), size, memo)

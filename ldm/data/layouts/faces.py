@@ -6,7 +6,9 @@ so), they are the split. Else FFHQ's images from number 60000 are held out, as i
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from ldm.data.annotations.lookup import AnnotationPlaces, read_text, shown
 from ldm.data.contract import Split
@@ -14,6 +16,7 @@ from ldm.data.files import Files
 from ldm.data.layouts.folder import list_plain
 from ldm.data.listing import FileEntry, Listing
 from ldm.data.memo import ContentMemo
+from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError
 
 FFHQ_HELDOUT = 60000
@@ -74,3 +77,25 @@ def _named(files: Files, source: str, by_stem: Mapping[str, FileEntry]) -> list[
 def _with_sides(listing: Listing, sides: Mapping[str, Split]) -> Listing:
     entries = tuple(dataclasses.replace(entry, split=sides.get(entry.name)) for entry in listing.entries)
     return dataclasses.replace(listing, entries=entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CelebAHQ(FileOptions):
+    """CelebA-HQ."""
+
+    title: ClassVar[str] = "data=celebahq"
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        return open_listed(self, list_celebahq(self.path, self.places, memo), size, memo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FFHQ(FileOptions):
+    """Flickr-Faces-HQ."""
+
+    title: ClassVar[str] = "data=ffhq"
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        return open_listed(self, list_ffhq(self.path, self.places, memo), size, memo)

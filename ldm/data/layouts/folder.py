@@ -9,7 +9,9 @@ subfolders, those are the classes.
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
@@ -19,6 +21,7 @@ from ldm.data.contract import Split
 from ldm.data.files import open_files
 from ldm.data.listing import Found, Listing, image_names, make_listing
 from ldm.data.memo import ContentMemo
+from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 
 TRAIN_FOLDERS = ("train", "training")
 HELDOUT_FOLDERS = ("heldout", "val", "validation", "valid", "test")
@@ -81,3 +84,14 @@ def given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], l
         return [None] * len(paths), list(paths)
     sides: dict[str, Split] = {train: "train", heldout: "heldout"}
     return [sides.get(path[0]) for path in paths], unwrapped([path[1:] for path in paths])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(FileOptions):
+    """Any folder or zip archive of images."""
+
+    title: ClassVar[str] = "data=folder"
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        return open_listed(self, list_folder(self.path, self.places, memo), size, memo)

@@ -9,7 +9,9 @@ import io
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
@@ -19,6 +21,7 @@ from ldm.data.contract import Split
 from ldm.data.files import Files, open_files
 from ldm.data.listing import Found, Listing, image_names, make_listing
 from ldm.data.memo import ContentMemo
+from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError
 
 SIDES: Mapping[str, Split] = {"train": "train", "val": "heldout"}
@@ -149,3 +152,14 @@ def _complete(found: dict[str, str], files: Files, source: str, in_order: Sequen
     if missing is not None:
         raise UserError(f"{shown(files, source)} does not tell the class of {missing}.")
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(FileOptions):
+    """ImageNet (ILSVRC2012)."""
+
+    title: ClassVar[str] = "data=imagenet"
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        return open_listed(self, list_imagenet(self.path, self.places, memo), size, memo)

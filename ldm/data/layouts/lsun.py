@@ -5,7 +5,9 @@ category is read at a time, without classes.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.archives import FilesIn, LmdbFiles, UnionFiles
@@ -13,7 +15,9 @@ from ldm.data.contract import Split
 from ldm.data.files import DirectoryFiles, Files
 from ldm.data.listing import Found, Listing, is_image_name, make_listing
 from ldm.data.memo import ContentMemo
+from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError, nearest
+from ldm.parts import option
 
 SIDES: dict[str, Split] = {"train": "train", "val": "heldout"}
 PLACE = re.compile(r"(?P<category>.+)_(?P<side>train|val)(_lmdb)?")
@@ -58,3 +62,16 @@ def _images(folder: Path, memo: ContentMemo) -> tuple[Files, list[str]]:
     is_database = (folder / "data.mdb").exists()
     files = FilesIn(folder.name, LmdbFiles(folder, memo) if is_database else DirectoryFiles(folder, memo))
     return files, [name for name in files.names if is_database or is_image_name(name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSUN(FileOptions):
+    """One category of LSUN."""
+
+    title: ClassVar[str] = "data=lsun"
+
+    category: str | None = option(None, help="the category, needed where there are several")
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        return open_listed(self, list_lsun(self.path, self.places, memo, self.category), size, memo)

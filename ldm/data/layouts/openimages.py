@@ -5,7 +5,9 @@ Boxes are those of `*train-annotations-bbox.csv` and `*validation-annotations-bb
 """
 
 import posixpath
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ldm.data.annotations.boxes import box_reader, find_boxes
 from ldm.data.annotations.captions import find_captions
@@ -14,6 +16,7 @@ from ldm.data.contract import Split
 from ldm.data.files import open_files
 from ldm.data.listing import Found, Listing, image_names, make_listing
 from ldm.data.memo import ContentMemo
+from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError
 
 SIDES: dict[str, Split] = {"train": "train", "validation": "heldout"}
@@ -40,3 +43,14 @@ def list_openimages(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> 
         "boxes": boxes or find_boxes(files, names, places),
     }
     return make_listing(files, found, annotations=annotations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenImages(FileOptions):
+    """OpenImages."""
+
+    title: ClassVar[str] = "data=openimages"
+
+    def open(self, size: Size, memo: ContentMemo) -> Splits:
+        """Both splits; see `ldm.data.contract.DataSource`."""
+        return open_listed(self, list_openimages(self.path, self.places, memo), size, memo)

@@ -1,0 +1,30 @@
+"""What a denoiser is: options from which its network can be built."""
+
+from typing import ClassVar, Protocol
+
+from torch import nn
+
+
+class Denoiser(Protocol):
+    """A denoiser's options, a frozen dataclass of them (`ldm.parts.option`).
+
+    The network is called as `network(x, index, context=None, concat=None)`, with `context_mask` too where a condition's
+    tokens differ in number. Shapes: x (N, C, h, w), index (N,), context (N, tokens, context_dim), concat (N, C', h, w)
+    with C + C' = `in_channels`; result (N, `out_channels`, h, w), in x's dtype.
+    """
+
+    title: ClassVar[str]
+    context_options: ClassVar[tuple[str, ...]]
+    """Options that mean nothing to a model without context tokens; they are left at their defaults there."""
+
+    @property
+    def halvings(self) -> int:
+        """How often the network halves the side of its input, which must be divisible by two as often."""
+        ...
+
+    def build(self, *, in_channels: int, out_channels: int, latent_side: int, context_dim: int | None) -> nn.Module:
+        """The network with its initial weights, for latents of that side; `in_channels` counts x_t and maps.
+
+        Raises: UserError for options that do not fit each other or the side.
+        """
+        ...
