@@ -30,7 +30,7 @@ from ldm.first_stage.initialisation import INITIALISATIONS
 from ldm.metrics.extractors import EXTRACTORS
 from ldm.parts import defaults_of, look_up
 from ldm.pretrained import lpips
-from ldm.samplers import inactive_options
+from ldm.samplers import inactive_options, own_options
 from ldm.samplers.spacing import FINALS, SPACINGS
 
 AUTO = "auto"
@@ -367,6 +367,7 @@ def _settle_tuning(config: dict[str, Any], facts: DataFacts) -> None:
 
 def _resolve_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
     """The sampler's settings without those that it does not read, and with the steps that `nfe` stands for."""
+    own_options(config["sampler"]["name"], config["sampler"])
     inactive = inactive_options(config["sampler"]["name"])
     settings = {key: value for key, value in config["sampler"].items() if key not in inactive}
     calls = settings.pop("nfe", None)

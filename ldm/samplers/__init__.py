@@ -8,7 +8,7 @@ from ldm.samplers.heun import Heun
 from ldm.samplers.loop import Sampler, asked_levels, sample
 from ldm.samplers.plms import PLMS
 from ldm.samplers.spacing import step_indices, time_grid
-from ldm.samplers.table import SAMPLERS, build_sampler, inactive_options, sampler_axes
+from ldm.samplers.table import SAMPLERS, build_sampler, inactive_options, own_options, sampler_axes
 from ldm.samplers.unipc import UniPC
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "asked_levels",
     "build_sampler",
     "inactive_options",
+    "own_options",
     "sample",
     "sampler_axes",
     "step_indices",

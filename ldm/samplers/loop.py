@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,13 @@ from ldm.randomness import Noise
 
 
 class Sampler(Protocol):
-    """Takes one step from noise level t to the smaller s; `state` is what it wants to remember (None at first)."""
+    """Takes one step from noise level t to the smaller s; `state` is what it wants to remember (None at first).
+
+    A frozen dataclass with a field `schedule`; its other fields are its options (`ldm.parts.option`).
+    """
+
+    title: ClassVar[str]
+    """What tables and figures call it."""
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         """x_s, and the state for the next step."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm.diffusion.schedule import Schedule
-from ldm.parts import checked, look_up, options_of
+from ldm.parts import checked, checked_options, look_up, options_of
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp import DPMSolverPlusPlus
@@ -30,13 +30,20 @@ AXES = ("steps", "eta", "variance", "spacing", "final", "clip")
 
 
 def build_sampler(name: str, schedule: Schedule, settings: Mapping[str, Any]) -> Sampler:
-    """The sampler of a name, which takes its own options from the settings and lets the others be.
+    """The sampler of a name with its own options of these settings, which may hold others.
+
+    Raises: UserError for an unknown name, or an option that is not allowed.
+    """
+    return checked(look_up(SAMPLERS, name, "sampler"), own_options(name, settings), "sampler", schedule=schedule)
+
+
+def own_options(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sampler reads of these settings, checked.
 
     Raises: UserError for an unknown name, or an option that is not allowed.
     """
     part = look_up(SAMPLERS, name, "sampler")
-    own = {key: settings[key] for key in options_of(part) if key in settings}
-    return checked(part, own, "sampler", schedule=schedule)
+    return checked_options(part, {key: settings[key] for key in options_of(part) if key in settings}, "sampler")
 
 
 def inactive_options(name: str) -> frozenset[str]:

@@ -12,6 +12,7 @@ from ldm.diffusion.target import (
     x0_from_prediction,
     x0_from_v,
 )
+from ldm.errors import UserError
 
 
 @pytest.fixture(params=["variance-preserving", "straight"])
@@ -85,5 +86,5 @@ def test_an_unknown_target_is_refused(noised):
         lambda: target_of("score", x0, eps, alpha, sigma),
         lambda: x0_from_prediction("score", eps, x_t, alpha, sigma),
     ):
-        with pytest.raises(ValueError, match="no target 'score': use one of eps, x0, v, flow"):
+        with pytest.raises(UserError, match="target=score is none of eps, x0, v, flow"):
             call()

@@ -10,6 +10,7 @@ from ldm.diffusion import DenoisingModel, VariancePreservingSchedule, make_sched
 from ldm.diffusion.schedule import SCHEDULES
 from ldm.diffusion.target import TARGETS, target_of, x0_from_prediction
 from ldm.diffusion.weighting import WEIGHTINGS, loss_weight
+from ldm.errors import UserError
 
 ALL = torch.arange(1000)
 
@@ -119,7 +120,7 @@ def test_weights_are_finite_where_no_signal_is_left(target, weighting):
 
 def test_unknown_names_are_refused():
     schedule = make_schedule("flow")
-    with pytest.raises(ValueError, match="no weighting 'snr': use one of plain, min_snr, likelihood"):
+    with pytest.raises(UserError, match="weighting=snr is none of plain, min_snr, likelihood, did you mean 'min_snr'"):
         loss_weight("snr", "eps", schedule, torch.tensor([0.5]))
-    with pytest.raises(ValueError, match="no target 'score'"):
+    with pytest.raises(UserError, match="target=score is none of"):
         loss_weight("min_snr", "score", schedule, torch.tensor([0.5]))

@@ -1,13 +1,12 @@
-"""conf/data: every set that can be opened has a config, whose keys are those that opening it takes."""
-
-import inspect
+"""conf/data: every set that can be opened has a config, whose keys are its options."""
 
 import pytest
 
 from experiments.compose import composed
 from experiments.resolve import with_scale_sizes
 from experiments.schema import CONF
-from ldm.data import SOURCES, open_splits
+from ldm.data import SOURCES
+from ldm.parts import options_of
 
 
 def test_there_is_a_config_for_every_set() -> None:
@@ -15,9 +14,8 @@ def test_there_is_a_config_for_every_set() -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_its_keys_are_arguments_and_its_sizes_come_from_the_scale(name: str) -> None:
+def test_its_keys_are_options_and_its_sizes_come_from_the_scale(name: str) -> None:
     values = composed([f"data={name}", "scale=paper"], needs_path=False)
-    known = set(inspect.signature(open_splits).parameters)
-    assert set(values["data"]) <= known
+    assert set(values["data"]) <= {"name", *options_of(SOURCES[name])}
     assert values["data"]["name"] == name
     assert with_scale_sizes(values)["resolution"] == (32 if name == "cifar10" else 256)

@@ -8,7 +8,7 @@ from ldm.conditioning import ClassConditioning, Condition
 from ldm.diffusion import make_schedule
 from ldm.errors import UserError
 from ldm.interop import Loaded, RawConditioning
-from ldm.interop.sampling import SAMPLERS
+from ldm.samplers import SAMPLERS
 
 SCHEDULE = make_schedule("scaled_linear")
 VARIANCE = 0.25
@@ -79,9 +79,10 @@ def test_a_raw_condition_and_what_was_made_of_it_are_the_same(noise):
     [
         ({"sampler": "dimm"}, "sampler=dimm is none of .*, did you mean 'ddim'"),
         ({"sampler": "plms", "eta": 1.0}, "eta=1.0 is an option of sampler=ddim, not of plms"),
-        ({"spacing": "even"}, "no spacing 'even'"),
-        ({"steps": 0}, "outside 1 to 1000"),
-        ({"final": "dirty"}, "no final 'dirty'"),
+        ({"eta": 2.0}, r"sampler\.eta=2\.0 is no number from 0 to 1"),
+        ({"spacing": "even"}, "sampler.spacing=even is none of"),
+        ({"steps": 0}, "sampler.steps=0 is no whole number from 1 to 1000"),
+        ({"final": "dirty"}, "sampler.final=dirty is none of clean, alpha0"),
         ({"guidance_scale": 2.0}, "needs null_condition"),
         ({"condition": torch.tensor([1, 2, 3])}, "unconditional"),
         ({"x_T": torch.zeros(1, 3, 4, 4)}, r"x_T has shape \(1, 3, 4, 4\), but the model's latents have 2 channels"),

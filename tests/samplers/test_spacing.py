@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.errors import UserError
 from ldm.samplers import step_indices, time_grid
 from ldm.samplers.spacing import FINALS, SPACINGS
 
@@ -58,12 +59,12 @@ def test_a_schedule_of_another_length_keeps_the_proportions():
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_impossible_numbers_of_steps_are_refused(steps):
-    with pytest.raises(ValueError, match=rf"sampler.steps={steps} is outside 1 to 1000"):
+    with pytest.raises(UserError, match=rf"sampler\.steps={steps} is no whole number from 1 to 1000"):
         step_indices("uniform", steps)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="no spacing 'cubic': use one of uniform, quadratic, leading, trailing"):
+    with pytest.raises(UserError, match="spacing=cubic is none of uniform, quadratic, leading, trailing"):
         step_indices("cubic", 10)
-    with pytest.raises(ValueError, match="no final 'noisy': use one of clean, alpha0"):
+    with pytest.raises(UserError, match="final=noisy is none of clean, alpha0"):
         time_grid("uniform", 10, "noisy")
