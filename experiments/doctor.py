@@ -32,8 +32,8 @@ from experiments.store import Store
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
 from ldm.errors import UserError
-from ldm.metrics import vision_transformers
 from ldm.metrics.distribution import KINDS, metric_name
+from ldm.metrics.extractors import EXTRACTORS
 from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
 from ldm.pretrained.torchvision_ops import ensure_torchvision
@@ -114,8 +114,9 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
         is_needed = variant == "lite2" or f"efficientnet_{variant}" in wanted
         yield _weight(f"EfficientNet-{variant}", is_needed, partial(efficientnet_lite.weights_file, variant))
     yield _weight("Inception", "inception" in wanted, partial(_inception, judges.get("inception")))
-    for name in filter(judges.__contains__, vision_transformers.KINDS):  # always in one order
-        yield _weight(f"extractor {name}", True, partial(_transformer, name, judges[name]))
+    for name in EXTRACTORS:  # always in one order
+        if name in judges and name not in ("efficientnet_lite2", "inception"):
+            yield _weight(f"extractor {name}", True, partial(_extractor, name, judges[name]))
     for network in lpips.TRUNKS:
         path = values["ae"].get("loss", {}).get("perceptual_path") if f"lpips_{network}" in wanted else None
         yield _weight(f"LPIPS {network}", f"lpips_{network}" in wanted, partial(_lpips, network, path))
@@ -334,11 +335,9 @@ def _inception(weights: str | None) -> Path:
     return path
 
 
-def _transformer(name: str, given: str | None) -> Path:
-    folder = Path(given).expanduser() if given else None
-    vision_transformers.read_network(name, folder)
-    assert folder is not None  # or it would have been refused
-    return max(folder.glob("*.safetensors"), key=lambda file: file.stat().st_size)
+def _extractor(name: str, given: str | None) -> Path:
+    found = EXTRACTORS[name].find(Path(given).expanduser() if given else None)
+    return max(found.glob("*.safetensors"), key=lambda file: file.stat().st_size) if found.is_dir() else found
 
 
 def _lpips(network: str, given: str | None) -> Path:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,13 +28,13 @@ class ExtractorSource:
     """Where an extractor comes from.
 
     `load(weights, device, dtype)` gives it, `weights` being the path of its weights or None for where they are looked
-    for; `check(weights)` raises UserError where they cannot be had. `is_packaged` says that they come with a package,
-    so that no path can be given.
+    for; `find(weights)` is the file or folder of the weights, and raises UserError where they cannot be had. `is_packaged`
+    says that they come with a package, so that no path can be given.
     """
 
     title: str
     load: Callable[[Path | None, torch.device | str, torch.dtype], Extractor]
-    check: Callable[[Path | None], object]
+    find: Callable[[Path | None], Path]
     is_packaged: bool = False
 
 
@@ -54,7 +53,12 @@ def _transformer(kind: str, title: str) -> ExtractorSource:
     def load(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
         return TransformerExtractor(kind, read_network(kind, weights), device, dtype)
 
-    return ExtractorSource(title, load, partial(read_network, kind))
+    def find(weights: Path | None) -> Path:
+        read_network(kind, weights)
+        assert weights is not None  # or it would have been refused
+        return weights
+
+    return ExtractorSource(title, load, find)
 
 
 EXTRACTORS: Final[Mapping[str, ExtractorSource]] = {
@@ -85,4 +89,4 @@ def load_extractor(
 
 def check_extractor(name: str, weights_path: Path | None) -> None:
     """Raises UserError where there is no such extractor, or its weights cannot be had."""
-    look_up(EXTRACTORS, name, "metrics.extractor").check(weights_path)
+    look_up(EXTRACTORS, name, "metrics.extractor").find(weights_path)

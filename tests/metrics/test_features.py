@@ -150,9 +150,8 @@ def test_batches_with_and_without_logits_do_not_mix():
 
 
 def test_an_unknown_extractor_is_one_sentence_with_the_nearest_name():
-    with pytest.raises(
-        UserError, match=r"extractor=inceptoin is none of efficientnet_lite2, inception.*did you mean 'inception'\?"
-    ):
+    said = r"extractor=inceptoin is none of efficientnet_lite2, inception.*did you mean 'inception'\?"
+    with pytest.raises(UserError, match=said):
         load_extractor("inceptoin")
 
 
