@@ -27,9 +27,9 @@ EXTRACTION_SIDE: Final = 112
 class ExtractorSource:
     """Where an extractor comes from.
 
-    `load(weights, device, dtype)` gives it, `weights` being the path of its weights or None for where they are looked
-    for; `find(weights)` is the file or folder of the weights, and raises UserError where they cannot be had. `is_packaged`
-    says that they come with a package, so that no path can be given.
+    `load(weights, device, dtype)` gives it; `weights` is the path of its weights, None for where they are looked for.
+    `find(weights)` is the file or folder that they are read from, and raises UserError where they cannot be had.
+    `is_packaged` says that they come with a package, so that no path can be given.
     """
 
     title: str

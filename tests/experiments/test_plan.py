@@ -1,7 +1,9 @@
 """Identities: what changes them, what must not, and which settings are refused."""
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from experiments import build
 from experiments.conditions import DataFacts, Vocabulary, larger_maps
 from experiments.plan import ON_REQUEST, OPTIONAL, PARENTS, make_plan
 from ldm.errors import UserError
+from ldm.parts import option
 from ldm.records import STAGES
+from ldm.samplers import SAMPLERS
 from ldm.training.flops import count_flops
 
 ALWAYS = set(STAGES) - set(ON_REQUEST)
@@ -212,6 +216,30 @@ def test_settings_of_other_samplers_are_in_no_identity(sampler):
     assert set(base.config["sampler"]) - {"eta", "variance"} == {"name", "steps", "spacing", "final", "clip", "seed"}
 
 
+def test_an_option_of_a_new_sampler_is_in_the_identity_of_its_samples_alone(monkeypatch):
+    @dataclass(frozen=True)
+    class Toy:
+        title: ClassVar[str] = "Toy"
+        schedule: Any
+        share: float = option(0.5, above=0, high=1, help="of the way")
+
+        def step(self, denoise, x_t, t, s, state, noise):
+            return x_t + self.share * (denoise(x_t, t) - x_t), None
+
+    monkeypatch.setitem(SAMPLERS, "toy", Toy)
+
+    def plan(name, share):
+        settings = settings_of()
+        settings["sampler"] |= {"name": name, "share": share}
+        return make_plan(settings, FACTS)
+
+    assert changed(plan("toy", 0.5), plan("toy", 0.25)) == {"samples", "evaluation"}
+    assert plan("toy", 0.5).config["sampler"].keys() == {"name", "share", "steps", "spacing", "final", "clip", "seed"}
+    assert changed(plan("ddim", 0.5), plan_of()) == set()
+    with pytest.raises(UserError, match=r"sampler\.share=0 is no number above 0 and up to 1"):
+        plan("toy", 0)
+
+
 @pytest.mark.parametrize("setting", ["guidance.interval=[0.2,0.8]", "guidance.rescale=0.5"])
 def test_how_guidance_acts_is_inactive_where_there_is_none(setting):
     assert not changed(plan_of(), plan_of(setting))
@@ -332,6 +360,12 @@ def test_what_a_stage_needs_stands_before_it():
         (["sampler.nfe=0"], ["sampler.nfe=0", "above 0"]),
         (["sampler.nfe=1", "guidance.scale=2"], ["sampler.nfe=1", "one step of sampler=ddim"]),
         (["sampler=ddpm", "sampler.variance=larg"], ["sampler.variance=larg", "did you mean 'large'?"]),
+        (["sampler.eta=2"], ["sampler.eta=2 is no number from 0 to 1"]),
+        (["sampler.name=dimm"], ["sampler=dimm is none of ddim, ddpm", "did you mean 'ddim'?"]),
+        (["denoiser.name=unett"], ["denoiser.name=unett is none of unet", "did you mean 'unet'?"]),
+        (["denoiser.name=unett", "trainer.budget=flops"], ["denoiser.name=unett is none of unet"]),
+        (["denoiser.dropout=1"], ["denoiser.dropout=1 is no number from 0 on and below 1"]),
+        (["denoiser.channel_mult=two"], ["denoiser.channel_mult=two is no list of numbers above 0"]),
         (["sampler.spacing=trailin"], ["sampler.spacing=trailin", "did you mean 'trailing'?"]),
         (["diffusion.target=flwo"], ["diffusion.target=flwo", "did you mean 'flow'?"]),
         (["diffusion.schedule=cosin"], ["diffusion.schedule=cosin", "did you mean 'cosine'?"]),

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.first_stage.perceptual import EfficientNetPerceptual
+from ldm.errors import UserError
+from ldm.first_stage.perceptual import PERCEPTUAL_LOSSES, EfficientNetPerceptual, load_perceptual_loss
 from ldm.pretrained.efficientnet_lite import load
 
 
@@ -103,3 +104,19 @@ def test_bfloat16_autocast_gives_float32_close_to_exact(network):
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, exact, rtol=0.03, atol=0)
     assert not torch.equal(coarse, exact)
+
+
+@pytest.mark.parametrize("name", PERCEPTUAL_LOSSES)
+def test_every_loss_of_the_table_loads_or_says_what_is_missing(name, tmp_path):
+    if name.startswith("lpips"):
+        with pytest.raises(UserError, match="absent"):
+            load_perceptual_loss(name, tmp_path / "absent")
+        return
+    loss = load_perceptual_loss(name)
+    assert (loss is None) == (name == "none")
+    assert loss is None or loss.name == f"{name}_perceptual"
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"perceptual=lpips_vg is none of .*none, did you mean 'lpips_vgg'\?"):
+        load_perceptual_loss("lpips_vg")

@@ -7,7 +7,6 @@ Boxes are those of `instances_*.json`, captions those of `captions_*.json`, labe
 import dataclasses
 import posixpath
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -77,7 +76,7 @@ def _with_archives(files: Files) -> Files:
     return UnionFiles(files.path, [files, *zips]) if zips else files
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Coco(FileOptions):
     """COCO 2017 or 2014."""
 

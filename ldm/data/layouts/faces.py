@@ -6,7 +6,6 @@ so), they are the split. Else FFHQ's images from number 60000 are held out, as i
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -79,7 +78,7 @@ def _with_sides(listing: Listing, sides: Mapping[str, Split]) -> Listing:
     return dataclasses.replace(listing, entries=entries)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CelebAHQ(FileOptions):
     """CelebA-HQ."""
 
@@ -90,7 +89,7 @@ class CelebAHQ(FileOptions):
         return open_listed(self, list_celebahq(self.path, self.places, memo), size, memo)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FFHQ(FileOptions):
     """Flickr-Faces-HQ."""
 

@@ -9,7 +9,6 @@ subfolders, those are the classes.
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -86,7 +85,7 @@ def given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], l
     return [sides.get(path[0]) for path in paths], unwrapped([path[1:] for path in paths])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Folder(FileOptions):
     """Any folder or zip archive of images."""
 

@@ -1,7 +1,6 @@
 """Places365 as it is handed out, without its classes: `data_256/` and `val_256/` (or `_large`), or `train/`, `val/`."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,7 +27,7 @@ def list_places(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> List
     return dataclasses.replace(listing, entries=tuple(entries))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Places(FileOptions):
     """Places365, without its classes."""
 
