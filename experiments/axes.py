@@ -7,6 +7,7 @@ from typing import Any
 from experiments import published
 from experiments.conditions import conditions_of, sample_size, task_of
 from experiments.resolve import shift_name
+from ldm.samplers import sampler_axes
 
 OF_DATA = ("data", "resolution", "scale")
 OF_REFERENCE = (*OF_DATA, "extractor")
@@ -27,7 +28,7 @@ OF_MODEL = (
 OF_LATENTS = ("conditioning", "latent_scale", "schedule", "shift")
 """Of a model, what its latents, its noise levels and its budget decide."""
 
-SAMPLER_OPTIONS = ("steps", "eta", "variance", "spacing", "final", "clip")
+SAMPLER_OPTIONS = sampler_axes()
 OF_SAMPLES = (
     "sampler",
     *SAMPLER_OPTIONS,

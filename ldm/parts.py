@@ -117,8 +117,16 @@ def option(
     Without a default it must be given. The range is from `low` to `high`, ends included, or within `above` and `below`,
     ends excluded. `choices` may be a table, whose names they then are.
     """
-    told = {"help": help, "low": low, "high": high, "above": above, "below": below, "choices": choices, "unit": unit}
-    return field(default=default, metadata=told)
+    declared = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "choices": choices,
+        "unit": unit,
+    }
+    return field(default=default, metadata=declared)
 
 
 @cache

@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_plans import settings_of
 
 from experiments.generate import AskedConditions, Generator, generate
-from experiments.scoring import window_protocol, windows
 from experiments.pictures import save_grid, to_uint8
+from experiments.scoring import window_protocol, windows
 from experiments.stages.samples import _columns
 from ldm.conditioning.contract import Unconditional
 from ldm.data.fields import Fields
