@@ -126,7 +126,7 @@ def option(
         "choices": choices,
         "unit": unit,
     }
-    return field(default=default, metadata=declared)
+    return field(default=default, metadata=asked)
 
 
 @cache
