@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
 import functools
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -17,13 +15,11 @@ from torch import nn
 from experiments import published
 from experiments.conditions import BuildContext, Encode, fields_of, tau_theta
 from experiments.data_facts import Vocabulary
-from experiments.resolve import AUTO, denoiser_settings, options_of_denoiser
+from experiments.tables import options_of_denoiser
 from ldm.conditioning import Conditioning
 from ldm.data.contract import ImageCache
 from ldm.data.fields import Fields
-from ldm.denoiser import UNetOptions
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
-from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError
 from ldm.first_stage.build import build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
@@ -36,12 +32,13 @@ from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
 from ldm.metrics.features import Extractor
 from ldm.metrics.perceptual import perceptual_distances
-from ldm.parts import defaults_of
 from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
-from ldm.samplers import Sampler, asked_levels, build_sampler, time_grid
+from ldm.samplers import Sampler, build_sampler, time_grid
 from ldm.training import precision as precision_rule
-from ldm.training.flops import count_flops
+
+AUTO = "auto"
+"""The value of guidance.scale that asks for a stage of its own to find it."""
 
 
 def command_line() -> str:
@@ -213,33 +210,6 @@ def guidance(settings: Mapping[str, Any]) -> Guidance:
     return Guidance(settings["scale"], (low, high), settings.get("rescale", 0.0))
 
 
-def network_calls(config: Mapping[str, Any]) -> int:
-    """Network evaluations (NFE) that one image costs under a resolved config, those of guidance counted twice.
-
-    Of a scale that is still to be found: what it costs at most.
-    """
-    given = config["guidance"]
-    settled = {**given, "scale": max(given["candidates"])} if given["scale"] == AUTO else given
-    chosen, guides = sampler(config["sampler"], schedule(config["diffusion"])), guidance(settled)
-    return sum(2 if guides.acts_at(t) else 1 for t in asked_levels(chosen, time_grid_of(config["sampler"])))
-
-
-def steps_within(config: Mapping[str, Any], calls: int) -> int:
-    """The most steps of the configured sampler, its spacing and guidance, that cost at most so many network calls.
-
-    Raises: UserError for a number that is no budget, or not enough for a single step.
-    """
-    if not isinstance(calls, int) or calls < 1:
-        raise UserError(f"sampler.nfe={calls} is not a whole number of network calls above 0")
-    candidates = range(1, min(calls, STEPS) + 1)
-    steps = bisect.bisect_right(
-        candidates, calls, key=lambda n: network_calls({**config, "sampler": {**config["sampler"], "steps": n}})
-    )
-    if steps == 0:
-        raise UserError(f"sampler.nfe={calls} is less than one step of sampler={config['sampler']['name']} costs here")
-    return steps
-
-
 def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
     """The network that judges, loaded once a process. Raises UserError where its weights cannot be had."""
     return _extractor(settings["name"], settings["weights"], settings["precision"], device)
@@ -309,54 +279,3 @@ def time_grid_of(settings: Mapping[str, Any]) -> torch.Tensor:
 def parameters(module: nn.Module) -> int:
     """How many parameters a module has."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-SMALL_DENOISER_SHARE = 0.01
-"""Of the FLOPs of the main training, what the small denoiser that looks at a latent space may spend."""
-
-
-def small_denoiser_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A UNet without conditions, of two levels; of one four times as wide where the latent's side is under 4 or odd."""
-    side = config["data"]["resolution"] // config["ae"]["f"]
-    sizes = config["scale"]["small_denoiser"]
-    settings = {**defaults_of(UNetOptions), **sizes, "channel_mult": [1, 2], "attention_sides": [], "num_heads": None}
-    if side < 4 or side % 2:  # a level of side 1 needs channels, or its norms would leave nothing
-        settings |= {"channel_mult": [1], "model_channels": 4 * sizes["model_channels"]}
-    return settings
-
-
-def images_of_small_denoiser(config: Mapping[str, Any], known: Vocabulary) -> int:
-    """Images after which the small denoiser has spent its share of the main training's FLOPs, one batch at least."""
-    ae, side, trainer = config["ae"], config["data"]["resolution"] // config["ae"]["f"], config["trainer"]
-    each = _flops_of_training_image(_text(small_denoiser_settings(config)), "{}", ae["channels"], side, ae["f"], known)
-    budget = SMALL_DENOISER_SHARE * trainer["images"] * flops_per_training_image(config, ae["f"], known)
-    return max(int(trainer["batch"]), round(budget / each))
-
-
-def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabulary) -> float:
-    """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device.
-
-    What the user set of the denoiser stands; the rest is the scale's for that f, so `config` is one not yet filled in.
-    """
-    if f == config["ae"]["f"]:
-        channels = config["ae"]["channels"]
-    else:
-        channels = 3 if f == 1 else config["scale"]["first_stage"]["latent_channels"][f]
-    settings, side = denoiser_settings(config, f), config["data"]["resolution"] // f
-    return _flops_of_training_image(_text(settings), _text(config["conditioning"]), channels, side, f, known)
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True)
-
-
-@functools.lru_cache
-def _flops_of_training_image(
-    settings: str, condition_settings: str, channels: int, side: int, f: int, known: Vocabulary
-) -> float:
-    """The same from groups as JSON: a sweep plans many cells of one network."""
-    with torch.device("meta"):
-        conditions = conditioning(json.loads(condition_settings), known, {"f": f, "channels": channels})
-        network = denoiser(json.loads(settings), channels, side, conditions)
-        x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
-    return count_flops(lambda: network(x, index, given.context, given.concat).sum().backward())

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import build
+from experiments.budget import network_calls
 from experiments.cli import with_scale
 from experiments.compose import composed, exit_code, settings_only, swept
 from experiments.conditions import CONDITIONS, annotations_read, conditions_of, sample_size
@@ -155,7 +156,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     is_known = facts is not None or declared.tells(conditions_of(config))
     known = (facts or declared.as_facts()).vocabulary(annotations_read(config))
     denoiser = count_denoiser(config, first_stage.latent_shape, known, is_known)
-    calls = build.network_calls(config)
+    calls = network_calls(config)
     if build.is_trained(config["ae"]) and first_stage.step is None:
         notes = [
             *notes,

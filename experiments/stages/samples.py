@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import settled_guidance, trained_probe
+from experiments.budget import network_calls
 from experiments.condition_pictures import save_condition_grid
 from experiments.conditions import DataFacts, conditions_of, task_weights
 from experiments.conditions.scores import Values
@@ -191,9 +192,7 @@ def _collected(
         write_atomically(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
     shutil.rmtree(job.folder / "parts")
     guidance = settled_guidance(job)
-    calls = build.network_calls(
-        {**config, "guidance": guidance, "diffusion": job.parent("diffusion").settings["diffusion"]}
-    )
+    calls = network_calls({**config, "guidance": guidance, "diffusion": job.parent("diffusion").settings["diffusion"]})
     flops = flops_per_image(source, asked)
     denoise_flops = flops.denoise(calls, guided=guidance["scale"] != 1)
     denoise, decode = (float(value) for value in seconds)
