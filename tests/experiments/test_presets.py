@@ -16,7 +16,8 @@ from program import records, run
 from tiny_plans import changed
 
 from analysis import papers
-from experiments import build, describe
+from experiments import build
+from experiments.commands import describe
 from experiments.compose import composed, settings_only, swept
 from experiments.conditions import Vocabulary, annotations_read
 from experiments.main import plan_of
