@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from analysis import protocols, text
 from analysis.collect import ALL_AXES, TUNED, Study, Tuning
 from analysis.compare import ALIKE, LEVEL, REPEATED, Mean, compare, mean_over_seeds, one_cell, one_value, seed_factor
-from analysis.figures import headline, metric_title
+from analysis.headline import headline, metric_title
 from analysis.labels import row_label
 from ldm.records import ResultRow
 

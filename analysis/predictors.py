@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from analysis import protocols
 from analysis.collect import Study
-from analysis.figures import headline, metric_title
+from analysis.headline import headline, metric_title
 from analysis.text import table
 
 LEAST = 4

@@ -20,6 +20,8 @@ INK = "#222222"
 MUTED = "#6b6b6b"
 FAINT = "#b5b5b5"
 FLOOR = "#3a7d44"
+TITLE_WIDTH = 52
+"""Characters of a panel's title on a line."""
 
 # Plasma without its pale end: ordered in lightness, told apart under the common colour blindnesses.
 COLOUR_OF_F = {1: "#0d0887", 2: "#5b02a3", 4: "#9a179b", 8: "#cb4678", 16: "#e97158", 32: "#f0a02c", 64: "#c9b500"}

@@ -9,8 +9,9 @@ import pandas as pd
 from analysis import fairness, memorisation, protocols, text
 from analysis.collect import COST_COLUMNS, Study, choices, family_name
 from analysis.compare import LEVEL, REPEATED, Table, by_cell, one_cell, tables
-from analysis.figures import compared_images, headline, metric_title, rate_metrics
+from analysis.headline import compared_images, headline, metric_title
 from analysis.labels import named_value, row_label
+from analysis.rates import rate_metrics
 from ldm.records import LeftOut
 
 GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|fid_infinity$|sfd_|sfid$|cmmd_|is_|is$)"

@@ -86,7 +86,7 @@ def test_rates_of_several_protocols_are_never_averaged(study):
 
 def test_cells_that_found_their_guidance_share_a_panel(study):
     frame = study.frame.assign(guidance_rule="tuned", guidance_scale=study.frame["steps"].astype(float))
-    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](replace(study, frame=frame)).axes]
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"].draw(replace(study, frame=frame)).axes]
     assert titles == [""]
 
 

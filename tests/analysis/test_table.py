@@ -48,7 +48,7 @@ def test_floors_name_the_splits_that_were_compared(tmp_path, reference, measured
     study = read_study(tmp_path)
     _, *lines = section(markdown(study), "Floors")
     assert {tuple(line[:2]) for line in lines} == {(measured, against), (f"{measured} through KL f=4", against)}
-    legend = {text.get_text() for text in FIGURES["quality_vs_f"](study).legends[0].get_texts()}
+    legend = {text.get_text() for text in FIGURES["quality_vs_f"].draw(study).legends[0].get_texts()}
     assert {f"floor: {measured} against {against}", f"floor: decoded {measured}"} < legend
 
 

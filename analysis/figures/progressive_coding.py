@@ -19,7 +19,7 @@ FEWEST_BITS = 1e-4
 """Rates below are not drawn: nothing has arrived yet."""
 
 
-def progressive_coding(study: Study) -> Figure:
+def draw(study: Study) -> Figure:
     """Bits a dimension of the image received up to x_t against the RMSE of the guess of x_0, one line a model."""
     figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
     axes.set_xscale("log")
@@ -97,3 +97,8 @@ def _draw_published(axes: Axes) -> Line2D:
     points = points[points["bits_per_dim"] > FEWEST_BITS]
     axes.plot(points["bits_per_dim"], points["rmse255"], "x", color=style.INK, markersize=5)
     return style.key("published: DDPM on CIFAR-10", marker="x")
+
+
+def has_data(study: Study) -> bool:
+    """Whether progressive coding was measured."""
+    return bool(study.coding)

@@ -1,0 +1,60 @@
+"""Floors of the headline metric: what real images, and held-out images that were encoded and decoded, score."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis import protocols, style
+from analysis.collect import Study
+from analysis.figures.notes import listed
+from analysis.figures.panels import OF_FIRST_STAGE, Panel
+from analysis.headline import Headline
+
+
+def floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
+    """The floor's rows; the Frechet distance is biased by n, so its floor counts only at the same n.
+
+    None where its own rows follow several protocols, of which a mean would say nothing.
+    """
+    rows = study.frame[study.frame["metric"] == metric]
+    if protocols.mixed(rows):
+        rows = rows.iloc[:0]
+    same = rows[rows["n"] == like.n]
+    if like.is_kernel and same.empty:
+        same = rows
+    return same
+
+
+def decoded_floor(study: Study, metric: Headline, panel: Panel) -> pd.DataFrame:
+    """The floor of the panel's own first stages by f: the mean over their seeds."""
+    shown = panel.rows[OF_FIRST_STAGE].drop_duplicates()
+    rows = floor(study, metric.decoded, metric).merge(shown, on=OF_FIRST_STAGE)
+    return rows.groupby("f", as_index=False)[["value"]].mean()
+
+
+def floor_note(study: Study, metric: Headline) -> str:
+    """What to know of floors that were measured with another number of images than the samples."""
+    floors = study.frame[study.frame["metric"].isin([metric.real, metric.decoded])]
+    if protocols.mixed(floors):
+        return "Floors are not drawn: they follow several protocols (table.md has them)."
+    counts = sorted(set(floors["n"]))
+    if not counts or counts == [metric.n]:
+        return ""
+    if metric.is_kernel:
+        return "" if metric.n in counts else f"Floors are measured at n = {listed(counts)}."
+    return f"Only floors of the same n are drawn (measured: {listed(counts)}): the Fréchet distance depends on n."
+
+
+def draw_decoded(axes: Axes, decoded: pd.DataFrame) -> None:
+    """Marks the decoded floor of each f on the axis of the values."""
+    for point in decoded.to_dict("records"):
+        axes.plot(
+            0.0,
+            point["value"],
+            marker=">",
+            color=style.colour(point["f"]),
+            markersize=6,
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+            linestyle="",
+            zorder=5,
+        )

@@ -1,0 +1,192 @@
+"""First stages in the plane of bits per pixel against distortion, with codecs on the same images."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import overlays, protocols, style
+from analysis.collect import Codec, CodedLatents, Study, codec_curves
+from analysis.compare import SeedFactor, one_cell, seed_factor
+from analysis.figures.notes import counted, facts_of, listed, notes_of
+from analysis.figures.panels import OF_FIRST_STAGE, mean_of
+from analysis.labels import codec_marks, codec_note, is_given, named_value, told_apart
+from analysis.rates import RATE_NOTES, RATE_OF, RATE_SHORT, rate_metrics
+from analysis.style import PointLabel
+
+
+def draw(study: Study) -> Figure:
+    """First stages in the plane of bits per pixel against distortion, with codecs on the same images."""
+    rows = study.frame[study.frame["stage"] == "reconstruction"]
+    curves = codec_curves(study.codecs)
+    figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
+    points = _rate_points(rows)
+    distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
+    mixed = protocols.mixed(distortions)
+    letters = {name: mark for name, mark in protocols.letters(study.frame).items() if name in mixed}
+    present = [name for name in RATE_OF if not points.empty and name in set(points["regulariser"])]
+    named = [RATE_SHORT[name] for name in present if name in RATE_SHORT]
+    keys = style.family_keys(present)
+    if not points.empty:
+        keys.append(style.key("cruder bound", marker="o", color=style.MUTED, markerfacecolor="white"))
+    keys += [
+        style.key(style.CODEC_NAME[name], color=style.CODEC_COLOUR[name], linestyle=":", linewidth=1.8)
+        for name in style.CODEC_COLOUR
+        if name in {codec for codec, _ in curves}
+    ]
+    if study.coded_latents:
+        keys.append(style.key("KL latents in steps, coded", marker=".", color=style.MUTED, linestyle=":"))
+    pending: list[tuple[Axes, list[PointLabel]]] = []
+    for axes, column, label in (
+        (grid[0][0], "rmse", "distortion: RMSE on 0–255 (lower is better)"),
+        (grid[0][1], "psnr", "PSNR in dB (higher is better)"),
+    ):
+        axes.set_ylabel(label)
+        axes.set_xlabel(f"rate in bits per pixel\n({listed([*named, 'codecs without headers'])})")
+        if points.empty and not curves:
+            style.empty(axes, "no first stage with a rate is finished")
+            continue
+        axes.set_xscale("log")
+        pending.append((axes, _draw_rate_panel(axes, column, points, curves, letters)))
+        pending[-1][1].extend(_draw_coded_latents(axes, column, study.coded_latents))
+        if column == "psnr":
+            pending[-1][1].extend(overlays.draw_rates(axes, study.published))
+        style.sparse_log_ticks(axes, "x")
+    notes = _rate_note(present)
+    if study.published:
+        drawn = [number for number in study.published if number.metric == "psnr" and number.index_bits_per_pixel]
+        notes.append(
+            overlays.note(drawn, distortions[distortions["metric"] == "psnr"], study.protocols, "PSNR")
+            + " Their rate is log2 of the codebook size; of KL models none is published."
+        )
+        keys.append(overlays.key())
+    n = counted(distortions["n"] if not distortions.empty else [point.n for point in study.codecs])
+    style.finish(
+        figure,
+        "Rate against distortion of the first stages",
+        [facts_of(study, distortions, f"n = {n} held-out images")],
+        [*notes, *codec_note(curves), *notes_of(study, distortions, "reconstruction")],
+        keys,
+    )
+    for axes, labels in pending:
+        style.place_labels(axes, labels)
+    return figure
+
+
+def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) -> list[PointLabel]:
+    """KL latents in coarser and coarser steps, in the colour of their f; labels where several have the same f."""
+    labels, factors = [], [latents.f for latents in coded]
+    for latents in coded:
+        rates, rmse, psnr = zip(*latents.points, strict=True)
+        heights = rmse if column == "rmse" else [math.nan if value is None else value for value in psnr]
+        tint = style.colour(latents.f)
+        axes.plot(rates, heights, ":", color=tint, linewidth=1.1, marker=".", markersize=4, zorder=1)
+        if factors.count(latents.f) > 1 and math.isfinite(heights[-1]):
+            labels.append(PointLabel(rates[-1], heights[-1], latents.label, tint))
+    return labels
+
+
+def _rate_note(regularisers: Sequence[str]) -> list[str]:
+    """Which rate and which distortion stand in the figure."""
+    return [f"Rates: {'; '.join(RATE_NOTES[name] for name in regularisers)}."] if regularisers else []
+
+
+def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a first stage, its seeds averaged: axes, and value and interval of rate, cruder rate, RMSE and PSNR."""
+    names = ("rate", "crude", "rmse", "psnr")
+    rows = rows[rows["metric"].isin([metric for metrics in RATE_OF.values() for metric in metrics])]
+    if rows.empty:
+        return pd.DataFrame()
+    # Rate and distortion of one record may follow different protocols; what must not be averaged are different sets.
+    measured = rows.groupby("identity")["protocol"].transform(lambda ids: " ".join(sorted(set(ids))))
+    factors = _seed_factors(rows)
+    keys = [*OF_FIRST_STAGE, "measured"]
+    found = []
+    for _, own in rows.assign(measured=measured).groupby(keys, dropna=False):
+        point: dict[Any, Any] = own.iloc[0][keys].to_dict()
+        for name, metric in zip(names, rate_metrics(point["regulariser"]), strict=True):
+            values = own[own["metric"] == metric]
+            mean = mean_of(values, factors[metric]) if len(values) else (math.nan,) * 3
+            point |= dict(zip((name, f"{name}_low", f"{name}_high"), mean, strict=True))
+        if math.isfinite(point["rate"]):
+            found.append(point)
+    return pd.DataFrame(found)
+
+
+def _seed_factors(rows: pd.DataFrame) -> dict[str, SeedFactor]:
+    """Of each metric how much its values vary over seeds, pooled over first stages."""
+    keys = [*OF_FIRST_STAGE, "protocol"]
+    return {
+        str(metric): seed_factor([one_cell(cell) for _, cell in own.groupby(keys, dropna=False)])
+        for metric, own in rows.groupby("metric")
+    }
+
+
+def _draw_rate_panel(
+    axes: Axes,
+    column: str,
+    points: pd.DataFrame,
+    curves: Mapping[tuple[str, str], Sequence[Codec]],
+    letters: Mapping[str, str],
+) -> list[PointLabel]:
+    labels: list[PointLabel] = []
+    apart = told_apart(points, OF_FIRST_STAGE) if not points.empty else []
+    marks = codec_marks(curves)
+    for (name, images), curve in curves.items():
+        if name not in style.CODEC_COLOUR:
+            continue
+        heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
+        rates, tint = [point.bits_per_pixel for point in curve], style.CODEC_COLOUR[name]
+        axes.plot(rates, heights, ":", color=tint, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
+        if marks[images]:
+            labels.append(PointLabel(rates[-1], heights[-1], style.CODEC_NAME[name] + marks[images], tint))
+    for regulariser, own in points.groupby("regulariser", sort=False) if not points.empty else ():
+        drawn = own[own[column].map(math.isfinite)].sort_values("f")
+        look = style.family(str(regulariser))
+        for _, line in drawn.groupby([*apart, "measured"], sort=False, dropna=False):
+            axes.plot(line["rate"], line[column], color=style.FAINT, linestyle=look.line, linewidth=1.3, zorder=1)
+        for point in drawn.to_dict("records"):
+            tint, at = style.colour(point["f"]), (point["rate"], point[column])
+            if math.isfinite(point["crude"]):
+                axes.plot([point["rate"], point["crude"]], [at[1]] * 2, color=tint, linewidth=0.7, alpha=0.55, zorder=1)
+                axes.plot(
+                    point["crude"],
+                    at[1],
+                    look.marker,
+                    color=tint,
+                    markersize=4,
+                    markerfacecolor="white",
+                    zorder=3,
+                    clip_on=False,
+                )
+            style.interval(axes, at[0], at[1], point[f"{column}_low"], point[f"{column}_high"], tint)
+            style.interval(axes, at[0], at[1], point["rate_low"], point["rate_high"], tint, horizontal=True)
+            axes.plot(*at, look.marker, color=tint, markersize=look.size, zorder=4, clip_on=False)
+            labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, apart, letters), tint))
+    lossless = {
+        style.CODEC_NAME[name] + marks[images]: items[0]
+        for (name, images), items in curves.items()
+        if items[0].psnr is None
+    }
+    pixels = points[points["regulariser"] == "identity"] if not points.empty else points
+    if column == "rmse":
+        axes.set_ylim(bottom=0)
+        for name, item in lossless.items():
+            axes.plot(item.bits_per_pixel, 0, "|", color=style.MUTED, markersize=13, markeredgewidth=1.6, clip_on=False)
+            labels.append(PointLabel(item.bits_per_pixel, 0, name, style.MUTED))
+    elif len(pixels) or lossless:
+        names = [f"{name} {item.bits_per_pixel:.1f}" for name, item in lossless.items()]
+        text = "lossless (infinite PSNR), bits per pixel:\n" + textwrap.fill(", ".join(names), style.TITLE_WIDTH)
+        axes.text(0.03, 0.97, text, transform=axes.transAxes, ha="left", va="top", fontsize=8.4, color=style.MUTED)
+    return labels
+
+
+def _suffix(point: Mapping[Any, Any], apart: Sequence[str], letters: Mapping[str, str]) -> str:
+    """What tells first stages of the same f apart, and where they are mixed the protocol."""
+    named = [named_value(axis, point[axis]) for axis in apart if is_given(point[axis])]
+    marks = sorted({letters[name] for name in point["measured"].split() if name in letters})
+    return ", ".join(["", *named]) + (f" ({', '.join(marks)})" if marks else "")
