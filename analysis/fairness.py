@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from analysis import protocols, text
-from analysis.collect import ALL_AXES, TUNED, Study, Tuning
-from analysis.compare import ALIKE, LEVEL, REPEATED, Mean, compare, mean_over_seeds, one_cell, one_value, seed_factor
+from analysis.axes import REPEATED, TUNED
+from analysis.collect import Study
+from analysis.compare import ALIKE, LEVEL, Mean, compare, mean_over_seeds, one_cell, one_value, seed_factor
 from analysis.headline import headline, metric_title
 from analysis.labels import row_label
 from ldm.records import ResultRow
@@ -14,12 +16,41 @@ from ldm.records import ResultRow
 FACTOR = "learning_rate_factor"
 
 
-def tuned_guidance(study: Study) -> str:
+@dataclass(frozen=True)
+class Tuning:
+    """How the guidance of a cell was found: by scale the distance of n samples that are not the reported ones."""
+
+    label: str
+    metric: str
+    n: int
+    protocol: str
+    scale: float
+    is_at_the_end: bool
+    tried: Mapping[float, ResultRow]
+
+
+def tunings(study: Study) -> list[Tuning]:
+    """How the cells of a study found their guidance, where they did."""
+    return [_tuning(one.label, one.record.facts) for one in study.finished if one.record.stage == "tuning"]
+
+
+def _tuning(label: str, facts: Mapping[str, Any]) -> Tuning:
+    metric, n, protocol = facts["metric"], int(facts["n"]), str(facts.get("protocol", ""))
+    tried = {
+        float(item["scale"]): ResultRow(
+            metric, n=n, protocol=protocol, **{k: v for k, v in item.items() if k != "scale"}
+        )
+        for item in facts["tried"]
+    }
+    return Tuning(label, metric, n, protocol, float(facts["scale"]), bool(facts["is_at_the_end"]), tried)
+
+
+def tuned_guidance(found: Sequence[Tuning]) -> str:
     """What was tried for each cell whose guidance was found, and what was taken; a table for each way of measuring."""
     alike: dict[tuple[str, int, str], list[Tuning]] = {}
-    for tuning in study.tunings:
+    for tuning in found:
         alike.setdefault((tuning.metric, tuning.n, tuning.protocol), []).append(tuning)
-    budgets = sorted({len(tuning.tried) * tuning.n for tuning in study.tunings})
+    budgets = sorted({len(tuning.tried) * tuning.n for tuning in found})
     equal = (
         f"the same budget for each cell, {budgets[0]:,} samples"
         if len(budgets) == 1
@@ -83,7 +114,7 @@ def rate_checks(study: Study) -> list[RateCheck]:
     if metric is None:
         return []
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
-    others = [axis for axis in ALL_AXES if axis not in (FACTOR, *REPEATED, "guidance_scale")]
+    others = [axis for axis in study.axes.all if axis not in (FACTOR, *REPEATED, "guidance_scale")]
     letters = protocols.letters(rows)
     # A tuned guidance may differ with the learning rate; one that was given is an axis like any other.
     given = rows["guidance_scale"].where(rows["guidance_rule"] != TUNED, -1.0)
@@ -96,7 +127,7 @@ def rate_checks(study: Study) -> list[RateCheck]:
     for cells in candidates:
         if len(cells) > 1:
             first = next(iter(cells.values())).iloc[0]
-            label = row_label(rows, first.to_dict(), without=(FACTOR, *REPEATED))
+            label = row_label(rows, first.to_dict(), study.axes, without=(FACTOR, *REPEATED))
             mark = f" (protocol {letters[first['protocol']]})" if first["protocol"] in letters else ""
             means = {factor: mean_over_seeds(one_cell(cell), spread) for factor, cell in cells.items()}
             values = {factor: mean.value for factor, mean in means.items()}

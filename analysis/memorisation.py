@@ -22,7 +22,7 @@ def section(study: Study, marks: Mapping[str, str]) -> str:
     for _, own in rows.groupby("identity", sort=False):
         for metric in own["metric"][own["metric"].str.startswith("nearest_train_")]:
             space = metric.removeprefix("nearest_train_")
-            line = [row_label(rows, own.iloc[0].to_dict()), space]
+            line = [row_label(rows, own.iloc[0].to_dict(), study.axes), space]
             same = unseen[(unseen["data"] == own.iloc[0]["data"]) & (unseen["resolution"] == own.iloc[0]["resolution"])]
             for kind in KINDS:
                 found = same if kind.startswith("real_") else own

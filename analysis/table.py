@@ -7,50 +7,17 @@ from typing import Any
 import pandas as pd
 
 from analysis import fairness, memorisation, protocols, text
-from analysis.collect import COST_COLUMNS, Study, choices, family_name
-from analysis.compare import LEVEL, REPEATED, Table, by_cell, one_cell, tables
+from analysis.axes import REPEATED, Axes, choices
+from analysis.collect import Study
+from analysis.columns import COST_COLUMNS
+from analysis.compare import LEVEL, Table, by_cell, one_cell, tables
 from analysis.headline import compared_images, headline, metric_title
-from analysis.labels import named_value, row_label
+from analysis.labels import family_name, named_value, row_label
 from analysis.rates import rate_metrics
 from ldm.records import LeftOut
 
 GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|fid_infinity$|sfd_|sfid$|cmmd_|is_|is$)"
 NEIGHBOURHOODS = r"(window_)?(clipped_)?(precision|recall|density|coverage)_"
-OPTIONAL_AXES = (
-    "data",
-    "resolution",
-    "scale",
-    "extractor",
-    "budget",
-    "conditioning",
-    "task",
-    "schedule",
-    "shift",
-    "target",
-    "weighting",
-    "sampler",
-    "eta",
-    "variance",
-    "spacing",
-    "final",
-    "clip",
-    "guidance_scale",
-    "guidance_rule",
-    "learning_rate_factor",
-    "guidance_interval",
-    "guidance_rescale",
-    "latent_scale",
-    "height",
-    "width",
-    "tile",
-    "weights",
-    "ae_weights",
-    "ae_settings",
-    "settings",
-    "seed",
-    "ae_seed",
-    "sampler_seed",
-)
 TASK = r"(class|layout|semantic|text|clip|superres|inpaint)_"
 MOST_PLACES = 4
 """Of a metric that was left out, named where there are more."""
@@ -79,7 +46,7 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Coded latents, on held-out images": _coding(study, marks),
         "Likelihood, on held-out images": _likelihood(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
-        "Guidance that was tuned": fairness.tuned_guidance(study),
+        "Guidance that was tuned": fairness.tuned_guidance(fairness.tunings(study)),
         "Learning-rate check": fairness.learning_rate_check(study),
         "Memorisation: distances to the nearest training image": memorisation.section(study, marks),
         "Floors: the same distances for real images": _floors(study, marks),
@@ -103,7 +70,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         study, [m for m in dict.fromkeys(rows["metric"]) if pd.Series([m]).str.match(GENERATION)[0]]
     )
     axes = ["steps", *(["nfe"] if (rows["nfe"] != rows["steps"]).any() else [])]
-    axes += [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1 and axis not in REPEATED]
+    axes += [axis for axis in _optional(study.axes) if choices(rows[axis]) > 1 and axis not in REPEATED]
     first_stages = study.frame[study.frame["stage"] == "reconstruction"]
     quality = [m for m in dict.fromkeys(first_stages["metric"]) if m.startswith(("rfd", "rfid"))]
     header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]
@@ -120,7 +87,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     ]
     header += ["training: s", "of it first stage", "images/s", "peak memory, MiB"]
     lines = []
-    for own in by_cell(rows):
+    for own in by_cell(rows, study.axes):
         cell = _averaged(own)
         # Pixels are one first stage for all data sets.
         stage = first_stages[first_stages["first_stage"].isin(own["first_stage"])]
@@ -155,7 +122,9 @@ def _comparison(study: Study, marks: Mapping[str, str], against: str | None) -> 
     """Every cell against the best, or the one that was named, by the headline metric, with a verdict."""
     chosen = headline(study.frame)
     found = [
-        t for t in tables(study.frame, against) if chosen is not None and t.metric == chosen.metric and t.comparisons
+        t
+        for t in tables(study.frame, study.axes, against)
+        if chosen is not None and t.metric == chosen.metric and t.comparisons
     ]
     return "\n\n".join(_verdicts(table, marks, against) for table in found)
 
@@ -197,10 +166,10 @@ def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
     if rows.empty:
         return ""
     metrics = list(dict.fromkeys(rows["metric"]))
-    axes = [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1 and axis not in REPEATED]
+    axes = [axis for axis in _optional(study.axes) if choices(rows[axis]) > 1 and axis not in REPEATED]
     axes = ["channels", "steps", *axes]
     lines = []
-    for own in by_cell(rows):
+    for own in by_cell(rows, study.axes):
         cell = own.iloc[0]
         line = [text.number(cell["f"]), family_name(cell["regulariser"]), *(text.number(cell[axis]) for axis in axes)]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
@@ -214,7 +183,7 @@ def _by_record(study: Study, marks: Mapping[str, str], stage: str, metrics: str 
     if rows.empty:
         return ""
     shown = list(dict.fromkeys(rows["metric"]))
-    axes = ["channels", *(axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1)]
+    axes = ["channels", *(axis for axis in _optional(study.axes) if choices(rows[axis]) > 1)]
     lines = []
     for _, own in rows.groupby("identity", sort=False):
         first = own.iloc[0]
@@ -247,7 +216,7 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
     samples = study.frame[study.frame["stage"] == "evaluation"]
     scores = samples[samples["metric"].str.match(TASK)]
     real = study.frame[study.frame["stage"].isin(["probe", "evaluation"])]
-    axes = ["steps", *(axis for axis in OPTIONAL_AXES if scores[axis].nunique(dropna=False) > 1)]
+    axes = ["steps", *(axis for axis in _optional(study.axes) if scores[axis].nunique(dropna=False) > 1)]
     lines = []
     for row in scores.to_dict("records"):
         own = samples[samples["identity"] == row["identity"]]
@@ -280,7 +249,7 @@ def _floors(study: Study, marks: Mapping[str, str]) -> str:
         kind, _, metric = row["metric"].partition("_")
         images, against = compared_images(study.protocols.get(row["protocol"], {}))
         if kind == "decoded":
-            images += f" through {row_label(through, row, without=('extractor',))}"
+            images += f" through {row_label(through, row, study.axes, without=('extractor',))}"
         else:
             images = ", ".join([images, *(named_value(axis, row[axis]) for axis in axes)])
         lines.append([images, against, metric_title(metric), text.interval(row, marks), text.number(row["n"])])
@@ -317,6 +286,12 @@ def _protocols(study: Study, marks: Mapping[str, str]) -> str:
 def _marks(study: Study) -> dict[str, str]:
     """A letter for each protocol that shares a metric with another one, in which case its values carry that letter."""
     return {name: f"protocol {letter}" for name, letter in protocols.letters(study.frame).items()}
+
+
+def _optional(axes: Axes) -> list[str]:
+    """The axes that have a column where they vary, seeds last; the others have one anyway."""
+    others = (axis for axis in axes.all if axis not in ("f", "regulariser", "channels", "steps"))
+    return sorted(others, key=lambda axis: axis in REPEATED)
 
 
 def _headline_first(study: Study, metrics: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from analysis import protocols, style
 from analysis.collect import Study
 from analysis.figures.notes import listed
-from analysis.figures.panels import OF_FIRST_STAGE, Panel
+from analysis.figures.panels import Panel
 from analysis.headline import Headline
 
 
@@ -26,8 +26,8 @@ def floor(study: Study, metric: str, like: Headline) -> pd.DataFrame:
 
 def decoded_floor(study: Study, metric: Headline, panel: Panel) -> pd.DataFrame:
     """The floor of the panel's own first stages by f: the mean over their seeds."""
-    shown = panel.rows[OF_FIRST_STAGE].drop_duplicates()
-    rows = floor(study, metric.decoded, metric).merge(shown, on=OF_FIRST_STAGE)
+    axes = list(study.axes.first_stage)
+    rows = floor(study, metric.decoded, metric).merge(panel.rows[axes].drop_duplicates(), on=axes)
     return rows.groupby("f", as_index=False)[["value"]].mean()
 
 

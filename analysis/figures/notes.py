@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import protocols
-from analysis.collect import TUNED, Study
+from analysis.axes import TUNED
+from analysis.collect import Study
 
 SEEDS = {"seed": "training seeds", "ae_seed": "first-stage seeds", "sampler_seed": "sampler seeds"}
 

@@ -5,19 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.axes import Axes as Plot
 
-from analysis import settings, style
-from analysis.collect import ALL_AXES, FIRST_STAGE_AXES, REFERENCE_AXES, TUNED
+from analysis import looks, style
+from analysis.axes import REPEATED, TUNED, Axes
 from analysis.compare import SeedFactor, by_cell, mean_over_seeds, one_cell, seed_factor
 from analysis.labels import is_given, named_value, told_apart
-from analysis.style import PointLabel
-
-OF_FIRST_STAGE = [axis for axis in (*REFERENCE_AXES, *FIRST_STAGE_AXES) if axis not in ("extractor", "ae_seed")]
-"""Axes that make a first stage and its images another one, and not the same one trained or judged again."""
-
-OF_COMPRESSION = ("channels", "ae_weights", settings.OF_FIRST_STAGE)
-"""Axes of first stages that pixels have no choice of."""
+from analysis.looks import Family
+from analysis.placing import PointLabel
 
 SMALL_PANELS = 4
 
@@ -32,19 +27,18 @@ class Panel:
 
 
 def panels_of(
-    rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] = ()
+    rows: pd.DataFrame, axes: Axes, lines: Sequence[str] = (), apart: Sequence[str] = ()
 ) -> tuple[list[Panel], list[str]]:
     """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room.
 
     Pixels, which have no first stage, stand beside first stages of every setting.
     """
     tagged = rows.assign(
-        variant=_variants(rows, lines, apart),
-        others=_variants(rows, lines, apart, without=OF_COMPRESSION),
+        variant=_variants(rows, axes.all, lines, apart),
+        others=_variants(rows, [axis for axis in axes.all if axis not in axes.compression], lines, apart),
         line=_line_names(rows) if lines else "",
     )
-    families = [r for r in dict.fromkeys(tagged["regulariser"]) if r != "identity"] or ["identity"]
-    families.sort(key=lambda name: (list(style.FAMILIES).index(name) if name in style.FAMILIES else 9, name))
+    families = [name for name in looks.families(rows["regulariser"]) if name != "identity"] or ["identity"]
     is_pixels = tagged["regulariser"] == "identity"
     compressed = tagged[~is_pixels]
     unlike = tagged[is_pixels & ~tagged["others"].isin(compressed["others"])]
@@ -53,7 +47,7 @@ def panels_of(
     # Over all cells of a way of measuring, as the table pools it.
     factors = {
         str(protocol): seed_factor(
-            [one_cell(cell) for _, part in own.groupby("images_seen", dropna=False) for cell in by_cell(part)]
+            [one_cell(cell) for _, part in own.groupby("images_seen", dropna=False) for cell in by_cell(part, axes)]
         )
         for protocol, own in tagged.groupby("protocol")
     }
@@ -69,19 +63,19 @@ def panels_of(
 
 
 def _variants(
-    rows: pd.DataFrame, lines: Sequence[str] = (), apart: Sequence[str] = (), without: Sequence[str] = ()
+    rows: pd.DataFrame, axes: Sequence[str], lines: Sequence[str] = (), apart: Sequence[str] = ()
 ) -> pd.Series:
-    """For each row the values of swept axes other than f, regulariser, steps and seeds; where mixed the protocol too.
+    """For each row the values of swept axes but f, regulariser, steps and seeds; where mixed the protocol too.
 
-    So with the columns `apart`, and but for the axes `without`. With `lines` f is named instead of these.
+    So with the columns `apart`. With `lines` f is named instead of these.
     """
-    unnamed = {"f", "regulariser", "steps", "seed", "ae_seed", "sampler_seed", *lines, *without}
+    unnamed = {"f", "regulariser", "steps", *REPEATED, *lines}
     # Cells that found their own guidance are one choice, whatever they found.
     scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == TUNED, TUNED)
     rows = rows.assign(guidance_scale=scales, guidance_rule="")
     if (rows["height"].eq(rows["resolution"]) & rows["width"].eq(rows["resolution"])).all():
         unnamed |= {"height", "width"}  # which the resolution says already
-    swept = told_apart(rows, [axis for axis in ALL_AXES if axis not in unnamed])
+    swept = told_apart(rows, [axis for axis in axes if axis not in unnamed])
     swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
 
     def describe(row: pd.Series) -> str:
@@ -98,10 +92,11 @@ def _line_names(rows: pd.DataFrame) -> pd.Series:
         str(name): [axis for axis in ("eta", "variance") if own[axis].nunique() > 1]
         for name, own in rows.groupby("sampler")
     }
+    written = looks.samplers(swept)
 
     def describe(row: pd.Series) -> str:
         options = [named_value(axis, row[axis]) for axis in swept[row["sampler"]]]
-        return ", ".join([style.sampler(row["sampler"])[0], *options])
+        return ", ".join([written[row["sampler"]].name, *options])
 
     return rows.apply(describe, axis=1).astype(str)
 
@@ -128,10 +123,12 @@ def mean_of(rows: pd.DataFrame, factor: SeedFactor) -> tuple[float, float, float
     return mean.value, low, high
 
 
-def draw_points(axes: Axes, rows: pd.DataFrame, x: str, sizes: Sequence[float] | None = None) -> None:
+def draw_points(
+    axes: Plot, rows: pd.DataFrame, x: str, look_of: Mapping[str, Family], sizes: Sequence[float] | None = None
+) -> None:
     """The points of a line with their intervals, in the colour of their f and the marker of their regulariser."""
     for index, point in enumerate(rows.to_dict("records")):
-        look, tint = style.family(point["regulariser"]), style.colour(point["f"])
+        look, tint = look_of[point["regulariser"]], style.colour(point["f"])
         style.interval(axes, point[x], point["value"], point["ci_low"], point["ci_high"], tint)
         size = sizes[index] if sizes else look.size
         axes.plot(point[x], point["value"], look.marker, color=tint, markersize=size, zorder=4, linestyle="")

@@ -1,6 +1,7 @@
 """Progressive coding: bits received against the error of the guess, beside codecs and the published curve."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import papers, protocols, style
-from analysis.collect import CodingCurve, Study, codec_curves
-from analysis.labels import codec_marks, codec_note
-from analysis.style import PointLabel
+from analysis import looks, papers, placing, protocols, style
+from analysis.codecs import codec_curves, codec_marks, codec_note, codecs
+from analysis.collect import Finished, Study
+from analysis.labels import CellLabels
+from analysis.looks import Family, Named
+from analysis.placing import PointLabel
 
 COLOUR_CHANNELS = 3
 BAND = 0.18
@@ -19,31 +22,74 @@ FEWEST_BITS = 1e-4
 """Rates below are not drawn: nothing has arrived yet."""
 
 
+@dataclass(frozen=True)
+class CodingCurve:
+    """Progressive coding with one diffusion model: what has arrived, and the error of what is guessed from it.
+
+    Units: bits a dimension of the image, `rmse255` in grey levels; both mean over n held-out images, noisiest first.
+    `bounds`: the error's intervals over images; none in records from before they were kept.
+    """
+
+    label: str
+    f: int
+    regulariser: str
+    bits_per_dim: tuple[float, ...]
+    rmse255: tuple[float, ...]
+    n: int
+    protocol: str = ""
+    bounds: tuple[tuple[float, float], ...] = ()
+
+
+def coding_curves(study: Study) -> list[CodingCurve]:
+    """The curves of the models whose likelihood was measured, named by what these differ in."""
+    found = [one for one in study.finished if "progressive" in one.record.facts]
+    labels = CellLabels([one.cell for one in found], study.axes, study.stages)
+    return [_curve(one, labels.label(one.cell, one.record.stage)) for one in found]
+
+
+def _curve(one: Finished, label: str) -> CodingCurve:
+    curve, [protocol] = one.record.facts["progressive"], {row.protocol for row in one.record.rows}
+    ends = (curve.get(f"rmse255_{end}", ()) for end in ("low", "high"))
+    bounds = [(low, high) for low, high in zip(*ends, strict=True) if low is not None]
+    return CodingCurve(
+        label,
+        int(one.cell.axes["f"]),
+        str(one.cell.axes["regulariser"]),
+        tuple(curve["bits_per_dim"]),
+        tuple(curve["rmse255"]),
+        int(curve["n"]),
+        protocol,
+        tuple(bounds),
+    )
+
+
 def draw(study: Study) -> Figure:
     """Bits a dimension of the image received up to x_t against the RMSE of the guess of x_0, one line a model."""
     figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
     axes.set_xscale("log")
-    ends = [_draw(axes, curve) for curve in study.coding]
-    used = sorted({curve.protocol for curve in study.coding if curve.protocol})
-    curves = {key: points for key, points in codec_curves(study.codecs).items() if key[0] in style.CODEC_COLOUR}
+    drawn, look_of = coding_curves(study), looks.families(study.frame["regulariser"])
+    ends = [_draw(axes, curve, look_of[curve.regulariser]) for curve in drawn]
+    used = sorted({curve.protocol for curve in drawn if curve.protocol})
+    curves = {key: points for key, points in codec_curves(codecs(study)).items() if points[0].psnr is not None}
+    codec_of = looks.codecs(name for name, _ in curves)
     marks = codec_marks(curves)
     keys = [
-        style.key(style.family(name).name, marker="", color=style.MUTED, linestyle=style.family(name).line)
-        for name in dict.fromkeys(curve.regulariser for curve in study.coding)
+        style.key(look_of[name].name, marker="", color=style.MUTED, linestyle=look_of[name].line)
+        for name in dict.fromkeys(curve.regulariser for curve in drawn)
     ]
     for (name, images), points in curves.items():
         rates = [point.bits_per_pixel / COLOUR_CHANNELS for point in points]
-        axes.plot(rates, [point.rmse255 for point in points], zorder=1, **_codec_look(name))
+        axes.plot(rates, [point.rmse255 for point in points], zorder=1, **_codec_look(codec_of[name]))
         if marks[images]:
-            text = style.CODEC_NAME[name] + marks[images]
-            ends.append(PointLabel(rates[-1], points[-1].rmse255, text, style.CODEC_COLOUR[name]))
+            text = codec_of[name].name + marks[images]
+            ends.append(PointLabel(rates[-1], points[-1].rmse255, text, codec_of[name].colour))
     for name in dict.fromkeys(name for name, _ in curves):
-        keys.append(style.key(f"{style.CODEC_NAME[name]}, without headers", **_codec_look(name)))
+        keys.append(style.key(f"{codec_of[name].name}, without headers", **_codec_look(codec_of[name])))
     notes = [
         "Latent models guess through their decoder, so their lines end at its error. A rate is what an ideal coder "
         "of the model's own noise levels sends; first stage and networks are not counted."
     ]
-    if any(curve.bounds for curve in study.coding):
+    if any(curve.bounds for curve in drawn):
         notes.append("Bands: 95 % intervals of the error over images; one training each.")
     notes += codec_note(curves)
     notes += protocols.note(study, used if len(used) > 1 else [])
@@ -61,30 +107,30 @@ def draw(study: Study) -> Figure:
         figure,
         "Progressive coding: what the diffusion model knows after so many bits",
         [
-            f"n = {_listed({curve.n for curve in study.coding})} held-out images; "
+            f"n = {_listed({curve.n for curve in drawn})} held-out images; "
             f"protocol {', '.join(used)}; sweep {study.sweep}"
         ],
         notes,
         keys,
-        margin=style.label_margin(ends),
+        margin=placing.label_margin(ends),
     )
-    style.end_labels(axes, ends)
+    placing.end_labels(axes, ends)
     return figure
 
 
-def _codec_look(name: str) -> dict[str, Any]:
-    return {"color": style.CODEC_COLOUR[name], "linestyle": ":", "linewidth": 1.8}
+def _codec_look(codec: Named) -> dict[str, Any]:
+    return {"color": codec.colour, "linestyle": ":", "linewidth": 1.8}
 
 
 def _listed(counts: Iterable[int]) -> str:
     return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
-def _draw(axes: Axes, curve: CodingCurve) -> PointLabel:
+def _draw(axes: Axes, curve: CodingCurve, look: Family) -> PointLabel:
     rate, error = np.array(curve.bits_per_dim), np.array(curve.rmse255)
     arrived = rate > FEWEST_BITS
     tint = style.colour(curve.f)
-    axes.plot(rate[arrived], error[arrived], color=tint, linestyle=style.family(curve.regulariser).line, zorder=2)
+    axes.plot(rate[arrived], error[arrived], color=tint, linestyle=look.line, zorder=2)
     if curve.bounds:
         low, high = np.array(curve.bounds)[arrived].T
         axes.fill_between(rate[arrived], low, high, color=tint, alpha=BAND, linewidth=0, zorder=1)
@@ -101,4 +147,4 @@ def _draw_published(axes: Axes) -> Line2D:
 
 def has_data(study: Study) -> bool:
     """Whether progressive coding was measured."""
-    return bool(study.coding)
+    return bool(coding_curves(study))

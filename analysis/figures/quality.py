@@ -7,14 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import overlays, style
-from analysis.collect import Study, family_name
+from analysis import looks, overlays, placing, style
+from analysis.collect import Study
 from analysis.figures.floors import decoded_floor, draw_decoded, floor, floor_note
 from analysis.figures.notes import counted, facts_of, notes_of
 from analysis.figures.panels import Panel, panels_of
 from analysis.headline import Headline, compared_images, headline
+from analysis.labels import family_name
 from analysis.papers import Published
-from analysis.style import PointLabel
+from analysis.placing import PointLabel
 
 
 def quality_figure(
@@ -44,7 +45,7 @@ def quality_figure(
         style.empty(grid[0][0], f"no finished {stage} rows of a distance between samples and real images")
         style.finish(figure, title, [facts_of(study, rows, "")], notes_of(study, rows, stage), [])
         return figure
-    panels, dropped = panels_of(rows, lines, apart)
+    panels, dropped = panels_of(rows, study.axes, lines, apart)
     columns = list(dict.fromkeys(panel.family for panel in panels))
     variants = list(dict.fromkeys(panel.variant for panel in panels))
     figure, grid = style.new_figure(
@@ -78,7 +79,8 @@ def quality_figure(
     # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
     values = rows["value"].tolist() + [number.value for number in shown]
     style.value_scale(grid[0][0], values, rows["ci_low"].dropna().tolist())
-    legend = style.family_keys(rows["regulariser"]) + list(keys) + ([overlays.key()] if shown else [])
+    legend = looks.family_keys(looks.families(study.frame["regulariser"]), rows["regulariser"])
+    legend += [*keys, *([overlays.key()] if shown else [])]
     if not real.empty:
         name = " against ".join(compared_images(study.protocols.get(real["protocol"].iloc[0], {})))
         legend.append(style.key(f"floor: {name}", color=style.INK, linestyle="--", linewidth=1.1))
@@ -98,7 +100,7 @@ def quality_figure(
         notes.append(f"Not drawn, see table.md: {'; '.join(dropped)}.")
     facts = f"{metric.title}, n = {counted(rows['n'])} samples"
     least = 1.0 if lines else 0.75 if ends else 0.25
-    margin = style.label_margin([item for _, labels in pending for item in labels], least) if ends else least
+    margin = placing.label_margin([item for _, labels in pending for item in labels], least) if ends else least
     width, height = figure.get_size_inches()
     figure.set_size_inches(width + (margin - least) * len(columns), height)
     style.finish(
@@ -111,7 +113,7 @@ def quality_figure(
     )
     for axes, labels in pending:
         if ends:
-            style.end_labels(axes, labels)
+            placing.end_labels(axes, labels)
         else:
-            style.place_labels(axes, labels)
+            placing.place_labels(axes, labels)
     return figure

@@ -3,16 +3,17 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import looks, style
 from analysis.collect import Study
 from analysis.figures.panels import Panel, draw_points, label_of_f
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
-from analysis.style import PointLabel
+from analysis.placing import PointLabel
 
 
 def draw(study: Study) -> Figure:
     """The headline metric against training FLOPs, with (filled) and without (hollow) the first stage's share."""
+    look_of = looks.families(study.frame["regulariser"])
     steps = _common_steps(study)
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
@@ -21,7 +22,7 @@ def draw(study: Study) -> Figure:
             total=rows["diffusion_flops"] + rows["first_stage_flops"].fillna(0) + rows["latents_flops"].fillna(0)
         )
         for point in rows.to_dict("records"):
-            tint, marker = style.colour(point["f"]), style.family(point["regulariser"])
+            tint, marker = style.colour(point["f"]), look_of[point["regulariser"]]
             ends = [point["diffusion_flops"], point["total"]]
             axes.plot(ends, [point["value"]] * 2, color=tint, linewidth=1.0, alpha=0.6, zorder=1)
             axes.plot(
@@ -33,7 +34,7 @@ def draw(study: Study) -> Figure:
                 markersize=marker.size,
                 zorder=3,
             )
-        draw_points(axes, rows, "total")
+        draw_points(axes, rows, "total", look_of)
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
         axes.set_xlabel("training compute in FLOPs (one multiply-add = 2)")

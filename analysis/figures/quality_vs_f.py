@@ -3,27 +3,28 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import looks, style
 from analysis.collect import Study
 from analysis.figures.floors import decoded_floor
 from analysis.figures.panels import Panel, draw_points
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
-from analysis.style import PointLabel
+from analysis.placing import PointLabel
 
 
 def draw(study: Study) -> Figure:
     """The headline metric of the samples against the compression factor, one line a step count."""
+    look_of = looks.families(study.frame["regulariser"])
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         counts = sorted(int(s) for s in panel.rows["steps"].dropna().unique())
-        look = style.family(panel.family)
+        look = look_of[panel.family]
         ends = []
         for position, steps in enumerate(counts):
             line = panel.rows[panel.rows["steps"] == steps].sort_values("f")
             shade = _shade(position, len(counts))
             axes.plot(line["f"], line["value"], color=shade, linestyle=look.line, zorder=2)
-            draw_points(axes, line, "f")
+            draw_points(axes, line, "f", look_of)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["f"]), float(last["value"]), f"{steps} steps", shade))
         decoded = decoded_floor(study, metric, panel)

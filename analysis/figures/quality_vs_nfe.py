@@ -3,22 +3,23 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import looks, style
 from analysis.collect import Study
 from analysis.figures.panels import Panel
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
-from analysis.style import PointLabel
+from analysis.placing import PointLabel
 
 
 def draw(study: Study) -> Figure:
     """The headline metric against network calls an image, one line a sampler, one panel a compression factor."""
+    look_of, samplers = looks.families(study.frame["regulariser"]), looks.samplers(study.frame["sampler"])
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         ends = []
         for name, own in panel.rows.groupby("line", sort=False):
-            line, look = own.sort_values("nfe"), style.family(panel.family)
-            _, tint = style.sampler(str(line["sampler"].iloc[0]))
+            line, look = own.sort_values("nfe"), look_of[panel.family]
+            tint = samplers[line["sampler"].iloc[0]].colour
             axes.plot(line["nfe"], line["value"], color=tint, linestyle=look.line, zorder=2)
             for point in line.to_dict("records"):
                 style.interval(axes, point["nfe"], point["value"], point["ci_low"], point["ci_high"], tint)

@@ -3,24 +3,25 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import looks, style
 from analysis.collect import Study
 from analysis.figures.panels import Panel, draw_points
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
-from analysis.style import PointLabel
+from analysis.placing import PointLabel
 
 
 def draw(study: Study) -> Figure:
     """The headline metric of one short sampler over the images seen in diffusion training."""
+    look_of = looks.families(study.frame["regulariser"])
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         ends = []
         for f, own in panel.rows.groupby("f"):
             line = own.sort_values("images_seen")
-            look = style.family(str(line["regulariser"].iloc[0]))
+            look = look_of[line["regulariser"].iloc[0]]
             axes.plot(line["images_seen"], line["value"], color=style.colour(f), linestyle=look.line, zorder=2)
-            draw_points(axes, line, "images_seen")
+            draw_points(axes, line, "images_seen", look_of)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["images_seen"]), float(last["value"]), f"f = {f}", style.colour(f)))
         axes.set_xscale("log")

@@ -3,43 +3,70 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import overlays, protocols, style
-from analysis.collect import Codec, CodedLatents, Study, codec_curves
+from analysis import looks, overlays, placing, protocols, style
+from analysis.codecs import Codec, codec_curves, codec_marks, codec_note, codecs
+from analysis.collect import Study
 from analysis.compare import SeedFactor, one_cell, seed_factor
 from analysis.figures.notes import counted, facts_of, listed, notes_of
-from analysis.figures.panels import OF_FIRST_STAGE, mean_of
-from analysis.labels import codec_marks, codec_note, is_given, named_value, told_apart
+from analysis.figures.panels import mean_of
+from analysis.labels import is_given, named_value, told_apart
+from analysis.looks import Family, Named
+from analysis.placing import PointLabel
 from analysis.rates import RATE_NOTES, RATE_OF, RATE_SHORT, rate_metrics
-from analysis.style import PointLabel
+
+
+@dataclass(frozen=True)
+class CodedLatents:
+    """KL latents quantised and coded: (bits per pixel, RMSE on 0-255, PSNR or None) of each step, finest first."""
+
+    label: str
+    f: int
+    points: tuple[tuple[float, float, float | None], ...]
+
+
+@dataclass(frozen=True)
+class RateAxes:
+    """What both panels share: first stages and how they are told apart and drawn, and the codecs' curves."""
+
+    points: pd.DataFrame
+    axes: Sequence[str]
+    letters: Mapping[str, str]
+    look_of: Mapping[str, Family]
+    curves: Mapping[tuple[str, str], Sequence[Codec]]
+    codec_of: Mapping[str, Named]
 
 
 def draw(study: Study) -> Figure:
     """First stages in the plane of bits per pixel against distortion, with codecs on the same images."""
     rows = study.frame[study.frame["stage"] == "reconstruction"]
-    curves = codec_curves(study.codecs)
+    measured, coded = codecs(study), coded_latents(study)
+    curves = codec_curves(measured)
+    look_of, codec_of = looks.families(study.frame["regulariser"]), looks.codecs(name for name, _ in curves)
     figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
-    points = _rate_points(rows)
+    points = _rate_points(rows, study.axes.first_stage)
     distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
     mixed = protocols.mixed(distortions)
     letters = {name: mark for name, mark in protocols.letters(study.frame).items() if name in mixed}
     present = [name for name in RATE_OF if not points.empty and name in set(points["regulariser"])]
     named = [RATE_SHORT[name] for name in present if name in RATE_SHORT]
-    keys = style.family_keys(present)
+    keys = looks.family_keys(look_of, present)
     if not points.empty:
         keys.append(style.key("cruder bound", marker="o", color=style.MUTED, markerfacecolor="white"))
     keys += [
-        style.key(style.CODEC_NAME[name], color=style.CODEC_COLOUR[name], linestyle=":", linewidth=1.8)
-        for name in style.CODEC_COLOUR
-        if name in {codec for codec, _ in curves}
+        style.key(look.name, color=look.colour, linestyle=":", linewidth=1.8)
+        for name, look in codec_of.items()
+        if name in {codec for (codec, _), curve in curves.items() if not _is_lossless(curve)}
     ]
-    if study.coded_latents:
+    if coded:
         keys.append(style.key("KL latents in steps, coded", marker=".", color=style.MUTED, linestyle=":"))
+    shared = RateAxes(points, study.axes.first_stage, letters, look_of, curves, codec_of)
     pending: list[tuple[Axes, list[PointLabel]]] = []
     for axes, column, label in (
         (grid[0][0], "rmse", "distortion: RMSE on 0–255 (lower is better)"),
@@ -51,8 +78,8 @@ def draw(study: Study) -> Figure:
             style.empty(axes, "no first stage with a rate is finished")
             continue
         axes.set_xscale("log")
-        pending.append((axes, _draw_rate_panel(axes, column, points, curves, letters)))
-        pending[-1][1].extend(_draw_coded_latents(axes, column, study.coded_latents))
+        pending.append((axes, _draw_rate_panel(axes, column, shared)))
+        pending[-1][1].extend(_draw_coded_latents(axes, column, coded))
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
@@ -64,7 +91,7 @@ def draw(study: Study) -> Figure:
             + " Their rate is log2 of the codebook size; of KL models none is published."
         )
         keys.append(overlays.key())
-    n = counted(distortions["n"] if not distortions.empty else [point.n for point in study.codecs])
+    n = counted(distortions["n"] if not distortions.empty else [point.n for point in measured])
     style.finish(
         figure,
         "Rate against distortion of the first stages",
@@ -73,8 +100,19 @@ def draw(study: Study) -> Figure:
         keys,
     )
     for axes, labels in pending:
-        style.place_labels(axes, labels)
+        placing.place_labels(axes, labels)
     return figure
+
+
+def coded_latents(study: Study) -> list[CodedLatents]:
+    """The latents that the coding stage quantised in several steps."""
+    found = []
+    for one in study.finished:
+        steps = [point for point in one.record.facts.get("quantised", ()) if point["step"] is not None]
+        points = tuple((point["bits_per_pixel"], point["rmse255"], point["psnr"]) for point in steps)
+        if points:
+            found.append(CodedLatents(one.label, int(one.cell.axes["f"]), points))
+    return found
 
 
 def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) -> list[PointLabel]:
@@ -95,7 +133,7 @@ def _rate_note(regularisers: Sequence[str]) -> list[str]:
     return [f"Rates: {'; '.join(RATE_NOTES[name] for name in regularisers)}."] if regularisers else []
 
 
-def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
+def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """One row a first stage, its seeds averaged: axes, and value and interval of rate, cruder rate, RMSE and PSNR."""
     names = ("rate", "crude", "rmse", "psnr")
     rows = rows[rows["metric"].isin([metric for metrics in RATE_OF.values() for metric in metrics])]
@@ -103,8 +141,8 @@ def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     # Rate and distortion of one record may follow different protocols; what must not be averaged are different sets.
     measured = rows.groupby("identity")["protocol"].transform(lambda ids: " ".join(sorted(set(ids))))
-    factors = _seed_factors(rows)
-    keys = [*OF_FIRST_STAGE, "measured"]
+    factors = _seed_factors(rows, axes)
+    keys = [*axes, "measured"]
     found = []
     for _, own in rows.assign(measured=measured).groupby(keys, dropna=False):
         point: dict[Any, Any] = own.iloc[0][keys].to_dict()
@@ -117,36 +155,49 @@ def _rate_points(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _seed_factors(rows: pd.DataFrame) -> dict[str, SeedFactor]:
+def _seed_factors(rows: pd.DataFrame, axes: Sequence[str]) -> dict[str, SeedFactor]:
     """Of each metric how much its values vary over seeds, pooled over first stages."""
-    keys = [*OF_FIRST_STAGE, "protocol"]
+    keys = [*axes, "protocol"]
     return {
         str(metric): seed_factor([one_cell(cell) for _, cell in own.groupby(keys, dropna=False)])
         for metric, own in rows.groupby("metric")
     }
 
 
-def _draw_rate_panel(
-    axes: Axes,
-    column: str,
-    points: pd.DataFrame,
-    curves: Mapping[tuple[str, str], Sequence[Codec]],
-    letters: Mapping[str, str],
-) -> list[PointLabel]:
-    labels: list[PointLabel] = []
-    apart = told_apart(points, OF_FIRST_STAGE) if not points.empty else []
-    marks = codec_marks(curves)
-    for (name, images), curve in curves.items():
-        if name not in style.CODEC_COLOUR:
+def _draw_rate_panel(axes: Axes, column: str, shared: RateAxes) -> list[PointLabel]:
+    return [
+        *_draw_codecs(axes, column, shared),
+        *_draw_first_stages(axes, column, shared),
+        *_draw_lossless(axes, column, shared),
+    ]
+
+
+def _is_lossless(curve: Sequence[Codec]) -> bool:
+    return curve[0].psnr is None
+
+
+def _draw_codecs(axes: Axes, column: str, shared: RateAxes) -> list[PointLabel]:
+    labels, marks = [], codec_marks(shared.curves)
+    for (name, images), curve in shared.curves.items():
+        if _is_lossless(curve):
             continue
         heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
-        rates, tint = [point.bits_per_pixel for point in curve], style.CODEC_COLOUR[name]
-        axes.plot(rates, heights, ":", color=tint, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
+        rates, look = [point.bits_per_pixel for point in curve], shared.codec_of[name]
+        axes.plot(rates, heights, ":", color=look.colour, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
         if marks[images]:
-            labels.append(PointLabel(rates[-1], heights[-1], style.CODEC_NAME[name] + marks[images], tint))
-    for regulariser, own in points.groupby("regulariser", sort=False) if not points.empty else ():
+            labels.append(PointLabel(rates[-1], heights[-1], look.name + marks[images], look.colour))
+    return labels
+
+
+def _draw_first_stages(axes: Axes, column: str, shared: RateAxes) -> list[PointLabel]:
+    """A line a regulariser, each point with its intervals and the cruder bound of its rate."""
+    labels: list[PointLabel] = []
+    if shared.points.empty:
+        return labels
+    apart = told_apart(shared.points, shared.axes)
+    for regulariser, own in shared.points.groupby("regulariser", sort=False):
         drawn = own[own[column].map(math.isfinite)].sort_values("f")
-        look = style.family(str(regulariser))
+        look = shared.look_of[str(regulariser)]
         for _, line in drawn.groupby([*apart, "measured"], sort=False, dropna=False):
             axes.plot(line["rate"], line[column], color=style.FAINT, linestyle=look.line, linewidth=1.3, zorder=1)
         for point in drawn.to_dict("records"):
@@ -166,11 +217,17 @@ def _draw_rate_panel(
             style.interval(axes, at[0], at[1], point[f"{column}_low"], point[f"{column}_high"], tint)
             style.interval(axes, at[0], at[1], point["rate_low"], point["rate_high"], tint, horizontal=True)
             axes.plot(*at, look.marker, color=tint, markersize=look.size, zorder=4, clip_on=False)
-            labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, apart, letters), tint))
+            labels.append(PointLabel(*at, f"f = {point['f']}" + _suffix(point, apart, shared.letters), tint))
+    return labels
+
+
+def _draw_lossless(axes: Axes, column: str, shared: RateAxes) -> list[PointLabel]:
+    """Where no error is: ticks at RMSE 0, and since PSNR is infinite there, a text."""
+    labels, marks, points = [], codec_marks(shared.curves), shared.points
     lossless = {
-        style.CODEC_NAME[name] + marks[images]: items[0]
-        for (name, images), items in curves.items()
-        if items[0].psnr is None
+        shared.codec_of[name].name + marks[images]: items[0]
+        for (name, images), items in shared.curves.items()
+        if _is_lossless(items)
     }
     pixels = points[points["regulariser"] == "identity"] if not points.empty else points
     if column == "rmse":

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.older_stores import STAGES
 from ldm.records import (
     Cell,
     Cost,
@@ -163,7 +164,7 @@ def build(store: Path, recipe: Recipe = Recipe()) -> Sweep:
                 first = FirstStage(regulariser, f, kl_weight if regulariser == "kl" else None, ae_seed)
                 for axes in itertools.product(recipe.seeds, recipe.guidance, recipe.samplers, recipe.steps):
                     cells.append(_cell(writer, first, *axes, extractor))
-    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells))
+    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells), stages=STAGES)
     write_json(store / "sweeps" / f"{recipe.name}.json", sweep.to_json())
     return sweep
 
@@ -376,8 +377,9 @@ def _cell(
         "sampler_seed": 0,
         "extractor": extractor,
     }
-    weight = () if trained.kl_weight is None else (f"ae.kl_weight={trained.kl_weight:g}",)
-    return Cell(name, axes, (f"ae.f={f}", *weight, f"sampler.steps={steps}"), stages)
+    settings = {} if trained.kl_weight is None else {"ae.kl_weight": f"{trained.kl_weight:g}"}
+    given = {"ae.f": f, **settings, "sampler.steps": steps}
+    return Cell(name, axes, tuple(f"{key}={value}" for key, value in given.items()), stages, settings)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def cell(name, values, variance=0.01, deviations=None):
 
 def verdicts(store, sweep=None):
     study = read_study(store, sweep)
-    [found] = [table for table in tables(study.frame) if table.metric == METRIC]
+    [found] = [table for table in tables(study.frame, study.axes) if table.metric == METRIC]
     return {item.cell: item.sentence for item in found.comparisons}, markdown(study)
 
 
@@ -279,7 +279,8 @@ def test_means_over_seeds_have_intervals_that_cover():
 
 def test_frames_hold_every_cell(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5, 10), seeds=(0, 1)))
-    found = tables(read_study(tmp_path).frame)
+    study = read_study(tmp_path)
+    found = tables(study.frame, study.axes)
     means, compared = means_frame(found), comparisons_frame(found)
     own = means[means["metric"] == METRIC]
     assert len(own) == 4
@@ -293,10 +294,10 @@ def test_frames_hold_every_cell(tmp_path):
 def test_cells_may_be_compared_with_one_that_was_named_beforehand(tmp_path):
     build(tmp_path, Recipe(factors=(4, 16), steps=(10,), seeds=(0, 1, 2), scatter=0.0003))
     study = read_study(tmp_path)
-    [found] = [table for table in tables(study.frame, "VQ f = 4") if table.metric == METRIC]
+    [found] = [table for table in tables(study.frame, study.axes, "VQ f = 4") if table.metric == METRIC]
     verdict = {item.cell.partition(",")[0]: item.verdict for item in found.comparisons}
     assert verdict == {"KL f = 4": "better", "KL f = 16": "worse", "VQ f = 16": "worse"}
     assert {item.pairs for item in found.comparisons} == {3}
     assert "| better, first-stage training variance unknown |" in markdown(study, "VQ f = 4")
     with pytest.raises(UserError, match="--against 'VQ' begins the name of 2 cells, not of one of: KL f = 4"):
-        tables(study.frame, "VQ")
+        tables(study.frame, study.axes, "VQ")

@@ -20,7 +20,8 @@ from synthetic_store import (
     rate,
 )
 
-from analysis import protocols, style
+from analysis import looks, protocols, style
+from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
 from analysis.figures import FIGURES, figures_of
@@ -235,7 +236,7 @@ def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["KL, f = 1", "KL, f = 4", "KL, f = 16"]
     for f, axes in zip((1, 4, 16), figure.axes, strict=True):
         assert _markers(axes, "o") == {
-            (network_calls(name, steps), round(1.025 * kernel_distance("kl", f, steps), 9), style.sampler(name)[1])
+            (network_calls(name, steps), round(1.025 * kernel_distance("kl", f, steps), 9), looks.SAMPLERS[name].colour)
             for name in samplers
             for steps in (5, 10)
         }
@@ -371,9 +372,9 @@ def test_curves_of_two_data_sets_are_two_curves_with_names(tmp_path, name):
         recipe = Recipe(regularisers=("kl",), factors=(4,), steps=(5,), data=data, n=n, name=data, on_request=True)
         build(tmp_path, recipe)
     study = read_study(tmp_path, "all")
-    assert {point.images for point in study.codecs} == {"emoji 32 px", "imagenet 32 px"}
+    assert {point.images for point in codecs(study)} == {"emoji 32 px", "imagenet 32 px"}
     axes = figures_of(study)[name](study).axes[0]
-    curves = [line for line in axes.get_lines() if line.get_color() == style.CODEC_COLOUR["jpeg"]]
+    curves = [line for line in axes.get_lines() if line.get_color() == looks.CODECS["jpeg"].colour]
     assert [len(line.get_xdata()) for line in curves] == [7, 7]
     labels = [text.get_text() for text in axes.texts]
     assert {"JPEG A", "JPEG B"} < set(labels)
@@ -411,7 +412,7 @@ def test_value_scale(values, lows, scale):
 def test_figures_and_means_give_one_interval(weighted):
     """Whatever panel a cell stands in: the scatter of trainings is pooled over all cells of its protocol."""
     metric = headline(weighted.frame).metric
-    [table] = [t for t in tables(weighted.frame) if t.metric == metric]
+    [table] = [t for t in tables(weighted.frame, weighted.axes) if t.metric == metric]
     means = {(round(mean.value, 9), round(mean.low, 9), round(mean.high, 9)) for mean in table.means}
     shown = set()
     for axes in FIGURES["quality_vs_f"].draw(weighted).axes:

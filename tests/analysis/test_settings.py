@@ -4,7 +4,7 @@ import dataclasses
 
 import pandas as pd
 
-from analysis.collect import choices
+from analysis.axes import choices
 from analysis.settings import with_settings
 from ldm.records import Cell, Sweep
 
@@ -13,7 +13,8 @@ AXES = ("f", "regulariser", "channels", "seed", "ae_seed", "sampler_seed", "ae_s
 
 def cell(name, *overrides, **axes):
     plain = {"f": 4, "regulariser": "kl", "channels": 3, "seed": 0, "ae_seed": 0, "sampler_seed": 0}
-    return Cell(name, {**plain, **axes}, overrides, {})
+    settings = dict(override.split("=") for override in overrides)
+    return Cell(name, {**plain, **axes}, overrides, {}, settings)
 
 
 def settings_of(*cells):
