@@ -18,6 +18,9 @@ from analysis.placing import PointLabel
 
 COLOUR_CHANNELS = 3
 BAND = 0.18
+LEAST_WIDTH = 5.0
+"""Inches beside the margin that holds the labels."""
+
 FEWEST_BITS = 1e-4
 """Rates below are not drawn: nothing has arrived yet."""
 
@@ -103,6 +106,9 @@ def draw(study: Study) -> Figure:
     style.sparse_log_ticks(axes, "x")
     axes.set_xlabel("rate in bits per dimension of the image (three a pixel)")
     axes.set_ylabel("RMSE on 0–255 of the guess (lower is better)")
+    margin = placing.label_margin(ends)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(max(width, LEAST_WIDTH + margin), height)
     style.finish(
         figure,
         "Progressive coding: what the diffusion model knows after so many bits",
@@ -112,7 +118,7 @@ def draw(study: Study) -> Figure:
         ],
         notes,
         keys,
-        margin=placing.label_margin(ends),
+        margin=margin,
     )
     placing.end_labels(axes, ends)
     return figure

@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 from synthetic_store import Recipe, build
 
+from analysis.axes import axes_of
 from analysis.collect import read_study
 from analysis.compare import (
     FIRST_STAGE_UNKNOWN,
-    SETTING,
     UNKNOWN,
     Measured,
     SeedFactor,
@@ -24,6 +24,7 @@ from analysis.compare import (
     seed_factor,
     tables,
 )
+from analysis.older_stores import STAGES
 from analysis.table import markdown
 from ldm.errors import UserError
 
@@ -127,8 +128,13 @@ def drawn_rows(rng, name, seeds, sampler_seeds, trained, sampled):
             half = 1.959964 * sampled
             row = {"value": value, "ci_low": value - half, "ci_high": value + half, "seed": seed, "ae_seed": 0}
             rows.append({**row, "sampler_seed": sampler_seed, "deviations": None, "n": 500})
-    axes = dict.fromkeys(SETTING, "") | {"regulariser": "kl", "f": 4, "shift": name, "estimand": "population"}
-    return pd.DataFrame([{**axes, **row} for row in rows])
+    axes = dict.fromkeys(axes_of(STAGES).settings, "") | {
+        "regulariser": "kl",
+        "f": 4,
+        "shift": name,
+        "estimand": "population",
+    }
+    return pd.DataFrame([{**axes, "estimand": "population", **row} for row in rows])
 
 
 @pytest.mark.parametrize(("seeds", "sampler_seeds"), [(2, 1), (2, 3), (2, 5), (3, 3)])

@@ -50,7 +50,9 @@ def test_what_is_missing_has_its_cause():
 
 def test_its_figures_are_drawn(tmp_path):
     assert main(["--store", str(STORE), "--out", str(tmp_path), "--sweep", "all", "--allow-mixed-protocols"]) == 0
-    assert {"progressive_coding.png", "quality_vs_nfe.png", "rate_distortion.png"} <= {p.name for p in tmp_path.iterdir()}
+    assert {"progressive_coding.png", "quality_vs_nfe.png", "rate_distortion.png"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
 
 
 def test_a_sweep_that_says_its_stages_is_left_alone():

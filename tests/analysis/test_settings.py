@@ -5,6 +5,7 @@ import dataclasses
 import pandas as pd
 
 from analysis.axes import choices
+from analysis.older_stores import completed
 from analysis.settings import with_settings
 from ldm.records import Cell, Sweep
 
@@ -13,12 +14,12 @@ AXES = ("f", "regulariser", "channels", "seed", "ae_seed", "sampler_seed", "ae_s
 
 def cell(name, *overrides, **axes):
     plain = {"f": 4, "regulariser": "kl", "channels": 3, "seed": 0, "ae_seed": 0, "sampler_seed": 0}
-    settings = dict(override.split("=") for override in overrides)
-    return Cell(name, {**plain, **axes}, overrides, {}, settings)
+    return Cell(name, {**plain, **axes}, overrides, {})
 
 
 def settings_of(*cells):
-    [sweep] = with_settings([Sweep("s", "now", "run.py", tuple(cells))], AXES)
+    sweep = completed(Sweep("s", "now", "run.py", tuple(cells)))
+    [sweep] = with_settings([sweep], AXES)
     return [(c.axes.get("ae_settings"), c.axes.get("settings")) for c in sweep.cells]
 
 
@@ -66,7 +67,9 @@ def test_cells_that_no_key_tells_apart_bear_their_names():
 def test_sweeps_are_told_apart_too():
     one = Sweep("one", "now", "run.py", (cell("a", "ae.f=4", "ae.kl_weight=1"),))
     two = dataclasses.replace(one, sweep="two", cells=(cell("b", "ae.f=4"),))
-    [[first], [second]] = ([c.axes for c in sweep.cells] for sweep in with_settings([one, two], AXES))
+    [[first], [second]] = (
+        [c.axes for c in sweep.cells] for sweep in with_settings([completed(one), completed(two)], AXES)
+    )
     assert (first["ae_settings"], second.get("ae_settings")) == ("ae.kl_weight=1", None)
 
 
