@@ -27,7 +27,7 @@ from ldm.metrics.distribution import metric_name
 from ldm.metrics.features import Extractor, Features
 from ldm.metrics.reconstruction import ImageErrors, PerceptualDistance, image_errors
 from ldm.metrics.task import shuffled_partners, task_score
-from ldm.metrics.values import MetricValue
+from ldm.metrics.values import BICUBIC, MEAN_FILL, OTHER_CONDITIONS, REAL_IMAGES, MetricValue, varied
 from ldm.probes import PROBES, Probe
 from ldm.randomness import numpy_generator
 from ldm.records import LeftOut, ResultRow, content_hash
@@ -216,7 +216,10 @@ def judged(job: Job, values: Values, features: Features) -> tuple[list[Judged], 
             if LPIPS not in _named(values, f"{kind}.distance."):
                 left_out.append(LeftOut(f"{kind}_{LPIPS}", NO_LPIPS))
     if "clip_score" in values:
-        similar = [clip_score.clip_score(values[f"{kind}clip_score"], kind) for kind in ("", "shuffled_", "real_")]
+        similar = [
+            clip_score.clip_score(values[varied(clip_score.CLIP_SCORE, *variants).name], *variants)
+            for variants in ((), (OTHER_CONDITIONS,), (REAL_IMAGES,))
+        ]
         clip = job.parent("samples").record.facts["clip"]
         found.append(Judged((similar, []), _task_protocol(job, "clip_score", asked, n, **clip)))
     elif "text" in kinds:
@@ -290,14 +293,15 @@ def _pair_judged(job: Job, kind: str, values: Values, features: Features, asked:
 
 
 def _probe_scores(metric: str, values: Values) -> Scores:
-    return _sorted_out([task_score(metric, values[prefix + metric], prefix) for prefix in ("", "shuffled_")])
+    floor = task_score(metric, values[OTHER_CONDITIONS.name(metric)], OTHER_CONDITIONS)
+    return _sorted_out([task_score(metric, values[metric]), floor])
 
 
 def _superres_scores(values: Values) -> Scores:
     found: list[MetricValue | LeftOut] = [superres.consistency(values["superres.consistency"])]
-    for name in ("superres", "bicubic_superres"):
+    for name, variants in (("superres", ()), ("bicubic_superres", (BICUBIC,))):
         errors = ImageErrors(values[f"{name}.mse"], values.get(f"{name}.ssim"))
-        scores, missing = superres.superres_metrics(errors, _named(values, f"{name}.distance."), f"{name}_")
+        scores, missing = superres.superres_metrics(errors, _named(values, f"{name}.distance."), *variants)
         found += [*scores, *missing]
     return _sorted_out(found)
 
@@ -309,8 +313,8 @@ def _inpaint_scores(job: Job, values: Values, features: Features) -> Scores:
     for scores, missing in (
         inpainting.frechet_by_band(features, originals, covered, job.parent("samples").settings["extractor"]["name"]),
         *(
-            inpainting.distances_by_band(_named(values, f"{name}.distance."), covered, f"{name}_")
-            for name in ("inpaint", "mean_fill_inpaint")
+            inpainting.distances_by_band(_named(values, f"{name}.distance."), covered, *variants)
+            for name, variants in (("inpaint", ()), ("mean_fill_inpaint", (MEAN_FILL,)))
         ),
     ):
         found += [*scores, *missing]
