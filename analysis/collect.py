@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import settings
+from analysis import older_metrics, settings
 from analysis.axes import AUTO, TUNED, Axes, axes_of, needed_by, stages_of
-from analysis.columns import frame_of
+from analysis.columns import MEANING, frame_of
 from analysis.costs import costs, share
 from analysis.labels import CellLabels
 from analysis.missing import Missing, gaps
@@ -86,7 +86,7 @@ def _study(records: Records, sweeps: Sequence[Sweep], asked: str | None) -> Stud
                     continue
                 finished[stage, record.identity] = Finished(labels.label(cell, stage), cell, record)
                 common = _common(sweep, cell, record, shape, spent) | share(spent, shape.axes, needed[stage])
-                rows += [common | _measured(item) for item in record.rows]
+                rows += [common | _measured(record, older_metrics.filled(item)) for item in record.rows]
     if not rows:
         failures = sum(gap.failed for gap in missing.values())
         raise UserError(
@@ -132,7 +132,7 @@ def _common(
     }
 
 
-def _measured(item: ResultRow) -> dict[str, Any]:
+def _measured(record: StageRecord, item: ResultRow) -> dict[str, Any]:
     row = {
         "metric": item.metric,
         "value": item.value,
@@ -144,5 +144,7 @@ def _measured(item: ResultRow) -> dict[str, Any]:
         "n": item.n,
         "protocol": item.protocol,
         "images_seen": item.images_seen,
+        **{name: getattr(item, name) for name in MEANING},
+        "network": record.protocols.get(item.protocol, {}).get("extractor", ""),
     }
     return row if item.seed is None else {**row, "seed": item.seed}

@@ -21,6 +21,9 @@ PARAMETER_COLUMNS = ("parameters_denoiser", "parameters_conditioning", "paramete
 UNPRINTED = ("deviations", "alone")
 """Columns that are for comparisons alone."""
 
+MEANING = ("title", "unit", "higher_is_better", "group", "kind", "base", "variant", "headline_from")
+"""What a row says of its metric (`ldm.records.ResultRow`); `network` is the extractor of its protocol."""
+
 COLUMNS = (
     "stage",
     "cell",
@@ -79,6 +82,8 @@ COLUMNS = (
     "samples",
     "machine",
     "sweep",
+    *MEANING,
+    "network",
 )
 WHOLE_NUMBERS = (
     "f",
@@ -95,6 +100,7 @@ WHOLE_NUMBERS = (
     "width",
     "tile",
     "peak_bytes",
+    "headline_from",
     *PARAMETER_COLUMNS,
 )
 REAL_NUMBERS = (

@@ -19,7 +19,6 @@ degrees of freedom of sums: Welch 1947, Biometrika 34.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -28,13 +27,12 @@ import pandas as pd
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
 from analysis.axes import Axes, choices
+from analysis.headline import OF_SAMPLES, direction
 from analysis.labels import family_name, is_given, named_value
 from ldm.errors import UserError
 from ldm.records import ResultRow
 
 LEVEL = 0.05
-HIGHER_IS_BETTER = r"(window_)?((clipped_)?(precision|recall|density|coverage)_|is_|is$)"
-LOWER_IS_BETTER = r"(window_)?(fd_|fid$|fid_infinity$|sfd_|sfid$|kd_|kid$|cmmd_)"
 
 BETTER, WORSE, ALIKE = "better", "worse", "not distinguishable"
 UNKNOWN = "training variance unknown"
@@ -450,11 +448,11 @@ def tables(frame: pd.DataFrame, axes: Axes, against: str | None = None) -> list[
 
     Raises: UserError where not exactly one cell's name begins with `against`.
     """
-    rows = frame[frame["stage"] == "evaluation"]
+    rows = frame[(frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)]
     found = []
     for (metric, protocol), own in rows.groupby(["metric", "protocol"], sort=False):
-        higher = re.match(HIGHER_IS_BETTER, str(metric)) is not None
-        if higher or re.match(LOWER_IS_BETTER, str(metric)):
+        higher = direction(own)
+        if higher is not None:
             cells = sorted(measured(own, axes), key=lambda cell: -cell.mean if higher else cell.mean)
             factor = seed_factor(cells)
             means = [mean_over_seeds(cell, factor) for cell in cells]

@@ -1,4 +1,4 @@
-"""The metric that stands for quality in figures and table, and metrics in words."""
+"""The metric that stands for quality in figures and table, and what rows say of their metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,113 +6,94 @@ from typing import Any
 
 import pandas as pd
 
-MANY_SAMPLES = 5000
-"""From here on the Frechet distance is the headline; below, its bias at small n exceeds most differences."""
+from ldm.records import DECODED, GENERATION, GROUPS, REAL, WINDOWS
 
-KERNEL = ("kd_", "kid")
-"""How the names of kernel distances begin; these have no bias that depends on n."""
-
-WINDOW = "window_"
-"""Before the name of a metric that was measured on windows of samples larger than the training images."""
-
-DISTANCE = r"(fd_(?!infinity)|kd_|fid$|kid$)"
-"""Names of what may be the headline."""
-
-METRIC_NAMES = {
-    "fd_infinity": "Fréchet distance at infinite n",
-    "fd": "Fréchet distance",
-    "sfd": "spatial Fréchet distance",
-    "kd": "kernel distance",
-    "cmmd": "CMMD",
-    "is": "inception-score formula",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "clipped_density": "clipped density",
-    "clipped_coverage": "clipped coverage",
-}
-STANDARD_NAMES = {"fid_infinity": "FID at infinite n", "fid": "FID", "sfid": "sFID", "kid": "KID", "is": "IS"}
-EXTRACTOR_NAMES = {
-    "efficientnet_lite0": "EfficientNet-Lite0",
-    "efficientnet_lite2": "EfficientNet-Lite2",
-    "inception": "Inception-v3",
-    "dinov2": "DINOv2",
-    "clip": "CLIP",
-}
+OF_SAMPLES = ("", WINDOWS)
+"""Variants that are measured of a model's own samples; the others are floors and ceilings, or not of samples at all."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The metric that stands for quality in figures and table; `floor` metrics are the same of real images."""
+    """The metric that stands for quality in figures and table, as its rows declare it.
+
+    `is_unbiased`: whether it has no bias that depends on n, so that its floors may be of any n.
+    """
 
     metric: str
     n: int
+    title: str = ""
+    higher_is_better: bool | None = None
+    is_unbiased: bool = False
 
     @property
-    def title(self) -> str:
-        """As it is written on an axis."""
-        return metric_title(self.metric)
+    def label(self) -> str:
+        """As it is written on an axis: title, and which end is better."""
+        return f"{self.title}\n({better})" if (better := self.better) else self.title
 
     @property
-    def is_kernel(self) -> bool:
-        """Whether it is a kernel distance, else a Frechet distance."""
-        return _is_kernel(self.metric)
-
-    @property
-    def real(self) -> str:
-        """Its floor: real images of the split that is not the reference."""
-        return f"real_{self.metric}"
-
-    @property
-    def decoded(self) -> str:
-        """Its floor: the same images encoded and decoded."""
-        return f"decoded_{self.metric}"
+    def better(self) -> str:
+        """Which end is better, in words."""
+        return better_end(self.higher_is_better)
 
 
 def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
-    """The kernel distance below 5000 samples, else the Frechet distance, of the cells' own extractor with most rows.
+    """Of the distances to real images that may stand for quality at this n the one that needs most images.
 
-    Distances of windows count where there are none of whole samples.
+    That is the kernel distance below 5000 samples, else the Frechet distance, of the cells' own extractor with most
+    rows; of windows where there are none of whole samples. Where there are no distances, a metric of a group that this
+    program does not know, if an end of it is better.
     """
     rows = frame[frame["stage"] == stage]
-    distances = rows[rows["metric"].str.match(DISTANCE)]
+    distances = rows[rows["headline_from"].notna() & (rows["group"] == GENERATION) & rows["variant"].isin(OF_SAMPLES)]
+    if (distances["variant"] == "").any():
+        distances = distances[distances["variant"] == ""]
     if distances.empty:
-        distances = rows[rows["metric"].str.match(WINDOW + DISTANCE)]
+        distances = rows[(rows["higher_is_better"] != "") & (rows["variant"] == "") & ~rows["group"].isin(GROUPS)]
     if distances.empty:
         return None
-    extractors = distances["metric"].map(_extractor)
-    if (is_own := extractors == distances["extractor"]).any():  # not of those that judge beside it
-        distances, extractors = distances[is_own], extractors[is_own]
-    chosen = extractors.value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[0]
-    own = distances[extractors == chosen]
-    n = int(own["n"].min())
-    kernel = own["metric"].map(_is_kernel)
-    wanted = own[kernel if n < MANY_SAMPLES else ~kernel]
-    metric = (wanted if not wanted.empty else own)["metric"].iloc[0]
-    return Headline(str(metric), n)
+    if (is_own := distances["network"] == distances["extractor"]).any():  # not of those that judge beside it
+        distances = distances[is_own]
+    counts = distances["network"].value_counts()
+    chosen = counts.sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[0]
+    own = distances[distances["network"] == chosen]
+    n, least = int(own["n"].min()), own["headline_from"].fillna(0)
+    wanted = own[least == (least[least <= n].max() if (least <= n).any() else least.min())]
+    first = wanted.iloc[0]
+    return Headline(
+        str(first["metric"]), n, heading(own, first["metric"]), direction(wanted), first["headline_from"] == 0
+    )
 
 
-def _is_kernel(metric: str) -> bool:
-    return metric.removeprefix(WINDOW).startswith(KERNEL)
+def direction(rows: pd.DataFrame) -> bool | None:
+    """Whether more is better of the metric of these rows; None where no end is, or none says so."""
+    told = [bool(value) for value in rows["higher_is_better"] if value != ""]
+    return told[0] if told else None
 
 
-def _extractor(metric: str) -> str:
-    """The network of a distance; the names without one stand for the standard Inception weights."""
-    return metric.removeprefix(WINDOW).partition("_")[2] or "inception"
+def better_end(higher_is_better: bool | None) -> str:
+    """Which end is better, in words; empty where none is."""
+    return "" if higher_is_better is None else "higher is better" if higher_is_better else "lower is better"
 
 
-def metric_title(metric: str) -> str:
-    """A metric's name in words, e.g. "kernel distance, EfficientNet-Lite2"."""
-    if metric.startswith(WINDOW):
-        return f"{metric_title(metric.removeprefix(WINDOW))}, windows of larger samples"
-    if metric in STANDARD_NAMES:
-        return STANDARD_NAMES[metric]
-    kind = next((name for name in METRIC_NAMES if metric.startswith(f"{name}_")), None)
-    if kind is None:
-        return metric
-    extractor = metric.removeprefix(f"{kind}_")
-    return f"{METRIC_NAMES[kind]}, {EXTRACTOR_NAMES.get(extractor, extractor)}"
+def title_of(rows: pd.DataFrame, metric: str) -> str:
+    """The metric in words, e.g. "kernel distance, EfficientNet-Lite2"; its name where no row tells."""
+    return next((str(title) for title in rows["title"][rows["metric"] == metric] if title), metric)
+
+
+def heading(rows: pd.DataFrame, metric: str) -> str:
+    """Title and unit, e.g. "PSNR, dB"."""
+    unit = next((str(unit) for unit in rows["unit"][rows["metric"] == metric] if unit), "")
+    return ", ".join(filter(None, (title_of(rows, metric), unit)))
+
+
+def base_title(row: Mapping[Any, Any]) -> str:
+    """The title of the metric that a row has a variant of."""
+    return str(row["title"]).removesuffix(f", {row['variant']}")
+
+
+def floors_of(frame: pd.DataFrame, metric: str, *variants: str) -> pd.DataFrame:
+    """The rows of these variants of a metric, e.g. of real images."""
+    return frame[(frame["base"] == metric) & frame["variant"].isin(variants or (REAL, DECODED))]
 
 
 def compared_images(protocol: Mapping[str, Any]) -> tuple[str, str]:

@@ -69,6 +69,18 @@ GENERATION, NEIGHBOURHOODS, TASK = "generation", "neighbourhoods", "task"
 RECONSTRUCTION, RATE, CODING = "reconstruction", "rate", "coding"
 LIKELIHOOD, MEMORISATION, PREDICTORS = "likelihood", "memorisation", "predictors"
 DETAIL = "detail"
+GROUPS = (
+    GENERATION,
+    NEIGHBOURHOODS,
+    TASK,
+    RECONSTRUCTION,
+    RATE,
+    CODING,
+    LIKELIHOOD,
+    MEMORISATION,
+    PREDICTORS,
+    DETAIL,
+)
 """Groups of metrics, each the section of the table that shows it; what is detail stands in results.csv alone."""
 
 REAL, DECODED, WINDOWS = "real images", "decoded images", "windows of larger samples"

@@ -16,6 +16,7 @@ from analysis.headline import Headline, compared_images, headline
 from analysis.labels import family_name
 from analysis.papers import Published
 from analysis.placing import PointLabel
+from ldm.records import DECODED, REAL
 
 
 def quality_figure(
@@ -55,7 +56,7 @@ def quality_figure(
         axes.set_visible(False)
     pending: list[tuple[Axes, list[PointLabel]]] = []
     shown: list[Published] = []
-    real = floor(study, metric.real, metric)
+    real = floor(study, REAL, metric)
     for panel in panels:
         axes = grid[variants.index(panel.variant)][columns.index(panel.family)]
         axes.set_visible(True)
@@ -74,7 +75,7 @@ def quality_figure(
         leftmost = next(p for p in panels if p.variant == panel.variant) is panel
         axes.tick_params(labelbottom=True, labelleft=leftmost)
         if leftmost:
-            axes.set_ylabel(f"{metric.title}\n(lower is better)")
+            axes.set_ylabel(metric.label)
         pending.append((axes, labels))
     # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
     values = rows["value"].tolist() + [number.value for number in shown]
@@ -84,7 +85,7 @@ def quality_figure(
     if not real.empty:
         name = " against ".join(compared_images(study.protocols.get(real["protocol"].iloc[0], {})))
         legend.append(style.key(f"floor: {name}", color=style.INK, linestyle="--", linewidth=1.1))
-    decoded = floor(study, metric.decoded, metric)
+    decoded = floor(study, DECODED, metric)
     if not decoded.empty:
         name = compared_images(study.protocols.get(decoded["protocol"].iloc[0], {}))[0]
         look = {"marker": ">", "markersize": 6} if floors else {"linestyle": (0, (5, 2)), "linewidth": 1.3}

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, overlays, placing, protocols, style
+from analysis import looks, overlays, placing, protocols, rates, style
 from analysis.codecs import Codec, codec_curves, codec_marks, codec_note, codecs
 from analysis.collect import Study
 from analysis.compare import SeedFactor, one_cell, seed_factor
@@ -19,7 +19,6 @@ from analysis.figures.panels import mean_of
 from analysis.labels import is_given, named_value, told_apart
 from analysis.looks import Family, Named
 from analysis.placing import PointLabel
-from analysis.rates import RATE_NOTES, RATE_OF, RATE_SHORT, rate_metrics
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,11 @@ def draw(study: Study) -> Figure:
     look_of, codec_of = looks.families(study.frame["regulariser"]), looks.codecs(name for name, _ in curves)
     figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
     points = _rate_points(rows, study.axes.first_stage)
-    distortions = rows[rows["metric"].isin([name for names in RATE_OF.values() for name in names[2:]])]
+    distortions = rows[rates.is_distortion(rows)]
     mixed = protocols.mixed(distortions)
     letters = {name: mark for name, mark in protocols.letters(study.frame).items() if name in mixed}
-    present = [name for name in RATE_OF if not points.empty and name in set(points["regulariser"])]
-    named = [RATE_SHORT[name] for name in present if name in RATE_SHORT]
+    present = [name for name in look_of if not points.empty and name in set(points["regulariser"])]
+    named = [words for name in present if (words := rates.short(name, rows))]
     keys = looks.family_keys(look_of, present)
     if not points.empty:
         keys.append(style.key("cruder bound", marker="o", color=style.MUTED, markerfacecolor="white"))
@@ -83,7 +82,7 @@ def draw(study: Study) -> Figure:
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
-    notes = _rate_note(present)
+    notes = _rate_note(present, rows)
     if study.published:
         drawn = [number for number in study.published if number.metric == "psnr" and number.index_bits_per_pixel]
         notes.append(
@@ -119,24 +118,23 @@ def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) 
     """KL latents in coarser and coarser steps, in the colour of their f; labels where several have the same f."""
     labels, factors = [], [latents.f for latents in coded]
     for latents in coded:
-        rates, rmse, psnr = zip(*latents.points, strict=True)
+        at, rmse, psnr = zip(*latents.points, strict=True)
         heights = rmse if column == "rmse" else [math.nan if value is None else value for value in psnr]
         tint = style.colour(latents.f)
-        axes.plot(rates, heights, ":", color=tint, linewidth=1.1, marker=".", markersize=4, zorder=1)
+        axes.plot(at, heights, ":", color=tint, linewidth=1.1, marker=".", markersize=4, zorder=1)
         if factors.count(latents.f) > 1 and math.isfinite(heights[-1]):
-            labels.append(PointLabel(rates[-1], heights[-1], latents.label, tint))
+            labels.append(PointLabel(at[-1], heights[-1], latents.label, tint))
     return labels
 
 
-def _rate_note(regularisers: Sequence[str]) -> list[str]:
+def _rate_note(regularisers: Sequence[str], rows: pd.DataFrame) -> list[str]:
     """Which rate and which distortion stand in the figure."""
-    return [f"Rates: {'; '.join(RATE_NOTES[name] for name in regularisers)}."] if regularisers else []
+    return [f"Rates: {'; '.join(rates.note(name, rows) for name in regularisers)}."] if regularisers else []
 
 
 def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """One row a first stage, its seeds averaged: axes, and value and interval of rate, cruder rate, RMSE and PSNR."""
-    names = ("rate", "crude", "rmse", "psnr")
-    rows = rows[rows["metric"].isin([metric for metrics in RATE_OF.values() for metric in metrics])]
+    rows = rates.rates_and_distortions(rows)
     if rows.empty:
         return pd.DataFrame()
     # Rate and distortion of one record may follow different protocols; what must not be averaged are different sets.
@@ -146,9 +144,13 @@ def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     found = []
     for _, own in rows.assign(measured=measured).groupby(keys, dropna=False):
         point: dict[Any, Any] = own.iloc[0][keys].to_dict()
-        for name, metric in zip(names, rate_metrics(point["regulariser"]), strict=True):
-            values = own[own["metric"] == metric]
-            mean = mean_of(values, factors[metric]) if len(values) else (math.nan,) * 3
+        for name, values in {
+            "rate": rates.rate(own),
+            "crude": rates.cruder_rate(own),
+            "rmse": rates.distortion(own, "rmse255"),
+            "psnr": rates.distortion(own, "psnr"),
+        }.items():
+            mean = mean_of(values, factors[values["metric"].iloc[0]]) if len(values) else (math.nan,) * 3
             point |= dict(zip((name, f"{name}_low", f"{name}_high"), mean, strict=True))
         if math.isfinite(point["rate"]):
             found.append(point)
@@ -182,10 +184,10 @@ def _draw_codecs(axes: Axes, column: str, shared: RateAxes) -> list[PointLabel]:
         if _is_lossless(curve):
             continue
         heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
-        rates, look = [point.bits_per_pixel for point in curve], shared.codec_of[name]
-        axes.plot(rates, heights, ":", color=look.colour, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
+        sizes, look = [point.bits_per_pixel for point in curve], shared.codec_of[name]
+        axes.plot(sizes, heights, ":", color=look.colour, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
         if marks[images]:
-            labels.append(PointLabel(rates[-1], heights[-1], look.name + marks[images], look.colour))
+            labels.append(PointLabel(sizes[-1], heights[-1], look.name + marks[images], look.colour))
     return labels
 
 
