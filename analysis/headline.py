@@ -59,9 +59,8 @@ def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
     n, least = int(own["n"].min()), own["headline_from"].fillna(0)
     wanted = own[least == (least[least <= n].max() if (least <= n).any() else least.min())]
     first = wanted.iloc[0]
-    return Headline(
-        str(first["metric"]), n, heading(own, first["metric"]), direction(wanted), first["headline_from"] == 0
-    )
+    is_unbiased = bool(pd.notna(first["headline_from"]) and first["headline_from"] == 0)
+    return Headline(str(first["metric"]), n, heading(own, first["metric"]), direction(wanted), is_unbiased)
 
 
 def direction(rows: pd.DataFrame) -> bool | None:

@@ -11,7 +11,6 @@ Source: bands as in Suvorov et al. 2022, arXiv 2109.07161, and Rombach et al. 20
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -87,7 +86,7 @@ def distances_by_band(
     values, left_out = [], []
     for band, chosen in _bands(shares):
         for name, found in distances.items():
-            metric = varied(band.metric(perceptual_metric(name)), *variants)
+            metric = varied(inpainted(perceptual_metric(name), band), *variants)
             if (n := int(chosen.sum())) < LEAST:
                 left_out.append(LeftOut(metric.name, f"It needs at least {LEAST} images, here there are {n}."))
             else:
@@ -108,7 +107,7 @@ def frechet_by_band(
     pairs = np.concatenate([filled.features, originals.features], axis=1).astype(np.float64)
     order = np.random.default_rng(0).permutation(len(pairs))
     for band, chosen in _bands(shares):
-        metric = dataclasses.replace(band.metric(metric_of(FRECHET, extractor_name)), headline_from=None)
+        metric = inpainted(metric_of(FRECHET, extractor_name), band)
         own = pairs[order][chosen[order]]
         if len(own) < FRECHET.images:
             reason = f"It needs at least {FRECHET.images} images a side, here there are {len(own)}."
@@ -123,24 +122,18 @@ def frechet_by_band(
     return values, left_out
 
 
-@dataclass(frozen=True)
-class _Band:
-    """Images whose holes cover a share within these bounds, in per cent; all for None."""
-
-    bounds: tuple[int, int] | None
-
-    def metric(self, of: Metric) -> Metric:
-        """A distance between filled-in images and the images themselves over this band."""
-        if self.bounds is None:
-            return of.within("inpaint_", "inpainting ", TASK)
-        low, high = self.bounds
-        return of.within("inpaint_", f"inpainting, holes of {low} to {high} %: ", TASK, f"_mask{low}_{high}")
+def inpainted(metric: Metric, band: tuple[int, int] | None = None) -> Metric:
+    """A distance between images as one of filled-in images to the images themselves, over all or those of a band."""
+    if band is None:
+        found = metric.within("inpaint_", "inpainting ", TASK)
+    else:
+        low, high = band
+        found = metric.within("inpaint_", f"inpainting, holes of {low} to {high} %: ", TASK, f"_mask{low}_{high}")
+    return dataclasses.replace(found, headline_from=None)
 
 
-def _bands(shares: Array) -> list[tuple[_Band, NDArray[np.bool_]]]:
+def _bands(shares: Array) -> list[tuple[tuple[int, int] | None, NDArray[np.bool_]]]:
     """All images, then those of each band."""
     per_cent = 100 * shares
-    found = [(_Band(None), np.ones(len(shares), np.bool_))]
-    for low, high in BANDS:
-        found.append((_Band((low, high)), (per_cent > low) & (per_cent <= high)))
-    return found
+    bands = [(band, (per_cent > band[0]) & (per_cent <= band[1])) for band in BANDS]
+    return [(None, np.ones(len(shares), np.bool_)), *bands]

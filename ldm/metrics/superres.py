@@ -47,12 +47,13 @@ def superres_metrics(
     """
     values, left_out = reconstruction_metrics(errors, distances)
     return (
-        [dataclasses.replace(value, of=varied(_of_superres(value.of), *variants)) for value in values],
+        [dataclasses.replace(value, of=varied(of_superres(value.of), *variants)) for value in values],
         [variant_left_out(LeftOut(PREFIX + item.metric, item.reason), *variants) for item in left_out],
     )
 
 
-def _of_superres(metric: Metric) -> Metric:
+def of_superres(metric: Metric) -> Metric:
+    """An error of reconstructions as one of enlarged images."""
     return metric.within(PREFIX, "super-resolution ", TASK)
 
 

@@ -99,13 +99,13 @@ def test_cells_that_found_their_guidance_share_a_panel(study):
     assert titles == [""]
 
 
-def _tuning(label, taken, tried, n=200, metric=f"kd_{JUDGE}"):
+def _tuning(label, taken, tried, n=200, metric=f"kd_{JUDGE}", title="kernel distance"):
     """`tried` by scale: the value and what each block of two sets contributes to its deviation, None = not told."""
     rows = {
         scale: ResultRow(metric, value, n, "how", *(_bounds(value, blocks)), deviations=blocks)
         for scale, (value, blocks) in tried.items()
     }
-    return Tuning(label, metric, n, "how", taken, taken == max(tried), rows)
+    return Tuning(label, metric, n, "how", taken, taken == max(tried), rows, title)
 
 
 def _bounds(value, blocks):
@@ -131,10 +131,11 @@ def test_what_was_tried_is_said_with_its_budget(study):
 def test_each_metric_has_a_table_of_its_own(study):
     tried = {1.0: (0.3, None), 2.0: (0.1, None)}
     one = _tuning("KL f=4", 2.0, tried)
-    other = _tuning("KL f=4, clip", 2.0, {1.0: (30.0, None), 2.0: (10.0, None)}, metric="kd_clip")
+    far = {1.0: (30.0, None), 2.0: (10.0, None)}
+    other = _tuning("KL f=4, clip", 2.0, far, metric="kd_clip", title="CLIP distance")
     text = tuned_guidance((one, other))
     assert text.count("| cell | 1 | 2 | taken |") == 2
-    assert "kernel distance, CLIP by guidance scale" in text
+    assert "CLIP distance by guidance scale" in text
 
 
 def test_scales_that_noise_alone_may_have_ordered_are_said(study):

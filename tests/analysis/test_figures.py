@@ -25,7 +25,7 @@ from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
 from analysis.figures import FIGURES, figures_of
-from analysis.headline import headline, metric_title
+from analysis.headline import headline
 from ldm.errors import UserError
 
 FACTORS = (1, 4, 8)
@@ -267,15 +267,8 @@ def test_headline_takes_the_other_distance_where_one_was_left_out(study):
 
 def test_headline_is_that_of_the_cells_own_extractor_whoever_judges_beside(study):
     beside = study.frame[study.frame["metric"].str.endswith(JUDGE)]
-    beside = beside.assign(metric=beside["metric"].str.replace(JUDGE, "clip"))
+    beside = beside.assign(metric=beside["metric"].str.replace(JUDGE, "clip"), network="clip")
     assert headline(pd.concat([beside, beside, study.frame])).metric == headline(study.frame).metric
-
-
-def test_only_the_standard_weights_are_called_fid():
-    assert metric_title("fid") == "FID"
-    assert metric_title("fd_infinity_dinov2") == "Fréchet distance at infinite n, DINOv2"
-    assert metric_title("clipped_coverage_inception") == "clipped coverage, Inception-v3"
-    assert metric_title("fd_efficientnet_lite2") == "Fréchet distance, EfficientNet-Lite2"
 
 
 def test_every_figure_names_n_data_budget_and_protocol(study, figures):
