@@ -12,7 +12,8 @@ from every_metric import every_metric
 from synthetic_store import JUDGE, Recipe, build
 
 from analysis import compare, older_metrics
-from analysis.collect import MEANING, read_study
+from analysis.collect import read_study
+from analysis.columns import MEANING
 from analysis.figures import figures_of
 from analysis.headline import headline
 from analysis.table import markdown
@@ -59,7 +60,7 @@ def test_a_metric_that_nobody_knows_gets_a_column_and_a_verdict(store: Path) -> 
     verdicts = page.split("## Which cells are better")[1].split("\n## ")[0]
     assert "kernel distance, EfficientNet-Lite2 (n = 512)" in verdicts
     assert "splendour, points (n = 512)" in verdicts
-    found = {table.metric: table for table in compare.tables(study.frame)}
+    found = {table.metric: table for table in compare.tables(study.frame, study.axes)}
     kernel, splendour = found[f"kd_{JUDGE}"], found["splendour"]
     assert [mean.name for mean in splendour.means] == [mean.name for mean in kernel.means][::-1]
     assert [item.verdict for item in splendour.comparisons] == ["worse"]
@@ -78,7 +79,7 @@ def test_a_metric_of_no_better_end_gets_a_column_and_no_verdict(store: Path) -> 
     rewritten(store, lambda rows: rows + [{**row, "higher_is_better": None} for row in splendid(rows)])
     study = read_study(store)
     assert "splendour, points (n = 512)" in markdown(study)
-    assert "splendour" not in {table.metric for table in compare.tables(study.frame)}
+    assert "splendour" not in {table.metric for table in compare.tables(study.frame, study.axes)}
 
 
 @pytest.mark.parametrize("extractor", EXTRACTOR_TITLES)
