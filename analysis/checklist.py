@@ -116,16 +116,16 @@ def _prescribed(protocol: Mapping[str, Any]) -> dict[str, Any]:
 def _alike(rows: pd.DataFrame, number: Published) -> pd.DataFrame:
     """The rows of metrics of the same kind by another network, where the published one was not measured."""
     kinds = {
-        "fid": r"(fd_|kd_|kid$)",
-        "rfid": "rfd_",
-        "is": "is_",
-        "inpaint_fid": r"inpaint_fd_(?!.*_mask\d)",
-        "inpaint_lpips": r"inpaint_lpips(?!.*_mask\d)",
+        "fid": ("fd", "kd"),
+        "rfid": ("rfd",),
+        "is": ("is",),
+        "inpaint_fid": ("inpaint_fd",),
+        "inpaint_lpips": ("inpaint_lpips",),
         # Our bands of masked shares are wider than Table 7's.
-        f"inpaint_fid{BAND}": r"inpaint_(fid|fd_.*)_mask40_60$",
-        f"inpaint_lpips{BAND}": r"inpaint_lpips.*_mask40_60$",
+        f"inpaint_fid{BAND}": ("inpaint_fd_mask40_60",),
+        f"inpaint_lpips{BAND}": ("inpaint_lpips_mask40_60",),
     }
-    return rows[rows["metric"].str.match(kinds[number.metric])] if number.metric in kinds else rows.iloc[:0]
+    return rows[rows["kind"].isin(kinds.get(number.metric, ())) & (rows["variant"] == "")]
 
 
 def _line(entry: Entry) -> list[str]:

@@ -19,7 +19,6 @@ degrees of freedom of sums: Welch 1947, Biometrika 34.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -27,19 +26,13 @@ from typing import Any
 import pandas as pd
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
-from analysis.collect import ALL_AXES, FIRST_STAGE_AXES, choices, family_name
-from analysis.labels import is_given, named_value
+from analysis.axes import Axes, choices
+from analysis.headline import OF_SAMPLES, direction
+from analysis.labels import family_name, is_given, named_value
 from ldm.errors import UserError
 from ldm.records import ResultRow
 
 LEVEL = 0.05
-REPEATED = ("seed", "ae_seed", "sampler_seed")
-"""Axes whose values are repetitions of one cell: a diffusion model, a first stage, or samples anew."""
-
-SETTING = tuple(axis for axis in ALL_AXES if axis not in REPEATED)
-OF_FIRST_STAGE = tuple(axis for axis in FIRST_STAGE_AXES if axis not in REPEATED)
-HIGHER_IS_BETTER = r"(window_)?((clipped_)?(precision|recall|density|coverage)_|is_|is$)"
-LOWER_IS_BETTER = r"(window_)?(fd_|fid$|fid_infinity$|sfd_|sfid$|kd_|kid$|cmmd_)"
 
 BETTER, WORSE, ALIKE = "better", "worse", "not distinguishable"
 UNKNOWN = "training variance unknown"
@@ -167,19 +160,22 @@ class Comparison:
         return f"{self.verdict}, {self.unknown}" if self.unknown else self.verdict
 
 
-def by_cell(rows: pd.DataFrame) -> list[pd.DataFrame]:
+def by_cell(rows: pd.DataFrame, axes: Axes) -> list[pd.DataFrame]:
     """The rows of each cell, whatever its seeds, in their order."""
-    return [own for _, own in rows.groupby(_named_values(rows, SETTING), sort=False)]
+    return [own for _, own in rows.groupby(_named_values(rows, axes.settings), sort=False)]
 
 
-def measured(rows: pd.DataFrame) -> list[Measured]:
+def measured(rows: pd.DataFrame, axes: Axes) -> list[Measured]:
     """The cells among rows of one stage, metric and protocol, in their order."""
-    varying = [axis for axis in SETTING if axis not in NAMED and choices(rows[axis]) > 1]
-    return [one_cell(own, _name(own.iloc[0], varying)) for own in by_cell(rows)]
+    varying = [axis for axis in axes.settings if axis not in NAMED and choices(rows[axis]) > 1]
+    return [one_cell(own, _name(own.iloc[0], varying), axes.first_stage) for own in by_cell(rows, axes)]
 
 
-def one_cell(rows: pd.DataFrame, name: str = "") -> Measured:
-    """The cell whose rows of one metric, protocol and number of images seen these are, one a repetition."""
+def one_cell(rows: pd.DataFrame, name: str = "", first_stage: Sequence[str] = ()) -> Measured:
+    """The cell whose rows of one metric, protocol and number of images seen these are, one a repetition.
+
+    `first_stage`: the axes that tell first stages apart.
+    """
     outermost = "ae_seed" if choices(rows["ae_seed"]) > 1 else "seed"
     first, values = rows.iloc[0], tuple(rows["value"].astype(float))
     is_trained = first["regulariser"] != "identity" and not is_given(first["ae_weights"])
@@ -189,7 +185,7 @@ def one_cell(rows: pd.DataFrame, name: str = "") -> Measured:
         values,
         int(rows["n"].min()),
         str(first["estimand"]),
-        " ".join(str(first[axis]) for axis in OF_FIRST_STAGE) if is_trained else "",
+        " ".join(str(first[axis]) for axis in first_stage) if is_trained else "",
         rows["ae_seed"].nunique(),
         (float(first["ci_low"]), float(first["ci_high"])) if len(rows) == 1 and pd.notna(first["ci_low"]) else None,
     )
@@ -447,17 +443,17 @@ class Table:
     factor: SeedFactor
 
 
-def tables(frame: pd.DataFrame, against: str | None = None) -> list[Table]:
+def tables(frame: pd.DataFrame, axes: Axes, against: str | None = None) -> list[Table]:
     """Of every metric of samples whose better end is known, by protocol; against the best, or the cell so named.
 
     Raises: UserError where not exactly one cell's name begins with `against`.
     """
-    rows = frame[frame["stage"] == "evaluation"]
+    rows = frame[(frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)]
     found = []
     for (metric, protocol), own in rows.groupby(["metric", "protocol"], sort=False):
-        higher = re.match(HIGHER_IS_BETTER, str(metric)) is not None
-        if higher or re.match(LOWER_IS_BETTER, str(metric)):
-            cells = sorted(measured(own), key=lambda cell: -cell.mean if higher else cell.mean)
+        higher = direction(own)
+        if higher is not None:
+            cells = sorted(measured(own, axes), key=lambda cell: -cell.mean if higher else cell.mean)
             factor = seed_factor(cells)
             means = [mean_over_seeds(cell, factor) for cell in cells]
             if against is None:

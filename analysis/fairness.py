@@ -3,23 +3,56 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from analysis import protocols, text
-from analysis.collect import ALL_AXES, TUNED, Study, Tuning
-from analysis.compare import ALIKE, LEVEL, REPEATED, Mean, compare, mean_over_seeds, one_cell, one_value, seed_factor
-from analysis.figures import headline, metric_title
+from analysis import older_metrics, protocols, text
+from analysis.axes import REPEATED, TUNED
+from analysis.collect import Study
+from analysis.compare import ALIKE, LEVEL, Mean, compare, mean_over_seeds, one_cell, one_value, seed_factor
+from analysis.headline import headline
 from analysis.labels import row_label
 from ldm.records import ResultRow
 
 FACTOR = "learning_rate_factor"
 
 
-def tuned_guidance(study: Study) -> str:
+@dataclass(frozen=True)
+class Tuning:
+    """How the guidance of a cell was found: by scale the distance of n samples that are not the reported ones."""
+
+    label: str
+    metric: str
+    n: int
+    protocol: str
+    scale: float
+    is_at_the_end: bool
+    tried: Mapping[float, ResultRow]
+    title: str = ""
+
+
+def tunings(study: Study) -> list[Tuning]:
+    """How the cells of a study found their guidance, where they did."""
+    return [_tuning(one.label, one.record.facts) for one in study.finished if one.record.stage == "tuning"]
+
+
+def _tuning(label: str, facts: Mapping[str, Any]) -> Tuning:
+    metric, n, protocol = facts["metric"], int(facts["n"]), str(facts.get("protocol", ""))
+    title = str(facts.get("title") or older_metrics.meaning(metric)["title"])
+    tried = {
+        float(item["scale"]): ResultRow(
+            metric, n=n, protocol=protocol, **{k: v for k, v in item.items() if k != "scale"}
+        )
+        for item in facts["tried"]
+    }
+    return Tuning(label, metric, n, protocol, float(facts["scale"]), bool(facts["is_at_the_end"]), tried, title)
+
+
+def tuned_guidance(found: Sequence[Tuning]) -> str:
     """What was tried for each cell whose guidance was found, and what was taken; a table for each way of measuring."""
     alike: dict[tuple[str, int, str], list[Tuning]] = {}
-    for tuning in study.tunings:
+    for tuning in found:
         alike.setdefault((tuning.metric, tuning.n, tuning.protocol), []).append(tuning)
-    budgets = sorted({len(tuning.tried) * tuning.n for tuning in study.tunings})
+    budgets = sorted({len(tuning.tried) * tuning.n for tuning in found})
     equal = (
         f"the same budget for each cell, {budgets[0]:,} samples"
         if len(budgets) == 1
@@ -37,7 +70,7 @@ def _tunings(alike: Sequence[Tuning], equal: str) -> str:
         found += f"; not distinguishable: {', '.join(f'{s:g}' for s in ties)}" if (ties := undecided(tuning)) else ""
         lines.append([tuning.label, *(_value(tuning.tried.get(scale)) for scale in scales), found])
     return text.table(["cell", *(f"{scale:g}" for scale in scales), "taken"], lines) + (
-        f"\n\n{metric_title(first.metric)} by guidance scale, n = {first.n:,} each, protocol `{first.protocol}`, 95 % "
+        f"\n\n{first.title} by guidance scale, n = {first.n:,} each, protocol `{first.protocol}`, 95 % "
         f"intervals in brackets: {equal}. These samples have a seed of their own; none of them is among the reported "
         f"ones. All scales of a cell start from the same noise, so scales are told apart by their differences (level "
         f"{LEVEL:g}, Holm over the pairs)."
@@ -65,11 +98,17 @@ class RateCheck:
     protocol: str = ""
     n: int = 0
     means: Mapping[float, Mean] = field(default_factory=dict)
+    higher_is_better: bool = False
 
     @property
     def best(self) -> float:
         """The factor at which it did best."""
-        return min(self.values, key=lambda factor: self.values[factor])
+        return min(self.values, key=lambda factor: self.sign * self.values[factor])
+
+    @property
+    def sign(self) -> float:
+        """1 where lower is better, -1 where higher is."""
+        return -1.0 if self.higher_is_better else 1.0
 
     @property
     def is_inside(self) -> bool:
@@ -83,7 +122,7 @@ def rate_checks(study: Study) -> list[RateCheck]:
     if metric is None:
         return []
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
-    others = [axis for axis in ALL_AXES if axis not in (FACTOR, *REPEATED, "guidance_scale")]
+    others = [axis for axis in study.axes.all if axis not in (FACTOR, *REPEATED, "guidance_scale")]
     letters = protocols.letters(rows)
     # A tuned guidance may differ with the learning rate; one that was given is an axis like any other.
     given = rows["guidance_scale"].where(rows["guidance_rule"] != TUNED, -1.0)
@@ -91,16 +130,17 @@ def rate_checks(study: Study) -> list[RateCheck]:
         {float(factor): cell for factor, cell in own.groupby(FACTOR)}  # type: ignore[arg-type]
         for _, own in rows.assign(given=given).groupby([*others, "given", "protocol"], dropna=False, sort=False)
     ]
+    higher = bool(metric.higher_is_better)
     spread = seed_factor([one_cell(cell) for cells in candidates for cell in cells.values()])
     found = []
     for cells in candidates:
         if len(cells) > 1:
             first = next(iter(cells.values())).iloc[0]
-            label = row_label(rows, first.to_dict(), without=(FACTOR, *REPEATED))
+            label = row_label(rows, first.to_dict(), study.axes, without=(FACTOR, *REPEATED))
             mark = f" (protocol {letters[first['protocol']]})" if first["protocol"] in letters else ""
             means = {factor: mean_over_seeds(one_cell(cell), spread) for factor, cell in cells.items()}
             values = {factor: mean.value for factor, mean in means.items()}
-            found.append(RateCheck(label + mark, values, str(first["protocol"]), int(first["n"]), means))
+            found.append(RateCheck(label + mark, values, str(first["protocol"]), int(first["n"]), means, higher))
     return found
 
 
@@ -122,7 +162,7 @@ def learning_rate_check(study: Study) -> str:
             f"{' or '.join(map(str, seeds))} training seed{'s' * (seeds != [1])} a rate: {verdict(own)}"
         )
     return (
-        f"{table}\n\n{metric.title} (lower is better), means over seeds with 95 % intervals in brackets. "
+        f"{table}\n\n{metric.title} ({metric.better}), means over seeds with 95 % intervals in brackets. "
         + " ".join(verdicts)
     )
 
@@ -141,8 +181,8 @@ def verdict(checks: Sequence[RateCheck]) -> str:
     lacking = [check.label for check in checks if 1.0 not in check.values]
     if lacking:
         return f"No ordering is claimed: {'; '.join(lacking)} was not trained at ×1."
-    common = [check.label for check in sorted(checks, key=lambda check: check.values[1.0])]
-    best = [check.label for check in sorted(checks, key=lambda check: check.values[check.best])]
+    common = [check.label for check in sorted(checks, key=lambda check: check.sign * check.values[1.0])]
+    best = [check.label for check in sorted(checks, key=lambda check: check.sign * check.values[check.best])]
     ends = [f"{check.label} (×{check.best:g})" for check in checks if not check.is_inside]
     if ends:
         return f"No ordering is claimed: the best rate of {'; '.join(ends)} is an end of what was tried."

@@ -1,22 +1,60 @@
-"""Short names of rows and curves, which say only what differs among them."""
+"""Short names of cells and rows, which say only what differs among them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from analysis import settings
-from analysis.collect import ALL_AXES, Codec, choices, family_name
+from analysis.axes import Axes, choices
+from ldm.records import Cell, StageShape
+
+FAMILY_NAMES = {"kl": "KL", "vq": "VQ", "identity": "pixels", "none": "unregularised"}
 
 
-def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], without: Sequence[str] = ()) -> str:
+def family_name(regulariser: str) -> str:
+    """A regulariser as it is written in figures and tables: by its own name where none is set."""
+    return FAMILY_NAMES.get(regulariser, regulariser)
+
+
+class CellLabels:
+    """Short names of what is measured of cells; `stages` says on which axes it depends, `axes` in which order."""
+
+    def __init__(self, cells: Sequence[Cell], axes: Axes, stages: Mapping[str, StageShape]) -> None:
+        values = {axis: {str(cell.axes.get(axis)) for cell in cells} for axis in axes.all}
+        self.stages = stages
+        self.varying = {axis for axis, found in values.items() if len(found) > 1}
+        # Channels and family follow from f in most sweeps: they are named only where they tell cells apart.
+        by_candidate: dict[tuple[Any, Any], set[Any]] = {}
+        for cell in cells:
+            by_candidate.setdefault((cell.axes.get("regulariser"), cell.axes.get("f")), set()).add(
+                cell.axes.get("channels")
+            )
+        if all(len(found) == 1 for found in by_candidate.values()):
+            self.varying.discard("channels")
+
+    def label(self, cell: Cell, stage: str) -> str:
+        """The name of what `stage` measures of a cell, e.g. "KL f=8, 10 steps" for its samples."""
+        axes = self.stages[stage].axes
+        if "f" not in axes:
+            return stage
+        parts = [family_name(str(cell.axes.get("regulariser"))) + f" f={cell.axes.get('f')}"]
+        if "steps" in axes:
+            parts.append(f"{cell.axes.get('steps')} steps")
+        others = [a for a in axes if a in self.varying and a not in {"f", "regulariser", "steps"}]
+        others = [a for a in others if cell.axes.get(a) is not None]
+        named = ("" if axis in settings.AXES else f"{axis}=" for axis in others)
+        return ", ".join(parts + [name + str(cell.axes.get(axis)) for name, axis in zip(named, others, strict=True)])
+
+
+def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], axes: Axes, without: Sequence[str] = ()) -> str:
     """The name of one of `rows`, e.g. "KL f=8, 10 steps, seed 1"; channels where they do not follow from f."""
     named = ["f", "regulariser", "steps", *without]
     if "channels" not in told_apart(rows, ["channels"]):
         named.append("channels")
     parts = [f"{family_name(row['regulariser'])} f={row['f']}"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) and "steps" not in without else []
-    swept = [axis for axis in ALL_AXES if axis not in named and choices(rows[axis]) > 1]
+    swept = [axis for axis in axes.all if axis not in named and choices(rows[axis]) > 1]
     return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in swept if is_given(row[axis]))])
 
 
@@ -35,17 +73,3 @@ def named_value(axis: str, value: Any) -> str:
 def is_given(value: Any) -> bool:
     """Whether an axis has a value in a row."""
     return value != "" and bool(pd.notna(value))
-
-
-def codec_marks(curves: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """By image set what marks its curves where there are several: " A", " B", ...; names are too long for labels."""
-    images = list(dict.fromkeys(name for _, name in curves))
-    return {name: f" {chr(ord('A') + index)}" if len(images) > 1 else "" for index, name in enumerate(images)}
-
-
-def codec_note(curves: Mapping[tuple[str, str], Sequence[Codec]]) -> list[str]:
-    """Which images the codec curves of a figure are of; nothing where there are none."""
-    counts = {images: points[0].n for (_, images), points in curves.items()}
-    named = [f"{mark.strip()} = {name}" if mark else name for name, mark in codec_marks(curves).items()]
-    spelled = [name if "n = " in name else f"{name}, n = {n:,}" for name, n in zip(named, counts.values(), strict=True)]
-    return [f"Codecs on held-out images: {'; '.join(spelled)}."] if spelled else []

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis import style
 from analysis.collect import Study
 from analysis.papers import NAMES, PAPER, UNKNOWN, Measured, Published, named, protocol_differences, unlike_settings
-from analysis.style import PointLabel
+from analysis.placing import PointLabel
 
 SHADE = "#9a9a9a"
 

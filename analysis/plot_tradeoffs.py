@@ -68,13 +68,14 @@ def draw(
     """
     from analysis import checklist as checks
     from analysis import compare, papers, predictors, protocols, style
-    from analysis.collect import UNPRINTED, read_study
+    from analysis.collect import read_study
+    from analysis.columns import UNPRINTED
     from analysis.figures import figures_of
     from analysis.table import markdown
 
     study = read_study(store, sweep)
     protocols.check(study, allow_mixed)
-    compared = compare.tables(study.frame, against)
+    compared = compare.tables(study.frame, study.axes, against)
     folder = out if out is not None else store / "analysis" / study.sweep
     results = study.frame.drop(columns=list(UNPRINTED))
     written = [

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from analysis import protocols
 from analysis.collect import Study
-from analysis.figures import headline, metric_title
+from analysis.headline import headline
 from analysis.text import table
+from ldm.records import DECODED, GENERATION, RATE, RECONSTRUCTION
 
 LEAST = 4
 """First stages below which no rank correlation is given; with three, one in six orders is perfect by chance."""
@@ -18,8 +19,16 @@ LEAST = 4
 NORMAL = 1.959964
 """The normal quantile of a 95 % interval."""
 
-BASELINES = r"(rfd_|rfid$|psnr$|rmse255$|ssim$|decoded_(kd_|kid$|fd_|fid$)|rate_(kl_fitted|index_crossentropy)$)"
-"""Rows of the reconstruction stage that are predictors too, whether or not they were meant to be."""
+
+def _is_baseline(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Rows of the reconstruction stage that are predictors too, whether or not they were meant to be.
+
+    Distortions of reconstructions, distances of decoded images, and the rate of what is compressed at all.
+    """
+    is_distortion = (rows["group"] == RECONSTRUCTION) & (rows["variant"] == "")
+    is_distance = (rows["group"] == GENERATION) & (rows["variant"] == DECODED) & (rows["higher_is_better"] == False)  # noqa: E712
+    is_rate = (rows["group"] == RATE) & rows["headline_from"].notna() & (rows["f"] > 1)
+    return (rows["stage"] == "reconstruction") & (is_distortion | is_distance | is_rate)
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,7 @@ def outcomes(study: Study) -> list[Outcome]:
 def predictions(study: Study) -> pd.DataFrame:
     """One row a first stage, one column a predictor, one more for each further protocol that it was measured by; f."""
     rows = study.frame
-    is_baseline = (rows["stage"] == "reconstruction") & rows["metric"].str.match(BASELINES)
-    rows = rows[(rows["stage"] == "predictors") | is_baseline]
+    rows = rows[(rows["stage"] == "predictors") | _is_baseline(rows)]
     letters, mixed = protocols.letters(study.frame), rows.groupby("metric")["protocol"].transform("nunique") > 1
     marks = rows["protocol"].map(lambda name: f" (protocol {letters.get(name, name)})").where(mixed, "")
     values = rows.assign(predictor=rows["metric"] + marks).pivot_table(
@@ -124,10 +132,10 @@ def markdown(study: Study) -> str:
         heading = f"## {marked}\n\n" if len(found) > 1 else f"{marked}.\n\n"
         parts.append(heading + _rankings(predicted, outcome))
     return (
-        f"# Predictors of {metric_title(metric.metric)}\n\n"
-        f"Spearman's rank correlation over first stages with the samples' {metric_title(metric.metric)} "
-        f"(n = {' or '.join(f'{outcome.n:,}' for outcome in shared)} samples; lower is better). Positive: a lower "
-        "predictor went with better samples. Within f: "
+        f"# Predictors of {metric.title}\n\n"
+        f"Spearman's rank correlation over first stages with the samples' {metric.title} "
+        f"(n = {' or '.join(f'{outcome.n:,}' for outcome in shared)} samples; {metric.better}). Positive: a "
+        f"{'higher' if metric.higher_is_better else 'lower'} predictor went with better samples. Within f: "
         "ranks are taken among first stages of one f, so that f itself earns nothing. In brackets: 95 % interval by "
         f"Fisher's z over first stages; none below {LEAST} of them. Many predictors are looked at: the "
         "best of a table flatters itself.\n\n" + "\n\n".join(parts) + "\n"

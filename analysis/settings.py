@@ -1,7 +1,6 @@
 """What cells differ in that has no axis of its own: any key may be swept, and no two candidates may pass for one."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from ldm.records import Cell, Sweep
@@ -9,16 +8,13 @@ from ldm.records import Cell, Sweep
 OF_FIRST_STAGE, OF_MODEL = AXES = "ae_settings", "settings"
 """Axes that hold, as text, the settings that only a command line names: of the first stage, and all others."""
 
-SEEDS = ("seed", "ae.seed", "sampler.seed")
-MAKES_NO_NUMBER = r"(experiment|store|workers|until|device|hydra\b.*|tracker\b.*|sweep\b.*)$"
-
 
 def with_settings(sweeps: Sequence[Sweep], axes: Sequence[str]) -> list[Sweep]:
     """The sweeps, whose cells have the two axes where `axes`, seeds apart, would not tell them apart."""
     keys = {key for group in _alike(sweeps, axes) for key in _differing(group)}
     named = [_renewed(sweep, {cell.cell: _named(cell, keys) for cell in sweep.cells}) for sweep in sweeps]
     # What is left differs in no key that was given (another version of the program, say): its name must do.
-    unnamed = {cell.cell for group in _alike(named, [*axes, OF_FIRST_STAGE, OF_MODEL]) for cell in group}
+    unnamed = {cell.cell for group in _alike(named, [*axes, *AXES]) for cell in group}
     return [_renewed(sweep, {cell: {OF_MODEL: cell} for cell in unnamed}) for sweep in named]
 
 
@@ -32,22 +28,13 @@ def _alike(sweeps: Sequence[Sweep], axes: Sequence[str]) -> Iterable[list[Cell]]
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
-def _overrides(cell: Cell) -> dict[str, str]:
-    """Values by key, without what cannot change a number and without seeds, which are axes."""
-    pairs = (override.partition("=") for override in cell.overrides)
-    return {
-        key: value for key, _, value in pairs if key not in SEEDS and not re.match(MAKES_NO_NUMBER, key.lstrip("+"))
-    }
-
-
 def _differing(cells: Sequence[Cell]) -> set[str]:
-    given = [_overrides(cell) for cell in cells]
-    return {key for one in given for key in one if len({other.get(key) for other in given}) > 1}
+    return {key for one in cells for key in one.settings if len({cell.settings.get(key) for cell in cells}) > 1}
 
 
 def _named(cell: Cell, keys: set[str]) -> dict[str, str]:
     """The values of the two axes; none where the cell was told nothing of them, as where it compresses nothing."""
-    own = {key: value for key, value in _overrides(cell).items() if key in keys}
+    own = {key: value for key, value in cell.settings.items() if key in keys}
     parts = {
         OF_FIRST_STAGE: {key: value for key, value in own.items() if key.startswith("ae.")},
         OF_MODEL: {key: value for key, value in own.items() if not key.startswith("ae.")},

@@ -1,67 +1,23 @@
 """The summary page: a line a cell with its headline numbers, how they were measured, and what is missing."""
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from analysis import fairness, memorisation, protocols, text
-from analysis.collect import COST_COLUMNS, Study, choices, family_name
-from analysis.compare import LEVEL, REPEATED, Table, by_cell, one_cell, tables
-from analysis.figures import compared_images, headline, metric_title, rate_metrics
-from analysis.labels import named_value, row_label
-from ldm.records import LeftOut
+from analysis import fairness, memorisation, protocols, rates, text
+from analysis.axes import REPEATED, Axes, choices
+from analysis.collect import Study
+from analysis.columns import COST_COLUMNS
+from analysis.compare import LEVEL, Table, by_cell, one_cell, tables
+from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of, heading, headline
+from analysis.labels import family_name, named_value, row_label
+from ldm.records import DECODED, DETAIL, GROUPS, NEIGHBOURHOODS, REAL, RECONSTRUCTION, TASK, LeftOut
 
-GENERATION = r"(window_)?(kd_|kid$|fd_|fid$|fid_infinity$|sfd_|sfid$|cmmd_|is_|is$)"
-NEIGHBOURHOODS = r"(window_)?(clipped_)?(precision|recall|density|coverage)_"
-OPTIONAL_AXES = (
-    "data",
-    "resolution",
-    "scale",
-    "extractor",
-    "budget",
-    "conditioning",
-    "task",
-    "schedule",
-    "shift",
-    "target",
-    "weighting",
-    "sampler",
-    "eta",
-    "variance",
-    "spacing",
-    "final",
-    "clip",
-    "guidance_scale",
-    "guidance_rule",
-    "learning_rate_factor",
-    "guidance_interval",
-    "guidance_rescale",
-    "latent_scale",
-    "height",
-    "width",
-    "tile",
-    "weights",
-    "ae_weights",
-    "ae_settings",
-    "settings",
-    "seed",
-    "ae_seed",
-    "sampler_seed",
-)
-TASK = r"(class|layout|semantic|text|clip|superres|inpaint)_"
 MOST_PLACES = 4
 """Of a metric that was left out, named where there are more."""
-
-FLOORS = {
-    "shuffled": "conditions of other samples",
-    "bicubic": "input enlarged bicubically",
-    "mean_fill": "holes in the mean colour",
-}
-"""What stands before the name of a task score that needs no model, or no understanding."""
-
-RECONSTRUCTION = r"(rfd_|rfid$|psnr$|psnr_sample$|ssim$|rmse255$|rmse255_sample$|lpips|rate_)"
 
 
 def markdown(study: Study, against: str | None = None) -> str:
@@ -74,11 +30,11 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Cells": _cells(study, marks),
         "Which cells are better": _comparison(study, marks, against),
         "Fidelity and diversity": _neighbourhoods(study, marks),
-        "First stages, on held-out images": _by_record(study, marks, "reconstruction", RECONSTRUCTION),
+        "First stages, on held-out images": _first_stages(study, marks),
         "Coded latents, on held-out images": _coding(study, marks),
         "Likelihood, on held-out images": _likelihood(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
-        "Guidance that was tuned": fairness.tuned_guidance(study),
+        "Guidance that was tuned": fairness.tuned_guidance(fairness.tunings(study)),
         "Learning-rate check": fairness.learning_rate_check(study),
         "Memorisation: distances to the nearest training image": memorisation.section(study, marks),
         "Floors: the same distances for real images": _floors(study, marks),
@@ -98,20 +54,22 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     rows = study.frame[study.frame["stage"] == "evaluation"]
     if rows.empty:
         return ""
-    metrics = _headline_first(
-        study, [m for m in dict.fromkeys(rows["metric"]) if pd.Series([m]).str.match(GENERATION)[0]]
-    )
+    # Groups that have a section of their own stand there; what nobody knows stands here.
+    is_here = rows["variant"].isin(OF_SAMPLES) & ~rows["group"].isin((NEIGHBOURHOODS, TASK, DETAIL))
+    metrics = _headline_first(study, list(dict.fromkeys(rows["metric"][is_here])))
     axes = ["steps", *(["nfe"] if (rows["nfe"] != rows["steps"]).any() else [])]
-    axes += [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1 and axis not in REPEATED]
+    axes += [axis for axis in _optional(study.axes) if choices(rows[axis]) > 1 and axis not in REPEATED]
     first_stages = study.frame[study.frame["stage"] == "reconstruction"]
-    quality = [m for m in dict.fromkeys(first_stages["metric"]) if m.startswith(("rfd", "rfid"))]
+    is_quality = (first_stages["group"] == RECONSTRUCTION) & first_stages["headline_from"].notna()
+    is_quality &= ~rates.is_distortion(first_stages)  # which stand beside the rate
+    quality = list(dict.fromkeys(first_stages["metric"][is_quality]))
     header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]
-    header += [f"{metric_title(metric)} ({_counted(rows, [metric])})" for metric in metrics]
-    header += [f"{_reconstruction_title(metric)} ({_counted(first_stages, [metric])})" for metric in quality]
-    rates = {metric for name in dict.fromkeys(rows["regulariser"]) for metric in rate_metrics(name)}
+    header += [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in metrics]
+    header += [f"{heading(first_stages, metric)} ({_counted(first_stages, [metric])})" for metric in quality]
+    shown = first_stages[first_stages["regulariser"].isin(rows["regulariser"])]
     header += [
-        f"PSNR, dB ({_counted(first_stages, [metric for metric in rates if metric.startswith('psnr')])})",
-        f"rate, bits/px ({_counted(first_stages, [metric for metric in rates if metric.startswith('rate')])})",
+        f"PSNR, dB ({_span(rates.distortion(shown, 'psnr')['n'])})",
+        f"rate, bits/px ({_span(rates.rate(shown)['n'])})",
         "parameters: denoiser",
         "first stage",
         "training: PFLOP",
@@ -119,7 +77,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     ]
     header += ["training: s", "of it first stage", "images/s", "peak memory, MiB"]
     lines = []
-    for own in by_cell(rows):
+    for own in by_cell(rows, study.axes):
         cell = _averaged(own)
         # Pixels are one first stage for all data sets.
         stage = first_stages[first_stages["first_stage"].isin(own["first_stage"])]
@@ -128,7 +86,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         line += [text.number(cell[axis]) for axis in axes]
         line += [_measured(own, metric, marks) for metric in metrics]
         line += [_measured(stage, metric, marks) for metric in quality]
-        line += [_psnr(stage, cell["regulariser"], marks), _rate(stage, cell["regulariser"], marks)]
+        line += [_psnr(stage, cell["regulariser"], marks), _values(rates.rate(stage), marks)]
         share = {unit: _sum(cell, f"first_stage_{unit}", f"latents_{unit}") for unit in ("flops", "seconds")}
         line += [
             _count(cell["parameters_denoiser"]),
@@ -151,15 +109,15 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
 
 
 def _comparison(study: Study, marks: Mapping[str, str], against: str | None) -> str:
-    """Every cell against the best, or the one that was named, by the headline metric, with a verdict."""
-    chosen = headline(study.frame)
-    found = [
-        t for t in tables(study.frame, against) if chosen is not None and t.metric == chosen.metric and t.comparisons
-    ]
-    return "\n\n".join(_verdicts(table, marks, against) for table in found)
+    """Every cell against the best, or the one named, by the headline metric and those of no known group."""
+    rows, chosen = study.frame, headline(study.frame)
+    shown = {chosen.metric} if chosen is not None else set[str]()
+    shown |= set(rows["metric"][~rows["group"].isin(GROUPS)])  # of which no other section says which cell is better
+    found = [t for t in tables(rows, study.axes, against) if t.metric in shown and t.comparisons]
+    return "\n\n".join(_verdicts(table, heading(rows, table.metric), marks, against) for table in found)
 
 
-def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> str:
+def _verdicts(found: Table, metric: str, marks: Mapping[str, str], against: str | None) -> str:
     verdicts = {item.cell: item for item in found.comparisons}
     lines = []
     for mean in found.means:
@@ -171,7 +129,7 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
             continue
         difference = {"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""}
         lines.append([*line, text.interval(difference), text.number(item.p), item.sentence])
-    title = f"{metric_title(found.metric)} ({_span(mean.n for mean in found.means)})"
+    title = f"{metric} ({_span(mean.n for mean in found.means)})"
     header = ["cell", title, "std over seeds", "training seeds", "difference", "p", "verdict"]
     pairs, known = found.comparisons[0].pairs, found.factor.freedom
     chosen = "the best was chosen from" if against is None else "were compared"
@@ -192,34 +150,41 @@ def _verdicts(found: Table, marks: Mapping[str, str], against: str | None) -> st
 def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
     """One line a finished cell: shares of samples near real images, and of real images near samples."""
     rows = study.frame[study.frame["stage"] == "evaluation"]
-    rows = rows[rows["metric"].str.match(NEIGHBOURHOODS)]
+    rows = rows[(rows["group"] == NEIGHBOURHOODS) & rows["variant"].isin(OF_SAMPLES)]
     if rows.empty:
         return ""
     metrics = list(dict.fromkeys(rows["metric"]))
-    axes = [axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1 and axis not in REPEATED]
+    axes = [axis for axis in _optional(study.axes) if choices(rows[axis]) > 1 and axis not in REPEATED]
     axes = ["channels", "steps", *axes]
     lines = []
-    for own in by_cell(rows):
+    for own in by_cell(rows, study.axes):
         cell = own.iloc[0]
         line = [text.number(cell["f"]), family_name(cell["regulariser"]), *(text.number(cell[axis]) for axis in axes)]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
-    names = [f"{metric_title(metric)} ({_counted(rows, [metric])})" for metric in metrics]
+    names = [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in metrics]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
 
-def _by_record(study: Study, marks: Mapping[str, str], stage: str, metrics: str = "") -> str:
-    """One line a record of the stage, seeds apart: its axes, and those of its metrics that match."""
-    rows = study.frame[(study.frame["stage"] == stage) & study.frame["metric"].str.match(metrics)]
+def _first_stages(study: Study, marks: Mapping[str, str]) -> str:
+    """One line a first stage: distortions and rates; its decoded images are among the floors."""
+    rows = study.frame
+    rows = rows[(rows["group"] != DETAIL) & (rows["variant"] != DECODED)]
+    return _by_record(dataclasses.replace(study, frame=rows), marks, "reconstruction")
+
+
+def _by_record(study: Study, marks: Mapping[str, str], stage: str) -> str:
+    """One line a record of the stage, seeds apart: its axes and its metrics."""
+    rows = study.frame[study.frame["stage"] == stage]
     if rows.empty:
         return ""
     shown = list(dict.fromkeys(rows["metric"]))
-    axes = ["channels", *(axis for axis in OPTIONAL_AXES if choices(rows[axis]) > 1)]
+    axes = ["channels", *(axis for axis in _optional(study.axes) if choices(rows[axis]) > 1)]
     lines = []
     for _, own in rows.groupby("identity", sort=False):
         first = own.iloc[0]
         line = [text.number(first["f"]), family_name(first["regulariser"]), *(text.number(first[a]) for a in axes)]
         lines.append(line + [_measured(own, metric, marks) for metric in shown])
-    names = [f"{_reconstruction_title(metric)} ({_counted(rows, [metric])})" for metric in shown]
+    names = [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in shown]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
 
@@ -244,9 +209,9 @@ def _likelihood(study: Study, marks: Mapping[str, str]) -> str:
 def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
     """One line a cell and score, beside it what real images reach and what chance or no model reaches."""
     samples = study.frame[study.frame["stage"] == "evaluation"]
-    scores = samples[samples["metric"].str.match(TASK)]
+    scores = samples[(samples["group"] == TASK) & (samples["variant"] == "")]
     real = study.frame[study.frame["stage"].isin(["probe", "evaluation"])]
-    axes = ["steps", *(axis for axis in OPTIONAL_AXES if scores[axis].nunique(dropna=False) > 1)]
+    axes = ["steps", *(axis for axis in _optional(study.axes) if scores[axis].nunique(dropna=False) > 1)]
     lines = []
     for row in scores.to_dict("records"):
         own = samples[samples["identity"] == row["identity"]]
@@ -254,15 +219,14 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
         same = real[(real["data"] == row["data"]) & (real["resolution"] == row["resolution"])]
         ceiling = same[(same["stage"] == "probe") | (same["identity"] == row["identity"])]
         floors = [
-            f"{text.interval(found, marks)} ({what})"
-            for kind, what in FLOORS.items()
-            for found in own[own["metric"] == f"{kind}_{row['metric']}"].to_dict("records")
+            f"{text.interval(found, marks)} ({found['variant']})"
+            for found in own[(own["base"] == row["metric"]) & (own["variant"] != REAL)].to_dict("records")
         ]
         line = [text.number(row["f"]), family_name(row["regulariser"]), *(text.number(row[axis]) for axis in axes)]
         line += [f"`{row['metric']}`", text.interval(row, marks), text.number(row["n"])]
-        reached = ceiling[ceiling["metric"] == f"real_{row['metric']}"]
+        reached = floors_of(ceiling, row["metric"], REAL)
         counted = f" ({_span(reached['n'])})" if len(reached) else ""
-        line += [_measured(ceiling, f"real_{row['metric']}", marks) + counted]
+        line += [_values(reached, marks) + counted]
         line += ["; ".join(floors) or "–"]
         lines.append(line)
     header = ["f", "regulariser", *(axis.replace("_", " ") for axis in axes), "score", "samples", "n"]
@@ -271,18 +235,17 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
 
 def _floors(study: Study, marks: Mapping[str, str]) -> str:
     distances = study.frame[study.frame["stage"].isin(["reference", "other_references", "reconstruction"])]
-    rows = distances[distances["metric"].str.match(r"(real|decoded)_")]
-    through = rows[rows["metric"].str.startswith("decoded_")]
+    rows = distances[distances["variant"].isin((REAL, DECODED))]
+    through = rows[rows["variant"] == DECODED]
     axes = [axis for axis in ("data", "resolution", "scale") if choices(rows[axis]) > 1]
     lines = []
     for row in rows.to_dict("records"):
-        kind, _, metric = row["metric"].partition("_")
         images, against = compared_images(study.protocols.get(row["protocol"], {}))
-        if kind == "decoded":
-            images += f" through {row_label(through, row, without=('extractor',))}"
+        if row["variant"] == DECODED:
+            images += f" through {row_label(through, row, study.axes, without=('extractor',))}"
         else:
             images = ", ".join([images, *(named_value(axis, row[axis]) for axis in axes)])
-        lines.append([images, against, metric_title(metric), text.interval(row, marks), text.number(row["n"])])
+        lines.append([images, against, base_title(row), text.interval(row, marks), text.number(row["n"])])
     return text.table(["images", "against", "metric", "value", "n"], lines) if lines else ""
 
 
@@ -318,30 +281,29 @@ def _marks(study: Study) -> dict[str, str]:
     return {name: f"protocol {letter}" for name, letter in protocols.letters(study.frame).items()}
 
 
+def _optional(axes: Axes) -> list[str]:
+    """The axes that have a column where they vary, seeds last; the others have one anyway."""
+    others = (axis for axis in axes.all if axis not in ("f", "regulariser", "channels", "steps"))
+    return sorted(others, key=lambda axis: axis in REPEATED)
+
+
 def _headline_first(study: Study, metrics: Sequence[str]) -> list[str]:
     chosen = headline(study.frame)
     return sorted(metrics, key=lambda metric: chosen is None or metric != chosen.metric)
 
 
-def _reconstruction_title(metric: str) -> str:
-    """Names as in `metric_title`, with the r of reconstruction and without interpretation of what it does not know."""
-    if metric == "rfid":
-        return "rFID"
-    return "reconstruction " + metric_title(metric[1:]) if metric.startswith("rfd_") else metric
-
-
 def _psnr(rows: pd.DataFrame, regulariser: str, marks: Mapping[str, str]) -> str:
-    return "∞" if regulariser == "identity" else _measured(rows, rate_metrics(regulariser)[3], marks)
-
-
-def _rate(rows: pd.DataFrame, regulariser: str, marks: Mapping[str, str]) -> str:
-    return _measured(rows, rate_metrics(regulariser)[0], marks)
+    return "∞" if regulariser == "identity" else _values(rates.distortion(rows, "psnr"), marks)
 
 
 def _measured(rows: pd.DataFrame, metric: str, marks: Mapping[str, str]) -> str:
     """The value of a metric among the rows of one cell, over seeds its mean; several where protocols are mixed."""
-    own = rows[rows["metric"] == metric]
-    return "; ".join(_over_seeds(found, marks) for _, found in own.groupby("protocol", sort=False)) or "–"
+    return _values(rows[rows["metric"] == metric], marks)
+
+
+def _values(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:
+    """What the rows of one metric and cell give, a value for each protocol."""
+    return "; ".join(_over_seeds(found, marks) for _, found in rows.groupby("protocol", sort=False)) or "–"
 
 
 def _over_seeds(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 import functools
 import os
 import platform
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from experiments.images import Images
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
 from experiments.store import Store, now
 from experiments.tracking import Tracker
-from ldm.records import StageRecord
+from ldm.records import RATE, WINDOWS, StageRecord
 
 
 def machine_of(config: Mapping[str, Any]) -> Machine:
@@ -110,14 +109,16 @@ def _check_protocols(outcome: Outcome, stage: str) -> None:
         raise RuntimeError(f"stage {stage} gives no protocol of its rows {', '.join(sorted(nameless))}")
 
 
+MOST_SHOWN = 3
+"""Of a stage's metrics in the line that says it is done."""
+
+
 def headline(record: StageRecord) -> str:
     """The one or two numbers of a stage that a person watching wants."""
-    shown = re.compile(
-        r"(window_)?(psnr|rfd_|kd_|kid|fd_|fid)|(real_)?[a-z]+_(balanced_)?(accuracy|miou)$|superres_psnr|inpaint_known"
-        r"|vlb_bits|latent_density"
-    )
-    rows = {row.metric: row for row in record.rows if shown.match(row.metric)}
-    return "".join(f"  {name} {rows[name].value:.4g} (n={rows[name].n})" for name in sorted(rows)[:3])
+    rows = {row.metric: row for row in record.rows if row.headline_from is not None and row.group != RATE}
+    # Floors are shown where a stage measures nothing else.
+    own = [row for row in rows.values() if row.variant in ("", WINDOWS)] or list(rows.values())
+    return "".join(f"  {row.metric} {row.value:.4g} (n={row.n})" for row in own[:MOST_SHOWN])
 
 
 def environment() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ldm.data.contract import SPLITS, ImageCache, Split
 from ldm.metrics.distribution import generation_metrics
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 from ldm.metrics.reconstruction import PerceptualDistance
+from ldm.metrics.values import REAL_IMAGES, MetricValue, Variant, variant_left_out
 from ldm.randomness import generator
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.flops import count_flops
@@ -114,7 +115,7 @@ class ReferenceImages:
             },
         }
         protocol = protocol_from(self.job.settings, self.job.resolution, facts, len(floor), _other(split))
-        rows, left_out = generation_rows(floor, reference, protocol, prefix="real_")
+        rows, left_out = generation_rows(floor, reference, protocol, REAL_IMAGES)
         flops = count_flops(lambda: extractor(self.splits["heldout"].uint8([0])))
         return SeenReference(reference, facts, rows, left_out, protocol, self.count * flops)
 
@@ -231,29 +232,33 @@ def described(protocols: Iterable[Protocol]) -> dict[str, Any]:
 
 
 def generation_rows(
-    features: Features, reference: Features, protocol: Protocol, prefix: str = ""
+    features: Features, reference: Features, protocol: Protocol, *variants: Variant
 ) -> tuple[list[ResultRow], list[LeftOut]]:
-    """Generation metrics of real images, decoded or not, as rows, their names behind `prefix`."""
+    """Generation metrics of real images, decoded or not, as rows of these variants of the metrics."""
     values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed)
     # Which image is in which block, none of these rows' readers could tell.
-    rows = [dataclasses.replace(value.row(protocol.id), deviations=None, alone=0.0) for value in values]
-    return _named(rows, left_out, prefix)
+    values = [dataclasses.replace(value, deviations=None, alone=0.0) for value in values]
+    return _varied_rows(values, left_out, protocol, None, variants)
 
 
 def sample_rows(
-    features: Features, reference: Features, protocol: Protocol, images_seen: int | None, prefix: str = ""
+    features: Features, reference: Features, protocol: Protocol, images_seen: int | None, *variants: Variant
 ) -> tuple[list[ResultRow], list[LeftOut]]:
     """The same of samples 0 to n - 1 of a model: rows whose differences cancel what the same samples owe to noise."""
     numbers = range(len(features))
     values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed, numbers)
-    return _named([value.row(protocol.id, images_seen) for value in values], left_out, prefix)
+    return _varied_rows(values, left_out, protocol, images_seen, variants)
 
 
-def _named(
-    rows: Iterable[ResultRow], left_out: Iterable[LeftOut], prefix: str
+def _varied_rows(
+    values: Iterable[MetricValue],
+    left_out: Iterable[LeftOut],
+    protocol: Protocol,
+    images_seen: int | None,
+    variants: Sequence[Variant],
 ) -> tuple[list[ResultRow], list[LeftOut]]:
-    named = [dataclasses.replace(row, metric=prefix + row.metric) for row in rows]
-    return named, [LeftOut(prefix + item.metric, item.reason) for item in left_out]
+    rows = [value.varied(*variants).row(protocol.id, images_seen) for value in values]
+    return rows, [variant_left_out(item, *variants) for item in left_out]
 
 
 SHORT_SAMPLER: Mapping[str, Any] = {

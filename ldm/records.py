@@ -65,14 +65,41 @@ POPULATION = "population"
 AT_N = "expected at this n"
 """The value that other images of the same number would have on average: what is biased by n is no more than that."""
 
+GENERATION, NEIGHBOURHOODS, TASK = "generation", "neighbourhoods", "task"
+RECONSTRUCTION, RATE, CODING = "reconstruction", "rate", "coding"
+LIKELIHOOD, MEMORISATION, PREDICTORS = "likelihood", "memorisation", "predictors"
+DETAIL = "detail"
+GROUPS = (
+    GENERATION,
+    NEIGHBOURHOODS,
+    TASK,
+    RECONSTRUCTION,
+    RATE,
+    CODING,
+    LIKELIHOOD,
+    MEMORISATION,
+    PREDICTORS,
+    DETAIL,
+)
+"""Groups of metrics, each the section of the table that shows it; what is detail stands in results.csv alone."""
+
+REAL, DECODED, WINDOWS = "real images", "decoded images", "windows of larger samples"
+POSTERIOR_SAMPLE = "a posterior sample"
+"""Variants that analysis looks for: what a metric was measured of in place of samples or reconstructions."""
+
 
 @dataclass(frozen=True)
 class ResultRow:
     """One measured value. `n` = images it was computed from; `protocol` = id of how it was measured ("" for none).
 
     `estimand`: what the value estimates and its interval is to cover ("" in records from before it was said).
-    `title`, `unit`: the metric as tables and axes write it; `higher_is_better` None: no end of it is better. All three
-    empty in records of schema 1.
+    `title`, `unit`: the metric as tables and axes write it; `higher_is_better` None: no end of it is better.
+    `group`: the section of the table that it belongs to; "" for that of its stage. `kind`: its name without the network
+    that saw the images, which all metrics of one formula share. `variant`: what it was measured of, in words, where
+    that is not the samples or reconstructions themselves (a floor, a ceiling); `base`: the metric that this is a
+    variant of, "" where it is none. `headline_from`: from how many images on it may stand for its group in a figure or
+    a line of the log, since its bias is small enough (0: it has none that depends on n); None: it never does.
+    These are written by `ldm.metrics.values.Metric` and empty in records of schema 1.
     `deviations`: what each block of the samples, and of the reference images, contributes to the value's deviation;
     with `alone` (what comes of neither) their squares add up to its variance. Rows of one protocol have the same
     blocks, of the same i and of the same reference images, so that their differences cancel what they share. None
@@ -93,6 +120,11 @@ class ResultRow:
     title: str = ""
     unit: str = ""
     higher_is_better: bool | None = None
+    group: str = ""
+    kind: str = ""
+    base: str = ""
+    variant: str = ""
+    headline_from: int | None = None
 
 
 @dataclass(frozen=True)

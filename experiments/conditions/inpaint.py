@@ -31,7 +31,7 @@ from ldm.metrics import inpainting
 from ldm.metrics.features import Extractor, Features
 from ldm.metrics.perceptual import perceptual_distances
 from ldm.metrics.reconstruction import PerceptualDistance
-from ldm.metrics.values import MetricValue
+from ldm.metrics.values import MEAN_FILL, MetricValue, Variant
 from ldm.records import LeftOut
 
 
@@ -91,7 +91,7 @@ class InpaintMeasure:
         }
 
 
-OUTPUTS = ("inpaint", "mean_fill_inpaint")
+OUTPUTS: Mapping[str, tuple[Variant, ...]] = {"inpaint": (), "mean_fill_inpaint": (MEAN_FILL,)}
 """What is compared with the images: samples, and holes in the mean colour of the rest, the floor."""
 
 
@@ -100,8 +100,8 @@ class InpaintScore:
     """How near filled-in images are to the images themselves, by the share that the hole covers."""
 
     weights: ClassVar[Mapping[str, str]] = WEIGHTS
-    floor: ClassVar[str] = "mean_fill_"
-    ceiling: ClassVar[str | None] = None  # the image itself has no error
+    floor: ClassVar[Variant] = MEAN_FILL
+    ceiling: ClassVar[Variant | None] = None  # the image itself has no error
 
     def measure(self, options: InpaintOptions, asked: AskedConditions, instruments: Instruments) -> Measure | None:
         """Distances of each sample, and the features of the images themselves."""
@@ -119,9 +119,9 @@ class InpaintScore:
         scored = [Scored.of([inpainting.known_metrics(values["inpaint.known"])], plain)]
         for distance, protocol in distance_protocols(plain, samples).items():
             found: list[MetricValue | LeftOut] = []
-            for name in OUTPUTS:
+            for name, variants in OUTPUTS.items():
                 measured = {distance: measured_distances(values, name)[distance]}
-                scores, missing = inpainting.distances_by_band(measured, covered, f"{name}_")
+                scores, missing = inpainting.distances_by_band(measured, covered, *variants)
                 found += [*scores, *missing]
             scored.append(Scored.of(found, protocol))
         originals, generation = Features(values["inpaint.features"], None), samples.generation

@@ -21,6 +21,7 @@ from experiments.conditions.scores import (
 )
 from ldm.data.contract import ImageCache
 from ldm.metrics.task import task_score
+from ldm.metrics.values import OTHER_CONDITIONS, REAL_IMAGES, Variant
 from ldm.probes import PROBES, Probe
 from ldm.records import LeftOut
 from ldm.records import Protocol as HowMeasured
@@ -44,7 +45,7 @@ class ProbeMeasure:
         """Counts of each sample, (n, ...). Shapes: samples uint8 (n, 3, H, W)."""
         seen = in_unit_range(samples.to(self.device))
         found = {}
-        for prefix, whose in (("", part), (ProbeScore.floor, self.partners[part.start : part.stop])):
+        for prefix, whose in (("", part), (ProbeScore.floor.prefix, self.partners[part.start : part.stop])):
             targets = self.probe.targets(self.images, [self.indices[i] for i in whose])
             found[prefix + self.probe.metric] = self.probe.counts(seen, targets.to(self.device))
         return found
@@ -65,8 +66,8 @@ class ProbeScore:
     options: Callable[[Any], Mapping[str, Any]] = _no_options
 
     weights: ClassVar[Mapping[str, str]] = {}
-    floor: ClassVar[str] = "shuffled_"
-    ceiling: ClassVar[str | None] = "real_"
+    floor: ClassVar[Variant] = OTHER_CONDITIONS
+    ceiling: ClassVar[Variant | None] = REAL_IMAGES
 
     @property
     def metric(self) -> str:
@@ -89,8 +90,9 @@ class ProbeScore:
         if self.condition in samples.probes["obstacles"]:
             return [], [LeftOut(self.metric, samples.probes["obstacles"][self.condition])]
         network = probe_facts(self.condition, samples.probes["probes"][self.condition])
-        found = [task_score(self.metric, samples.values[p + self.metric], p) for p in ("", self.floor)]
-        return [Scored.of(found, samples.protocol(f"{self.condition} probe", **network))], []
+        own = task_score(self.metric, samples.values[self.metric])
+        floor = task_score(self.metric, samples.values[self.floor.name(self.metric)], self.floor)
+        return [Scored.of([own, floor], samples.protocol(f"{self.condition} probe", **network))], []
 
 
 def probe_facts(condition: str, probe: Mapping[str, Any]) -> dict[str, Any]:

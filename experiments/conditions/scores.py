@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.conditions.asked import AskedConditions
 from ldm.data.contract import ImageCache
 from ldm.metrics.features import Extractor, Features
-from ldm.metrics.values import MetricValue
+from ldm.metrics.values import MetricValue, Variant
 from ldm.probes import Probe
 from ldm.records import LeftOut, ResultRow, content_hash
 from ldm.records import Protocol as HowMeasured
@@ -86,13 +86,13 @@ class Scored:
 class TaskScore(Protocol):
     """A way to measure samples against a condition.
 
-    weights: which settings of `metrics` name its weights, by the setting of the samples stage. floor, ceiling: the
-    prefixes of the scores of what needs no model, and of real images; None where there are no such scores.
+    weights: which settings of `metrics` name its weights, by the setting of the samples stage. floor, ceiling: what
+    the score is measured of that needs no model, and of real images; None where there is no such score.
     """
 
     weights: ClassVar[Mapping[str, str]]
-    floor: ClassVar[str]
-    ceiling: ClassVar[str | None]
+    floor: ClassVar[Variant]
+    ceiling: ClassVar[Variant | None]
 
     def measure(self, options: Any, asked: AskedConditions, instruments: Instruments) -> Measure | None:
         """What is measured of each sample, given the options of the condition; None without the network for it."""

@@ -26,8 +26,8 @@ from ldm.data.degradation import DEGRADATIONS, Degradation
 from ldm.data.fields import FieldMaker, LowResolution
 from ldm.metrics import superres
 from ldm.metrics.perceptual import perceptual_distances
-from ldm.metrics.reconstruction import ImageErrors, PerceptualDistance, image_errors, mean_value
-from ldm.metrics.values import MetricValue
+from ldm.metrics.reconstruction import ImageErrors, PerceptualDistance, image_errors, mean_value, perceptual_metric
+from ldm.metrics.values import BICUBIC, MetricValue, Variant, varied
 from ldm.randomness import numpy_generator
 from ldm.records import LeftOut
 
@@ -90,7 +90,7 @@ def _errors(name: str, originals: Tensor, others: Tensor, distances: Sequence[Pe
     return {f"{name}.mse": errors.mse, **similarity, **distances_between(name, originals, others, distances)}
 
 
-OUTPUTS = ("superres", "bicubic_superres")
+OUTPUTS: Mapping[str, tuple[Variant, ...]] = {"superres": (), "bicubic_superres": (BICUBIC,)}
 """What is compared with the images: samples, and bicubic enlargements, the floor."""
 
 
@@ -99,8 +99,8 @@ class SuperresScore:
     """How near outputs are to the images behind their inputs, and whether they agree with the inputs."""
 
     weights: ClassVar[Mapping[str, str]] = WEIGHTS
-    floor: ClassVar[str] = "bicubic_"
-    ceiling: ClassVar[str | None] = None  # the image itself has no error
+    floor: ClassVar[Variant] = BICUBIC
+    ceiling: ClassVar[Variant | None] = None  # the image itself has no error
 
     def measure(self, options: SuperresOptions, asked: AskedConditions, instruments: Instruments) -> Measure | None:
         """Errors and distances of each sample."""
@@ -115,13 +115,17 @@ class SuperresScore:
         """The errors, then each distance, of the outputs and of their floor."""
         values, plain = samples.values, pair_protocol("superres", samples)
         found: list[MetricValue | LeftOut] = [superres.consistency(values["superres.consistency"])]
-        for name in OUTPUTS:
+        for name, variants in OUTPUTS.items():
             errors = ImageErrors(values[f"{name}.mse"], values.get(f"{name}.ssim"))
-            scores, missing = superres.superres_metrics(errors, {}, f"{name}_")
+            scores, missing = superres.superres_metrics(errors, {}, *variants)
             found += [*scores, *missing]
         scored = [Scored.of(found, plain)]
         for distance, protocol in distance_protocols(plain, samples).items():
-            means = [mean_value(f"{name}_{distance}", measured_distances(values, name)[distance]) for name in OUTPUTS]
+            of_outputs = superres.of_superres(perceptual_metric(distance))
+            means = [
+                mean_value(varied(of_outputs, *variants), measured_distances(values, name)[distance])
+                for name, variants in OUTPUTS.items()
+            ]
             scored.append(Scored.of(means, protocol))
         return scored, without_lpips("superres", samples)
 

@@ -21,7 +21,8 @@ from ldm.conditioning import Conditioning, FrozenTextConditioning, TextCondition
 from ldm.data.contract import ImageCache
 from ldm.data.fields import WordPieces
 from ldm.errors import UserError
-from ldm.metrics.clip_score import MISSING, ClipScore, clip_score, load_clip_score
+from ldm.metrics.clip_score import CLIP_SCORE, MISSING, ClipScore, clip_score, load_clip_score
+from ldm.metrics.values import OTHER_CONDITIONS, REAL_IMAGES, Variant, varied
 from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
 from ldm.records import LeftOut
 
@@ -115,8 +116,8 @@ class ClipTaskScore:
     """The CLIP score, where a CLIP model was given."""
 
     weights: ClassVar[Mapping[str, str]] = {"clip_model": "clip"}
-    floor: ClassVar[str] = "shuffled_"
-    ceiling: ClassVar[str | None] = "real_"
+    floor: ClassVar[Variant] = OTHER_CONDITIONS
+    ceiling: ClassVar[Variant | None] = REAL_IMAGES
 
     def measure(self, options: TextOptions, asked: AskedConditions, instruments: Instruments) -> Measure | None:
         """The scores of each sample; None without a CLIP model."""
@@ -132,7 +133,10 @@ class ClipTaskScore:
         """The score, its floor and its ceiling."""
         if "clip_score" not in samples.values:
             return [], [LeftOut("clip_score", MISSING)]
-        found = [clip_score(samples.values[f"{prefix}clip_score"], prefix) for prefix in ("", "shuffled_", "real_")]
+        found = [
+            clip_score(samples.values[varied(CLIP_SCORE, *variants).name], *variants)
+            for variants in ((), (OTHER_CONDITIONS,), (REAL_IMAGES,))
+        ]
         return [Scored.of(found, samples.protocol("clip_score", **samples.facts["clip"]))], []
 
 

@@ -19,6 +19,7 @@ from experiments.scoring import (
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.task import scores_of
 from ldm.metrics.features import Features
+from ldm.metrics.values import WINDOWS_OF_SAMPLES, Variant
 from ldm.records import LeftOut, Protocol, ResultRow
 
 
@@ -30,10 +31,10 @@ def run(job: Job) -> Outcome:
     rows, left_out, protocols = list[ResultRow](), list[LeftOut](), list[Protocol]()
     for judge in (None, *samples.get("other_extractors", ())):
         features = Features.load(job.parent("samples").folder / feature_file(judge))
-        protocol, prefix = sample_protocol(job, len(features), judge), ""
+        protocol, variants = sample_protocol(job, len(features), judge), tuple[Variant, ...]()
         if samples["height"] is not None:
-            protocol, prefix = window_protocol(protocol), WINDOW
-        found, missing = sample_rows(features, reference_features(job, judge), protocol, images_seen, prefix)
+            protocol, variants = window_protocol(protocol), (WINDOWS_OF_SAMPLES,)
+        found, missing = sample_rows(features, reference_features(job, judge), protocol, images_seen, *variants)
         rows, left_out, protocols = [*rows, *found], [*left_out, *missing], [*protocols, protocol]
     if samples["height"] is not None:
         left_out += _not_whole(job, rows)
@@ -56,20 +57,17 @@ def _measured_samples(job: Job) -> MeasuredSamples:
     return MeasuredSamples(measured, features, generation, samples.settings, samples.record.facts, probes)
 
 
-WINDOW = "window_"
-
-
 def _not_whole(job: Job, rows: list[ResultRow]) -> list[LeftOut]:
     """What samples that are larger than the reference images are not measured by, and why."""
     side = job.resolution
     height, width = sample_size(job.parent("samples").settings, side)
     reason = (
         f"whole samples of {width}x{height} px are not comparable with reference images of {side}x{side} px; "
-        f"{WINDOW} rows measure windows of that size"
+        f"{WINDOWS_OF_SAMPLES.prefix} rows measure windows of that size"
     )
     task = f"they are measured on samples of the training size, not {width}x{height} px"
     return [
-        *(LeftOut(row.metric.removeprefix(WINDOW), reason) for row in rows),
+        *(LeftOut(row.base, reason) for row in rows),
         *(LeftOut(f"{kind} task scores", task) for kind in conditions_of(job.parent("diffusion").settings)),
     ]
 

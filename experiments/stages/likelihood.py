@@ -23,7 +23,15 @@ from ldm.data.contract import ImageCache
 from ldm.diffusion import clipped, guided
 from ldm.diffusion.likelihood import coding_times, discretised_nats, gaussian_nats, received
 from ldm.errors import UserError
-from ldm.metrics.reconstruction import mean_value, root_mean_square
+from ldm.metrics.likelihood import (
+    LATENT_DENSITY,
+    PROGRESSIVE_BITS,
+    PROGRESSIVE_RMSE,
+    VLB,
+    VLB_DECODER,
+    VLB_PRIOR,
+)
+from ldm.metrics.reconstruction import MSE, mean_value, root_mean_square
 from ldm.metrics.values import MetricValue
 from ldm.randomness import SampleNoise
 
@@ -130,7 +138,7 @@ def coded(
 
 def _curve(bits: NDArray[np.float64], mse: NDArray[np.float64]) -> dict[str, list[float | None]]:
     """Means over images (first axis) at each level, those of the error with their 95 % intervals."""
-    errors = [root_mean_square(mean_value("mse", level)) for level in mse.T]
+    errors = [root_mean_square(mean_value(MSE, level)) for level in mse.T]
     return {
         "bits_per_dim": bits.mean(0).tolist(),
         "rmse255": [error.value for error in errors],
@@ -148,18 +156,18 @@ def _values(
 ) -> list[MetricValue]:
     """The end of the curve, and the bound: in pixel space as bits a dimension with its terms, else as a density."""
     pixels = 3 * resolution**2
-    error = dataclasses.replace(root_mean_square(mean_value("mse", mse[:, -1])), metric="progressive_rmse255")
-    curve = [mean_value("progressive_bits_per_dim", bits[:, -1]), error]
+    error = root_mean_square(mean_value(MSE, mse[:, -1]), PROGRESSIVE_RMSE)
+    curve = [mean_value(PROGRESSIVE_BITS, bits[:, -1]), error]
     if source.first_stage.factor > 1:
         size = math.prod(source.latent_shape)
         nats = bits[:, -1] * math.log(2) * pixels + decoder_nats
-        return [*curve, mean_value("latent_density_nats_per_dim", nats / size)]
+        return [*curve, mean_value(LATENT_DENSITY, nats / size)]
     decoder = decoder_nats / (math.log(2) * pixels)
     return [
         *curve,
-        mean_value("vlb_bits_per_dim", bits[:, -1] + decoder),
-        mean_value("vlb_prior_bits_per_dim", bits[:, 0]),
-        mean_value("vlb_decoder_bits_per_dim", decoder),
+        mean_value(VLB, bits[:, -1] + decoder),
+        mean_value(VLB_PRIOR, bits[:, 0]),
+        mean_value(VLB_DECODER, decoder),
     ]
 
 

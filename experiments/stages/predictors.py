@@ -1,7 +1,6 @@
 """How well may this latent space be diffused? What can be measured of it before a diffusion model is trained on it."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +39,14 @@ from ldm.data.latents import CachedLatents, open_packed
 from ldm.diffusion import DenoisingModel, Guidance
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
-from ldm.metrics.codebook import codebook_usage, perplexity
+from ldm.metrics.codebook import CODEBOOK_PERPLEXITY_SHARE, CODEBOOK_USAGE, codebook_usage, perplexity
+from ldm.metrics.distribution import FRECHET, FRECHET_INFINITY, KERNEL, metric_of
 from ldm.metrics.latent_space import (
+    DECODER_SENSITIVITY,
+    EFFECTIVE_CHANNELS,
+    HIGH_FREQUENCY_SHARE,
+    ROUGHNESS,
+    SMALL_DENOISER_ERROR,
     SMALLEST_SIDE,
     channel_covariance,
     effective_channels,
@@ -51,7 +56,7 @@ from ldm.metrics.latent_space import (
 )
 from ldm.metrics.rate import code_histogram
 from ldm.metrics.reconstruction import mean_value
-from ldm.metrics.values import MetricValue
+from ldm.metrics.values import INTERPOLATED_LATENTS, NOISED_LATENTS, SMALL_DENOISER, MetricValue, Variant
 from ldm.randomness import SampleNoise, generator
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
@@ -67,8 +72,8 @@ NOISED = 0.5
 LEVELS_AN_IMAGE = 8
 """Noise levels at which the small denoiser is asked about each held-out image, one of each eighth of the schedule."""
 
-DISTANCE = r"(kd_|kid$|fd_|fid)"
-"""How the names of the metrics begin that are kept of decoded images."""
+DISTANCES = (FRECHET, FRECHET_INFINITY, KERNEL)
+"""What is kept of the metrics of decoded images."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ def run(job: Job) -> Outcome:
             between = (latents + latents[nearest_neighbours(latents)]) / 2
             noise = SampleNoise(config["seed"], indices)(tuple(latents.shape[1:]))
             judged = [
-                _judged(job, map(to_uint8, space.decoded(shifted)), generation, prefix)
-                for prefix, shifted in (("interpolated_", between), ("noised_", latents + NOISED * noise))
+                _judged(job, map(to_uint8, space.decoded(shifted)), generation, variant)
+                for variant, shifted in ((INTERPOLATED_LATENTS, between), (NOISED_LATENTS, latents + NOISED * noise))
             ]
     with torch.inference_mode(), meter.part("small_denoiser_judged"):
         held = chosen(len(heldout), config["n_samples"], config["seed"], "predictors")
@@ -134,7 +139,7 @@ def run(job: Job) -> Outcome:
             class_balance="of a model that is told none",
             sampler=spelled_sampler(settings),
         )
-        judged.append(_judged(job, _samples(job, small, train_images, n, settings), sampled, "small_denoiser_"))
+        judged.append(_judged(job, _samples(job, small, train_images, n, settings), sampled, SMALL_DENOISER))
     own = unjudged_protocol(job, "predictors", train_images, len(indices), split="train")
     unseen = unjudged_protocol(job, "predictors", heldout, len(held))
     rows = [value.row(own.id) for value in values] + [error.row(unseen.id)]
@@ -157,17 +162,17 @@ def run(job: Job) -> Outcome:
 
 def _statistics(latents: Tensor) -> tuple[list[MetricValue], list[LeftOut]]:
     n, side = len(latents), min(latents.shape[2:])
-    values = [MetricValue("latent_effective_channels", effective_channels(channel_covariance(latents)), n)]
+    values = [MetricValue(EFFECTIVE_CHANNELS, effective_channels(channel_covariance(latents)), n)]
     left_out = []
     if side >= 2:
-        values.append(mean_value("latent_roughness", roughness(latents)))
+        values.append(mean_value(ROUGHNESS, roughness(latents)))
     else:
-        left_out.append(LeftOut("latent_roughness", "It compares neighbours, and these latents have none."))
+        left_out.append(LeftOut(ROUGHNESS.name, "It compares neighbours, and these latents have none."))
     if side >= SMALLEST_SIDE:
-        values.append(mean_value("latent_high_frequency_share", high_frequency_share(latents)))
+        values.append(mean_value(HIGH_FREQUENCY_SHARE, high_frequency_share(latents)))
     else:
         reason = f"It needs latents of {SMALLEST_SIDE} or more a side, these have {side}."
-        left_out.append(LeftOut("latent_high_frequency_share", reason))
+        left_out.append(LeftOut(HIGH_FREQUENCY_SHARE.name, reason))
     return values, left_out
 
 
@@ -178,8 +183,8 @@ def _codebook_use(first_stage: FirstStage, scale: LatentScale, latents: Tensor, 
         return []
     indices = (codebook.nearest(scale.denormalise(part.to(device))) for part in latents.split(BATCH))
     counts = code_histogram(indices, codebook.codes)
-    shares = {"codebook_usage": codebook_usage(counts), "codebook_perplexity_share": perplexity(counts) / len(counts)}
-    return [MetricValue(name, float(value), len(latents)) for name, value in shares.items()]
+    shares = {CODEBOOK_USAGE: codebook_usage(counts), CODEBOOK_PERPLEXITY_SHARE: perplexity(counts) / len(counts)}
+    return [MetricValue(metric, float(value), len(latents)) for metric, value in shares.items()]
 
 
 def _sensitivity(space: _Space, latents: Tensor, indices: list[int], seed: int) -> MetricValue:
@@ -187,16 +192,16 @@ def _sensitivity(space: _Space, latents: Tensor, indices: list[int], seed: int) 
     noise = SampleNoise(seed, indices)(tuple(latents.shape[1:]))
     pairs = zip(space.decoded(latents), space.decoded(latents + NUDGE * noise), strict=True)
     moved = [((a - b).double() * 127.5).square().mean((1, 2, 3)).sqrt() for a, b in pairs]
-    return mean_value("decoder_sensitivity_rmse255", torch.cat(moved).numpy())
+    return mean_value(DECODER_SENSITIVITY, torch.cat(moved).numpy())
 
 
 def _judged(
-    job: Job, images: Iterator[Tensor], protocol: Protocol, prefix: str
+    job: Job, images: Iterator[Tensor], protocol: Protocol, variant: Variant
 ) -> tuple[list[ResultRow], list[LeftOut]]:
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
-    rows, left_out = generation_rows(features_of(images, extractor), reference_features(job), protocol, prefix)
-    kept = re.compile(prefix + DISTANCE)
-    return [row for row in rows if kept.match(row.metric)], [item for item in left_out if kept.match(item.metric)]
+    rows, left_out = generation_rows(features_of(images, extractor), reference_features(job), protocol, variant)
+    kept = {variant.name(metric_of(kind, protocol.extractor).name) for kind in DISTANCES}
+    return [row for row in rows if row.metric in kept], [item for item in left_out if item.metric in kept]
 
 
 def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Generator, float, Meter]:
@@ -251,7 +256,7 @@ def _unexplained(small: Generator, latents: Tensor, indices: list[int], seed: in
             z, e = latents[own].to(small.device), eps[own].to(small.device)
             error = small.model.loss(z, small.model.schedule.time(levels[own]), e, Condition())
             total[own] += error.double().cpu() / LEVELS_AN_IMAGE
-    return mean_value("small_denoiser_error", np.asarray(total))
+    return mean_value(SMALL_DENOISER_ERROR, np.asarray(total))
 
 
 def _samples(job: Job, small: Generator, images: ImageCache, n: int, settings: Mapping[str, Any]) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from experiments import axes, build, labels, stage_settings
 from experiments.conditions import CONDITIONS, DataFacts, probe_options, probed
-from experiments.conditions.probe_score import ProbeMeasure, ProbeScore, probe_protocol
+from experiments.conditions.probe_score import ProbeMeasure, probe_protocol
 from experiments.conditions.scores import Values, asked_facts
 from experiments.console import reporting
 from experiments.scoring import chosen, described
@@ -17,6 +17,7 @@ from experiments.stages.training import run_training
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.errors import UserError
 from ldm.metrics.task import shuffled_partners, task_score
+from ldm.metrics.values import OTHER_CONDITIONS, REAL_IMAGES
 from ldm.pretrained.weights import content_hash
 from ldm.probes import PROBES
 from ldm.records import LeftOut
@@ -46,7 +47,7 @@ def run(job: Job) -> Outcome:
     weights = {f"{kind}.{name}": w for kind, t in trainings.items() for name, w in t.probe.network.state_dict().items()}
     save_weights(job.folder / "weights.safetensors", weights)
     rows, protocols, facts = [], [], {}
-    left_out = [LeftOut(f"{ProbeScore.ceiling}{PROBES[kind].metric}", reason) for kind, reason in obstacles.items()]
+    left_out = [LeftOut(REAL_IMAGES.name(PROBES[kind].metric), reason) for kind, reason in obstacles.items()]
     indices = chosen(len(heldout), MOST_HELDOUT_IMAGES, config["seed"], "probe")
     partners = shuffled_partners(len(indices), config["seed"])
     for kind, training in trainings.items():
@@ -64,7 +65,8 @@ def run(job: Job) -> Outcome:
         protocols.append(protocol)
         measure = ProbeMeasure(probe, heldout, indices, partners, job.device)
         for name, found in _of_the_images_themselves(measure).items():
-            score = task_score(probe.metric, found, f"{ProbeScore.ceiling}{name.removesuffix(probe.metric)}")
+            variants = (REAL_IMAGES,) if name == probe.metric else (OTHER_CONDITIONS, REAL_IMAGES)
+            score = task_score(probe.metric, found, *variants)
             if isinstance(score, LeftOut):
                 left_out.append(score)
             else:

@@ -40,7 +40,7 @@ from ldm.metrics.reconstruction import (
     image_errors,
     reconstruction_metrics,
 )
-from ldm.metrics.values import Measured
+from ldm.metrics.values import DECODED_IMAGES, SAMPLED_POSTERIOR, Measured
 from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.flops import count_flops
@@ -77,7 +77,7 @@ def run(job: Job) -> Outcome:
         by_image = {"index": np.array(indices), **_named(errors), **distances}
         if measured[0].sample_errors is not None:
             sampled = concatenate([m.sample_errors for m in measured if m.sample_errors])
-            more, missing = reconstruction_metrics(sampled, suffix="_sample")
+            more, missing = reconstruction_metrics(sampled, None, SAMPLED_POSTERIOR)
             values, left_out = values + more, left_out + missing
             by_image |= {f"{name}_sample": found for name, found in _named(sampled).items()}
         with meter.part("features"):
@@ -181,7 +181,7 @@ def _floor(
             yield to_uint8(model.decode(model.latent(packed, noise(shape))))
 
     features = features_of(decoded(), extractor)
-    return *generation_rows(features, reference_features(job), protocol, prefix="decoded_"), protocol
+    return *generation_rows(features, reference_features(job), protocol, DECODED_IMAGES), protocol
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

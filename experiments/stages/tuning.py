@@ -20,7 +20,7 @@ from experiments.scoring import described, extractor_of, features_of, sample_pro
 from experiments.stage import Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
 from ldm.errors import UserError
-from ldm.metrics.distribution import metric_name
+from ldm.metrics.distribution import KERNEL, metric_of
 from ldm.metrics.features import Features
 from ldm.randomness import derived_seed
 
@@ -43,7 +43,7 @@ def run(job: Job) -> Outcome:
     mark = "tuning samples, by a seed of their own"
     how = sample_protocol(job, n)
     protocol = dataclasses.replace(how, marks=(*how.marks, mark))
-    metric, tried = metric_name("kd", extractor.name), list[dict[str, Any]]()
+    metric, tried = metric_of(KERNEL, extractor.name).name, list[dict[str, Any]]()
     cost, flops, parts, batch_size = flops_per_image(source, asked), 0.0, Parts(job.folder), job.machine.batch
 
     def seen(guided: Guidance, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
@@ -74,6 +74,7 @@ def run(job: Job) -> Outcome:
         facts={
             "scale": best["scale"],
             "metric": metric,
+            "title": metric_of(KERNEL, extractor.name).title,
             "n": n,
             "images": images,
             "protocol": protocol.id,

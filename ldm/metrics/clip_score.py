@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.metrics.reconstruction import mean_value
-from ldm.metrics.values import MetricValue
+from ldm.metrics.values import Metric, MetricValue, Variant, varied
 from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model, read_part
 from ldm.pretrained.weights import content_hash, freeze
+from ldm.records import TASK
 
+CLIP_SCORE = Metric("clip_score", "CLIP score", True, TASK)
 SCALE = 100.0
 MISSING = (
     "CLIP score needs a CLIP model and none is given: name a local transformers folder with metrics.clip=PATH "
@@ -72,6 +74,6 @@ def load_clip_score(folder: Path, device: str) -> ClipScore:
     return ClipScore(folder, device)
 
 
-def clip_score(scores: NDArray[np.float64], prefix: str = "") -> MetricValue:
+def clip_score(scores: NDArray[np.float64], *variants: Variant) -> MetricValue:
     """The mean over images with Student's interval."""
-    return mean_value(f"{prefix}clip_score", scores)
+    return mean_value(varied(CLIP_SCORE, *variants), scores)

@@ -3,6 +3,12 @@
 import torch
 from torch import Tensor
 
+from ldm.metrics.values import Metric
+from ldm.records import PREDICTORS
+
+CODEBOOK_USAGE = Metric("codebook_usage", "share of codes in use", True, PREDICTORS)
+CODEBOOK_PERPLEXITY_SHARE = Metric("codebook_perplexity_share", "perplexity of codes over number", True, PREDICTORS)
+
 
 def code_counts(indices: Tensor, codes: int) -> Tensor:
     """How often each of `codes` codes occurs in `indices` (any shape); shape (codes,), int64."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ldm.metrics.entropy_coding import (
+    CODED_INDEX,
+    CODED_LATENT,
     CodedSize,
     coded_size,
     dequantised,
@@ -21,7 +23,7 @@ from ldm.metrics.entropy_coding import (
 )
 from ldm.metrics.rate import LatentMoments, aggregate_moments, code_histogram
 from ldm.metrics.reconstruction import concatenate, image_errors, mean_value, reconstruction_metrics, to_uint8
-from ldm.metrics.values import Measured, MetricValue
+from ldm.metrics.values import ALONE, CODED_LATENTS, Measured, Metric, MetricValue, varied
 from ldm.records import LeftOut
 
 STEPS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
@@ -40,11 +42,11 @@ class QuantisedPoint:
     n: int
 
 
-def _size_values(name: str, size: CodedSize, pixels: int) -> list[MetricValue]:
+def _size_values(metric: Metric, size: CodedSize, pixels: int) -> list[MetricValue]:
     """All in one stream, whose mean is the check; and each by itself, with an interval over images."""
     n = len(size.alone)
-    together = MetricValue(f"coded_{name}", size.together / (n * pixels), n)
-    return [together, mean_value(f"coded_{name}_alone", size.alone / pixels)]
+    together = MetricValue(metric, size.together / (n * pixels), n)
+    return [together, mean_value(varied(metric, ALONE), size.alone / pixels)]
 
 
 def coded_indices(train: Iterable[Tensor], heldout: Iterable[Tensor], codes: int, pixels: int) -> Measured:
@@ -54,7 +56,7 @@ def coded_indices(train: Iterable[Tensor], heldout: Iterable[Tensor], codes: int
     """
     counts = code_histogram(train, codes)
     size = coded_size(torch.cat([found.cpu() for found in heldout]), index_model(counts.numpy()))
-    return Measured(_size_values("index", size, pixels))
+    return Measured(_size_values(CODED_INDEX, size, pixels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ def coded_posteriors(train: Iterable[tuple[Tensor, Tensor]], heldout: HeldOut) -
     try:
         matched, values = _coded_in_steps(heldout, moments, matched_steps(within), None)
     except ValueError as error:
-        left_out.append(LeftOut("coded_latent", f"Steps as wide as the posteriors cannot be coded: {error}."))
+        left_out.append(LeftOut(CODED_LATENT.name, f"Steps as wide as the posteriors cannot be coded: {error}."))
     curve = [_coded_in_steps(heldout, moments, s * spread, s)[0] for s in STEPS]
     steps = (matched_steps(within) / spread).tolist()
     points = [*([matched] if matched else []), *curve]
@@ -111,9 +113,9 @@ def _coded_in_steps(
         steps.append(whole)
     symbols = torch.cat(steps)
     size = coded_size(symbols, latent_model(moments.variance.sqrt(), step, symbols[0, 0].numel()))
-    distortion, _ = reconstruction_metrics(concatenate(errors), suffix="_coded")
+    distortion, _ = reconstruction_metrics(concatenate(errors), None, CODED_LATENTS)
     named = {value.metric: value for value in distortion if value.metric in ("rmse255_coded", "psnr_coded")}
-    values = [*_size_values("latent", size, heldout.pixels), *named.values()]
+    values = [*_size_values(CODED_LATENT, size, heldout.pixels), *named.values()]
     psnr = named["psnr_coded"].value if "psnr_coded" in named else None
     point = QuantisedPoint(share, values[0].value, values[1].value, named["rmse255_coded"].value, psnr, len(symbols))
     return point, values

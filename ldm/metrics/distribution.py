@@ -11,14 +11,14 @@ the order in which they arrived (workers, batches) changes no value.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldm.metrics.features import Features
+from ldm.metrics.features import EXTRACTOR_TITLES, Features
 from ldm.metrics.frechet import PARTS, frechet_distance, frechet_infinity, frechet_spread
 from ldm.metrics.intervals import (
     Interval,
@@ -31,10 +31,10 @@ from ldm.metrics.intervals import (
     student_interval,
 )
 from ldm.metrics.kernel import gaussian, kernel_distance, kernel_subsets
-from ldm.metrics.neighbours import BALL_NEIGHBOUR, Neighbourhoods, neighbourhoods
-from ldm.metrics.values import MetricValue
+from ldm.metrics.neighbours import BALL_NEIGHBOUR, neighbourhoods
+from ldm.metrics.values import Metric, MetricValue
 from ldm.pretrained.torchvision_ops import ensure_torchvision
-from ldm.records import AT_N, POPULATION, LeftOut
+from ldm.records import AT_N, GENERATION, NEIGHBOURHOODS, POPULATION, RECONSTRUCTION, LeftOut
 
 INCEPTION_SPLITS: Final = 10
 SPLIT_MINIMUM: Final = 100
@@ -54,16 +54,36 @@ UNLIMITED: Final = 4
 
 PAIR_BLOCKS: Final = 20
 
-NEIGHBOURHOODS: Final = tuple(field.name for field in fields(Neighbourhoods))
+NEIGHBOURHOOD_TITLES: Final = {
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "clipped_density": "clipped density",
+    "clipped_coverage": "clipped coverage",
+}
 
-_INCEPTION_NAMES: Final = {"fd": "fid", "fd_infinity": "fid_infinity", "kd": "kid", "is": "is", "sfd": "sfid"}
+_STANDARD: Final = {
+    "fd": ("fid", "FID"),
+    "fd_infinity": ("fid_infinity", "FID at infinite n"),
+    "kd": ("kid", "KID"),
+    "is": ("is", "IS"),
+    "sfd": ("sfid", "sFID"),
+}
+"""By kind, its name and title under the standard Inception weights, and under these alone."""
 
 
 def metric_name(kind: str, extractor_name: str) -> str:
     """The name of a row, e.g. ("fd", "efficientnet_lite2") -> "fd_efficientnet_lite2", ("fd", "inception") -> "fid"."""
-    if extractor_name == "inception" and kind in _INCEPTION_NAMES:
-        return _INCEPTION_NAMES[kind]
-    return f"{kind}_{extractor_name}"
+    return metric_of(KINDS[kind], extractor_name).name
+
+
+def metric_of(kind: Metric, extractor_name: str) -> Metric:
+    """A kind of metric as one extractor sees the images."""
+    if extractor_name == "inception" and kind.name in _STANDARD:
+        name, title = _STANDARD[kind.name]
+        return dataclasses.replace(kind, name=name, title=title, kind=kind.name)
+    return kind.seen_by(extractor_name, EXTRACTOR_TITLES.get(extractor_name))
 
 
 def mixed_order(rows: NDArray[Any], seed: int) -> NDArray[np.int64]:
@@ -178,7 +198,7 @@ def _neighbourhoods(generated: Features, reference: Features, seed: int, wanted:
     shares of few images vary in steps that parts may not show, so theirs are no narrower than Wilson's.
     """
     whole = neighbourhoods(generated.features, reference.features)
-    values = {kind: float(getattr(whole, kind)) for kind in NEIGHBOURHOODS}
+    values = {kind: float(getattr(whole, kind)) for kind in NEIGHBOURHOOD_TITLES}
     if min(len(generated), len(reference)) < NEIGHBOUR_BLOCKS * LEAST_IN_BLOCK:
         return values
     ends = [np.cumsum(block_sizes(len(x), NEIGHBOUR_BLOCKS))[:-1] for x in (generated, reference)]
@@ -197,33 +217,16 @@ def _neighbourhoods(generated: Features, reference: Features, seed: int, wanted:
     return found
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of row: what it and its interval estimate, and what it needs.
-
-    `images`: least number of images a side; `per_feature`: the same as a multiple of the number of features.
-    `of_reference`: whether the reference images count in this. `array`: what of `Features` it reads. `extractor`: the
-    only one it is defined on, if it is.
-    """
-
-    name: str
-    estimand: str
-    images: int
-    per_feature: int = 0
-    of_reference: bool = True
-    array: str = "features"
-    extractor: str | None = None
-
-    def obstacle(self, generated: Features, reference: Features, extractor_name: str) -> str | None:
-        """Why it cannot be given, in one sentence, or None."""
-        if self.extractor not in (None, extractor_name):
-            return f"It is defined on embeddings of {self.extractor}, not of {extractor_name}."
-        sides = (generated, reference) if self.of_reference else (generated,)
-        if any(self.array not in side.arrays for side in sides):
-            return f"The extractor gives no {ARRAYS[self.array][0]}, which {ARRAYS[self.array][1]} needs."
-        least = max(self.images, self.per_feature * generated.features.shape[1])
-        present = min(len(side) for side in sides)
-        return None if present >= least else f"It needs at least {least} images a side, here there are {present}."
+def _obstacle(kind: Metric, generated: Features, reference: Features, extractor_name: str) -> str | None:
+    """Why it cannot be given, in one sentence, or None."""
+    if kind.extractor not in (None, extractor_name):
+        return f"It is defined on embeddings of {kind.extractor}, not of {extractor_name}."
+    sides = (generated, reference) if kind.of_reference else (generated,)
+    if any(kind.array not in side.arrays for side in sides):
+        return f"The extractor gives no {ARRAYS[kind.array][0]}, which {ARRAYS[kind.array][1]} needs."
+    least = max(kind.images, kind.per_feature * generated.features.shape[1])
+    present = min(len(side) for side in sides)
+    return None if present >= least else f"It needs at least {least} images a side, here there are {present}."
 
 
 ARRAYS: Final = {
@@ -238,29 +241,56 @@ class Measure:
     """Kinds of rows that are computed together; `run` is told which of them can be given."""
 
     run: Callable[[Features, Features, int, Collection[str]], Found]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Metric, ...]
 
+
+MANY_SAMPLES: Final = 5000
+"""From here on the Frechet distance is the headline; below, its bias at small n exceeds most differences."""
+
+
+def _distance(name: str, title: str, estimand: str, **needs: Any) -> Metric:
+    return Metric(name, title, False, GENERATION, estimand=estimand, **{"images": 16, "array": "features", **needs})
+
+
+FRECHET: Final = _distance("fd", "Fréchet distance", AT_N, headline_from=MANY_SAMPLES)
+# Even the smallest part has twice as many images as features.
+FRECHET_INFINITY: Final = _distance(
+    "fd_infinity", "Fréchet distance at infinite n", POPULATION, per_feature=2 * max(PARTS)
+)
+KERNEL: Final = _distance("kd", "kernel distance", POPULATION, headline_from=0)
+INCEPTION_SCORE: Final = Metric(
+    "is",
+    "inception-score formula",
+    True,
+    GENERATION,
+    estimand=AT_N,
+    images=SPLIT_MINIMUM,
+    array="logits",
+    of_reference=False,
+)
 
 MEASURES: Final = (
+    Measure(_frechet, (FRECHET, FRECHET_INFINITY)),
+    Measure(_kernel, (KERNEL,)),
+    Measure(_inception_score, (INCEPTION_SCORE,)),
     Measure(
-        _frechet,
-        # Even the smallest part has twice as many images as features.
-        (Kind("fd", AT_N, 16), Kind("fd_infinity", POPULATION, 16, per_feature=2 * max(PARTS))),
+        _neighbourhoods,
+        tuple(
+            Metric(name, title, True, NEIGHBOURHOODS, estimand=AT_N, images=NEIGHBOUR_MINIMUM, array="features")
+            for name, title in NEIGHBOURHOOD_TITLES.items()
+        ),
     ),
-    Measure(_kernel, (Kind("kd", POPULATION, 16),)),
-    Measure(_inception_score, (Kind("is", AT_N, SPLIT_MINIMUM, of_reference=False, array="logits"),)),
-    Measure(_neighbourhoods, tuple(Kind(name, AT_N, NEIGHBOUR_MINIMUM) for name in NEIGHBOURHOODS)),
-    Measure(_spatial_frechet, (Kind("sfd", AT_N, 16, array="spatial"),)),
-    Measure(_embedding_distance, (Kind("cmmd", POPULATION, 16, extractor="clip"),)),
+    Measure(_spatial_frechet, (_distance("sfd", "spatial Fréchet distance", AT_N, array="spatial"),)),
+    Measure(_embedding_distance, (_distance("cmmd", "CMMD", POPULATION, extractor="clip"),)),
 )
 
 KINDS: Final = {kind.name: kind for measure in MEASURES for kind in measure.kinds}
 
 
-def _row(metric: str, found: Interval | float, n: int, estimand: str) -> MetricValue:
+def _value(metric: Metric, found: Interval | float, n: int) -> MetricValue:
     if isinstance(found, Interval):
-        return MetricValue(metric, found.value, n, found.low, found.high, estimand, found.deviations, found.alone)
-    return MetricValue(metric, found, n, estimand=estimand)
+        return MetricValue(metric, found.value, n, found.low, found.high, found.deviations, found.alone)
+    return MetricValue(metric, found, n)
 
 
 def generation_metrics(
@@ -279,15 +309,15 @@ def generation_metrics(
     values: list[MetricValue] = []
     left_out: list[LeftOut] = []
     for measure in MEASURES:
-        obstacles = {kind.name: kind.obstacle(generated, reference, extractor_name) for kind in measure.kinds}
+        obstacles = {kind.name: _obstacle(kind, generated, reference, extractor_name) for kind in measure.kinds}
         wanted = [name for name, obstacle in obstacles.items() if obstacle is None]
         found = measure.run(generated, reference, seed, wanted) if wanted else {}
-        for kind, obstacle in obstacles.items():
-            name = metric_name(kind, extractor_name)
+        for kind in measure.kinds:
+            metric, obstacle = metric_of(kind, extractor_name), obstacles[kind.name]
             if obstacle is not None:
-                left_out.append(LeftOut(name, obstacle))
+                left_out.append(LeftOut(metric.name, obstacle))
             else:
-                values.append(_row(name, found[kind], len(generated), KINDS[kind].estimand))
+                values.append(_value(metric, found[kind.name], len(generated)))
     return values, left_out
 
 
@@ -298,11 +328,18 @@ def reconstruction_frechet(
 
     Its jackknife leaves out blocks of pairs, mixed by the seed.
     """
-    metric = f"r{metric_name('fd', extractor_name)}"
-    obstacle = KINDS["fd"].obstacle(reconstructed, original, extractor_name)
+    metric = reconstruction_frechet_of(extractor_name)
+    obstacle = _obstacle(FRECHET, reconstructed, original, extractor_name)
     if obstacle is not None:
-        return LeftOut(metric, obstacle)
-    return _row(metric, paired_frechet(reconstructed, original, seed), len(reconstructed), AT_N)
+        return LeftOut(metric.name, obstacle)
+    return _value(metric, paired_frechet(reconstructed, original, seed), len(reconstructed))
+
+
+def reconstruction_frechet_of(extractor_name: str) -> Metric:
+    """That distance as a metric."""
+    frechet = metric_of(FRECHET, extractor_name)
+    metric = frechet.within("r", "r" if extractor_name == "inception" else "reconstruction ", RECONSTRUCTION)
+    return dataclasses.replace(metric, headline_from=0)
 
 
 def paired_frechet(a: Features, b: Features, seed: int) -> Interval:

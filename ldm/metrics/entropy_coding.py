@@ -15,6 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ldm.metrics.rate import SMOOTHING
+from ldm.metrics.values import Metric
+from ldm.records import CODING
+
+CODED_INDEX = Metric("coded_index", "coded indices", False, CODING, "bits/px")
+CODED_LATENT = Metric("coded_latent", "coded latents", False, CODING, "bits/px")
 
 Symbols = NDArray[np.int32]
 

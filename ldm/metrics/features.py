@@ -28,6 +28,15 @@ from ldm.pretrained.weights import freeze
 INCEPTION_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256: Final = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
+EXTRACTOR_TITLES: Final = {
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "efficientnet_lite2": "EfficientNet-Lite2",
+    "inception": "Inception-v3",
+    "dinov2": "DINOv2",
+    "clip": "CLIP",
+}
+"""Networks as titles of metrics write them; any other goes by its name."""
+
 
 @dataclass(frozen=True)
 class Features:

@@ -18,15 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm.metrics.distribution import KINDS, metric_name
+from ldm.metrics.distribution import FRECHET, metric_of
 from ldm.metrics.features import Features
 from ldm.metrics.frechet import frechet_distance
 from ldm.metrics.intervals import block_jackknife
-from ldm.metrics.reconstruction import mean_value, root_mean_square
-from ldm.metrics.values import MetricValue
-from ldm.records import AT_N, LeftOut
+from ldm.metrics.reconstruction import MSE, mean_value, perceptual_metric, root_mean_square
+from ldm.metrics.values import Metric, MetricValue, Variant, varied
+from ldm.records import TASK, LeftOut
 
 Array = NDArray[np.float64]
+
+KNOWN_RMSE: Final = Metric(
+    "inpaint_known_rmse255", "inpainting, RMSE of known pixels on 0–255", False, TASK, "grey levels", headline_from=0
+)
 
 BANDS: Final = ((0, 20), (20, 40), (40, 60), (60, 100))
 """Shares of the image that the hole covers, in per cent, the upper bound within."""
@@ -68,20 +72,23 @@ def known_metrics(mse: Array) -> MetricValue | LeftOut:
     """`inpaint_known_rmse255` of `known_error`."""
     known = mse[np.isfinite(mse)]
     if not len(known):
-        return LeftOut("inpaint_known_rmse255", "The masks cover every pixel.")
-    return dataclasses.replace(root_mean_square(mean_value("mse", known)), metric="inpaint_known_rmse255")
+        return LeftOut(KNOWN_RMSE.name, "The masks cover every pixel.")
+    return root_mean_square(mean_value(MSE, known), KNOWN_RMSE)
 
 
 def distances_by_band(
-    distances: Mapping[str, Array], shares: Array, prefix: str = "inpaint_"
+    distances: Mapping[str, Array], shares: Array, *variants: Variant
 ) -> tuple[list[MetricValue], list[LeftOut]]:
-    """The mean of every perceptual distance over all images and over those of each band."""
+    """The mean of every perceptual distance over all images and over those of each band.
+
+    `variants` say what fills the holes where that is not a model (`MEAN_FILL`).
+    """
     values, left_out = [], []
-    for suffix, chosen in _bands(shares):
+    for band, chosen in _bands(shares):
         for name, found in distances.items():
-            metric = f"{prefix}{name}{suffix}"
+            metric = varied(inpainted(perceptual_metric(name), band), *variants)
             if (n := int(chosen.sum())) < LEAST:
-                left_out.append(LeftOut(metric, f"It needs at least {LEAST} images, here there are {n}."))
+                left_out.append(LeftOut(metric.name, f"It needs at least {LEAST} images, here there are {n}."))
             else:
                 values.append(mean_value(metric, found[chosen]))
     return values, left_out
@@ -99,26 +106,34 @@ def frechet_by_band(
     dimensions = filled.features.shape[1]
     pairs = np.concatenate([filled.features, originals.features], axis=1).astype(np.float64)
     order = np.random.default_rng(0).permutation(len(pairs))
-    for suffix, chosen in _bands(shares):
-        metric = f"inpaint_{metric_name('fd', extractor_name)}{suffix}"
+    for band, chosen in _bands(shares):
+        metric = inpainted(metric_of(FRECHET, extractor_name), band)
         own = pairs[order][chosen[order]]
-        if len(own) < KINDS["fd"].images:
-            reason = f"It needs at least {KINDS['fd'].images} images a side, here there are {len(own)}."
-            left_out.append(LeftOut(metric, reason))
+        if len(own) < FRECHET.images:
+            reason = f"It needs at least {FRECHET.images} images a side, here there are {len(own)}."
+            left_out.append(LeftOut(metric.name, reason))
             continue
         interval = block_jackknife(
             [own],
             lambda rows: frechet_distance(rows[:, :dimensions], rows[:, dimensions:]),
             min(JACKKNIFE_BLOCKS, len(own)),
         )
-        values.append(MetricValue(metric, interval.value, len(own), interval.low, interval.high, AT_N))
+        values.append(MetricValue(metric, interval.value, len(own), interval.low, interval.high))
     return values, left_out
 
 
-def _bands(shares: Array) -> list[tuple[str, NDArray[np.bool_]]]:
-    """All images, then those of each band, with the end of their rows' names."""
+def inpainted(metric: Metric, band: tuple[int, int] | None = None) -> Metric:
+    """A distance between images as one of filled-in images to the images themselves, over all or those of a band."""
+    if band is None:
+        found = metric.within("inpaint_", "inpainting ", TASK)
+    else:
+        low, high = band
+        found = metric.within("inpaint_", f"inpainting, holes of {low} to {high} %: ", TASK, f"_mask{low}_{high}")
+    return dataclasses.replace(found, headline_from=None)
+
+
+def _bands(shares: Array) -> list[tuple[tuple[int, int] | None, NDArray[np.bool_]]]:
+    """All images, then those of each band."""
     per_cent = 100 * shares
-    found = [("", np.ones(len(shares), np.bool_))]
-    for low, high in BANDS:
-        found.append((f"_mask{low}_{high}", (per_cent > low) & (per_cent <= high)))
-    return found
+    bands = [(band, (per_cent > band[0]) & (per_cent <= band[1])) for band in BANDS]
+    return [(None, np.ones(len(shares), np.bool_)), *bands]

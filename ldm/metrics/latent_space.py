@@ -8,6 +8,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldm.metrics.values import Metric
+from ldm.records import PREDICTORS
+
+EFFECTIVE_CHANNELS = Metric("latent_effective_channels", "effective share of channels", None, PREDICTORS)
+ROUGHNESS = Metric("latent_roughness", "roughness of latents", None, PREDICTORS)
+HIGH_FREQUENCY_SHARE = Metric("latent_high_frequency_share", "share of high frequencies", None, PREDICTORS)
+DECODER_SENSITIVITY = Metric(
+    "decoder_sensitivity_rmse255", "movement of the image when its latent is nudged", None, PREDICTORS, "grey levels"
+)
+SMALL_DENOISER_ERROR = Metric("small_denoiser_error", "error of a small denoiser", False, PREDICTORS)
+
 HIGH_FREQUENCY = 0.25
 """Cycles a latent from which on a frequency is high: half of the largest along an axis."""
 

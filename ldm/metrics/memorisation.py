@@ -14,10 +14,18 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ldm.metrics.features import EXTRACTOR_TITLES
 from ldm.metrics.intervals import LEVEL, Interval, proportion_interval
 from ldm.metrics.reconstruction import mean_value
-from ldm.metrics.values import MetricValue
-from ldm.records import LeftOut
+from ldm.metrics.values import REAL_IMAGES, Metric, MetricValue, varied
+from ldm.records import MEMORISATION, LeftOut
+
+NEAREST: Final = Metric("nearest_train", "mean distance to the nearest training image", None, MEMORISATION)
+NEARER: Final = Metric("nearer_train", "P(nearer than a held-out image)", None, MEMORISATION)
+CLOSE_SHARE: Final = Metric(
+    "close_train", "share within the distance of the nearest 5 % of held-out images", None, MEMORISATION
+)
+"""None has a better end: samples should lie as near as unseen images do."""
 
 PIXEL_SIDE: Final = 32
 """Pixels are compared at most at this side: at full size fine texture drowns what two images share."""
@@ -78,24 +86,27 @@ def memorisation_metrics(
     that 5 % of the held-out images lie within (the interval takes that distance as given). The last two are left out
     where a single held-out image would have to say how near unseen images lie.
     """
-    mean = mean_value(f"nearest_train_{space}", samples)
+    mean, (nearer, close) = (
+        mean_value(_seen(NEAREST, space), samples),
+        (_seen(one, space) for one in (NEARER, CLOSE_SHARE)),
+    )
     if len(heldout) < FEWEST_HELDOUT:
         reason = (
             f"It needs at least {FEWEST_HELDOUT} held-out images to say what is near, here there are {len(heldout)}."
         )
-        return [mean], [LeftOut(f"{name}_train_{space}", reason) for name in ("nearer", "close")]
+        return [mean], [LeftOut(metric.name, reason) for metric in (nearer, close)]
     near = int((samples <= np.quantile(heldout, CLOSE)).sum())
-    found = {
-        "nearer": probability_below(samples, heldout),
-        "close": proportion_interval(near, len(samples)),
-    }
-    values = [MetricValue(f"{name}_train_{space}", i.value, len(samples), i.low, i.high) for name, i in found.items()]
-    return [mean, *values], []
+    found = ((nearer, probability_below(samples, heldout)), (close, proportion_interval(near, len(samples))))
+    return [mean, *(MetricValue(metric, i.value, len(samples), i.low, i.high) for metric, i in found)], []
+
+
+def _seen(metric: Metric, space: str) -> Metric:
+    return metric.seen_by(space, EXTRACTOR_TITLES.get(space))
 
 
 def heldout_distance(distances: NDArray[np.float64], space: str) -> MetricValue:
     """The mean distance of held-out images to their nearest training image, which samples are measured against."""
-    return mean_value(f"real_nearest_train_{space}", distances)
+    return mean_value(varied(_seen(NEAREST, space), REAL_IMAGES), distances)
 
 
 def probability_below(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:

@@ -21,8 +21,18 @@ from torch import Tensor
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 from ldm.metrics.reconstruction import mean_value
 from ldm.metrics.reference_codecs import lossless_sizes
-from ldm.metrics.values import Measured, MetricValue
-from ldm.records import LeftOut
+from ldm.metrics.values import Measured, Metric, MetricValue
+from ldm.records import RATE, LeftOut
+
+KL_PRIOR = Metric("rate_kl_prior", "KL to N(0, I)", False, RATE, "bits/px")
+KL_FITTED = Metric("rate_kl_fitted", "KL to a Gaussian fitted per channel", False, RATE, "bits/px", headline_from=0)
+INDEX_LOG2 = Metric("rate_index_log2", "log2 of the codebook size", False, RATE, "bits/px")
+INDEX_CROSSENTROPY = Metric(
+    "rate_index_crossentropy", "indices under the training histogram", False, RATE, "bits/px", headline_from=0
+)
+RAW = Metric("rate_raw", "24 bits per pixel", False, RATE, "bits/px")
+LOSSLESS = Metric("rate_lossless", "as PNG", False, RATE, "bits/px", headline_from=0)
+"""Rates of first stages. Of each two the one with `headline_from` is drawn, the other is the cruder bound."""
 
 RAW_BITS_PER_PIXEL = 24.0
 """Rate of the identity: three channels of 8 bits."""
@@ -119,8 +129,8 @@ def code_histogram(batches: Iterable[Tensor], codes: int) -> Tensor:
 def pixel_rates(images: NDArray[np.uint8]) -> Measured:
     """`rate_raw` and `rate_lossless` (PNG) of images that are their own latents, uint8 (N, H, W, 3)."""
     sizes = [point for point in lossless_sizes(images)[0] if point.codec == "png"]
-    lossless = [MetricValue("rate_lossless", point.bits_per_pixel, point.n) for point in sizes]
-    return Measured([MetricValue("rate_raw", RAW_BITS_PER_PIXEL, len(images)), *lossless])
+    lossless = [MetricValue(LOSSLESS, point.bits_per_pixel, point.n) for point in sizes]
+    return Measured([MetricValue(RAW, RAW_BITS_PER_PIXEL, len(images)), *lossless])
 
 
 def index_rates(
@@ -134,8 +144,8 @@ def index_rates(
     held = torch.cat([indices.cpu() for indices in heldout])
     return Measured(
         [
-            MetricValue("rate_index_log2", index_log2(codes, held[0].numel(), pixels), len(held)),
-            mean_value("rate_index_crossentropy", index_crossentropy(held.numpy(), counts.numpy(), pixels)),
+            MetricValue(INDEX_LOG2, index_log2(codes, held[0].numel(), pixels), len(held)),
+            mean_value(INDEX_CROSSENTROPY, index_crossentropy(held.numpy(), counts.numpy(), pixels)),
         ],
         facts={
             "codes": codes,
@@ -158,7 +168,7 @@ def posterior_rates(
     prior = np.concatenate([kl_prior(*posterior, pixels) for posterior in posteriors])
     fitted = np.concatenate([kl_fitted(*posterior, moments, pixels) for posterior in posteriors])
     return Measured(
-        [mean_value("rate_kl_prior", prior), mean_value("rate_kl_fitted", fitted)],
+        [mean_value(KL_PRIOR, prior), mean_value(KL_FITTED, fitted)],
         facts={
             "latent_mean": moments.mean.tolist(),
             "latent_variance": moments.variance.tolist(),
@@ -170,4 +180,4 @@ def posterior_rates(
 def no_rates() -> Measured:
     """What latents without spread or codes have: the reason why there is no rate."""
     reason = "Its latents are neither drawn nor quantised: at full precision they have no finite rate."
-    return Measured(left_out=[LeftOut(name, reason) for name in ("rate_kl_prior", "rate_kl_fitted")])
+    return Measured(left_out=[LeftOut(rate.name, reason) for rate in (KL_PRIOR, KL_FITTED)])

@@ -7,7 +7,6 @@
 `ssim`    mean over images, Gaussian window of 11 with sigma 1.5, mean over channels (Wang et al. 2004)
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,34 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldm.metrics.features import EXTRACTOR_TITLES
 from ldm.metrics.intervals import mean_interval
-from ldm.metrics.values import MetricValue
+from ldm.metrics.values import Metric, MetricValue, Variant, variant_left_out
 from ldm.pretrained.efficientnet_lite import EfficientNetLite
-from ldm.records import LeftOut
+from ldm.records import DETAIL, RECONSTRUCTION, LeftOut
+
+MSE = Metric("mse", "mean squared error", False, DETAIL, "grey levels squared")
+RMSE = Metric("rmse255", "RMSE on 0–255", False, RECONSTRUCTION, "grey levels")
+PSNR = Metric("psnr", "PSNR", True, RECONSTRUCTION, "dB", headline_from=0)
+SSIM = Metric("ssim", "SSIM", True, RECONSTRUCTION)
+FEATURE_DISTANCE = Metric("feature_distance", "feature distance", False, RECONSTRUCTION)
+LPIPS = Metric("lpips", "LPIPS", False, RECONSTRUCTION)
+PERCEPTUAL: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        FEATURE_DISTANCE.seen_by("efficientnet_lite0", EXTRACTOR_TITLES["efficientnet_lite0"]),
+        FEATURE_DISTANCE.seen_by("efficientnet_lite2", EXTRACTOR_TITLES["efficientnet_lite2"]),
+        LPIPS.seen_by("alex", "AlexNet"),
+        LPIPS.seen_by("vgg", "VGG"),
+    )
+}
+"""The perceptual distances that this program has, by name."""
+
+
+def perceptual_metric(name: str) -> Metric:
+    """The perceptual distance of a name as a metric; one that is not ours goes by its name."""
+    return PERCEPTUAL.get(name, Metric(name, name, False, RECONSTRUCTION))
+
 
 PEAK = 255.0
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -140,7 +163,7 @@ class FeatureDistance:
         return torch.stack(distances).mean(dim=0)
 
 
-def mean_value(metric: str, values: NDArray[np.float64]) -> MetricValue:
+def mean_value(metric: Metric, values: NDArray[np.float64]) -> MetricValue:
     """The mean of independent values, with Student's 95 % interval where there are at least two."""
     if len(values) < 2:
         return MetricValue(metric, float(values.mean()), len(values))
@@ -148,36 +171,33 @@ def mean_value(metric: str, values: NDArray[np.float64]) -> MetricValue:
     return MetricValue(metric, interval.value, len(values), interval.low, interval.high)
 
 
-def root_mean_square(mse: MetricValue) -> MetricValue:
+def root_mean_square(mse: MetricValue, metric: Metric = RMSE) -> MetricValue:
     """`rmse255` from the mean squared error; the bounds are the roots of its bounds."""
     low = None if mse.ci_low is None else math.sqrt(max(mse.ci_low, 0.0))
     high = None if mse.ci_high is None else math.sqrt(mse.ci_high)
-    return MetricValue("rmse255", math.sqrt(mse.value), mse.n, low, high)
+    return MetricValue(metric, math.sqrt(mse.value), mse.n, low, high)
 
 
 def reconstruction_metrics(
     errors: ImageErrors,
     distances: Mapping[str, NDArray[np.float64]] | None = None,
-    suffix: str = "",
+    *variants: Variant,
 ) -> tuple[list[MetricValue], list[LeftOut]]:
     """Means over images with intervals, and what could not be given and why.
 
-    `distances` are perceptual ones of each image, by name. `suffix` is added to every name (e.g. "_sample" for the
-    distortion of a posterior sample).
+    `distances` are perceptual ones of each image, by name. `variants` say what was compared with the images where that
+    is not their reconstructions (e.g. `SAMPLED_POSTERIOR`).
     """
-    mse = mean_value("mse", errors.mse)
+    mse = mean_value(MSE, errors.mse)
     values, left_out = [mse, root_mean_square(mse)], []
     finite = errors.mse > 0
     if finite.any():
-        values.append(mean_value("psnr", errors.psnr[finite]))
+        values.append(mean_value(PSNR, errors.psnr[finite]))
     else:
         left_out.append(LeftOut("psnr", "Every reconstruction is exact, so its PSNR is infinite."))
     if errors.ssim is not None:
-        values.append(mean_value("ssim", errors.ssim))
+        values.append(mean_value(SSIM, errors.ssim))
     else:
         left_out.append(LeftOut("ssim", f"SSIM's window needs images of at least {SSIM_WINDOW} px."))
-    values += [mean_value(name, found) for name, found in (distances or {}).items()]
-    return (
-        [dataclasses.replace(value, metric=value.metric + suffix) for value in values],
-        [dataclasses.replace(item, metric=item.metric + suffix) for item in left_out],
-    )
+    values += [mean_value(perceptual_metric(name), found) for name, found in (distances or {}).items()]
+    return [value.varied(*variants) for value in values], [variant_left_out(item, *variants) for item in left_out]

@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.metrics.reconstruction import ImageErrors, mean_value, reconstruction_metrics
-from ldm.metrics.values import MetricValue
-from ldm.records import LeftOut
+from ldm.metrics.values import Metric, MetricValue, Variant, variant_left_out, varied
+from ldm.records import TASK, LeftOut
 
 Array = NDArray[np.float64]
+
+PREFIX = "superres_"
+CONSISTENCY = Metric("superres_consistency_psnr", "super-resolution consistency, PSNR", True, TASK, "dB")
 
 
 def enlarged(low_resolution: Tensor, side: tuple[int, int]) -> Tensor:
@@ -36,19 +39,27 @@ def consistency_error(degraded_again: Tensor, low_resolution: Tensor) -> Array:
 
 
 def superres_metrics(
-    errors: ImageErrors, distances: Mapping[str, Array], prefix: str = "superres_"
+    errors: ImageErrors, distances: Mapping[str, Array], *variants: Variant
 ) -> tuple[list[MetricValue], list[LeftOut]]:
-    """Errors against the images themselves; `distances` are perceptual ones of each image, by name."""
+    """Errors against the images themselves; `distances` are perceptual ones of each image, by name.
+
+    `variants` say what was enlarged without a model (`BICUBIC`).
+    """
     values, left_out = reconstruction_metrics(errors, distances)
     return (
-        [dataclasses.replace(value, metric=prefix + value.metric) for value in values],
-        [dataclasses.replace(item, metric=prefix + item.metric) for item in left_out],
+        [dataclasses.replace(value, of=varied(of_superres(value.of), *variants)) for value in values],
+        [variant_left_out(LeftOut(PREFIX + item.metric, item.reason), *variants) for item in left_out],
     )
+
+
+def of_superres(metric: Metric) -> Metric:
+    """An error of reconstructions as one of enlarged images."""
+    return metric.within(PREFIX, "super-resolution ", TASK)
 
 
 def consistency(mse: Array) -> MetricValue | LeftOut:
     """The score of `consistency_error`; images that agree exactly have no finite value and are not counted."""
     finite = mse > 0
     if not finite.any():
-        return LeftOut("superres_consistency_psnr", "Every output agrees exactly with its input.")
-    return mean_value("superres_consistency_psnr", ImageErrors(mse[finite], None).psnr)
+        return LeftOut(CONSISTENCY.name, "Every output agrees exactly with its input.")
+    return mean_value(CONSISTENCY, ImageErrors(mse[finite], None).psnr)

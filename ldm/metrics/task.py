@@ -10,14 +10,15 @@ single answers, else the delete-a-block jackknife over images, since the answers
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldm.metrics.intervals import block_jackknife, proportion_interval
-from ldm.metrics.values import MetricValue
-from ldm.records import LeftOut
+from ldm.metrics.values import Metric, MetricValue, Variant, varied
+from ldm.records import TASK, LeftOut
 
 MINIMUM: Final = 16
 """Images below which a score is left out."""
@@ -38,7 +39,7 @@ def shuffled_partners(n: int, seed: int) -> NDArray[np.int64]:
     return partners
 
 
-def accuracy(metric: str, counts: Counts) -> MetricValue | LeftOut:
+def accuracy(metric: Metric, counts: Counts) -> MetricValue | LeftOut:
     """Right answers (N, 2: right, asked) of at most one question an image."""
     asked = counts[counts[:, 1] > 0]
     if len(asked) < MINIMUM:
@@ -48,7 +49,7 @@ def accuracy(metric: str, counts: Counts) -> MetricValue | LeftOut:
     return MetricValue(metric, interval.value, len(asked), interval.low, interval.high)
 
 
-def clustered_accuracy(metric: str, counts: Counts) -> MetricValue | LeftOut:
+def clustered_accuracy(metric: Metric, counts: Counts) -> MetricValue | LeftOut:
     """Right answers (N, 2: right, asked) of any number of questions an image."""
     asked = counts[counts[:, 1] > 0]
     if len(asked) < MINIMUM:
@@ -56,7 +57,7 @@ def clustered_accuracy(metric: str, counts: Counts) -> MetricValue | LeftOut:
     return _jackknifed(metric, asked, lambda sums: float(sums[0] / sums[1]))
 
 
-def mean_intersection_over_union(metric: str, counts: Counts) -> MetricValue | LeftOut:
+def mean_intersection_over_union(metric: Metric, counts: Counts) -> MetricValue | LeftOut:
     """Pixels by class (N, 3: found and true, found, true; classes); classes of no true pixel do not count."""
     asked = counts[counts[:, 2].sum(axis=1) > 0]
     if len(asked) < MINIMUM:
@@ -69,7 +70,7 @@ def mean_intersection_over_union(metric: str, counts: Counts) -> MetricValue | L
     return _jackknifed(metric, asked, mean)
 
 
-def mean_balanced_accuracy(metric: str, counts: Counts) -> MetricValue | LeftOut:
+def mean_balanced_accuracy(metric: Metric, counts: Counts) -> MetricValue | LeftOut:
     """Answers by attribute (N, 2: named, found; attributes).
 
     An attribute counts where at least 5 images name it and at least 5 do not.
@@ -88,21 +89,38 @@ def mean_balanced_accuracy(metric: str, counts: Counts) -> MetricValue | LeftOut
     return _jackknifed(metric, answers, mean)
 
 
-TASK_METRICS: Final[Mapping[str, Callable[[str, Counts], MetricValue | LeftOut]]] = {
-    "class_accuracy": accuracy,
-    "layout_accuracy": clustered_accuracy,
-    "semantic_miou": mean_intersection_over_union,
-    "text_balanced_accuracy": mean_balanced_accuracy,
-}
+@dataclass(frozen=True)
+class TaskMetric:
+    """A score, and what makes it of counts."""
+
+    metric: Metric
+    of_counts: Callable[[Metric, Counts], MetricValue | LeftOut]
+
+
+def _score(
+    name: str, title: str, of_counts: Callable[[Metric, Counts], MetricValue | LeftOut]
+) -> tuple[str, TaskMetric]:
+    return name, TaskMetric(Metric(name, title, True, TASK, images=MINIMUM, headline_from=0), of_counts)
+
+
+TASK_METRICS: Final[Mapping[str, TaskMetric]] = dict(
+    (
+        _score("class_accuracy", "class accuracy", accuracy),
+        _score("layout_accuracy", "layout accuracy", clustered_accuracy),
+        _score("semantic_miou", "mean IoU of label maps", mean_intersection_over_union),
+        _score("text_balanced_accuracy", "balanced accuracy of attributes", mean_balanced_accuracy),
+    )
+)
 """By the name of the score, which is the probe's `metric`."""
 
 
-def task_score(metric: str, counts: Counts, prefix: str = "") -> MetricValue | LeftOut:
-    """The score of that name, its row named with a prefix ("real_", "shuffled_")."""
-    return TASK_METRICS[metric](prefix + metric, counts)
+def task_score(metric: str, counts: Counts, *variants: Variant) -> MetricValue | LeftOut:
+    """The score of that name, or a variant of it (`REAL_IMAGES`, `OTHER_CONDITIONS`)."""
+    score = TASK_METRICS[metric]
+    return score.of_counts(varied(score.metric, *variants), counts)
 
 
-def _jackknifed(metric: str, counts: Counts, statistic: Callable[[NDArray[np.float64]], float]) -> MetricValue:
+def _jackknifed(metric: Metric, counts: Counts, statistic: Callable[[NDArray[np.float64]], float]) -> MetricValue:
     """A statistic of the sums over images, with its interval."""
     # Samples may stand in an order that means something (images of a folder by class); blocks must not.
     mixed = counts[np.random.default_rng(0).permutation(len(counts))]
@@ -112,5 +130,5 @@ def _jackknifed(metric: str, counts: Counts, statistic: Callable[[NDArray[np.flo
     return MetricValue(metric, interval.value, len(counts), interval.low, interval.high)
 
 
-def _too_few(metric: str, n: int, what: str) -> LeftOut:
-    return LeftOut(metric, f"It needs at least {MINIMUM} {what}, here there are {n}.")
+def _too_few(metric: Metric, n: int, what: str) -> LeftOut:
+    return LeftOut(metric.name, f"It needs at least {MINIMUM} {what}, here there are {n}.")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.older_stores import STAGES
 from ldm.records import (
     Cell,
     Cost,
@@ -69,6 +70,7 @@ class Recipe:
     extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
     conditioning: str = "class"
     task: str | None = None
+    is_declared: bool = True  # whether rows say what their metrics mean, as those of schema 1 do not
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,17 @@ def _row(
     return ResultRow(metric, value, n, protocol, value - spread, value + spread, seen, seed)
 
 
+def declared(row: ResultRow) -> ResultRow:
+    """The row with all that its metric says of itself."""
+    from every_metric import every_metric
+
+    from ldm.metrics.values import MetricValue
+
+    said = MetricValue(every_metric()[row.metric], row.value, row.n).row()
+    names = ("title", "unit", "higher_is_better", "group", "kind", "base", "variant", "headline_from")
+    return replace(row, **{name: getattr(said, name) for name in names})
+
+
 class _Writer:
     def __init__(self, store: Path, recipe: Recipe) -> None:
         self.store, self.recipe = store, recipe
@@ -148,7 +161,10 @@ class _Writer:
         elif (stage, *place) in self.recipe.missing or self.open & set(parents):
             self.open.add(identity)
         elif identity not in self.open:
-            write_json(folder / "record.json", make(identity).to_json())
+            record = make(identity)
+            if self.recipe.is_declared:
+                record = replace(record, rows=tuple(map(declared, record.rows)))
+            write_json(folder / "record.json", record.to_json())
         return identity
 
 
@@ -163,7 +179,7 @@ def build(store: Path, recipe: Recipe = Recipe()) -> Sweep:
                 first = FirstStage(regulariser, f, kl_weight if regulariser == "kl" else None, ae_seed)
                 for axes in itertools.product(recipe.seeds, recipe.guidance, recipe.samplers, recipe.steps):
                     cells.append(_cell(writer, first, *axes, extractor))
-    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells))
+    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells), stages=STAGES)
     write_json(store / "sweeps" / f"{recipe.name}.json", sweep.to_json())
     return sweep
 
@@ -376,11 +392,13 @@ def _cell(
         "sampler_seed": 0,
         "extractor": extractor,
     }
-    weight = () if trained.kl_weight is None else (f"ae.kl_weight={trained.kl_weight:g}",)
-    return Cell(name, axes, (f"ae.f={f}", *weight, f"sampler.steps={steps}"), stages)
+    settings = {} if trained.kl_weight is None else {"ae.kl_weight": f"{trained.kl_weight:g}"}
+    given = {"ae.f": f, **settings, "sampler.steps": steps}
+    return Cell(name, axes, tuple(f"{key}={value}" for key, value in given.items()), stages, settings)
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[1]))
     place = Path(sys.argv[1])
     build(place / "full")
     build(place / "main", Recipe(regularisers=("kl",), factors=(1, 4, 8, 16, 32), steps=(50,)))

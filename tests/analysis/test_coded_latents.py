@@ -10,7 +10,7 @@ from analysis.figures import FIGURES
 
 
 def dotted(study, f):
-    left, _ = FIGURES["rate_distortion"](study).axes
+    left, _ = FIGURES["rate_distortion"].draw(study).axes
     return [
         line for line in left.get_lines() if line.get_linestyle() == ":" and to_hex(line.get_color()) == style.colour(f)
     ]

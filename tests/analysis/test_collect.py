@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 from synthetic_store import JUDGE, Recipe, build, kernel_distance, rate
 
-from analysis.collect import COLUMNS, collect, read_study
+from analysis.codecs import codecs
+from analysis.collect import collect, read_study
+from analysis.columns import COLUMNS
+from analysis.older_stores import STAGES
 from ldm.errors import UserError
-from ldm.records import STAGES, read_record
+from ldm.records import read_record
 
 SMALL = Recipe(factors=(1, 4, 8), steps=(5, 10), on_request=True)
 
@@ -127,7 +130,7 @@ def test_a_finished_record_outweighs_an_older_failure(tmp_path):
 
 
 def test_codecs_are_read_once(store):
-    points = read_study(store).codecs
+    points = codecs(read_study(store))
     assert len(points) == len(set(points)) == 2 * 7 + 2
     assert {p.codec for p in points if p.psnr is None} == {"png", "webp_lossless"}
 

@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 from synthetic_store import Recipe, build
 
+from analysis.axes import axes_of
 from analysis.collect import read_study
 from analysis.compare import (
     FIRST_STAGE_UNKNOWN,
-    SETTING,
     UNKNOWN,
     Measured,
     SeedFactor,
@@ -24,6 +24,7 @@ from analysis.compare import (
     seed_factor,
     tables,
 )
+from analysis.older_stores import STAGES
 from analysis.table import markdown
 from ldm.errors import UserError
 
@@ -41,7 +42,7 @@ def cell(name, values, variance=0.01, deviations=None):
 
 def verdicts(store, sweep=None):
     study = read_study(store, sweep)
-    [found] = [table for table in tables(study.frame) if table.metric == METRIC]
+    [found] = [table for table in tables(study.frame, study.axes) if table.metric == METRIC]
     return {item.cell: item.sentence for item in found.comparisons}, markdown(study)
 
 
@@ -127,8 +128,13 @@ def drawn_rows(rng, name, seeds, sampler_seeds, trained, sampled):
             half = 1.959964 * sampled
             row = {"value": value, "ci_low": value - half, "ci_high": value + half, "seed": seed, "ae_seed": 0}
             rows.append({**row, "sampler_seed": sampler_seed, "deviations": None, "n": 500})
-    axes = dict.fromkeys(SETTING, "") | {"regulariser": "kl", "f": 4, "shift": name, "estimand": "population"}
-    return pd.DataFrame([{**axes, **row} for row in rows])
+    axes = dict.fromkeys(axes_of(STAGES).settings, "") | {
+        "regulariser": "kl",
+        "f": 4,
+        "shift": name,
+        "estimand": "population",
+    }
+    return pd.DataFrame([{**axes, "estimand": "population", **row} for row in rows])
 
 
 @pytest.mark.parametrize(("seeds", "sampler_seeds"), [(2, 1), (2, 3), (2, 5), (3, 3)])
@@ -279,7 +285,8 @@ def test_means_over_seeds_have_intervals_that_cover():
 
 def test_frames_hold_every_cell(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5, 10), seeds=(0, 1)))
-    found = tables(read_study(tmp_path).frame)
+    study = read_study(tmp_path)
+    found = tables(study.frame, study.axes)
     means, compared = means_frame(found), comparisons_frame(found)
     own = means[means["metric"] == METRIC]
     assert len(own) == 4
@@ -293,10 +300,10 @@ def test_frames_hold_every_cell(tmp_path):
 def test_cells_may_be_compared_with_one_that_was_named_beforehand(tmp_path):
     build(tmp_path, Recipe(factors=(4, 16), steps=(10,), seeds=(0, 1, 2), scatter=0.0003))
     study = read_study(tmp_path)
-    [found] = [table for table in tables(study.frame, "VQ f = 4") if table.metric == METRIC]
+    [found] = [table for table in tables(study.frame, study.axes, "VQ f = 4") if table.metric == METRIC]
     verdict = {item.cell.partition(",")[0]: item.verdict for item in found.comparisons}
     assert verdict == {"KL f = 4": "better", "KL f = 16": "worse", "VQ f = 16": "worse"}
     assert {item.pairs for item in found.comparisons} == {3}
     assert "| better, first-stage training variance unknown |" in markdown(study, "VQ f = 4")
     with pytest.raises(UserError, match="--against 'VQ' begins the name of 2 cells, not of one of: KL f = 4"):
-        tables(study.frame, "VQ")
+        tables(study.frame, study.axes, "VQ")

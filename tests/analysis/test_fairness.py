@@ -6,8 +6,17 @@ import pandas as pd
 import pytest
 from synthetic_store import JUDGE, Recipe, build
 
-from analysis.collect import Tuning, read_study
-from analysis.fairness import RateCheck, learning_rate_check, rate_checks, tuned_guidance, undecided, verdict
+from analysis.collect import read_study
+from analysis.fairness import (
+    RateCheck,
+    Tuning,
+    learning_rate_check,
+    rate_checks,
+    tuned_guidance,
+    tunings,
+    undecided,
+    verdict,
+)
 from analysis.figures import FIGURES
 from analysis.table import markdown
 from ldm.records import ResultRow
@@ -86,17 +95,17 @@ def test_rates_of_several_protocols_are_never_averaged(study):
 
 def test_cells_that_found_their_guidance_share_a_panel(study):
     frame = study.frame.assign(guidance_rule="tuned", guidance_scale=study.frame["steps"].astype(float))
-    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](replace(study, frame=frame)).axes]
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"].draw(replace(study, frame=frame)).axes]
     assert titles == [""]
 
 
-def _tuning(label, taken, tried, n=200, metric=f"kd_{JUDGE}"):
+def _tuning(label, taken, tried, n=200, metric=f"kd_{JUDGE}", title="kernel distance"):
     """`tried` by scale: the value and what each block of two sets contributes to its deviation, None = not told."""
     rows = {
         scale: ResultRow(metric, value, n, "how", *(_bounds(value, blocks)), deviations=blocks)
         for scale, (value, blocks) in tried.items()
     }
-    return Tuning(label, metric, n, "how", taken, taken == max(tried), rows)
+    return Tuning(label, metric, n, "how", taken, taken == max(tried), rows, title)
 
 
 def _bounds(value, blocks):
@@ -109,23 +118,24 @@ def _bounds(value, blocks):
 def test_what_was_tried_is_said_with_its_budget(study):
     tried = {1.0: (0.3, None), 2.0: (0.1, None), 4.0: (0.2, None)}
     one, other = _tuning("KL f=4, 5 steps", 2.0, tried), _tuning("KL f=8, 5 steps", 4.0, tried)
-    text = tuned_guidance(replace(study, tunings=(one, other)))
+    text = tuned_guidance((one, other))
     assert "| KL f=4, 5 steps | 0.3 | 0.1 | 0.2 | 2 |" in text
     assert "4 (an end of what was tried; the best may lie beyond)" in text
     assert "n = 200 each, protocol `how`" in text
     assert "the same budget for each cell, 600 samples" in text
-    unequal = tuned_guidance(replace(study, tunings=(one, replace(other, n=100))))
+    unequal = tuned_guidance((one, replace(other, n=100)))
     assert unequal.count("NOT THE SAME BUDGET: 300, 600 samples") == 2  # a table for each n
-    assert tuned_guidance(study) == ""
+    assert tuned_guidance(tunings(study)) == ""
 
 
 def test_each_metric_has_a_table_of_its_own(study):
     tried = {1.0: (0.3, None), 2.0: (0.1, None)}
     one = _tuning("KL f=4", 2.0, tried)
-    other = _tuning("KL f=4, clip", 2.0, {1.0: (30.0, None), 2.0: (10.0, None)}, metric="kd_clip")
-    text = tuned_guidance(replace(study, tunings=(one, other)))
+    far = {1.0: (30.0, None), 2.0: (10.0, None)}
+    other = _tuning("KL f=4, clip", 2.0, far, metric="kd_clip", title="CLIP distance")
+    text = tuned_guidance((one, other))
     assert text.count("| cell | 1 | 2 | taken |") == 2
-    assert "kernel distance, CLIP by guidance scale" in text
+    assert "CLIP distance by guidance scale" in text
 
 
 def test_scales_that_noise_alone_may_have_ordered_are_said(study):
@@ -140,4 +150,4 @@ def test_scales_that_noise_alone_may_have_ordered_are_said(study):
     low, high = tuning.tried[1.0].ci_low, tuning.tried[2.0].ci_high
     assert low < high  # the intervals overlap, and yet the two are told apart
     assert undecided(tuning) == [4.0]
-    assert "2; not distinguishable: 4 |" in tuned_guidance(replace(study, tunings=(tuning,)))
+    assert "2; not distinguishable: 4 |" in tuned_guidance((tuning,))

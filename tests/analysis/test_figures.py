@@ -20,10 +20,12 @@ from synthetic_store import (
     rate,
 )
 
-from analysis import protocols, style
+from analysis import looks, protocols, style
+from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
-from analysis.figures import FIGURES, figures_of, headline, metric_title
+from analysis.figures import FIGURES, figures_of
+from analysis.headline import headline
 from ldm.errors import UserError
 
 FACTORS = (1, 4, 8)
@@ -38,7 +40,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def figures(study):
-    return {name: figure_of(study) for name, figure_of in FIGURES.items()}
+    return {name: figure_of(study) for name, figure_of in figures_of(study).items()}
 
 
 def _markers(axes, marker):
@@ -104,7 +106,7 @@ WEIGHTS = (1e-6, 100)
 
 
 def test_rate_distortion_draws_first_stages_of_other_settings_apart(weighted):
-    figure = FIGURES["rate_distortion"](weighted)
+    figure = FIGURES["rate_distortion"].draw(weighted)
     axes = figure.axes[0]
     means = {(f, w): (rate("kl", f, w) + rate("kl", f, w, 1)) / 2 for f in (4, 8) for w in WEIGHTS}
     assert {x for x, _, _ in _markers(axes, "o")} == {round(value, 9) for value in means.values()}
@@ -117,7 +119,7 @@ def test_rate_distortion_draws_first_stages_of_other_settings_apart(weighted):
 
 
 def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted):
-    figure = FIGURES["rate_distortion"](weighted)
+    figure = FIGURES["rate_distortion"].draw(weighted)
     bars = [
         sorted(line.get_xdata())
         for line in figure.axes[0].get_lines()
@@ -144,12 +146,12 @@ def test_pixels_stand_beside_first_stages_of_every_setting(weighted):
     metric = headline(weighted.frame).metric
     pixels = weighted.frame[(weighted.frame["f"] == 1) & (weighted.frame["stage"] == "evaluation")]
     [value] = set(pixels[pixels["metric"] == metric]["value"])
-    for axes in FIGURES["quality_vs_f"](weighted).axes:
+    for axes in FIGURES["quality_vs_f"].draw(weighted).axes:
         line = next(line for line in axes.get_lines() if list(line.get_xdata()) == [1, 4, 8])
         assert line.get_ydata()[0] == value
     flow = weighted.frame.assign(target=weighted.frame["target"].mask(weighted.frame["f"] == 1, "flow"))
     apart = dataclasses.replace(weighted, frame=pd.concat([weighted.frame, flow[flow["f"] == 1]], ignore_index=True))
-    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](apart).axes]
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"].draw(apart).axes]
     assert titles == ["KL, ae.kl_weight=100", "KL, ae.kl_weight=1e-06", "KL, target flow"]
 
 
@@ -157,7 +159,7 @@ def test_the_decoded_floor_of_a_panel_is_that_of_its_own_first_stages(weighted):
     frame = weighted.frame[weighted.frame["metric"].str.startswith("decoded_kd") & (weighted.frame["f"] == 1)]
     [pixels] = set(frame["value"])
     for name in ("quality_vs_f", "quality_vs_compute"):
-        panels = FIGURES[name](weighted).axes
+        panels = FIGURES[name].draw(weighted).axes
         titles = [axes.get_title(loc="left") for axes in panels]
         assert titles == ["KL, ae.kl_weight=100", "KL, ae.kl_weight=1e-06"]
         for axes, weight in zip(panels, (100, 1e-6), strict=True):
@@ -204,7 +206,7 @@ def test_training_curves_hold_every_milestone(figures):
 
 def test_seeds_are_averaged_and_bars_hold_their_variance(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), seeds=(0, 1, 2)))
-    axes = FIGURES["quality_vs_f"](read_study(tmp_path)).axes[0]
+    axes = FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes[0]
     value = kernel_distance("kl", 4, 5)
     assert {y for _, y, _ in _markers(axes, "o")} == {round(1.05 * value, 9)}
     [bar] = [line.get_ydata() for line in axes.get_lines() if list(line.get_xdata()) == [4, 4]]
@@ -216,13 +218,13 @@ def test_seeds_are_averaged_and_bars_hold_their_variance(tmp_path):
 
 def test_other_swept_axes_get_panels_of_their_own(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5,), guidance=(1.0, 3.0)))
-    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](read_study(tmp_path)).axes]
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes]
     assert titles == ["KL, guidance scale 1", "KL, guidance scale 3"]
 
 
 def test_settings_that_a_sampler_does_not_read_part_no_panels(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), samplers=("ddim", "ddpm", "heun")))
-    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"](read_study(tmp_path)).axes]
+    titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes]
     assert titles == ["KL, sampler ddim", "KL, sampler ddpm", "KL, sampler heun"]
 
 
@@ -234,7 +236,7 @@ def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["KL, f = 1", "KL, f = 4", "KL, f = 16"]
     for f, axes in zip((1, 4, 16), figure.axes, strict=True):
         assert _markers(axes, "o") == {
-            (network_calls(name, steps), round(1.025 * kernel_distance("kl", f, steps), 9), style.sampler(name)[1])
+            (network_calls(name, steps), round(1.025 * kernel_distance("kl", f, steps), 9), looks.SAMPLERS[name].colour)
             for name in samplers
             for steps in (5, 10)
         }
@@ -244,7 +246,7 @@ def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_
 def test_floors_of_the_frechet_distance_count_only_at_the_same_n(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), n=10_000))
     study = read_study(tmp_path)
-    quality, training = (FIGURES[name](study) for name in ("quality_vs_f", "quality_vs_training"))
+    quality, training = (FIGURES[name].draw(study) for name in ("quality_vs_f", "quality_vs_training"))
     assert any(list(line.get_ydata()) == [38.0, 38.0] for line in quality.axes[0].get_lines())
     assert not any(list(line.get_ydata()) == [38.0, 38.0] for line in training.axes[0].get_lines())
     assert "Only floors of the same n are drawn (measured: 10000)" in _text(training)
@@ -265,15 +267,8 @@ def test_headline_takes_the_other_distance_where_one_was_left_out(study):
 
 def test_headline_is_that_of_the_cells_own_extractor_whoever_judges_beside(study):
     beside = study.frame[study.frame["metric"].str.endswith(JUDGE)]
-    beside = beside.assign(metric=beside["metric"].str.replace(JUDGE, "clip"))
+    beside = beside.assign(metric=beside["metric"].str.replace(JUDGE, "clip"), network="clip")
     assert headline(pd.concat([beside, beside, study.frame])).metric == headline(study.frame).metric
-
-
-def test_only_the_standard_weights_are_called_fid():
-    assert metric_title("fid") == "FID"
-    assert metric_title("fd_infinity_dinov2") == "Fréchet distance at infinite n, DINOv2"
-    assert metric_title("clipped_coverage_inception") == "clipped coverage, Inception-v3"
-    assert metric_title("fd_efficientnet_lite2") == "Fréchet distance, EfficientNet-Lite2"
 
 
 def test_every_figure_names_n_data_budget_and_protocol(study, figures):
@@ -290,8 +285,8 @@ def test_every_figure_names_n_data_budget_and_protocol(study, figures):
 def test_missing_cells_are_said_in_the_figures_they_are_missing_from(tmp_path):
     build(tmp_path, Recipe(factors=FACTORS, steps=(5, 10), missing=[("evaluation", "kl", 8, 10)]))
     study = read_study(tmp_path)
-    assert "Missing: KL f=8, 10 steps (not finished)" in _text(FIGURES["quality_vs_f"](study))
-    assert "Missing" not in _text(FIGURES["quality_vs_training"](study))
+    assert "Missing: KL f=8, 10 steps (not finished)" in _text(FIGURES["quality_vs_f"].draw(study))
+    assert "Missing" not in _text(FIGURES["quality_vs_training"].draw(study))
 
 
 def test_a_figure_without_data_says_so(tmp_path):
@@ -299,15 +294,15 @@ def test_a_figure_without_data_says_so(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), missing=everything))
     study = read_study(tmp_path)
     for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training", "quality_vs_compute"):
-        (axes,) = FIGURES[name](study).axes
+        (axes,) = FIGURES[name].draw(study).axes
         assert "no finished" in axes.texts[0].get_text()
         assert not axes.get_lines()
-    assert not _markers(FIGURES["rate_distortion"](study).axes[0], "o")
+    assert not _markers(FIGURES["rate_distortion"].draw(study).axes[0], "o")
 
 
 def test_negative_distances_stay_on_the_axes(tmp_path):
     build(tmp_path, Recipe(factors=FACTORS, steps=(5, 10), kernel_offset=-0.03))
-    axes = FIGURES["quality_vs_f"](read_study(tmp_path)).axes[0]
+    axes = FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes[0]
     low, high = axes.get_ylim()
     values = [kernel_distance("kl", f, s) - 0.03 for f in FACTORS for s in (5, 10)]
     assert axes.get_yscale() != "log"
@@ -353,12 +348,12 @@ def test_mixed_protocols_are_refused_with_the_fields_that_differ(tmp_path):
 def test_mixed_protocols_are_marked_where_allowed(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=FACTORS, steps=(5,), odd_protocol=[("kl", 8)]))
     study = read_study(tmp_path)
-    figure = FIGURES["quality_vs_f"](study)
+    figure = FIGURES["quality_vs_f"].draw(study)
     ids = sorted(_of_distances(study))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == [f"KL, protocol {name}" for name in ids]
     assert "MIXED PROTOCOLS" in _text(figure)
-    assert "MIXED PROTOCOLS" in _text(FIGURES["rate_distortion"](study))
+    assert "MIXED PROTOCOLS" in _text(FIGURES["rate_distortion"].draw(study))
     # A floor is a mean over the rows that it was measured in, and these are not alike.
     assert "Floors are not drawn: they follow several protocols" in _text(figure)
     assert not any(line.get_linestyle() == "--" for axes in figure.axes for line in axes.get_lines())
@@ -370,9 +365,9 @@ def test_curves_of_two_data_sets_are_two_curves_with_names(tmp_path, name):
         recipe = Recipe(regularisers=("kl",), factors=(4,), steps=(5,), data=data, n=n, name=data, on_request=True)
         build(tmp_path, recipe)
     study = read_study(tmp_path, "all")
-    assert {point.images for point in study.codecs} == {"emoji 32 px", "imagenet 32 px"}
+    assert {point.images for point in codecs(study)} == {"emoji 32 px", "imagenet 32 px"}
     axes = figures_of(study)[name](study).axes[0]
-    curves = [line for line in axes.get_lines() if line.get_color() == style.CODEC_COLOUR["jpeg"]]
+    curves = [line for line in axes.get_lines() if line.get_color() == looks.CODECS["jpeg"].colour]
     assert [len(line.get_xdata()) for line in curves] == [7, 7]
     labels = [text.get_text() for text in axes.texts]
     assert {"JPEG A", "JPEG B"} < set(labels)
@@ -410,10 +405,10 @@ def test_value_scale(values, lows, scale):
 def test_figures_and_means_give_one_interval(weighted):
     """Whatever panel a cell stands in: the scatter of trainings is pooled over all cells of its protocol."""
     metric = headline(weighted.frame).metric
-    [table] = [t for t in tables(weighted.frame) if t.metric == metric]
+    [table] = [t for t in tables(weighted.frame, weighted.axes) if t.metric == metric]
     means = {(round(mean.value, 9), round(mean.low, 9), round(mean.high, 9)) for mean in table.means}
     shown = set()
-    for axes in FIGURES["quality_vs_f"](weighted).axes:
+    for axes in FIGURES["quality_vs_f"].draw(weighted).axes:
         bars = [line for line in axes.get_lines() if line.get_linewidth() == 1.1 and len(set(line.get_xdata())) == 1]
         points = dict(
             zip(*next(line for line in axes.get_lines() if len(line.get_xdata()) == 3).get_data(), strict=True)

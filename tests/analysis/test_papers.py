@@ -228,7 +228,7 @@ def test_numbers_of_models_that_start_from_images_stand_beside_no_others(alike):
 
 def test_the_same_metric_is_drawn_in_grey_and_said_to_be_otherwise(alike):
     study = replace(alike, published=papers.ldm())
-    figure = FIGURES["quality_vs_throughput"](study)
+    figure = FIGURES["quality_vs_throughput"].draw(study)
     kl, vq = figure.axes
     expected = {
         (round(item.sample_images_per_second, 6), round(item.value, 6), item.f)
@@ -241,7 +241,7 @@ def test_the_same_metric_is_drawn_in_grey_and_said_to_be_otherwise(alike):
     assert "NOT COMPARABLE" in text
     assert "n (5000; 50000)" in text
     assert "one A100" in text
-    assert "Grey" not in _text(FIGURES["quality_vs_throughput"](alike))
+    assert "Grey" not in _text(FIGURES["quality_vs_throughput"].draw(alike))
 
 
 def _curves(axes):
@@ -260,7 +260,7 @@ def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, n
         "quality_vs_training": ("images_seen", "progress"),
     }[name]
     numbers = overlays.behind(study, "fid", stage, x, ("vq", "identity"))
-    curves = _curves(FIGURES[name](study).axes[1])
+    curves = _curves(FIGURES[name].draw(study).axes[1])
     assert curves
     for curve in curves:
         made = {
@@ -272,7 +272,7 @@ def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, n
 
 
 def test_guidance_and_training_of_grey_numbers_are_said(alike):
-    figure = FIGURES["quality_vs_f"](replace(alike, published=papers.ldm()))
+    figure = FIGURES["quality_vs_f"].draw(replace(alike, published=papers.ldm()))
     labels = {text.get_text() for text in figure.axes[1].texts}
     assert {f"250 steps, imagenet, Table 10, guidance {scale}" for scale in ("1", "1.25", "1.5")} < labels
     assert {f"200 steps, imagenet, Table 10, {seen}M images seen" for seen in (186, 307)} < labels
@@ -287,7 +287,7 @@ def test_guidance_and_training_of_grey_numbers_are_said(alike):
 @pytest.mark.parametrize("data", ["imagenet", "emoji"])
 def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
     build(tmp_path, replace(LIKE_THE_PAPER, data=data, factors=(1, 4, 8, 32)))
-    figure = FIGURES[name](replace(read_study(tmp_path), published=papers.ldm()))
+    figure = FIGURES[name].draw(replace(read_study(tmp_path), published=papers.ldm()))
     renderer = figure.canvas.get_renderer()
     panels = figure.axes
     for axes in panels:
@@ -302,13 +302,13 @@ def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
 def test_another_metric_keeps_published_numbers_out_and_says_so(other):
     study = replace(other, published=papers.ldm())
     for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training"):
-        figure = FIGURES[name](study)
+        figure = FIGURES[name].draw(study)
         assert not any(_grey(axes) for axes in figure.axes)
         assert "No published numbers are drawn: none of kernel distance" in _text(figure)
 
 
 def test_psnr_of_any_data_is_drawn_at_its_rate_with_a_warning(other):
-    figure = FIGURES["rate_distortion"](replace(other, published=papers.ldm()))
+    figure = FIGURES["rate_distortion"].draw(replace(other, published=papers.ldm()))
     left, right = figure.axes
     assert not _grey(left)
     assert (round(math.log2(16384) / 64, 6), 23.07) in _grey(right)

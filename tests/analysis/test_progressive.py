@@ -6,9 +6,11 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic_store import Recipe, build, distortion
 
-from analysis import papers, style
+from analysis import looks, papers, style
+from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.figures import figures_of
+from analysis.figures.progressive_coding import coding_curves
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,22 @@ def lines(axes, colour):
     return [line for line in axes.get_lines() if to_hex(line.get_color()) == colour]
 
 
+def coded(study, change, f=None):
+    """The study with changed records of the curves, of one f where it is given."""
+    finished = (
+        replace(one, record=change(one.record))
+        if "progressive" in one.record.facts and f in (None, one.cell.axes["f"])
+        else one
+        for one in study.finished
+    )
+    return replace(study, finished=tuple(finished))
+
+
 def test_a_model_is_read_once_however_many_cells_sample_from_it(study):
-    assert [(curve.label, curve.f, curve.n) for curve in study.coding] == [("pixels f=1", 1, 100), ("KL f=4", 4, 100)]
+    assert [(curve.label, curve.f, curve.n) for curve in coding_curves(study)] == [
+        ("pixels f=1", 1, 100),
+        ("KL f=4", 4, 100),
+    ]
 
 
 def test_each_model_is_a_line_from_where_something_has_arrived(axes):
@@ -42,7 +58,7 @@ def test_each_model_is_a_line_from_where_something_has_arrived(axes):
 
 def test_the_error_has_a_band_and_the_figure_its_protocol(study, axes):
     bands = [band.get_paths()[0].get_extents() for band in axes.collections]
-    ends = [curve.bounds[-1] for curve in study.coding]
+    ends = [curve.bounds[-1] for curve in coding_curves(study)]
     assert [band.y0 for band in bands] == pytest.approx([low for low, _ in ends])
     [protocol] = set(study.frame[study.frame["stage"] == "likelihood"]["protocol"])
     words = " ".join(text.get_text() for text in axes.figure.texts)
@@ -51,11 +67,10 @@ def test_the_error_has_a_band_and_the_figure_its_protocol(study, axes):
 
 
 def test_curves_of_several_protocols_are_marked(study):
-    [first, second] = study.coding
+    [_, second] = coding_curves(study)
     other = {**study.protocols[second.protocol], "n_samples": 50}
     mixed = replace(
-        study,
-        coding=(first, replace(second, protocol="other")),
+        coded(study, lambda record: replace(record, rows=[replace(row, protocol="other") for row in record.rows]), f=4),
         protocols={**study.protocols, "other": other},
         frame=study.frame.assign(protocol=study.frame["protocol"].mask(study.frame["f"] == 4, "other")),
     )
@@ -64,14 +79,21 @@ def test_curves_of_several_protocols_are_marked(study):
 
 
 def test_curves_from_before_bounds_were_kept_have_no_band(study):
-    old = replace(study, coding=tuple(replace(curve, bounds=()) for curve in study.coding))
+    bounds = ("rmse255_low", "rmse255_high")
+    old = coded(
+        study,
+        lambda record: replace(
+            record,
+            facts={"progressive": {k: v for k, v in record.facts["progressive"].items() if k not in bounds}},
+        ),
+    )
     [axes] = figures_of(old)["progressive_coding"](old).axes
     assert not axes.collections
 
 
 def test_codecs_stand_there_in_bits_a_dimension(study, axes):
-    [jpeg] = lines(axes, style.CODEC_COLOUR["jpeg"])
-    rates = sorted(point.bits_per_pixel for point in study.codecs if point.codec == "jpeg")
+    [jpeg] = lines(axes, looks.CODECS["jpeg"].colour)
+    rates = sorted(point.bits_per_pixel for point in codecs(study) if point.codec == "jpeg")
     assert list(jpeg.get_xdata()) == pytest.approx([rate / 3 for rate in rates])
 
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import pandas as pd
 
-from analysis.collect import choices
+from analysis.axes import choices
+from analysis.older_stores import completed
 from analysis.settings import with_settings
 from ldm.records import Cell, Sweep
 
@@ -17,7 +18,8 @@ def cell(name, *overrides, **axes):
 
 
 def settings_of(*cells):
-    [sweep] = with_settings([Sweep("s", "now", "run.py", tuple(cells))], AXES)
+    sweep = completed(Sweep("s", "now", "run.py", tuple(cells)))
+    [sweep] = with_settings([sweep], AXES)
     return [(c.axes.get("ae_settings"), c.axes.get("settings")) for c in sweep.cells]
 
 
@@ -65,7 +67,9 @@ def test_cells_that_no_key_tells_apart_bear_their_names():
 def test_sweeps_are_told_apart_too():
     one = Sweep("one", "now", "run.py", (cell("a", "ae.f=4", "ae.kl_weight=1"),))
     two = dataclasses.replace(one, sweep="two", cells=(cell("b", "ae.f=4"),))
-    [[first], [second]] = ([c.axes for c in sweep.cells] for sweep in with_settings([one, two], AXES))
+    [[first], [second]] = (
+        [c.axes for c in sweep.cells] for sweep in with_settings([completed(one), completed(two)], AXES)
+    )
     assert (first["ae_settings"], second.get("ae_settings")) == ("ae.kl_weight=1", None)
 
 

@@ -46,7 +46,7 @@ def test_without_timings_the_figure_says_whose_speeds_it_shows(made):
     store, _ = made
     study = read_study(store)
     assert speeds.timed(study) is study
-    assert "python -m experiments.timing" in _text(FIGURES["quality_vs_throughput"](study))
+    assert "python -m experiments.timing" in _text(FIGURES["quality_vs_throughput"].draw(study))
 
 
 def test_measured_speeds_take_the_place_of_those_of_making_the_samples(made):
@@ -62,7 +62,7 @@ def test_measured_speeds_take_the_place_of_those_of_making_the_samples(made):
     pd.testing.assert_series_equal(
         frame["value"].sort_values(ignore_index=True), study.frame["value"].sort_values(ignore_index=True)
     )
-    figure = FIGURES["quality_vs_throughput"](study)
+    figure = FIGURES["quality_vs_throughput"].draw(study)
     drawn = {round(float(line.get_xdata()[0]), 6) for line in figure.axes[0].get_lines() if line.get_marker() == "o"}
     assert {round(50 / (4.0 * number), 6) for number in (1, 2, 3, 4)} <= drawn
     assert "Machine: A, 2 threads, batch 50, fp32." in _text(figure)
@@ -75,26 +75,29 @@ def test_machines_and_batches_have_a_panel_each(made):
         _time(store, cell)
         _time(store, cell, machine="B")
         _time(store, cell, batch=10)
-    figure = FIGURES["quality_vs_throughput"](read_study(store))
+    figure = FIGURES["quality_vs_throughput"].draw(read_study(store))
     places = ("A, 2 threads, batch 10, fp32", "A, 2 threads, batch 50, fp32", "B, batch 50, fp32")
     assert _titles(figure) == [f"KL, machine {place}" for place in places]
     assert "Machines are not comparable: a panel each." in _text(figure)
     # What has no speed in it knows no machines.
-    assert _titles(FIGURES["quality_vs_f"](read_study(store))) == [""]
+    assert _titles(FIGURES["quality_vs_f"].draw(read_study(store))) == [""]
 
 
 def test_sample_sets_made_on_two_machines_share_no_panel_either(made):
     store, _ = made
     study = read_study(store)
     frame = study.frame.assign(machine=study.frame["f"].map({4: "A", 8: "B"}).fillna(""))
-    assert _titles(FIGURES["quality_vs_throughput"](replace(study, frame=frame))) == ["KL, machine A", "KL, machine B"]
+    assert _titles(FIGURES["quality_vs_throughput"].draw(replace(study, frame=frame))) == [
+        "KL, machine A",
+        "KL, machine B",
+    ]
 
 
 def test_a_busy_machine_and_cells_that_were_not_timed_are_said(made):
     store, sweep = made
     _time(store, sweep.cells[0], is_alone=False)
     _time(store, sweep.cells[1])
-    figure = FIGURES["quality_vs_throughput"](read_study(store))
+    figure = FIGURES["quality_vs_throughput"].draw(read_study(store))
     assert "NOT ALONE: others used the machine" in _text(figure)
     assert "2 sample sets were not timed and are not drawn" in _text(figure)
     assert any(title.endswith("NOT ALONE") for title in _titles(figure))

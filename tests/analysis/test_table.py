@@ -9,6 +9,8 @@ from analysis.collect import read_study
 from analysis.figures import FIGURES
 from analysis.table import markdown
 
+DENSITY = "density of latents, nats/dim"
+
 
 def section(page, title):
     """Header and lines of a section's table, as cells."""
@@ -48,7 +50,7 @@ def test_floors_name_the_splits_that_were_compared(tmp_path, reference, measured
     study = read_study(tmp_path)
     _, *lines = section(markdown(study), "Floors")
     assert {tuple(line[:2]) for line in lines} == {(measured, against), (f"{measured} through KL f=4", against)}
-    legend = {text.get_text() for text in FIGURES["quality_vs_f"](study).legends[0].get_texts()}
+    legend = {text.get_text() for text in FIGURES["quality_vs_f"].draw(study).legends[0].get_texts()}
     assert {f"floor: {measured} against {against}", f"floor: decoded {measured}"} < legend
 
 
@@ -80,10 +82,11 @@ def test_every_measured_column_says_of_how_many_images(on_request):
 
 def test_coded_latents_and_bounds_have_lines_of_their_own(on_request):
     header, *lines = section(on_request, "Coded latents")
-    assert header == ["f", "regulariser", "channels", "coded_latent (n = 512)"]
+    assert header == ["f", "regulariser", "channels", "coded latents, bits/px (n = 512)"]
     assert [line[:2] for line in lines] == [["4", "KL"]]
     header, *lines = section(on_request, "Likelihood")
     found = [dict(zip(header, line, strict=True)) for line in lines]
-    assert [(line["f"], line["vlb_bits_per_dim (n = 100)"][:3]) for line in found] == [("1", "3.7"), ("4", "–")]
-    assert [line["latent_density_nats_per_dim (n = 100)"][:3] for line in found] == ["–", "3.7"]
-    assert all("[" in line["progressive_rmse255 (n = 100)"] for line in found)
+    bound, density = (f"bound on the {what} (n = 100)" for what in ("likelihood of images, bits/dim", DENSITY))
+    assert [(line["f"], line[bound][:3]) for line in found] == [("1", "3.7"), ("4", "–")]
+    assert [line[density][:3] for line in found] == ["–", "3.7"]
+    assert all("[" in line["RMSE on 0–255 of the last guess, grey levels (n = 100)"] for line in found)

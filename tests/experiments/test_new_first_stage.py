@@ -20,9 +20,12 @@ from ldm.errors import UserError
 from ldm.first_stage.build import FIRST_STAGES
 from ldm.first_stage.contract import Labels, Reconstruction, TrainableFirstStage
 from ldm.first_stage.latent_scale import LatentScale
-from ldm.metrics.values import Measured, MetricValue
+from ldm.metrics.values import Measured, Metric, MetricValue
 from ldm.parts import option
+from ldm.records import RATE
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
+
+RATE_LEVELS = Metric("rate_levels", "log2 of the levels", False, RATE, "bits/px", headline_from=0)
 
 
 class Rounded(TrainableFirstStage):
@@ -77,7 +80,7 @@ class Rounded(TrainableFirstStage):
 
     def rates(self, train, heldout):
         tokens = next(iter(heldout.encodings()))[0].numel()
-        return Measured([MetricValue("rate_levels", tokens * np.log2(self.levels) / heldout.pixels, len(heldout))])
+        return Measured([MetricValue(RATE_LEVELS, tokens * np.log2(self.levels) / heldout.pixels, len(heldout))])
 
     def coded(self, train, heldout):
         return Measured()

@@ -6,6 +6,7 @@ import torch
 
 from ldm.errors import UserError
 from ldm.metrics.clip_score import ClipScore, clip_score
+from ldm.metrics.values import OTHER_CONDITIONS
 
 
 def test_the_score_is_the_cosine_of_transformers_own_pass(clip_folder):
@@ -27,7 +28,7 @@ def test_the_score_is_the_cosine_of_transformers_own_pass(clip_folder):
     opposed.model.visual_projection.weight.neg_()
     assert opposed(images, captions) == pytest.approx(100 * np.maximum(-cosines, 0), abs=1e-4)
     assert len(set(found.round(6))) > 1
-    score = clip_score(np.array([10.0, 20.0, 30.0]), "shuffled_")
+    score = clip_score(np.array([10.0, 20.0, 30.0]), OTHER_CONDITIONS)
     assert (score.metric, score.value, score.n) == ("shuffled_clip_score", 20.0, 3)
 
 

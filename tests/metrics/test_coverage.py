@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.compare import Measured, Training, compare, seed_factor
-from ldm.metrics.distribution import NEIGHBOURHOODS, generation_metrics
+from ldm.metrics.distribution import NEIGHBOURHOOD_TITLES, generation_metrics
 from ldm.metrics.features import Features
 from ldm.metrics.frechet import frechet_distance, frechet_spread
 from ldm.metrics.intervals import student_interval
@@ -72,7 +72,7 @@ def coverage(repetitions, case):
 def test_intervals_cover_their_estimands():
     """Few repetitions: a coverage of 95 % is seen as one between 85 and 100 %."""
     shares = coverage(40, CASES[0])
-    assert set(shares) == {"fd", "fd_infinity", "kd", "is", *NEIGHBOURHOODS}
+    assert set(shares) == {"fd", "fd_infinity", "kd", "is", *NEIGHBOURHOOD_TITLES}
     assert all(0.85 <= share <= 1 for share in shares.values()), shares
 
 

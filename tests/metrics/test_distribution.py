@@ -4,7 +4,7 @@ import torch
 
 from ldm.metrics.distribution import (
     KINDS,
-    NEIGHBOURHOODS,
+    NEIGHBOURHOOD_TITLES,
     canonical_order,
     generation_metrics,
     metric_name,
@@ -233,9 +233,9 @@ def test_blocks_have_nothing_to_do_with_ranks():
 
 def test_inception_alone_has_the_standard_names():
     a, b = features(200, 16), features(200, 17)
-    of_features = {f"{kind}_inception" for kind in NEIGHBOURHOODS}
+    of_features = {f"{kind}_inception" for kind in NEIGHBOURHOOD_TITLES}
     assert set(by_name(a, b, "inception")[0]) == {"fid", "fid_infinity", "kid", "is", *of_features}
-    ordinary = ("fd", "fd_infinity", "kd", "is", *NEIGHBOURHOODS)
+    ordinary = ("fd", "fd_infinity", "kd", "is", *NEIGHBOURHOOD_TITLES)
     assert set(by_name(a, b)[0]) == {f"{kind}_efficientnet_lite2" for kind in ordinary}
     assert metric_name("fd", "dinov2") == "fd_dinov2"
     assert metric_name("sfd", "inception") == "sfid"
@@ -250,7 +250,9 @@ def test_too_few_images_leave_a_metric_out_with_the_reason():
     assert reasons["coverage_efficientnet_lite2"] == "It needs at least 20 images a side, here there are 19."
     assert set(by_name(features(500, 20), features(15, 21))[0]) == {"is_efficientnet_lite2"}
     at_least = 100
-    assert not {"fd", "kd", "is", *NEIGHBOURHOODS} & set(by_name(features(at_least, 22), features(at_least, 23))[1])
+    assert not {"fd", "kd", "is", *NEIGHBOURHOOD_TITLES} & set(
+        by_name(features(at_least, 22), features(at_least, 23))[1]
+    )
 
 
 def test_what_an_extractor_does_not_give_is_refused_in_one_sentence():
@@ -278,8 +280,8 @@ def test_every_measure_comes_from_one_pass():
 def test_every_row_says_what_it_estimates_and_how_far_it_may_be_off():
     values, _ = by_name(features(500, 35), features(500, 36, shift=0.1))
     kinds = {name.removesuffix("_efficientnet_lite2"): value for name, value in values.items()}
-    assert {kind for kind, value in kinds.items() if value.estimand == "population"} == {"kd", "fd_infinity"}
-    assert {value.estimand for value in values.values()} == {"population", "expected at this n"}
+    assert {kind for kind, value in kinds.items() if value.of.estimand == "population"} == {"kd", "fd_infinity"}
+    assert {value.of.estimand for value in values.values()} == {"population", "expected at this n"}
     for kind, value in kinds.items():
         assert value.ci_low is not None, kind
         assert value.ci_low <= value.value <= value.ci_high, kind
@@ -296,7 +298,7 @@ def test_without_logits_there_is_no_inception_score():
 def test_frechet_distance_of_reconstructions():
     a, b = features(50, 26), features(50, 27)
     found = reconstruction_frechet(a, b, "inception")
-    assert (found.metric, found.n, found.estimand) == ("rfid", 50, "expected at this n")
+    assert (found.metric, found.n, found.of.estimand) == ("rfid", 50, "expected at this n")
     assert found.value == frechet_distance(a.features, b.features)
     assert found.ci_low < found.value < found.ci_high
     few = reconstruction_frechet(a[:3], b[:3], "efficientnet_lite2")

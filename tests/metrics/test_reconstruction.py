@@ -11,6 +11,7 @@ from ldm.metrics.reconstruction import (
     image_errors,
     reconstruction_metrics,
 )
+from ldm.metrics.values import SAMPLED_POSTERIOR
 from ldm.pretrained import efficientnet_lite
 
 
@@ -54,7 +55,7 @@ def test_rows_are_the_named_means():
     a, b = pair(n=6)
     errors = image_errors(a, b)
     distances = np.random.default_rng(1).uniform(size=6)
-    values, left_out = reconstruction_metrics(errors, {"lpips_vgg": distances}, suffix="_sample")
+    values, left_out = reconstruction_metrics(errors, {"lpips_vgg": distances}, SAMPLED_POSTERIOR)
     found = {value.metric: value for value in values}
     assert not left_out
     assert found["mse_sample"].value == pytest.approx(errors.mse.mean())

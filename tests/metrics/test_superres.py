@@ -7,6 +7,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from ldm.metrics.reconstruction import image_errors
 from ldm.metrics.superres import consistency, consistency_error, enlarged, superres_metrics
+from ldm.metrics.values import BICUBIC
 from ldm.records import LeftOut
 
 
@@ -31,7 +32,7 @@ def test_errors_are_those_of_scikit_image_under_names_of_their_own(images):
     assert (found["superres_distance"].value, found["superres_distance"].n) == (2.0, 5)
     assert all(name.startswith("superres_") for name in found)
     assert left_out == []
-    assert "bicubic_superres_ssim" in by_name(superres_metrics(image_errors(images, other), {}, "bicubic_superres_")[0])
+    assert "bicubic_superres_ssim" in by_name(superres_metrics(image_errors(images, other), {}, BICUBIC)[0])
 
 
 def test_exact_outputs_have_no_psnr(images):

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from ldm.metrics.task import MINIMUM, TASK_METRICS, shuffled_partners, task_score
+from ldm.metrics.values import OTHER_CONDITIONS, REAL_IMAGES
 from ldm.records import LeftOut
 
 
@@ -25,7 +26,7 @@ def test_class_accuracy_has_the_interval_of_wilson_and_does_not_count_images_wit
     expected = binomtest(31, 40).proportion_ci(method="wilson")
     assert (score.value, score.n) == (31 / 40, 40)
     assert (score.ci_low, score.ci_high) == pytest.approx((expected.low, expected.high), rel=1e-12)
-    assert task_score("class_accuracy", counts, "shuffled_").metric == "shuffled_class_accuracy"
+    assert task_score("class_accuracy", counts, OTHER_CONDITIONS).metric == "shuffled_class_accuracy"
     every = np.ones((40, 2), int)
     assert task_score("class_accuracy", every).ci_low < 0.95
 
@@ -68,7 +69,7 @@ def test_balanced_accuracy_is_that_of_plain_loops_and_leaves_out_what_too_few_na
 @pytest.mark.parametrize("metric", TASK_METRICS)
 def test_too_few_images_are_left_out_with_the_reason(metric):
     shape = {"semantic_miou": (MINIMUM - 1, 3, 2), "text_balanced_accuracy": (MINIMUM - 1, 2, 2)}
-    left_out = task_score(metric, np.ones(shape.get(metric, (MINIMUM - 1, 2)), int), "real_")
+    left_out = task_score(metric, np.ones(shape.get(metric, (MINIMUM - 1, 2)), int), REAL_IMAGES)
     assert isinstance(left_out, LeftOut)
     assert left_out.metric == f"real_{metric}"
     assert f"at least {MINIMUM}" in left_out.reason

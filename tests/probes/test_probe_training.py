@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ldm.metrics.task import shuffled_partners, task_score
+from ldm.metrics.values import OTHER_CONDITIONS, REAL_IMAGES
 from ldm.probes import PROBES, build_probe
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.probe import ProbeSettings, ProbeTraining, ProbeTrainings, train
@@ -27,8 +28,8 @@ def test_a_trained_probe_reads_the_condition_off_new_images(kind, squares, other
     probe.network.eval()
     with torch.inference_mode():
         images, partners = other_squares.batch(range(40)), shuffled_partners(40, 0)
-        real = task_score(probe.metric, probe.counts(images, probe.targets(other_squares, range(40))), "real_")
-        floor = task_score(probe.metric, probe.counts(images, probe.targets(other_squares, partners)), "shuffled_")
+        real = task_score(probe.metric, probe.counts(images, probe.targets(other_squares, range(40))), REAL_IMAGES)
+        floor = task_score(probe.metric, probe.counts(images, probe.targets(other_squares, partners)), OTHER_CONDITIONS)
     assert real.value > 0.7  # label maps have twice the side of what the segmenter sees
     assert floor.ci_high < real.ci_low
 

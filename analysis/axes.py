@@ -1,0 +1,75 @@
+"""The axes of a study: what its cells differ in, by the stages whose rows depend on it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ldm.records import StageShape, Sweep
+
+REPEATED = ("seed", "ae_seed", "sampler_seed")
+"""Axes whose values are repetitions of one cell: a diffusion model, a first stage, or samples anew."""
+
+AUTO = "auto"
+"""The guidance scale of a cell that found its own; its rows have the scale that it found."""
+
+TUNED = "tuned"
+"""The guidance rule of such a cell."""
+
+SOMETIMES_INACTIVE = ("eta", "variance", "guidance_rule", "guidance_interval", "guidance_rescale")
+"""Axes that are empty where the sampler does not read them, or there is no guidance; that is no choice of its own."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of a study in the order in which labels name them.
+
+    `first_stage`: those that make a first stage and its images another one, and not the same one trained or judged
+    again. `compression`: those of them that pixels, which have no first stage, have no choice of.
+    """
+
+    all: tuple[str, ...]
+    first_stage: tuple[str, ...]
+    compression: tuple[str, ...]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Those that make a cell another one, and not a repetition of the same."""
+        return tuple(axis for axis in self.all if axis not in REPEATED)
+
+
+def stages_of(sweeps: Iterable[Sweep]) -> dict[str, StageShape]:
+    """The stages of all sweeps, parents first: those of the latest, and behind them what only earlier ones had."""
+    stages: dict[str, StageShape] = {}
+    for sweep in sorted(sweeps, key=lambda sweep: (sweep.created, sweep.sweep), reverse=True):
+        for name, shape in sweep.stages.items():
+            stages.setdefault(name, shape)
+    return stages
+
+
+def axes_of(stages: Mapping[str, StageShape]) -> Axes:
+    """The axes of all stages; the stage that has most of them says their order."""
+    by_number = sorted(stages.values(), key=lambda shape: len(shape.axes), reverse=True)
+    of_images, of_first_stage = (stages[name].axes if name in stages else () for name in ("reference", "first_stage"))
+    return Axes(
+        all=tuple(dict.fromkeys(axis for shape in by_number for axis in shape.axes)),
+        first_stage=tuple(axis for axis in of_first_stage if axis not in ("extractor", *REPEATED)),
+        compression=tuple(
+            axis for axis in of_first_stage if axis not in (*of_images, "f", "regulariser", "budget", *REPEATED)
+        ),
+    )
+
+
+def needed_by(stage: str, stages: Mapping[str, StageShape]) -> list[str]:
+    """The stage and all that it hangs on, parents first."""
+    wanted = {stage}
+    for name in reversed(list(stages)):
+        if name in wanted:
+            wanted.update(stages[name].parents)
+    return [name for name in stages if name in wanted]
+
+
+def choices(values: "pd.Series") -> int:
+    """How many different choices of the axis that the values are of there are."""
+    is_tuned = values.name == "guidance_rule" and (values == TUNED).any()  # beside which none is a choice too
+    return int(values.replace("", None).nunique(dropna=values.name in SOMETIMES_INACTIVE and not is_tuned))

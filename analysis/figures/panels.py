@@ -1,0 +1,139 @@
+"""How the rows of a quality figure are split into panels, and the points of a panel."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes as Plot
+
+from analysis import looks, style
+from analysis.axes import REPEATED, TUNED, Axes
+from analysis.compare import SeedFactor, by_cell, mean_over_seeds, one_cell, seed_factor
+from analysis.labels import is_given, named_value, told_apart
+from analysis.looks import Family
+from analysis.placing import PointLabel
+
+SMALL_PANELS = 4
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a figure: a regulariser (and the identity, which belongs to both), one choice of all other axes."""
+
+    family: str
+    variant: str
+    rows: pd.DataFrame
+
+
+def panels_of(
+    rows: pd.DataFrame, axes: Axes, lines: Sequence[str] = (), apart: Sequence[str] = ()
+) -> tuple[list[Panel], list[str]]:
+    """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room.
+
+    Pixels, which have no first stage, stand beside first stages of every setting.
+    """
+    tagged = rows.assign(
+        variant=_variants(rows, axes.all, lines, apart),
+        others=_variants(rows, [axis for axis in axes.all if axis not in axes.compression], lines, apart),
+        line=_line_names(rows) if lines else "",
+    )
+    families = [name for name in looks.families(rows["regulariser"]) if name != "identity"] or ["identity"]
+    is_pixels = tagged["regulariser"] == "identity"
+    compressed = tagged[~is_pixels]
+    unlike = tagged[is_pixels & ~tagged["others"].isin(compressed["others"])]
+    lowest = pd.concat([compressed, unlike]).groupby("variant")["f"].min()
+    names = sorted(lowest.index, key=lambda name: (lowest[name] if lines else 0, name))
+    # Over all cells of a way of measuring, as the table pools it.
+    factors = {
+        str(protocol): seed_factor(
+            [one_cell(cell) for _, part in own.groupby("images_seen", dropna=False) for cell in by_cell(part, axes)]
+        )
+        for protocol, own in tagged.groupby("protocol")
+    }
+    panels = []
+    for variant in names[:SMALL_PANELS]:
+        alone = unlike[unlike["variant"] == variant]
+        for regulariser in families:
+            own = compressed[(compressed["variant"] == variant) & (compressed["regulariser"] == regulariser)]
+            beside = tagged[is_pixels & tagged["others"].isin(own["others"])]
+            if len(shown := pd.concat([beside, alone, own])):
+                panels.append(Panel(regulariser, variant, _over_seeds(shown, factors)))
+    return panels, names[SMALL_PANELS:]
+
+
+def _variants(
+    rows: pd.DataFrame, axes: Sequence[str], lines: Sequence[str] = (), apart: Sequence[str] = ()
+) -> pd.Series:
+    """For each row the values of swept axes but f, regulariser, steps and seeds; where mixed the protocol too.
+
+    So with the columns `apart`. With `lines` f is named instead of these.
+    """
+    unnamed = {"f", "regulariser", "steps", *REPEATED, *lines}
+    # Cells that found their own guidance are one choice, whatever they found.
+    scales = rows["guidance_scale"].astype(object).mask(rows["guidance_rule"] == TUNED, TUNED)
+    rows = rows.assign(guidance_scale=scales, guidance_rule="")
+    if (rows["height"].eq(rows["resolution"]) & rows["width"].eq(rows["resolution"])).all():
+        unnamed |= {"height", "width"}  # which the resolution says already
+    swept = told_apart(rows, [axis for axis in axes if axis not in unnamed])
+    swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
+
+    def describe(row: pd.Series) -> str:
+        shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == "identity")]
+        named = [named_value(axis, row[axis]) for axis in shown if is_given(row[axis])]
+        return ", ".join([f"f = {row['f']}", *named] if lines else named)
+
+    return rows.apply(describe, axis=1).astype(str)
+
+
+def _line_names(rows: pd.DataFrame) -> pd.Series:
+    """The sampler of each row, with those of its own options that are swept."""
+    swept = {
+        str(name): [axis for axis in ("eta", "variance") if own[axis].nunique() > 1]
+        for name, own in rows.groupby("sampler")
+    }
+    written = looks.samplers(swept)
+
+    def describe(row: pd.Series) -> str:
+        options = [named_value(axis, row[axis]) for axis in swept[row["sampler"]]]
+        return ", ".join([written[row["sampler"]].name, *options])
+
+    return rows.apply(describe, axis=1).astype(str)
+
+
+def _over_seeds(rows: pd.DataFrame, factors: Mapping[str, SeedFactor]) -> pd.DataFrame:
+    """One row a point: the mean over seeds with its interval; the plain row where there is one seed."""
+    keys = ["regulariser", "f", "line", "steps", "images_seen"]
+    found = []
+    for _, own in rows.groupby(keys, dropna=False):
+        point = own.iloc[0].copy()
+        point["value"], point["ci_low"], point["ci_high"] = mean_of(own, factors[point["protocol"]])
+        point["sample_images_per_second"] = own["sample_images_per_second"].mean()
+        found.append(point)
+    return pd.DataFrame(found).astype(rows.dtypes.to_dict()).reset_index(drop=True)
+
+
+def mean_of(rows: pd.DataFrame, factor: SeedFactor) -> tuple[float, float, float]:
+    """Value and interval of a cell's rows of one metric: over seeds its mean's, else as they were measured."""
+    if len(rows) == 1:
+        row = rows.iloc[0]
+        return float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
+    mean = mean_over_seeds(one_cell(rows), factor)
+    low, high = (math.nan if bound is None else bound for bound in (mean.low, mean.high))
+    return mean.value, low, high
+
+
+def draw_points(
+    axes: Plot, rows: pd.DataFrame, x: str, look_of: Mapping[str, Family], sizes: Sequence[float] | None = None
+) -> None:
+    """The points of a line with their intervals, in the colour of their f and the marker of their regulariser."""
+    for index, point in enumerate(rows.to_dict("records")):
+        look, tint = look_of[point["regulariser"]], style.colour(point["f"])
+        style.interval(axes, point[x], point["value"], point["ci_low"], point["ci_high"], tint)
+        size = sizes[index] if sizes else look.size
+        axes.plot(point[x], point["value"], look.marker, color=tint, markersize=size, zorder=4, linestyle="")
+
+
+def label_of_f(row: pd.Series, x: str) -> PointLabel:
+    """The label of a point that says its f, in its colour."""
+    return PointLabel(float(row[x]), float(row["value"]), f"f = {row['f']}", style.colour(row["f"]))

@@ -1,0 +1,52 @@
+"""The headline metric of the samples against the compression factor, one line a step count."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import looks, style
+from analysis.collect import Study
+from analysis.figures.floors import decoded_floor
+from analysis.figures.panels import Panel, draw_points
+from analysis.figures.quality import quality_figure
+from analysis.headline import Headline
+from analysis.placing import PointLabel
+
+
+def draw(study: Study) -> Figure:
+    """The headline metric of the samples against the compression factor, one line a step count."""
+    look_of = looks.families(study.frame["regulariser"])
+
+    def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        counts = sorted(int(s) for s in panel.rows["steps"].dropna().unique())
+        look = look_of[panel.family]
+        ends = []
+        for position, steps in enumerate(counts):
+            line = panel.rows[panel.rows["steps"] == steps].sort_values("f")
+            shade = _shade(position, len(counts))
+            axes.plot(line["f"], line["value"], color=shade, linestyle=look.line, zorder=2)
+            draw_points(axes, line, "f", look_of)
+            last = line.iloc[-1]
+            ends.append(PointLabel(float(last["f"]), float(last["value"]), f"{steps} steps", shade))
+        decoded = decoded_floor(study, metric, panel)
+        if not decoded.empty:
+            axes.plot(decoded["f"], decoded["value"], color=style.FLOOR, linestyle=(0, (5, 2)), linewidth=1.3, zorder=1)
+            end = decoded.iloc[-1]
+            ends.append(PointLabel(float(end["f"]), float(end["value"]), "decoded", style.FLOOR))
+        style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))
+        return ends
+
+    return quality_figure(
+        study,
+        "Sample quality against compression",
+        draw_panel,
+        "evaluation",
+        ends=True,
+        floors=False,
+        overlay=("f", "steps"),
+    )
+
+
+def _shade(position: int, count: int) -> str:
+    """Grey for few steps to black for many."""
+    level = 0.62 - 0.56 * (position / (count - 1) if count > 1 else 1.0)
+    return f"{level:.3f}"

@@ -1,0 +1,49 @@
+"""The headline metric against images a second of the sampler, one line a compression factor."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import looks, speeds, style
+from analysis.collect import Study
+from analysis.figures.notes import listed
+from analysis.figures.panels import Panel, draw_points, label_of_f
+from analysis.figures.quality import quality_figure
+from analysis.headline import Headline
+from analysis.placing import PointLabel
+
+
+def draw(study: Study) -> Figure:
+    """The headline metric against images a second of the sampler, one line a compression factor."""
+    look_of = looks.families(study.frame["regulariser"])
+
+    def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        labels = []
+        timed = panel.rows[panel.rows["sample_images_per_second"] > 0]
+        counts = sorted(int(s) for s in timed["steps"].dropna().unique())
+        for f, own in timed.groupby("f"):
+            line = own.sort_values("steps")
+            look = look_of[line["regulariser"].iloc[0]]
+            axes.plot(
+                line["sample_images_per_second"], line["value"], color=style.colour(f), linestyle=look.line, zorder=2
+            )
+            sizes = [4.0 + 5.0 * counts.index(int(s)) / max(1, len(counts) - 1) for s in line["steps"]]
+            draw_points(axes, line, "sample_images_per_second", look_of, sizes if len(counts) > 1 else None)
+            best = line.iloc[-1]
+            labels.append(label_of_f(best, "sample_images_per_second"))
+        axes.set_xscale("log")
+        style.sparse_log_ticks(axes, "x")
+        axes.set_xlabel("sampling throughput in images per second")
+        return labels
+
+    speeds_note, study = speeds.note(study), speeds.timed(study)
+    counts = sorted(int(s) for s in study.frame["steps"].dropna().unique())
+    note = f"Marker size grows with the step count: {', '.join(map(str, counts))}." if len(counts) > 1 else ""
+    return quality_figure(
+        study,
+        "Sample quality against sampling speed",
+        draw_panel,
+        "evaluation",
+        note=f"{note or f'Steps: {listed(counts)}.'} {speeds_note}",
+        overlay=("sample_images_per_second", "f"),
+        apart=(speeds.MACHINE,),
+    )

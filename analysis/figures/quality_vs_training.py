@@ -1,0 +1,43 @@
+"""The headline metric of one short sampler over the images seen in diffusion training."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import looks, style
+from analysis.collect import Study
+from analysis.figures.panels import Panel, draw_points
+from analysis.figures.quality import quality_figure
+from analysis.headline import Headline
+from analysis.placing import PointLabel
+
+
+def draw(study: Study) -> Figure:
+    """The headline metric of one short sampler over the images seen in diffusion training."""
+    look_of = looks.families(study.frame["regulariser"])
+
+    def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        ends = []
+        for f, own in panel.rows.groupby("f"):
+            line = own.sort_values("images_seen")
+            look = look_of[line["regulariser"].iloc[0]]
+            axes.plot(line["images_seen"], line["value"], color=style.colour(f), linestyle=look.line, zorder=2)
+            draw_points(axes, line, "images_seen", look_of)
+            last = line.iloc[-1]
+            ends.append(PointLabel(float(last["images_seen"]), float(last["value"]), f"f = {f}", style.colour(f)))
+        axes.set_xscale("log")
+        style.sparse_log_ticks(axes, "x")
+        axes.set_xlabel("images seen in diffusion training")
+        return ends
+
+    used = study.frame[study.frame["stage"] == "progress"]["protocol"].unique()
+    samplers = dict.fromkeys(str(study.protocols[name].get("sampler", "")) for name in used if name in study.protocols)
+    note = f"Milestones are sampled with {' or '.join(name for name in samplers if name)}." if any(samplers) else ""
+    return quality_figure(
+        study,
+        "Sample quality over training",
+        draw_panel,
+        "progress",
+        note=note,
+        ends=True,
+        overlay=("images_seen", "f"),
+    )

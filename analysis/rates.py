@@ -1,0 +1,66 @@
+"""The rate of a first stage, and the distortion that goes with it, as its rows declare them."""
+
+import pandas as pd
+
+from analysis import older_metrics
+from analysis.labels import family_name
+from ldm.records import POSTERIOR_SAMPLE, RATE
+
+DISTORTIONS = ("rmse255", "psnr")
+"""Kinds of metrics that rates are drawn against."""
+
+SHORT = {"rate_kl_fitted": "fitted", "rate_index_crossentropy": "cross-entropy", "rate_lossless": ""}
+"""Rates that axes name in fewer words than their title has; lossless ones are named at their points."""
+
+
+def rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the rate that is drawn."""
+    return rows[(rows["group"] == RATE) & rows["headline_from"].notna()]
+
+
+def cruder_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the rate that is a cruder bound."""
+    return rows[(rows["group"] == RATE) & rows["headline_from"].isna()]
+
+
+def distortion(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows of first stages' distortion of what their rate codes: of posterior samples where these are drawn."""
+    is_drawn = rows["variant"] == POSTERIOR_SAMPLE
+    wanted = is_drawn == rows["identity"].isin(rows["identity"][is_drawn])
+    return rows[(rows["kind"] == kind) & wanted]
+
+
+def rates_and_distortions(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all rates, and of distortions whether or not of what a rate codes."""
+    return rows[(rows["group"] == RATE) | is_distortion(rows)]
+
+
+def is_distortion(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Which rows are of distortions of reconstructions, or of posterior samples."""
+    return rows["kind"].isin(DISTORTIONS) & rows["variant"].isin(("", POSTERIOR_SAMPLE))
+
+
+def short(regulariser: str, rows: pd.DataFrame) -> str:
+    """The regulariser's drawn rate in few words for an axis; empty where it has none or needs none."""
+    for row in rate(rows[rows["regulariser"] == regulariser]).to_dict("records"):
+        words = SHORT.get(row["metric"], row["title"])
+        return f"{family_name(regulariser)} {words}" if words else ""
+    return ""
+
+
+def note(regulariser: str, rows: pd.DataFrame) -> str:
+    """What rates of a regulariser are drawn, e.g. "pixels = rate_lossless, hollow rate_raw (24 bits per pixel)"."""
+    own = rows[rows["regulariser"] == regulariser]
+    drawn, cruder = (_named(found) for found in (rate(own), cruder_rate(own)))
+    sampled = " with the distortion of a posterior sample" if (own["variant"] == POSTERIOR_SAMPLE).any() else ""
+    hollow = f", hollow {cruder}" if cruder else ""
+    return f"{family_name(regulariser)} = {drawn}{sampled}{hollow}"
+
+
+def _named(rows: pd.DataFrame) -> str:
+    """The rates' names, their titles behind."""
+    found = []
+    for metric, title in dict(zip(rows["metric"], rows["title"], strict=True)).items():
+        words = title if title != metric else older_metrics.RATE_WORDS.get(metric, "")
+        found.append(f"{metric} ({words})" if words else str(metric))
+    return " or ".join(found)

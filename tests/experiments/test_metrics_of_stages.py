@@ -1,0 +1,51 @@
+"""Every metric that a stage writes says what it is, so that analysis needs no list of names."""
+
+import json
+from pathlib import Path
+
+import pytest
+from program import run
+
+from analysis.collect import read_study
+from analysis.table import markdown
+from ldm.records import DETAIL, GROUPS
+
+ASKED = [f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation")]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cell with all that can be measured of it."""
+    found = tmp_path_factory.mktemp("metrics") / "store"
+    done = run(found, "ae=kl", "ae.f=4", "trainer.milestones=[1.0]", *ASKED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return found
+
+
+def test_every_row_of_every_stage_says_what_its_metric_is(store: Path) -> None:
+    records = [json.loads(path.read_text()) for path in store.glob("*/*/record.json")]
+    rows = [row for record in records for row in record["rows"]]
+    written = {"reference", "reconstruction", "coding", "predictors", "progress", "likelihood", "probe", "evaluation"}
+    assert {record["stage"] for record in records if record["rows"]} == {*written, "training_set", "memorisation"}
+    for row in rows:
+        assert row["title"], row["metric"]
+        assert row["group"] in GROUPS, row["metric"]
+        assert row["kind"], row["metric"]
+        assert bool(row["base"]) == bool(row["variant"]), row["metric"]
+        assert row["higher_is_better"] in (True, False, None), row["metric"]
+    of_samples = {row["metric"]: row for row in rows}
+    for metric, row in of_samples.items():
+        if row["variant"] and row["base"] in of_samples:
+            assert row["higher_is_better"] == of_samples[row["base"]]["higher_is_better"], metric
+            assert row["unit"] == of_samples[row["base"]]["unit"], metric
+
+
+def test_the_table_has_a_column_for_each(store: Path) -> None:
+    """Of first stages and samples; predictors have a page of their own, and floors lines."""
+    study = read_study(store)
+    page = markdown(study)
+    rows = study.frame[study.frame["stage"].isin(["reconstruction", "coding", "likelihood", "evaluation"])]
+    rows = rows[(rows["group"] != DETAIL) & ((rows["variant"] == "") | (rows["stage"] == "coding"))]
+    assert len(set(rows["metric"])) > 15
+    for metric, title in set(zip(rows["metric"], rows["title"], strict=True)):
+        assert f"| {title}" in page or f"`{metric}`" in page.split("## Protocols")[0], metric
