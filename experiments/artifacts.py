@@ -13,9 +13,6 @@ from ldm.metrics.features import Features
 from ldm.probes import Probe
 from ldm.training.checkpoint import load_weights
 
-TUNED = "auto"
-"""The guidance scale that stands for one that a stage of its own finds."""
-
 
 def first_stage_of(job: Job) -> FirstStage:
     """The first stage that a job hangs on, trained and ready for use."""
@@ -44,7 +41,9 @@ def latent_scale_of(job: Job) -> LatentScale:
 def settled_guidance(job: Job) -> dict[str, Any]:
     """The guidance settings of a job's sample set, with the scale that its tuning found where it was to be found."""
     given: dict[str, Any] = job.settings["guidance"]
-    return {**given, "scale": job.parent("tuning").record.facts["scale"]} if given["scale"] == TUNED else dict(given)
+    return (
+        {**given, "scale": job.parent("tuning").record.facts["scale"]} if given["scale"] == build.AUTO else dict(given)
+    )
 
 
 def trained_probe(job: Job, kind: str) -> Probe:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import functools
-import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,13 @@ import torch
 from torch import nn
 
 from experiments import published
-from experiments.conditions import CONDITIONS, Vocabulary
-from experiments.resolve import AUTO, denoiser_settings, options_of_denoiser
-from ldm.conditioning import (
-    ClassConditioning,
-    CombinedConditioning,
-    Conditioning,
-    FrozenTextConditioning,
-    InpaintingConditioning,
-    LayoutConditioning,
-    SemanticConditioning,
-    SuperResolutionConditioning,
-    TextConditioning,
-    Unconditional,
-)
-from ldm.data import fields as data_fields
+from experiments.conditions import BuildContext, Encode, fields_of, tau_theta
+from experiments.data_facts import Vocabulary
+from experiments.tables import options_of_denoiser
+from ldm.conditioning import Conditioning
 from ldm.data.contract import ImageCache
-from ldm.data.degradation import Degradation
-from ldm.data.fields import FieldMaker, Fields
-from ldm.denoiser import UNetOptions
+from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
-from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError
 from ldm.first_stage.build import build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
@@ -47,15 +31,14 @@ from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
 from ldm.metrics.features import Extractor
-from ldm.metrics.reconstruction import FeatureDistance, PerceptualDistance
-from ldm.parts import defaults_of
-from ldm.pretrained import efficientnet_lite
-from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
+from ldm.metrics.perceptual import perceptual_distances
 from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
-from ldm.samplers import Sampler, asked_levels, build_sampler, time_grid
+from ldm.samplers import Sampler, build_sampler, time_grid
 from ldm.training import precision as precision_rule
-from ldm.training.flops import count_flops
+
+AUTO = "auto"
+"""The value of guidance.scale that asks for a stage of its own to find it."""
 
 
 def command_line() -> str:
@@ -143,10 +126,6 @@ def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator 
     return PatchDiscriminator(settings["channels"], layers, settings["norm"])
 
 
-Encode = Callable[[torch.Tensor], torch.Tensor]
-"""image -> normalised latent, by a frozen first stage."""
-
-
 def encoder_of(first_stage: FirstStage, scale: LatentScale) -> Encode:
     """What brings images to normalised latents, without drawing from posteriors."""
     return lambda image: scale.normalise(first_stage.latent(first_stage.pack(first_stage.encode(image))))
@@ -164,81 +143,17 @@ def conditioning(
     `encode` is needed where inpainting is to run, not where networks are only built. Raises: UserError for what cannot
     be built.
     """
-    if published.is_given(settings):
-        return published.conditioning(settings, known, ae["f"], encode or _no_encoder)
-    parts = {kind: _part(kind, settings[kind], known, ae, device, encode) for kind in CONDITIONS if kind in settings}
-    if len(parts) > 1:
-        return CombinedConditioning(parts)
-    return next(iter(parts.values()), Unconditional())
-
-
-def _part(
-    kind: str, settings: Mapping[str, Any], known: Vocabulary, ae: Mapping[str, Any], device: str, encode: Encode | None
-) -> Conditioning:
-    match kind:
-        case "class":
-            return ClassConditioning(known.classes, settings["dim"])
-        case "text" if settings["encoder"]:
-            text = _pretrained_text(settings, device)
-            tokeniser = text.tokeniser
-            return FrozenTextConditioning(
-                text.encode, tokeniser.vocabulary, tokeniser.null, text.width, tokeniser.padding
-            )
-        case "text":
-            tokeniser = _tokeniser(settings, device)
-            return TextConditioning(tokeniser.vocabulary, tokeniser.null, settings["dim"], settings["depth"])
-        case "layout":
-            sizes = (settings["boxes"], settings["grid"], settings["dim"], settings["depth"])
-            return LayoutConditioning(known.box_classes, *sizes)
-        case "semantic":
-            return SemanticConditioning(known.semantic_classes, settings["channels"], ae["f"])
-        case "superres":
-            return SuperResolutionConditioning(settings["scale"], ae["f"])
-        case "inpaint":
-            return InpaintingConditioning(encode or _no_encoder, ae["channels"], ae["f"])
-    raise ValueError(f"no condition '{kind}'")
+    context = BuildContext(known, ae["f"], ae["channels"], device, encode or _no_encoder)
+    return (published.conditioning if published.is_given(settings) else tau_theta)(settings, context)
 
 
 def _no_encoder(image: torch.Tensor) -> torch.Tensor:
     raise ValueError("this conditioning was built to be counted, without a first stage")
 
 
-def _pretrained_text(settings: Mapping[str, Any], device: str) -> PretrainedText:
-    with torch.device("cpu"):  # networks may be built without memory, the encoder never is
-        return pretrained_text(Path(settings["encoder"]).expanduser(), settings["length"], device)
-
-
-def _tokeniser(settings: Mapping[str, Any], device: str) -> Tokeniser:
-    if settings["encoder"]:
-        return _pretrained_text(settings, device).tokeniser
-    return bert_tokeniser(settings["length"])
-
-
 def fields(settings: Mapping[str, Any], images: ImageCache, device: str) -> Fields:
     """What the conditions of a resolved group `conditioning` read of an image set."""
-    makers: dict[str, FieldMaker] = {}
-    for kind in CONDITIONS:
-        if kind in settings:
-            makers |= _makers(kind, settings[kind], device)
-    return Fields(images, makers)
-
-
-def _makers(kind: str, settings: Mapping[str, Any], device: str) -> dict[str, FieldMaker]:
-    match kind:
-        case "class":
-            return {"label": data_fields.label}
-        case "text":
-            return {"tokens": data_fields.WordPieces(_tokeniser(settings, device))}
-        case "layout":
-            return {"boxes": data_fields.Boxes(settings["boxes"])}
-        case "semantic":
-            return {"semantic": data_fields.semantic}
-        case "superres":
-            degradation = Degradation(settings["degradation"], settings["scale"])
-            return {"low_resolution": data_fields.LowResolution(degradation)}
-        case "inpaint":
-            return {"image": data_fields.image, "mask": data_fields.Masks(tuple(settings["masks"]))}
-    raise ValueError(f"no condition '{kind}'")
+    return fields_of(settings, images, device)
 
 
 def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> nn.Module:
@@ -295,33 +210,6 @@ def guidance(settings: Mapping[str, Any]) -> Guidance:
     return Guidance(settings["scale"], (low, high), settings.get("rescale", 0.0))
 
 
-def network_calls(config: Mapping[str, Any]) -> int:
-    """Network evaluations (NFE) that one image costs under a resolved config, those of guidance counted twice.
-
-    Of a scale that is still to be found: what it costs at most.
-    """
-    given = config["guidance"]
-    settled = {**given, "scale": max(given["candidates"])} if given["scale"] == AUTO else given
-    chosen, guides = sampler(config["sampler"], schedule(config["diffusion"])), guidance(settled)
-    return sum(2 if guides.acts_at(t) else 1 for t in asked_levels(chosen, time_grid_of(config["sampler"])))
-
-
-def steps_within(config: Mapping[str, Any], calls: int) -> int:
-    """The most steps of the configured sampler, its spacing and guidance, that cost at most so many network calls.
-
-    Raises: UserError for a number that is no budget, or not enough for a single step.
-    """
-    if not isinstance(calls, int) or calls < 1:
-        raise UserError(f"sampler.nfe={calls} is not a whole number of network calls above 0")
-    candidates = range(1, min(calls, STEPS) + 1)
-    steps = bisect.bisect_right(
-        candidates, calls, key=lambda n: network_calls({**config, "sampler": {**config["sampler"], "steps": n}})
-    )
-    if steps == 0:
-        raise UserError(f"sampler.nfe={calls} is less than one step of sampler={config['sampler']['name']} costs here")
-    return steps
-
-
 def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
     """The network that judges, loaded once a process. Raises UserError where its weights cannot be had."""
     return _extractor(settings["name"], settings["weights"], settings["precision"], device)
@@ -333,24 +221,18 @@ def _extractor(name: str, weights: str | None, precision: str, device: str) -> E
     return load_extractor(name, Path(weights).expanduser() if weights else None, device, dtype)
 
 
+PROBE_SETTINGS = ("side", "width", "images", "batch", "learning_rate")
+"""What a scale says of every probe: sizes and training; all else are arguments that only one kind has."""
+
+
 def probe(kind: str, settings: Mapping[str, Any], images: ImageCache, seed: int, device: str) -> Probe:
     """The probe of a kind with its initial weights, a function of the seed.
 
     Raises: UserError where these images cannot train it.
     """
-    options = {key: settings[key] for key in ("most",) if key in settings}
+    options = {key: value for key, value in settings.items() if key not in PROBE_SETTINGS}
     found = build_probe(kind, settings["side"], settings["width"], images, seed, options)
     found.network.to(device)
-    return found
-
-
-def perceptual_distances(lpips_path: str | None) -> list[PerceptualDistance]:
-    """What compares outputs with the images behind their conditions: feature distance, and LPIPS where given."""
-    found: list[PerceptualDistance] = [FeatureDistance(efficientnet_lite.load("lite2"))]
-    if lpips_path is not None:
-        from ldm.pretrained import lpips
-
-        found.append(lpips.load("alex", Path(lpips_path).expanduser()))
     return found
 
 
@@ -397,54 +279,3 @@ def time_grid_of(settings: Mapping[str, Any]) -> torch.Tensor:
 def parameters(module: nn.Module) -> int:
     """How many parameters a module has."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-SMALL_DENOISER_SHARE = 0.01
-"""Of the FLOPs of the main training, what the small denoiser that looks at a latent space may spend."""
-
-
-def small_denoiser_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A UNet without conditions, of two levels; of one four times as wide where the latent's side is under 4 or odd."""
-    side = config["data"]["resolution"] // config["ae"]["f"]
-    sizes = config["scale"]["small_denoiser"]
-    settings = {**defaults_of(UNetOptions), **sizes, "channel_mult": [1, 2], "attention_sides": [], "num_heads": None}
-    if side < 4 or side % 2:  # a level of side 1 needs channels, or its norms would leave nothing
-        settings |= {"channel_mult": [1], "model_channels": 4 * sizes["model_channels"]}
-    return settings
-
-
-def images_of_small_denoiser(config: Mapping[str, Any], known: Vocabulary) -> int:
-    """Images after which the small denoiser has spent its share of the main training's FLOPs, one batch at least."""
-    ae, side, trainer = config["ae"], config["data"]["resolution"] // config["ae"]["f"], config["trainer"]
-    each = _flops_of_training_image(_text(small_denoiser_settings(config)), "{}", ae["channels"], side, ae["f"], known)
-    budget = SMALL_DENOISER_SHARE * trainer["images"] * flops_per_training_image(config, ae["f"], known)
-    return max(int(trainer["batch"]), round(budget / each))
-
-
-def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabulary) -> float:
-    """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device.
-
-    What the user set of the denoiser stands; the rest is the scale's for that f, so `config` is one not yet filled in.
-    """
-    if f == config["ae"]["f"]:
-        channels = config["ae"]["channels"]
-    else:
-        channels = 3 if f == 1 else config["scale"]["first_stage"]["latent_channels"][f]
-    settings, side = denoiser_settings(config, f), config["data"]["resolution"] // f
-    return _flops_of_training_image(_text(settings), _text(config["conditioning"]), channels, side, f, known)
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True)
-
-
-@functools.lru_cache
-def _flops_of_training_image(
-    settings: str, condition_settings: str, channels: int, side: int, f: int, known: Vocabulary
-) -> float:
-    """The same from groups as JSON: a sweep plans many cells of one network."""
-    with torch.device("meta"):
-        conditions = conditioning(json.loads(condition_settings), known, {"f": f, "channels": channels})
-        network = denoiser(json.loads(settings), channels, side, conditions)
-        x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
-    return count_flops(lambda: network(x, index, given.context, given.concat).sum().backward())

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -91,3 +92,17 @@ def _is_choice(argument: str) -> bool:
 
 def _groups() -> list[str]:
     return sorted(path.name for path in Path(CONF).iterdir() if path.is_dir())
+
+
+def without(overrides: Sequence[str], key: str) -> list[str]:
+    """The overrides but those of one key, whether set, added or forced."""
+    return [override for override in overrides if override.partition("=")[0].lstrip("+") != key]
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """What `work` returns, or 2 after one sentence about what the user can mend."""
+    try:
+        return work()
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        say(f"error: {sentence_for(error)}", style="bold red")
+        return 2

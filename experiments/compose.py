@@ -1,20 +1,19 @@
-"""A cell's settings outside run.py: what the command-line tools compose, check, and say when it cannot be."""
+"""From composed configs to plain values: those of run.py, and those that the command-line tools compose themselves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli import sentence_for
-from experiments.console import say
-from experiments.schema import CONF
-from ldm.errors import UserError
+from experiments import build
+from experiments.schema import CONF, check_keys
+from experiments.stage import until_choices
+from experiments.stages import STAGES
+from ldm.errors import UserError, nearest
 
 
 def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = True) -> dict[str, Any]:
@@ -24,8 +23,6 @@ def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = Tru
 
     Raises: UserError, or an error of Hydra or OmegaConf (see `experiments.cli.sentence_for`), where they cannot be.
     """
-    from experiments.main import plain
-
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
@@ -51,20 +48,31 @@ def swept(overrides: Sequence[str], conf: Path = CONF) -> dict[str, list[str]]:
     }
 
 
-def without(overrides: Sequence[str], key: str) -> list[str]:
-    """The overrides but those of one key, whether set, added or forced."""
-    return [override for override in overrides if override.partition("=")[0].lstrip("+") != key]
-
-
-def exit_code(work: Callable[[], int]) -> int:
-    """What `work` returns, or 2 after one sentence about what the user can mend."""
-    try:
-        return work()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        say(f"error: {sentence_for(error)}", style="bold red")
-        return 2
-
-
 def settings_only(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a plan is made of."""
     return {key: value for key, value in values.items() if key != "overrides"}
+
+
+def plain(config: DictConfig, command: str) -> dict[str, Any]:
+    """A composed config as plain values, with the machine's decisions made and its keys checked."""
+    check_keys(config)
+    overrides = _overrides(config)
+    values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]),
+        resolve=True,
+        throw_on_missing=True,
+    )
+    choices = until_choices(STAGES)
+    if values["until"] not in choices:
+        raise UserError(
+            f"until={values['until']} is no stage{nearest(str(values['until']), choices)} (one of {', '.join(choices)})"
+        )
+    values["device"] = build.resolve_device(values["device"])
+    values["precision"] = build.resolve_precision(values["precision"], values["device"])
+    return {**values, "command": command, "overrides": overrides}
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    if "hydra" not in config:
+        return []
+    return [override for override in config.hydra.overrides.task if not override.startswith("sweep.")]

@@ -2,29 +2,28 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from experiments import artifacts, build
-from experiments.conditions import Vocabulary, annotations_read, conditions_of, larger_maps
+from experiments.conditions import AskedConditions, annotations_read, conditions_of, larger_maps
 from experiments.console import Reporter
+from experiments.data_facts import Vocabulary
 from experiments.pictures import to_uint8
 from experiments.published import is_given
 from experiments.scoring import conditions_split
 from experiments.stage import Job, Settings
 from ldm.conditioning.contract import Conditioning
-from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, Guidance, clipped, guided
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.tiled import Tiling, decode_tiled
-from ldm.randomness import SampleNoise, generator, numpy_generator
+from ldm.randomness import SampleNoise, generator
 from ldm.samplers import Sampler, sample
 from ldm.training.checkpoint import load_weights
 from ldm.training.flops import count_flops
@@ -63,24 +62,6 @@ class Generator:
             return to_uint8(self.first_stage.decode(latent))
         pieces = decode_tiled(self.first_stage.decode, latent, self.first_stage.factor, self.tiling)
         return torch.cat([to_uint8(piece) for piece in pieces], dim=2)
-
-
-@dataclass(frozen=True)
-class AskedConditions:
-    """The conditions that samples are given: sample i that of image `indices[i]`, what is random in it by (seed, i)."""
-
-    fields: Fields
-    indices: Sequence[int]
-    seed: int
-
-    def of(self, part: range) -> dict[str, Tensor]:
-        """The fields of some samples, on the CPU."""
-        chosen = np.asarray(self.indices[part.start : part.stop])
-        return self.fields(chosen, lambda item: numpy_generator(self.seed, "fields", part.start + item))
-
-    def originals(self, part: range) -> Tensor:
-        """The images whose conditions these are, uint8 (n, 3, H, W)."""
-        return self.fields.images.uint8(self.indices[part.start : part.stop])
 
 
 @dataclass(frozen=True)

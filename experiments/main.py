@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from experiments import build
+from experiments.compose import plain
+from experiments.conditions import annotations_read
 from experiments.console import say
 from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
 from experiments.runner import run_stages
-from experiments.schema import check_keys
-from experiments.stage import Plan, targets, until_choices
+from experiments.stage import Plan, targets
 from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
 from experiments.store import Store, now
 from experiments.sweep import Launch, Point, as_sweep, distinct, run_waves, say_lost
 from experiments.tracking import Tracker
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError
 
 
 class CellsFailedError(Exception):
@@ -97,31 +98,12 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
         raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
 
 
-def plain(config: DictConfig, command: str) -> dict[str, Any]:
-    """A composed config as plain values, with the machine's decisions made and its keys checked."""
-    check_keys(config)
-    overrides = _overrides(config)
-    values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]),
-        resolve=True,
-        throw_on_missing=True,
-    )
-    choices = until_choices(STAGES)
-    if values["until"] not in choices:
-        raise UserError(
-            f"until={values['until']} is no stage{nearest(str(values['until']), choices)} (one of {', '.join(choices)})"
-        )
-    values["device"] = build.resolve_device(values["device"])
-    values["precision"] = build.resolve_precision(values["precision"], values["device"])
-    return {**values, "command": command, "overrides": overrides}
-
-
 def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     """The plan of a plain config; the images are looked at, not decoded."""
     settings = {key: value for key, value in values.items() if key != "overrides"}
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
-    build.check_networks(plan.config, facts.vocabulary(plan.config))
+    build.check_networks(plan.config, facts.vocabulary(annotations_read(plan.config)))
     if not store.is_complete("evaluation", plan.stages["evaluation"].identity):
         check_larger_images(plan.config, store)
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
@@ -158,12 +140,6 @@ def _with_hydra(config: DictConfig) -> DictConfig:
     with open_dict(whole):
         whole.hydra = HydraConfig.get()
     return whole
-
-
-def _overrides(config: DictConfig) -> list[str]:
-    if "hydra" not in config:
-        return []
-    return [override for override in config.hydra.overrides.task if not override.startswith("sweep.")]
 
 
 def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:

@@ -12,26 +12,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from experiments.conditions import DataFacts, Vocabulary, conditions_of
+from experiments.conditions import CONDITIONS, conditions_of
+from experiments.conditions.condition import BuildContext, ImportedForm, ImportedModel
+from experiments.data_facts import DataFacts
 from ldm import interop
-from ldm.conditioning import (
-    BoxTokenConditioning,
-    ClassConditioning,
-    Conditioning,
-    InpaintingConditioning,
-    SemanticConditioning,
-    SuperResolutionConditioning,
-    TextConditioning,
-    Unconditional,
-)
+from ldm.conditioning import Conditioning, Unconditional
 from ldm.diffusion import Schedule
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.latent_scale import LatentScale
-from ldm.pretrained.text import bert_tokeniser
 from ldm.records import content_hash
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -159,15 +151,16 @@ def _conditions(config: Mapping[str, Any], found: interop.Loaded, facts: DataFac
     asked, path = config["conditioning"], config["denoiser"]["path"]
     if found.conditioning is None:
         _check_unconditional(found, path)
-        if conditions_of(config) in ((), ("class",)):  # which is what the program does where nothing is said
+        if all(CONDITIONS[kind].is_optional for kind in conditions_of(config)):  # such as where nothing is said
             notes = ["the denoiser is unconditional: samples are told nothing"] if conditions_of(config) else []
             return {}, notes
         raise UserError(f"the denoiser at {path} is unconditional: use conditioning=none")
     kind, sizes = _kind_of(found.conditioning.named, path)
     if conditions_of(config) != (kind,):
         raise UserError(f"the denoiser at {path} is conditioned on {kind}: use conditioning={kind}")
-    if kind == "class" and len(facts.classes) < 2:
-        raise UserError(f"the denoiser at {path} is told classes, and data={config['data']['name']} has none")
+    condition = CONDITIONS[kind]
+    if condition.is_optional and not condition.can_be_given_by(len(facts.classes), facts.annotations):
+        raise UserError(f"the denoiser at {path} is told {condition.needs}, and data={config['data']['name']} has none")
     return {kind: {**asked[kind], **sizes}, "dropout": asked["dropout"]}, []
 
 
@@ -182,32 +175,19 @@ def _check_unconditional(found: interop.Loaded, path: str) -> None:
         )
 
 
-def _kind_of(named: Conditioning, path: str) -> tuple[str, dict[str, Any]]:
+def _kind_of(named: Conditioning, path: str) -> tuple[str, Mapping[str, Any]]:
     """The condition that a network reads, as the group `conditioning` names it, and its sizes there."""
-    match named:
-        case ClassConditioning():
-            return "class", {"dim": named.context_dim}
-        case TextConditioning() if named.transformer.vocabulary == bert_tokeniser(named.tokens).vocabulary:
-            depth = len(named.transformer.layers)
-            return "text", {"dim": named.context_dim, "depth": depth, "length": named.tokens, "encoder": None}
-        case TextConditioning():
-            raise UserError(
-                f"the denoiser at {path} reads tokens of a vocabulary of {named.transformer.vocabulary}, which are "
-                "neither BERT's word pieces nor boxes; in Python, ldm.interop.sample takes the tokens"
-            )
-        case BoxTokenConditioning():
-            sizes = {"grid": named.grid, "boxes": named.boxes}
-            return "layout", {"dim": named.context_dim, "depth": len(named.transformer.layers), **sizes}
-        case SemanticConditioning():
-            return "semantic", {"channels": named.concat_channels}
-        case SuperResolutionConditioning():
-            return "superres", {"scale": named.scale}
-        case InpaintingConditioning():
-            return "inpaint", {}
+    for kind, form in _imported_forms():
+        if isinstance(named, form.conditioning):
+            return kind, form.options(named, path)
     raise UserError(
         f"the denoiser at {path} is told something that this program's data cannot give ({type(named).__name__}); in "
         "Python, ldm.interop.sample takes it"
     )
+
+
+def _imported_forms() -> list[tuple[str, ImportedForm]]:
+    return [(name, kind.imported) for name, kind in CONDITIONS.items() if kind.imported is not None]
 
 
 def axes(config: Mapping[str, Any]) -> dict[str, str | None]:
@@ -246,67 +226,26 @@ def latent_scale(denoiser: Mapping[str, Any], ae: Mapping[str, Any]) -> LatentSc
     return (found if found.first_stage is not None else first_stage_at(ae["path"])).latent_scale()
 
 
-def conditioning(
-    settings: Mapping[str, Any], known: Vocabulary, f: int, encode: Callable[[Tensor], Tensor]
-) -> Conditioning:
-    """tau_theta of a resolved group `conditioning` that was given, for data with that vocabulary.
+def conditioning(settings: Mapping[str, Any], context: BuildContext) -> Conditioning:
+    """tau_theta of a resolved group `conditioning` that was given.
 
-    `encode` gives the normalised latent of an image. Raises: UserError where model and data do not fit.
+    Raises: UserError where model and data do not fit.
     """
-    model, path = loaded(settings["path"], settings["taken"]), settings["path"]
-    if model.conditioning is None:
+    found, path = loaded(settings["path"], settings["taken"]), settings["path"]
+    if found.conditioning is None:
         return Unconditional()
-    named = model.conditioning.named
-    match named:
-        case ClassConditioning():
-            return placed(_for_classes(named, known.classes, path))
-        case TextConditioning():
-            return placed(_with_empty_caption(named))
-        case BoxTokenConditioning() if known.box_classes > named.classes:
-            raise UserError(
-                f"the denoiser at {path} reads boxes in a vocabulary of {named.classes + 1} tokens, which holds at "
-                f"most {named.classes} classes, but the data has {known.box_classes}"
-            )
-        case SemanticConditioning() if (named.classes, named.factor) != (known.semantic_classes, f):
-            raise UserError(
-                f"the denoiser at {path} reads label maps of {named.classes} classes and {named.factor} times the "
-                f"latent's side, but the data has {known.semantic_classes} classes, and f is {f}"
-            )
-        case InpaintingConditioning():
-            raw = functools.partial(_denormalised, encode, model.latent_scale())
-            return InpaintingConditioning(raw, named.concat_channels - 1, f, named.covered, named.reduction)
+    named, model = found.conditioning.named, ImportedModel(path, found.latent_scale)
+    for _, form in _imported_forms():
+        if isinstance(named, form.conditioning):
+            named = form.fitted(named, model, context)
     return placed(named)
-
-
-def _denormalised(encode: Callable[[Tensor], Tensor], scale: LatentScale, image: Tensor) -> Tensor:
-    """The raw latent of an image, which the reference's inpainting model is told."""
-    return scale.denormalise(encode(image))
 
 
 def check_null(conditions: Conditioning) -> None:
     """Raises UserError where a given model cannot be guided, having no class that means none."""
-    if isinstance(conditions, ClassConditioning):
-        _ = conditions.null_class
-
-
-def _for_classes(named: ClassConditioning, classes: int, path: str) -> ClassConditioning:
-    """The class embedding for data with so many classes; one row more is the null class."""
-    rows, width = named.embedding.weight.shape
-    if classes not in (rows, rows - 1):
-        raise UserError(
-            f"the denoiser at {path} knows {rows} classes (or one fewer and none), but the data has {classes}"
-        )
-    with torch.device("cpu"):
-        made = ClassConditioning(classes, width, null_class=rows > classes)
-        made.load_state_dict(named.state_dict())
-    return made
-
-
-def _with_empty_caption(named: TextConditioning) -> TextConditioning:
-    """The same text conditioning, which now knows what an empty caption is."""
-    made = copy.deepcopy(named)
-    made.null_tokens = bert_tokeniser(named.tokens).null
-    return made
+    for _, form in _imported_forms():
+        if isinstance(conditions, form.conditioning):
+            form.check_null(conditions)
 
 
 def placed(module: AnyModule) -> AnyModule:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from experiments import build
 from experiments.artifacts import reference_facts
+from experiments.protocols import through_distance, through_extractor
 from experiments.stage import Job, Settings
 from ldm.data.contract import SPLITS, ImageCache, Split
 from ldm.metrics.distribution import generation_metrics
@@ -194,27 +195,12 @@ def reconstruction_protocol(job: Job, heldout: ImageCache, n: int) -> Protocol:
 
 def perceptual_protocol(job: Job, plain: Protocol, judge: PerceptualDistance) -> Protocol:
     """The same through a perceptual distance, whose network sees the images at their own size."""
-    return dataclasses.replace(
-        plain,
-        extractor=judge.name,
-        extractor_size=plain.resolution,
-        extractor_weights=judge.weights_hash,
-        extractor_precision="float32",
-        marks=_marks(job.parent("reference").settings),
-    )
+    return through_distance(plain, judge, _marks(job.parent("reference").settings))
 
 
 def judged_protocol(plain: Protocol, generation: Protocol) -> Protocol:
     """The same in the eyes of the extractor that judges generated images so."""
-    return dataclasses.replace(
-        plain,
-        resize=generation.resize,
-        extractor=generation.extractor,
-        extractor_size=generation.extractor_size,
-        extractor_weights=generation.extractor_weights,
-        extractor_precision=generation.extractor_precision,
-        marks=generation.marks,
-    )
+    return through_extractor(plain, generation)
 
 
 def unjudged_protocol(

@@ -117,8 +117,8 @@ def option(
     Without a default it must be given. The range is from `low` to `high`, ends included, or within `above` and `below`,
     ends excluded. `choices` may be a table, whose names they then are.
     """
-    told = {"help": help, "low": low, "high": high, "above": above, "below": below, "choices": choices, "unit": unit}
-    return field(default=default, metadata=told)
+    ends = {"low": low, "high": high, "above": above, "below": below}
+    return field(default=default, metadata={"help": help, **ends, "choices": choices, "unit": unit})
 
 
 @cache

@@ -98,7 +98,7 @@ def test_an_option_of_a_type_that_cannot_be_checked_is_refused():
         options_of(Odd)
 
 
-def test_an_unknown_name_is_told_the_nearest_and_all():
+def test_an_unknown_name_is_refused_with_the_nearest_and_all():
     table = {"fan": 1, "grill": 2}
     assert look_up(table, "grill", "oven.mode") == 2
     with pytest.raises(UserError) as refused:

@@ -10,12 +10,13 @@ from experiments.cost import Meter
 from experiments.counts import Counts, training_bytes, training_estimate
 from experiments.images import vocabulary
 from experiments.published import is_given, latent_scale
-from experiments.resolve import PLAIN_UNET
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning
 from ldm.data.latents import CachedLatents, open_packed
+from ldm.denoiser import UNetOptions
 from ldm.diffusion import DenoisingModel
+from ldm.parts import defaults_of
 from ldm.training.checkpoint import save_weights
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
@@ -157,7 +158,7 @@ STAGE = Stage(
     run=run,
     label=labels.model,
     defaults={
-        **{f"denoiser.{key}": value for key, value in PLAIN_UNET.items()},
+        **{f"denoiser.{key}": value for key, value in defaults_of(UNetOptions).items()},
         "diffusion.shift": 1,
         "diffusion.weighting": "plain",
     },

@@ -5,17 +5,19 @@ import numpy as np
 from experiments import axes, labels
 from experiments.artifacts import reference_features
 from experiments.conditions import DataFacts, conditions_of
+from experiments.conditions.scores import MeasuredSamples
 from experiments.cost import Meter
 from experiments.generate import sample_size
 from experiments.scoring import (
     described,
     feature_file,
+    generation_protocol,
     sample_protocol,
     sample_rows,
     window_protocol,
 )
 from experiments.stage import Job, Outcome, Settings, Stage
-from experiments.task import judged
+from experiments.task import scores_of
 from ldm.metrics.features import Features
 from ldm.records import LeftOut, Protocol, ResultRow
 
@@ -23,7 +25,7 @@ from ldm.records import LeftOut, Protocol, ResultRow
 def run(job: Job) -> Outcome:
     """The generation metrics of one cell; samples of another size than the training images have those of windows."""
     meter, samples = Meter(job.device), job.parent("samples").settings
-    conditions = conditions_of(job.parent("diffusion").settings)
+    diffusion = job.parent("diffusion").settings
     images_seen = job.parent("diffusion").record.facts["images_seen"]
     rows, left_out, protocols = list[ResultRow](), list[LeftOut](), list[Protocol]()
     for judge in (None, *samples.get("other_extractors", ())):
@@ -35,14 +37,23 @@ def run(job: Job) -> Outcome:
         rows, left_out, protocols = [*rows, *found], [*left_out, *missing], [*protocols, protocol]
     if samples["height"] is not None:
         left_out += _not_whole(job, rows)
-    elif conditions:
-        with np.load(job.parent("samples").folder / "task.npz", allow_pickle=False) as values:
-            scored, missing = judged(job, dict(values), Features.load(job.parent("samples").folder / feature_file()))
+    elif conditions_of(diffusion):
+        scored, missing = scores_of(diffusion["conditioning"], _measured_samples(job))
         rows += [row for item in scored for row in item.rows(images_seen)]
-        left_out += [*missing, *(item for one in scored for item in one.scores[1])]
+        left_out += [*missing, *(item for one in scored for item in one.left_out)]
         protocols += [item.protocol for item in scored]
     n = samples["n_samples"]
     return Outcome(rows=rows, left_out=left_out, protocols=described(protocols), cost=meter.cost(n))
+
+
+def _measured_samples(job: Job) -> MeasuredSamples:
+    samples = job.parent("samples")
+    with np.load(samples.folder / "task.npz", allow_pickle=False) as values:
+        measured = dict(values)
+    features = Features.load(samples.folder / feature_file())
+    probes = job.parent("probe").record.facts if "probe" in job.parents else {}
+    generation = generation_protocol(job, len(features))
+    return MeasuredSamples(measured, features, generation, samples.settings, samples.record.facts, probes)
 
 
 WINDOW = "window_"

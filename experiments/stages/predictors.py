@@ -12,7 +12,8 @@ from torch import Tensor
 
 from experiments import axes, build, labels
 from experiments.artifacts import first_stage_of, latent_scale_of, reference_features
-from experiments.conditions import DataFacts, Vocabulary
+from experiments.budget import images_of_small_denoiser, small_denoiser_settings
+from experiments.conditions import DataFacts, Vocabulary, annotations_read
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.generate import AskedConditions, Generator, generate
@@ -274,9 +275,9 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
         "seed": metrics["seed"],
         "precision": config["precision"],
         "small_denoiser": {
-            "denoiser": build.small_denoiser_settings(config),
+            "denoiser": small_denoiser_settings(config),
             "diffusion": {**config["diffusion"], "target": "v", "weighting": "plain"},
-            "images": build.images_of_small_denoiser(config, facts.vocabulary(config)),
+            "images": images_of_small_denoiser(config, facts.vocabulary(annotations_read(config))),
             "batch": trainer["batch"],
             "learning_rate": trainer["learning_rate"],
             "samples": metrics["progress_samples"],

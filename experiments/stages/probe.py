@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from experiments import axes, build, labels, stage_settings
-from experiments.conditions import DataFacts, probed
+from experiments.conditions import CONDITIONS, DataFacts, probe_options, probed
+from experiments.conditions.probe_score import ProbeMeasure, ProbeScore, probe_protocol
+from experiments.conditions.scores import Values, asked_facts
 from experiments.console import reporting
 from experiments.scoring import chosen, described
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
-from experiments.task import ProbeMeasure, Values, asked_facts, probe_protocol
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.errors import UserError
 from ldm.metrics.task import shuffled_partners, task_score
@@ -45,7 +46,7 @@ def run(job: Job) -> Outcome:
     weights = {f"{kind}.{name}": w for kind, t in trainings.items() for name, w in t.probe.network.state_dict().items()}
     save_weights(job.folder / "weights.safetensors", weights)
     rows, protocols, facts = [], [], {}
-    left_out = [LeftOut(f"real_{PROBES[kind].metric}", reason) for kind, reason in obstacles.items()]
+    left_out = [LeftOut(f"{ProbeScore.ceiling}{PROBES[kind].metric}", reason) for kind, reason in obstacles.items()]
     indices = chosen(len(heldout), MOST_HELDOUT_IMAGES, config["seed"], "probe")
     partners = shuffled_partners(len(indices), config["seed"])
     for kind, training in trainings.items():
@@ -58,11 +59,12 @@ def run(job: Job) -> Outcome:
             "weights_hash": content_hash(probe.network.state_dict()),
             "heldout_loss": _heldout_loss(training, heldout),
         }
-        protocol = probe_protocol(job, kind, facts[kind], asked_facts(heldout, "heldout", [kind]), len(indices))
+        asked = asked_facts(heldout, "heldout", [a for a in [CONDITIONS[kind].annotation] if a is not None])
+        protocol = probe_protocol(kind, facts[kind], asked, len(indices), job.resolution, config["seed"])
         protocols.append(protocol)
         measure = ProbeMeasure(probe, heldout, indices, partners, job.device)
         for name, found in _of_the_images_themselves(measure).items():
-            score = task_score(probe.metric, found, "real_" + name.removesuffix(probe.metric))
+            score = task_score(probe.metric, found, f"{ProbeScore.ceiling}{name.removesuffix(probe.metric)}")
             if isinstance(score, LeftOut):
                 left_out.append(score)
             else:
@@ -126,14 +128,14 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 
 def _probe_settings(config: Settings, kind: str) -> dict[str, Any]:
-    """Sizes and training of a probe; that of layouts asks about no more boxes than the model is given.
+    """Sizes and training of a probe, and the arguments that only this kind has.
 
     Raises: UserError where the scale has none of that kind.
     """
     tables, scale = config["scale"]["probe"], config["scale"]["name"]
     if kind not in tables:
         raise UserError(f"scale={scale} has no probe for conditioning={kind}; it has them for {', '.join(tables)}")
-    return {**tables[kind], **({"most": config["conditioning"]["layout"]["boxes"]} if kind == "layout" else {})}
+    return {**tables[kind], **probe_options(config["conditioning"], kind)}
 
 
 STAGE = Stage(

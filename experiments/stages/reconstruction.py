@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import axes, build, labels
+from experiments import axes, labels
 from experiments.artifacts import first_stage_of, reference_features
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
@@ -29,10 +29,10 @@ from experiments.scoring import (
 )
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import EncodedImages, encodings
-from experiments.task import LPIPS, NO_LPIPS
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.first_stage.contract import FirstStage
 from ldm.metrics.distribution import reconstruction_frechet
+from ldm.metrics.perceptual import LPIPS, NO_LPIPS, perceptual_distances
 from ldm.metrics.reconstruction import (
     ImageErrors,
     PerceptualDistance,
@@ -61,7 +61,7 @@ def run(job: Job) -> Outcome:
     train, heldout = splits["train"], splits["heldout"]
     model = first_stage_of(job)
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
-    judges = build.perceptual_distances(job.settings.get("lpips_weights"))
+    judges = perceptual_distances(job.settings.get("lpips_weights"))
     indices = chosen(len(heldout), job.settings["n_samples"], seed, "reconstruction")
     plain = reconstruction_protocol(job, heldout, len(indices))
     judged = judged_protocol(plain, generation_protocol(job, len(indices)))

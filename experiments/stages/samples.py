@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from experiments import axes, build, labels, stage_settings
-from experiments.artifacts import settled_guidance
+from experiments.artifacts import settled_guidance, trained_probe
+from experiments.budget import network_calls
 from experiments.condition_pictures import save_condition_grid
-from experiments.conditions import DataFacts, conditions_of
+from experiments.conditions import DataFacts, conditions_of, task_weights
+from experiments.conditions.scores import Values
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
@@ -32,9 +34,9 @@ from experiments.generate import (
 from experiments.kept import IMAGES, KeptImages, kept_images, sample_notes
 from experiments.parts import write_atomically
 from experiments.pictures import read_grid, save_grid
-from experiments.scoring import extractor_of, feature_file, windows
+from experiments.scoring import conditions_split, extractor_of, feature_file, windows
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
-from experiments.task import Values, measures_of, task_facts
+from experiments.task import measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 from ldm.records import StageRecord
@@ -60,7 +62,9 @@ def run(job: Job) -> Outcome:
     weights = job.parent("diffusion").folder / "weights.safetensors"
     source = at_sample_size(generator_of(job, weights, config["precision"]), config, job.resolution)
     sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(settled_guidance(job))
-    measures = measures_of(job, asked, judges[None])
+    trained = job.parent("probe").record.facts["probes"] if "probe" in job.parents else ()
+    probes = {kind: trained_probe(job, kind) for kind in trained}
+    measures = measures_of(conditioning, config, asked, judges[None], probes, job.device)
     kept = kept_images(job.stage, job.planned, job.folder.parents[1])
     (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(job.label, n) as reporter:
@@ -159,7 +163,7 @@ def _features(part: Mapping[str, NDArray[Any]], judge: str | None) -> Features:
 def _collected(
     job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int, kept: KeptImages | None
 ) -> Outcome:
-    config, seconds = job.settings, np.zeros(2)
+    config, conditioning, seconds = job.settings, job.parent("diffusion").settings["conditioning"], np.zeros(2)
     collected = {judge: FeatureAccumulator() for judge in (None, *config.get("other_extractors", {}))}
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
@@ -179,7 +183,7 @@ def _collected(
     save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))
     job.log.image("samples", job.folder / "grid.png")
     if asked.fields.makers:
-        save_condition_grid(job.folder / "conditions.png", asked, shown)
+        save_condition_grid(job.folder / "conditions.png", conditioning, asked, shown)
         job.log.image("conditions", job.folder / "conditions.png")
     if config["keep"] == "images":
         write_atomically(job.folder / IMAGES, lambda file: np.save(file, images))
@@ -188,9 +192,7 @@ def _collected(
         write_atomically(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
     shutil.rmtree(job.folder / "parts")
     guidance = settled_guidance(job)
-    calls = build.network_calls(
-        {**config, "guidance": guidance, "diffusion": job.parent("diffusion").settings["diffusion"]}
-    )
+    calls = network_calls({**config, "guidance": guidance, "diffusion": job.parent("diffusion").settings["diffusion"]})
     flops = flops_per_image(source, asked)
     denoise_flops = flops.denoise(calls, guided=guidance["scale"] != 1)
     denoise, decode = (float(value) for value in seconds)
@@ -210,7 +212,7 @@ def _collected(
             "size": list(sample_size(config, job.resolution)),
             "tiling": tiled if kept is None else kept.record.facts["tiling"],
             **({} if kept is None else {"images_of": kept.record.identity, "made_on": made_on(kept.record)}),
-            **task_facts(job, asked),
+            **task_facts(conditioning, config, asked, conditions_split(config), job.device),
         },
         cost=cost,
     )
@@ -260,21 +262,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
         "n_samples": config["metrics"]["n_samples"],
         **given,
         **stage_settings.sample_conditions(config, facts),
-        **_networks_of_scores(config),
+        **task_weights(config["conditioning"], config["metrics"]),
         "extractor": stage_settings.extractor(config),
         **({"other_extractors": others} if others else {}),
         "precision": config["precision"],
     }
-
-
-def _networks_of_scores(config: Settings) -> dict[str, Any]:
-    """The networks beside probes that score samples by their conditions, where they were given."""
-    metrics, kinds = config["metrics"], conditions_of(config)
-    networks = {
-        "clip_model": metrics["clip"] if "text" in kinds else None,
-        "lpips_weights": metrics["lpips"] if {"superres", "inpaint"} & set(kinds) else None,
-    }
-    return {name: path for name, path in networks.items() if path is not None}
 
 
 def estimate(settings: Settings, counts: Counts) -> Estimate:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments import axes, build, labels, stage_settings
-from experiments.artifacts import TUNED, reference_features
+from experiments.artifacts import reference_features
+from experiments.budget import network_calls
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
@@ -58,11 +59,13 @@ def run(job: Job) -> Outcome:
             rows, left_out = sample_rows(features, reference, protocol, None)
             for item in left_out:
                 if item.metric == metric:  # the plan counts images, of which some may have been unusable
-                    raise UserError(f"guidance.scale={TUNED} goes by {metric}, which cannot be given: {item.reason}")
+                    raise UserError(
+                        f"guidance.scale={build.AUTO} goes by {metric}, which cannot be given: {item.reason}"
+                    )
             [row] = [row for row in rows if row.metric == metric]
             told = ("value", "ci_low", "ci_high", "deviations", "alone")
             tried.append({"scale": scale, **{name: getattr(row, name) for name in told}})
-            calls = build.network_calls({**config, "guidance": settled, "diffusion": diffusion["diffusion"]})
+            calls = network_calls({**config, "guidance": settled, "diffusion": diffusion["diffusion"]})
             flops += n * (cost.denoise(calls, guided=scale != 1) + cost.decode)
     images = n * len(tried)
     parts.remove()
@@ -92,7 +95,7 @@ def may_lie_beyond(scale: float, candidates: Sequence[float]) -> bool:
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:
     """The sampler and the candidates, where guidance.scale=auto asks for it."""
-    if config["guidance"]["scale"] != TUNED:
+    if config["guidance"]["scale"] != build.AUTO:
         return None
     return {
         "sampler": config["sampler"],

@@ -37,17 +37,19 @@ def options_in(ae: Mapping[str, Any]) -> dict[str, Any]:
     return {name: ae[name] for name in options_of(kind.Options) if name in ae}
 
 
-def fill_options(ae: dict[str, Any], default: Callable[[str], Any]) -> None:
-    """Gives the options of its regulariser that are null in a config's group `ae` what `default` says of their name.
+def filled_options(ae: Mapping[str, Any], default: Callable[[str], Any]) -> dict[str, Any]:
+    """A config's group `ae` with what `default` says in place of the options of its regulariser that are null.
 
-    `default` gives None where it knows none. Raises: UserError for a value that is not allowed.
+    `default` gives None for a name that it does not have. Raises: UserError for a value that is not allowed.
     """
     kind = first_stage_class(ae["regulariser"])
-    group = ae if kind.group is None else ae[kind.group]
+    group = dict(ae if kind.group is None else ae[kind.group])
     for name in options_of(kind.Options):
         if name in group and group[name] is None:
             group[name] = default(name)
-    _checked_options(kind, options_in(ae))
+    filled = group if kind.group is None else {**ae, kind.group: group}
+    _checked_options(kind, options_in(filled))
+    return filled
 
 
 def _checked_options(kind: type[TrainableFirstStage], options: Mapping[str, Any]) -> Any:

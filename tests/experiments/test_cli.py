@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from tiny_plans import settings_of
 
 from experiments import cli
-from experiments.compose import composed, exit_code, without
+from experiments.cli import exit_code, without
+from experiments.compose import composed
 from experiments.schema import CONF, check_keys, leaves
 from ldm.errors import UserError
 

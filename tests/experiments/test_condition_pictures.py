@@ -28,7 +28,7 @@ def grid(scenes, path, *conditions):
     asked = AskedConditions(build.fields(settings, scenes, "cpu"), list(range(12)), seed=0)
     red = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
     red[:, 0] = 255
-    save_condition_grid(path, asked, red)
+    save_condition_grid(path, settings, asked, red)
     whole = np.asarray(Image.open(path))
     step = SIDE + GAP
     rows = (whole.shape[0] + GAP) // step

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_plans import identities, plan_of
 
-from experiments import build, describe
+from experiments import build
+from experiments.commands import describe
 from experiments.conditions import Vocabulary
 from experiments.counts import (
     count_denoiser,

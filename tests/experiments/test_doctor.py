@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tiny_plans import settings_of
 
-from experiments import doctor
-from experiments.doctor import Verdict
+from experiments.commands import doctor
+from experiments.commands.doctor import Verdict
 from ldm.errors import UserError
 
 

@@ -9,7 +9,7 @@ import torch
 from program import ROOT, environment, run
 from safetensors.torch import load_file
 
-from experiments.export import main
+from experiments.commands.export import main
 from experiments.store import Store
 from ldm.interop import load, sample
 from ldm.pretrained.torchvision_ops import ensure_torchvision

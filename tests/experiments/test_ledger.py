@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments import ledger
-from experiments.ledger import State, chosen_sweeps, entries, existing_store, repeat_command, retry
+from experiments.commands import ledger
+from experiments.commands.ledger import State, chosen_sweeps, entries, existing_store, repeat_command, retry
 from experiments.plan import ON_REQUEST
 from experiments.store import Store
 from ldm.errors import UserError

@@ -8,6 +8,7 @@ import torch
 from tiny_plans import FACTS, changed, plan_of
 
 from experiments import build
+from experiments.conditions import annotations_read
 from experiments.generate import Generator
 from experiments.plan import UNTIL
 from experiments.stages.predictors import _Space, _statistics, _unexplained
@@ -40,7 +41,7 @@ def test_what_changes_the_space_or_the_noise_is(setting):
 @pytest.mark.parametrize("f", [1, 4, 32])
 def test_the_small_denoiser_spends_a_hundredth_of_the_flops(f):
     config = plan_of(ASKED, f"ae.f={f}", "trainer.images=1000000").config
-    known = FACTS.vocabulary(config)
+    known = FACTS.vocabulary(annotations_read(config))
     images = build.images_of_small_denoiser(config, known)
     settings, side = build.small_denoiser_settings(config), 32 // f
     with torch.device("meta"):

@@ -16,9 +16,10 @@ from program import records, run
 from tiny_plans import changed
 
 from analysis import papers
-from experiments import build, describe
+from experiments import build
+from experiments.commands import describe
 from experiments.compose import composed, settings_only, swept
-from experiments.conditions import Vocabulary
+from experiments.conditions import Vocabulary, annotations_read
 from experiments.main import plan_of
 from experiments.plan import Plan, make_plan
 from experiments.schema import CONF
@@ -136,7 +137,7 @@ def declared_plan(*preset: str) -> tuple[Plan, Vocabulary]:
     settings = settings_of(*preset)
     facts = describe.declared_of(settings["data"]).as_facts()
     plan = make_plan(settings, facts)
-    return plan, facts.vocabulary(plan.config)
+    return plan, facts.vocabulary(annotations_read(plan.config))
 
 
 def conditioning_of(plan: Plan, known: Vocabulary) -> Conditioning:

@@ -17,7 +17,7 @@ EVERY_CONDITION = "conditioning=[class,text,layout,semantic,superres,inpaint]"
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after a run of a model that is told everything."""
     store = tmp_path_factory.mktemp("task") / "store"
-    done = run(store, EVERY_CONDITION, "trainer.milestones=[1.0]", "ae.f=4", "samples.batch=20")
+    done = run(store, EVERY_CONDITION, "trainer.milestones=[1.0]", "ae.f=4", "samples.batch=20", "metrics.seed=3")
     assert done.returncode == 0, done.stdout + done.stderr
     return store
 
@@ -61,6 +61,15 @@ def test_ceilings_and_floors_stand_beside_the_scores(store: Path) -> None:
         assert probes[f"real_{probe.metric}"]["n"] <= 40
         assert f"real_shuffled_{probe.metric}" in probes
     assert {"bicubic_superres_psnr", "mean_fill_inpaint_feature_distance_efficientnet_lite2"} <= set(samples)
+
+
+def test_probes_are_asked_with_a_seed_of_their_own(store: Path) -> None:
+    """The seed of the evaluation is not in the identity of the probe stage, so it may not be in its protocols."""
+    seeds = {
+        stage: {protocol["evaluation_seed"] for protocol in record(store, stage)["protocols"].values()}
+        for stage in ("probe", "evaluation")
+    }
+    assert seeds == {"probe": {0}, "evaluation": {3}}
 
 
 def test_what_is_saved_of_each_sample_gives_the_rows(store: Path) -> None:

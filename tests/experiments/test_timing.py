@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from program import run
 
-from experiments import timing
-from experiments.timing import Machine, Speed, foreign_load, timing_identity
+from experiments.commands import timing
+from experiments.commands.timing import Machine, Speed, foreign_load, timing_identity
 from ldm.errors import UserError
 
 

@@ -82,9 +82,8 @@ def test_a_new_sampler_needs_a_class_and_its_line(monkeypatch):
     assert inactive_options("halving") == {"eta", "variance"}
     assert "share" in inactive_options("ddim")
     halving = build_sampler("halving", SCHEDULE, {"share": 0.25, "eta": 0.0})
-    *_, end = sample(
-        halving, lambda x, t: torch.ones_like(x), torch.zeros(1, 1), time_grid("trailing", 3), RecordedNoise()
-    )
+    times = time_grid("trailing", 3)
+    *_, end = sample(halving, lambda x, t: torch.ones_like(x), torch.zeros(1, 1), times, RecordedNoise())
     assert float(end) == pytest.approx(1 - 0.75**3)
     with pytest.raises(UserError, match=r"sampler\.share=0 is no number above 0 and up to 1"):
         build_sampler("halving", SCHEDULE, {"share": 0})

@@ -1,0 +1,97 @@
+"""What a config will cost: network calls of a sample, FLOPs of a training image, and what fits into a budget."""
+
+import bisect
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from experiments import build
+from experiments.data_facts import Vocabulary
+from experiments.tables import denoiser_settings
+from ldm.denoiser import UNetOptions
+from ldm.diffusion.schedule import STEPS
+from ldm.errors import UserError
+from ldm.parts import defaults_of
+from ldm.samplers import asked_levels
+from ldm.training.flops import count_flops
+
+
+def network_calls(config: Mapping[str, Any]) -> int:
+    """Network evaluations (NFE) that one image costs under a resolved config, those of guidance counted twice.
+
+    Of a scale that is still to be found: what it costs at most.
+    """
+    given = config["guidance"]
+    settled = {**given, "scale": max(given["candidates"])} if given["scale"] == build.AUTO else given
+    chosen, guides = build.sampler(config["sampler"], build.schedule(config["diffusion"])), build.guidance(settled)
+    return sum(2 if guides.acts_at(t) else 1 for t in asked_levels(chosen, build.time_grid_of(config["sampler"])))
+
+
+def steps_within(config: Mapping[str, Any], calls: int) -> int:
+    """The most steps of the configured sampler, its spacing and guidance, that cost at most so many network calls.
+
+    Raises: UserError for a number that is no budget, or not enough for a single step.
+    """
+    if not isinstance(calls, int) or calls < 1:
+        raise UserError(f"sampler.nfe={calls} is not a whole number of network calls above 0")
+    candidates = range(1, min(calls, STEPS) + 1)
+    steps = bisect.bisect_right(
+        candidates, calls, key=lambda n: network_calls({**config, "sampler": {**config["sampler"], "steps": n}})
+    )
+    if steps == 0:
+        raise UserError(f"sampler.nfe={calls} is less than one step of sampler={config['sampler']['name']} costs here")
+    return steps
+
+
+SMALL_DENOISER_SHARE = 0.01
+"""Of the FLOPs of the main training, what the small denoiser that looks at a latent space may spend."""
+
+
+def small_denoiser_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A UNet without conditions, of two levels; of one four times as wide where the latent's side is under 4 or odd."""
+    side = config["data"]["resolution"] // config["ae"]["f"]
+    sizes = config["scale"]["small_denoiser"]
+    settings = {**defaults_of(UNetOptions), **sizes, "channel_mult": [1, 2], "attention_sides": [], "num_heads": None}
+    if side < 4 or side % 2:  # a level of side 1 needs channels, or its norms would leave nothing
+        settings |= {"channel_mult": [1], "model_channels": 4 * sizes["model_channels"]}
+    return settings
+
+
+def images_of_small_denoiser(config: Mapping[str, Any], known: Vocabulary) -> int:
+    """Images after which the small denoiser has spent its share of the main training's FLOPs, one batch at least."""
+    ae, side, trainer = config["ae"], config["data"]["resolution"] // config["ae"]["f"], config["trainer"]
+    each = _flops_of_training_image(_text(small_denoiser_settings(config)), "{}", ae["channels"], side, ae["f"], known)
+    budget = SMALL_DENOISER_SHARE * trainer["images"] * flops_per_training_image(config, ae["f"], known)
+    return max(int(trainer["batch"]), round(budget / each))
+
+
+def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabulary) -> float:
+    """FLOPs of one training image's forward and backward pass at downsampling factor f, counted on the meta device.
+
+    What the user set of the denoiser stands; the rest is the scale's for that f, so `config` is one not yet filled in.
+    """
+    if f == config["ae"]["f"]:
+        channels = config["ae"]["channels"]
+    else:
+        channels = 3 if f == 1 else config["scale"]["first_stage"]["latent_channels"][f]
+    settings, side = denoiser_settings(config, f), config["data"]["resolution"] // f
+    return _flops_of_training_image(_text(settings), _text(config["conditioning"]), channels, side, f, known)
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+@functools.lru_cache
+def _flops_of_training_image(
+    settings: str, condition_settings: str, channels: int, side: int, f: int, known: Vocabulary
+) -> float:
+    """FLOPs of a training image from groups as JSON, counted once: a sweep plans many cells of one network."""
+    with torch.device("meta"):
+        conditions = build.conditioning(json.loads(condition_settings), known, {"f": f, "channels": channels})
+        network = build.denoiser(json.loads(settings), channels, side, conditions)
+        x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
+    return count_flops(lambda: network(x, index, given.context, given.concat).sum().backward())

@@ -1,0 +1,1 @@
+"""The command-line tools, called as python -m experiments.NAME."""
