@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.collect import Study
-from analysis.papers import BAND, NAMES, Published, protocol_differences, setting_differences
+from analysis.literature import BAND, NAMES, Published, protocol_differences, setting_differences
 
 
 @dataclass(frozen=True)

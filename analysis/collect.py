@@ -12,8 +12,8 @@ from analysis.axes import AUTO, TUNED, Axes, axes_of, needed_by, stages_of
 from analysis.columns import MEANING, frame_of
 from analysis.costs import costs, share
 from analysis.labels import CellLabels
+from analysis.literature import Published
 from analysis.missing import Missing, gaps
-from analysis.papers import Published
 from analysis.store import Records, chosen_sweeps
 from analysis.timings import timings
 from ldm.errors import UserError

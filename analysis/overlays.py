@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.collect import Study
-from analysis.papers import NAMES, PAPER, UNKNOWN, Measured, Published, named, protocol_differences, unlike_settings
+from analysis.literature import NAMES, PAPER, UNKNOWN, Measured, Published, named, protocol_differences, unlike_settings
 from analysis.placing import PointLabel
 
 SHADE = "#9a9a9a"

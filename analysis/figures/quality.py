@@ -14,7 +14,7 @@ from analysis.figures.notes import counted, facts_of, notes_of
 from analysis.figures.panels import Panel, panels_of
 from analysis.headline import Headline, compared_images, headline
 from analysis.labels import family_name
-from analysis.papers import Published
+from analysis.literature import Published
 from analysis.placing import PointLabel
 from ldm.records import DECODED, REAL
 

@@ -10,6 +10,7 @@ from analysis import overlays, papers
 from analysis.checklist import entries, markdown
 from analysis.collect import read_study
 from analysis.figures import FIGURES
+from analysis.literature import Measured
 from analysis.plot_tradeoffs import main
 
 LIKE_THE_PAPER = Recipe(
@@ -94,7 +95,7 @@ def test_tables_are_read_as_they_are_printed(where, metric, axes, value):
 def test_axes_follow_from_what_is_printed():
     guided = _number("Table 10", "fid", f=4, guidance_scale=1.5)
     assert (guided.steps, guided.images_seen) == (250, 178_000 * 1200)
-    assert guided.measured == papers.Measured("imagenet", 256, "class", 50_000, "train")
+    assert guided.measured == Measured("imagenet", 256, "class", 50_000, "train")
     # 16,384 codes are 14 bits for 8 x 8 pixels.
     assert _number("Table 8", "psnr", regulariser="vq", codes=16384, f=8).index_bits_per_pixel == 14 / 64
     assert _number("Table 8", "psnr", regulariser="kl", f=4).index_bits_per_pixel is None
