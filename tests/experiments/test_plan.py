@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tiny_plans import FACTS, changed, identities, plan_of, reversed_keys, settings_of
+from tiny_plans import FACTS, changed, identities, plan_of, planned, reversed_keys, settings_of
 
 from experiments import build
 from experiments.conditions import DataFacts, Vocabulary, larger_maps
@@ -231,7 +231,7 @@ def test_an_option_of_a_new_sampler_is_in_the_identity_of_its_samples_alone(monk
     def plan(name, share):
         settings = settings_of()
         settings["sampler"] |= {"name": name, "share": share}
-        return make_plan(settings, FACTS)
+        return planned(settings)
 
     assert changed(plan("toy", 0.5), plan("toy", 0.25)) == {"samples", "evaluation"}
     assert plan("toy", 0.5).config["sampler"].keys() == {"name", "share", "steps", "spacing", "final", "clip", "seed"}
