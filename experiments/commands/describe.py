@@ -1,15 +1,16 @@
-"""The plan of a cell without running it: python -m experiments.describe [KEY=VALUE ...] [--json]."""
+"""The plan of a cell without running it: python -m experiments.describe [KEY=VALUE ...] [--json|--config]."""
 
 import contextlib
 import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -40,11 +41,18 @@ from ldm.data.contract import Annotation
 from ldm.errors import UserError
 from ldm.records import StageRecord
 
-USAGE = """usage: python -m experiments.describe [KEY=VALUE ...] [--json]
+USAGE = """usage: python -m experiments.describe [KEY=VALUE ...] [--json|--config]
 
 The plan of one cell without running it, for the same overrides as run.py takes: its stages and which of them the store
 holds, parameters, FLOPs, memory, and the time where a record of this store allows an estimate. Of what an experiment
-sweeps, the first value is taken where the command line gives none."""
+sweeps, the first value is taken where the command line gives none.
+
+  --json     one object instead of tables
+  --config   the settings with every null filled in, as YAML: what the defaults stand for"""
+
+FLAGS = ("--json", "--config")
+NOT_SETTINGS = ("command", "sweep")
+"""Entries of a resolved config that nobody sets."""
 
 
 ALIKE = 4.0
@@ -198,17 +206,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(given):
         say(USAGE)
         return 0
-    overrides = [argument for argument in given if argument != "--json"]
-    is_json = "--json" in given
-    return exit_code(lambda: _run(overrides, is_json))
+    overrides = [argument for argument in given if argument not in FLAGS]
+    return exit_code(lambda: _run(overrides, set(given) & set(FLAGS)))
 
 
-def _run(overrides: Sequence[str], is_json: bool) -> int:
+def filled_config(config: Mapping[str, Any]) -> str:
+    """A resolved config as YAML; of the scale's tables, from which it was filled, only the name."""
+    shown = {key: value for key, value in config.items() if key not in NOT_SETTINGS}
+    return OmegaConf.to_yaml(OmegaConf.create({**shown, "scale": config["scale"]["name"]}))
+
+
+def _run(overrides: Sequence[str], flags: Set[str]) -> int:
     # Standard output is the JSON's alone.
-    with contextlib.redirect_stdout(sys.stderr) if is_json else contextlib.nullcontext():
+    with contextlib.redirect_stdout(sys.stderr) if flags else contextlib.nullcontext():
         description = described(with_scale(["describe", *overrides])[1:])
-    if is_json:
+    if "--json" in flags:
         print(json.dumps(description.to_json(), indent=1))
+    elif "--config" in flags:
+        print(filled_config(description.plan.config), end="")
     else:
         _print(description)
     return 0
