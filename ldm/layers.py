@@ -28,7 +28,7 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The same for tokens that hold all heads side by side.
+    """Attention of tokens that hold all heads side by side, over the keys where `mask` is true.
 
     Shapes: q (N, L, heads, d), k and v (N, S, heads, d), mask (N, S); result (N, L, heads * d).
     """

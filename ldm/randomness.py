@@ -23,7 +23,7 @@ def generator(seed: int, *keys: int | str) -> torch.Generator:
 
 
 def numpy_generator(seed: int, *keys: int | str) -> np.random.Generator:
-    """The same for libraries that draw with NumPy."""
+    """A NumPy generator for one purpose, named by keys as in `generator`."""
     return np.random.Generator(np.random.PCG64(derived_seed(seed, *keys)))
 
 

@@ -108,7 +108,7 @@ def _double(features: NDArray[np.float32]) -> torch.Tensor:
 
 
 def _moved(interval: Interval, value: float) -> Interval:
-    """The same interval around another value."""
+    """An interval as wide, around another value."""
     shift = value - interval.value
     return dataclasses.replace(interval, value=value, low=interval.low + shift, high=interval.high + shift)
 

@@ -43,7 +43,7 @@ class SymbolModel:
     parameters: Sequence[NDArray[np.float64]] = ()
 
     def of_images(self, n: int) -> "SymbolModel":
-        """The same for the symbols of n images, one behind another."""
+        """The distribution of the symbols of n images, one behind another."""
         return SymbolModel(self.model, [np.tile(values, n) for values in self.parameters])
 
 

@@ -117,7 +117,7 @@ class MetricValue:
         return self.of.name
 
     def varied(self, *variants: Variant) -> "MetricValue":
-        """The same value as that of a variant of its metric."""
+        """This value, named as that of a variant of its metric."""
         return dataclasses.replace(self, of=varied(self.of, *variants))
 
     def row(self, protocol: str = "", images_seen: int | None = None, seed: int | None = None) -> ResultRow:

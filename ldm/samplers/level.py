@@ -47,6 +47,7 @@ def with_eps(x: Tensor, eps: Tensor, now: Level, then: Level) -> Tensor:
     """The probability flow from one level to another where the noise estimate stays `eps`: exact if it does.
 
     In the coordinates x / alpha and sigma / alpha it is a straight line with slope eps. Needs now.alpha > 0.
+    Shapes: x, eps and the result alike.
     Source: Song et al. 2021, eq. 13; Karras et al. 2022, eq. 4 (these coordinates).
     """
     scale = then.alpha / now.alpha
@@ -54,8 +55,9 @@ def with_eps(x: Tensor, eps: Tensor, now: Level, then: Level) -> Tensor:
 
 
 def with_x0(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """The same flow where the estimate of the clean image stays `x0`; from pure noise and to the clean end as well.
+    """The probability flow from one level to another where the estimate of the clean image stays `x0`: exact if it does.
 
+    It also starts at pure noise and ends at the clean image. Shapes: x, x0 and the result alike.
     Source: Lu et al. 2022 (DPM-Solver++), eq. 9, with alpha_s (1 - e^-h) written without the logarithms.
     """
     scale = then.sigma / now.sigma
