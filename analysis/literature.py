@@ -142,7 +142,7 @@ def setting_differences(number: Published, row: Mapping[Any, Any]) -> list[str]:
 
 
 def unlike_settings(number: Published, row: Mapping[Any, Any]) -> list[tuple[str, str, str]]:
-    """The same as setting, theirs, ours."""
+    """In what a model of ours was made or sampled otherwise: setting, theirs, ours."""
     found = []
     for axis in ("channels", "steps", "eta", "guidance_scale"):
         there, here = getattr(number, axis), row.get(axis)

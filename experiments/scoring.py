@@ -184,7 +184,7 @@ def _marks(reference: Settings) -> tuple[str, ...]:
 
 
 def window_protocol(generation: Protocol) -> Protocol:
-    """The same for windows of the reference's size, one of each sample, whatever the size of the samples."""
+    """How windows of the reference's size are compared, one of each sample, whatever the size of the samples."""
     mark = "one window of each larger sample, against whole images"
     return dataclasses.replace(generation, kind="windows", marks=(*generation.marks, mark))
 
@@ -195,12 +195,12 @@ def reconstruction_protocol(job: Job, heldout: ImageCache, n: int) -> Protocol:
 
 
 def perceptual_protocol(job: Job, plain: Protocol, judge: PerceptualDistance) -> Protocol:
-    """The same through a perceptual distance, whose network sees the images at their own size."""
+    """How a perceptual distance compares what `plain` says; its network sees the images at their own size."""
     return through_distance(plain, judge, _marks(job.parent("reference").settings))
 
 
 def judged_protocol(plain: Protocol, generation: Protocol) -> Protocol:
-    """The same in the eyes of the extractor that judges generated images so."""
+    """How the extractor of `generation` compares what `plain` says."""
     return through_extractor(plain, generation)
 
 
@@ -244,7 +244,7 @@ def generation_rows(
 def sample_rows(
     features: Features, reference: Features, protocol: Protocol, images_seen: int | None, *variants: Variant
 ) -> tuple[list[ResultRow], list[LeftOut]]:
-    """The same of samples 0 to n - 1 of a model: rows whose differences cancel what the same samples owe to noise."""
+    """Generation metrics of samples 0 to n - 1 of a model: rows whose differences cancel what equal noise gives."""
     numbers = range(len(features))
     values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed, numbers)
     return _varied_rows(values, left_out, protocol, images_seen, variants)

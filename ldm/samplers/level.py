@@ -55,7 +55,7 @@ def with_eps(x: Tensor, eps: Tensor, now: Level, then: Level) -> Tensor:
 
 
 def with_x0(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """The probability flow from one level to another where the estimate of the clean image stays `x0`: exact if it does.
+    """The probability flow from one level to another where the clean estimate stays `x0`: exact if it does.
 
     It also starts at pure noise and ends at the clean image. Shapes: x, x0 and the result alike.
     Source: Lu et al. 2022 (DPM-Solver++), eq. 9, with alpha_s (1 - e^-h) written without the logarithms.
