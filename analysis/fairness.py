@@ -72,7 +72,7 @@ def _tunings(alike: Sequence[Tuning], equal: str) -> str:
     return text.table(["cell", *(f"{scale:g}" for scale in scales), "taken"], lines) + (
         f"\n\n{first.title} by guidance scale, n = {first.n:,} each, protocol `{first.protocol}`, 95 % "
         f"intervals in brackets: {equal}. These samples have a seed of their own; none of them is among the reported "
-        f"ones. All scales of a cell start from the same noise, so scales are told apart by their differences (level "
+        f"ones. All scales of a cell start from the same noise, so candidates are compared by their differences (level "
         f"{LEVEL:g}, Holm over the pairs)."
     )
 

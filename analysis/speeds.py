@@ -12,7 +12,7 @@ SPEED = "sample_images_per_second"
 
 
 def timed(study: Study) -> Study:
-    """The study with measured speeds in place of those of making the sample sets, where anything was timed.
+    """The study with measured speeds in place of those of making the samples, where anything was timed.
 
     A cell that was timed on several machines, or with several batches, has its rows once for each; one that was not
     timed loses its speed. A machine is named with its batch, so that unlike conditions are never taken for one.
@@ -36,7 +36,7 @@ def note(study: Study) -> str:
     """Under which conditions the speeds were measured that `timed` gives."""
     if study.timings.empty:
         return (
-            "Speeds are those of making the sample sets, neither after a warm-up nor alone on the machine; "
+            "Speeds were taken while samples were made, without a warm-up and perhaps beside other work; "
             "`python -m experiments.timing` measures them."
         )
     rows = timed(study).frame

@@ -100,10 +100,10 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         ]
         lines.append(line)
     return text.table(header, lines) + (
-        "\n\nIntervals in brackets; after ± the standard deviation over trainings, or over samples anew of one. "
+        "\n\nIntervals in brackets; after ± the standard deviation over trainings, or over repeated sampling of one. "
         "The rate is `rate_kl_fitted` with the PSNR of a posterior sample (KL), "
         "`rate_index_crossentropy` (VQ), `rate_lossless` (pixels). A FLOP count takes one multiply-add as 2; the first "
-        "stage's share includes encoding the training set once. Images/s are those of making the sample set, without "
+        "stage's share includes encoding the training set once. Images/s are those of making the samples, without "
         "a warm-up; `timings.csv` has what `experiments.timing` measured, where it did."
     )
 

@@ -117,7 +117,7 @@ def check_extractors(config: Mapping[str, Any]) -> None:
         if not isinstance(given, bool | str):
             raise UserError(f"metrics.also.{name}={given} is neither true nor false nor the path of its weights")
     if also.get(judge):
-        raise UserError(f"metrics.also.{judge}: {judge} is metrics.extractor, which judges anyway: leave it out")
+        raise UserError(f"metrics.also.{judge}: {judge} is metrics.extractor, which measures anyway: leave it out")
     for key, name, path in (("weights", judge, metrics["weights"]), *((f"also.{n}", n, p) for n, p in also.items())):
         if isinstance(path, str) and look_up(EXTRACTORS, name, "metrics.also").is_packaged:
             raise UserError(f"metrics.{key}={path}: {name} reads the weights of its package, so leave the path out")
@@ -133,7 +133,7 @@ def check_trained_with(config: Mapping[str, Any]) -> None:
     judges |= {"lpips_alex"} if config["metrics"]["lpips"] else set()
     if trained_with in judges and not config["metrics"]["allow_same_network"]:
         raise UserError(
-            f"{trained_with}, the perceptual loss that trains the first stage, would also be a judge, and biased; "
+            f"{trained_with}, the perceptual loss that trains the first stage, would also be an extractor, and biased; "
             "choose another, or set metrics.allow_same_network=true, which marks the rows"
         )
 

@@ -82,11 +82,11 @@ def sample_notes(stage: Stage, plans: Sequence[Plan], store: Path) -> list[str]:
         elif alike:
             again += 1
     if read:
-        notes.append(f"{_sets(read)} of images that earlier runs kept: nothing is generated again for them")
+        notes.append(f"{_sets(read)} from images that earlier runs saved; nothing is generated again")
     if again:
         notes.append(
             f"{_sets(again)} once more, for another extractor or more images, since earlier ones were not "
-            "kept as images (samples.keep=images keeps them); nothing is trained again"
+            "saved as images (samples.keep=images saves them); nothing is trained again"
         )
     if needed := sum(kept):
         # A set's batches lie beside it until it is whole.
@@ -97,7 +97,7 @@ def sample_notes(stage: Stage, plans: Sequence[Plan], store: Path) -> list[str]:
                 "another store=DIR, fewer metrics.n_samples, or samples.keep=features"
             )
         notes.append(
-            f"samples.keep=images keeps {_bytes(needed)} of images, up to {_bytes(most)} while they are made; "
+            f"samples.keep=images saves {_bytes(needed)} of images, up to {_bytes(most)} while they are made; "
             f"{_bytes(free)} are free"
         )
     return notes

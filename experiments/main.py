@@ -50,7 +50,7 @@ def run_one(config: DictConfig, command: str) -> int:
         raise
     except Exception as error:
         say(f"{type(error).__name__}: {error}", style="bold red")
-        say(f"  the traceback is kept in the store: python -m experiments.ledger --store {store.root}")
+        say(f"  the traceback is in the store: python -m experiments.ledger --store {store.root}")
         return 1
     _track_cells([plan] if computed else [], store, values, name)
     _say_end(store, len(wanted), computed, 1)

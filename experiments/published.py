@@ -85,7 +85,7 @@ def _first_stage_path(config: Mapping[str, Any]) -> str:
     ae, denoiser = config["ae"], config["denoiser"]
     if not is_given(ae):
         raise UserError(
-            "denoiser=pretrained knows the latents of the first stage it was trained with, not of one trained here, "
+            "denoiser=pretrained works on the latents of the first stage it was trained with, not of one trained here, "
             f"ae={ae['regulariser']}: add ae=pretrained (and ae.path=, where it lies elsewhere)"
         )
     path = ae["path"] or denoiser.get("path")
@@ -152,7 +152,7 @@ def _conditions(config: Mapping[str, Any], found: interop.Loaded, facts: DataFac
     if found.conditioning is None:
         _check_unconditional(found, path)
         if all(CONDITIONS[kind].is_optional for kind in conditions_of(config)):  # such as where nothing is said
-            notes = ["the denoiser is unconditional: samples are told nothing"] if conditions_of(config) else []
+            notes = ["the denoiser is unconditional: samples have no condition"] if conditions_of(config) else []
             return {}, notes
         raise UserError(f"the denoiser at {path} is unconditional: use conditioning=none")
     kind, sizes = _kind_of(found.conditioning.named, path)
@@ -181,7 +181,7 @@ def _kind_of(named: Conditioning, path: str) -> tuple[str, Mapping[str, Any]]:
         if isinstance(named, form.conditioning):
             return kind, form.options(named, path)
     raise UserError(
-        f"the denoiser at {path} is told something that this program's data cannot give ({type(named).__name__}); in "
+        f"the denoiser at {path} needs a condition that this program's data cannot give ({type(named).__name__}); in "
         "Python, ldm.interop.sample takes it"
     )
 

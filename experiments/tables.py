@@ -81,7 +81,7 @@ def _named(
     if name is None:
         return {}, []
     if tables is None:
-        return {}, [f"scale={scale['name']} has no {key}={name}: its own networks stand in"]
+        return {}, [f"scale={scale['name']} has no {key}={name}: its own networks are used instead"]
     if name not in tables:
         raise UserError(
             f"{key}={name} is none that scale={scale['name']} has{nearest(name, tables)} "

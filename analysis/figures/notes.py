@@ -30,7 +30,7 @@ def facts_of(study: Study, rows: pd.DataFrame, first: str) -> str:
 def notes_of(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     """Bars, seeds, mixed protocols and missing results, as far as they apply."""
     notes = []
-    bars = "Bars: 95 % intervals over images; one seed, so how far another training would move a point is not known."
+    bars = "Bars: 95 % intervals over images; one seed, so the variance of training is unknown."
     bars = bars if rows["ci_low"].notna().any() else ""
     if seeds := [f"{rows[axis].nunique()} {name}" for axis, name in SEEDS.items() if rows[axis].nunique() > 1]:
         bars = (

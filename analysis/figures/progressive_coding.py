@@ -111,7 +111,7 @@ def draw(study: Study) -> Figure:
     figure.set_size_inches(max(width, LEAST_WIDTH + margin), height)
     style.finish(
         figure,
-        "Progressive coding: what the diffusion model knows after so many bits",
+        "Progressive coding: how well an image is determined after so many bits",
         [
             f"n = {_listed({curve.n for curve in drawn})} held-out images; "
             f"protocol {', '.join(used)}; sweep {study.sweep}"

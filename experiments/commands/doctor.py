@@ -131,7 +131,7 @@ def examine_tracking(values: Mapping[str, Any]) -> Iterator[Finding]:
             place = f"runs lie under {values['store']}/wandb, `wandb sync` uploads them"
             yield Finding("W&B", Verdict.WORKS, f"offline: {place}; neither account nor network is needed")
         case "disabled":
-            yield Finding("W&B", Verdict.WORKS, "disabled: nothing is tracked; the store keeps all results anyway")
+            yield Finding("W&B", Verdict.WORKS, "disabled: nothing is tracked; the store holds all results")
         case "online":
             yield Finding(
                 "W&B", Verdict.NOTE, "online: every stage is uploaded as it runs", "log in first: wandb login --verify"
@@ -161,7 +161,7 @@ def examine_store(store: Path) -> Iterator[Finding]:
         yield Finding(
             "store",
             Verdict.BROKEN,
-            f"{place} does not keep locks (flock), so two processes could compute the same artifact",
+            f"{place} has no working locks (flock), so two processes could compute the same artifact",
             "give a folder on a local disk, or on a network disk mounted with locks, with --store DIR",
         )
 

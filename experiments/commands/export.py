@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ldm.interop.export", description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, which must not be there yet")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as run.py takes them, store=DIR among them")
-    parser.add_argument("--cell", metavar="ID", help="a cell that the store knows; beside it only store=DIR is given")
+    parser.add_argument("--cell", metavar="ID", help="a cell of the store; only store=DIR may be given with it")
     options = parser.parse_intermixed_args(arguments)
     return exit_code(lambda: _export(options.out, options.overrides, options.cell))
 

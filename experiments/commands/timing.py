@@ -299,7 +299,7 @@ def _check_alone(speed: Speed, what: str, allow_busy: bool) -> None:
     if speed.foreign_cores > MOST_FOREIGN_CORES:
         raise UserError(
             f"other processes used {speed.foreign_cores:.1f} cores while '{' '.join(what.split())}' was timed: stop "
-            "them and call again (what is timed already is kept), or give --allow-busy, which marks the result"
+            "them and call again (finished timings remain), or give --allow-busy, which marks the result"
         )
 
 

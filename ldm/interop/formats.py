@@ -21,4 +21,4 @@ def looks_like(names: Collection[str]) -> str:
         if any(name.startswith(signs) for name in names):
             return kind
     shown = ", ".join(f"'{name}'" for name in sorted(names)[:3])
-    return f"nothing this program knows ({shown}{', ...' if len(names) > 3 else ''})"
+    return f"no format that this program reads ({shown}{', ...' if len(names) > 3 else ''})"

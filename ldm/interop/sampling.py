@@ -46,7 +46,7 @@ def sample(
         raise UserError(f"eta={eta} is an option of sampler={readers}, not of {sampler}")
     chosen = build_sampler(sampler, model.schedule, {"eta": eta})
     if guidance_scale != 1 and null_condition is None:
-        raise UserError(f"guidance_scale={guidance_scale} needs null_condition, what the model is told without one")
+        raise UserError(f"guidance_scale={guidance_scale} needs null_condition, the condition that stands for none")
     if model.latent_shape is not None and x_T.shape[1] != model.latent_shape[0]:
         raise UserError(
             f"x_T has shape {tuple(x_T.shape)}, but the model's latents have {model.latent_shape[0]} channels"

@@ -68,7 +68,7 @@ def quantised(latent: Tensor, mean: Tensor, step: Tensor) -> Tensor:
     steps = ((latent.double() - mean.view(1, -1, 1, 1)) / step.view(1, -1, 1, 1)).round().long()
     furthest = int(steps.abs().max())
     if furthest > LARGEST_SYMBOL:
-        raise ValueError(f"a latent lies {furthest} steps from the mean; the coder knows {LARGEST_SYMBOL}")
+        raise ValueError(f"a latent lies {furthest} steps from the mean; the coder covers {LARGEST_SYMBOL}")
     return steps
 
 

@@ -68,11 +68,11 @@ def test_it_is_said_beforehand_what_is_read_made_again_and_kept(tmp_path: Path) 
     assert "nothing is trained again" in again
     finish(store, "metrics.n_samples=30", "samples.keep=images")
     [read] = sample_notes([plan_of("metrics.n_samples=24")], store)
-    assert read == "1 sample set is made of images that earlier runs kept: nothing is generated again for them"
+    assert read == "1 sample set is made from images that earlier runs saved; nothing is generated again"
     cells = [plan_of("samples.keep=images", "metrics.n_samples=40", f"sampler.steps={steps}") for steps in (2, 3)]
     *_, disk = sample_notes(cells, store)
     # 2 sets of 40 images of 32 x 32 x 3 bytes, and once more the batches of one
-    assert disk.startswith("samples.keep=images keeps 240 KiB of images, up to 360 KiB while they are made; ")
+    assert disk.startswith("samples.keep=images saves 240 KiB of images, up to 360 KiB while they are made; ")
 
 
 def test_images_that_would_not_fit_are_refused_before_anything_runs(

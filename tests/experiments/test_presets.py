@@ -220,7 +220,7 @@ def test_a_preset_says_its_question_its_command_and_its_cost(preset):
 def test_a_preset_is_planned_on_the_embedded_images_at_every_scale(preset, scale, tmp_path):
     plan = plan_of(settings_of(preset, "data=emoji", *first_point(preset), scale=scale), Store(tmp_path))
     names = {plan.config["denoiser"]["architecture"], plan.config["ae"].get("architecture", {}).get("name")} - {None}
-    said = [note for note in plan.notes if "its own networks stand in" in note]
+    said = [note for note in plan.notes if "its own networks are used instead" in note]
     assert len(said) == (0 if scale == "paper" else len(names)), plan.notes
 
 

@@ -100,5 +100,5 @@ def test_matched_steps_cost_a_quarter_of_a_bit_more_than_the_kl_rate():
 
 def test_latents_out_of_reach_are_refused():
     far = torch.full((1, 2, 1, 1), 1.0 + MEAN[0], dtype=torch.float64)
-    with pytest.raises(ValueError, match=f"the coder knows {LARGEST_SYMBOL}"):
+    with pytest.raises(ValueError, match=f"the coder covers {LARGEST_SYMBOL}"):
         quantised(far, MEAN, torch.full((2,), 1e-5, dtype=torch.float64))
