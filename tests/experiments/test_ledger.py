@@ -1,18 +1,21 @@
 """The ledger: the state of every stage, and a retry that makes each artifact once."""
 
 import pytest
+from tiny_plans import ON_REQUEST
 
 from experiments.commands import ledger
 from experiments.commands.ledger import State, chosen_sweeps, entries, existing_store, repeat_command, retry
-from experiments.plan import ON_REQUEST
+from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.errors import UserError
-from ldm.records import STAGES, Cell, StageRecord, Sweep
+from ldm.records import Cell, StageRecord, Sweep
 
 
 def cell(steps: int, f: int = 4) -> Cell:
     """A cell whose model is shared by all steps."""
-    names = {name: f"{name}-{f}" for name in STAGES if name not in ON_REQUEST} | {"reference": "reference"}
+    names = {stage.name: f"{stage.name}-{f}" for stage in STAGES if stage.name not in ON_REQUEST} | {
+        "reference": "reference"
+    }
     names |= {name: f"{name}-{f}-{steps}" for name in ("samples", "evaluation")}
     axes = {"f": f, "regulariser": "kl", "steps": steps, "seed": 0, "scale": "tiny", "guidance_scale": 1.0}
     return Cell(f"c{f}-{steps}", axes, (f"ae.f={f}", f"sampler.steps={steps}", "store=elsewhere"), names)
