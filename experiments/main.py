@@ -123,10 +123,12 @@ def _run_job(values: Mapping[str, Any]) -> None:
     try:
         found = plan.stages[target].identity
         if expected not in (None, found):
-            raise UserError(
+            error = UserError(
                 f"this job was to make {target} {expected} and plans {found}: its images, weights or program are not "
                 "those that the sweep was planned with; run the sweep again"
             )
+            store.fail(target, expected, error, values["command"])
+            raise error
         build.prepare_device(values["device"])
         tracker = _tracker(values, store, values["sweep"]["id"])
         run_stages(STAGES, plan, plan.needed((target,)), store, tracker)

@@ -13,6 +13,7 @@ from experiments.images import Images
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
 from experiments.store import Store, now
 from experiments.tracking import Tracker
+from ldm import __version__
 from ldm.records import RATE, WINDOWS, StageRecord
 
 
@@ -124,8 +125,6 @@ def headline(record: StageRecord) -> str:
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record; nothing of it is in an identity."""
     import torch
-
-    from ldm import __version__
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

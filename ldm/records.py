@@ -17,26 +17,6 @@ from typing import Any
 SCHEMA = 2
 """2: rows say what their metric means, records and sweeps the axes and parents of their stages."""
 
-STAGES = (
-    "reference",
-    "other_references",
-    "first_stage",
-    "reconstruction",
-    "coding",
-    "latents",
-    "predictors",
-    "diffusion",
-    "progress",
-    "likelihood",
-    "probe",
-    "tuning",
-    "samples",
-    "evaluation",
-    "training_set",
-    "memorisation",
-)
-"""All stages in an order in which parents come first."""
-
 
 def content_hash(value: Any, digits: int = 16) -> str:
     """A hexadecimal hash of any JSON value, independent of the order of keys."""

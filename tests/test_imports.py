@@ -7,7 +7,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -144,3 +144,101 @@ def test_every_package_with_code_is_listed_for_installation():
         if path.parent.name != "__pycache__"
     }
     assert there - listed == set()
+
+
+OWN = ("experiments", "analysis")
+LAZY = ("analysis/plot_tradeoffs.py",)
+"""Commands whose --help comes before what they draw with is imported."""
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def running(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a tree but those that only a type checker reads."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not is_for_types(child):
+            yield from running(child)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(tree: ast.AST, known: Collection[str]) -> set[str]:
+    """The modules among `known` that a tree imports when it runs."""
+    names = {name for node in running(tree) for name in imported_by(node)}
+    return {name if name in known else name.rpartition(".")[0] for name in names} & set(known)
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def graph_of(package: str) -> dict[str, set[str]]:
+    """By module of a package the modules of it that it imports, inside of functions too."""
+    trees = {module_name(path): tree_of(path) for path in modules(package)}
+    return {name: imported_modules(tree, trees) for name, tree in trees.items()}
+
+
+def circle_in(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """The modules of one circle, in order; nothing where there is none."""
+    done: set[str] = set()
+
+    def below(name: str, above: list[str]) -> list[str]:
+        if name in above:
+            return above[above.index(name) :]
+        if name not in done:
+            for other in sorted(graph[name]):
+                if found := below(other, [*above, name]):
+                    return found
+            done.add(name)
+        return []
+
+    return next((found for name in graph if (found := below(name, []))), [])
+
+
+def test_circles_are_found_and_imports_for_types_are_none():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    text = "from a import b\nif TYPE_CHECKING:\n    import c\ndef f():\n    from d import e\n    import a.x"
+    assert imported_modules(ast.parse(text), {"a", "a.b", "a.x", "c", "d"}) == {"a.b", "a.x", "d"}
+
+
+@pytest.mark.parametrize("package", OWN)
+def test_no_circle_among_modules(package):
+    graph = graph_of(package)
+    assert sum(map(len, graph.values())) > len(graph)
+    assert circle_in(graph) == []
+
+
+@pytest.mark.parametrize("package", OWN)
+def test_no_import_of_the_program_is_hidden_in_a_function(package):
+    hidden = [
+        f"{file} imports {name}"
+        for path in modules(package)
+        if (file := path.relative_to(ROOT).as_posix()) not in LAZY
+        for function in ast.walk(tree_of(path))
+        if isinstance(function, ast.FunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+        for name in imported_by(node)
+        if within(name, PACKAGES)
+    ]
+    assert hidden == []
+
+
+def test_what_a_stage_is_knows_the_records_alone():
+    names = {name for node in running(tree_of(ROOT / "experiments/stage.py")) for name in imported_by(node)}
+    own = {name for name in names if within(name, PACKAGES)}
+    assert own
+    assert all(within(name, ("ldm.records",)) for name in own)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from experiments.cli import exit_code, without
 from experiments.console import say
+from experiments.stages import STAGES
 from experiments.store import Failure, Store
 from experiments.sweep import shell_word
 from ldm.errors import UserError, nearest
@@ -247,11 +248,12 @@ def _say_unmade(found: Sequence[Entry]) -> None:
 
 
 def _parents(entry: Entry, stage: str) -> list[str]:
-    """The stages of a cell that a stage hangs on; all before it where the sweep is too old to tell."""
+    """The stages of a cell that a stage hangs on; as in this program where the sweep is too old to tell."""
+    shapes = entry.sweep.stages or {known.name: known.shape for known in STAGES}
     names = list(entry.cell.stages)
-    if stage not in entry.sweep.stages:
+    if stage not in shapes:
         return names[: names.index(stage)]
-    return [name for name in entry.sweep.stages[stage].parents if name in entry.cell.stages]
+    return [name for name in shapes[stage].parents if name in names]
 
 
 def _leaves(entry: Entry) -> list[str]:

@@ -2,7 +2,8 @@
 
 from tiny_plans import changed, plan_of
 
-from experiments.plan import UNTIL
+from experiments.stage import targets
+from experiments.stages import STAGES
 
 ASKED = "metrics.coding=true"
 
@@ -18,7 +19,7 @@ def test_pixels_are_not_coded():
 
 def test_it_belongs_to_the_first_stage():
     plan = plan_of("ae.f=4", ASKED)
-    assert "coding" in [stage.name for stage in plan.needed(UNTIL["first_stage"])]
+    assert "coding" in [stage.name for stage in plan.needed(targets(STAGES, "first_stage"))]
     other = plan_of("ae.f=4", ASKED, "seed=3", "metrics.extractor=inception", "latents.scale=none")
     assert plan.stages["coding"].identity == other.stages["coding"].identity
     assert plan.stages["coding"].identity != plan_of("ae.f=4", ASKED, "ae.seed=3").stages["coding"].identity

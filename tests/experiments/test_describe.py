@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_plans import identities, plan_of
+from tiny_plans import ON_REQUEST, identities, plan_of
 
 from experiments import build
+from experiments.budget import network_calls
 from experiments.commands import describe
 from experiments.conditions import Vocabulary
 from experiments.counts import (
@@ -19,14 +20,15 @@ from experiments.counts import (
     training_bytes,
 )
 from experiments.main import plan_of as plan_of_run
-from experiments.plan import ON_REQUEST
 from experiments.runner import environment
+from experiments.stage import Estimate
+from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.data.contract import ImageCache
 from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.perceptual import EfficientNetPerceptual
 from ldm.pretrained import efficientnet_lite
-from ldm.records import STAGES, Cost, StageRecord
+from ldm.records import Cost, StageRecord
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
 from ldm.training.flops import count_flops
 
@@ -162,7 +164,7 @@ def test_pixel_space_has_no_first_stage_to_pay_for():
     ],
 )
 def test_network_calls_are_those_of_the_sampler_twice_where_guidance_acts(overrides, calls):
-    assert build.network_calls(plan_of("sampler.steps=10", *overrides).config) == calls
+    assert network_calls(plan_of("sampler.steps=10", *overrides).config) == calls
 
 
 def test_memory_is_weights_gradients_adam_and_ema_and_what_backward_needs():
@@ -192,7 +194,7 @@ def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
     assert {line["stage"]: line["identity"] for line in found["stages"]} == identities(run)
     assert found["axes"]["f"] == 8
     assert found["latent_shape"] == [4, 4, 4]
-    assert [line["stage"] for line in found["stages"]] == [name for name in STAGES if name not in ON_REQUEST]
+    assert [line["stage"] for line in found["stages"]] == [s.name for s in STAGES if s.name not in ON_REQUEST]
     assert {line["is_complete"] for line in found["stages"]} == {False}
     assert {line["seconds"] for line in found["stages"]} == {None}
     assert found["training"]["first_stage"] == {"batch": 8, "steps": 8, "images_seen": 64}
@@ -233,7 +235,7 @@ def test_time_is_estimated_from_the_most_similar_record_of_this_machine(tmp_path
     store, plan, images, flops = Store(tmp_path), plan_of("ae.f=4"), 64, 64e9
 
     def diffusion():
-        return describe._line(plan, "diffusion", (images, flops), store, is_known=True)
+        return describe._line(plan, "diffusion", Estimate(images, flops), store, is_known=True)
 
     assert (diffusion().seconds, diffusion().seconds_from, diffusion().is_complete) == (None, "unknown", False)
     store.finish(record_of("elsewhere", 1.0, 10, 10e9, processor="another"))

@@ -1,5 +1,6 @@
 """Another extractor reads images that were kept, makes the others once more, and trains nothing."""
 
+import dataclasses
 import json
 import sys
 from collections import namedtuple
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from program import records, rows, run
-from tiny_plans import plan_of
+from tiny_plans import plan_of, stage_named
 
 from experiments import kept
 from experiments.kept import sample_notes
@@ -19,24 +20,25 @@ from ldm.records import StageRecord
 sys.path.append(str(Path(__file__).parents[1]))
 from tiny_clip import save_tiny_clip
 
+SAMPLES = stage_named("samples")
 CELL = ("ae=identity", "ae.f=1", "trainer.milestones=[1.0]", "conditioning=class")
 
 
 def finish(store: Store, *overrides: str) -> StageRecord:
     """Writes the record of a samples stage, with images where they are to be kept."""
     stage = plan_of(*overrides).stages["samples"]
-    record = StageRecord("samples", stage.identity, stage.config, stage.parents)
-    if stage.config["keep"] == "images":
+    record = StageRecord("samples", stage.identity, stage.settings, stage.parents)
+    if stage.settings["keep"] == "images":
         folder = store.folder("samples", stage.identity)
         folder.mkdir(parents=True)
-        np.save(folder / "images.npy", np.zeros((stage.config["n_samples"], 3, 32, 32), np.uint8))
+        np.save(folder / "images.npy", np.zeros((stage.settings["n_samples"], 3, 32, 32), np.uint8))
     store.finish(record)
     return record
 
 
 def kept_for(store: Store, *overrides: str) -> str | None:
     """The identity of the artifact that these settings would read."""
-    found = kept.kept_images(plan_of(*overrides).stages["samples"], store)
+    found = kept.kept_images(SAMPLES, plan_of(*overrides).stages["samples"], store.root)
     return found.record.identity if found else None
 
 
@@ -50,27 +52,27 @@ def test_images_are_read_by_whoever_asks_for_the_same_pixels(tmp_path: Path) -> 
         assert kept_for(store, "metrics.n_samples=20", other) is None, other
 
 
-def test_images_of_another_version_of_the_code_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_another_version_of_the_code_are_not_read(tmp_path: Path) -> None:
     store = Store(tmp_path)
     finish(store, "samples.keep=images")
-    assert kept_for(store) is not None
-    monkeypatch.setitem(kept.identity.__globals__["CODE_VERSIONS"], "samples", 2)
-    assert kept_for(store) is None
+    planned = plan_of().stages["samples"]
+    assert kept.kept_images(SAMPLES, planned, tmp_path) is not None
+    assert kept.kept_images(dataclasses.replace(SAMPLES, version=SAMPLES.version + 1), planned, tmp_path) is None
 
 
 def test_it_is_said_beforehand_what_is_read_made_again_and_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert sample_notes([plan_of()], store) == []
+    assert sample_notes(SAMPLES, [plan_of()], tmp_path) == []
     finish(store, "metrics.n_samples=20")
-    [again] = sample_notes([plan_of("metrics.n_samples=24")], store)
+    [again] = sample_notes(SAMPLES, [plan_of("metrics.n_samples=24")], tmp_path)
     assert again.startswith("1 sample set is made once more")
     assert "samples.keep=images" in again
     assert "nothing is trained again" in again
     finish(store, "metrics.n_samples=30", "samples.keep=images")
-    [read] = sample_notes([plan_of("metrics.n_samples=24")], store)
+    [read] = sample_notes(SAMPLES, [plan_of("metrics.n_samples=24")], tmp_path)
     assert read == "1 sample set is made from images that earlier runs saved; nothing is generated again"
     cells = [plan_of("samples.keep=images", "metrics.n_samples=40", f"sampler.steps={steps}") for steps in (2, 3)]
-    *_, disk = sample_notes(cells, store)
+    *_, disk = sample_notes(SAMPLES, cells, tmp_path)
     # 2 sets of 40 images of 32 x 32 x 3 bytes, and once more the batches of one
     assert disk.startswith("samples.keep=images saves 240 KiB of images, up to 360 KiB while they are made; ")
 
@@ -81,7 +83,7 @@ def test_images_that_would_not_fit_are_refused_before_anything_runs(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(kept.shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 10**5, 10**5))
     with pytest.raises(UserError, match=r"samples.keep=images would take 240 KiB .* where 97.7 KiB are free"):
-        sample_notes([plan_of("samples.keep=images", "metrics.n_samples=40")], Store(tmp_path))
+        sample_notes(SAMPLES, [plan_of("samples.keep=images", "metrics.n_samples=40")], tmp_path)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from program import rows, run, start
 
-from ldm.records import STAGES
+from experiments.stages import STAGES
 
 CELL = ("ae=vq", "ae.f=4", "trainer.checkpoint_seconds=0", "trainer.milestones=[1.0]", "samples.batch=8")
 TRAINED = (*CELL, "ae.training.images=640", "trainer.images=640")
@@ -29,7 +29,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_numbers(uninterrupted: P
     """Each try is killed soon after its next stage has begun."""
     store = tmp_path / "store"
     interrupted = []
-    for stage in [name for name in STAGES if begun(uninterrupted, name)]:
+    for stage in [stage.name for stage in STAGES if begun(uninterrupted, stage.name)]:
         process = start(store, *TRAINED)
         if wait_for(lambda stage=stage: begun(store, stage), process):
             time.sleep(0.4)

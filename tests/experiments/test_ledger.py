@@ -1,24 +1,29 @@
 """The ledger: the state of every stage, and a retry that makes each artifact once."""
 
 import pytest
+from tiny_plans import ON_REQUEST
 
 from experiments.commands import ledger
 from experiments.commands.ledger import State, chosen_sweeps, entries, existing_store, repeat_command, retry
-from experiments.plan import ON_REQUEST
+from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.errors import UserError
-from ldm.records import STAGES, Cell, StageRecord, Sweep
+from ldm.records import Cell, StageRecord, Sweep
 
 
 def cell(steps: int, f: int = 4) -> Cell:
     """A cell whose model is shared by all steps."""
-    names = {name: f"{name}-{f}" for name in STAGES if name not in ON_REQUEST} | {"reference": "reference"}
+    names = {stage.name: f"{stage.name}-{f}" for stage in STAGES if stage.name not in ON_REQUEST} | {
+        "reference": "reference"
+    }
     names |= {name: f"{name}-{f}-{steps}" for name in ("samples", "evaluation")}
     axes = {"f": f, "regulariser": "kl", "steps": steps, "seed": 0, "scale": "tiny", "guidance_scale": 1.0}
     return Cell(f"c{f}-{steps}", axes, (f"ae.f={f}", f"sampler.steps={steps}", "store=elsewhere"), names)
 
 
-SWEEP = Sweep("20260101-a", "2026-01-01T10:00:00", "python run.py -m", (cell(2), cell(3), cell(2, 8)))
+SHAPES = {stage.name: stage.shape for stage in STAGES}
+CELLS = (cell(2), cell(3), cell(2, 8))
+SWEEP = Sweep("20260101-a", "2026-01-01T10:00:00", "python run.py -m", CELLS, stages=SHAPES)
 
 
 @pytest.fixture
@@ -44,10 +49,10 @@ class Launcher:
         assert values["store"] == str(self.store.root)
         assert "store=elsewhere" not in overrides
         asked = cell(int(values["sampler.steps"]), int(values["ae.f"]))
-        stages = asked.stages
+        stages, [entry] = asked.stages, entries_of(asked)
         target = values["sweep.target"]
         self.jobs.append((target, stages[target]))
-        for name in ledger._ancestry(asked, target):
+        for name in ledger._ancestry(entry, target):
             if self.store.is_complete(name, stages[name]):
                 continue
             if stages[name] in self.fails:
@@ -93,6 +98,15 @@ def test_a_retry_makes_every_artifact_once(store):
     assert again.jobs == []
 
 
+def test_a_retry_of_a_sweep_that_names_no_stages_makes_every_artifact_too(store):
+    """Those of older programs."""
+    older = Sweep("20250101-a", "2025-01-01T10:00:00", "python run.py -m", CELLS)
+    launch = Launcher(store)
+    retry(store, entries(store, [older]), launch)
+    assert all(entry.is_done for entry in entries(store, [older]))
+    assert len(launch.jobs) == len(set(launch.jobs)) == 7
+
+
 def test_a_retry_leaves_alone_what_hangs_on_a_stage_that_fails_again(store):
     launch = Launcher(store, fails={"latents-4"})
     retry(store, entries(store, [SWEEP]), launch)
@@ -115,7 +129,7 @@ def test_a_retry_that_makes_nothing_says_so(store, monkeypatch, capsys):
 
 
 def test_the_latest_sweep_all_or_one_are_shown(store):
-    later = Sweep("20260201-b", "2026-02-01T10:00:00", "python run.py", (cell(2), cell(9)))
+    later = Sweep("20260201-b", "2026-02-01T10:00:00", "python run.py", (cell(2), cell(9)), stages=SHAPES)
     store.write_sweep(later)
     assert chosen_sweeps(store, None) == [later]
     assert chosen_sweeps(store, "20260101-a") == [SWEEP]

@@ -7,24 +7,24 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tiny_plans import FACTS, changed, identities, plan_of, planned, reversed_keys, settings_of
+from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of, planned, reversed_keys, settings_of, stage_named
 
 from experiments import build
+from experiments.budget import network_calls
 from experiments.conditions import DataFacts, Vocabulary, larger_maps
-from experiments.plan import ON_REQUEST, OPTIONAL, PARENTS, make_plan
+from experiments.stages import STAGES
 from ldm.errors import UserError
 from ldm.parts import option
-from ldm.records import STAGES
 from ldm.samplers import SAMPLERS
 from ldm.training.flops import count_flops
 
-ALWAYS = set(STAGES) - set(ON_REQUEST)
+ALWAYS = {stage.name for stage in STAGES} - ON_REQUEST
 FROM_DIFFUSION_ON = {"diffusion", "progress", "samples", "evaluation"}
 
 
 def test_the_order_of_keys_changes_no_identity():
     settings = settings_of("ae=vq")
-    assert identities(make_plan(reversed_keys(settings), FACTS)) == identities(make_plan(settings, FACTS))
+    assert identities(planned(reversed_keys(settings))) == identities(planned(settings))
 
 
 def test_pixel_space_is_one_cell_under_every_regulariser():
@@ -72,7 +72,7 @@ def test_how_is_measured_trains_nothing_anew(setting, expected):
 def test_other_judges_have_references_of_their_own_and_the_plan_s_own_is_none_of_them(tmp_path):
     assert "other_references" not in plan_of().stages
     both = plan_of("metrics.also.inception=true", f"metrics.also.dinov2={tmp_path}")
-    assert set(both.stages["other_references"].config["extractors"]) == {"inception", "dinov2"}
+    assert set(both.stages["other_references"].settings["extractors"]) == {"inception", "dinov2"}
     with pytest.raises(UserError, match=r"metrics.also.inception: inception is metrics.extractor, which judges anyway"):
         plan_of("metrics.extractor=inception", "metrics.also.inception=true")
     with pytest.raises(UserError, match=r"metrics.also.inception=3 is neither true nor false nor the path"):
@@ -108,9 +108,9 @@ def test_what_changes_no_number_is_in_no_identity(setting):
 def test_the_device_is_in_no_identity_and_the_precision_is():
     on_gpu, in_bf16 = settings_of(), settings_of()
     on_gpu["device"], in_bf16["precision"] = "cuda", "bf16"
-    assert not changed(plan_of(), make_plan(on_gpu, FACTS))
+    assert not changed(plan_of(), planned(on_gpu))
     # The judge computes in one format, whatever trained and sampled.
-    assert changed(plan_of(), make_plan(in_bf16, FACTS)) == ALWAYS - {"reference", "probe"}
+    assert changed(plan_of(), planned(in_bf16)) == ALWAYS - {"reference", "probe"}
 
 
 SUPERRES_8 = ("conditioning=superres", "conditioning.superres.scale=8")
@@ -140,7 +140,7 @@ OTHER_VALUES = {
 GROUPS = {"first_stage": ("ae",), "diffusion": (), "samples": ()}
 
 
-@pytest.mark.parametrize("path", OPTIONAL)
+@pytest.mark.parametrize("path", [f"{stage.name}.{path}" for stage in STAGES for path in stage.defaults])
 def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path):
     stage, *keys = path.split(".")
     is_own = stage == "samples" and len(keys) == 1
@@ -153,8 +153,8 @@ def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path)
     del _inside(before, keys)[keys[-1]]
     _inside(other, keys)[keys[-1]] = OTHER_VALUES[path]
     if not is_own or path == "samples.keep":  # planning reads the rest by name
-        assert not changed(plan_of(*cell), make_plan(before, FACTS))
-    assert stage in changed(plan_of(*given), make_plan(other, FACTS))
+        assert not changed(plan_of(*cell), planned(before))
+    assert stage in changed(plan_of(*given), planned(other))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_guidance_over_all_noise_levels_is_guidance_everywhere():
 def test_a_budget_of_network_calls_becomes_the_most_steps_that_fit(overrides, steps, calls):
     plan = plan_of(*overrides)
     assert plan.config["sampler"]["steps"] == plan.axes["steps"] == steps
-    assert build.network_calls(plan.config) == calls
+    assert network_calls(plan.config) == calls
     by_steps = [f"sampler.steps={steps}", *(o for o in overrides if not o.startswith("sampler.nfe"))]
     assert not changed(plan, plan_of(*by_steps))
 
@@ -314,7 +314,8 @@ def test_what_a_stage_needs_stands_before_it():
     needed = [stage.name for stage in plan.needed(("evaluation",))]
     assert needed == ["reference", "first_stage", "latents", "diffusion", "probe", "samples", "evaluation"]
     for position, name in enumerate(needed):
-        assert set(PARENTS[name]) - set(needed[:position]) <= set(ON_REQUEST)
+        assert set(plan.stages[name].parents) <= set(needed[:position])
+        assert set(stage_named(name).parents) - set(needed[:position]) <= ON_REQUEST
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,18 @@ import torch
 from tiny_plans import FACTS, changed, plan_of
 
 from experiments import build
+from experiments.budget import flops_per_training_image, images_of_small_denoiser, small_denoiser_settings
 from experiments.conditions import annotations_read
 from experiments.generate import Generator
-from experiments.plan import UNTIL
+from experiments.stage import targets
+from experiments.stages import STAGES
 from experiments.stages.predictors import _Space, _statistics, _unexplained
 from ldm.conditioning import Unconditional
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.first_stage.contract import Gaussian
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.latent_scale import LatentScale
+from ldm.training.flops import count_flops
 
 ASKED = "metrics.predictors=true"
 UNIT = LatentScale(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
@@ -25,7 +28,7 @@ UNIT = LatentScale(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torc
 def test_it_is_planned_on_request_and_changes_nothing_else():
     assert "predictors" not in plan_of().stages
     assert changed(plan_of(), plan_of(ASKED)) == {"predictors"}
-    assert "predictors" in [stage.name for stage in plan_of(ASKED).needed(UNTIL["first_stage"])]
+    assert "predictors" in [stage.name for stage in plan_of(ASKED).needed(targets(STAGES, "first_stage"))]
 
 
 @pytest.mark.parametrize("setting", ["sampler.steps=7", "seed=1", "diffusion.target=v", "guidance.scale=2"])
@@ -42,18 +45,18 @@ def test_what_changes_the_space_or_the_noise_is(setting):
 def test_the_small_denoiser_spends_a_hundredth_of_the_flops(f):
     config = plan_of(ASKED, f"ae.f={f}", "trainer.images=1000000").config
     known = FACTS.vocabulary(annotations_read(config))
-    images = build.images_of_small_denoiser(config, known)
-    settings, side = build.small_denoiser_settings(config), 32 // f
+    images = images_of_small_denoiser(config, known)
+    settings, side = small_denoiser_settings(config), 32 // f
     with torch.device("meta"):
         network = build.denoiser(settings, config["ae"]["channels"], side, Unconditional())
         x, index = torch.empty(1, config["ae"]["channels"], side, side), torch.empty(1)
-    each = build.count_flops(lambda: network(x, index).sum().backward())
-    main = 1_000_000 * build.flops_per_training_image(config, f, known)
+    each = count_flops(lambda: network(x, index).sum().backward())
+    main = 1_000_000 * flops_per_training_image(config, f, known)
     assert images * each == pytest.approx(0.01 * main, rel=1e-3)
 
 
 def test_it_sees_one_batch_at_least():
-    assert plan_of(ASKED, "trainer.images=1").stages["predictors"].config["small_denoiser"]["images"] == 16
+    assert plan_of(ASKED, "trainer.images=1").stages["predictors"].settings["small_denoiser"]["images"] == 16
 
 
 def test_a_space_of_posteriors_is_drawn_by_seed_and_image_or_taken_at_its_means():

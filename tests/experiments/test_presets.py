@@ -21,8 +21,10 @@ from experiments.commands import describe
 from experiments.compose import composed, settings_only, swept
 from experiments.conditions import Vocabulary, annotations_read
 from experiments.main import plan_of
-from experiments.plan import Plan, make_plan
+from experiments.plan import make_plan
 from experiments.schema import CONF
+from experiments.stage import Plan
+from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.conditioning import Conditioning
 from ldm.errors import UserError
@@ -136,7 +138,7 @@ def declared_plan(*preset: str) -> tuple[Plan, Vocabulary]:
     """The plan at scale=paper without any image, of what the preset's data declares, and that."""
     settings = settings_of(*preset)
     facts = describe.declared_of(settings["data"]).as_facts()
-    plan = make_plan(settings, facts)
+    plan = make_plan(settings, facts, STAGES)
     return plan, facts.vocabulary(annotations_read(plan.config))
 
 

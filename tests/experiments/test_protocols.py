@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from program import run
-from tiny_plans import plan_of
+from tiny_plans import job_for, plan_of
 
 from experiments.scoring import (
     generation_protocol,
@@ -17,24 +17,26 @@ from experiments.scoring import (
     reconstruction_protocol,
     sample_protocol,
 )
+from experiments.stage import Job
 from ldm.records import Protocol
 
 EXTRACTOR = {"name": "net", "resize": "bilinear", "size": 112, "weights_hash": "abc", "precision": "fp32"}
 FACTS = {"reference_fingerprint": "reference", "n_reference": 40, "extractor": EXTRACTOR}
 HELDOUT: Any = SimpleNamespace(fingerprint="held", resolution=32)
+OF_32_PX: Any = SimpleNamespace(resolution=32)
 LPIPS: Any = SimpleNamespace(name="lpips", weights_hash="def")
 
 
-def job_of(*overrides: str) -> Any:
-    """The job of a reconstruction stage, whose reference stage is finished."""
-    plan = plan_of(*overrides)
-    config, record = plan.stages["reconstruction"].config, SimpleNamespace(facts=FACTS)
-    return SimpleNamespace(plan=plan, config=config, parent_record=lambda name: record)
+def job_of(stage: str, *overrides: str) -> Job:
+    """The job of a stage of that plan, whose reference stage is finished."""
+    return job_for(plan_of(*overrides), stage, OF_32_PX, FACTS)
 
 
 def protocol_of(*overrides: str, n: int = 32) -> Protocol:
     """How samples of that plan are measured."""
-    return sample_protocol(job_of(*overrides), n)
+    of_samples, of_milestones = (sample_protocol(job_of(stage, *overrides), n) for stage in ("evaluation", "progress"))
+    assert of_samples == of_milestones
+    return of_samples
 
 
 @pytest.mark.parametrize(
@@ -64,14 +66,15 @@ def test_swept_axes_are_no_part_of_it(swept: str) -> None:
 
 def test_floors_are_of_images_whatever_samples_are_asked_for() -> None:
     """They belong to stages that know nothing of samples."""
-    asked = job_of("samples.conditions=heldout")
-    assert generation_protocol(asked, 32) == generation_protocol(job_of(), 32) == protocol_of()
-    assert protocol_from(asked.plan.config, FACTS, 32, "heldout").class_balance == "as in the held-out images"
+    asked = job_of("reconstruction", "samples.conditions=heldout")
+    assert generation_protocol(asked, 32) == generation_protocol(job_of("reconstruction"), 32) == protocol_of()
+    settings = asked.parent("reference").settings
+    assert protocol_from(settings, 32, FACTS, 32, "heldout").class_balance == "as in the held-out images"
 
 
 def reconstruction_of(*overrides: str) -> tuple[Protocol, Protocol, Protocol]:
     """How 20 reconstructions of that plan are measured: by no network, by the extractor, by a perceptual distance."""
-    job = job_of(*overrides)
+    job = job_of("reconstruction", *overrides)
     plain = reconstruction_protocol(job, HELDOUT, 20)
     return plain, judged_protocol(plain, generation_protocol(job, 20)), perceptual_protocol(job, plain, LPIPS)
 

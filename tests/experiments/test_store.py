@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from tiny_plans import plan_of
 
-from experiments.runner import Outcome, run_stages
+from experiments.runner import run_stages
+from experiments.stage import Outcome
+from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.errors import UserError
 from ldm.records import Cell, Cost, LeftOut, ResultRow, StageRecord, Sweep
@@ -48,6 +50,11 @@ class Quiet:
 
     def finish(self, record):
         pass
+
+
+def stages_that(work):
+    """All stages, with this for their work."""
+    return [dataclasses.replace(stage, run=work) for stage in STAGES]
 
 
 @contextmanager
@@ -145,16 +152,16 @@ def test_stages_run_parents_first_once_and_their_records_are_written_last(tmp_pa
     store, plan, ran = Store(tmp_path), plan_of(), []
 
     def work(job):
-        assert not store.is_complete(job.stage.name, job.stage.identity)
-        assert store.is_claimed(f"{job.stage.name}/{job.stage.identity}")
-        assert all(job.parent_record(parent).identity == identity for parent, identity in job.stage.parents.items())
+        assert not store.is_complete(job.stage.name, job.planned.identity)
+        assert store.is_claimed(f"{job.stage.name}/{job.planned.identity}")
+        assert all(job.parent(parent).record.identity == identity for parent, identity in job.planned.parents.items())
         ran.append(job.stage.name)
         return Outcome(facts={"n": len(ran)})
 
     stages = plan.needed(("evaluation",))
-    assert run_stages(plan, stages, store, Quiet(), work) == len(stages)
+    assert run_stages(stages_that(work), plan, stages, store, Quiet()) == len(stages)
     assert ran == [stage.name for stage in stages]
-    assert run_stages(plan, stages, store, Quiet(), work) == 0
+    assert run_stages(stages_that(work), plan, stages, store, Quiet()) == 0
     assert [store.record(s.name, s.identity).facts["n"] for s in stages] == list(range(1, len(stages) + 1))
 
 
@@ -171,7 +178,7 @@ def test_a_failure_keeps_its_traceback_stops_what_follows_and_is_forgotten_by_su
         return Outcome()
 
     with pytest.raises(ValueError, match="numbers are wrong"):
-        run_stages(plan, stages, store, Quiet(), work)
+        run_stages(stages_that(work), plan, stages, store, Quiet())
     key = ("latents", plan.stages["latents"].identity)
     failure = store.failure(*key)
     assert failure.error == "ValueError: numbers are wrong"
@@ -181,7 +188,7 @@ def test_a_failure_keeps_its_traceback_stops_what_follows_and_is_forgotten_by_su
     assert not store.is_complete(*key)
     assert not store.is_claimed("/".join(key))
     broken.clear()
-    assert run_stages(plan, stages, store, Quiet(), work) == 2
+    assert run_stages(stages_that(work), plan, stages, store, Quiet()) == 2
     assert store.failure(*key) is None
 
 
@@ -190,9 +197,10 @@ def test_a_row_without_its_protocol_never_enters_the_store(tmp_path):
     rows, how = (ResultRow("psnr", 20.0, 8, "p"), ResultRow("ssim", 0.5, 8)), {"p": {"kind": "reconstruction"}}
     stages = plan.needed(("first_stage",))
     with pytest.raises(RuntimeError, match="first_stage gives no protocol of its rows ssim"):
-        run_stages(plan, stages, store, Quiet(), lambda job: Outcome(rows=rows, protocols=how))
+        run_stages(stages_that(lambda job: Outcome(rows=rows, protocols=how)), plan, stages, store, Quiet())
     assert not store.is_complete("first_stage", plan.stages["first_stage"].identity)
-    assert run_stages(plan, stages, store, Quiet(), lambda job: Outcome(rows=rows[:1], protocols=how)) == 1
+    mended = stages_that(lambda job: Outcome(rows=rows[:1], protocols=how))
+    assert run_stages(mended, plan, stages, store, Quiet()) == 1
 
 
 def test_a_stage_that_the_user_stops_has_not_failed(tmp_path):
@@ -202,7 +210,7 @@ def test_a_stage_that_the_user_stops_has_not_failed(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_stages(plan, plan.needed(("first_stage",)), store, Quiet(), work)
+        run_stages(stages_that(work), plan, plan.needed(("first_stage",)), store, Quiet())
     assert store.failure("first_stage", plan.stages["first_stage"].identity) is None
 
 

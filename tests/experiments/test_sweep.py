@@ -6,12 +6,13 @@ from collections import Counter
 import pytest
 from tiny_plans import plan_of
 
-from experiments.plan import PARENTS, UNTIL
+from experiments.stage import targets
+from experiments.stages import STAGES
 from experiments.store import Store
-from experiments.sweep import Point, as_sweep, distinct, missing, run_waves, shell_word
+from experiments.sweep import Point, as_sweep, distinct, in_waves, missing, run_waves, shell_word
 from ldm.records import StageRecord
 
-TARGETS = UNTIL["evaluation"]
+TARGETS = targets(STAGES, "evaluation")
 GRID = [(f"ae={ae}", f"ae.f={f}", f"sampler.steps={steps}") for ae in ("kl", "vq") for f in (1, 4) for steps in (2, 3)]
 
 
@@ -24,16 +25,17 @@ class Bookkeeper:
 
     def __call__(self, jobs):
         wave = []
-        for *overrides, target in jobs:
+        for *overrides, target, identity in jobs:
             name = target.removeprefix("sweep.target=")
             plan = self.points[tuple(overrides)].plan
             stage, axes = plan.stages[name], plan.axes
+            assert identity == f"sweep.identity='{stage.identity}'"
             wave.append((name, stage.identity))
             assert all(self.store.is_complete(parent, identity) for parent, identity in stage.parents.items())
             if (name, axes["f"], axes["regulariser"]) in self.fails:
                 self.store.fail(name, stage.identity, ValueError("no luck"), "the sweep's command")
             elif (name, axes["f"], axes["regulariser"]) not in self.dies:
-                self.store.finish(StageRecord(name, stage.identity, stage.config, stage.parents))
+                self.store.finish(StageRecord(name, stage.identity, stage.settings, stage.parents))
         self.waves.append(wave)
 
 
@@ -80,10 +82,9 @@ def test_one_more_number_of_steps_is_one_sample_set_a_model(tmp_path, points):
     run_waves(points, TARGETS, store, Bookkeeper(store, points))
     grid = [(ae, f, "sampler.steps=4") for ae, f, steps in GRID if steps == "sampler.steps=2"]
     more = distinct([Point(overrides, plan_of(*overrides)) for overrides in grid])
-    assert {name: len(wave) for name, wave in missing([*points, *more], TARGETS, store).items()} == {
-        "samples": 3,
-        "evaluation": 3,
-    }
+    jobs = missing([*points, *more], TARGETS, store)
+    assert Counter(planned.name for planned, _ in jobs) == {"samples": 3, "evaluation": 3}
+    assert [{planned.name for planned, _ in wave} for wave in in_waves(jobs)] == [{"samples"}, {"evaluation"}]
 
 
 @pytest.mark.parametrize("how", ["fails", "dies"])
@@ -111,12 +112,12 @@ def test_a_lost_stage_stops_only_what_hangs_on_it(tmp_path, points, how):
 def test_until_bounds_what_is_run_and_what_is_written_down(tmp_path, points):
     store = Store(tmp_path)
     books = Bookkeeper(store, points)
-    run_waves(points, UNTIL["latents"], store, books)
+    run_waves(points, targets(STAGES, "latents"), store, books)
     expected = {"reference", "first_stage", "reconstruction", "latents"}
     assert {name for wave in books.waves for name, _ in wave} == expected
-    sweep = as_sweep("s", "now", "command", points, "latents")
+    sweep = as_sweep("s", "now", "command", points, "latents", STAGES)
     assert [set(cell.stages) for cell in sweep.cells] == [expected] * len(points)
-    assert all(set(PARENTS[name]) <= expected for name in expected)
+    assert all(set(sweep.stages[name].parents) <= expected for name in expected)
 
 
 @pytest.mark.parametrize(

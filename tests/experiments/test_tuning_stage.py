@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from program import run
-from tiny_plans import FACTS, changed, identities, plan_of
+from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of, stage_named
 
 from experiments.conditions import DataFacts
-from experiments.plan import ON_REQUEST, pixels_hash
+from experiments.kept import pixels_hash
 from experiments.resolve import FEWEST_TO_TUNE
 from experiments.stages.tuning import may_lie_beyond
 from ldm.errors import UserError
@@ -23,7 +23,7 @@ AUTO = "guidance.scale=auto"
 def test_a_cell_that_is_given_its_guidance_has_no_tuning() -> None:
     """And the identities that it had before there was any."""
     plan, other = plan_of("guidance.scale=2"), plan_of("guidance.scale=2", "guidance.candidates=[1,5]")
-    assert not set(plan.stages) & set(ON_REQUEST)
+    assert not set(plan.stages) & ON_REQUEST
     assert identities(plan) == identities(other)
     assert not changed(plan_of(), plan_of("guidance.tuning_samples=64"))
 
@@ -48,7 +48,7 @@ def test_kept_samples_are_not_those_of_another_judge_s_tuning() -> None:
 
     def pixels(*overrides: str) -> str:
         stage = plan_of("samples.keep=images", *overrides).stages["samples"]
-        return pixels_hash(stage.config, stage.parents)
+        return pixels_hash(stage_named("samples"), stage.settings, stage.parents)
 
     other = "metrics.seed=1"
     assert pixels("guidance.scale=2") == pixels("guidance.scale=2", other)
@@ -58,7 +58,7 @@ def test_kept_samples_are_not_those_of_another_judge_s_tuning() -> None:
 def test_every_cell_of_a_scale_has_the_same_budget() -> None:
     """Whatever its first stage, sampler or number of steps."""
     cells = [(), ("ae.f=8",), ("ae=vq",), ("sampler=heun",), ("sampler.steps=9",)]
-    found = [plan_of(AUTO, *cell).stages["tuning"].config["guidance"] for cell in cells]
+    found = [plan_of(AUTO, *cell).stages["tuning"].settings["guidance"] for cell in cells]
     assert all(settings == found[0] for settings in found)
     assert found[0]["tuning_samples"] == 32
 
@@ -125,7 +125,7 @@ def test_an_optimum_at_either_end_may_lie_beyond_it(best: float, candidates: lis
 def test_a_factor_of_the_learning_rate_is_nothing_but_the_rate() -> None:
     """Twice 1e-3 is 2e-3, to the identity too; the axis tells the cells of a check apart."""
     twice = plan_of("trainer.learning_rate_factor=2")
-    assert twice.stages["diffusion"].config["training"]["learning_rate"] == 2e-3
+    assert twice.stages["diffusion"].settings["training"]["learning_rate"] == 2e-3
     assert not changed(twice, plan_of("trainer.learning_rate=2e-3"))
     assert changed(twice, plan_of()) == {"diffusion", "progress", "samples", "evaluation"}
     assert (twice.axes["learning_rate_factor"], plan_of().axes["learning_rate_factor"]) == (2, 1)

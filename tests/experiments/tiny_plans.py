@@ -3,13 +3,20 @@
 import copy
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from experiments.compose import composed, settings_only
 from experiments.conditions import DataFacts
 from experiments.plan import make_plan
-from experiments.stage import Plan
+from experiments.runner import machine_of
+from experiments.stage import ImageSets, Job, Parent, Plan, Stage
 from experiments.stages import STAGES
+from experiments.tracking import Silent
+from ldm.records import StageRecord
+
+ON_REQUEST = {"other_references", "coding", "predictors", "likelihood", "tuning", "training_set", "memorisation"}
+"""Stages that a plan holds only where its config asks for them."""
 
 FACTS = DataFacts("train", "heldout", 64, 40, ("cat", "dog", "eel"))
 
@@ -32,6 +39,26 @@ def plan_of(*overrides: str, scale: str = "tiny", facts: DataFacts = FACTS) -> P
 def planned(settings: Mapping[str, Any], facts: DataFacts = FACTS) -> Plan:
     """The plan of composed settings."""
     return make_plan(settings, facts, STAGES)
+
+
+def job_for(plan: Plan, name: str, images: ImageSets, facts: Mapping[str, Any]) -> Job:
+    """The job of a stage of a plan whose ancestors are finished, all with the same facts in their records."""
+    parents = {
+        planned.name: Parent(
+            StageRecord(planned.name, planned.identity, planned.settings, planned.parents, facts),
+            Path(planned.name),
+            planned.settings,
+        )
+        for planned in plan.needed((name,))[:-1]
+    }
+    machine = machine_of(plan.config)
+    return Job(stage_named(name), plan.stages[name], Path(name), parents, machine, name, Silent(), images)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name."""
+    [found] = [stage for stage in STAGES if stage.name == name]
+    return found
 
 
 def identities(plan: Plan) -> dict[str, str]:
