@@ -76,7 +76,7 @@ def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabular
     if f == config["ae"]["f"]:
         channels = config["ae"]["channels"]
     else:
-        channels = 3 if f == 1 else config["scale"]["first_stage"]["latent_channels"][f]
+        channels = 3 if f == 1 else config["scale"]["ae"]["latent_channels"][f]
     settings, side = denoiser_settings(config, f), config["data"]["resolution"] // f
     return _flops_of_training_image(_text(settings), _text(config["conditioning"]), channels, side, f, known)
 

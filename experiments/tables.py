@@ -69,7 +69,7 @@ def architecture(config: Mapping[str, Any], f: int) -> tuple[Mapping[str, Any], 
 
 def first_stage_tables(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The scale's tables of first stages, with those of `ae.architecture.name` in front, and notes."""
-    tables, name = config["scale"]["first_stage"], config["ae"]["architecture"]["name"]
+    tables, name = config["scale"]["ae"], config["ae"]["architecture"]["name"]
     found, notes = _named(tables.get("architectures"), "ae.architecture.name", name, config["scale"])
     return {**tables, **{key: {**tables[key], **table} for key, table in found.items()}}, notes
 
