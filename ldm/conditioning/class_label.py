@@ -43,10 +43,10 @@ class ClassConditioning(Conditioning):
         return self.classes
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """One token an item.
+        """One token an item: label (N,) to context (N, 1, dim).
 
-        Raises: UserError for labels that are missing, no integers, or out of range (on a GPU, where looking at them
-        would stall every step, the embedding itself asserts the range).
+        Raises: UserError for labels that are missing, no integers, or out of range (on a GPU, where reading them would
+        stall every step, the embedding itself asserts the range).
         """
         label = field_of(fields, "label")
         if label.dim() != 1 or label.is_floating_point() or label.is_complex():
@@ -64,6 +64,6 @@ class ClassConditioning(Conditioning):
         return Condition(context=self.embedding(label.long()).unsqueeze(1))
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with the labels where `mask` is true replaced by the null class."""
+        """All fields, with the labels (N,) where `mask`, (N,), is true replaced by the null class; result as fields."""
         label = field_of(fields, "label")
         return {**fields, "label": label.masked_fill(mask, self.null_class)}

@@ -10,7 +10,7 @@ from ldm.errors import UserError
 
 
 class CombinedConditioning(Conditioning):
-    """The tokens of all parts one after another, their maps one above another; all are dropped together.
+    """Several conditionings at once: their tokens one after another, their maps stacked; all are dropped together.
 
     Raises: UserError for token widths that differ.
     """
@@ -28,7 +28,10 @@ class CombinedConditioning(Conditioning):
         self.concat_channels = sum(part.concat_channels for part in parts.values())
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """The conditions of all parts, joined."""
+        """The conditions of all of them, joined.
+
+        Shapes: contexts (N, tokens, width) joined along the tokens, maps (N, C, h, w) along the channels.
+        """
         given: list[Condition] = [part(fields) for part in self.parts.values()]
         maps = [one.concat for one in given if one.concat is not None]
         contexts = [one for one in given if one.context is not None]
@@ -39,7 +42,7 @@ class CombinedConditioning(Conditioning):
         )
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, dropped by every part."""
+        """All fields, dropped by each conditioning in turn; mask (N,), result as fields."""
         dropped = dict(fields)
         for part in self.parts.values():
             assert isinstance(part, Conditioning)
@@ -48,7 +51,7 @@ class CombinedConditioning(Conditioning):
 
 
 def _joined_masks(given: list[Condition]) -> Tensor | None:
-    """Which of the joined tokens are seen; None where none of the parts masks any."""
+    """Which of the joined tokens are seen, (N, tokens); None where none of the conditions masks any."""
     if all(one.context_mask is None for one in given):
         return None
     masks = []

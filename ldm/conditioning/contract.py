@@ -1,4 +1,4 @@
-"""What a denoiser is told besides x_t and its noise level, and what makes that of data fields (tau_theta)."""
+"""What a denoiser is conditioned on besides x_t and its noise level, and what makes that of data fields (tau_theta)."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -67,25 +67,30 @@ class Conditioning(nn.Module, ABC):
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
         """The condition of a batch; of `fields` only those named by `self.fields` are read.
 
-        Raises: UserError where a field is missing or holds what this conditioning cannot mean.
+        Shapes: each field (N, ...), one item an image; result as `Condition` says, with N items.
+        Raises: UserError where a field is missing or holds values that this conditioning cannot read.
         """
 
     @abstractmethod
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """All fields, with the items where `mask` is true replaced by the null condition (Ho and Salimans 2022).
 
-        Shapes: mask (N,) of booleans. The given mapping and its tensors stay as they are.
+        The given mapping and its tensors stay as they are. Shapes: fields (N, ...), mask (N,) of booleans; result as
+        fields.
         """
 
     def null(self, fields: Mapping[str, Tensor], n: int) -> Condition:
-        """The null condition of a batch of `n` items: what `forward` gives where all of them are dropped."""
+        """The null condition of a batch of `n` items: what `forward` gives where all of them are dropped.
+
+        Shapes: fields (n, ...); result a `Condition` of n items.
+        """
         everything = next(iter(fields.values())) if fields else torch.empty(0)
         return self(self.drop(fields, torch.ones(n, dtype=torch.bool, device=everything.device)))
 
     def placeholder(self, n: int, sides: tuple[int, int]) -> Condition:
         """A condition of the right shapes and unspecified values, for counting operations, also on the meta device.
 
-        Shapes: `sides` (h, w) of the latent.
+        Shapes: `sides` (h, w) of the latent; context (n, tokens, context_dim), concat (n, concat_channels, h, w).
         """
         return Condition(
             None if self.context_dim is None else torch.empty(n, self.tokens, self.context_dim),
@@ -94,7 +99,7 @@ class Conditioning(nn.Module, ABC):
 
 
 def field_of(fields: Mapping[str, Tensor], name: str) -> Tensor:
-    """The data field `name`.
+    """The data field `name`, (N, ...), as it is.
 
     Raises: UserError where the data has no such field.
     """
@@ -108,7 +113,7 @@ def field_of(fields: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def masked_items(value: Tensor, mask: Tensor, null: Tensor | float) -> Tensor:
-    """`value` with `null` in the items where `mask`, (N,), is true."""
+    """`value`, (N, ...), with `null` in the items where `mask`, (N,), is true; result as `value`."""
     return torch.where(mask.view(-1, *[1] * (value.dim() - 1)), torch.as_tensor(null, device=value.device), value)
 
 
@@ -125,5 +130,5 @@ class Unconditional(Conditioning):
         return Condition()
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """The fields as they are."""
+        """The fields as they are; `mask`, (N,), has no effect."""
         return dict(fields)

@@ -43,7 +43,10 @@ class LayoutConditioning(Conditioning):
         self.transformer = TokenTransformer(1 + classes + grid**2, self.tokens, width, depth)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """Raises: UserError where the boxes are missing, of another shape, or of unknown classes."""
+        """The boxes' tokens, embedded, from the field and of the shape that the class states.
+
+        Raises: UserError where the boxes are missing, of another shape, or of classes that are out of range.
+        """
         tokens, seen = self.sequence(boxes_of(fields, self.boxes, self.classes))
         return Condition(context=self.transformer(tokens, seen), context_mask=seen)
 
@@ -57,7 +60,7 @@ class LayoutConditioning(Conditioning):
         return torch.cat([torch.zeros_like(leading, dtype=torch.long), tokens.flatten(1)], dim=1), seen
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with no box left in the items where `mask` is true."""
+        """All fields, with no box left in the items where `mask`, (N,), is true; result as fields."""
         return with_boxes_dropped(fields, mask)
 
 
@@ -94,7 +97,10 @@ class BoxTokenConditioning(Conditioning):
         self.transformer = transformer
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """Raises: UserError where boxes (or tokens) are missing, of another shape, or of unknown classes."""
+        """The boxes' tokens, embedded, from the field and of the shape that the class states.
+
+        Raises: UserError where boxes (or tokens) are missing, of another shape, or of classes that are out of range.
+        """
         if "tokens" not in fields:
             fields = {"tokens": self.sequence(boxes_of(fields, self.boxes, self.classes))}
         return Condition(context=self.transformer(tokens_of(fields, self.tokens, self.transformer.vocabulary)))
@@ -108,12 +114,15 @@ class BoxTokenConditioning(Conditioning):
         return torch.cat([tokens, tokens.new_tensor([0, self.grid**2 - 1]).expand(len(tokens), PER_CROP)], dim=1)
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with no box left in the items where `mask` is true."""
+        """All fields, with no box left in the items where `mask`, (N,), is true; result as fields."""
         return with_boxes_dropped(fields, mask)
 
 
 def boxes_of(fields: Mapping[str, Tensor], most: int, classes: int) -> Tensor:
-    """The field "boxes", checked (on a GPU, where looking at it would stall every step, only its shape)."""
+    """The field "boxes", (N, most, 5), checked (on a GPU, where reading it would stall every step, only its shape).
+
+    Raises: UserError where it is missing, of another shape, or of classes that are out of range.
+    """
     boxes = field_of(fields, "boxes")
     if boxes.dim() != 3 or boxes.shape[1:] != (most, 5):
         raise UserError(
@@ -137,5 +146,5 @@ def corner_places(boxes: Tensor, grid: int) -> Tensor:
 
 
 def with_boxes_dropped(fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """All fields, with no box left in the field "boxes" of the items where `mask`, (N,), is true."""
+    """All fields, with no box left in the field "boxes", (N, M, 5), where `mask`, (N,), is true; result as fields."""
     return {**fields, "boxes": masked_items(field_of(fields, "boxes"), mask, -1.0)}

@@ -33,7 +33,10 @@ class SemanticConditioning(Conditioning):
         self.mapper = nn.Conv2d(classes, channels, 1, bias=False)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """Raises: UserError where the label map is missing, no integers, or of sides that `factor` does not divide."""
+        """The map of a batch, from the field and of the shape that the class states.
+
+        Raises: UserError where the label map is missing, no integers, or of sides that `factor` does not divide.
+        """
         labels = field_of(fields, "semantic")
         if labels.dim() != 3 or labels.is_floating_point() or any(side % self.factor for side in labels.shape[1:]):
             raise UserError(
@@ -46,7 +49,7 @@ class SemanticConditioning(Conditioning):
         return Condition(concat=self.mapper(shares))
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with every pixel unlabelled in the items where `mask` is true."""
+        """All fields, with every pixel unlabelled where `mask`, (N,), is true; result as fields."""
         return {**fields, "semantic": masked_items(field_of(fields, "semantic"), mask, -1)}
 
 
@@ -73,7 +76,10 @@ class SuperResolutionConditioning(Conditioning):
         self.concat_channels = 3 * self.gather**2
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """Raises: UserError where the image is missing."""
+        """The map of a batch, from the field and of the shape that the class states.
+
+        Raises: UserError where the image is missing.
+        """
         image = field_of(fields, "low_resolution")
         if self.gather > 1:
             return Condition(concat=F.pixel_unshuffle(image, self.gather))
@@ -83,7 +89,7 @@ class SuperResolutionConditioning(Conditioning):
         return Condition(concat=image)
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with grey images where `mask` is true."""
+        """All fields, with grey images where `mask`, (N,), is true; result as fields."""
         return {**fields, "low_resolution": masked_items(field_of(fields, "low_resolution"), mask, 0.0)}
 
 
@@ -120,7 +126,10 @@ class InpaintingConditioning(Conditioning):
         self.concat_channels = channels + 1
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """Raises: UserError where image or mask is missing."""
+        """The map of a batch, from the fields and of the shape that the class states.
+
+        Raises: UserError where image or mask is missing.
+        """
         image, mask = field_of(fields, "image"), field_of(fields, "mask")
         with torch.no_grad():
             latent = self.encode(image * (1 - mask) + self.covered * mask)
@@ -129,5 +138,5 @@ class InpaintingConditioning(Conditioning):
         return Condition(concat=torch.cat([latent, 2 * pooled - 1], dim=1))
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with masks that cover everything where `mask` is true."""
+        """All fields, with masks that cover everything where `mask`, (N,), is true; result as fields."""
         return {**fields, "mask": masked_items(field_of(fields, "mask"), mask, 1.0)}

@@ -31,12 +31,15 @@ class TextConditioning(Conditioning):
         self.register_buffer("null_tokens", null_tokens, persistent=False)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """Raises: UserError where the tokens are missing, no integers, or outside the vocabulary."""
+        """The tokens' embeddings, from the field and of the shape that the class states.
+
+        Raises: UserError where the tokens are missing, no integers, or outside the vocabulary.
+        """
         tokens = tokens_of(fields, self.tokens, self.transformer.vocabulary)
         return Condition(context=self.transformer(tokens))
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with the captions where `mask` is true replaced by the empty one."""
+        """All fields, with the captions where `mask`, (N,), is true replaced by the empty one; result as fields."""
         return with_captions_dropped(fields, mask, self.null_tokens)
 
 
@@ -64,7 +67,10 @@ class FrozenTextConditioning(Conditioning):
         self.register_buffer("null_tokens", null_tokens, persistent=False)
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """Raises: UserError where the tokens are missing, no integers, or outside the vocabulary."""
+        """The tokens' embeddings, from the field and of the shape that the class states.
+
+        Raises: UserError where the tokens are missing, no integers, or outside the vocabulary.
+        """
         tokens = tokens_of(fields, self.tokens, self.vocabulary)
         seen = tokens != self.padding
         seen[:, 0] = (
@@ -75,18 +81,24 @@ class FrozenTextConditioning(Conditioning):
         return Condition(context=context, context_mask=seen)
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """All fields, with the captions where `mask` is true replaced by the empty one."""
+        """All fields, with the captions where `mask`, (N,), is true replaced by the empty one; result as fields."""
         return with_captions_dropped(fields, mask, self.null_tokens)
 
 
 def with_captions_dropped(fields: Mapping[str, Tensor], mask: Tensor, null_tokens: Tensor) -> dict[str, Tensor]:
-    """All fields, with the field "tokens" replaced by `null_tokens`, (L,), in the items where `mask` is true."""
+    """All fields, with the field "tokens" replaced by the empty caption in the items where `mask` is true.
+
+    Shapes: field "tokens" (N, L), mask (N,), null_tokens (L,); result as fields.
+    """
     tokens = field_of(fields, "tokens")
     return {**fields, "tokens": masked_items(tokens, mask, null_tokens.to(tokens))}
 
 
 def tokens_of(fields: Mapping[str, Tensor], length: int, vocabulary: int) -> Tensor:
-    """The field "tokens", checked (on a GPU, where looking at them would stall every step, only its shape)."""
+    """The field "tokens", (N, length), checked (on a GPU, where reading it would stall every step, only its shape).
+
+    Raises: UserError where it is missing, of another shape, no integers, or outside the vocabulary.
+    """
     tokens = field_of(fields, "tokens")
     if tokens.dim() != 2 or tokens.shape[1] != length or tokens.is_floating_point():
         raise UserError(

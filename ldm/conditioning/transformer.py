@@ -21,7 +21,7 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Shapes: x (N, L, width), mask (N, L) of the tokens that are seen; result as x."""
+        """x attended to itself. Shapes: x (N, L, width), mask (N, L) of the tokens that are seen; result as x."""
         q, k, v = (layer(x).unflatten(2, (HEADS, HEAD_WIDTH)) for layer in (self.to_q, self.to_k, self.to_v))
         return self.to_out(attend(q, k, v, mask))
 
@@ -38,7 +38,7 @@ class Layer(nn.Module):
         self.contract = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Shapes: x (N, L, width), mask (N, L); result as x."""
+        """Both branches, added one after the other. Shapes: x (N, L, width), mask (N, L); result as x."""
         x = x + self.attention(self.norm1(x), mask)
         return x + self.contract(F.gelu(self.expand(self.norm2(x))))
 
@@ -62,8 +62,9 @@ class TokenTransformer(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Shapes: tokens (N, L) of integers, mask (N, L) of those that are seen; result (N, L, width).
+        """The tokens' embeddings in their context.
 
+        Shapes: tokens (N, L) of integers, mask (N, L) of those that are seen; result (N, L, width).
         Raises: ValueError for sequences longer than `length`.
         """
         if tokens.shape[1] > self.length:

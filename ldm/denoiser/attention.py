@@ -54,7 +54,7 @@ class SelfAttention(Block):
     def forward(
         self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
     ) -> Tensor:
-        """Reads x alone."""
+        """Reads x alone. Shapes: as in `Block`; result as x."""
         rows = self.qkv(to_tokens(normalised(self.norm, x)))
         if self.head_order == "heads_first":
             q, k, v = rows.unflatten(2, (self.heads, 3, -1)).unbind(3)
@@ -76,7 +76,10 @@ class TokenAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Shapes: tokens (N, L, width), source (N, S, source_width), mask (N, S) of what is seen; result as tokens."""
+        """The source as the tokens attend to it.
+
+        Shapes: tokens (N, L, width), source (N, S, source_width), mask (N, S) of what is seen; result as tokens.
+        """
         q, k, v = (
             rows.unflatten(2, (self.heads, -1)) for rows in (self.to_q(tokens), self.to_k(source), self.to_v(source))
         )
@@ -96,7 +99,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(4 * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Shapes: (N, L, width), and the same out."""
+        """The network at each token. Shapes: (N, L, width), result alike."""
         value, gate = self.expand(tokens).chunk(2, dim=-1)
         return self.contract(self.dropout(value * F.gelu(gate)))
 
@@ -117,7 +120,10 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(width, dropout)
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Shapes: tokens (N, L, width), context (N, S, context_dim), mask (N, S) of what is seen; result as tokens."""
+        """All three branches, added one after the other.
+
+        Shapes: tokens (N, L, width), context (N, S, context_dim), mask (N, S) of what is seen; result as tokens.
+        """
         normal = self.norm1(tokens)
         tokens = tokens + self.self_attention(normal, normal)
         tokens = tokens + self.cross_attention(self.norm2(tokens), context, mask)
@@ -142,7 +148,7 @@ class SpatialTransformer(Block):
     def forward(
         self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
     ) -> Tensor:
-        """Reads x and the context.
+        """Reads x and the context. Shapes: as in `Block`; result as x.
 
         Raises: ValueError without a context.
         """

@@ -46,12 +46,12 @@ def sinusoidal_embedding(index: Tensor, width: int) -> Tensor:
 
 
 def halved(x: Tensor) -> Tensor:
-    """Both sides halved by averaging 2 x 2 pixels."""
+    """Both sides halved by averaging 2 x 2 pixels: (N, C, H, W) to (N, C, H / 2, W / 2)."""
     return F.avg_pool2d(x, 2)
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Both sides doubled by repeating pixels."""
+    """Both sides doubled by repeating pixels: (N, C, H, W) to (N, C, 2 H, 2 W)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -68,7 +68,7 @@ class TimeEmbedding(nn.Module):
         self.second = nn.Linear(4 * width, 4 * width)
 
     def forward(self, index: Tensor) -> Tensor:
-        """Embeds the index, in the dtype of the weights."""
+        """Embeds the index, (N,) to (N, 4 width), in the dtype of the weights."""
         features = sinusoidal_embedding(index, self.width).to(self.first.weight.dtype)
         return F.silu(self.second(F.silu(self.first(features))))
 
@@ -80,7 +80,9 @@ class Block(nn.Module, ABC):
     def forward(
         self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
     ) -> Tensor:
-        """Shapes: x (N, C, H, W), embedding (N, E), context (N, tokens, width) or None, context_mask (N, tokens) of the
+        """The block's output.
+
+        Shapes: x (N, C, H, W), embedding (N, E), context (N, tokens, width) or None, context_mask (N, tokens) of the
         tokens that are seen (None: all); result (N, C', H', W').
         """
 
@@ -96,7 +98,7 @@ class Convolution(Block):
     def forward(
         self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
     ) -> Tensor:
-        """Reads x alone."""
+        """Reads x alone. Shapes: as in `Block`."""
         return self.conv(doubled(x) if self.upsample else x)
 
 
@@ -131,7 +133,7 @@ class ResidualBlock(Block):
     def forward(
         self, x: Tensor, embedding: Tensor, context: Tensor | None, context_mask: Tensor | None = None
     ) -> Tensor:
-        """Reads x and the time embedding."""
+        """Reads x and the time embedding. Shapes: as in `Block`."""
         h = F.silu(normalised(self.norm1, x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)

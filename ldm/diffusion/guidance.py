@@ -68,5 +68,5 @@ CLIPS = ("none", "range")
 
 
 def clipped(denoise: Denoise, low: float, high: float) -> Denoise:
-    """Clamps every x_0 estimate to the range that the training latents have."""
+    """Clamps every x_0 estimate, (N, C, h, w), to the range that the training latents have."""
     return lambda x_t, t: denoise(x_t, t).clamp(low, high)

@@ -15,12 +15,12 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Values of shape () or (N,) as `like`'s dtype and device, shaped to multiply a (N, C, H, W) tensor."""
+    """Values of shape () or (N,), in `like`'s dtype and on its device, shaped to multiply a (N, C, H, W) tensor."""
     return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
 class DenoisingModel(nn.Module):
-    """Wraps `network(x_t, index, context, concat)`; knows the schedule and the target, so that nobody else need.
+    """Wraps `network(x_t, index, context, concat)` with its schedule and its target, so that no other code needs either.
 
     `weighting` says how much each noise level counts in the loss. `autocast` is the dtype the network computes in
     (None: its parameters' own); x_t and all results keep x_t's dtype.

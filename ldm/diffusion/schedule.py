@@ -15,17 +15,17 @@ STEPS = 1000
 
 
 def scaled_linear_betas(start: float = 0.0015, end: float = 0.0195, steps: int = STEPS) -> Tensor:
-    """Betas linear in their square root: what the tables of Rombach et al. 2022 call "linear"."""
+    """Betas, (steps,), linear in their square root: what the tables of Rombach et al. 2022 call "linear"."""
     return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
 
 
 def linear_betas(start: float = 1e-4, end: float = 0.02, steps: int = STEPS) -> Tensor:
-    """Betas linear in the step (Ho et al. 2020)."""
+    """Betas, (steps,), linear in the step (Ho et al. 2020)."""
     return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
 def cosine_betas(offset: float = 0.008, steps: int = STEPS, largest: float = 0.999) -> Tensor:
-    """Betas of the cosine schedule (Nichol and Dhariwal 2021, eq. 17), each at most `largest`."""
+    """Betas, (steps,), of the cosine schedule (Nichol and Dhariwal 2021, eq. 17), each at most `largest`."""
     grid = torch.arange(steps + 1, dtype=torch.float64) / steps
     alpha_bar = torch.cos((grid + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest)
@@ -34,7 +34,8 @@ def cosine_betas(offset: float = 0.008, steps: int = STEPS, largest: float = 0.9
 class Schedule(Protocol):
     """How much signal and noise there is at t; training draws t from the grid of `steps` indices, t = (k + 1) / steps.
 
-    All values are float64, whatever the network computes in.
+    Shapes: t and index of any shape, as a rule () or (N,); results of that shape, float64, whatever the network
+    computes in.
     """
 
     @property
@@ -43,23 +44,23 @@ class Schedule(Protocol):
         ...
 
     def alpha(self, t: Tensor) -> Tensor:
-        """The signal's factor."""
+        """The signal's factor; result of t's shape."""
         ...
 
     def sigma(self, t: Tensor) -> Tensor:
-        """The noise's factor."""
+        """The noise's factor; result of t's shape."""
         ...
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_t^2 / sigma_t^2)."""
+        """log(alpha_t^2 / sigma_t^2); result of t's shape."""
         ...
 
     def index(self, t: Tensor) -> Tensor:
-        """The network's input, k = steps t - 1, at least 0."""
+        """The network's input, k = steps t - 1, at least 0; result of t's shape."""
         ...
 
     def time(self, index: Tensor) -> Tensor:
-        """t of index k."""
+        """t of index k; result of the index's shape."""
         ...
 
 
@@ -78,24 +79,24 @@ class VariancePreservingSchedule:
         self._log_snr = torch.log(self.alpha_bar) - torch.log1p(-self.alpha_bar)
 
     def index(self, t: Tensor) -> Tensor:
-        """The network's input, k = steps t - 1, at least 0."""
+        """The network's input, k = steps t - 1, at least 0; result of t's shape."""
         return (t.double() * self.steps - 1).clamp(min=0)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_t^2 / sigma_t^2); infinite at t = 0."""
+        """log(alpha_t^2 / sigma_t^2), infinite at t = 0; result of t's shape."""
         alpha_squared = self._alpha_squared(t)
         return torch.log(alpha_squared) - torch.log1p(-alpha_squared)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """The signal's factor."""
+        """The signal's factor; result of t's shape."""
         return self._alpha_squared(t).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """The noise's factor."""
+        """The noise's factor; result of t's shape."""
         return (1 - self._alpha_squared(t)).sqrt()
 
     def time(self, index: Tensor) -> Tensor:
-        """t of index k."""
+        """t of index k; result of the index's shape."""
         return (index.double() + 1) / self.steps
 
     def _alpha_squared(self, t: Tensor) -> Tensor:
@@ -125,25 +126,25 @@ class FlowSchedule:
     steps: int = STEPS
 
     def alpha(self, t: Tensor) -> Tensor:
-        """The signal's factor."""
+        """The signal's factor; result of t's shape."""
         t = t.double()
         return (1 - t) / (1 + (self.shift - 1) * t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """The noise's factor."""
+        """The noise's factor; result of t's shape."""
         t = t.double()
         return self.shift * t / (1 + (self.shift - 1) * t)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_t^2 / sigma_t^2); infinite at t = 0, minus infinity at t = 1."""
+        """log(alpha_t^2 / sigma_t^2), infinite at t = 0, minus infinity at t = 1; result of t's shape."""
         return 2 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))
 
     def index(self, t: Tensor) -> Tensor:
-        """The network's input, k = steps t - 1, at least 0."""
+        """The network's input, k = steps t - 1, at least 0; result of t's shape."""
         return (t.double() * self.steps - 1).clamp(min=0)
 
     def time(self, index: Tensor) -> Tensor:
-        """t of index k."""
+        """t of index k; result of the index's shape."""
         return (index.double() + 1) / self.steps
 
 

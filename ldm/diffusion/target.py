@@ -15,23 +15,33 @@ from ldm.parts import look_up
 def x0_from_eps(eps: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """x_0 = (x_t - sigma eps) / alpha.
 
-    0, the mean of normalised latents, where alpha is 0: of x_0 pure noise says nothing, and neither does its noise.
+    0, the mean of normalised latents, where alpha is 0: pure noise says nothing of x_0, and neither does its noise.
+    Shapes: eps and x_t (N, C, H, W), alpha and sigma broadcastable to them; result alike.
     """
     return torch.where(alpha == 0, 0.0, (x_t - sigma * eps) / alpha)
 
 
 def eps_from_x0(x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """eps = (x_t - alpha x_0) / sigma."""
+    """eps = (x_t - alpha x_0) / sigma.
+
+    Shapes: x0 and x_t (N, C, H, W), alpha and sigma broadcastable to them; result alike.
+    """
     return (x_t - alpha * x0) / sigma
 
 
 def x0_from_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """x_0 = (alpha x_t - sigma v) / (alpha^2 + sigma^2) (Salimans and Ho 2022, for a sum of 1)."""
+    """x_0 = (alpha x_t - sigma v) / (alpha^2 + sigma^2) (Salimans and Ho 2022, for a sum of 1).
+
+    Shapes: v and x_t (N, C, H, W), alpha and sigma broadcastable to them; result alike.
+    """
     return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
 
 
 def x0_from_flow(velocity: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """x_0 = (x_t - sigma u) / (alpha + sigma) for u = eps - x_0 (Lipman et al. 2023; Esser et al. 2024)."""
+    """x_0 = (x_t - sigma u) / (alpha + sigma) for u = eps - x_0 (Lipman et al. 2023; Esser et al. 2024).
+
+    Shapes: velocity and x_t (N, C, H, W), alpha and sigma broadcastable to them; result alike.
+    """
     return (x_t - sigma * velocity) / (alpha + sigma)
 
 
@@ -74,15 +84,27 @@ TARGETS: Mapping[str, Target] = {
 
 
 def target_of(name: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The quantity that a network with target `name` is trained to predict. Raises: UserError for an unknown name."""
+    """The quantity that a network with target `name` is trained to predict.
+
+    Shapes: x0 and eps (N, C, H, W), alpha and sigma broadcastable to them; result alike.
+    Raises: UserError for an unknown name.
+    """
     return look_up(TARGETS, name, "diffusion.target").of(x0, eps, alpha, sigma)
 
 
 def x0_from_prediction(name: str, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The clean image that a prediction of kind `name` implies. Raises: UserError for an unknown name."""
+    """The clean image that a prediction of kind `name` implies.
+
+    Shapes: prediction and x_t (N, C, H, W), alpha and sigma broadcastable to them; result alike.
+    Raises: UserError for an unknown name.
+    """
     return look_up(TARGETS, name, "diffusion.target").x0(prediction, x_t, alpha, sigma)
 
 
 def prediction_from_x0(name: str, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The prediction of kind `name` that an estimate of the clean image implies: the inverse for sigma above 0."""
+    """The prediction of kind `name` that an estimate of the clean image implies: the inverse for sigma above 0.
+
+    Shapes: x0 and x_t (N, C, H, W), alpha and sigma broadcastable to them; result alike.
+    Raises: UserError for an unknown name.
+    """
     return target_of(name, x0, eps_from_x0(x0, x_t, alpha, sigma), alpha, sigma)

@@ -17,15 +17,17 @@ GAMMA = 5.0
 
 
 def min_snr(schedule: Schedule, t: Tensor) -> Tensor:
-    """min(SNR, gamma), the weight of a squared error of x_0 (Hang et al. 2023, section 3.4)."""
+    """min(SNR, gamma), the weight of a squared error of x_0 (Hang et al. 2023, section 3.4); result of t's shape, (N,).
+    """
     return schedule.log_snr(t).exp().clamp(max=GAMMA)
 
 
 def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
     """steps/2 (SNR(s) - SNR(t)), s the index before, the weight of a squared error of x_0 in the variational bound.
 
-    The mean of such a loss over the indices is the trained part of the bound of DDPM with the small variance, in nats
-    a dimension. The first index is the decoder: a Gaussian around the estimate with the variance sigma^2 of that index.
+    The mean of such a loss over the indices is the trained part of the bound of DDPM with the small variance, in nats a
+    dimension. The first index is the decoder: a Gaussian around the estimate with the variance sigma^2 of that index.
+    Shapes: t (N,); result (N,), float64.
     Source: Kingma et al. 2021, eq. 13 and 14; Ho et al. 2020, eq. 8 and 12 (the decoder, t = 1 there).
     """
     before = t.double() - 1 / schedule.steps
@@ -50,7 +52,7 @@ def of_prediction(weight: Weight) -> Weighting:
 
 
 def plain(target: str, schedule: Schedule, t: Tensor) -> Tensor:
-    """1 at every noise level, whatever the target."""
+    """1 at every noise level, whatever the target; t (N,) to (N,), float64."""
     return torch.ones_like(t, dtype=torch.float64)
 
 

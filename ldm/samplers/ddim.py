@@ -27,7 +27,7 @@ class DDIM:
     eta: float = option(0.0, low=0, high=1, help="share of the noise that ancestral sampling draws; 0 draws none")
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        """One step; keeps no state."""
+        """One step without a state. Shapes: as in the contract."""
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         sigma_t, sigma_s = self.schedule.sigma(t), self.schedule.sigma(s)
         added = sigma_t**2 - (sigma_s * alpha_t / alpha_s) ** 2

@@ -35,7 +35,7 @@ class DDPM:
             raise ValueError(f"no variance '{self.variance}' of DDPM: use one of {', '.join(VARIANCES)}")
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        """One step; keeps no state."""
+        """One step without a state. Shapes: as in the contract."""
         now, then = level(self.schedule, t), level(self.schedule, s)
         ratio = now.alpha / then.alpha
         added = now.sigma**2 - (ratio * then.sigma) ** 2

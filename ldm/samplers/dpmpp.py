@@ -14,7 +14,8 @@ from ldm.samplers.level import level, with_x0
 
 @dataclass(frozen=True)
 class Step:
-    """What the next step needs of this one: the estimate of x_0 and how far lambda = log(alpha / sigma) went."""
+    """What the next step needs of this one: the x_0 estimate, (N, C, h, w), and its length in lambda = log(alpha / sigma).
+    """
 
     x0: Tensor
     length: float
@@ -35,7 +36,7 @@ class DPMSolverPlusPlus:
     def step(
         self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Step | None, noise: Noise
     ) -> tuple[Tensor, Step]:
-        """One step; `state` is the step before."""
+        """One step; `state` is the step before. Shapes: as in the contract."""
         now, then = level(self.schedule, t), level(self.schedule, s)
         x0 = denoise(x_t, t)
         length = then.half_log_snr - now.half_log_snr

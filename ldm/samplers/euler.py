@@ -23,5 +23,5 @@ class Euler:
     schedule: Schedule
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        """One step; keeps no state."""
+        """One step without a state. Shapes: as in the contract."""
         return with_x0(x_t, denoise(x_t, t), level(self.schedule, t), level(self.schedule, s)), None

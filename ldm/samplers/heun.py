@@ -24,7 +24,7 @@ class Heun:
     schedule: Schedule
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        """One step; keeps no state."""
+        """One step without a state. Shapes: as in the contract."""
         now, then = level(self.schedule, t), level(self.schedule, s)
         x0 = denoise(x_t, t)
         euler = with_x0(x_t, x0, now, then)

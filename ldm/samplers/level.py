@@ -34,7 +34,7 @@ class Level:
         return self.alpha**2 < PURE_NOISE * self.sigma**2
 
     def eps(self, x: Tensor, x0: Tensor) -> Tensor:
-        """The noise in x at this level, given what was clean."""
+        """The noise in x at this level, given the clean image. Shapes: x (N, C, h, w), x0 and the result alike."""
         return (x - self.alpha * x0) / self.sigma
 
 

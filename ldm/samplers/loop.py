@@ -12,7 +12,8 @@ from ldm.randomness import Noise
 
 
 class Sampler(Protocol):
-    """Takes one step from noise level t to the smaller s; `state` is what it wants to remember (None at first).
+    """Takes one step from noise level t to the smaller s; `state` is what it remembers of the steps before (None at
+    first).
 
     A frozen dataclass with a field `schedule`; its other fields are its options (`ldm.parts.option`).
     """
@@ -21,14 +22,18 @@ class Sampler(Protocol):
     """What tables and figures call it."""
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        """x_s, and the state for the next step."""
+        """x_s, and the state for the next step; `denoise(x_t, t)` estimates x_0.
+
+        Shapes: x_t (N, C, h, w), t and s () in float64; x_s as x_t; `noise((C, h, w))` draws (N, C, h, w).
+        """
         ...
 
 
 def sample(sampler: Sampler, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
     """Yields x after every step; the last is the result.
 
-    `times` is a falling float64 grid that starts at x's noise level.
+    `times` is a falling float64 grid that starts at x's noise level. Shapes: x (N, C, h, w), times (steps + 1,); each
+    result as x.
     """
     state = None
     for t, s in pairwise(times):
@@ -37,7 +42,10 @@ def sample(sampler: Sampler, denoise: Denoise, x: Tensor, times: Tensor, noise: 
 
 
 def asked_levels(sampler: Sampler, times: Tensor) -> list[float]:
-    """The t of every call of the denoiser on this grid, in order, found by letting the sampler run on one number."""
+    """The t of every call of the denoiser on this grid, in order, found by running the sampler on a single number.
+
+    Shapes: times (steps + 1,).
+    """
     asked: list[float] = []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:

@@ -36,7 +36,10 @@ class PLMS:
     def step(
         self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: tuple[Tensor, ...] | None, noise: Noise
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """One step; `state` holds the noise estimates of up to three steps before, the newest first."""
+        """One step; `state` holds the noise estimates of up to three steps before, the newest first.
+
+        Shapes: as in the contract; each estimate as x_t.
+        """
         now, then = level(self.schedule, t), level(self.schedule, s)
         x0 = denoise(x_t, t)
         if now.is_pure_noise:

@@ -10,22 +10,28 @@ from ldm.parts import look_up
 
 
 def uniform(steps: int, total: int) -> Tensor:
-    """Every (total // steps)-th, offset by one: the reference's, which can give one index more than asked."""
+    """Every (total // steps)-th, offset by one: the reference's, which can give one index more than `steps`.
+
+    Shapes: (steps,) or (steps + 1,), int64.
+    """
     return torch.arange(0, total, total // steps) + 1
 
 
 def quadratic(steps: int, total: int) -> Tensor:
-    """Dense near the clean end: the squares of an even grid up to 0.8 total, offset by one (DDIM, Appendix D)."""
+    """Dense near the clean end: the squares of an even grid up to 0.8 total, offset by one (DDIM, Appendix D).
+
+    Shapes: (steps,), int64.
+    """
     return (torch.linspace(0, (0.8 * total) ** 0.5, steps, dtype=torch.float64) ** 2).long() + 1
 
 
 def leading(steps: int, total: int) -> Tensor:
-    """As many as asked, from 0: i (total // steps)."""
+    """As many as `steps`, from 0: i (total // steps); (steps,), int64."""
     return torch.arange(steps) * (total // steps)
 
 
 def trailing(steps: int, total: int) -> Tensor:
-    """As many as asked, ending at total - 1 (Lin et al. 2024, Table 2)."""
+    """As many as `steps`, ending at total - 1 (Lin et al. 2024, Table 2); (steps,), int64."""
     return (total - torch.arange(steps, dtype=torch.float64) * total / steps).round().long().flip(0) - 1
 
 
@@ -45,6 +51,7 @@ leaves its noise in the image."""
 def step_indices(spacing: str, steps: int, total: int = 1000) -> Tensor:
     """The rising indices of a schedule of `total` steps that a sampler visits, by one of `SPACINGS`.
 
+    Shapes: (n,), int64, where n is `steps` up to what the spacing adds or repeats.
     Raises: UserError for an unknown name or a number of steps outside 1 to `total`.
     """
     if not isinstance(steps, int) or not 1 <= steps <= total:

@@ -48,7 +48,7 @@ class UniPC:
     def step(
         self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, state: Prediction | None, noise: Noise
     ) -> tuple[Tensor, Prediction]:
-        """Corrects x_t, then predicts x_s; `state` is the last prediction."""
+        """Corrects x_t, then predicts x_s; `state` is the last prediction. Shapes: as in the contract."""
         now, then = level(self.schedule, t), level(self.schedule, s)
         newest = Estimate(denoise(x_t, t), now.half_log_snr)
         before: tuple[Estimate, ...] = ()
