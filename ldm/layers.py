@@ -8,7 +8,7 @@ HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
 def normalised(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """`norm(x)` computed in float32 where x is half precision, in x's dtype. Shapes: (N, C, H, W), and the same out."""
+    """`norm(x)` computed in float32 where x is half precision, in x's dtype. Shapes: x (N, C, H, W); result alike."""
     if x.dtype not in HALF_PRECISION:
         return norm(x)
     # torch's half-precision kernels on the CPU take three times as long backward as float32 with both conversions.

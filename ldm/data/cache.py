@@ -176,7 +176,7 @@ class _AnnotationFile:
             self._values[row] = [dataclasses.astuple(box) for box in value] if isinstance(value, tuple) else value
 
     def finish(self, kept: NDArray[np.int64]) -> None:
-        """Writes what is kept of it."""
+        """Writes the values of the rows `kept`, (m,)."""
         if self._maps is not None:
             _finish_array(self._maps, self._path, kept)
             return

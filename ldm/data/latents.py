@@ -43,7 +43,10 @@ class CachedLatents:
 
     @torch.no_grad()
     def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
-        """Normalised latents (N, C, h, w); a KL first stage's posterior is sampled with `draw`."""
+        """Normalised latents of the images `indices`; a KL first stage's posterior is sampled with `draw`.
+
+        Shapes: indices (N,); result (N, C, h, w).
+        """
         chosen = indices.numpy()
         if self.packed is None:
             packed = self.first_stage.pack(self.first_stage.encode(self.images.batch(chosen).to(self.device)))
@@ -54,11 +57,14 @@ class CachedLatents:
         return self.scale.normalise(self.first_stage.latent(packed, noise))
 
     def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
-        """The fields of these images that the conditioning reads, on the training device."""
+        """The fields of these images that the conditioning reads, on the training device.
+
+        Shapes: indices (N,); each field (N, ...).
+        """
         return {name: value.to(self.device) for name, value in self.fields_of(indices.numpy(), draw).items()}
 
 
 def open_packed(path: Path) -> NDArray[np.float32]:
-    """The memory-mapped encodings of a finished cache."""
+    """The memory-mapped encodings of a finished cache, (N, cache_channels, h, w)."""
     packed: NDArray[np.float32] = np.load(path, mmap_mode="r")
     return packed

@@ -20,7 +20,7 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 
 
 class DenoisingModel(nn.Module):
-    """Wraps `network(x_t, index, context, concat)` with its schedule and its target, so that no other code needs either.
+    """Wraps `network(x_t, index, context, concat)` with its schedule and its target, which no other code then needs.
 
     `weighting` says how much each noise level counts in the loss. `autocast` is the dtype the network computes in
     (None: its parameters' own); x_t and all results keep x_t's dtype.

@@ -15,17 +15,17 @@ STEPS = 1000
 
 
 def scaled_linear_betas(start: float = 0.0015, end: float = 0.0195, steps: int = STEPS) -> Tensor:
-    """Betas, (steps,), linear in their square root: what the tables of Rombach et al. 2022 call "linear"."""
+    """Betas linear in their square root: what the tables of Rombach et al. 2022 call "linear"; shape (steps,)."""
     return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
 
 
 def linear_betas(start: float = 1e-4, end: float = 0.02, steps: int = STEPS) -> Tensor:
-    """Betas, (steps,), linear in the step (Ho et al. 2020)."""
+    """Betas linear in the step (Ho et al. 2020); shape (steps,)."""
     return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
 def cosine_betas(offset: float = 0.008, steps: int = STEPS, largest: float = 0.999) -> Tensor:
-    """Betas, (steps,), of the cosine schedule (Nichol and Dhariwal 2021, eq. 17), each at most `largest`."""
+    """Betas of the cosine schedule (Nichol and Dhariwal 2021, eq. 17), each at most `largest`; shape (steps,)."""
     grid = torch.arange(steps + 1, dtype=torch.float64) / steps
     alpha_bar = torch.cos((grid + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest)

@@ -49,7 +49,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+        """The block of x: (N, in_channels, H, W) to (N, out_channels, H, W)."""
         h = self.conv1(F.silu(normalised(self.norm1, x)))
         h = self.conv2(self.dropout(F.silu(normalised(self.norm2, h))))
         return self.shortcut(x) + h
@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) to the same shape."""
+        """x with what it attends to added: (N, channels, H, W), result alike."""
         h = normalised(self.norm, x)
         query, key, value = (
             layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.query, self.key, self.value)
@@ -92,11 +92,11 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H / 2, W / 2)."""
+        """x at half its side: (N, C, H, W) to (N, C, H / 2, W / 2)."""
         return self.conv(self.prepared(x))
 
     def prepared(self, x: Tensor) -> Tensor:
-        """What the convolution is given."""
+        """x as the convolution takes it, padded: (N, C, H, W) to (N, C, H + 1, W + 1)."""
         return F.pad(x, (0, 1, 0, 1))
 
 
@@ -108,11 +108,11 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, 2 H, 2 W)."""
+        """x at twice its side: (N, C, H, W) to (N, C, 2 H, 2 W)."""
         return self.conv(self.prepared(x))
 
     def prepared(self, x: Tensor) -> Tensor:
-        """What the convolution is given."""
+        """x as the convolution takes it, enlarged: (N, C, H, W) to (N, C, 2 H, 2 W)."""
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -140,7 +140,7 @@ class Level(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        """x after all blocks: (N, in_channels, H, W) to (N, out_channels, H', W')."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             x = attention(block(x))
         return self.resample(x)
@@ -217,7 +217,10 @@ class Encoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raises: ValueError where a side of the image is no multiple of `factor`."""
+        """The features of an image. Shapes: as the class states.
+
+        Raises: ValueError where a side of the image is no multiple of `factor`.
+        """
         if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
             raise ValueError(f"image sides {tuple(image.shape[-2:])} are no multiples of f = {self.factor}")
         h = self.stem(image)
@@ -271,7 +274,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """The image, not clamped."""
+        """The image, not clamped. Shapes: as the class states."""
         h = self.middle(self.stem(features))
         for level in self.levels:
             h = level(h)

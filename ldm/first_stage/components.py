@@ -70,13 +70,13 @@ def start_from_components(model: FirstStage, images: Tensor, seed: int) -> None:
 
 
 class _Start:
-    """The parts of `start_from_components`; what is random in it is a function of `seed`."""
+    """The steps of `start_from_components`; all randomness in it is a function of `seed`."""
 
     def __init__(self, seed: int) -> None:
         self.draw = generator(seed, "components")
 
     def encoder(self, encoder: Encoder, images: Tensor) -> dict[int, Tensor]:
-        """Sets the trunk; returns its last features at each side."""
+        """Sets the trunk by images (N, 3, H, W); returns its last features, (N, C, side, side), by their side."""
         trunk, x, features = list(_trunk(encoder)), images, {}
         for number, (convolution, prepared) in enumerate(trunk, 1):
             self._principal(convolution, prepared(x), before_norm=number == len(trunk))
@@ -85,14 +85,20 @@ class _Start:
         return features
 
     def head_of_encoder(self, encoder: Encoder, x: Tensor) -> Tensor:
-        """Fits the head to components of the trunk's features with variance 1; returns the latents it gives."""
+        """Fits the head to components of the trunk's features with variance 1; returns the latents it gives.
+
+        Shapes: x (N, C, h, w); result (N, z_channels, h, w).
+        """
         components = nn.Conv2d(x.shape[1], encoder.z_channels, 1).to(x)
         self._principal(components, x, whitened=True)
         fitted = self._fit(encoder.head, F.silu(normalised(encoder.norm, x)), components(x))
         return fitted[:, : encoder.z_channels]  # a KL model's log-variances follow
 
     def decoder(self, decoder: Decoder, latent: Tensor, features: dict[int, Tensor], images: Tensor) -> None:
-        """Fits the trunk to the encoder's features, its last convolution to patches, and the head to the images."""
+        """Fits the trunk to the encoder's features, its last convolution to patches, and the head to the images.
+
+        Shapes: latent (N, z_channels, h, w), features as `encoder` gives them, images (N, 3, H, W).
+        """
         trunk, x = list(_trunk(decoder)), latent
         for convolution, prepared in trunk[:-1]:
             x = prepared(x)

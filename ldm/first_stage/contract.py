@@ -1,4 +1,4 @@
-"""What every first stage offers and says of itself, so that nobody outside its file asks which one it is."""
+"""What every first stage offers and states of itself, so that no code outside its file asks which one it is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Gaussian:
     logvar: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + sigma * noise; `noise` is standard normal of the mean's shape."""
+        """mean + sigma * noise; `noise` is standard normal, it and the result (N, C, h, w)."""
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:
@@ -66,7 +66,7 @@ class Codebook(Protocol):
 
 
 class EncodedImages(Protocol):
-    """Images and their encodings by one first stage, in batches; every pass encodes them anew, so none is held."""
+    """Images and their encodings by one first stage, in batches; every pass encodes them anew, so that none is stored."""
 
     @property
     def pixels(self) -> int:
@@ -79,12 +79,12 @@ class EncodedImages(Protocol):
         """The images as they are stored, uint8 (n, 3, H, W) on the CPU."""
 
     def encodings(self) -> Iterator[Gaussian | Tensor]:
-        """What `FirstStage.encode` gives of the same batches."""
+        """The encodings of the same batches: what `FirstStage.encode` gives, (n, C, h, w)."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """How tables and figures speak of a first stage, as plain data that a record can hold.
+    """How tables and figures name a first stage, as plain data that a record can hold.
 
     title: as in a legend. rate: the metric that is its rate on an axis, None where it has no finite one; crude_rate:
     the one that is drawn hollow beside it. rmse, psnr: the metrics of the distortion that belongs to that rate.
@@ -101,7 +101,7 @@ class Labels:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32 where it is of lower precision, else x itself."""
+    """x, of any shape, in float32 where it is of lower precision, else x itself."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -133,31 +133,50 @@ class FirstStage(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> Gaussian | Tensor:
-        """The encoding without any randomness: a Gaussian (KL), or the latent before quantisation (VQ)."""
+        """The encoding without any randomness: a Gaussian (KL), or the latent before quantisation (VQ).
+
+        Shapes: image (N, 3, H, W); result (N, channels, H / factor, W / factor), of a Gaussian its mean and
+        log-variance.
+        """
 
     def pack(self, encoding: Gaussian | Tensor) -> Tensor:
-        """The encoding as one tensor (N, cache_channels, h, w), which is what a latent cache stores."""
+        """The encoding as one tensor, which is what a latent cache stores.
+
+        Shapes: encoding (N, channels, h, w); result (N, cache_channels, h, w).
+        """
         if isinstance(encoding, Gaussian):
             return torch.cat((encoding.mean, encoding.logvar), dim=1)
         return encoding
 
     def posterior(self, encoding: Gaussian | Tensor) -> Gaussian:
-        """The encoding as a distribution; one without spread has log-variance minus infinity."""
+        """The encoding as a distribution; one without spread has log-variance minus infinity.
+
+        Shapes: encoding (N, channels, h, w); mean and log-variance alike.
+        """
         if isinstance(encoding, Gaussian):
             return encoding
         return Gaussian(encoding, torch.full_like(encoding, NO_SPREAD))
 
     @abstractmethod
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The raw latent (N, channels, h, w) of a packed encoding; KL draws with `noise`, the mean where None."""
+        """The raw latent of a packed encoding; KL draws with `noise`, or takes the mean where it is None.
+
+        Shapes: packed (N, cache_channels, h, w); noise and result (N, channels, h, w).
+        """
 
     @abstractmethod
     def decode(self, raw: Tensor) -> Tensor:
-        """The image of a raw latent; VQ quantises first."""
+        """The image of a raw latent; VQ quantises first.
+
+        Shapes: raw (N, channels, h, w); result (N, 3, h * factor, w * factor), not clamped.
+        """
 
     @abstractmethod
     def decode_counted(self, raw: Tensor) -> Tensor:
-        """`decode` for counts of FLOPs, on the meta device: without what holds no product and does not run there."""
+        """`decode` for counts of FLOPs on the meta device: without steps that multiply nothing and do not run there.
+
+        Shapes: as `decode`.
+        """
 
     @abstractmethod
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
@@ -168,22 +187,25 @@ class FirstStage(nn.Module, ABC):
 
     @abstractmethod
     def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """What the held-out images' latents take when an entropy coder writes them: a check on `rates`."""
+        """The size of the held-out images' latents when an entropy coder writes them: a check on `rates`."""
 
     @property
     @abstractmethod
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, by which the adversarial weight is adapted.
 
-        Source: Esser et al., arXiv 2012.09841, equation 7.
+        Shapes: (3, C, kernel, kernel). Source: Esser et al., arXiv 2012.09841, equation 7.
         """
 
     @abstractmethod
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Encodes, regularises and decodes with gradients; `noise` (N, channels, h, w) as in `latent`."""
+        """Encodes, regularises and decodes with gradients.
+
+        Shapes: image (N, 3, H, W), noise (N, channels, h, w) as in `latent`; result as `Reconstruction` says.
+        """
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """`forward_train` under the name that distributed data parallelism and compilation call."""
+        """`forward_train`, shapes alike, under the name that distributed data parallelism and compilation call."""
         return self.forward_train(image, noise)
 
 
@@ -207,11 +229,15 @@ class TrainableFirstStage(FirstStage):
 
     @abstractmethod
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
-        """What the model does of itself before training step `step` of `steps`, from 0, given that step's images.
+        """What the model does of itself before training step `step` of `steps`, from 0, with that step's images.
 
         Returns the parameters that were set anew with the mask of their rows, whose optimiser state no longer applies.
+        Shapes: image (N, 3, H, W); each mask (rows of the parameter,), booleans.
         """
 
     @abstractmethod
     def forward_counted(self, image: Tensor) -> Reconstruction:
-        """`forward_train` for such counts: its products and what it holds for the backward pass."""
+        """`forward_train` for counts of FLOPs: its products and what it stores for the backward pass.
+
+        Shapes: image (N, 3, H, W); result as `forward_train` without noise.
+        """

@@ -42,7 +42,10 @@ class IdentityFirstStage(TrainableFirstStage):
 
     @classmethod
     def build(cls, coders: Coders, channels: int, options: Any) -> Self:
-        """Raises: UserError for a factor that is not 1."""
+        """The identity.
+
+        Raises: UserError for a factor that is not 1.
+        """
         if coders.factor != 1:
             raise UserError(
                 f"The identity first stage does not compress, but ae.f={coders.factor}: choose ae.f=1 or another ae."
@@ -54,19 +57,19 @@ class IdentityFirstStage(TrainableFirstStage):
         """There is none."""
 
     def encode(self, image: Tensor) -> Tensor:
-        """The image itself."""
+        """The image itself, (N, 3, H, W)."""
         return image
 
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The image itself; `noise` has no part in it."""
+        """The packed image itself, (N, 3, H, W); `noise` has no effect."""
         return packed
 
     def decode(self, raw: Tensor) -> Tensor:
-        """The latent itself."""
+        """The latent itself, (N, 3, H, W)."""
         return raw
 
     def decode_counted(self, raw: Tensor) -> Tensor:
-        """The latent itself."""
+        """The latent itself, (N, 3, H, W)."""
         return raw
 
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
@@ -79,17 +82,20 @@ class IdentityFirstStage(TrainableFirstStage):
 
     @property
     def last_layer(self) -> Tensor:
-        """Raises: RuntimeError, there is none."""
+        """There is none, of any shape.
+
+        Raises: RuntimeError, always.
+        """
         raise RuntimeError("the identity first stage has no layers: it is never trained")
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """The image, with nothing to regularise."""
+        """The image, with nothing to regularise. Shapes: as in the contract."""
         return Reconstruction(image, image)
 
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
-        """Nothing."""
+        """Does nothing. Shapes: as in the contract."""
         return {}
 
     def forward_counted(self, image: Tensor) -> Reconstruction:
-        """The image."""
+        """The image. Shapes: as in the contract."""
         return self.forward_train(image)

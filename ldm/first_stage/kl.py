@@ -90,21 +90,21 @@ class KLFirstStage(TrainableFirstStage):
         """There is none."""
 
     def encode(self, image: Tensor) -> Gaussian:
-        """The Gaussian of each latent, log-variance clamped to [-30, 20]."""
+        """The Gaussian of each latent, log-variance clamped to [-30, 20]. Shapes: as in the contract."""
         mean, logvar = at_least_float32(self.to_latent(self.encoder(image))).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """A draw with `noise` from the packed Gaussian, its mean where None."""
+        """A draw with `noise` from the packed Gaussian, its mean where None. Shapes: as in the contract."""
         mean, logvar = packed.chunk(2, dim=1)
         return mean if noise is None else Gaussian(mean, logvar).sample(noise)
 
     def decode(self, raw: Tensor) -> Tensor:
-        """The image of a raw latent (N, channels, h, w)."""
+        """The image of a raw latent. Shapes: as in the contract."""
         return at_least_float32(self.decoder(self.from_latent(raw)))
 
     def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`."""
+        """All of `decode`. Shapes: as in the contract."""
         return self.decode(raw)
 
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
@@ -117,19 +117,19 @@ class KLFirstStage(TrainableFirstStage):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the decoder's last convolution."""
+        """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         return self.decoder.head.weight
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Decodes a draw with `noise` (the mean where None); regularisation {"kl"}."""
+        """Decodes a draw with `noise` (the mean where None); regularisation {"kl"}. Shapes: as in the contract."""
         encoding = self.encode(image)
         raw = self.latent(self.pack(encoding), noise)
         return Reconstruction(self.decode(raw), raw, {"kl": torch.mean(encoding.kl())})
 
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
-        """Nothing."""
+        """Does nothing. Shapes: as in the contract."""
         return {}
 
     def forward_counted(self, image: Tensor) -> Reconstruction:
-        """All of `forward_train`."""
+        """All of `forward_train`. Shapes: as in the contract."""
         return self.forward_train(image)

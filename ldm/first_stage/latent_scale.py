@@ -29,12 +29,13 @@ class LatentScale:
 
 
 def latent_scale(kind: str, mean: Tensor, variance: Tensor) -> LatentScale:
-    """The scale of a kind from the mean and variance of each channel of the training latents, (C,) in float64.
+    """The scale of a kind from the mean and variance of each channel of the training latents.
 
-    std_scalar   one standard deviation over all channels, nothing subtracted (Rombach et al. 2022, Appendix G)
-    per_channel  mean and standard deviation of each channel
-    none         the latents as they are
+    std_scalar: one standard deviation over all channels, nothing subtracted (Rombach et al. 2022, Appendix G).
+    per_channel: mean and standard deviation of each channel.
+    none: the latents as they are.
 
+    Shapes: mean and variance (C,) in float64, as are the result's.
     Raises: ValueError for another kind.
     """
     zero, one = torch.zeros_like(mean), torch.ones_like(mean)

@@ -23,7 +23,10 @@ ADAPTIVE_LIMIT: Final = 1e4
 
 @dataclass(frozen=True)
 class AdaptiveWeight:
-    """How strongly the adversarial term counts; `rejected` is 1 where it was not finite and 0 stands in its place."""
+    """How strongly the adversarial term counts; `rejected` is 1 where it was not finite and 0 stands in its place.
+
+    Shapes: () both.
+    """
 
     value: Tensor
     rejected: Tensor
@@ -31,12 +34,13 @@ class AdaptiveWeight:
 
 @dataclass(frozen=True)
 class GeneratorTerms:
-    """The parts of one generator step; only `total` is for a backward pass, the graphs of the others may be gone.
+    """The terms of one generator step; only `total` is for a backward pass, the graphs of the others may be gone.
 
     nll: reconstruction and perceptual term in the reduction that is minimised. l1, perceptual: averages over pixels and
     channels, comparable whatever the reduction. regularisation: unweighted. adversarial: -mean of the logits, 0 before
     the start. adaptive_weight: with the discriminator's weight and factor, so what the adversarial term is multiplied
     by. adaptive_rejected: 1 where that weight was not finite and the term was left out.
+    Shapes: all ().
     """
 
     total: Tensor
@@ -49,7 +53,7 @@ class GeneratorTerms:
     regularisation: Mapping[str, Tensor] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, Tensor]:
-        """All terms by name, detached, for logging."""
+        """All terms by name, of shape (), detached, for logging."""
         named = {
             "total": self.total,
             "nll": self.nll,
@@ -66,6 +70,7 @@ class GeneratorTerms:
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """Hinge loss: (mean relu(1 - real) + mean relu(1 + fake)) / 2.
 
+    Shapes: logits of any shape, as a rule (N, 1, h, w); result ().
     Source: Lim and Ye 2017, arXiv 1705.02894; hinge_d_loss of taming-transformers.
     """
     real = F.relu(1.0 - at_least_float32(logits_real)).mean()
@@ -76,6 +81,7 @@ def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 def adaptive_weight(nll_gradient: Tensor, adversarial_gradient: Tensor) -> AdaptiveWeight:
     """||nll gradient|| / (||adversarial gradient|| + 1e-4), at most 1e4, of gradients at the decoder's last layer.
 
+    Shapes: both gradients of the last layer's shape; result (), as `AdaptiveWeight` says.
     Source: Esser et al. 2021, arXiv 2012.09841, equation (7).
     """
     below = adversarial_gradient.norm()
@@ -88,7 +94,10 @@ def adaptive_weight(nll_gradient: Tensor, adversarial_gradient: Tensor) -> Adapt
 
 
 def with_gradient(value: Tensor, at: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar of the given value whose gradient with respect to `at` is `gradient`."""
+    """A scalar of the given value whose gradient with respect to `at` is `gradient`.
+
+    Shapes: value (), at of any shape, gradient as at; result ().
+    """
     linear = (at.to(gradient.dtype) * gradient).sum()
     return value.detach() + linear - linear.detach()
 
@@ -137,6 +146,7 @@ class FirstStageLoss(nn.Module):
         then needs `last_layer`, the weight of the decoder's last convolution, from which `reconstruction` was computed.
         Neither the discriminator nor the perceptual network gets a gradient.
 
+        Shapes: image and reconstruction (N, 3, H, W), each regularisation term (), last_layer (3, C, kernel, kernel).
         Raises: UserError where a regularisation term has no weight; ValueError where `last_layer` is missing.
         """
         l1 = (at_least_float32(image) - at_least_float32(reconstruction)).abs().mean()

@@ -26,7 +26,7 @@ Against LPIPS (AlexNet) on noise, blur, JPEG and shifts of photographs at 32 and
 class PerceptualLoss(Protocol):
     """A distance between images in [-1, 1], (N,) for two batches (N, 3, H, W), differentiable in both.
 
-    `weights_hash` tells which network it is, so that the network that judges is never the one trained against.
+    `weights_hash` identifies the network, so that no evaluation uses the one that was trained against.
     `ldm.pretrained.lpips.Lpips` is one, `EfficientNetPerceptual` another.
     """
 
@@ -61,7 +61,7 @@ class EfficientNetPerceptual(nn.Module):
         return self.network.taps(x, self.taps)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (N,) in float32 or wider, in [0, 2], 0 for equal images."""
+        """Distances (N,) of images (N, 3, H, W) in [-1, 1], in float32 or wider, in [0, 2], 0 for equal images."""
         by_map = [
             (unit_normalise(map_a) - unit_normalise(map_b)).square().sum(dim=1).mean(dim=(1, 2)) / 2
             for map_a, map_b in zip(self._maps(a), self._maps(b), strict=True)

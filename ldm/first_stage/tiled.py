@@ -58,10 +58,12 @@ class Tiling:
 
 
 def decode_tiled(decode: Decode, latent: Tensor, factor: int, tiling: Tiling) -> Iterator[Tensor]:
-    """The image of `latent` from the top down, in pieces (N, 3, rows, W) that follow each other without a gap.
+    """The image of `latent` from the top down, in pieces that follow each other without a gap.
 
-    One tile gives exactly what `decode` does. Held at a time: what `decode` needs for one tile, the latent, and about
-    two tiles' rows of the image; a caller that turns pieces into bytes as they come keeps the image small as well.
+    One tile gives exactly what `decode` does. In memory at a time: what `decode` needs for one tile, the latent, and
+    about two tiles' rows of the image; a caller that turns pieces into bytes as they come keeps the image small as
+    well.
+    Shapes: latent (N, C, h, w); each piece (N, 3, rows, w * factor).
     """
     height, width = latent.shape[2:]
     tops, lefts = tiling.starts(height), tiling.starts(width)

@@ -54,7 +54,7 @@ class TinyBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, width, H, W) to the same shape."""
+        """x changed by the block: (N, width, H, W), result alike."""
         if self.pool is not None:
             x = x + self.pool(x)
         return F.relu(self.conv(x) + x)
@@ -73,7 +73,10 @@ def _blocks(width: int, level: TinyLevel) -> list[nn.Module]:
 
 
 def tiny_encoder(channels: int, width: int, levels: Sequence[TinyLevel]) -> nn.Sequential:
-    """Image to latent; `levels` from the image's side downwards, each at half the side of the one before."""
+    """Image to latent; `levels` from the image's side downwards, each at half the side of the one before.
+
+    Shapes of its call: (N, 3, H, W) to (N, channels, H / 2^(levels - 1), W / 2^(levels - 1)).
+    """
     layers: list[nn.Module] = []
     for place, level in enumerate(levels):
         to_level = (
@@ -86,7 +89,10 @@ def tiny_encoder(channels: int, width: int, levels: Sequence[TinyLevel]) -> nn.S
 
 
 def tiny_decoder(channels: int, width: int, levels: Sequence[TinyLevel]) -> nn.Sequential:
-    """Bounded latent to image; `levels` from the latent's side upwards, each at twice the side of the one before."""
+    """Bounded latent to image; `levels` from the latent's side upwards, each at twice the side of the one before.
+
+    Shapes of its call: (N, channels, h, w) to (N, 3, h * 2^(levels - 1), w * 2^(levels - 1)).
+    """
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
     for place, level in enumerate(levels):
         if place > 0:
@@ -123,21 +129,24 @@ class TinyFirstStage(FirstStage):
         """There is none."""
 
     def encode(self, image: Tensor) -> Tensor:
-        """The latent. Raises: ValueError where a side of the image is no multiple of `factor`."""
+        """The latent. Shapes: as in the contract.
+
+        Raises: ValueError where a side of the image is no multiple of `factor`.
+        """
         if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
             raise ValueError(f"image sides {tuple(image.shape[-2:])} are no multiples of f = {self.factor}")
         return at_least_float32(self.encoder(image.add(1).div(2)))
 
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The packed latent itself; `noise` has no part in it."""
+        """The packed latent itself; `noise` has no effect. Shapes: as in the contract."""
         return packed
 
     def decode(self, raw: Tensor) -> Tensor:
-        """The image of a latent, softly bounded first."""
+        """The image of a latent, softly bounded first. Shapes: as in the contract."""
         return at_least_float32(self.decoder(LATENT_BOUND * torch.tanh(raw / LATENT_BOUND)).mul(2).sub(1))
 
     def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`."""
+        """All of `decode`. Shapes: as in the contract."""
         return self.decode(raw)
 
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
@@ -150,12 +159,12 @@ class TinyFirstStage(FirstStage):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the decoder's last convolution."""
+        """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         head = self.decoder[-1]
         assert isinstance(head, nn.Conv2d)
         return head.weight
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Encodes and decodes, with nothing to regularise."""
+        """Encodes and decodes, with nothing to regularise. Shapes: as in the contract."""
         latent = self.encode(image)
         return Reconstruction(self.decode(latent), latent)

@@ -34,7 +34,7 @@ REVIVE_UNTIL: Final = 0.8
 
 @dataclass(frozen=True)
 class Quantised:
-    """latent: code vectors (N, C, h, w). indices: their numbers (N, h, w), int64."""
+    """What a quantiser gives. Shapes: latent, the code vectors, (N, C, h, w); indices, their numbers, (N, h, w), int64."""
 
     latent: Tensor
     indices: Tensor
@@ -74,9 +74,9 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def nearest(self, raw: Tensor, distances_at_once: int = DISTANCES_AT_ONCE) -> Tensor:
-        """The number of the nearest code at each position of (N, C, h, w); shape (N, h, w).
+        """The number of the nearest code at each position of (N, C, h, w); shape (N, h, w), int64.
 
-        Distances are computed in float32 at least, a part of the positions at a time.
+        Distances are computed in float32 at least, a chunk of the positions at a time.
         """
         codebook = at_least_float32(self.codebook)
         rows = at_least_float32(_rows(raw)).to(codebook.dtype)
@@ -92,14 +92,17 @@ class VectorQuantiser(nn.Module):
         return F.embedding(indices, self.codebook).permute(0, 3, 1, 2)
 
     def forward(self, raw: Tensor) -> Quantised:
-        """The nearest code at each position; gradients reach the codebook, not `raw`."""
+        """The nearest code at each position; gradients reach the codebook, not `raw`.
+
+        Shapes: raw (N, C, h, w); result as `Quantised` says.
+        """
         indices = self.nearest(raw)
         return Quantised(self.embed(indices), indices)
 
     def loss(self, raw: Tensor, quantised: Tensor) -> Tensor:
         """Codebook term |sg(z) - e|^2 plus commitment term |z - sg(e)|^2, one weighted by beta; mean over elements.
 
-        Source: arXiv 1711.00937, equation 3.
+        Shapes: raw and quantised (N, C, h, w); result (). Source: arXiv 1711.00937, equation 3.
         """
         codebook = F.mse_loss(quantised, raw.detach())
         commitment = F.mse_loss(raw, quantised.detach())
@@ -107,7 +110,7 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def count(self, indices: Tensor) -> None:
-        """Adds the codes in `indices` to `usage`."""
+        """Adds the codes in `indices`, of any shape, to `usage`, (codes,)."""
         self.usage += code_counts(indices, self.codes)
 
     @torch.no_grad()
@@ -187,27 +190,30 @@ class VQFirstStage(TrainableFirstStage):
         return self.quantiser
 
     def encode(self, image: Tensor) -> Tensor:
-        """The latent before quantisation."""
+        """The latent before quantisation. Shapes: as in the contract."""
         return at_least_float32(self.to_latent(self.encoder(image)))
 
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The packed latent itself; `noise` has no part in it."""
+        """The packed latent itself; `noise` has no effect. Shapes: as in the contract."""
         return packed
 
     def quantise(self, raw: Tensor) -> Quantised:
-        """The nearest codes of a raw latent."""
+        """The nearest codes of a raw latent (N, channels, h, w), as `Quantised` says."""
         return self.quantiser(raw)
 
     def decode(self, raw: Tensor) -> Tensor:
-        """The image of the nearest codes of a raw latent."""
+        """The image of the nearest codes of a raw latent. Shapes: as in the contract."""
         return self.decode_quantised(self.quantise(raw).latent)
 
     def decode_quantised(self, latent: Tensor) -> Tensor:
-        """The image of a latent that is quantised already, or is meant to be decoded as it is."""
+        """The image of a latent that is quantised already, or is meant to be decoded as it is.
+
+        Shapes: as `decode`.
+        """
         return at_least_float32(self.decoder(self.from_latent(latent)))
 
     def decode_counted(self, raw: Tensor) -> Tensor:
-        """The image without the search for the nearest codes."""
+        """The image without the search for the nearest codes. Shapes: as in the contract."""
         return self.decode_quantised(raw)
 
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
@@ -226,11 +232,14 @@ class VQFirstStage(TrainableFirstStage):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the decoder's last convolution."""
+        """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         return self.decoder.head.weight
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Decodes the codes with the straight-through gradient; regularisation {"codebook"}; training counts usage."""
+        """Decodes the codes with the straight-through gradient; regularisation {"codebook"}; training counts usage.
+
+        Shapes: as in the contract.
+        """
         raw = self.encode(image)
         quantised = self.quantise(raw)
         if self.training:
@@ -245,7 +254,10 @@ class VQFirstStage(TrainableFirstStage):
 
     @torch.no_grad()
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
-        """Starts the codebook on encodings of the first batch, and now and then moves unused codes to encodings."""
+        """Starts the codebook on encodings of the first batch, and now and then moves unused codes to encodings.
+
+        Shapes: as in the contract; the mask is (codes,).
+        """
         if step == 0:
             self.quantiser.initialise(self.encode(image), draw)
         elif self.revive_every > 0 and step % self.revive_every == 0 and step < REVIVE_UNTIL * steps:
@@ -253,6 +265,6 @@ class VQFirstStage(TrainableFirstStage):
         return {}
 
     def forward_counted(self, image: Tensor) -> Reconstruction:
-        """Latents take the place of their codes."""
+        """Decodes latents in place of their codes. Shapes: as in the contract."""
         raw = self.encode(image)
         return Reconstruction(self.decode_quantised(raw), raw, {"codebook": self.quantiser.loss(raw, raw)})

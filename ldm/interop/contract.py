@@ -21,7 +21,7 @@ WEIGHTS = ("auto", "ema", "raw")
 
 
 class RawConditioning(nn.Module):
-    """tau_theta of a published model, asked with the condition itself where the program's is asked with named fields.
+    """tau_theta of a published model, called with the condition itself where the program's is called with named fields.
 
     `named` is the same network as the program's conditioning contract.
     """
@@ -31,7 +31,7 @@ class RawConditioning(nn.Module):
         self.named = named
 
     def condition(self, raw: Tensor | Mapping[str, Tensor]) -> Condition:
-        """The condition of a batch: of its one field, of a mapping of fields, or of tokens or a map that are made.
+        """The condition of a batch: of its one field, of a mapping of fields, or of tokens or a map that exist already.
 
         Shapes: class labels (N,), tokens (N, L), label maps (N, H, W) of integers; boxes (N, M, 5); low-resolution
         images (N, 3, H, W); made already, in floating point: tokens (N, L, context_dim), maps (N, concat_channels, h,
@@ -55,7 +55,11 @@ class RawConditioning(nn.Module):
         return named({"tokens" if is_made else named.fields[0]: raw})
 
     def forward(self, raw: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """What the network takes as `context` (of a model with cross-attention) or as `concat`; see `condition`."""
+        """What the network takes as `context` (of a model with cross-attention) or as `concat`; see `condition`.
+
+        Shapes: raw as in `condition`; result (N, tokens, context_dim) or (N, concat_channels, h, w).
+        Raises: UserError where the condition is both or neither.
+        """
         made = self.condition(raw)
         parts = [part for part in (made.context, made.concat) if part is not None]
         if len(parts) != 1:
@@ -90,7 +94,10 @@ class Loaded:
     resolution: int | None = None
 
     def latent_scale(self) -> LatentScale:
-        """Scale and shift as the program keeps them. Raises: ValueError without a first stage."""
+        """Scale and shift as the program stores them, one for each channel, (C,).
+
+        Raises: ValueError without a first stage.
+        """
         if self.first_stage is None:
             raise ValueError("only a model with a first stage has raw latents")
         channel = torch.ones(self.first_stage.channels, dtype=torch.float64)

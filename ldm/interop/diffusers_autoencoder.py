@@ -39,21 +39,21 @@ class WrappedPosterior(FirstStage):
         """There is none."""
 
     def encode(self, image: Tensor) -> Gaussian:
-        """The Gaussian of its class."""
+        """The Gaussian of its class. Shapes: as in the contract."""
         found = self.autoencoder.encode(image).latent_dist  # type: ignore[operator]
         return Gaussian(at_least_float32(found.mean), at_least_float32(found.logvar))
 
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """A draw with `noise` from a packed Gaussian, its mean where None."""
+        """A draw with `noise` from a packed Gaussian, its mean where None. Shapes: as in the contract."""
         mean, logvar = packed.chunk(2, dim=1)
         return mean if noise is None else Gaussian(mean, logvar).sample(noise)
 
     def decode(self, raw: Tensor) -> Tensor:
-        """The image of a raw latent."""
+        """The image of a raw latent. Shapes: as in the contract."""
         return _decoded(self.autoencoder, raw)
 
     def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`."""
+        """All of `decode`. Shapes: as in the contract."""
         return self.decode(raw)
 
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
@@ -66,11 +66,11 @@ class WrappedPosterior(FirstStage):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the last convolution that the decoder lists."""
+        """The weight of the last convolution that the decoder lists. Shapes: as in the contract."""
         return _last_layer(self.autoencoder)
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Decodes a draw with `noise`; regularisation {"kl"}."""
+        """Decodes a draw with `noise`; regularisation {"kl"}. Shapes: as in the contract."""
         encoding = self.encode(image)
         raw = self.latent(self.pack(encoding), noise)
         return Reconstruction(self.decode(raw), raw, {"kl": encoding.kl().mean()})
@@ -95,19 +95,19 @@ class WrappedPoint(FirstStage):
         """There is none."""
 
     def encode(self, image: Tensor) -> Tensor:
-        """The latent."""
+        """The latent. Shapes: as in the contract."""
         return at_least_float32(self.autoencoder.encode(image)[0])  # type: ignore[operator]
 
     def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The packed latent itself; `noise` has no part in it."""
+        """The packed latent itself; `noise` has no effect. Shapes: as in the contract."""
         return packed
 
     def decode(self, raw: Tensor) -> Tensor:
-        """The image of a raw latent."""
+        """The image of a raw latent. Shapes: as in the contract."""
         return _decoded(self.autoencoder, raw)
 
     def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`."""
+        """All of `decode`. Shapes: as in the contract."""
         return self.decode(raw)
 
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
@@ -120,11 +120,11 @@ class WrappedPoint(FirstStage):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight of the last convolution that the decoder lists."""
+        """The weight of the last convolution that the decoder lists. Shapes: as in the contract."""
         return _last_layer(self.autoencoder)
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Encodes and decodes, with nothing to regularise."""
+        """Encodes and decodes, with nothing to regularise. Shapes: as in the contract."""
         raw = self.encode(image)
         return Reconstruction(self.decode(raw), raw)
 

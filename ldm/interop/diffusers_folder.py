@@ -84,7 +84,11 @@ def read(folder: Path, weights: str) -> Loaded:
 
 
 def latent_scale(config: Mapping[str, Any]) -> tuple[float | Tensor, float | Tensor]:
-    """Scale and shift of an autoencoder's config, z = (raw - shift) * scale; numbers, or (C,) float64 by channel."""
+    """Scale and shift of an autoencoder's config: z = (raw - shift) * scale.
+
+    Shapes: numbers, or (C,) float64 where channels differ.
+    Raises: UserError where the config gives only one of mean and standard deviation, or a shift beside a mean.
+    """
     scale = config.get("scaling_factor")
     factor = 1.0 if scale is None else float(scale)
     mean, std = config.get("latents_mean"), config.get("latents_std")

@@ -39,7 +39,10 @@ _READ = {
 
 
 def tiny_from_diffusers(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> TinyFirstStage:
-    """The autoencoder of diffusers' AutoencoderTiny. Raises: UserError for an option that ours has not."""
+    """The autoencoder of diffusers' AutoencoderTiny.
+
+    Raises: UserError for an option that ours does not have.
+    """
     for key, value in _ONLY_VALUE.items():
         if config.get(key, value) != value:
             raise UserError(f"the tiny autoencoder's config has {key}={config[key]!r}: only {value!r} is supported")

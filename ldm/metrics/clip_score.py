@@ -75,5 +75,5 @@ def load_clip_score(folder: Path, device: str) -> ClipScore:
 
 
 def clip_score(scores: NDArray[np.float64], *variants: Variant) -> MetricValue:
-    """The mean over images with Student's interval."""
+    """The mean over images of scores (N,), with Student's interval."""
     return mean_value(varied(CLIP_SCORE, *variants), scores)

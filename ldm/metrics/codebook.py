@@ -18,12 +18,12 @@ def code_counts(indices: Tensor, codes: int) -> Tensor:
 def perplexity(counts: Tensor) -> Tensor:
     """exp of the entropy of the codes' frequencies: 1 where one code is used, `codes` where all are used alike.
 
-    Source: van den Oord et al., arXiv 1711.00937.
+    Shapes: counts (codes,); result (). Source: van den Oord et al., arXiv 1711.00937.
     """
     frequency = counts.double() / counts.sum().clamp(min=1)
     return torch.exp(torch.special.entr(frequency).sum())
 
 
 def codebook_usage(counts: Tensor) -> Tensor:
-    """The share of codes that occur at all, in [0, 1]."""
+    """The share of codes that occur at all, in [0, 1]. Shapes: counts (codes,); result ()."""
     return (counts > 0).double().mean()

@@ -87,10 +87,11 @@ def metric_of(kind: Metric, extractor_name: str) -> Metric:
 
 
 def mixed_order(rows: NDArray[Any], seed: int) -> NDArray[np.int64]:
-    """A random order of the rows by hashes of what they hold and of the seed, for blocks that are left out.
+    """A random order of the rows by hashes of their content and of the seed, for blocks that are left out.
 
     Unlike in `canonical_order` no rank says where a row goes: there the same ranks make a block whatever the images,
     and the spread between blocks would be off by the same factor every time.
+    Shapes: rows (n, ...); result (n,).
     """
     key = seed.to_bytes(8, "little", signed=True)
     digests = [hashlib.blake2b(row, digest_size=8, key=key).digest() for row in np.ascontiguousarray(rows)]
@@ -98,7 +99,10 @@ def mixed_order(rows: NDArray[Any], seed: int) -> NDArray[np.int64]:
 
 
 def canonical_order(features: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
-    """A random order of the rows that is a function of their values and the seed, not of their present order."""
+    """A random order of the rows that is a function of their values and the seed, not of their present order.
+
+    Shapes: features (n, d); result (n,).
+    """
     ranked = np.argsort(features.astype(np.float64).sum(axis=1), kind="stable")
     return ranked[np.random.default_rng(seed).permutation(len(features))]
 
@@ -238,7 +242,7 @@ ARRAYS: Final = {
 
 @dataclass(frozen=True)
 class Measure:
-    """Kinds of rows that are computed together; `run` is told which of them can be given."""
+    """Kinds of rows that are computed together; `run` gets the names of those that can be given."""
 
     run: Callable[[Features, Features, int, Collection[str]], Found]
     kinds: tuple[Metric, ...]

@@ -48,21 +48,25 @@ class SymbolModel:
 
 
 def index_model(training_counts: ArrayLike, smoothing: float = SMOOTHING) -> SymbolModel:
-    """The smoothed histogram that `rate.index_crossentropy` is told under."""
+    """The smoothed histogram that `rate.index_crossentropy` codes under. Shapes: training_counts (codes,)."""
     weights = np.asarray(training_counts, dtype=np.float64) + smoothing
     return SymbolModel(constriction.stream.model.Categorical(weights / weights.sum(), perfect=False))
 
 
 def latent_model(std: ArrayLike, step: ArrayLike, positions: int) -> SymbolModel:
-    """Channels of `positions` latents each, quantised in steps around their mean, as rounded Gaussians."""
+    """Channels of `positions` latents each, quantised in steps around their mean, as rounded Gaussians.
+
+    Shapes: std and step (C,); parameters (C * positions,).
+    """
     spread = np.repeat(np.asarray(std, dtype=np.float64) / np.asarray(step, dtype=np.float64), positions)
     family = constriction.stream.model.QuantizedGaussian(-LARGEST_SYMBOL, LARGEST_SYMBOL)
     return SymbolModel(family, (np.zeros_like(spread), spread))
 
 
 def quantised(latent: Tensor, mean: Tensor, step: Tensor) -> Tensor:
-    """Whole steps from the mean: (N, C, h, w) with (C,) each -> int64; `dequantised` is what a decoder makes of it.
+    """Latents as whole steps from the mean; `dequantised` is what a decoder makes of them.
 
+    Shapes: latent (N, C, h, w), mean and step (C,); result as latent, int64.
     Raises: ValueError where a latent lies further than the coder reaches.
     """
     steps = ((latent.double() - mean.view(1, -1, 1, 1)) / step.view(1, -1, 1, 1)).round().long()
@@ -73,19 +77,22 @@ def quantised(latent: Tensor, mean: Tensor, step: Tensor) -> Tensor:
 
 
 def dequantised(steps: Tensor, mean: Tensor, step: Tensor) -> Tensor:
-    """The latents that whole steps stand for: (N, C, h, w) with (C,) each -> float64."""
+    """The latents that whole steps stand for.
+
+    Shapes: steps (N, C, h, w), mean and step (C,); result as steps, float64.
+    """
     return mean.view(1, -1, 1, 1) + steps * step.view(1, -1, 1, 1)
 
 
 def encoded(symbols: ArrayLike, model: SymbolModel) -> Any:
-    """The coder that holds these symbols, in the order in which they are read."""
+    """The coder that holds these symbols, of any shape, in the order in which they are read."""
     coder = constriction.stream.stack.AnsCoder()
     coder.encode_reverse(np.asarray(symbols, dtype=np.int32).ravel(), model.model, *model.parameters)
     return coder
 
 
 def decoded(words: NDArray[np.uint32], count: int, model: SymbolModel) -> Symbols:
-    """The symbols of a stream, given how many there are."""
+    """The symbols of a stream, given their number. Shapes: words (n,); result (count,)."""
     coder = constriction.stream.stack.AnsCoder(words)
     amount = model.parameters or (count,)
     symbols: Symbols = coder.decode(model.model, *amount)
@@ -101,9 +108,10 @@ def coded_size(images: Tensor | NDArray[np.int64], model: SymbolModel) -> CodedS
 
 
 def matched_steps(posterior_variance: Tensor) -> Tensor:
-    """Steps whose rounding has the variance of the posteriors, step^2 / 12: (C,) -> (C,).
+    """Steps whose rounding has the variance of the posteriors, step^2 / 12.
 
     Coding with them takes 1/2 log2(2 pi e / 12) = 0.25 bits a latent more than the KL rate, the price of a scalar
     quantiser (Zamir and Feder 1992), where posteriors have one width and latents are smooth on that scale.
+    Shapes: (C,), result alike.
     """
     return torch.sqrt(12 * posterior_variance)

@@ -40,10 +40,10 @@ EXTRACTOR_TITLES: Final = {
 
 @dataclass(frozen=True)
 class Features:
-    """What one pass of a network over images leaves, float32, images first.
+    """The float32 features of images that one pass of a network gives, images first.
 
-    `features` (N, d); `logits` (N, k), None where the network has no classes; `spatial` (N, p), a piece of an inner map
-    that still knows where things are, None where the network declares none.
+    `features` (N, d); `logits` (N, k), None where the network has no classes; `spatial` (N, p), an excerpt of an inner
+    map that still holds positions, None where the network declares none.
     """
 
     features: NDArray[np.float32]
@@ -59,7 +59,7 @@ class Features:
 
     @property
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Those that there are, by name."""
+        """Those that are not None, by name."""
         named = {"features": self.features, "logits": self.logits, "spatial": self.spatial}
         return {name: array for name, array in named.items() if array is not None}
 
@@ -86,7 +86,7 @@ class Features:
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[np.float32]]) -> "Features":
-        """What `arrays` gave, among other things or not."""
+        """The features among named arrays, which may hold others. Shapes: as the class states."""
         return Features(arrays["features"], *(arrays.get(name) for name in ("logits", "spatial")))
 
 
@@ -112,7 +112,12 @@ class FeatureAccumulator:
 
 
 class Extractor(Protocol):
-    """A frozen network that turns uint8 images (N, 3, H, W) into features, with what a protocol must say of it."""
+    """A frozen network that turns uint8 images into features, with all that a protocol states of it.
+
+    name, weights_hash: which network it is. size, resize: the side to which images are resized, and by which rule.
+    precision: the type that it computes in.
+    Shapes: images (N, 3, H, W) of any size; result as `Features` says.
+    """
 
     @property
     def name(self) -> str: ...
@@ -151,12 +156,15 @@ def resized(images: Tensor, size: int, mode: str, device: torch.device) -> Tenso
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """As protocols write it, e.g. "bfloat16"."""
+    """The type's name as protocols write it, e.g. "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 
 def collected(features: Tensor, logits: Tensor | None = None, spatial: Tensor | None = None) -> Features:
-    """A batch of what a network gave, in float32 on the CPU."""
+    """A batch of a network's outputs, in float32 on the CPU.
+
+    Shapes: features (N, d), logits (N, k), spatial (N, p).
+    """
     given = {"features": features, "logits": logits, "spatial": spatial}
     return Features.of({name: x.float().cpu().numpy() for name, x in given.items() if x is not None})
 
@@ -186,7 +194,7 @@ class EfficientNetLite2Extractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
-        """Features of uint8 images (N, 3, H, W) of any size."""
+        """Features of uint8 images (N, 3, H, W) of any size: (N, 1280) and logits (N, 1000)."""
         x = resized(images, self.size, "bilinear", self.device)
         x = self.network.preprocess(x / 127.5 - 1).to(self.dtype, memory_format=torch.channels_last)
         maps = self.network.head(self.network.taps(x)[-1])
@@ -195,9 +203,10 @@ class EfficientNetLite2Extractor:
 
 
 def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
-    """torch-fidelity's Inception with the given weights; it returns the 2048 features and the unbiased logits.
+    """torch-fidelity's Inception with the given weights, which returns the features and the unbiased logits.
 
     Batch normalisation is folded into the convolutions (features equal to 3e-7).
+    Shapes of its call: uint8 images (N, 3, H, W); results (N, 2048) and (N, 1008).
     """
     ensure_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
@@ -246,7 +255,7 @@ class InceptionExtractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
-        """Features of uint8 images (N, 3, H, W) of any size."""
+        """Features of uint8 images (N, 3, H, W) of any size: (N, 2048), logits (N, 1008), spatial (N, 2023)."""
         require_uint8(images)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             features, logits = self.network(images.to(self.device))

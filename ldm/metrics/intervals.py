@@ -46,7 +46,7 @@ def student_interval(value: float, variance: float, freedom: float, level: float
 
 
 def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """The mean of independent values with Student's interval.
+    """The mean of independent values, of any shape, with Student's interval.
 
     Raises: ValueError for fewer than two values, which have a mean but no spread.
     """
@@ -69,6 +69,7 @@ def block_sizes(n: int, blocks: int) -> NDArray[np.int64]:
 def jackknife_spread(value: float, left_out: ArrayLike, sizes: ArrayLike) -> Spread:
     """Variance and bias of a statistic from its values with each block left out; blocks may differ in size.
 
+    Shapes: left_out and sizes (blocks,).
     Source: Busing, Meijer and van der Leeden 1999, Delete-m jackknife for unequal m, Statistics and Computing 9.
     """
     without, m = np.asarray(left_out, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
@@ -104,6 +105,7 @@ def block_jackknife(
 
     Blocks are consecutive rows, so rows in an order that means something must be shuffled first. With `correct_bias`
     the value and the interval are shifted by the jackknife's estimate of the bias.
+    Shapes: each sample (n, ...), n its own; `statistic` takes them all.
     """
     value = statistic(*samples)
     spreads = []

@@ -25,13 +25,16 @@ SCALE: Final = 1000.0
 
 
 def cubic(a: Array, b: Array) -> Array:
-    """(x . y / d + 1)^3."""
+    """(x . y / d + 1)^3. Shapes: a (n, d), b (m, d); result (n, m)."""
     product = a @ b.T / a.shape[1] + 1
     return product * product * product
 
 
 def gaussian(a: Array, b: Array) -> Array:
-    """1000 exp(-|x - y|^2 / (2 10^2)) of x and y divided by their lengths."""
+    """1000 exp(-|x - y|^2 / (2 10^2)) of x and y divided by their lengths.
+
+    Shapes: a (n, d), b (m, d); result (n, m).
+    """
     x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
     squared = np.maximum(2 - 2 * (x @ y.T), 0.0)
     return SCALE * np.exp(-squared / (2 * BANDWIDTH**2))
@@ -70,6 +73,7 @@ def kernel_distance(
     With the cubic kernel equal to torch-fidelity's estimate with one subset of all images. Both sets may differ in
     size; each is varied alone by deleting one block of it, and the variances add. Kernel matrices are computed once, a
     strip at a time.
+    Shapes: features_a (n, d), features_b (m, d).
     Source: Gretton et al. 2012, equation 3.
     """
     a, b = np.asarray(features_a, dtype=np.float64), np.asarray(features_b, dtype=np.float64)

@@ -29,7 +29,7 @@ DISTANCES_AT_ONCE = 2**24
 
 
 def channel_covariance(latents: Tensor) -> Tensor:
-    """Covariance of the channels over images and positions, (C, C)."""
+    """Covariance of the channels over images and positions: (N, C, h, w) to (C, C)."""
     rows = latents.double().transpose(0, 1).flatten(1)
     return torch.cov(rows).reshape(len(rows), len(rows))
 
@@ -37,16 +37,17 @@ def channel_covariance(latents: Tensor) -> Tensor:
 def effective_channels(covariance: Tensor) -> float:
     """The participation ratio of the channels' principal variances over their number: 1 if all carry alike, 1/C if one.
 
-    (sum of variances)^2 / (C sum of their squares).
+    (sum of variances)^2 / (C sum of their squares). Shapes: covariance (C, C).
     """
     variances = torch.linalg.eigvalsh(covariance)
     return float(variances.sum() ** 2 / (len(variances) * variances.square().sum()))
 
 
 def high_frequency_share(latents: Tensor) -> NDArray[np.float64]:
-    """The share of an image's latent power, means apart, at frequencies whose length is `HIGH_FREQUENCY` or more: (N,).
+    """The share of each image's latent power, means apart, at frequencies whose length is `HIGH_FREQUENCY` or more.
 
     White latents have the share of the frequencies themselves; natural images have little.
+    Shapes: latents (N, C, h, w); result (N,).
     Source: Skorokhodov et al. 2025 (arXiv 2502.14831), who look at the latents' spectrum by cosine transform.
     """
     side = latents.shape[2:]
@@ -59,9 +60,10 @@ def high_frequency_share(latents: Tensor) -> NDArray[np.float64]:
 
 
 def roughness(latents: Tensor) -> NDArray[np.float64]:
-    """Mean squared difference of neighbours over twice the variance of all latents: (N,); 1 if they are unrelated.
+    """Mean squared difference of neighbours over twice the variance of all latents; 1 if they are unrelated.
 
     One less the autocorrelation at distance one, so 0 where every image's latents are constant.
+    Shapes: latents (N, C, h, w); result (N,).
     """
     z = latents.double()
     down, across = (z[:, :, 1:] - z[:, :, :-1]).square(), (z[..., 1:] - z[..., :-1]).square()
@@ -71,9 +73,9 @@ def roughness(latents: Tensor) -> NDArray[np.float64]:
 
 
 def nearest_neighbours(latents: Tensor, at_once: int = DISTANCES_AT_ONCE) -> Tensor:
-    """The index of the nearest other latent by Euclidean distance: (N,), a part of the distances held at a time.
+    """The index of the nearest other latent by Euclidean distance, a chunk of the distances in memory at a time.
 
-    Raises: ValueError for fewer than two latents.
+    Shapes: latents (N, ...); result (N,), int64. Raises: ValueError for fewer than two latents.
     """
     rows = latents.flatten(1).double()
     if len(rows) < 2:

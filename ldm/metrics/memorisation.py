@@ -67,9 +67,10 @@ def nearest(queries: NDArray[np.float32], among: NDArray[np.float32]) -> Nearest
 
 
 def small_pixels(images: Tensor) -> NDArray[np.float32]:
-    """uint8 images (N, 3, H, W), averaged to at most 32 px a side, one row each.
+    """uint8 images averaged to at most 32 px a side, one row each.
 
-    Units: the distance of two rows is the root mean square error on 0 to 255.
+    Shapes: images (N, 3, H, W); result (N, 3 side^2). Units: the distance of two rows is the root mean square error on
+    0 to 255.
     """
     side = min(PIXEL_SIDE, *images.shape[2:])
     rows = adaptive_avg_pool2d(images.float(), side).flatten(1)
@@ -82,9 +83,10 @@ def memorisation_metrics(
     """Distances of samples to their nearest training image, against those of held-out images to theirs.
 
     `nearest_train_SPACE` is their mean, `nearer_train_SPACE` the probability that a sample lies nearer than a held-out
-    image (0.5: as near as unseen images; 1: copies), `close_train_SPACE` the share of samples within the distance
-    that 5 % of the held-out images lie within (the interval takes that distance as given). The last two are left out
-    where a single held-out image would have to say how near unseen images lie.
+    image (0.5: as near as unseen images; 1: copies), `close_train_SPACE` the share of samples within the distance that
+    5 % of the held-out images lie within (the interval takes that distance as given). The last two are left out where a
+    single held-out image would have to say how near unseen images lie.
+    Shapes: samples (n,), heldout (m,).
     """
     mean, (nearer, close) = (
         mean_value(_seen(NEAREST, space), samples),
@@ -105,7 +107,10 @@ def _seen(metric: Metric, space: str) -> Metric:
 
 
 def heldout_distance(distances: NDArray[np.float64], space: str) -> MetricValue:
-    """The mean distance of held-out images to their nearest training image, which samples are measured against."""
+    """The mean distance of held-out images to their nearest training image, which samples are measured against.
+
+    Shapes: distances (m,).
+    """
     return mean_value(varied(_seen(NEAREST, space), REAL_IMAGES), distances)
 
 

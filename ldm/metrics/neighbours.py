@@ -89,7 +89,8 @@ def expected_coverage(good: NDArray[np.int64], m: int, k: int = BALL_NEIGHBOUR) 
     """What clipped coverage counts on average where `good` samples follow the distribution of the m reference items.
 
     The ball of a reference item reaches to the k-th of m - 1 others, so it holds a Beta(k, m - k) share of the
-    distribution, and of the good samples a beta-binomial number. Source: Salvy et al. 2025, section 4.
+    distribution, and of the good samples a beta-binomial number.
+    Shapes: good (n,); result alike. Source: Salvy et al. 2025, section 4.
     """
     n = np.asarray(good, dtype=np.float64)
     short = np.zeros(n.shape)

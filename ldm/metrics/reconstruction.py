@@ -67,7 +67,7 @@ class ImageErrors:
 
 
 def concatenate(parts: Sequence[ImageErrors]) -> ImageErrors:
-    """The errors of all batches in their order."""
+    """The errors of all batches in their order, each (n,), joined to (N,)."""
     ssim = [part.ssim for part in parts if part.ssim is not None]
     return ImageErrors(
         np.concatenate([part.mse for part in parts]), np.concatenate(ssim) if len(ssim) == len(parts) else None
@@ -144,8 +144,8 @@ class PerceptualDistance(Protocol):
 class FeatureDistance:
     """LPIPS without learned weights: squared distance of unit-length feature vectors, averaged over space and layers.
 
-    The network must not be the one of the training loss, or the judge has been trained on. Images enter at their own
-    size. Source: Zhang et al. 2018, arXiv 1801.03924, equation 1 with w = 1, averaged over layers.
+    The network must not be the one of the training loss, which the model has learnt to satisfy. Images enter at their
+    own size. Source: Zhang et al. 2018, arXiv 1801.03924, equation 1 with w = 1, averaged over layers.
     """
 
     def __init__(self, network: EfficientNetLite) -> None:
@@ -155,6 +155,7 @@ class FeatureDistance:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """The distances of image pairs. Shapes: as in `PerceptualDistance`; float64."""
         maps = zip(*(self.network.taps(self.network.preprocess(x)) for x in (image, reconstruction)), strict=True)
         distances = [
             (F.normalize(a.double(), dim=1) - F.normalize(b.double(), dim=1)).square().sum(dim=1).mean(dim=(1, 2))
@@ -164,7 +165,7 @@ class FeatureDistance:
 
 
 def mean_value(metric: Metric, values: NDArray[np.float64]) -> MetricValue:
-    """The mean of independent values, with Student's 95 % interval where there are at least two."""
+    """The mean of independent values (N,), with Student's 95 % interval where there are at least two."""
     if len(values) < 2:
         return MetricValue(metric, float(values.mean()), len(values))
     interval = mean_interval(values)
@@ -187,6 +188,7 @@ def reconstruction_metrics(
 
     `distances` are perceptual ones of each image, by name. `variants` say what was compared with the images where that
     is not their reconstructions (e.g. `SAMPLED_POSTERIOR`).
+    Shapes: errors and each of distances (N,).
     """
     mse = mean_value(MSE, errors.mse)
     values, left_out = [mse, root_mean_square(mse)], []

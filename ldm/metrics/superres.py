@@ -26,13 +26,13 @@ CONSISTENCY = Metric("superres_consistency_psnr", "super-resolution consistency,
 
 
 def enlarged(low_resolution: Tensor, side: tuple[int, int]) -> Tensor:
-    """Bicubic enlargement of images in [-1, 1], as uint8 (N, 3, *side)."""
+    """Bicubic enlargement of images (N, 3, h, w) in [-1, 1], as uint8 (N, 3, *side)."""
     large = F.interpolate(low_resolution.float(), side, mode="bicubic", align_corners=False)
     return ((large + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def consistency_error(degraded_again: Tensor, low_resolution: Tensor) -> Array:
-    """Mean squared error of each image, grey levels squared, between images in [-1, 1]."""
+    """Mean squared error (N,), grey levels squared, between images (N, 3, h, w) in [-1, 1]."""
     difference = (degraded_again.double() - low_resolution.double()) * 127.5
     found: Array = difference.square().mean(dim=(1, 2, 3)).cpu().numpy()
     return found
@@ -43,7 +43,7 @@ def superres_metrics(
 ) -> tuple[list[MetricValue], list[LeftOut]]:
     """Errors against the images themselves; `distances` are perceptual ones of each image, by name.
 
-    `variants` say what was enlarged without a model (`BICUBIC`).
+    `variants` say what was enlarged without a model (`BICUBIC`). Shapes: errors and each of distances (N,).
     """
     values, left_out = reconstruction_metrics(errors, distances)
     return (
@@ -58,7 +58,10 @@ def of_superres(metric: Metric) -> Metric:
 
 
 def consistency(mse: Array) -> MetricValue | LeftOut:
-    """The score of `consistency_error`; images that agree exactly have no finite value and are not counted."""
+    """The score of `consistency_error`; images that agree exactly have no finite value and are not counted.
+
+    Shapes: mse (N,).
+    """
     finite = mse > 0
     if not finite.any():
         return LeftOut(CONSISTENCY.name, "Every output agrees exactly with its input.")

@@ -101,6 +101,7 @@ class StridedConv(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x: (N, channels_in, H, W) to (N, channels_out, H / stride, W / stride), rounded up."""
         height, width = (same_padding(side, self.kernel, self.stride) for side in x.shape[2:])
         return self.conv(F.pad(x, (*width, *height)))
 
@@ -108,7 +109,7 @@ class StridedConv(nn.Module):
 class Depthwise(nn.Module):
     """Convolution of each channel by itself with SAME padding.
 
-    With a stride it computes every position and keeps every stride-th: a strided depthwise convolution in bfloat16 has
+    With a stride it computes every position and picks every stride-th: a strided depthwise convolution in bfloat16 has
     no fast backward pass on the CPU (measured 4 to 16 times slower than this) and its forward pass is no faster.
     """
 
@@ -118,6 +119,7 @@ class Depthwise(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x: (N, C, H, W) to (N, C, H / stride, W / stride), rounded up."""
         h = self.conv(x)
         if self.stride == 1:
             return h
@@ -140,6 +142,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """The block of x: (N, channels_in, H, W) to (N, channels_out, H / stride, W / stride), rounded up."""
         h = x if self.expand is None else F.relu6(self.expand(x))
         h = self.project(F.relu6(self.depthwise(h)))
         return x + h if self.residual else h
@@ -175,6 +178,7 @@ class EfficientNetLite(nn.Module):
     def preprocess(image: Tensor) -> Tensor:
         """Images in [-1, 1] as the network was trained on them: (pixel - 127) / 128 with pixels in [0, 255].
 
+        Shapes: image (N, 3, H, W); result alike.
         Source: MEAN_RGB and STDDEV_RGB of efficientnet/lite/efficientnet_lite_builder.py in tensorflow/tpu.
         """
         return image * (127.5 / 128.0) + 0.5 / 128.0
@@ -182,7 +186,8 @@ class EfficientNetLite(nn.Module):
     def taps(self, x: Tensor, count: int = len(TAP_STRIDES)) -> list[Tensor]:
         """The last map at each of the first `count` of `TAP_STRIDES`: outputs of the linear projections.
 
-        What lies deeper than the last map asked for is not computed.
+        Layers deeper than the last of these are not computed.
+        Shapes: x (N, 3, H, W); at stride s (N, C, H / s, W / s), rounded up, C its own.
         """
         maps: list[Tensor] = []
         h = F.relu6(self.stem(x))
@@ -195,15 +200,15 @@ class EfficientNetLite(nn.Module):
         return maps
 
     def features(self, x: Tensor) -> Tensor:
-        """Pooled features, (N, 1280), the input of the classifier."""
+        """Pooled features, (N, 1280), of x (N, 3, H, W): the input of the classifier."""
         return F.relu6(self.head(self.taps(x)[-1])).mean(dim=(2, 3))
 
     def logits(self, x: Tensor) -> Tensor:
-        """ImageNet logits, (N, 1000)."""
+        """ImageNet logits, (N, 1000), of x (N, 3, H, W)."""
         return self.classifier(self.features(x))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits of one pass, (N, 1280) and (N, 1000)."""
+        """Features and logits of one pass, (N, 1280) and (N, 1000), of x (N, 3, H, W)."""
         features = self.features(x)
         return features, self.classifier(features)
 
@@ -212,6 +217,7 @@ def fold_batch_norm(weight: Tensor, norm: Mapping[str, Tensor], epsilon: float) 
     """Weight and bias of the convolution that equals a convolution without bias followed by its batch normalisation.
 
     `norm` holds `weight`, `bias`, `running_mean` and `running_var`. Computed in float64, returned in weight's type.
+    Shapes: weight (C, C', kernel, kernel), each of norm (C,); result as weight, and (C,).
     """
     factor = norm["weight"].double() / torch.sqrt(norm["running_var"].double() + epsilon)
     bias = norm["bias"].double() - norm["running_mean"].double() * factor

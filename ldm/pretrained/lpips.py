@@ -127,7 +127,10 @@ class Lpips(nn.Module):
                 channels = layer.channels
 
     def taps(self, image: Tensor) -> list[Tensor]:
-        """The maps that are compared, of images in [-1, 1]."""
+        """The maps that are compared, of images in [-1, 1].
+
+        Shapes: image (N, 3, H, W); each map (N, C, h, w), C, h and w its own.
+        """
         maps: list[Tensor] = []
         h = ((image - self.shift) / self.scale).to(next(self.features.parameters()).dtype)
         layers = iter(self.features)

@@ -26,7 +26,7 @@ class Tokeniser:
     padding: int
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """The word pieces of captions, int64."""
+        """The word pieces of captions: shape (N, length), int64."""
         encoded = self.tokeniser(
             list(captions), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         )
@@ -35,7 +35,7 @@ class Tokeniser:
 
     @property
     def null(self) -> Tensor:
-        """The word pieces of the empty caption, (length,)."""
+        """The word pieces of the empty caption: shape (length,), int64."""
         return self([""])[0]
 
 

@@ -36,14 +36,14 @@ class ClassProbe:
         return found
 
     def targets(self, images: ImageCache, indices: Indices) -> Tensor:
-        """Their classes."""
+        """The images' classes. Shapes: as the class states."""
         return torch.from_numpy(images.labels[np.asarray(indices)])
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy."""
+        """Cross-entropy. Shapes: as in the contract."""
         return F.cross_entropy(self.network(resized(images, self.side)), targets)
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
-        """Right answers of those asked for."""
+        """Right answers, and whether there was a question. Shapes: as the class states."""
         answers = self.network(resized(images, self.side)).argmax(dim=1)
         return torch.stack([answers == targets, targets >= 0], dim=1).long().cpu().numpy()

@@ -11,10 +11,10 @@ from ldm.data.contract import ImageCache, Indices
 
 
 class Probe(Protocol):
-    """A network that reads one kind of condition off an image, and how its answers are counted.
+    """A network that recognises one kind of condition in an image, and how its answers are counted.
 
-    `metric` names the score that `ldm.metrics.task` makes of the counts, `side` the size at which the network sees what
-    it is asked about, `answers` what it can say. Targets are one tensor, images first.
+    `metric` names the score that `ldm.metrics.task` makes of the counts, `side` the size at which the network sees the
+    image, or the box of it, that it is asked about, `answers` what it can say. Targets are one tensor, images first.
     """
 
     metric: ClassVar[str]
@@ -33,15 +33,21 @@ class Probe(Protocol):
         ...
 
     def targets(self, images: ImageCache, indices: Indices) -> Tensor:
-        """What these images are conditioned on."""
+        """The conditions that these images are annotated with.
+
+        Shapes: indices (N,); result (N, ...), as each probe states.
+        """
         ...
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The training loss of images (N, 3, H, W) in [-1, 1], a scalar."""
+        """The training loss of images (N, 3, H, W) in [-1, 1] with their targets (N, ...): a scalar, ()."""
         ...
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
-        """What the network finds in images (N, 3, H, W) in [-1, 1], counted image by image: (N, ...)."""
+        """What the network finds in images (N, 3, H, W) in [-1, 1], counted image by image.
+
+        Shapes: targets (N, ...); result (N, ...), as each probe states.
+        """
         ...
 
 

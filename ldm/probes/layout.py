@@ -21,9 +21,9 @@ MOST_ENLARGED = 4
 class LayoutProbe:
     """A classifier of what the boxes cut out of an image, each resized to the probe's side, whatever its shape.
 
-    Left out are boxes that show too little: whose shorter side is less than a quarter of the probe's side in pixels.
-    Of those of an image only the `most` largest count, where a number is given: a model that is told no more is not
-    asked about more.
+    Left out are boxes that show too little: whose shorter side is less than a quarter of the probe's side in pixels. Of
+    those of an image only the `most` largest count, where a number is given: a model that is conditioned on no more is
+    not asked about more.
 
     Shapes: targets float32 (N, M, 5): class, x0, y0, x1, y1 in fractions of the sides, class -1 where there is none;
     counts int64 (N, 2): boxes recognised, boxes asked about.
@@ -45,7 +45,7 @@ class LayoutProbe:
         return [index for index, boxes in enumerate(_boxes(images)) if self._large(boxes, images.resolution)]
 
     def targets(self, images: ImageCache, indices: Indices) -> Tensor:
-        """Their boxes, those too small left out, padded to the largest number."""
+        """The images' boxes, without those too small, padded to the largest number. Shapes: as the class states."""
         every = _boxes(images)
         kept = [self._large(every[index], images.resolution) for index in np.asarray(indices).tolist()]
         targets = torch.full((len(kept), max([1, *map(len, kept)]), 5), -1.0)
@@ -55,12 +55,12 @@ class LayoutProbe:
         return targets
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over all boxes of the batch."""
+        """Cross-entropy over all boxes of the batch. Shapes: as in the contract."""
         crops, labels, _ = self._crops(images, targets)
         return F.cross_entropy(self.network(crops), labels)
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
-        """Boxes recognised of those asked about."""
+        """Boxes recognised, boxes asked about. Shapes: as the class states."""
         counts = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
         crops, labels, owners = self._crops(images, targets)
         if len(crops):

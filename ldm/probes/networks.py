@@ -27,6 +27,7 @@ class ResidualBlock(nn.Module):
         self.skip = _convolution(before, after, stride=2, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The block of x: (N, before, s, s) to (N, after, s / 2, s / 2), rounded up."""
         return F.relu(self.skip(x) + self.second(F.relu(self.first(x))))
 
 
@@ -42,6 +43,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """The maps of images (N, 3, s, s): each (N, C, side, side), C in `channels`."""
         maps = [F.relu(self.stem(x))]
         for block in self.blocks:
             maps.append(block(maps[-1]))
@@ -57,6 +59,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(self.encoder.channels[-1], outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits (N, outputs) of images (N, 3, s, s)."""
         logits: Tensor = self.head(self.encoder(x)[-1].mean(dim=(2, 3)))
         return logits
 
@@ -72,6 +75,7 @@ class Segmenter(nn.Module):
         self.head = nn.Conv2d(width, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits (N, outputs, s, s) of images (N, 3, s, s)."""
         maps = [lateral(found) for lateral, found in zip(self.lateral, self.encoder(x), strict=True)]
         coarse = maps[-1]
         for fine, smooth in zip(reversed(maps[:-1]), self.smooth, strict=True):

@@ -22,7 +22,7 @@ class SemanticProbe:
     Images enter at the probe's side; its logits are enlarged to the label map, bilinear.
 
     Shapes: targets int64 (N, H, W), -1 where void; counts int32 (N, 3, classes): pixels found and true, found, true.
-    Source: Park et al. 2019, arXiv 1903.07291, section 4 (a segmenter judges generated images by mean IoU).
+    Source: Park et al. 2019, arXiv 1903.07291, section 4 (a segmenter scores generated images by mean IoU).
     """
 
     metric: ClassVar[str] = "semantic_miou"
@@ -40,19 +40,19 @@ class SemanticProbe:
         return list(range(len(images)))
 
     def targets(self, images: ImageCache, indices: Indices) -> Tensor:
-        """Their label maps."""
+        """The images' label maps. Shapes: as the class states."""
         if images.semantic is None:
             raise UserError("the semantic probe asks about label maps, and these images have none")
         maps = torch.from_numpy(images.semantic[np.asarray(indices)].astype(np.int64))
         return maps.masked_fill(maps >= self.classes, VOID)
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over all pixels that are not void."""
+        """Cross-entropy over all pixels that are not void. Shapes: as in the contract."""
         known = (targets != VOID).sum().clamp(min=1)
         return F.cross_entropy(self._logits(images, targets), targets, ignore_index=VOID, reduction="sum") / known
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
-        """Pixels by class: found and true, found, true."""
+        """Pixels by class: found and true, found, true. Shapes: as the class states."""
         found = self._logits(images, targets).argmax(dim=1)
         counted = [
             torch.where(chosen, value, self.classes)

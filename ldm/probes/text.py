@@ -50,8 +50,8 @@ def words(caption: str) -> set[str]:
 def attributes_of(captions: Sequence[str]) -> tuple[str, ...]:
     """The words that captions name often enough to be learned and seldom enough to tell images apart, frequent first.
 
-    They stand in 2 % to 50 % of the captions and in at least 5, and are not among `NO_ATTRIBUTES`; of more than 64 the
-    most frequent are kept (of equals, in the order of the alphabet).
+    They stand in 2 % to 50 % of the captions and in at least 5, and are not among `NO_ATTRIBUTES`; where there are more
+    than 64, only the most frequent (of equals, in the order of the alphabet).
     """
     found = Counter(word for caption in captions for word in words(caption) - NO_ATTRIBUTES)
     least = max(LEAST_CAPTIONS, math.ceil(LEAST_SHARE * len(captions)))
@@ -93,16 +93,16 @@ class TextProbe:
         return list(range(len(images)))
 
     def targets(self, images: ImageCache, indices: Indices) -> Tensor:
-        """The attributes that their captions name."""
+        """The attributes that the images' captions name. Shapes: as the class states."""
         captions = _captions(images)
         return self._named([captions[index] for index in np.asarray(indices).tolist()])
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Binary cross-entropy, averaged over attributes."""
+        """Binary cross-entropy, averaged over attributes. Shapes: as in the contract."""
         return F.binary_cross_entropy_with_logits(self.network(resized(images, self.side)), targets.float())
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
-        """Which attributes are named, and which are found."""
+        """Which attributes are named, and which are found. Shapes: as the class states."""
         logits = self.network(resized(images, self.side))
         return torch.stack([targets, logits > self.threshold.to(logits.device)], dim=1).cpu().numpy()
 

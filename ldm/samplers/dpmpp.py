@@ -14,7 +14,9 @@ from ldm.samplers.level import level, with_x0
 
 @dataclass(frozen=True)
 class Step:
-    """What the next step needs of this one: the x_0 estimate, (N, C, h, w), and its length in lambda = log(alpha / sigma).
+    """What the next step needs of this one: the x_0 estimate, and the length of the step.
+
+    Shapes: x0 (N, C, h, w). Units: length in lambda = log(alpha / sigma).
     """
 
     x0: Tensor

@@ -12,8 +12,7 @@ from ldm.randomness import Noise
 
 
 class Sampler(Protocol):
-    """Takes one step from noise level t to the smaller s; `state` is what it remembers of the steps before (None at
-    first).
+    """Takes one step from noise level t to the smaller s; `state` is what it remembers of steps before (None at first).
 
     A frozen dataclass with a field `schedule`; its other fields are its options (`ldm.parts.option`).
     """

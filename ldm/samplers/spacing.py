@@ -10,9 +10,9 @@ from ldm.parts import look_up
 
 
 def uniform(steps: int, total: int) -> Tensor:
-    """Every (total // steps)-th, offset by one: the reference's, which can give one index more than `steps`.
+    """Every (total // steps)-th, offset by one: the reference's, which can give more indices than `steps`.
 
-    Shapes: (steps,) or (steps + 1,), int64.
+    Shapes: (ceil(total / (total // steps)),), int64.
     """
     return torch.arange(0, total, total // steps) + 1
 
@@ -26,12 +26,12 @@ def quadratic(steps: int, total: int) -> Tensor:
 
 
 def leading(steps: int, total: int) -> Tensor:
-    """As many as `steps`, from 0: i (total // steps); (steps,), int64."""
+    """As many as `steps`, from 0: i (total // steps); shape (steps,), int64."""
     return torch.arange(steps) * (total // steps)
 
 
 def trailing(steps: int, total: int) -> Tensor:
-    """As many as `steps`, ending at total - 1 (Lin et al. 2024, Table 2); (steps,), int64."""
+    """As many as `steps`, ending at total - 1 (Lin et al. 2024, Table 2); shape (steps,), int64."""
     return (total - torch.arange(steps, dtype=torch.float64) * total / steps).round().long().flip(0) - 1
 
 
@@ -51,7 +51,7 @@ leaves its noise in the image."""
 def step_indices(spacing: str, steps: int, total: int = 1000) -> Tensor:
     """The rising indices of a schedule of `total` steps that a sampler visits, by one of `SPACINGS`.
 
-    Shapes: (n,), int64, where n is `steps` up to what the spacing adds or repeats.
+    Shapes: (n,), int64; n is `steps`, but for spacings that give more indices or repeat some.
     Raises: UserError for an unknown name or a number of steps outside 1 to `total`.
     """
     if not isinstance(steps, int) or not 1 <= steps <= total:

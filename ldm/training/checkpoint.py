@@ -46,6 +46,6 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Reads named tensors."""
+    """Reads the named tensors of a safetensors file."""
     weights: dict[str, Tensor] = load_file(path)
     return weights

@@ -22,11 +22,17 @@ class TrainingLatents(Protocol):
     def __len__(self) -> int: ...
 
     def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
-        """Normalised latents (N, C, h, w) on the training device, those of a KL first stage drawn with `draw`."""
+        """Normalised latents on the training device, those of a KL first stage drawn with `draw`.
+
+        Shapes: indices (N,); result (N, C, h, w).
+        """
         ...
 
     def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
-        """The fields that the conditioning reads, on the training device; `draw(i)` gives batch item i's randomness."""
+        """The fields that the conditioning reads, on the training device; `draw(i)` gives batch item i's randomness.
+
+        Shapes: indices (N,); each field (N, ...).
+        """
         ...
 
 
@@ -90,7 +96,10 @@ class DiffusionTraining:
         return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
 
     def accumulate_gradients(self) -> Tensor:
-        """Gradients of this step's batch, micro-batch by micro-batch, and the mean loss."""
+        """Computes the gradients of this step's batch, micro-batch by micro-batch, and returns the mean loss.
+
+        Shapes: ().
+        """
         s = self.settings
         draw = generator(s.seed, "step", self.step)
         torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
