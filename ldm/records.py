@@ -83,7 +83,7 @@ class ResultRow:
     `deviations`: what each block of the samples, and of the reference images, contributes to the value's deviation;
     with `alone` (what comes of neither) their squares add up to its variance. Rows of one protocol have the same
     blocks, of the same i and of the same reference images, so that their differences cancel what they share. None
-    where it is not told.
+    where it is not given.
     """
 
     metric: str

@@ -83,7 +83,10 @@ class BoxTokenConditioning(Conditioning):
     concat_channels = 0
 
     def __init__(self, transformer: TokenTransformer) -> None:
-        """Raises: ValueError for a transformer of sequences that neither whole boxes nor these and a crop fill."""
+        """Takes the number of boxes, classes and places from `transformer`.
+
+        Raises: ValueError where its sequences are neither whole boxes nor whole boxes and a crop.
+        """
         super().__init__()
         self.boxes, rest = divmod(transformer.length, PER_BOX)
         if rest not in (0, PER_CROP):

@@ -161,7 +161,7 @@ def _in_chunks(work: Callable[[range], None], n: int, workers: int) -> Iterator[
 
 
 class _AnnotationFile:
-    """One kind of annotation of n images on its way to its file: label maps are mapped, others kept in memory."""
+    """One kind of annotation of n images on its way to its file: label maps are mapped, others stay in memory."""
 
     def __init__(self, path: Path, n: int, size: tuple[int, int]) -> None:
         self._path = path

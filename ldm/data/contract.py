@@ -47,7 +47,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a set knows of all its images beside pixels and class: "captions", "boxes" or "semantic" (label maps).
+    """What a set has of all its images beside pixels and class: "captions", "boxes" or "semantic" (label maps).
 
     `fingerprint` names its content in one split. `names` are the classes of boxes, by `Box.label`, or of label maps, by
     value.
@@ -59,7 +59,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Item:
-    """One decoded image with whatever its set knows of it; None = the set has no such annotation.
+    """One decoded image with all annotations of its set; None = the set has no such annotation.
 
     `image` uint8 (H, W, 3), `semantic` uint8 (H, W) with 0 = background and 1 + label elsewhere. `unseen_objects` marks
     held-out images that show objects no training image shows.

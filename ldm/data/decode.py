@@ -67,7 +67,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def central_square(width: int, height: int) -> tuple[int, int, int, int]:
-    """What is kept of an image: left, top, right, bottom in its pixels."""
+    """The square that is cut out of an image: left, top, right, bottom in its pixels."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side

@@ -83,7 +83,7 @@ class Scene:
 
 
 class Renders:
-    """The archive of renders: its list, and its pictures decoded on demand and kept at the sizes asked for."""
+    """The archive of renders: its list, and its pictures decoded on demand and stored at the requested sizes."""
 
     def __init__(self, archive: bytes) -> None:
         self.hash = hashlib.blake2b(archive, digest_size=16).hexdigest()
@@ -341,7 +341,7 @@ def _boxes(owner: NDArray[np.intp], objects: tuple[Placement, ...]) -> list[tupl
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiSet:
-    """The embedded scenes, drawn as they are asked for."""
+    """The embedded scenes, drawn on demand."""
 
     title: ClassVar[str] = "data=emoji"
 

@@ -33,11 +33,11 @@ class Files(Protocol):
         ...
 
     def identities(self, names: Sequence[str]) -> list[str]:
-        """What tells the content of these files: crc32 and size."""
+        """What identifies the content of these files: crc32 and size."""
         ...
 
     def signature(self, names: Sequence[str]) -> list[int]:
-        """What tells, without reading them, that these files have not changed."""
+        """What shows, without reading them, that these files have not changed."""
         ...
 
     def open(self, name: str) -> BinaryIO:

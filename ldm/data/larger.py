@@ -1,6 +1,6 @@
 """Images of another size than the training images, for the conditions of samples of that size.
 
-What an image set knows of an image goes the same way as its pixels.
+The annotations of an image go the same way as its pixels.
 """
 
 import math

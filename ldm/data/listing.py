@@ -68,7 +68,7 @@ class AnnotationReader:
     load: Callable[[], AnnotationTable]
 
     def signature(self) -> list[int]:
-        """What tells, without reading them, that the files have not changed."""
+        """What shows, without reading them, that the files have not changed."""
         stats = self.files.signature(self.sources)
         return [len(stats), int.from_bytes(hashlib.blake2b(str(stats).encode(), digest_size=6).digest(), "little")]
 

@@ -8,13 +8,13 @@ from ldm.records import write_json
 
 
 def signature(files: Sequence[Path]) -> list[int]:
-    """Sizes and modification times: what tells, without reading them, that files have not changed."""
+    """Sizes and modification times: what shows, without reading them, that files have not changed."""
     stats = [file.stat() for file in files]
     return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
 
 
 class ContentMemo:
-    """Values by key and signature, kept in one JSON file; without a file they last as long as the object."""
+    """Values by key and signature, saved in one JSON file; without a file they last as long as the object."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -27,7 +27,7 @@ class ContentMemo:
                 self._values = {}  # a damaged memo costs only time
 
     def recall(self, key: str, sign: list[int]) -> str | None:
-        """The value kept for `key` under this signature."""
+        """The value saved for `key` under this signature."""
         kept = self._values.get(key)
         return kept[1] if kept is not None and kept[0] == sign else None
 

@@ -1,4 +1,4 @@
-"""Denoisers: (x_t, index, context, concat) -> tensor; they know no diffusion."""
+"""Denoisers: (x_t, index, context, concat) -> tensor; they are independent of the diffusion."""
 
 from ldm.denoiser.contract import Denoiser
 from ldm.denoiser.table import DENOISERS, denoiser_options

@@ -211,7 +211,7 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(normalised(self.norm_out, h))).to(x.dtype)
 
     def _through(self, blocks: nn.Module, h: Tensor, *told: Tensor | None) -> Tensor:
-        """`h` after each of the blocks in turn, whose inner activations are recomputed backward where asked for.
+        """`h` after each of the blocks in turn, with inner activations recomputed backward under `recompute`.
 
         `told` is what else blocks read: time embedding, context and its mask.
         """

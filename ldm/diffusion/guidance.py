@@ -23,7 +23,7 @@ class Guidance:
     rescale: float = 0.0
 
     def acts_at(self, t: float) -> bool:
-        """Whether a step from t is guided, and so asks the network twice an image."""
+        """Whether a step from t is guided, and so evaluates the network twice an image."""
         low, high = self.interval
         return self.scale != 1 and low <= t <= high
 

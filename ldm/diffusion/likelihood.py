@@ -1,6 +1,6 @@
 """The variational bound of a denoising model, and progressive coding: what arrives by the time x_t is known.
 
-A sender who knows x_0 tells a receiver x_T, then x_t level by level down to the first index, each at the cost of a KL
+A sender who has x_0 sends a receiver x_T, then x_t level by level down to the first index, each at the cost of a KL
 divergence; from what has arrived the receiver guesses x_0. Bits received against the error of the guess are the model's
 rate-distortion curve; all of it plus the decoder's cost of x_0 itself is the bound on -log p(x_0).
 Source: Ho et al. 2020 (arXiv 2006.11239), eq. 5, eq. 13 and section 4.3; Kingma et al. 2021, eq. 13 (any levels).

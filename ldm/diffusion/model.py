@@ -44,7 +44,7 @@ class DenoisingModel(nn.Module):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's own output. Shapes: x_t (N, C, H, W), t () or (N,); result as x_t."""
         index = self.schedule.index(t).to(x_t.device, x_t.dtype).expand(len(x_t))
-        # Only networks with cross-attention know of masks, and only where there is something to mask.
+        # Only networks with cross-attention take masks, and only where there is something to mask.
         masked = {} if condition.context_mask is None else {"context_mask": condition.context_mask}
         with torch.autocast(x_t.device.type, self.autocast, enabled=self.autocast is not None):
             prediction = self.network(x_t, index, context=condition.context, concat=condition.concat, **masked)

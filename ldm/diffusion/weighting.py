@@ -17,7 +17,7 @@ GAMMA = 5.0
 
 
 def min_snr(schedule: Schedule, t: Tensor) -> Tensor:
-    """min(SNR, gamma), the weight of a squared error of x_0 (Hang et al. 2023, section 3.4); result of t's shape, (N,)."""
+    """min(SNR, gamma), the weight of a squared error of x_0 (Hang et al. 2023, section 3.4); (N,) for t (N,)."""
     return schedule.log_snr(t).exp().clamp(max=GAMMA)
 
 

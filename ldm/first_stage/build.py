@@ -57,7 +57,10 @@ def _checked_options(kind: type[TrainableFirstStage], options: Mapping[str, Any]
 
 
 def check_factor(factor: int, resolution: int) -> None:
-    """Raises UserError where images of `resolution` cannot be compressed by `factor`."""
+    """Checks that images of `resolution` can be compressed by `factor`.
+
+    Raises: UserError where they cannot.
+    """
     if factor not in FACTORS:
         raise UserError(
             f"ae.f={factor} is not a power of two from 1 to {FACTORS[-1]}: choose {', '.join(map(str, FACTORS))}."

@@ -115,7 +115,7 @@ class _Start:
         """Outputs that are principal components of the patches of x; the channels' mean variance is 1.
 
         Where a normalisation follows they are rotated at random and moved off zero. It divides an image's channels by
-        their size, so components of their own would lose it; among constants it is kept, and hardly bends anything.
+        their size, so components of their own would lose it; among constants it stays, and hardly bends anything.
         """
         patches = self._patches(convolution, x)
         mean = patches.mean(0)

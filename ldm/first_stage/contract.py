@@ -66,7 +66,7 @@ class Codebook(Protocol):
 
 
 class EncodedImages(Protocol):
-    """Images and their encodings by one first stage, in batches; every pass encodes them anew, so that none is stored."""
+    """Images and their encodings by one first stage, in batches; every pass encodes them anew, so none is stored."""
 
     @property
     def pixels(self) -> int:

@@ -20,7 +20,7 @@ Norm = Literal["group", "batch"]
 def layers_for(resolution: int) -> int:
     """The strided layers that suit an image side: the reference's 3 from 128 px on, 2 at 64, 1 at 32 and below.
 
-    With n of them a logit sees 16, 34, 70 px (n = 1, 2, 3): about half the image at 32, 64 and 128 px. More would judge
+    With n of them a logit sees 16, 34, 70 px (n = 1, 2, 3): about half the image at 32, 64 and 128 px. More would see
     the image as a whole, and its padding.
     """
     return min(max(int(math.log2(resolution)) - 4, 1), REFERENCE_LAYERS)
@@ -34,7 +34,10 @@ class PatchDiscriminator(nn.Module):
     """
 
     def __init__(self, channels: int = 64, layers: int = REFERENCE_LAYERS, norm: Norm = "group") -> None:
-        """Raises: UserError where `layers`, `norm` or, for groups, `channels` cannot be."""
+        """Random weights as in the reference.
+
+        Raises: UserError for values of `layers`, `norm` or, for groups, `channels` that are not possible.
+        """
         super().__init__()
         if layers < 1:
             raise UserError(f"The discriminator has {layers} layers: give at least 1.")

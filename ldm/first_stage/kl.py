@@ -73,7 +73,7 @@ class KLFirstStage(TrainableFirstStage):
 
     @classmethod
     def build(cls, coders: Coders, channels: int, options: Any) -> Self:
-        """Its weight plays no part in the network."""
+        """The network with random weights; the weight of the KL term has no effect on it."""
         encoder, decoder = coders.make(double_z=True)
         return cls(encoder, decoder, channels)
 

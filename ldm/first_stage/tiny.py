@@ -29,7 +29,7 @@ UNREGULARISED = Labels(title="unregularised")
 class TinyBlock(nn.Module):
     """Three 3x3 convolutions added to their input; with `pooled`, after a branch whose group norm sees the whole map.
 
-    The parts bear the names of the published files.
+    Attributes bear the names of the published files.
     """
 
     def __init__(self, width: int, pooled: bool) -> None:

@@ -34,7 +34,7 @@ REVIVE_UNTIL: Final = 0.8
 
 @dataclass(frozen=True)
 class Quantised:
-    """What a quantiser gives. Shapes: latent, the code vectors, (N, C, h, w); indices, their numbers, (N, h, w), int64."""
+    """Latents at their nearest codes: latent, the code vectors (N, C, h, w), and indices, their numbers (N, h, w)."""
 
     latent: Tensor
     indices: Tensor

@@ -306,7 +306,7 @@ def _tau_theta(
 
 
 def _token_reader(transformer: TokenTransformer, key: str | None) -> Conditioning:
-    """What reads box tokens, where the key of the data's batches that the model was told says so, or else text."""
+    """A reader of box tokens where the key of the model's data batches says so, else of text."""
     if key in BOX_KEYS and transformer.length % PER_BOX in (0, PER_CROP):
         return BoxTokenConditioning(transformer)
     # Which tokens mean "no text" no file says; whoever guides gives them.

@@ -69,14 +69,14 @@ class RawConditioning(nn.Module):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A published model: None where the file has no such part; networks in evaluation mode, without gradients.
+    """A published model: None where the file has no such component; networks in evaluation mode, without gradients.
 
     source: the format that was read.
     first_stage: encodes and decodes raw latents.
     network: (z_t, timestep, context=None, concat=None) -> prediction of the `target`.
     conditioning: raw condition -> context or concat.
     schedule, target: what the network was trained on ("eps", "x0" or "v").
-    scale, shift: the network knows z = (raw - shift) * scale; numbers, or (C,) float64 where channels differ.
+    scale, shift: the network sees z = (raw - shift) * scale; numbers, or (C,) float64 where channels differ.
     weights: which weights the network has.
     latent_shape: (C, h, w) that the network was trained at; resolution: pixels a side that the first stage was.
     """
@@ -105,6 +105,9 @@ class Loaded:
 
 
 def check_weights(weights: str) -> None:
-    """Raises UserError for a word that names no weights."""
+    """Checks that `weights` is one of `WEIGHTS`.
+
+    Raises: UserError where it is not.
+    """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights} is none of {', '.join(WEIGHTS)}")

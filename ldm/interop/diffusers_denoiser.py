@@ -157,7 +157,7 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             f"the diffusers config has attn_norm_num_groups={of_attention} beside norm_num_groups={groups}, but this "
             "program's UNet has one number of groups"
         )
-    # Sides only say where attention stands, which theirs tells by level, whatever sample_size is.
+    # Sides only say where attention stands, which theirs says by level, whatever sample_size is.
     side = 2 ** len(widths)
     levels = _attention_levels(config, _CROSS if cross else _SELF)
     return {

@@ -126,7 +126,7 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
             f"other and be of {', '.join(sorted(known))}."
         )
     vq = "num_vq_embeddings" in config
-    # Sides only say where attention stands, which theirs tells by level, whatever sample_size is.
+    # Sides only say where attention stands, which theirs says by level, whatever sample_size is.
     resolution = 2 ** len(widths)
     shared: dict[str, Any] = {
         "z_channels": config["latent_channels"],

@@ -146,7 +146,7 @@ def _pipeline(folder: Path, weights: str) -> Loaded:
 
 
 def _statistics(index: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and standard deviation of latents by channel, where a pipeline's own index tells them."""
+    """Mean and standard deviation of latents by channel, where a pipeline's own index gives them."""
     return {name: index[name] for name in _STATISTICS if index.get(name) is not None}
 
 
@@ -174,7 +174,7 @@ def _noise(folder: Path) -> tuple[Schedule, str]:
 def _conditioning(
     folder: Path, parts: Mapping[str, Any], pipeline: str, first_stage: FirstStage | None
 ) -> Conditioning | None:
-    """tau_theta of a pipeline; None where it has none, or where its network is told more than its text.
+    """tau_theta of a pipeline; None where it has none, or where its network is conditioned on more than its text.
 
     Then whoever calls the network gives it the context and the maps.
     """

@@ -1,4 +1,4 @@
-"""Options in configs of diffusers that no reader here knows."""
+"""Options in configs of diffusers that no reader here supports."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,7 +7,10 @@ from ldm.errors import UserError
 
 
 def refuse_unknown(config: Mapping[str, Any], known: Collection[str], told: str) -> None:
-    """Raises UserError for an option that is neither known nor off (None, False or 0); `told` is whose config it is."""
+    """Checks that each option is in the vocabulary `known` or off (None, False or 0); `told` is whose config it is.
+
+    Raises: UserError for any other.
+    """
     foreign = [
         key for key, value in config.items() if key[0] != "_" and key not in known and value not in (None, False)
     ]

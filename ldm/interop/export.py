@@ -1,6 +1,6 @@
 """Writes a trained model as a diffusers pipeline folder: autoencoder, UNet, class table, scheduler, model card.
 
-`python -m ldm.interop.export --help` tells how to do it for a cell of a store.
+`python -m ldm.interop.export --help` says how to do it for a cell of a store.
 """
 
 import json
@@ -180,5 +180,5 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # The command reads configs and a store, of which the library knows nothing.
+    # The command reads configs and a store, which the library does not import.
     runpy.run_module("experiments.export", run_name="__main__")

@@ -16,7 +16,7 @@ _SIGNS = (
 
 
 def looks_like(names: Collection[str]) -> str:
-    """What these weights are, as far as their names tell, or the first names where they do not."""
+    """What these weights are, as far as their names show, or the first names where they do not."""
     for kind, signs in _SIGNS:
         if any(name.startswith(signs) for name in names):
             return kind

@@ -39,7 +39,9 @@ def load(path: str | Path, weights: str = "auto") -> Loaded:
 
 
 def load_first_stage(path: str | Path) -> Loaded:
-    """The first stage at `path` alone, also where it is part of a whole model. Raises: as `load`."""
+    """The first stage at `path` alone, also where it is part of a whole model.
+
+    Raises: as `load`."""
     place = Path(path).expanduser()
     file = _checkpoint(place)
     found = compvis_checkpoint.read_first_stage(file) if file is not None else _read(place, "auto")

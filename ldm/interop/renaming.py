@@ -57,9 +57,9 @@ class Renaming:
     pairs: tuple[tuple[str, str], ...]
 
     def to_ours(self, names: Iterable[str]) -> dict[str, str]:
-        """{their name: our name} for the names that the table knows."""
+        """{their name: our name} for the names in the table."""
         return _translate(names, ((theirs, ours) for ours, theirs in self.pairs))
 
     def to_theirs(self, names: Iterable[str]) -> dict[str, str]:
-        """{our name: their name} for the names that the table knows."""
+        """{our name: their name} for the names in the table."""
         return _translate(names, self.pairs)

@@ -98,7 +98,7 @@ def _of_tensors(name: str) -> bool:
 def _looked_up(path: Path) -> list[str]:
     """The names that the pickles of a file would look up, as far as they can be read without running them."""
     names: list[str] = []
-    # What is no pickle stops the reading somewhere; the names up to there are what can be told.
+    # What is no pickle stops the reading somewhere; the names up to there are what can be found.
     with contextlib.suppress(Exception):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

@@ -88,5 +88,8 @@ def load_extractor(
 
 
 def check_extractor(name: str, weights_path: Path | None) -> None:
-    """Raises UserError where there is no such extractor, or its weights cannot be had."""
+    """Checks that there is such an extractor and that its weights are within reach.
+
+    Raises: UserError where it is not so.
+    """
     look_up(EXTRACTORS, name, "metrics.extractor").find(weights_path)

@@ -138,7 +138,10 @@ class Extractor(Protocol):
 
 
 def require_uint8(images: Tensor) -> None:
-    """Raises ValueError for anything but uint8 images (N, 3, H, W)."""
+    """Checks that these are uint8 images (N, 3, H, W).
+
+    Raises: ValueError where they are not.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"an extractor takes uint8 images (N, 3, H, W), here {images.dtype} {tuple(images.shape)}")
 

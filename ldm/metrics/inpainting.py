@@ -42,7 +42,7 @@ JACKKNIFE_BLOCKS: Final = 50
 
 
 def known_error(image: Tensor, filled: Tensor, mask: Tensor) -> Array:
-    """Mean squared error of the known pixels of each image, grey levels squared, NaN where none is known.
+    """Mean squared error of the known pixels of each image, grey levels squared, NaN where none is.
 
     Shapes: uint8 (N, 3, H, W) twice, mask (N, 1, H, W) with 1 = hole; result (N,).
     """

@@ -10,7 +10,7 @@ from ldm.records import DECODED, POPULATION, POSTERIOR_SAMPLE, REAL, WINDOWS, Le
 
 @dataclass(frozen=True)
 class Metric:
-    """All that tables, figures and verdicts need to know of a metric; each of its rows says it.
+    """All that tables, figures and verdicts need of a metric; each of its rows says it.
 
     `higher_is_better`: None where no end is better. `estimand`: what value and interval estimate, one of those in
     `ldm.records`. `group`, `kind`, `base`, `variant`, `headline_from`: as in `ldm.records.ResultRow`; `kind` is the

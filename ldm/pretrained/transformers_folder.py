@@ -9,7 +9,7 @@ from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 
 class UnreadableFolderError(Exception):
-    """A folder does not hold what was asked of it; the text says why in one line."""
+    """A folder does not hold what it should; the text says why in one line."""
 
 
 def read_part(class_name: str, folder: Path, **options: Any) -> Any:

@@ -1,6 +1,6 @@
 """Probes: small networks, trained on real images, that read a picture's condition off it.
 
-A generated picture is asked what a held-out real one is asked, so that the score of samples has a ceiling (held-out
+A generated picture is given the questions of a held-out real one, so that the score of samples has a ceiling (held-out
 images) and a floor (the conditions of other samples).
 """
 

@@ -28,7 +28,7 @@ def build_probe(
 ) -> Probe:
     """The probe of a kind with its initial weights, a function of the seed, to be trained on these images.
 
-    `options` are arguments that only one kind has (layout: `most`, the boxes an image that a model is told of).
+    `options` are arguments that only one kind has (layout: `most`, the boxes an image that a model is conditioned on).
 
     Raises: UserError for a kind without a probe, and where the images lack what it asks about.
     """

@@ -1,1 +1,1 @@
-"""Code that exports carry along, for diffusers to load; it knows diffusers and nothing of this program."""
+"""Code that exports carry along, for diffusers to load; it imports diffusers and nothing of this program."""

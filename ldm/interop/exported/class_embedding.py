@@ -14,5 +14,5 @@ class ClassEmbedding(ModelMixin, ConfigMixin):
         self.weight = torch.nn.Parameter(torch.zeros(classes + null_class, dim))
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        """Shapes: labels (N,), result (N, 1, dim)."""
+        """The token of each label. Shapes: labels (N,), result (N, 1, dim)."""
         return self.weight[labels][:, None]
