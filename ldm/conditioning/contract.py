@@ -126,7 +126,7 @@ class Unconditional(Conditioning):
     concat_channels = 0
 
     def forward(self, fields: Mapping[str, Tensor]) -> Condition:
-        """The empty condition."""
+        """The empty condition, without tensors."""
         return Condition()
 
     def drop(self, fields: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:

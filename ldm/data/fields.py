@@ -31,7 +31,7 @@ class Fields:
     makers: Mapping[str, FieldMaker]
 
     def __call__(self, indices: Indices, draw: Draw) -> dict[str, Tensor]:
-        """The fields of these images, on the CPU, images first."""
+        """The fields of these images, on the CPU. Shapes: indices (N,); each field (N, ...), images first."""
         chosen = np.asarray(indices)
         return {name: make(self.images, chosen, draw) for name, make in self.makers.items()}
 
@@ -59,7 +59,7 @@ class WordPieces:
     tokenise: Tokenise
 
     def __call__(self, images: ImageCache, indices: NDArray[np.integer], draw: Draw) -> Tensor:
-        """Word pieces of these images' captions."""
+        """Word pieces of these images' captions. Shapes: indices (N,); result (N, L)."""
         assert images.captions is not None, "planning asks for the annotation first"
         return self.tokenise([images.captions[int(index)] for index in indices])
 
@@ -71,7 +71,7 @@ class Boxes:
     most: int
 
     def __call__(self, images: ImageCache, indices: NDArray[np.integer], draw: Draw) -> Tensor:
-        """The `most` largest boxes of these images."""
+        """The `most` largest boxes of these images. Shapes: indices (N,); result (N, most, 5)."""
         assert images.boxes is not None, "planning asks for the annotation first"
         padded = torch.full((len(indices), self.most, 5), -1.0)
         for row, index in zip(padded, indices, strict=True):
@@ -88,7 +88,7 @@ class LowResolution:
     degradation: Degradation
 
     def __call__(self, images: ImageCache, indices: NDArray[np.integer], draw: Draw) -> Tensor:
-        """These images, degraded."""
+        """These images, degraded. Shapes: indices (N,); result (N, 3, H / scale, W / scale)."""
         whole = images.batch(indices)
         return torch.stack([self.degradation(one, functools.partial(draw, at)) for at, one in enumerate(whole)])
 
@@ -100,7 +100,7 @@ class Masks:
     kinds: Sequence[str] = MASK_KINDS
 
     def __call__(self, images: ImageCache, indices: NDArray[np.integer], draw: Draw) -> Tensor:
-        """A mask for each of these images."""
+        """A mask for each of these images. Shapes: indices (N,); result (N, 1, H, W)."""
         height, width = images.images.shape[1:3]
         drawn = [draw_mask(draw(position), height, width, self.kinds) for position in range(len(indices))]
         return torch.from_numpy(np.stack(drawn)).unsqueeze(1)

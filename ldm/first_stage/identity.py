@@ -82,7 +82,7 @@ class IdentityFirstStage(TrainableFirstStage):
 
     @property
     def last_layer(self) -> Tensor:
-        """There is none, of any shape.
+        """There is none.
 
         Raises: RuntimeError, always.
         """

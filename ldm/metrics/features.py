@@ -59,7 +59,7 @@ class Features:
 
     @property
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Those that are not None, by name."""
+        """Those that are not None, by name. Shapes: as the class states."""
         named = {"features": self.features, "logits": self.logits, "spatial": self.spatial}
         return {name: array for name, array in named.items() if array is not None}
 

@@ -42,7 +42,10 @@ class Statistics:
 
     @staticmethod
     def from_moments(mean: ArrayLike, covariance: ArrayLike, n: int) -> "Statistics":
-        """Statistics of a mean and an unbiased covariance; the factor comes from the symmetric eigendecomposition."""
+        """Statistics of a mean and an unbiased covariance; the factor comes from the symmetric eigendecomposition.
+
+        Shapes: mean (d,), covariance (d, d).
+        """
         eigenvalues, vectors = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
         return Statistics(np.asarray(mean, dtype=np.float64), vectors * np.sqrt(np.maximum(eigenvalues, 0.0)), n)
 
@@ -123,6 +126,7 @@ def frechet_spread(features_a: ArrayLike, features_b: ArrayLike, value: float, b
     """The delete-a-block jackknife's variance and bias of the Frechet distance `value` of two independent sets.
 
     Blocks are consecutive rows, so the rows must stand in random order. Each set is varied alone and the variances add.
+    Shapes: features_a (n, d), features_b (m, d).
     """
     sets = [np.asarray(x, dtype=np.float64) for x in (features_a, features_b)]
     statistics = [Statistics.from_features(x) for x in sets]
@@ -140,6 +144,7 @@ def frechet_infinity(features_a: ArrayLike, features_b: ArrayLike) -> float:
     distances of parts are averaged; the line is that of least squares. The bias is linear in 1 / n only where even the
     smallest parts hold well more items than features.
 
+    Shapes: features_a (n, d), features_b (m, d).
     Source: Chong and Forsyth 2020, arXiv 1911.07023 (there the reference stays whole).
     """
     a, b = (np.asarray(x, dtype=np.float64) for x in (features_a, features_b))

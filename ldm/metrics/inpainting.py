@@ -69,7 +69,7 @@ def mean_filled(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def known_metrics(mse: Array) -> MetricValue | LeftOut:
-    """`inpaint_known_rmse255` of `known_error`."""
+    """`inpaint_known_rmse255` of `known_error`. Shapes: mse (N,)."""
     known = mse[np.isfinite(mse)]
     if not len(known):
         return LeftOut(KNOWN_RMSE.name, "The masks cover every pixel.")
@@ -82,6 +82,7 @@ def distances_by_band(
     """The mean of every perceptual distance over all images and over those of each band.
 
     `variants` say what fills the holes where that is not a model (`MEAN_FILL`).
+    Shapes: each of distances and shares (N,).
     """
     values, left_out = [], []
     for band, chosen in _bands(shares):
@@ -101,6 +102,7 @@ def frechet_by_band(
 
     Its bias grows as n falls, so that bands are compared across models, not with each other. The interval is that of
     the distance at this n: blocks of pairs are left out together.
+    Shapes: filled and originals of N images, shares (N,).
     """
     values, left_out = [], []
     dimensions = filled.features.shape[1]

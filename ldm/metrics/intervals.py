@@ -59,6 +59,7 @@ def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 def block_sizes(n: int, blocks: int) -> NDArray[np.int64]:
     """Sizes of `blocks` consecutive blocks of n items, as equal as they can be.
 
+    Shapes: result (blocks,).
     Raises: ValueError where there are fewer than two blocks or more blocks than items.
     """
     if not 2 <= blocks <= n:

@@ -61,7 +61,7 @@ class ImageErrors:
 
     @property
     def psnr(self) -> NDArray[np.float64]:
-        """Peak signal-to-noise ratio of each image in dB, infinite where the reconstruction is exact."""
+        """Peak signal-to-noise ratio of each image in dB, (N,), infinite where the reconstruction is exact."""
         with np.errstate(divide="ignore"):
             return 10 * np.log10(PEAK**2 / self.mse)
 

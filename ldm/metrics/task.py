@@ -32,7 +32,10 @@ Counts = NDArray[Any]
 
 
 def shuffled_partners(n: int, seed: int) -> NDArray[np.int64]:
-    """For each of n samples another one, whose condition it is asked about for the floor: one random cycle of all."""
+    """For each of n samples another one, whose condition it is scored against for the floor: one random cycle of all.
+
+    Shapes: result (n,).
+    """
     cycle = np.random.default_rng(seed).permutation(n)
     partners = np.empty(n, np.int64)
     partners[cycle] = np.roll(cycle, -1)
@@ -115,7 +118,10 @@ TASK_METRICS: Final[Mapping[str, TaskMetric]] = dict(
 
 
 def task_score(metric: str, counts: Counts, *variants: Variant) -> MetricValue | LeftOut:
-    """The score of that name, or a variant of it (`REAL_IMAGES`, `OTHER_CONDITIONS`)."""
+    """The score of that name, or a variant of it (`REAL_IMAGES`, `OTHER_CONDITIONS`).
+
+    Shapes: counts (N, ...), as the score's own function states.
+    """
     score = TASK_METRICS[metric]
     return score.of_counts(varied(score.metric, *variants), counts)
 

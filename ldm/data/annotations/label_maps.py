@@ -60,7 +60,7 @@ class LabelMaps:
         return self.contents.get(name)
 
     def value(self, name: str, resolution: int) -> NDArray[np.uint8]:
-        """The map's central square, nearest pixels."""
+        """The map's central square, nearest pixels: shape (resolution, resolution)."""
         if name not in self.by_image:
             return np.full((resolution, resolution), self.lookup[VOID])
         labels = Image.fromarray(_values(self.files, self.by_image[name]))

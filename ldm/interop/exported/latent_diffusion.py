@@ -42,7 +42,10 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
     ) -> Any:
-        """Images; `output_type` "pil", "np", or "latent" for z. A class-conditional model needs `class_labels`."""
+        """Images; `output_type` "pil", "np", or "latent" for z. A class-conditional model needs `class_labels`.
+
+        Shapes: class_labels (N,), latents and z (N, C, h, w); images as "np" (N, H, W, 3).
+        """
         if (class_labels is None) != (self.class_embedding is None):
             raise ValueError("class_labels must be given to a class-conditional model, and to no other")
         labels = None if class_labels is None else torch.as_tensor(class_labels, device=self._execution_device)
