@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import custom
 from experiments.conditions import DataFacts, Vocabulary, larger_maps, vocabulary_of
 from experiments.console import reporting, say
 from experiments.store import Store
@@ -26,11 +27,14 @@ def splits(data: Mapping[str, Any], store: Store, size: tuple[int, int] | None =
 
     Raises: UserError where they cannot be had.
     """
+    memo = store.root / "data" / "checksums.json"
+    if custom.is_custom(data):
+        return custom.splits(data, size, memo)
     settings = {key: value for key, value in data.items() if value is not None}
     for key in ("path", "captions", "boxes", "semantic"):
         if key in settings:
             settings[key] = Path(settings[key]).expanduser()
-    return open_splits(**settings, size=size, memo=store.root / "data" / "checksums.json")
+    return open_splits(**settings, size=size, memo=memo)
 
 
 def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
