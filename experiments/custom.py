@@ -44,6 +44,9 @@ from ldm.samplers import Sampler
 KEYS = ("target", "options", "version", "files")
 """What a resolved group says of the user's part that it holds; "files" only where options are paths."""
 
+SOURCES = "sources.json"
+"""Where an artifact that is begun, and a folder of decoded images, keep what `sources_of` says of them."""
+
 OWN_LOSS: Mapping[str, Any] = {
     "perceptual": "none",
     "perceptual_path": None,
@@ -132,7 +135,7 @@ def settings_in(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settled(group: Mapping[str, Any], where: str, options: type, version: int) -> dict[str, Any]:
     """Target, version and all options of a part whose options are the fields of `options`, checked, as plain values."""
-    given = group["options"]
+    given = group["options"] or {}
     if not isinstance(given, Mapping):
         raise UserError(f"{where}.options={given} is no mapping: write {where}.options='{{name: value}}'")
     known = options_of(options, plain=True)
@@ -241,7 +244,7 @@ def resolved_data(data: Mapping[str, Any]) -> dict[str, Any]:
     """The group `data` with all options; the side is the class's own where none is given."""
     loaded = _class(data["target"], "data.target")
     side = {} if data["resolution"] is None else {"resolution": data["resolution"]}
-    settled = _settled({**data, "options": {**data["options"], **side}}, "data", loaded.part, loaded.version)
+    settled = _settled({**data, "options": {**(data["options"] or {}), **side}}, "data", loaded.part, loaded.version)
     options = dict(settled["options"])
     if "resolution" not in options:
         raise UserError(f"data.target={data['target']} needs an option `resolution`, the side of the images in pixels")
@@ -356,15 +359,25 @@ def check_sources(plan: Plan, store: Store) -> None:
     """Raises UserError where a source changed under the same version since an artifact of the plan was made with it."""
     for planned in plan.stages.values():
         now = sources_of(planned.settings, plan.config["data"])
-        if not now or not store.is_complete(planned.name, planned.identity):
-            continue
-        record = store.record(planned.name, planned.identity)
-        before = record.environment.get("sources", {}) if record else {}
-        for target, source in now.items():
-            made = before.get(target, source)
-            if made["version"] == source["version"] and made["hash"] != source["hash"]:
-                raise UserError(
-                    f"the source file of {target} changed, but its version is still {source['version']}, with which "
-                    f"{store.folder(planned.name, planned.identity)} was made: raise `version` in it to compute anew, "
-                    "or restore the file (or remove that folder and all that was made of it)"
-                )
+        if now and store.is_complete(planned.name, planned.identity):
+            record = store.record(planned.name, planned.identity)
+            before = record.environment.get("sources", {}) if record else {}
+            _check_source(now, before, store.folder(planned.name, planned.identity))
+
+
+def check_images(data: Mapping[str, Any], folder: Path) -> None:
+    """As `check_sources`, for images that lie decoded in that folder of the store, or will."""
+    path = folder / SOURCES
+    if is_custom(data) and path.exists():
+        _check_source(sources_of(data), json.loads(path.read_text(encoding="utf-8")), folder)
+
+
+def _check_source(now: Mapping[str, Any], before: Mapping[str, Any], folder: Path) -> None:
+    for target, source in now.items():
+        made = before.get(target, source)
+        if made["version"] == source["version"] and made["hash"] != source["hash"]:
+            raise UserError(
+                f"the source file of {target} changed, but its version is still {source['version']}, with which "
+                f"{folder} was made: raise `version` in it to compute anew, or restore the file (or remove that "
+                "folder and all that was made of it)"
+            )

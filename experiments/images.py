@@ -17,6 +17,7 @@ from ldm.data.cache import build_cache
 from ldm.data.contract import ImageCache, ImageSource, Split, UnusableImage
 from ldm.data.sources import open_splits
 from ldm.errors import UserError
+from ldm.records import write_json
 
 LOOKED_AT = 8
 """Images that are decoded before anything runs, to see whether they are large enough for larger samples."""
@@ -46,6 +47,8 @@ def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
 def _data_facts(data: str, root: Path) -> DataFacts:
     found = splits(json.loads(data), Store(root))
     train, heldout = found["train"], found["heldout"]
+    for split, source in found.items():
+        custom.check_images(json.loads(data), cache_folder(root, split, source))
     return DataFacts(
         train.fingerprint,
         heldout.fingerprint,
@@ -55,6 +58,11 @@ def _data_facts(data: str, root: Path) -> DataFacts:
         train.annotations,
         heldout.annotations,
     )
+
+
+def cache_folder(root: Path, split: Split, source: ImageSource) -> Path:
+    """Where the store in that folder keeps the decoded images of a source."""
+    return root / "data" / f"{split}-{source.fingerprint[:16]}"
 
 
 def vocabulary(images: ImageCache, annotations: Iterable[str]) -> Vocabulary:
@@ -101,7 +109,7 @@ class Images:
         With `size` (height, width) they are the images of that size, see `ldm.data.larger`.
         """
         found = splits(self.data, self.store, size)[split]
-        folder = self.store.root / "data" / f"{split}-{found.fingerprint[:16]}"
+        folder = cache_folder(self.store.root, split, found)
         with self.store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
             fresh = not (folder / "meta.json").exists()
             with reporting(f"data           {split} images", len(found)) as reporter:
@@ -112,6 +120,8 @@ class Images:
                     lambda done, _: reporter.advance_to(done),
                     annotations,
                 )
+            if fresh and custom.is_custom(self.data):
+                write_json(folder / custom.SOURCES, custom.sources_of(self.data))
         if fresh:
             say(f"data           {len(cache):,} {split} images of {found.size[1]}x{found.size[0]} px decoded")
             for name, reason in cache.skipped[:10]:

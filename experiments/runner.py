@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console import clock, say
-from experiments.custom import sources_of
+from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
 from experiments.store import Store, now
@@ -114,7 +114,7 @@ def _with_sources(planned: PlannedStage, plan: Plan, folder: Path) -> dict[str, 
     sources = sources_of(planned.settings, plan.config["data"])
     if not sources:
         return {}
-    path = folder / "sources.json"
+    path = folder / SOURCES
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != sources:
         shutil.rmtree(folder)
     write_json(path, sources)
