@@ -42,7 +42,7 @@ from ldm.records import LeftOut
 from ldm.samplers import Sampler
 
 KEYS = ("target", "options", "version", "files")
-"""What a resolved group says of the user's part that it holds; "files" only where options are paths."""
+"""What a resolved group says of the user's part that it holds; "files" names the options that are paths, if any."""
 
 SOURCES = "sources.json"
 """Where an artifact that is begun, and a folder of decoded images, keep what `sources_of` says of them."""
@@ -128,6 +128,12 @@ def _class(target: str, where: str) -> Loaded:
     return loaded
 
 
+def axes(config: Mapping[str, Any]) -> dict[str, str]:
+    """What tells cells with a first stage that comes trained apart in tables: its target."""
+    ae = config["ae"]
+    return {"ae_weights": ae["target"]} if is_custom(ae) and "training" not in ae else {}
+
+
 def settings_in(group: Mapping[str, Any]) -> dict[str, Any]:
     """What a resolved group says of the user's part: target, options and version."""
     return {key: group[key] for key in KEYS if key in group}
@@ -141,16 +147,14 @@ def _settled(group: Mapping[str, Any], where: str, options: type, version: int) 
     known = options_of(options, plain=True)
     checked = checked_options(options, given, f"{where}.options", plain=True)
     whole = {name: each.default for name, each in known.items() if each.default is not MISSING} | checked
-    files = {name: {"weights": str(value)} for name, value in whole.items() if isinstance(value, Path)}
-    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in whole.items() if name not in files}
-    # As a file of weights a path stands in the identity as what it holds.
+    files = [name for name, value in whole.items() if isinstance(value, Path)]
+    plain = {name: list(v) if isinstance(v, tuple) else str(v) if name in files else v for name, v in whole.items()}
     return {"target": group["target"], "options": plain, "version": version, **({"files": files} if files else {})}
 
 
 def _options(group: Mapping[str, Any], where: str, part: type, **others: Any) -> Any:
     """A part, or its options, with what a resolved group says; `others` are its fields that are no options."""
-    paths = {name: each["weights"] for name, each in group.get("files", {}).items()}
-    values = checked_options(part, {**group["options"], **paths}, f"{where}.options", plain=True)
+    values = checked_options(part, group["options"], f"{where}.options", plain=True)
     try:
         return part(**others, **values)
     except TypeError as error:

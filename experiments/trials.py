@@ -165,7 +165,7 @@ def _expect(where: str, what: str, found: Any, shape: tuple[int, ...], dtype: to
 
 
 def _broken(where: str, expected: str, found: Any) -> UserError:
-    return UserError(f"{where}: {expected}, and is {_described(found)}")
+    return UserError(f"{where}: {expected}, found {_described(found)}")
 
 
 def _described(found: Any) -> str:
@@ -174,7 +174,7 @@ def _described(found: Any) -> str:
         return f"a {_type(found.dtype)} {kind} of shape {_shape(tuple(found.shape))}"
     if isinstance(found, tuple):
         return f"({', '.join(map(_described, found))})"
-    return "None" if found is None else f"of type {type(found).__name__}"
+    return "None" if found is None else f"an object of type {type(found).__name__}"
 
 
 def _type(dtype: Any) -> str:
