@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from experiments import published
+from experiments import custom, published
 from experiments.conditions import conditions_of, sample_size, task_of
 from experiments.resolve import shift_name
 from ldm.samplers import sampler_axes
@@ -67,7 +67,7 @@ KEYS = (
 )
 """Settings that stand in an axis of their own, whether chosen as a group or given as a value."""
 
-MAKES_NO_NUMBER = r"(store|workers|until|device|hydra\b.*|tracker\b.*|sweep\b.*)$"
+MAKES_NO_NUMBER = r"(store|workers|until|device|metrics\.extra|hydra\b.*|tracker\b.*|sweep\b.*)$"
 
 
 def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +98,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "sampler_seed": config["sampler"]["seed"],
         "extractor": config["metrics"]["extractor"],
         **published.axes(config),
+        **custom.axes(config),
     }
 
 

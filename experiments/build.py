@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments import published
+from experiments import custom, published, trials
 from experiments.conditions import BuildContext, Encode, fields_of, tau_theta
 from experiments.data_facts import Vocabulary
 from experiments.tables import options_of_denoiser
@@ -25,7 +26,7 @@ from ldm.first_stage.build import build_first_stage, build_first_stage_loss, opt
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
 from ldm.first_stage.latent_scale import LatentScale
-from ldm.first_stage.losses import FirstStageLoss
+from ldm.first_stage.losses import FirstStageLoss, OwnLoss
 from ldm.first_stage.perceptual import PerceptualLoss, load_perceptual_loss
 from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
@@ -76,6 +77,8 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
     if published.is_given(ae):
         return published.first_stage(ae)
     torch.manual_seed(derived_seed(ae["seed"], "first_stage"))
+    if custom.is_custom(ae):
+        return custom.first_stage(ae, resolution)
     architecture = ae.get("architecture", {})
     return build_first_stage(
         regulariser=ae["regulariser"],
@@ -109,8 +112,10 @@ def perceptual_loss(loss: Mapping[str, Any]) -> PerceptualLoss | None:
     return load_perceptual_loss(loss["perceptual"], Path(path) if path else None)
 
 
-def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -> FirstStageLoss:
+def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -> FirstStageLoss | OwnLoss:
     """The loss of a resolved group `ae`, with the penalties and the reduction of its regulariser."""
+    if custom.is_custom(ae):
+        return custom.first_stage_loss(ae, perceptual)
     loss = ae["loss"]
     weights = loss["perceptual_weight"], loss["discriminator"]["weight"]
     return build_first_stage_loss(ae["regulariser"], options_in(ae), perceptual, *weights)
@@ -201,6 +206,8 @@ def denoising_model(
 
 def sampler(settings: Mapping[str, Any], noise_schedule: Schedule) -> Sampler:
     """The sampler that `sampler=` chose. Raises UserError for an unknown name, or an option that is not allowed."""
+    if custom.is_custom(settings):
+        return custom.sampler(settings, noise_schedule)
     return build_sampler(settings["name"], noise_schedule, settings)
 
 
@@ -212,6 +219,8 @@ def guidance(settings: Mapping[str, Any]) -> Guidance:
 
 def extractor(settings: Mapping[str, Any], device: str) -> Extractor:
     """The network that judges, loaded once a process. Raises UserError where its weights cannot be had."""
+    if custom.is_custom(settings):
+        return custom.extractor(settings, device)
     return _extractor(settings["name"], settings["weights"], settings["precision"], device)
 
 
@@ -251,24 +260,44 @@ def check_extractor_weights(name: str, weights: str | None) -> None:
 
 
 @functools.lru_cache
-def check_weights(extractor_name: str, weights: str | None, perceptual: str, perceptual_path: str | None) -> None:
-    """Raises UserError where the judge's or the perceptual loss's weights cannot be had."""
-    check_extractor_weights(extractor_name, weights)
+def check_perceptual_weights(perceptual: str, perceptual_path: str | None) -> None:
+    """Raises UserError where the perceptual loss's weights cannot be had."""
     perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
 
 
 def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
-    """Builds the networks of a resolved config without memory; raises UserError where their sizes do not fit."""
-    ae, resolution = config["ae"], config["data"]["resolution"]
+    """Builds the networks of a resolved config without memory, and tries the parts that are the user's own.
+
+    Raises: UserError where their sizes do not fit, or a part breaks its contract.
+    """
+    ae, resolution, side = config["ae"], config["data"]["resolution"], config["data"]["resolution"] // config["ae"]["f"]
+    if custom.is_custom(ae):
+        _try_first_stage(json.dumps(ae, sort_keys=True), resolution)
     with torch.device("meta"):
         first_stage(ae, resolution)
         conditions = conditioning(config["conditioning"], known, ae)
-        denoiser(config["denoiser"], ae["channels"], resolution // ae["f"], conditions)
+        network = denoiser(config["denoiser"], ae["channels"], side, conditions)
+    if custom.is_custom(config["denoiser"]):
+        where = f"denoiser.target={config['denoiser']['target']}"
+        trials.denoiser(network, conditions, ae["channels"], side, where)
     if config["guidance"]["scale"] != 1:
         published.check_null(conditions)
     schedule(config["diffusion"])
-    sampler(config["sampler"], schedule(config["diffusion"]))
-    time_grid_of(config["sampler"])
+    found, times = sampler(config["sampler"], schedule(config["diffusion"])), time_grid_of(config["sampler"])
+    if custom.is_custom(config["sampler"]):
+        trials.sampler(found, times, f"sampler.target={config['sampler']['target']}")
+    metrics = config["metrics"]
+    if custom.is_custom(metrics):
+        trials.extractor(custom.extractor(metrics, "cpu"), f"metrics.target={metrics['target']}")
+    for extra, measure in zip(metrics["extra"], custom.measures(metrics["extra"]), strict=True):
+        trials.measure(measure, f"metrics.extra={extra['target']}")
+
+
+@functools.lru_cache
+def _try_first_stage(settings: str, resolution: int) -> None:
+    ae = json.loads(settings)
+    loss = first_stage_loss(ae, None) if is_trained(ae) else None
+    trials.first_stage(first_stage(ae, resolution), loss, ae, resolution)
 
 
 def time_grid_of(settings: Mapping[str, Any]) -> torch.Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from experiments import custom
 from experiments.conditions import condition_choices
 from ldm.diffusion.guidance import CLIPS
 from ldm.diffusion.schedule import SCHEDULES, STEPS
@@ -106,7 +107,11 @@ def check_switches(config: Mapping[str, Any]) -> None:
 def check_extractors(config: Mapping[str, Any]) -> None:
     """Raises UserError for extractors and weights that the program could not measure with."""
     metrics, judge = config["metrics"], config["metrics"]["extractor"]
-    look_up(EXTRACTORS, judge, "metrics.extractor")
+    is_own = custom.is_custom(metrics)
+    if not is_own:
+        look_up(EXTRACTORS, judge, "metrics.extractor")
+    elif metrics["weights"] is not None:
+        raise UserError(f"metrics.weights={metrics['weights']}: an extractor of your own reads its metrics.options")
     least, side = lpips.trunk("alex").smallest_side, config["data"]["resolution"]
     if metrics["lpips"] and side < least:
         raise UserError(f"metrics.lpips: LPIPS takes images of {least} px or more, these have {side} px: leave it out")
@@ -118,7 +123,8 @@ def check_extractors(config: Mapping[str, Any]) -> None:
             raise UserError(f"metrics.also.{name}={given} is neither true nor false nor the path of its weights")
     if also.get(judge):
         raise UserError(f"metrics.also.{judge}: {judge} is metrics.extractor, which measures anyway: leave it out")
-    for key, name, path in (("weights", judge, metrics["weights"]), *((f"also.{n}", n, p) for n, p in also.items())):
+    weights = () if is_own else (("weights", judge, metrics["weights"]),)
+    for key, name, path in (*weights, *((f"also.{n}", n, p) for n, p in also.items())):
         if isinstance(path, str) and look_up(EXTRACTORS, name, "metrics.also").is_packaged:
             raise UserError(f"metrics.{key}={path}: {name} reads the weights of its package, so leave the path out")
 

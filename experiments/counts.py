@@ -100,8 +100,8 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
         discriminator = build.discriminator(ae, resolution) if build.is_trained(ae) else None
     parts = {name: build.parameters(part) for name, part in model.named_children()}
     parameters = {
-        "encoder": parts.pop("encoder"),
-        "decoder": parts.pop("decoder"),
+        "encoder": parts.pop("encoder", 0),
+        "decoder": parts.pop("decoder", 0),
         "bottleneck": sum(parts.values()),
         "discriminator": build.parameters(discriminator) if discriminator else 0,
     }

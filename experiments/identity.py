@@ -17,6 +17,9 @@ WEIGHT_FILES = ("weights", "perceptual_path", "encoder", "clip_model", "lpips_we
 MODEL = "path"
 """The setting whose value is the path of a published model."""
 
+OPTIONS = "options"
+"""Beside a version: the options of a part of the user's own, of which `files` names those that are paths."""
+
 
 def identity(stage: Stage, settings: Settings, parents: Mapping[str, str]) -> str:
     """The identity of a stage under this version of the code."""
@@ -57,7 +60,10 @@ def _by_content(settings: Settings) -> dict[str, Any]:
     """The settings with files of weights named by what they hold, so that moving one changes no identity."""
     kept: dict[str, Any] = {}
     for key, value in settings.items():
-        if key in WEIGHT_FILES and value is not None:
+        if key == OPTIONS and "version" in settings:
+            files = settings.get("files", ())
+            kept[key] = {name: _file_hash(Path(v).expanduser()) if name in files else v for name, v in value.items()}
+        elif key in WEIGHT_FILES and value is not None:
             kept[key] = _file_hash(Path(value).expanduser())
         elif key == MODEL:
             kept[key] = content_hash(sorted(map(_file_hash, interop.files_of(Path(value).expanduser()))))

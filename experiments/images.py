@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import custom
 from experiments.conditions import DataFacts, Vocabulary, larger_maps, vocabulary_of
 from experiments.console import reporting, say
 from experiments.store import Store
@@ -16,6 +17,7 @@ from ldm.data.cache import build_cache
 from ldm.data.contract import ImageCache, ImageSource, Split, UnusableImage
 from ldm.data.sources import open_splits
 from ldm.errors import UserError
+from ldm.records import write_json
 
 LOOKED_AT = 8
 """Images that are decoded before anything runs, to see whether they are large enough for larger samples."""
@@ -26,11 +28,14 @@ def splits(data: Mapping[str, Any], store: Store, size: tuple[int, int] | None =
 
     Raises: UserError where they cannot be had.
     """
+    memo = store.root / "data" / "checksums.json"
+    if custom.is_custom(data):
+        return custom.splits(data, size, memo)
     settings = {key: value for key, value in data.items() if value is not None}
     for key in ("path", "captions", "boxes", "semantic"):
         if key in settings:
             settings[key] = Path(settings[key]).expanduser()
-    return open_splits(**settings, size=size, memo=store.root / "data" / "checksums.json")
+    return open_splits(**settings, size=size, memo=memo)
 
 
 def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
@@ -42,6 +47,8 @@ def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
 def _data_facts(data: str, root: Path) -> DataFacts:
     found = splits(json.loads(data), Store(root))
     train, heldout = found["train"], found["heldout"]
+    for split, source in found.items():
+        custom.check_images(json.loads(data), cache_folder(root, split, source))
     return DataFacts(
         train.fingerprint,
         heldout.fingerprint,
@@ -51,6 +58,11 @@ def _data_facts(data: str, root: Path) -> DataFacts:
         train.annotations,
         heldout.annotations,
     )
+
+
+def cache_folder(root: Path, split: Split, source: ImageSource) -> Path:
+    """Where the store in that folder keeps the decoded images of a source."""
+    return root / "data" / f"{split}-{source.fingerprint[:16]}"
 
 
 def vocabulary(images: ImageCache, annotations: Iterable[str]) -> Vocabulary:
@@ -97,7 +109,7 @@ class Images:
         With `size` (height, width) they are the images of that size, see `ldm.data.larger`.
         """
         found = splits(self.data, self.store, size)[split]
-        folder = self.store.root / "data" / f"{split}-{found.fingerprint[:16]}"
+        folder = cache_folder(self.store.root, split, found)
         with self.store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
             fresh = not (folder / "meta.json").exists()
             with reporting(f"data           {split} images", len(found)) as reporter:
@@ -108,6 +120,8 @@ class Images:
                     lambda done, _: reporter.advance_to(done),
                     annotations,
                 )
+            if fresh and custom.is_custom(self.data):
+                write_json(folder / custom.SOURCES, custom.sources_of(self.data))
         if fresh:
             say(f"data           {len(cache):,} {split} images of {found.size[1]}x{found.size[0]} px decoded")
             for name, reason in cache.skipped[:10]:

@@ -13,6 +13,7 @@ from experiments import build
 from experiments.compose import plain
 from experiments.conditions import annotations_read
 from experiments.console import say
+from experiments.custom import check_sources, is_custom
 from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
@@ -103,12 +104,15 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     settings = {key: value for key, value in values.items() if key != "overrides"}
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
+    check_sources(plan, store)
     build.check_networks(plan.config, facts.vocabulary(annotations_read(plan.config)))
     if not store.is_complete("evaluation", plan.stages["evaluation"].identity):
         check_larger_images(plan.config, store)
         loss = plan.config["ae"].get("loss", {"perceptual": "none", "perceptual_path": None})
         metrics = plan.config["metrics"]
-        build.check_weights(metrics["extractor"], metrics["weights"], loss["perceptual"], loss["perceptual_path"])
+        if not is_custom(metrics):  # which was tried already
+            build.check_extractor_weights(metrics["extractor"], metrics["weights"])
+        build.check_perceptual_weights(loss["perceptual"], loss["perceptual_path"])
         for judge in other_extractors(plan.config).values():
             build.check_extractor_weights(judge["name"], judge["weights"])
         judges = plan.stages["samples"].settings

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments import checks, published
+from experiments import checks, custom, published
 from experiments.budget import flops_per_training_image, steps_within
-from experiments.build import AUTO
+from experiments.build import AUTO, is_trained
 from experiments.checks import is_number
 from experiments.conditions import (
     CONDITIONS,
@@ -32,7 +32,8 @@ from experiments.tables import (
 )
 from ldm.errors import UserError
 from ldm.first_stage.build import filled_options
-from ldm.samplers import inactive_options, own_options
+from ldm.parts import options_of
+from ldm.samplers import SAMPLERS, inactive_options, own_options
 
 Config = Mapping[str, Any]
 Settled = tuple[dict[str, Any], list[str]]
@@ -55,6 +56,8 @@ def resolve(composed: Config, facts: DataFacts) -> tuple[dict[str, Any], tuple[s
 def with_scale_sizes(config: Config) -> dict[str, Any]:
     """The group `data`; what is null is taken from the scale, the side from a denoiser that was given."""
     data, sizes = config["data"], config["scale"]["data"]
+    if custom.is_custom(data):
+        return custom.resolved_data(data)
     data = filled(data, {"resolution": side} if (side := published.trained_resolution(config)) else {})
     return filled(data, sizes.get(data["name"], sizes["folder"]))  # a scale's folder stands for all sets of files
 
@@ -69,13 +72,18 @@ def _given_first_stage(config: Config, facts: DataFacts) -> Settled:
     return ({"ae": published.resolved_first_stage(config)} if is_given else {}), []
 
 
+def _custom(config: Config, facts: DataFacts) -> Settled:
+    """What classes of the user's own say of themselves."""
+    return custom.resolved(config), []
+
+
 def _refused_first(config: Config, facts: DataFacts) -> Settled:
     """What no filling in could mend."""
     ae = config["ae"]
     checks.check_factor(ae["f"], config["data"]["resolution"])
     checks.check_extractors(config)
     checks.check_switches(config)
-    if ae["regulariser"] != "identity" and not published.is_given(ae):
+    if "loss" in ae:
         checks.check_trained_with(config)
     return {}, []
 
@@ -85,10 +93,16 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     ae, scale = config["ae"], config["scale"]
     if ae["f"] == 1:
         return {"ae": {"regulariser": "identity", "f": 1, "channels": 3, "seed": 0}}, []
-    if published.is_given(ae):
+    if published.is_given(ae) or (custom.is_custom(ae) and not is_trained(ae)):
         return {}, []
     if ae["regulariser"] == "identity":
         raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
+    if custom.is_custom(ae):
+        table = scale["ae"]
+        loss = {**ae["loss"], "discriminator": filled(ae["loss"]["discriminator"], table["discriminator"])}
+        # A scale's rates of Muon are those that suit this program's coders.
+        training = filled(ae["training"], {**table["training"], "matrix_learning_rate": 0})
+        return {"ae": {**ae, "loss": loss, "training": training}}, []
     table, notes = first_stage_tables(config)
     coder = for_factor(
         {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}, ae["f"], scale, "first-stage architecture"
@@ -239,8 +253,11 @@ def _candidates(given: Any) -> list[float]:
 def _sampler(config: Config, facts: DataFacts) -> Settled:
     """The sampler's settings without those that it does not read, and with the steps that `nfe` stands for."""
     given = config["sampler"]
-    own_options(given["name"], given)
-    inactive = inactive_options(given["name"])
+    if custom.is_custom(given):
+        inactive = frozenset(key for part in SAMPLERS.values() for key in options_of(part))
+    else:
+        own_options(given["name"], given)
+        inactive = inactive_options(given["name"])
     settings = {key: value for key, value in given.items() if key not in inactive}
     calls = settings.pop("nfe", None)
     if calls is None:
@@ -333,6 +350,7 @@ def _tiles(config: Config, facts: DataFacts) -> Settled:
 ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
     _data,
     _given_first_stage,
+    _custom,
     _refused_first,
     _first_stage,
     _choices,

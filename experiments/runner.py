@@ -1,20 +1,23 @@
 """Runs the stages of a plan: skips what is complete, claims what is not, records what was done."""
 
 import functools
+import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.console import clock, say
+from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
 from experiments.store import Store, now
 from experiments.tracking import Tracker
 from ldm import __version__
-from ldm.records import RATE, WINDOWS, StageRecord
+from ldm.records import RATE, WINDOWS, StageRecord, write_json
 
 
 def machine_of(config: Mapping[str, Any]) -> Machine:
@@ -81,6 +84,7 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
     planned, started = plan.stages[stage.name], time.monotonic()
     store.begin(stage.name, planned.identity)
     with tracker.stage_run(plan, planned) as run:
+        made_with = _with_sources(planned, plan, store.folder(stage.name, planned.identity))
         outcome = stage.run(job_of(stage, plan, store, run))
         _check_protocols(outcome, stage.name)
         record = StageRecord(
@@ -93,7 +97,7 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
             left_out=tuple(outcome.left_out),
             protocols=outcome.protocols,
             cost=outcome.cost,
-            environment={**environment(), "device": plan.config["device"], "config": plan.config},
+            environment={**environment(), **made_with, "device": plan.config["device"], "config": plan.config},
             created=now(),
             axes={axis: plan.axes[axis] for axis in stage.axes if axis in plan.axes},
         )
@@ -101,6 +105,21 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
         store.finish(record)
     rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
     say(f"{stage.line(plan.axes)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
+
+
+def _with_sources(planned: PlannedStage, plan: Plan, folder: Path) -> dict[str, Any]:
+    """What the record says of the sources of parts of the user's own, where the stage or its images have any.
+
+    What another source left behind in an unfinished artifact is no beginning to go on from, and is removed.
+    """
+    sources = sources_of(planned.settings, plan.config["data"])
+    if not sources:
+        return {}
+    path = folder / SOURCES
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != sources:
+        shutil.rmtree(folder)
+    write_json(path, sources)
+    return {"sources": sources}
 
 
 def _check_protocols(outcome: Outcome, stage: str) -> None:

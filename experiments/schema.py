@@ -25,7 +25,8 @@ def check_keys(config: DictConfig) -> None:
     chosen = {k: _choice(v) for k, v in choices.items() if "/" not in k and v is not None and k != "experiment"}
     known = _settings_of(tuple(sorted(chosen.items())))
     for key in leaves(OmegaConf.to_container(config, resolve=False)):
-        if key != "hydra" and not key.startswith("hydra.") and key not in known:
+        of_a_class = ".options." in key  # of the user's own, which checks them (`experiments.custom`)
+        if key != "hydra" and not key.startswith("hydra.") and not of_a_class and key not in known:
             raise UserError(f"'{key}', set by experiment={choices['experiment']}, is no setting{nearest(key, known)}")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments import custom
 from experiments.conditions import DataFacts, annotations_read
 from ldm.data.contract import Annotation
 
@@ -29,7 +30,9 @@ def sample_conditions(config: Config, facts: DataFacts) -> dict[str, Any]:
 
 def extractor(config: Config) -> dict[str, Any]:
     """The extractor of the metrics."""
-    return _extractor(config["metrics"]["extractor"], config["metrics"]["weights"])
+    metrics = config["metrics"]
+    own = custom.settings_in(metrics) if custom.is_custom(metrics) else {}
+    return {**_extractor(metrics["extractor"], metrics["weights"]), **own}
 
 
 def other_extractors(config: Config) -> dict[str, dict[str, Any]]:

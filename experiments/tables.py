@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from experiments import custom
 from experiments.conditions import has_tokens
 from ldm.denoiser import DENOISERS, Denoiser, denoiser_options
 from ldm.errors import UserError, nearest
@@ -29,6 +30,8 @@ def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
     Raises: UserError for an unknown denoiser, or where the scale has no such architecture, or none for that f.
     """
     given = config["denoiser"]
+    if custom.is_custom(given):
+        return dict(given)
     part = look_up(DENOISERS, given["name"], "denoiser.name")
     row, _ = architecture(config, f)
     family = row_family(config["scale"]["denoiser"], given["name"], config)
@@ -45,6 +48,8 @@ def options_of_denoiser(settings: Mapping[str, Any]) -> Denoiser:
 
     Those of the small denoiser hold no name, since it is a UNet always.
     """
+    if custom.is_custom(settings):
+        return custom.denoiser(settings)
     options = {key: value for key, value in settings.items() if key not in ("name", "architecture")}
     return denoiser_options(settings.get("name", "unet"), options)
 

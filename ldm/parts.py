@@ -122,24 +122,48 @@ def option(
 
 
 @cache
-def options_of(part: type) -> Mapping[str, Option]:
+def options_of(part: type, plain: bool = False) -> Mapping[str, Option]:
     """The options that a class declares, by name and in the order of its fields; none where it is no dataclass.
 
-    Raises: UserError for an option of a type that options cannot have.
+    With `plain` every field of a type that options can have is one, whether `option` declared it or not.
+    Raises: UserError for a declared option of a type that options cannot have.
     """
     if not is_dataclass(part):
         return {}
-    declared = [each for each in fields(part) if "help" in each.metadata]
-    hints = get_type_hints(part) if declared else {}
+    asked = [each for each in fields(part) if "help" in each.metadata or (plain and each.init)]
+    hints = get_type_hints(part) if asked else {}
     return {
-        each.name: Option(each.name, *_kind(hints[each.name], part, each.name), each.default, **each.metadata)
-        for each in declared
+        each.name: Option(each.name, *_kind(hints[each.name], part, each.name), each.default, **_PLAIN | each.metadata)
+        for each in asked
+        if "help" in each.metadata or _can_be_option(hints[each.name])
     }
+
+
+_PLAIN: Mapping[str, Any] = {
+    "help": "",
+    "low": None,
+    "high": None,
+    "above": None,
+    "below": None,
+    "choices": None,
+    "unit": "",
+}
+"""What a plain field says of itself as an option."""
+
+
+def _can_be_option(hint: Any) -> bool:
+    arms = [arm for arm in _arms(hint) if arm is not NoneType]
+    return len(arms) == 1 and (get_args(arms[0])[0] if get_origin(arms[0]) is tuple else arms[0]) in WORDS
+
+
+def _arms(hint: Any) -> tuple[Any, ...]:
+    """The types that a union allows, or the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _kind(hint: Any, part: type, name: str) -> tuple[type, bool, bool]:
     """The type of an option's values, whether there is a list of them, and whether there may be none."""
-    arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    arms = _arms(hint)
     inner = next(arm for arm in arms if arm is not NoneType)
     is_list = get_origin(inner) is tuple
     kind = get_args(inner)[0] if is_list else inner
@@ -161,13 +185,13 @@ def defaults_of(part: type) -> dict[str, Any]:
     return {name: each.default for name, each in options_of(part).items() if each.default is not MISSING}
 
 
-def checked_options(part: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def checked_options(part: type, given: Mapping[str, Any], where: str, plain: bool = False) -> dict[str, Any]:
     """The given options of a part, each checked.
 
-    `where` is the group in which they stand, such as "sampler". Raises: UserError for a key that is no option, a value
-    that is not allowed, or an option that is lacking.
+    `where` is the group in which they stand, such as "sampler"; `plain` as in `options_of`. Raises: UserError for a key
+    that is no option, a value that is not allowed, or an option that is lacking.
     """
-    options = options_of(part)
+    options = options_of(part, plain)
     for name, value in given.items():
         if name not in options:
             there = f"there are {', '.join(options)}" if options else "it has none"
@@ -176,7 +200,8 @@ def checked_options(part: type, given: Mapping[str, Any], where: str) -> dict[st
             )
     for name, each in options.items():
         if name not in given and each.default is MISSING:
-            raise UserError(f"{title_of(part)} needs {where}.{name} ({each.help}): a {each.allowed}")
+            what = f" ({each.help})" if each.help else ""
+            raise UserError(f"{title_of(part)} needs {where}.{name}{what}: a {each.allowed}")
     return {name: options[name].checked(value, f"{where}.{name}") for name, value in given.items()}
 
 

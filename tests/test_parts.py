@@ -106,3 +106,20 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all():
     assert str(refused.value) == "oven.mode=gril is none of fan, grill, did you mean 'grill'?"
     with pytest.raises(UserError, match=r"oven.mode=\['fan'\] is none of fan, grill"):
         look_up(table, ["fan"], "oven.mode")
+
+
+def test_plain_fields_are_options_where_they_are_asked_for() -> None:
+    @dataclass(frozen=True)
+    class Mixed:
+        inner: list[int]
+        width: int
+        sides: tuple[int, ...] = (1, 2)
+        share: float | None = option(None, low=0, help="a share")
+
+    assert [*options_of(Mixed)] == ["share"]
+    assert [*options_of(Mixed, plain=True)] == ["width", "sides", "share"]
+    assert checked_options(Mixed, {"width": 3, "sides": [4]}, "part", plain=True) == {"width": 3, "sides": (4,)}
+    with pytest.raises(UserError, match=r"part.width=3.5 is no whole number"):
+        checked_options(Mixed, {"width": 3.5}, "part", plain=True)
+    with pytest.raises(UserError, match=r"Mixed needs part.width: a whole number"):
+        checked_options(Mixed, {}, "part", plain=True)

@@ -22,6 +22,7 @@ from experiments.compose import composed, settings_only
 from experiments.conditions import CONDITIONS, conditions_of
 from experiments.console import say
 from experiments.counts import lpips_file
+from experiments.custom import is_custom
 from experiments.data_facts import DataFacts
 from experiments.images import data_facts, splits
 from experiments.plan import make_plan
@@ -107,7 +108,8 @@ def examine_machine(values: Mapping[str, Any], store: Path) -> Iterator[Finding]
 def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
     """Networks with public weights; only those that the settings name are needed."""
     yield _torchvision()
-    judges = {values["metrics"]["extractor"]: values["metrics"]["weights"]}
+    metrics = values["metrics"]
+    judges = {} if is_custom(metrics) else {metrics["extractor"]: metrics["weights"]}
     judges |= {name: settings["weights"] for name, settings in other_extractors(values).items()}
     wanted = {*judges, values["ae"].get("loss", {}).get("perceptual")}
     for variant in efficientnet_lite.VARIANTS:

@@ -7,6 +7,7 @@ from experiments.artifacts import reference_features
 from experiments.conditions import DataFacts, conditions_of
 from experiments.conditions.scores import MeasuredSamples
 from experiments.cost import Meter
+from experiments.custom import measures
 from experiments.generate import sample_size
 from experiments.scoring import (
     described,
@@ -19,7 +20,7 @@ from experiments.scoring import (
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.task import scores_of
 from ldm.metrics.features import Features
-from ldm.metrics.values import WINDOWS_OF_SAMPLES, Variant
+from ldm.metrics.values import WINDOWS_OF_SAMPLES, MetricValue, Variant, variant_left_out
 from ldm.records import LeftOut, Protocol, ResultRow
 
 
@@ -35,6 +36,8 @@ def run(job: Job) -> Outcome:
         if samples["height"] is not None:
             protocol, variants = window_protocol(protocol), (WINDOWS_OF_SAMPLES,)
         found, missing = sample_rows(features, reference_features(job, judge), protocol, images_seen, *variants)
+        further, lacking = _extra(job, features, protocol, images_seen, *variants) if judge is None else ([], [])
+        found, missing = [*found, *further], [*missing, *lacking]
         rows, left_out, protocols = [*rows, *found], [*left_out, *missing], [*protocols, protocol]
     if samples["height"] is not None:
         left_out += _not_whole(job, rows)
@@ -45,6 +48,16 @@ def run(job: Job) -> Outcome:
         protocols += [item.protocol for item in scored]
     n = samples["n_samples"]
     return Outcome(rows=rows, left_out=left_out, protocols=described(protocols), cost=meter.cost(n))
+
+
+def _extra(
+    job: Job, features: Features, protocol: Protocol, images_seen: int | None, *variants: Variant
+) -> tuple[list[ResultRow], list[LeftOut]]:
+    """What the user's further metrics make of the samples and the reference images, in the eyes of the extractor."""
+    measured = [measure(features, reference_features(job)) for measure in measures(job.settings.get("extra", []))]
+    values = [value.varied(*variants) for value in measured if isinstance(value, MetricValue)]
+    missing = [variant_left_out(item, *variants) for item in measured if isinstance(item, LeftOut)]
+    return [value.row(protocol.id, images_seen) for value in values], missing
 
 
 def _measured_samples(job: Job) -> MeasuredSamples:
@@ -73,8 +86,9 @@ def _not_whole(job: Job, rows: list[ResultRow]) -> list[LeftOut]:
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:
-    """The seed of what is random in a metric; all else stands in its parents."""
-    return {"seed": config["metrics"]["seed"]}
+    """The seed of what is random in a metric, and further metrics; all else stands in its parents."""
+    extra = config["metrics"]["extra"]
+    return {"seed": config["metrics"]["seed"], **({"extra": extra} if extra else {})}
 
 
 STAGE = Stage(

@@ -10,7 +10,6 @@ from experiments.conditions import DataFacts
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.counts import Counts, training_bytes, training_estimate
-from experiments.published import first_stage, is_given
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
@@ -28,8 +27,8 @@ def run(job: Job) -> Outcome:
     shape = {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
     if config["f"] == 1:
         return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
-    if is_given(config):
-        facts = {**shape, "given": True, "parameters": _parameters(first_stage(config), None)}
+    if not build.is_trained(config):
+        facts = {**shape, "given": True, "parameters": _parameters(build.first_stage(config, job.resolution), None)}
         return Outcome(facts=facts, cost=Meter(job.device).cost(0))
     images = job.images("train")
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
@@ -78,7 +77,7 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
         gradient_clip=training["gradient_clip"],
         adversarial_from=loss["discriminator"]["start"],
         matrix_rate=training.get("matrix_learning_rate", 0),
-        from_components=config["architecture"].get("initialisation") == "components",
+        from_components=config.get("architecture", {}).get("initialisation") == "components",
     )
     criterion = build.first_stage_loss(config, perceptual)
     return FirstStageTraining(model, criterion, discriminator, images, settings, job.device, autocast)
@@ -96,7 +95,7 @@ def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
 def _parameters(model: FirstStage, discriminator: PatchDiscriminator | None) -> dict[str, int]:
     """Parameters of the parts that a user runs, and of the discriminator, which only trains."""
     parts = {name: build.parameters(part) for name, part in model.named_children()}
-    named = {"encoder": parts.pop("encoder"), "decoder": parts.pop("decoder"), "bottleneck": sum(parts.values())}
+    named = {"encoder": parts.pop("encoder", 0), "decoder": parts.pop("decoder", 0), "bottleneck": sum(parts.values())}
     return {**named, "discriminator": build.parameters(discriminator) if discriminator else 0}
 
 

@@ -4,6 +4,7 @@ from ldm.first_stage.build import FIRST_STAGES, build_first_stage, check_factor
 from ldm.first_stage.contract import FirstStage, Gaussian, Reconstruction, TrainableFirstStage
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.kl import KLFirstStage
+from ldm.first_stage.plain import PlainFirstStage
 from ldm.first_stage.vq import Quantised, VectorQuantiser, VQFirstStage
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Gaussian",
     "IdentityFirstStage",
     "KLFirstStage",
+    "PlainFirstStage",
     "Quantised",
     "Reconstruction",
     "TrainableFirstStage",

@@ -124,6 +124,16 @@ def build_first_stage_loss(
     Raises: UserError for an unknown regulariser or option.
     """
     kind = first_stage_class(regulariser)
-    settled = _checked_options(kind, options)
-    weights = {term: getattr(settled, option) for term, option in kind.penalties.items()}
+    return loss_of(kind, _checked_options(kind, options), perceptual, perceptual_weight, discriminator_weight)
+
+
+def loss_of(
+    kind: type[TrainableFirstStage],
+    options: Any,
+    perceptual: PerceptualLoss | None,
+    perceptual_weight: float,
+    discriminator_weight: float,
+) -> FirstStageLoss:
+    """The loss of a class of first stages with an `Options` of it; see `build_first_stage_loss`."""
+    weights = {term: getattr(options, option) for term, option in kind.penalties.items()}
     return FirstStageLoss(perceptual, kind.reduction, weights, perceptual_weight, discriminator_weight)

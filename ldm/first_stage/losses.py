@@ -196,6 +196,32 @@ class FirstStageLoss(nn.Module):
         return penalty
 
 
+class OwnLoss(nn.Module):
+    """The loss that a first stage brings with it, in place of `FirstStageLoss`: one number that is minimised.
+
+    `function(image, reconstruction, regularisation)` gives it. Shapes: images (N, 3, H, W); result ().
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def generator_terms(
+        self,
+        image: Tensor,
+        reconstruction: Tensor,
+        regularisation: Mapping[str, Tensor],
+        last_layer: Tensor | None = None,
+        discriminator: Callable[[Tensor], Tensor] | None = None,
+        adversarial_factor: float = 1.0,
+    ) -> GeneratorTerms:
+        """The terms of one step; there is neither a perceptual nor an adversarial one."""
+        total = self.function(image, reconstruction, regularisation)
+        l1 = (at_least_float32(image) - at_least_float32(reconstruction)).abs().mean()
+        off = torch.zeros_like(l1.detach())
+        return GeneratorTerms(total, total, l1, off, off, off, off, regularisation)
+
+
 def _through_last_layer(image: Tensor, gradient: Tensor, last_layer: Tensor) -> Tensor:
     """The gradient at the last layer, given the gradient at the image."""
     return at_least_float32(torch.autograd.grad(image, last_layer, gradient.to(image.dtype), retain_graph=True)[0])

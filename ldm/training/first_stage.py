@@ -12,7 +12,7 @@ from ldm.data.contract import ImageCache
 from ldm.first_stage.components import images_to_start_from, start_from_components
 from ldm.first_stage.contract import FirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
-from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, discriminator_loss
+from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, OwnLoss, discriminator_loss
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 from ldm.randomness import derived_seed, generator
 from ldm.training.muon import Muon
@@ -58,7 +58,7 @@ class FirstStageTraining:
     def __init__(
         self,
         model: TrainableFirstStage,
-        loss: FirstStageLoss,
+        loss: FirstStageLoss | OwnLoss,
         discriminator: PatchDiscriminator | None,
         images: ImageCache,
         settings: FirstStageSettings,

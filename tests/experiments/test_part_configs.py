@@ -24,8 +24,8 @@ def files(group: str) -> set[str]:
 
 
 def test_every_part_of_a_group_has_its_file() -> None:
-    assert files("sampler") == {"base", *SAMPLERS}
-    assert files("denoiser") == {"pretrained", *DENOISERS}
+    assert files("sampler") == {"base", "custom", *SAMPLERS}
+    assert files("denoiser") == {"custom", "pretrained", *DENOISERS}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
