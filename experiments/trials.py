@@ -1,4 +1,4 @@
-"""Tries parts of the user's own on tiny tensors before anything runs: who breaks a contract is told so in one sentence.
+"""Tries parts of the user's own on tiny tensors before anything runs, and refuses in one sentence what breaks a contract.
 
 Each sentence names the setting, what was expected and what was found.
 """

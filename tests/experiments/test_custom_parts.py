@@ -253,7 +253,7 @@ def test_a_denoiser_is_built_and_counted_under_any_condition(conditions: str) ->
     assert plan.stages["diffusion"].settings["denoiser"]["options"] == {"width": 8}
 
 
-def test_an_extractor_judges_under_its_own_name() -> None:
+def test_an_extractor_is_named_by_its_own_name() -> None:
     plan = plan_of(*EXTRACTOR, "metrics.options={side: 2}")
     build.check_networks(plan.config, KNOWN)
     settings = plan.stages["samples"].settings["extractor"]
