@@ -1,4 +1,4 @@
-"""Tries parts of the user's own on tiny tensors before anything runs, and refuses in one sentence what breaks a contract.
+"""Tries parts of the user's own on tiny tensors before anything runs: a broken contract is refused in one sentence.
 
 Each sentence names the setting, what was expected and what was found.
 """
