@@ -8,6 +8,13 @@ import pytest
 from program import SWEEP, run
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what reads a run of the program."""
+    for item in items:
+        if "swept_store" in getattr(item, "fixturenames", ()):
+            item.add_marker("program")
+
+
 @pytest.fixture(scope="session")
 def swept_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after a sweep over both regularisers, f = 1 and 4, to be read or copied (`program.copy_of`).

@@ -111,6 +111,7 @@ def test_samples_larger_than_the_images_are_asked_nothing():
     assert "probe" not in plan_of("samples.width=64").stages
 
 
+@pytest.mark.program
 @pytest.mark.slow
 def test_clip_and_lpips_judge_where_they_are_given(clip_folder: Path, tmp_path: Path, shared_data: Path) -> None:
     """The model of the CLIP score is in the identity by its content; with LPIPS' weights nothing is left out."""
@@ -126,6 +127,7 @@ def test_clip_and_lpips_judge_where_they_are_given(clip_folder: Path, tmp_path: 
     assert left_out.isdisjoint({"clip_score", "superres_lpips_alex"})
 
 
+@pytest.mark.program
 def test_judges_that_cannot_be_had_are_named_before_anything_trains(tmp_path: Path) -> None:
     done = run(tmp_path / "store", "conditioning=text", f"metrics.clip={tmp_path}")
     assert done.returncode == 2
