@@ -1,5 +1,7 @@
 """From composed configs to plain values: those of run.py, and those that the command-line tools compose themselves."""
 
+import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,7 @@ def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = Tru
 
     Raises: UserError, or an error of Hydra or OmegaConf (see `experiments.cli.sentence_for`), where they cannot be.
     """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
+    config = copy.deepcopy(_composed(tuple(overrides), conf))
     if not needs_path and OmegaConf.is_missing(config.data, "path"):
         config.data.path = None
     return plain(config, "")
@@ -33,9 +33,7 @@ def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = Tru
 
 def swept(overrides: Sequence[str], conf: Path = CONF) -> dict[str, list[str]]:
     """What an experiment among the overrides sweeps, and they do not set themselves: the values by key."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        sweeper = compose("config", list(overrides), return_hydra_config=True).hydra.sweeper
+    sweeper = _composed(tuple(overrides), conf).hydra.sweeper
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
     parser = OverridesParser.create()
     asked = [parser.parse_override(f"{key}={values}") for key, values in (sweeper.get("params") or {}).items()]
@@ -46,6 +44,14 @@ def swept(overrides: Sequence[str], conf: Path = CONF) -> dict[str, list[str]]:
         for override in asked
         if override.key_or_group not in given
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _composed(overrides: tuple[str, ...], conf: Path) -> DictConfig:
+    """The last one is kept: what an experiment sweeps is often asked for just before its settings."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def settings_only(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from experiments.stages import STAGES
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
 
+ON_CPU = ("device=cpu", "precision=fp32", "scale=cpu")
 SCALES = ("tiny", "cpu", "gpu", "paper")
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -80,14 +81,24 @@ def made_up_facts(data: dict[str, Any]) -> DataFacts:
 
 @lru_cache
 def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
-    return settings_only(composed([*choices, "device=cpu", "precision=fp32"], needs_path=False))
+    return settings_only(composed([*ON_CPU, *choices], needs_path=False))
+
+
+@lru_cache
+def _table_of(scale: str) -> dict[str, Any]:
+    table: dict[str, Any] = composed([*ON_CPU[:2], f"scale={scale}"])["scale"]
+    return table
 
 
 def settings_of(scale: str, *overrides: str) -> dict[str, Any]:
-    """Composed settings; values are set after composing, which takes long."""
+    """Composed settings; the scale, which only its own group says, and values are set after composing: it takes long.
+
+    Where a scale is set otherwise too, the identities are others than those that are known.
+    """
     given = [override for override in overrides if override]
     choices = tuple(o for o in given if "." not in o.partition("=")[0] or ".also." in o)
-    settings = copy.deepcopy(_composed((f"scale={scale}", *choices)))
+    settings = copy.deepcopy(_composed(choices))
+    settings["scale"] = copy.deepcopy(_table_of(scale))
     for override in given:
         if override not in choices:
             parsed = OverridesParser.create().parse_override(override)
@@ -102,9 +113,10 @@ def planned(scale: str, *overrides: str) -> Plan:
     return make_plan(settings, made_up_facts(settings["data"]), STAGES)
 
 
+@lru_cache
 def points_of(experiment: str) -> list[tuple[str, ...]]:
     """All points of what an experiment sweeps."""
-    grid = swept([f"+experiment={experiment}"])
+    grid = swept([*ON_CPU, f"+experiment={experiment}"])
     each = [[f"{key}={value}" for value in values] for key, values in grid.items()]
     return list(itertools.product(*each))
 
@@ -133,9 +145,7 @@ def identities_of(name: str, points: Iterable[str]) -> dict[str, dict[str, str]]
 
 
 def few_of(name: str) -> list[str]:
-    """At scale=cpu all points, at the others the first and the last: every file at every scale, in seconds."""
-    chosen = []
-    for scale in SCALES:
-        own = [point for point, (of, _) in all_points(name).items() if of == scale]
-        chosen += own if scale == "cpu" else [*dict.fromkeys((own[0], own[-1]))]
-    return chosen
+    """Of an experiment its last point at every scale; of the cells all at scale=cpu."""
+    known = all_points(name)
+    own = {scale: [point for point, (of, _) in known.items() if of == scale] for scale in SCALES}
+    return [*dict.fromkeys([*([] if name in EXPERIMENTS else own["cpu"]), *(points[-1] for points in own.values())])]

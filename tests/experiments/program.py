@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORT = ("trainer.milestones=[1.0]", "precision=fp32")
+SWEEP = ("-m", "ae=kl,vq", "ae.f=1,4", *SHORT)
+"""What the store holds that tests share (fixture `swept_store`): what a cell shares with it is not trained again."""
 
 
 def command(store: Path, *arguments: str) -> list[str]:
@@ -25,6 +29,18 @@ def run(store: Path, *arguments: str, with_gpu: bool = False) -> "subprocess.Com
     return subprocess.run(
         command(store, *arguments), capture_output=True, text=True, env=environment(with_gpu), cwd=store.parent
     )
+
+
+def copy_of(store: Path, folder: Path) -> Path:
+    """A store of one's own that holds the same."""
+    return Path(shutil.copytree(store, folder / "store", ignore=shutil.ignore_patterns("claims")))
+
+
+def latest_stages(store: Path) -> dict[str, str]:
+    """The identity of each stage of the one cell of the store's latest sweep."""
+    sweeps = [json.loads(path.read_text()) for path in store.glob("sweeps/*.json")]
+    [cell] = max(sweeps, key=lambda sweep: sweep["created"])["cells"]
+    return dict(cell["stages"])
 
 
 def start(store: Path, *arguments: str) -> "subprocess.Popen[bytes]":

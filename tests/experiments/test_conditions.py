@@ -184,17 +184,17 @@ def test_every_score_stands_beside_its_floor_or_says_why_it_is_missing(scenes, n
     found = {value.metric: value.value for one in scored for value in one.values}
     assert kind.all_scores
     for score in kind.all_scores:
-        floors = [metric for metric in found if metric.startswith(score.floor)]
+        floors = [metric for metric in found if metric.startswith(score.floor.prefix)]
         if score.weights.keys() == {"clip_model"}:
             assert [(item.metric, item.reason) for item in left_out] == [("clip_score", MISSING)]
             continue
         assert floors
         for metric in floors:
-            assert metric.removeprefix(score.floor) in found
+            assert metric.removeprefix(score.floor.prefix) in found
     if kind.probe is None:
         assert [(item.metric, item.reason) for item in left_out] == [(f"{name}_lpips_alex", NO_LPIPS)]
         distance = f"{name}_feature_distance_efficientnet_lite2"
-        assert found[distance] < found[f"{kind.scores[0].floor}{distance}"] / 2
+        assert found[distance] < found[f"{kind.scores[0].floor.prefix}{distance}"] / 2
     protocols = {value.metric: one.protocol for one in scored for value in one.values}
     assert {(one.n_samples, one.resolution, one.evaluation_seed) for one in protocols.values()} == {(N, 32, 5)}
     assert {one.reference_hash for one in protocols.values()} == {

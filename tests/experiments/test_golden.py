@@ -14,6 +14,8 @@ from program import run
 
 from experiments.stages import STAGES
 
+pytestmark = pytest.mark.program
+
 VERSIONS = {stage.name: stage.version for stage in STAGES}
 GOLDEN = Path(__file__).with_name("golden.json")
 # Training amplifies a processor's rounding: codes flip at ties, and Adam's first steps follow the sign of gradients

@@ -6,6 +6,8 @@ import pytest
 import torch
 from program import rows, run
 
+pytestmark = pytest.mark.program
+
 ROUNDING = 1e-5
 """Relative; 1e-6 was seen."""
 

@@ -8,6 +8,8 @@ from program import rows, run, start
 
 from experiments.stages import STAGES
 
+pytestmark = pytest.mark.program
+
 CELL = ("ae=vq", "ae.f=4", "trainer.checkpoint_seconds=0", "trainer.milestones=[1.0]", "samples.batch=8")
 TRAINED = (*CELL, "ae.training.images=640", "trainer.images=640")
 """Long enough to be killed in."""

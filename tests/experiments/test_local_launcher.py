@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from program import records, rows, run
 
+pytestmark = pytest.mark.program
+
 LOCAL = ("-m", "hydra/launcher=local", "ae.f=32", "until=first_stage")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from program import run
+from program import SHORT, copy_of, run
 from tiny_plans import changed, plan_of
 
 from experiments.pictures import read_grid, save_grid
@@ -32,11 +32,10 @@ def test_memorisation_is_asked_for_and_changes_no_other_stage() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cell whose samples are kept."""
-    found = tmp_path_factory.mktemp("memorised") / "store"
-    settings = ("trainer.milestones=[1.0]", "metrics.memorisation=true", "samples.keep=images", "precision=fp32")
-    done = run(found, *settings)
+    found = copy_of(swept_store, tmp_path_factory.mktemp("memorised"))
+    done = run(found, *SHORT, "metrics.memorisation=true", "samples.keep=images")
     assert done.returncode == 0, done.stdout + done.stderr
     return found
 
@@ -44,6 +43,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _record(store: Path, stage: str) -> dict:
     [path] = store.glob(f"{stage}/*/record.json")
     return json.loads(path.read_text())
+
+
+def _samples(store: Path) -> Path:
+    [images] = store.glob("samples/*/images.npy")
+    return images.parent
 
 
 def test_rows_have_interval_and_protocol_in_both_spaces(store: Path) -> None:
@@ -63,7 +67,7 @@ def test_rows_have_interval_and_protocol_in_both_spaces(store: Path) -> None:
 
 def test_distances_are_those_of_the_images_themselves(store: Path) -> None:
     """By brute force, from the samples that were kept and the images of the cache."""
-    [samples] = store.glob("samples/*")
+    samples = _samples(store)
     kept = first_images(samples, 32, 32, 32)
     [train] = store.glob("data/train-*/images.npy")
     pixels = np.load(train).astype(np.float64).transpose(0, 3, 1, 2)
@@ -79,7 +83,7 @@ def test_the_picture_shows_samples_above_their_nearest_training_images(store: Pa
     [path] = store.glob("memorisation/*/nearest.png")
     grid = read_grid(path, 36, 12, 32, 32)
     shown = _record(store, "memorisation")["facts"]["shown"]
-    [samples], [train] = store.glob("samples/*"), store.glob("data/train-*/images.npy")
+    samples, [train] = _samples(store), store.glob("data/train-*/images.npy")
     kept, images = first_images(samples, 32, 32, 32), torch.from_numpy(np.load(train).transpose(0, 3, 1, 2).copy())
     assert torch.equal(grid[:12], kept[[item["sample"] for item in shown]])
     assert torch.equal(grid[12:24], images[[item["training_image"] for item in shown]])
@@ -90,6 +94,6 @@ def test_the_picture_shows_samples_above_their_nearest_training_images(store: Pa
 
 def test_without_kept_samples_those_of_the_grid_are_looked_at(store: Path, tmp_path: Path) -> None:
     """They are the same."""
-    [samples] = store.glob("samples/*")
+    samples = _samples(store)
     Image.open(samples / "grid.png").save(tmp_path / "grid.png")
     assert torch.equal(first_images(tmp_path, 32, 32, 32), first_images(samples, 32, 32, 32))

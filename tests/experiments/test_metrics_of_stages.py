@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from program import run
+from program import SHORT, copy_of, run
 
 from analysis.collect import read_study
 from analysis.table import markdown
@@ -14,10 +14,10 @@ ASKED = [f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cell with all that can be measured of it."""
-    found = tmp_path_factory.mktemp("metrics") / "store"
-    done = run(found, "ae=kl", "ae.f=4", "trainer.milestones=[1.0]", *ASKED)
+    found = copy_of(swept_store, tmp_path_factory.mktemp("metrics"))
+    done = run(found, "ae=kl", "ae.f=4", *SHORT, *ASKED)
     assert done.returncode == 0, done.stdout + done.stderr
     return found
 

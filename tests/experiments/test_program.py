@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from program import records, rows, run
+from program import SHORT, SWEEP, copy_of, records, rows, run
 
 from ldm.data.masks import draw_mask
 from ldm.data.sources import open_splits
@@ -17,15 +17,13 @@ from ldm.randomness import generator, numpy_generator
 sys.path.append(str(Path(__file__).parents[1]))
 from tiny_clip import save_tiny_clip
 
+pytestmark = pytest.mark.program
+
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store after a sweep over both regularisers, f = 1 and 4."""
-    store = tmp_path_factory.mktemp("sweep") / "store"
-    done = run(store, "-m", "ae=kl,vq", "ae.f=1,4", "trainer.milestones=[1.0]")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 cells (4 points" in done.stdout
-    return store
+def swept(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The swept store, to which these tests add."""
+    return copy_of(swept_store, tmp_path_factory.mktemp("sweep"))
 
 
 def test_each_identity_is_computed_once(swept: Path) -> None:
@@ -47,7 +45,7 @@ def test_each_identity_is_computed_once(swept: Path) -> None:
 def test_the_same_sweep_again_computes_nothing(swept: Path) -> None:
     """The second run finds everything in the store."""
     before = {path: path.stat().st_mtime_ns for path in swept.glob("*/*/record.json")}
-    done = run(swept, "-m", "ae=kl,vq", "ae.f=1,4", "trainer.milestones=[1.0]")
+    done = run(swept, *SWEEP)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 computed now" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in swept.glob("*/*/record.json")} == before
@@ -56,7 +54,7 @@ def test_the_same_sweep_again_computes_nothing(swept: Path) -> None:
 def test_another_step_count_pays_for_samples_only(swept: Path) -> None:
     """And nothing that was there is touched."""
     before = records(swept)
-    done = run(swept, "-m", "ae=kl,vq", "ae.f=4", "sampler.steps=3", "trainer.milestones=[1.0]")
+    done = run(swept, "-m", "ae=kl,vq", "ae.f=4", "sampler.steps=3", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert Counter(stage for stage, _ in records(swept) - before) == {"samples": 2, "evaluation": 2}
 
@@ -66,7 +64,7 @@ def test_another_judge_beside_pays_for_its_references_and_samples_and_changes_no
 ) -> None:
     save_tiny_clip(tmp_path / "clip")
     before, old = records(swept), rows(swept)
-    done = run(swept, "ae.f=1", "trainer.milestones=[1.0]", f"metrics.also.clip={tmp_path / 'clip'}")
+    done = run(swept, "ae.f=1", *SHORT, f"metrics.also.clip={tmp_path / 'clip'}")
     assert done.returncode == 0, done.stdout + done.stderr
     added = dict(records(swept) - before)
     assert set(added) == {"other_references", "samples", "evaluation"}
@@ -86,7 +84,7 @@ def test_larger_samples_pay_for_samples_only_and_are_measured_in_windows(swept: 
     """A model trained at 32 px samples 64x40, decoded in tiles whose difference stands in the record."""
     before = records(swept)
     size = ("samples.height=40", "samples.width=64", "samples.tile=8", "samples.keep=images", "samples.batch=5")
-    done = run(swept, "ae=kl", "ae.f=4", "trainer.milestones=[1.0]", *size)
+    done = run(swept, "ae=kl", "ae.f=4", *SHORT, *size)
     assert done.returncode == 0, done.stdout + done.stderr
     [sampled, evaluated] = sorted(records(swept) - before, reverse=True)
     assert (sampled[0], evaluated[0]) == ("samples", "evaluation")
@@ -113,7 +111,7 @@ def test_maps_of_larger_samples_are_made_at_their_size(swept: Path) -> None:
     """Label map, low-resolution image and mask in one run; the known pixels are those of scenes side by side."""
     asked = ("conditioning=[semantic,superres,inpaint]", "samples.paste_known=true", "samples.keep=images")
     before = records(swept)
-    done = run(swept, "ae=kl", "ae.f=4", "until=samples", "samples.height=40", "samples.width=64", *asked)
+    done = run(swept, "ae=kl", "ae.f=4", "until=samples", SHORT[1], "samples.height=40", "samples.width=64", *asked)
     assert done.returncode == 0, done.stdout + done.stderr
     [folder] = [swept / stage / identity for stage, identity in records(swept) - before if stage == "samples"]
     images = np.load(folder / "images.npy")
@@ -161,7 +159,7 @@ def test_every_row_has_its_n_and_its_protocol(swept: Path) -> None:
 
 def test_the_same_seed_gives_the_same_numbers(swept: Path, tmp_path: Path) -> None:
     """Another store, another process: bit for bit."""
-    done = run(tmp_path / "store", "ae=vq", "ae.f=4", "trainer.milestones=[1.0]")
+    done = run(tmp_path / "store", "ae=vq", "ae.f=4", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     again, first = rows(tmp_path / "store"), rows(swept)
     assert len(again) > 20

@@ -124,6 +124,7 @@ def rows_of(record: dict, prefix: str) -> dict[str, tuple[float, int, str]]:
     return {row["metric"].removeprefix(prefix): (row["value"], row["n"], row["protocol"]) for row in rows}
 
 
+@pytest.mark.program
 def test_decoded_images_are_those_of_the_real_floor_and_never_meet_their_originals(
     against_training: dict[str, dict],
 ) -> None:
@@ -139,6 +140,7 @@ def test_decoded_images_are_those_of_the_real_floor_and_never_meet_their_origina
     assert (spelled["reference"], spelled["class_balance"]) == ("train", "as in the held-out images")
 
 
+@pytest.mark.program
 def test_predictors_say_which_images_they_were_measured_on(against_training: dict[str, dict]) -> None:
     """Statistics: training images; what the small denoiser leaves unexplained: held-out ones."""
     record, rows = against_training["predictors"], rows_of(against_training["predictors"], "")

@@ -160,6 +160,7 @@ def assert_same_images(ours, expected):
 
 
 @pytest.mark.data
+@pytest.mark.program
 def test_one_command_measures_a_published_model_at_several_steps(models, tmp_path):
     path = models / "unconditional_vq"
     done = run(
@@ -181,6 +182,7 @@ def test_one_command_measures_a_published_model_at_several_steps(models, tmp_pat
 
 
 @pytest.mark.data
+@pytest.mark.program
 @pytest.mark.slow
 def test_a_published_class_model_is_guided_by_its_own_null_class(models, tmp_path):
     path = models / "class_crossattention_vq"
@@ -212,6 +214,7 @@ def tokens_by_hand(boxes):
     return [*tokens, *[39] * (9 - len(tokens)), 0, 35]
 
 
+@pytest.mark.program
 def test_a_published_layout_model_is_told_the_boxes_of_the_data(tmp_path):
     torch.manual_seed(0)
     released = RELEASED["layout2img-openimages256"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program import run
+from program import SHORT, copy_of, latest_stages, run
 from tiny_plans import changed, plan_of
 
 from ldm.probes import PROBES
@@ -14,17 +14,16 @@ EVERY_CONDITION = "conditioning=[class,text,layout,semantic,superres,inpaint]"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after a run of a model that is told everything."""
-    store = tmp_path_factory.mktemp("task") / "store"
-    done = run(store, EVERY_CONDITION, "trainer.milestones=[1.0]", "ae.f=4", "samples.batch=20", "metrics.seed=3")
+    store = copy_of(swept_store, tmp_path_factory.mktemp("task"))
+    done = run(store, EVERY_CONDITION, *SHORT, "ae.f=4", "samples.batch=20", "metrics.seed=3")
     assert done.returncode == 0, done.stdout + done.stderr
     return store
 
 
 def record(store: Path, stage: str) -> dict:
-    [path] = store.glob(f"{stage}/*/record.json")
-    return json.loads(path.read_text())
+    return json.loads((store / stage / latest_stages(store)[stage] / "record.json").read_text())
 
 
 def rows(store: Path, stage: str) -> dict[str, dict]:
@@ -74,8 +73,7 @@ def test_probes_are_asked_with_a_seed_of_their_own(store: Path) -> None:
 
 def test_what_is_saved_of_each_sample_gives_the_rows(store: Path) -> None:
     """32 samples in two batches: 20 and 12."""
-    [path] = store.glob("samples/*/task.npz")
-    with np.load(path) as values:
+    with np.load(store / "samples" / latest_stages(store)["samples"] / "task.npz") as values:
         assert {len(found) for found in values.values()} == {32}
         assert rows(store, "evaluation")["class_accuracy"]["value"] == values["class_accuracy"][:, 0].mean()
         covered = values["inpaint.covered"]
@@ -113,6 +111,7 @@ def test_samples_larger_than_the_images_are_asked_nothing():
     assert "probe" not in plan_of("samples.width=64").stages
 
 
+@pytest.mark.program
 @pytest.mark.slow
 def test_clip_and_lpips_judge_where_they_are_given(clip_folder: Path, tmp_path: Path, shared_data: Path) -> None:
     """The model of the CLIP score is in the identity by its content; with LPIPS' weights nothing is left out."""
@@ -128,6 +127,7 @@ def test_clip_and_lpips_judge_where_they_are_given(clip_folder: Path, tmp_path: 
     assert left_out.isdisjoint({"clip_score", "superres_lpips_alex"})
 
 
+@pytest.mark.program
 def test_judges_that_cannot_be_had_are_named_before_anything_trains(tmp_path: Path) -> None:
     done = run(tmp_path / "store", "conditioning=text", f"metrics.clip={tmp_path}")
     assert done.returncode == 2

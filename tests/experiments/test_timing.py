@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from program import run
+from program import SHORT, copy_of, run
 
 from experiments.commands import timing
 from experiments.commands.timing import Machine, Speed, foreign_load, timing_identity
@@ -15,11 +15,10 @@ from ldm.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sample set at two step counts."""
-    found = tmp_path_factory.mktemp("timed") / "store"
-    settings = ("ae.f=4", "sampler.steps=2,12", "trainer.milestones=[1.0]", "precision=fp32", "until=samples")
-    done = run(found, "-m", *settings)
+    found = copy_of(swept_store, tmp_path_factory.mktemp("timed"))
+    done = run(found, "-m", "ae.f=4", "sampler.steps=2,12", *SHORT, "until=samples")
     assert done.returncode == 0, done.stdout + done.stderr
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program import run
+from program import SHORT, copy_of, latest_stages, run
 from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of, stage_named
 
 from experiments.conditions import DataFacts
@@ -132,18 +132,20 @@ def test_a_factor_of_the_learning_rate_is_nothing_but_the_rate() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cell that was tuned and looked at for training images."""
-    found = tmp_path_factory.mktemp("tuned") / "store"
-    settings = ("trainer.milestones=[1.0]", "guidance.candidates=[1,2,6]", "metrics.memorisation=true")
-    done = run(found, AUTO, *settings, "precision=fp32")
+    found = copy_of(swept_store, tmp_path_factory.mktemp("tuned"))
+    done = run(found, AUTO, *SHORT, "guidance.candidates=[1,2,6]", "metrics.memorisation=true")
     assert done.returncode == 0, done.stdout + done.stderr
     return found
 
 
 def _record(store: Path, stage: str) -> dict:
-    [path] = store.glob(f"{stage}/*/record.json")
-    return json.loads(path.read_text())
+    """Of the cell that was tuned."""
+    [tuning] = store.glob("tuning/*")
+    found = [json.loads(path.read_text()) for path in store.glob(f"{stage}/*/record.json")]
+    [record] = [record for record in found if tuning.name in (record["identity"], record["parents"].get("tuning"))]
+    return record
 
 
 def test_the_least_distance_wins_and_the_samples_are_made_with_it(store: Path) -> None:
@@ -163,9 +165,11 @@ def test_the_least_distance_wins_and_the_samples_are_made_with_it(store: Path) -
 def test_the_samples_that_are_reported_are_those_of_the_same_scale_given(store: Path) -> None:
     """To the last bit; and none of those that the scale was found with."""
     scale = _record(store, "tuning")["facts"]["scale"]
-    done = run(store, f"guidance.scale={scale}", "trainer.milestones=[1.0]", "precision=fp32")
+    done = run(store, f"guidance.scale={scale}", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
-    one, other = (np.load(path)["features"] for path in store.glob("samples/*/features.npz"))
+    identities = _record(store, "samples")["identity"], latest_stages(store)["samples"]
+    assert len(set(identities)) == 2
+    one, other = (np.load(store / "samples" / identity / "features.npz")["features"] for identity in identities)
     np.testing.assert_array_equal(one, other)
     [reference] = store.glob("reference/*/reference.npz")
     reported = kernel_distance(one, Features.load(reference).features)[0]
