@@ -1,11 +1,11 @@
 """The axes of a study: what its cells differ in, by the stages whose rows depend on it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
-from ldm.records import StageShape, Sweep
+from ldm.records import Choice, StageShape, Sweep
 
 REPEATED = ("seed", "ae_seed", "sampler_seed")
 """Axes whose values are repetitions of one cell: a diffusion model, a first stage, or samples anew."""
@@ -26,11 +26,26 @@ class Axes:
 
     `first_stage`: those that make a first stage and its images another one, and not the same one trained or judged
     again. `compression`: those of them that pixels, which have no first stage, have no choice of.
+    `choices`: by axis and value, what the sweeps' programs call their parts.
     """
 
     all: tuple[str, ...]
     first_stage: tuple[str, ...]
     compression: tuple[str, ...]
+    choices: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
+
+    def titles(self, axis: str) -> dict[str, str]:
+        """How the values of an axis are written in figures and tables, of those that have a title."""
+        return {value: choice.title for value, choice in self.choices.get(axis, {}).items()}
+
+    def title(self, axis: str, value: object) -> str:
+        """How a value of an axis is written in figures and tables: by its own name where it has no title."""
+        return self.titles(axis).get(str(value), str(value))
+
+    def own(self, axis: str, value: object) -> tuple[str, ...]:
+        """The axes that this value of the axis has, and not all of its values."""
+        choice = self.choices.get(axis, {}).get(str(value))
+        return () if choice is None else choice.options
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -47,7 +62,16 @@ def stages_of(sweeps: Iterable[Sweep]) -> dict[str, StageShape]:
     return stages
 
 
-def axes_of(stages: Mapping[str, StageShape]) -> Axes:
+def choices_of(sweeps: Iterable[Sweep]) -> dict[str, dict[str, Choice]]:
+    """What the programs of all sweeps call their parts; the latest has the say."""
+    found: dict[str, dict[str, Choice]] = {}
+    for sweep in sorted(sweeps, key=lambda sweep: (sweep.created, sweep.sweep)):
+        for axis, named in sweep.choices.items():
+            found.setdefault(axis, {}).update(named)
+    return found
+
+
+def axes_of(stages: Mapping[str, StageShape], choices: Mapping[str, Mapping[str, Choice]] = {}) -> Axes:
     """The axes of all stages; the stage that has most of them says their order."""
     by_number = sorted(stages.values(), key=lambda shape: len(shape.axes), reverse=True)
     of_images, of_first_stage = (stages[name].axes if name in stages else () for name in ("reference", "first_stage"))
@@ -57,6 +81,7 @@ def axes_of(stages: Mapping[str, StageShape]) -> Axes:
         compression=tuple(
             axis for axis in of_first_stage if axis not in (*of_images, "f", "regulariser", "budget", *REPEATED)
         ),
+        choices=choices,
     )
 
 

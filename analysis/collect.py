@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import older_metrics, settings
-from analysis.axes import AUTO, TUNED, Axes, axes_of, needed_by, stages_of
+from analysis.axes import AUTO, TUNED, Axes, axes_of, choices_of, needed_by, stages_of
 from analysis.columns import MEANING, frame_of
 from analysis.costs import costs, share
 from analysis.labels import CellLabels
@@ -33,7 +33,8 @@ class Finished:
 class Study:
     """All that the tables and figures are made of: `frame` is `results.csv`, `published` is drawn behind it.
 
-    `stages`: what the sweeps' programs know of their stages. `finished`: the records, for what is no row.
+    `stages`: what the sweeps' programs know of their stages. `finished`: the records, for what is no row. `metric`: the
+    one that the figures of sample quality are to draw, None for the headline.
     """
 
     sweep: str
@@ -48,6 +49,7 @@ class Study:
     left_out: tuple[tuple[str, LeftOut], ...] = ()
     published: tuple[Published, ...] = ()
     timings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    metric: str | None = None
 
 
 def collect(store: Path, sweep: str | None = None) -> pd.DataFrame:
@@ -68,7 +70,7 @@ def read_study(store: Path, sweep: str | None = None) -> Study:
 
 def _study(records: Records, sweeps: Sequence[Sweep], asked: str | None) -> Study:
     stages = stages_of(sweeps)
-    axes = axes_of(stages)
+    axes = axes_of(stages, choices_of(sweeps))
     sweeps = settings.with_settings(sweeps, axes.all)
     labels = CellLabels([cell for sweep in sweeps for cell in sweep.cells], axes, stages)
     needed = {name: needed_by(name, stages) if shape.is_result else [name] for name, shape in stages.items()}

@@ -27,10 +27,10 @@ import pandas as pd
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
 from analysis.axes import Axes, choices
-from analysis.headline import OF_SAMPLES, direction
-from analysis.labels import family_name, is_given, named_value
+from analysis.headline import OF_SAMPLES, direction, is_of_samples
+from analysis.labels import is_given, named_value
 from ldm.errors import UserError
-from ldm.records import ResultRow
+from ldm.records import GROUPS, ResultRow
 
 LEVEL = 0.05
 
@@ -168,7 +168,7 @@ def by_cell(rows: pd.DataFrame, axes: Axes) -> list[pd.DataFrame]:
 def measured(rows: pd.DataFrame, axes: Axes) -> list[Measured]:
     """The cells among rows of one stage, metric and protocol, in their order."""
     varying = [axis for axis in axes.settings if axis not in NAMED and choices(rows[axis]) > 1]
-    return [one_cell(own, _name(own.iloc[0], varying), axes.first_stage) for own in by_cell(rows, axes)]
+    return [one_cell(own, _name(own.iloc[0], axes, varying), axes.first_stage) for own in by_cell(rows, axes)]
 
 
 def one_cell(rows: pd.DataFrame, name: str = "", first_stage: Sequence[str] = ()) -> Measured:
@@ -215,8 +215,8 @@ def _named_values(rows: pd.DataFrame, axes: Sequence[str]) -> list["pd.Series[An
     return [rows[axis].astype(object).where(rows[axis].notna(), "").map(str) for axis in axes]
 
 
-def _name(row: "pd.Series[Any]", varying: Sequence[str]) -> str:
-    parts = [f"{family_name(row['regulariser'])} f = {row['f']}", f"{row['channels']} channels"]
+def _name(row: "pd.Series[Any]", axes: Axes, varying: Sequence[str]) -> str:
+    parts = [f"{axes.title('regulariser', row['regulariser'])} f = {row['f']}", f"{row['channels']} channels"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) else []
     return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in varying if is_given(row[axis]))])
 
@@ -446,9 +446,11 @@ class Table:
 def tables(frame: pd.DataFrame, axes: Axes, against: str | None = None) -> list[Table]:
     """Of every metric of samples whose better end is known, by protocol; against the best, or the cell so named.
 
+    Those of stages behind the samples are among them where their group is none that this program knows.
     Raises: UserError where not exactly one cell's name begins with `against`.
     """
-    rows = frame[(frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)]
+    is_evaluation = (frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)
+    rows = frame[is_evaluation | (is_of_samples(frame) & ~frame["group"].isin(GROUPS))]
     found = []
     for (metric, protocol), own in rows.groupby(["metric", "protocol"], sort=False):
         higher = direction(own)

@@ -63,6 +63,31 @@ def headline(frame: pd.DataFrame, stage: str = "evaluation") -> Headline | None:
     return Headline(str(first["metric"]), n, heading(own, first["metric"]), direction(wanted), is_unbiased)
 
 
+def chosen(frame: pd.DataFrame, metric: str, stage: str) -> tuple[Headline | None, str]:
+    """The metric of that name in place of the headline, and the stage of its rows.
+
+    Where figures ask for the evaluation of cells, that is the stage behind the samples that measured it.
+    """
+    rows = frame[(frame["metric"] == metric) & frame["variant"].isin(OF_SAMPLES)]
+    rows = rows[is_of_samples(rows) if stage == "evaluation" else rows["stage"] == stage]
+    if rows.empty:
+        return None, stage
+    first = rows.iloc[0]
+    is_unbiased = bool(pd.notna(first["headline_from"]) and first["headline_from"] == 0)
+    found = Headline(metric, int(rows["n"].min()), heading(rows, metric), direction(rows), is_unbiased)
+    return found, str(first["stage"])
+
+
+def is_of_samples(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Which rows are of the samples of a cell, or of what hangs on them."""
+    return (rows["cell"] != "") & rows["steps"].notna() & rows["variant"].isin(OF_SAMPLES)
+
+
+def drawable(frame: pd.DataFrame) -> list[str]:
+    """The metrics of samples that figures can be drawn of."""
+    return list(dict.fromkeys(frame["metric"][is_of_samples(frame)]))
+
+
 def direction(rows: pd.DataFrame) -> bool | None:
     """Whether more is better of the metric of these rows; None where no end is, or none says so."""
     told = [bool(value) for value in rows["higher_is_better"] if value != ""]

@@ -9,20 +9,13 @@ from analysis import settings
 from analysis.axes import Axes, choices
 from ldm.records import Cell, StageShape
 
-FAMILY_NAMES = {"kl": "KL", "vq": "VQ", "identity": "pixels", "none": "unregularised"}
-
-
-def family_name(regulariser: str) -> str:
-    """A regulariser as it is written in figures and tables: by its own name where none is set."""
-    return FAMILY_NAMES.get(regulariser, regulariser)
-
 
 class CellLabels:
     """Short names of what is measured of cells; `stages` says on which axes it depends, `axes` in which order."""
 
     def __init__(self, cells: Sequence[Cell], axes: Axes, stages: Mapping[str, StageShape]) -> None:
         values = {axis: {str(cell.axes.get(axis)) for cell in cells} for axis in axes.all}
-        self.stages = stages
+        self.stages, self.axes = stages, axes
         self.varying = {axis for axis, found in values.items() if len(found) > 1}
         # Channels and family follow from f in most sweeps: they are named only where they tell cells apart.
         by_candidate: dict[tuple[Any, Any], set[Any]] = {}
@@ -38,7 +31,7 @@ class CellLabels:
         axes = self.stages[stage].axes
         if "f" not in axes:
             return stage
-        parts = [family_name(str(cell.axes.get("regulariser"))) + f" f={cell.axes.get('f')}"]
+        parts = [self.axes.title("regulariser", cell.axes.get("regulariser")) + f" f={cell.axes.get('f')}"]
         if "steps" in axes:
             parts.append(f"{cell.axes.get('steps')} steps")
         others = [a for a in axes if a in self.varying and a not in {"f", "regulariser", "steps"}]
@@ -52,7 +45,7 @@ def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], axes: Axes, without: S
     named = ["f", "regulariser", "steps", *without]
     if "channels" not in told_apart(rows, ["channels"]):
         named.append("channels")
-    parts = [f"{family_name(row['regulariser'])} f={row['f']}"]
+    parts = [f"{axes.title('regulariser', row['regulariser'])} f={row['f']}"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) and "steps" not in without else []
     swept = [axis for axis in axes.all if axis not in named and choices(rows[axis]) > 1]
     return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in swept if is_given(row[axis]))])

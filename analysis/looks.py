@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from matplotlib.lines import Line2D
 
-from analysis.labels import family_name
 from analysis.style import MUTED, key
 
 Look = TypeVar("Look")
@@ -64,18 +63,18 @@ CODECS = {
 COLOURS = ("#332288", "#882255", "#999933", "#44aa99", "#aa4499", "#661100", "#88ccee", "#117733")
 
 
-def families(regularisers: Iterable[str]) -> dict[str, Family]:
-    """How these regularisers are drawn, in the order of legends and panels."""
+def families(regularisers: Iterable[str], titles: Mapping[str, str] = {}) -> dict[str, Family]:
+    """How these regularisers are drawn, in the order of legends and panels; new ones are called by their titles."""
     found, new = _split(regularisers, FAMILIES)
     for index, name in enumerate(new):
         marker, line = MARKERS[index % len(MARKERS)], LINES[index % len(LINES)]
-        found[name] = Family(family_name(name), marker, line, 6.5)
+        found[name] = Family(titles.get(name, name), marker, line, 6.5)
     return found
 
 
-def samplers(names: Iterable[str]) -> dict[str, Named]:
-    """How these samplers are drawn."""
-    return _coloured(names, SAMPLERS)
+def samplers(names: Iterable[str], titles: Mapping[str, str] = {}) -> dict[str, Named]:
+    """How these samplers are drawn; new ones are called by their titles."""
+    return _coloured(names, SAMPLERS, titles)
 
 
 def codecs(names: Iterable[str]) -> dict[str, Named]:
@@ -83,9 +82,11 @@ def codecs(names: Iterable[str]) -> dict[str, Named]:
     return _coloured(names, CODECS)
 
 
-def _coloured(names: Iterable[str], known: Mapping[str, Named]) -> dict[str, Named]:
+def _coloured(names: Iterable[str], known: Mapping[str, Named], titles: Mapping[str, str] = {}) -> dict[str, Named]:
     found, new = _split(names, known)
-    return found | {name: Named(name, COLOURS[index % len(COLOURS)]) for index, name in enumerate(new)}
+    return found | {
+        name: Named(titles.get(name, name), COLOURS[index % len(COLOURS)]) for index, name in enumerate(new)
+    }
 
 
 def _split(names: Iterable[str], known: Mapping[str, Look]) -> tuple[dict[str, Look], list[str]]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.records import Cell, StageShape, Sweep
+from ldm.records import Cell, Choice, StageShape, Sweep
 
 DATA = ("data", "resolution", "scale")
 REFERENCE = (*DATA, "extractor")
@@ -63,6 +63,15 @@ STAGES: Mapping[str, StageShape] = {
     "training_set": StageShape(REFERENCE, (), is_result=False),
     "memorisation": StageShape(ALL, ("reference", "other_references", "samples", "training_set"), is_result=True),
 }
+CHOICES: Mapping[str, Mapping[str, Choice]] = {
+    "regulariser": {
+        "kl": Choice("KL"),
+        "vq": Choice("VQ"),
+        "identity": Choice("pixels"),
+        "none": Choice("unregularised"),
+    },
+    "sampler": {"ddim": Choice("DDIM", ("eta",)), "ddpm": Choice("DDPM", ("variance",))},
+}
 NEWER_AXES: Mapping[str, Any] = {"learning_rate_factor": 1.0}
 """What sweeps stand at that were made before the axis existed."""
 
@@ -71,7 +80,9 @@ MAKES_NO_NUMBER = r"(experiment|store|workers|until|device|hydra\b.*|tracker\b.*
 
 
 def completed(sweep: Sweep) -> Sweep:
-    """The sweep, with what later ones say of their stages and cells where it is older."""
+    """The sweep, with what later ones say of their stages, cells and parts where it is older."""
+    if not sweep.choices:
+        sweep = dataclasses.replace(sweep, choices=CHOICES)
     if sweep.stages:
         return sweep
     return dataclasses.replace(sweep, stages=STAGES, cells=tuple(_completed(cell) for cell in sweep.cells))
@@ -81,4 +92,5 @@ def _completed(cell: Cell) -> Cell:
     pairs = (override.partition("=") for override in cell.overrides)
     given = {key: value for key, _, value in pairs if key not in SEEDS}
     settings = {key: value for key, value in given.items() if not re.match(MAKES_NO_NUMBER, key.lstrip("+"))}
-    return dataclasses.replace(cell, axes={**NEWER_AXES, **cell.axes}, settings=settings)
+    denoiser = "pretrained" if cell.axes.get("weights") else "unet"
+    return dataclasses.replace(cell, axes={**NEWER_AXES, "denoiser": denoiser, **cell.axes}, settings=settings)

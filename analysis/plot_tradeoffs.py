@@ -13,7 +13,7 @@ if __package__ in {None, ""}:
     # Run as a script, Python looks beside this file; the packages lie one folder up.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
 cell), means.csv (over seeds), comparisons.csv (each cell against the best, with a verdict) and five figures as PNG and
@@ -46,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
         help="compare the cells with the one whose name in table.md begins so (default: with the best)",
     )
     command.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="draw this metric of samples, as results.csv names it, instead of the distance that n allows (by default "
+        "into a folder of its own)",
+    )
+    command.add_argument(
         "--checklist",
         action="store_true",
         help="also write checklist.md: published numbers beside this sweep's, compared where measured alike",
@@ -61,22 +67,27 @@ def draw(
     overlay: bool = False,
     checklist: bool = False,
     against: str | None = None,
+    metric: str | None = None,
 ) -> list[Path]:
     """Writes table and figures of a sweep and returns their paths, in the order of writing.
 
-    Raises: UserError where the store cannot be read, the sweep has no finished row, or protocols are mixed.
+    Raises: UserError where the store cannot be read, the sweep has no finished row, protocols are mixed, or nothing of
+    that metric was measured.
     """
     from analysis import checklist as checks
     from analysis import compare, papers, predictors, protocols, style
     from analysis.collect import read_study
     from analysis.columns import UNPRINTED
     from analysis.figures import figures_of
+    from analysis.headline import drawable
     from analysis.table import markdown
 
     study = read_study(store, sweep)
     protocols.check(study, allow_mixed)
+    if metric is not None and metric not in (known := drawable(study.frame)):
+        raise UserError(f"--metric '{metric}' is none of {', '.join(known)}{nearest(metric, known)}.")
     compared = compare.tables(study.frame, study.axes, against)
-    folder = out if out is not None else store / "analysis" / study.sweep
+    folder = out if out is not None else store / "analysis" / study.sweep / (metric or "")
     results = study.frame.drop(columns=list(UNPRINTED))
     written = [
         write_atomic(folder / "results.csv", results.to_csv(index=False).encode()),
@@ -92,6 +103,7 @@ def draw(
         written.append(write_atomic(folder / "predictors.md", predictors.markdown(study).encode()))
     if overlay:
         study = dataclasses.replace(study, published=papers.ldm())
+    study = dataclasses.replace(study, metric=metric)
     style.apply()
     for name, figure_of in figures_of(study).items():
         figure = figure_of(study)
@@ -140,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.overlay,
             options.checklist,
             options.against,
+            options.metric,
         )
     except UserError as error:
         print(error, file=sys.stderr)

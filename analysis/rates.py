@@ -1,9 +1,11 @@
 """The rate of a first stage, and the distortion that goes with it, as its rows declare them."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from analysis import older_metrics
-from analysis.labels import family_name
+from analysis.axes import Axes
 from ldm.records import POSTERIOR_SAMPLE, RATE
 
 DISTORTIONS = ("rmse255", "psnr")
@@ -40,21 +42,37 @@ def is_distortion(rows: pd.DataFrame) -> "pd.Series[bool]":
     return rows["kind"].isin(DISTORTIONS) & rows["variant"].isin(("", POSTERIOR_SAMPLE))
 
 
-def short(regulariser: str, rows: pd.DataFrame) -> str:
+def short(regulariser: str, title: str, rows: pd.DataFrame) -> str:
     """The regulariser's drawn rate in few words for an axis; empty where it has none or needs none."""
     for row in rate(rows[rows["regulariser"] == regulariser]).to_dict("records"):
         words = SHORT.get(row["metric"], row["title"])
-        return f"{family_name(regulariser)} {words}" if words else ""
+        return f"{title} {words}" if words else ""
     return ""
 
 
-def note(regulariser: str, rows: pd.DataFrame) -> str:
+def note(regulariser: str, title: str, rows: pd.DataFrame) -> str:
     """What rates of a regulariser are drawn, e.g. "pixels = rate_lossless, hollow rate_raw (24 bits per pixel)"."""
     own = rows[rows["regulariser"] == regulariser]
     drawn, cruder = (_named(found) for found in (rate(own), cruder_rate(own)))
     sampled = " with the distortion of a posterior sample" if (own["variant"] == POSTERIOR_SAMPLE).any() else ""
     hollow = f", hollow {cruder}" if cruder else ""
-    return f"{family_name(regulariser)} = {drawn}{sampled}{hollow}"
+    return f"{title} = {drawn}{sampled}{hollow}"
+
+
+def sentence(axes: Axes, rows: pd.DataFrame) -> str:
+    """Which rate and PSNR stand for each regulariser of the rows, as a sentence before another one."""
+    found = []
+    for regulariser, own in rows.groupby("regulariser", sort=False):
+        names = " or ".join(f"`{metric}`" for metric in dict.fromkeys(rate(own)["metric"]))
+        sampled = " with the PSNR of a posterior sample" if (own["variant"] == POSTERIOR_SAMPLE).any() else ""
+        found += [f"{names}{sampled} ({axes.title('regulariser', regulariser)})"] if names else []
+    return f"The rate is {', '.join(found)}. " if found else ""
+
+
+def notes(regularisers: Sequence[str], axes: Axes, rows: pd.DataFrame) -> list[str]:
+    """Which rates of these regularisers are drawn, in a sentence; nothing where there are none."""
+    named = [note(name, axes.title("regulariser", name), rows) for name in regularisers]
+    return [f"Rates: {'; '.join(named)}."] if named else []
 
 
 def _named(rows: pd.DataFrame) -> str:

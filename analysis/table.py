@@ -13,8 +13,11 @@ from analysis.collect import Study
 from analysis.columns import COST_COLUMNS
 from analysis.compare import LEVEL, Table, by_cell, one_cell, tables
 from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of, heading, headline
-from analysis.labels import family_name, named_value, row_label
+from analysis.labels import named_value, row_label
 from ldm.records import DECODED, DETAIL, GROUPS, NEIGHBOURHOODS, REAL, RECONSTRUCTION, TASK, LeftOut
+
+KNOWN_STAGES = ("reconstruction", "coding", "predictors", "progress", "likelihood", "evaluation", "memorisation")
+"""Stages whose results stand in sections of their own, or in figures alone."""
 
 MOST_PLACES = 4
 """Of a metric that was left out, named where there are more."""
@@ -33,6 +36,7 @@ def markdown(study: Study, against: str | None = None) -> str:
         "First stages, on held-out images": _first_stages(study, marks),
         "Coded latents, on held-out images": _coding(study, marks),
         "Likelihood, on held-out images": _likelihood(study, marks),
+        **_further(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
         "Guidance that was tuned": fairness.tuned_guidance(fairness.tunings(study)),
         "Learning-rate check": fairness.learning_rate_check(study),
@@ -82,7 +86,11 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         # Pixels are one first stage for all data sets.
         stage = first_stages[first_stages["first_stage"].isin(own["first_stage"])]
         stage = stage[(stage["data"] == cell["data"]) & (stage["resolution"] == cell["resolution"])]
-        line = [text.number(cell["f"]), family_name(cell["regulariser"]), text.number(cell["channels"])]
+        line = [
+            text.number(cell["f"]),
+            study.axes.title("regulariser", cell["regulariser"]),
+            text.number(cell["channels"]),
+        ]
         line += [text.number(cell[axis]) for axis in axes]
         line += [_measured(own, metric, marks) for metric in metrics]
         line += [_measured(stage, metric, marks) for metric in quality]
@@ -101,8 +109,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         lines.append(line)
     return text.table(header, lines) + (
         "\n\nIntervals in brackets; after ± the standard deviation over trainings, or over repeated sampling of one. "
-        "The rate is `rate_kl_fitted` with the PSNR of a posterior sample (KL), "
-        "`rate_index_crossentropy` (VQ), `rate_lossless` (pixels). A FLOP count takes one multiply-add as 2; the first "
+        f"{rates.sentence(study.axes, shown)}A FLOP count takes one multiply-add as 2; the first "
         "stage's share includes encoding the training set once. Images/s are those of making the samples, without "
         "a warm-up; `timings.csv` has what `experiments.timing` measured, where it did."
     )
@@ -159,7 +166,11 @@ def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
     lines = []
     for own in by_cell(rows, study.axes):
         cell = own.iloc[0]
-        line = [text.number(cell["f"]), family_name(cell["regulariser"]), *(text.number(cell[axis]) for axis in axes)]
+        line = [
+            text.number(cell["f"]),
+            study.axes.title("regulariser", cell["regulariser"]),
+            *(text.number(cell[axis]) for axis in axes),
+        ]
         lines.append(line + [_measured(own, metric, marks) for metric in metrics])
     names = [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in metrics]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
@@ -182,7 +193,11 @@ def _by_record(study: Study, marks: Mapping[str, str], stage: str) -> str:
     lines = []
     for _, own in rows.groupby("identity", sort=False):
         first = own.iloc[0]
-        line = [text.number(first["f"]), family_name(first["regulariser"]), *(text.number(first[a]) for a in axes)]
+        line = [
+            text.number(first["f"]),
+            study.axes.title("regulariser", first["regulariser"]),
+            *(text.number(first[a]) for a in axes),
+        ]
         lines.append(line + [_measured(own, metric, marks) for metric in shown])
     names = [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in shown]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
@@ -206,6 +221,12 @@ def _likelihood(study: Study, marks: Mapping[str, str]) -> str:
     )
 
 
+def _further(study: Study, marks: Mapping[str, str]) -> dict[str, str]:
+    """A section for each stage with results of which no other section or figure speaks."""
+    new = [name for name, shape in study.stages.items() if shape.is_result and name not in KNOWN_STAGES]
+    return {name.replace("_", " ").capitalize(): _by_record(study, marks, name) for name in new}
+
+
 def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
     """One line a cell and score, beside it what real images reach and what chance or no model reaches."""
     samples = study.frame[study.frame["stage"] == "evaluation"]
@@ -222,7 +243,11 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
             f"{text.interval(found, marks)} ({found['variant']})"
             for found in own[(own["base"] == row["metric"]) & (own["variant"] != REAL)].to_dict("records")
         ]
-        line = [text.number(row["f"]), family_name(row["regulariser"]), *(text.number(row[axis]) for axis in axes)]
+        line = [
+            text.number(row["f"]),
+            study.axes.title("regulariser", row["regulariser"]),
+            *(text.number(row[axis]) for axis in axes),
+        ]
         line += [f"`{row['metric']}`", text.interval(row, marks), text.number(row["n"])]
         reached = floors_of(ceiling, row["metric"], REAL)
         counted = f" ({_span(reached['n'])})" if len(reached) else ""

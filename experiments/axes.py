@@ -7,7 +7,10 @@ from typing import Any
 from experiments import custom, published
 from experiments.conditions import conditions_of, sample_size, task_of
 from experiments.resolve import shift_name
-from ldm.samplers import sampler_axes
+from ldm.first_stage import FIRST_STAGES
+from ldm.parts import options_of
+from ldm.records import Choice
+from ldm.samplers import SAMPLERS, sampler_axes
 
 OF_DATA = ("data", "resolution", "scale")
 OF_REFERENCE = (*OF_DATA, "extractor")
@@ -20,6 +23,7 @@ OF_MODEL = (
     "shift",
     "target",
     "weighting",
+    "denoiser",
     "learning_rate_factor",
     "seed",
     "weights",
@@ -83,6 +87,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "conditioning": "+".join(conditions_of(config)) or "none",
         "task": task_of(config),
         **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
+        "denoiser": config["denoiser"]["name"],
         "learning_rate_factor": config["trainer"]["learning_rate_factor"],
         "shift": shift_name(config["diffusion"]["shift"], config["ae"]["f"]),
         "sampler": config["sampler"]["name"],
@@ -99,6 +104,14 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "extractor": config["metrics"]["extractor"],
         **published.axes(config),
         **custom.axes(config),
+    }
+
+
+def choices() -> dict[str, dict[str, Choice]]:
+    """What tables and figures call the parts of this program, by axis and value, with the axes that are their own."""
+    return {
+        "regulariser": {name: Choice(part.labels.title) for name, part in FIRST_STAGES.items()},
+        "sampler": {name: Choice(part.title, tuple(options_of(part))) for name, part in SAMPLERS.items()},
     }
 
 

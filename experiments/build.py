@@ -308,3 +308,15 @@ def time_grid_of(settings: Mapping[str, Any]) -> torch.Tensor:
 def parameters(module: nn.Module) -> int:
     """How many parameters a module has."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def first_stage_parameters(model: FirstStage, discriminator: PatchDiscriminator | None) -> dict[str, int]:
+    """Parameters of the networks that a user runs, of what lies between them, and of the discriminator.
+
+    A first stage of another program may hold its encoder and decoder at any depth.
+    """
+    counts = dict.fromkeys(("encoder", "decoder", "bottleneck"), 0)
+    for name, parameter in model.named_parameters():
+        place = next((part for part in name.split(".") if part in ("encoder", "decoder")), "bottleneck")
+        counts[place] += parameter.numel()
+    return {**counts, "discriminator": parameters(discriminator) if discriminator else 0}

@@ -98,13 +98,7 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
         )
     with META:
         discriminator = build.discriminator(ae, resolution) if build.is_trained(ae) else None
-    parts = {name: build.parameters(part) for name, part in model.named_children()}
-    parameters = {
-        "encoder": parts.pop("encoder", 0),
-        "decoder": parts.pop("decoder", 0),
-        "bottleneck": sum(parts.values()),
-        "discriminator": build.parameters(discriminator) if discriminator else 0,
-    }
+    parameters = build.first_stage_parameters(model, discriminator)
     with torch.no_grad():
         encode = count_flops(lambda: model.encode(image))
         decode = count_flops(lambda: model.decode_counted(latent))

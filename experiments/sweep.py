@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from experiments.axes import other_settings
+from experiments.axes import choices, other_settings
 from experiments.console import say
 from experiments.stage import Plan, PlannedStage, Stage, targets
 from experiments.store import Store
@@ -54,7 +54,8 @@ def as_sweep(
         )
         for point in points
     )
-    return Sweep(name, created, command, cells, stages={stage.name: stage.shape for stage in stages})
+    shapes = {stage.name: stage.shape for stage in stages}
+    return Sweep(name, created, command, cells, stages=shapes, choices=choices())
 
 
 def missing(points: Sequence[Point], asked: Sequence[str], store: Store) -> list[tuple[PlannedStage, Point]]:

@@ -212,6 +212,14 @@ class StageShape:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """One value of an axis as tables and figures write it, and the axes that only some values have, of its own."""
+
+    title: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Cell:
     """One grid point. `axes` = what a plot may use (see `experiments.axes`); `stages` names identities.
 
@@ -229,7 +237,8 @@ class Cell:
 class Sweep:
     """A call of run.py: its cells in the order of the grid, and the command that repeats it.
 
-    `stages`: all stages of the program that ran it, parents first; empty in sweeps of schema 1.
+    `stages`: all stages of the program that ran it, parents first; empty in sweeps of schema 1. `choices`: by axis and
+    value, the parts that it knew, as it called them.
     """
 
     sweep: str
@@ -238,6 +247,7 @@ class Sweep:
     cells: tuple[Cell, ...]
     schema: int = SCHEMA
     stages: Mapping[str, StageShape] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The sweep as plain JSON values."""
@@ -251,6 +261,10 @@ class Sweep:
         data["stages"] = {
             name: StageShape(tuple(shape["axes"]), tuple(shape["parents"]), shape["is_result"])
             for name, shape in data.get("stages", {}).items()
+        }
+        data["choices"] = {
+            axis: {value: Choice(choice["title"], tuple(choice["options"])) for value, choice in named.items()}
+            for axis, named in data.get("choices", {}).items()
         }
         return Sweep(**data)
 

@@ -11,6 +11,7 @@ import pytest
 from ldm import records
 from ldm.records import (
     Cell,
+    Choice,
     Cost,
     LeftOut,
     Protocol,
@@ -53,7 +54,9 @@ def test_an_unfinished_folder_has_no_record(tmp_path):
 
 def test_a_sweep_comes_back_from_disk_as_it_was(tmp_path):
     cells = (Cell("c1", {"f": 4}, ("ae.f=4", "seed=1"), {"first_stage": "x"}), Cell("c2", {"f": 8}, (), {}))
-    sweep = Sweep("s1", "2024", "python run.py -m ae.f=4,8", cells)
+    sweep = Sweep(
+        "s1", "2024", "python run.py -m ae.f=4,8", cells, choices={"sampler": {"ddim": Choice("DDIM", ("eta",))}}
+    )
     write_json(tmp_path / "s1.json", sweep.to_json())
     assert Sweep.from_json(json.loads((tmp_path / "s1.json").read_text())) == sweep
 

@@ -36,7 +36,7 @@ def panels_of(
     tagged = rows.assign(
         variant=_variants(rows, axes.all, lines, apart),
         others=_variants(rows, [axis for axis in axes.all if axis not in axes.compression], lines, apart),
-        line=_line_names(rows) if lines else "",
+        line=_line_names(rows, axes) if lines else "",
     )
     families = [name for name in looks.families(rows["regulariser"]) if name != "identity"] or ["identity"]
     is_pixels = tagged["regulariser"] == "identity"
@@ -86,13 +86,13 @@ def _variants(
     return rows.apply(describe, axis=1).astype(str)
 
 
-def _line_names(rows: pd.DataFrame) -> pd.Series:
+def _line_names(rows: pd.DataFrame, axes: Axes) -> pd.Series:
     """The sampler of each row, with those of its own options that are swept."""
     swept = {
-        str(name): [axis for axis in ("eta", "variance") if own[axis].nunique() > 1]
+        str(name): [axis for axis in axes.own("sampler", name) if own[axis].nunique() > 1]
         for name, own in rows.groupby("sampler")
     }
-    written = looks.samplers(swept)
+    written = looks.samplers(swept, axes.titles("sampler"))
 
     def describe(row: pd.Series) -> str:
         options = [named_value(axis, row[axis]) for axis in swept[row["sampler"]]]

@@ -70,7 +70,7 @@ def draw(study: Study) -> Figure:
     """Bits a dimension of the image received up to x_t against the RMSE of the guess of x_0, one line a model."""
     figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
     axes.set_xscale("log")
-    drawn, look_of = coding_curves(study), looks.families(study.frame["regulariser"])
+    drawn, look_of = coding_curves(study), looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     ends = [_draw(axes, curve, look_of[curve.regulariser]) for curve in drawn]
     used = sorted({curve.protocol for curve in drawn if curve.protocol})
     curves = {key: points for key, points in codec_curves(codecs(study)).items() if points[0].psnr is not None}

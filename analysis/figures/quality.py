@@ -12,8 +12,7 @@ from analysis.collect import Study
 from analysis.figures.floors import decoded_floor, draw_decoded, floor, floor_note
 from analysis.figures.notes import counted, facts_of, notes_of
 from analysis.figures.panels import Panel, panels_of
-from analysis.headline import Headline, compared_images, headline
-from analysis.labels import family_name
+from analysis.headline import Headline, chosen, compared_images, headline
 from analysis.literature import Published
 from analysis.placing import PointLabel
 from ldm.records import DECODED, REAL
@@ -39,11 +38,16 @@ def quality_figure(
     published numbers are drawn, and the one that tells their lines apart. `apart`: columns whose values never share
     a panel.
     """
-    metric = headline(study.frame, stage)
+    if study.metric is None:
+        metric = headline(study.frame, stage)
+    else:
+        metric, stage = chosen(study.frame, study.metric, stage)
     rows = study.frame[(study.frame["stage"] == stage) & (study.frame["metric"] == (metric.metric if metric else ""))]
     if metric is None or rows.empty:
         figure, grid = style.new_figure(1, 1, 6.4, 3.6)
-        style.empty(grid[0][0], f"no finished {stage} rows of a distance between samples and real images")
+        style.empty(
+            grid[0][0], f"no finished {stage} rows of {study.metric or 'a distance between samples and real images'}"
+        )
         style.finish(figure, title, [facts_of(study, rows, "")], notes_of(study, rows, stage), [])
         return figure
     panels, dropped = panels_of(rows, study.axes, lines, apart)
@@ -69,7 +73,7 @@ def quality_figure(
             axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
         if floors:
             draw_decoded(axes, decoded_floor(study, metric, panel))
-        heading = ", ".join(part for part in (family_name(panel.family), panel.variant) if part)
+        heading = ", ".join(part for part in (study.axes.title("regulariser", panel.family), panel.variant) if part)
         wrapped = textwrap.fill(heading, style.TITLE_WIDTH, break_long_words=False)
         axes.set_title(wrapped if len(panels) > 1 else "", loc="left", color=style.INK)
         leftmost = next(p for p in panels if p.variant == panel.variant) is panel
@@ -80,7 +84,9 @@ def quality_figure(
     # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
     values = rows["value"].tolist() + [number.value for number in shown]
     style.value_scale(grid[0][0], values, rows["ci_low"].dropna().tolist())
-    legend = looks.family_keys(looks.families(study.frame["regulariser"]), rows["regulariser"])
+    legend = looks.family_keys(
+        looks.families(study.frame["regulariser"], study.axes.titles("regulariser")), rows["regulariser"]
+    )
     legend += [*keys, *([overlays.key()] if shown else [])]
     if not real.empty:
         name = " against ".join(compared_images(study.protocols.get(real["protocol"].iloc[0], {})))

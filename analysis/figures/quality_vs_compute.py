@@ -13,7 +13,7 @@ from analysis.placing import PointLabel
 
 def draw(study: Study) -> Figure:
     """The headline metric against training FLOPs, with (filled) and without (hollow) the first stage's share."""
-    look_of = looks.families(study.frame["regulariser"])
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     steps = _common_steps(study)
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:

@@ -14,7 +14,7 @@ from analysis.placing import PointLabel
 
 def draw(study: Study) -> Figure:
     """The headline metric of the samples against the compression factor, one line a step count."""
-    look_of = looks.families(study.frame["regulariser"])
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         counts = sorted(int(s) for s in panel.rows["steps"].dropna().unique())

@@ -13,7 +13,9 @@ from analysis.placing import PointLabel
 
 def draw(study: Study) -> Figure:
     """The headline metric against network calls an image, one line a sampler, one panel a compression factor."""
-    look_of, samplers = looks.families(study.frame["regulariser"]), looks.samplers(study.frame["sampler"])
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
+    samplers = looks.samplers(study.frame["sampler"], study.axes.titles("sampler"))
+    own = (axis for name in samplers for axis in study.axes.own("sampler", name))
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         ends = []
@@ -38,7 +40,7 @@ def draw(study: Study) -> Figure:
         "evaluation",
         note="Guidance costs a second call.",
         ends=True,
-        lines=("sampler", "eta", "variance"),
+        lines=("sampler", *dict.fromkeys(own)),
     )
 
 

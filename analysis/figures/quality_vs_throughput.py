@@ -14,7 +14,7 @@ from analysis.placing import PointLabel
 
 def draw(study: Study) -> Figure:
     """The headline metric against images a second of the sampler, one line a compression factor."""
-    look_of = looks.families(study.frame["regulariser"])
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         labels = []

@@ -13,7 +13,7 @@ from analysis.placing import PointLabel
 
 def draw(study: Study) -> Figure:
     """The headline metric of one short sampler over the images seen in diffusion training."""
-    look_of = looks.families(study.frame["regulariser"])
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         ends = []

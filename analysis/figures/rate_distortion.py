@@ -47,14 +47,17 @@ def draw(study: Study) -> Figure:
     rows = study.frame[study.frame["stage"] == "reconstruction"]
     measured, coded = codecs(study), coded_latents(study)
     curves = codec_curves(measured)
-    look_of, codec_of = looks.families(study.frame["regulariser"]), looks.codecs(name for name, _ in curves)
+    look_of, codec_of = (
+        looks.families(study.frame["regulariser"], study.axes.titles("regulariser")),
+        looks.codecs(name for name, _ in curves),
+    )
     figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
     points = _rate_points(rows, study.axes.first_stage)
     distortions = rows[rates.is_distortion(rows)]
     mixed = protocols.mixed(distortions)
     letters = {name: mark for name, mark in protocols.letters(study.frame).items() if name in mixed}
     present = [name for name in look_of if not points.empty and name in set(points["regulariser"])]
-    named = [words for name in present if (words := rates.short(name, rows))]
+    named = [words for name in present if (words := rates.short(name, study.axes.title("regulariser", name), rows))]
     keys = looks.family_keys(look_of, present)
     if not points.empty:
         keys.append(style.key("cruder bound", marker="o", color=style.MUTED, markerfacecolor="white"))
@@ -82,7 +85,7 @@ def draw(study: Study) -> Figure:
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
-    notes = _rate_note(present, rows)
+    notes = rates.notes(present, study.axes, rows)
     if study.published:
         drawn = [number for number in study.published if number.metric == "psnr" and number.index_bits_per_pixel]
         notes.append(
@@ -125,11 +128,6 @@ def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) 
         if factors.count(latents.f) > 1 and math.isfinite(heights[-1]):
             labels.append(PointLabel(at[-1], heights[-1], latents.label, tint))
     return labels
-
-
-def _rate_note(regularisers: Sequence[str], rows: pd.DataFrame) -> list[str]:
-    """Which rate and which distortion stand in the figure."""
-    return [f"Rates: {'; '.join(rates.note(name, rows) for name in regularisers)}."] if regularisers else []
 
 
 def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

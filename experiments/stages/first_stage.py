@@ -13,8 +13,6 @@ from experiments.counts import Counts, training_bytes, training_estimate
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
-from ldm.first_stage.contract import FirstStage
-from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.training.checkpoint import save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
@@ -28,7 +26,8 @@ def run(job: Job) -> Outcome:
     if config["f"] == 1:
         return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
     if not build.is_trained(config):
-        facts = {**shape, "given": True, "parameters": _parameters(build.first_stage(config, job.resolution), None)}
+        model = build.first_stage(config, job.resolution)
+        facts = {**shape, "given": True, "parameters": build.first_stage_parameters(model, None)}
         return Outcome(facts=facts, cost=Meter(job.device).cost(0))
     images = job.images("train")
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
@@ -46,7 +45,7 @@ def run(job: Job) -> Outcome:
     return Outcome(
         facts={
             **shape,
-            "parameters": _parameters(training.model, training.discriminator),
+            "parameters": build.first_stage_parameters(training.model, training.discriminator),
             "images_seen": training.images_seen,
             "steps": training.step,
             "batch": training.settings.batch,
@@ -90,13 +89,6 @@ def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
     if last:
         rehearsal.step = rehearsal.settings.steps - 1
     return count_flops(rehearsal.advance)
-
-
-def _parameters(model: FirstStage, discriminator: PatchDiscriminator | None) -> dict[str, int]:
-    """Parameters of the parts that a user runs, and of the discriminator, which only trains."""
-    parts = {name: build.parameters(part) for name, part in model.named_children()}
-    named = {"encoder": parts.pop("encoder", 0), "decoder": parts.pop("decoder", 0), "bottleneck": sum(parts.values())}
-    return {**named, "discriminator": build.parameters(discriminator) if discriminator else 0}
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

@@ -72,9 +72,9 @@ def run(job: Job) -> Outcome:
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:
-    """How milestones are sampled; none where the denoiser is given."""
-    if is_given(config["denoiser"]):
-        return None  # nothing is trained, so there are no milestones
+    """How milestones are sampled; none where there are none, as where the denoiser is given."""
+    if is_given(config["denoiser"]) or not config["trainer"]["milestones"]:
+        return None
     metrics = config["metrics"]
     return {
         **stage_settings.sample_conditions(config, facts),

@@ -6,6 +6,7 @@ and coded under a Gaussian a channel: in steps that match the posteriors' widths
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ class HeldOut:
 def coded_posteriors(train: Iterable[tuple[Tensor, Tensor]], heldout: HeldOut) -> Measured:
     """Rows `coded_latent`, `coded_latent_alone`, the distortion behind them, and a curve over steps as facts.
 
+    Latents that are points have the curve alone: no width of theirs says how finely to round them.
     Shapes: `train` batches of mean and log-variance, each (N, C, h, w).
     """
     widths: list[Tensor] = []
@@ -90,14 +92,20 @@ def coded_posteriors(train: Iterable[tuple[Tensor, Tensor]], heldout: HeldOut) -
     matched: QuantisedPoint | None = None
     values: list[MetricValue] = []
     left_out = []
-    try:
-        matched, values = _coded_in_steps(heldout, moments, matched_steps(within), None)
-    except ValueError as error:
-        left_out.append(LeftOut(CODED_LATENT.name, f"Steps as wide as the posteriors cannot be coded: {error}."))
+    has_widths = bool((within > 0).all())
+    if has_widths:
+        try:
+            matched, values = _coded_in_steps(heldout, moments, matched_steps(within), None)
+        except ValueError as error:
+            left_out.append(LeftOut(CODED_LATENT.name, f"Steps as wide as the posteriors cannot be coded: {error}."))
+    else:
+        reason = "Its latents are points: no posterior's width says in which steps to round them."
+        left_out.append(LeftOut(CODED_LATENT.name, reason))
     curve = [_coded_in_steps(heldout, moments, s * spread, s)[0] for s in STEPS]
-    steps = (matched_steps(within) / spread).tolist()
     points = [*([matched] if matched else []), *curve]
-    facts = {"quantised": [dataclasses.asdict(point) for point in points], "matched_steps": steps}
+    facts: dict[str, Any] = {"quantised": [dataclasses.asdict(point) for point in points]}
+    if has_widths:
+        facts["matched_steps"] = (matched_steps(within) / spread).tolist()
     return Measured(values, left_out, facts)
 
 

@@ -5,13 +5,13 @@ import json
 import pytest
 from synthetic_store import Recipe, build
 
-from analysis.axes import axes_of, needed_by, stages_of
+from analysis.axes import axes_of, choices_of, needed_by, stages_of
 from analysis.collect import read_study
 from analysis.columns import COLUMNS
 from analysis.figures import FIGURES
 from analysis.labels import row_label
 from analysis.table import markdown
-from ldm.records import StageShape, Sweep
+from ldm.records import Choice, StageShape, Sweep
 
 A = StageShape(("data",), (), is_result=False)
 B = StageShape(("data", "f"), ("a",), is_result=False)
@@ -76,3 +76,13 @@ def test_a_new_stage_is_missed_and_waits_for_its_parents(tmp_path):
     found = {gap.goal: (gap.label, gap.stage) for gap in read_study(tmp_path).missing}
     assert found["new"] == ("KL f=4", "new")
     assert found["evaluation"] == ("KL f=4, 5 steps", "diffusion")
+
+
+def test_parts_go_by_the_titles_of_the_latest_program_and_others_by_their_names():
+    early = {"sampler": {"a": Choice("A"), "b": Choice("B", ("depth",))}}
+    late = {"sampler": {"a": Choice("new A", ("eta",))}, "regulariser": {"l2": Choice("L2")}}
+    sweeps = [Sweep("two", "2026-01-02", "", (), choices=late), Sweep("one", "2026-01-01", "", (), choices=early)]
+    found = axes_of(STAGES, choices_of(sweeps))
+    assert [found.title("sampler", name) for name in ("a", "b", "c")] == ["new A", "B", "c"]
+    assert [found.own("sampler", name) for name in ("a", "b", "c")] == [("eta",), ("depth",), ()]
+    assert (found.titles("regulariser"), found.titles("colour")) == ({"l2": "L2"}, {})

@@ -11,7 +11,7 @@ from analysis import axes, older_stores
 from analysis.collect import read_study
 from analysis.columns import UNPRINTED
 from analysis.plot_tradeoffs import main
-from ldm.records import Sweep
+from ldm.records import Choice, Sweep
 
 FOLDER = Path(__file__).with_name("old_store")
 STORE = FOLDER / "store"
@@ -57,7 +57,8 @@ def test_its_figures_are_drawn(tmp_path):
 
 def test_a_sweep_that_says_its_stages_is_left_alone():
     shape = older_stores.STAGES["probe"]
-    sweep = Sweep("new", "now", "python run.py", (), stages={"probe": shape})
+    named = {"sampler": {"mine": Choice("my sampler")}}
+    sweep = Sweep("new", "now", "python run.py", (), stages={"probe": shape}, choices=named)
     assert older_stores.completed(sweep) is sweep
 
 

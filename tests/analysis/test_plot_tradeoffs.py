@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,14 @@ def test_an_unwritable_place_is_the_users_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):
         write_atomic(tmp_path / "file" / "a.txt", b"")
+
+
+def test_another_metric_is_drawn_where_it_is_asked_for_and_one_that_is_none_is_refused(store, tmp_path, capsys):
+    call = ["--store", str(store), "--out", str(tmp_path)]
+    assert main([*call, "--metric", f"fd_{JUDGE}"]) == 0
+    assert "Fréchet distance, EfficientNet-Lite2 (lower is better)" in " ".join(
+        re.findall("<!-- (.*?) -->", (tmp_path / "quality_vs_f.svg").read_text())
+    )
+    capsys.readouterr()
+    assert main([*call, "--metric", f"ff_{JUDGE}"]) == 2
+    assert f"did you mean 'fd_{JUDGE}'" in capsys.readouterr().err

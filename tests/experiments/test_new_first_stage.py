@@ -20,6 +20,7 @@ from ldm.errors import UserError
 from ldm.first_stage.build import FIRST_STAGES
 from ldm.first_stage.contract import Labels, Reconstruction, TrainableFirstStage
 from ldm.first_stage.latent_scale import LatentScale
+from ldm.interop.diffusers_autoencoder import WrappedPoint
 from ldm.metrics.values import Measured, Metric, MetricValue
 from ldm.parts import option
 from ldm.records import RATE
@@ -164,3 +165,20 @@ def test_encoded_images_come_with_their_encodings_in_the_order_asked_for(ae, ima
     assert (len(chosen), chosen.pixels) == (3, 1024)
     assert torch.equal(stored, images.uint8([6, 0, 3]))
     torch.testing.assert_close(encoding, model.encode(images.batch([6, 0, 3])))
+
+
+class Inner(torch.nn.Module):
+    """An autoencoder that another program wrote: 3 parameters in its encoder, 5 in its decoder, 7 beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(2, 1), torch.nn.Linear(4, 1)
+        self.between = torch.nn.Linear(6, 1)
+
+
+def test_parameters_are_counted_by_network_however_deep_it_lies():
+    counted = build.first_stage_parameters(WrappedPoint(Inner(), 4, 1), torch.nn.Linear(1, 1))
+    assert counted == {"encoder": 3, "decoder": 5, "bottleneck": 7, "discriminator": 2}
+    assert build.first_stage_parameters(build.first_stage(plan_of("ae.f=1").config["ae"], 32), None) == dict.fromkeys(
+        counted, 0
+    )

@@ -453,3 +453,7 @@ def test_the_length_of_training_counts_in_the_images_of_the_scale():
     for wrong in ("0", "long", "true"):
         with pytest.raises(UserError, match=r"trainer\.length"):
             plan_of(f"trainer.length={wrong}")
+
+
+def test_without_milestones_no_quality_over_training_is_measured():
+    assert set(plan_of().stages) - set(plan_of("trainer.milestones=[]").stages) == {"progress"}

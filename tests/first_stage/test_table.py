@@ -193,3 +193,15 @@ def test_labels_are_plain_data():
     for kind in FIRST_STAGES.values():
         assert all(isinstance(value, str) for value in dataclasses.asdict(kind.labels).values())
     assert not any(isinstance(made(name).encode(torch.zeros(1, 3, 32, 32)), Gaussian) for name in ("vq", "identity"))
+
+
+def test_latents_that_are_points_are_coded_in_steps_of_the_curve_alone():
+    levels = [TinyLevel(1), TinyLevel(1)]
+    model = TinyFirstStage(tiny_encoder(2, 4, levels), tiny_decoder(2, 4, levels))
+    found = model.coded(Encoded(model), Encoded(model, 7, seed=1))
+    assert not found.values
+    [item] = found.left_out
+    assert (item.metric, "points" in item.reason) == ("coded_latent", True)
+    assert [point["step"] for point in found.facts["quantised"]] == list(STEPS)
+    assert all(point["bits_per_pixel"] > 0 for point in found.facts["quantised"])
+    assert "matched_steps" not in found.facts
