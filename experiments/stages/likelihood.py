@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments import axes, build, labels, stage_settings
+from experiments.chunks import Chunks
 from experiments.conditions import DataFacts, annotations_read
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
 from experiments.generate import AskedConditions, Generator, flops_per_image, generator_of
-from experiments.parts import Parts
 from experiments.scoring import chosen, described, unjudged_protocol
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.data.contract import ImageCache
@@ -65,14 +65,14 @@ def run(job: Job) -> Outcome:
     shown, batch = _shown(len(times)), job.machine.batch
     asked = AskedConditions(build.fields(diffusion["conditioning"], images, job.device), indices, config["seed"])
     ranges = [range(first, min(first + batch, len(indices))) for first in range(0, len(indices), batch)]
-    parts, found = Parts(job.folder), list[Coded]()
+    chunks, found = Chunks(job.folder), list[Coded]()
 
     def code(part: range) -> Mapping[str, NDArray[np.float64]]:
         return vars(coded(source, images, asked, part, times, shown, config["clip"]))
 
     with torch.inference_mode(), reporting(job.label, len(indices)) as reporter:
         for part in ranges:
-            arrays = parts.part(f"{part.start:08d}-{part.stop:08d}", functools.partial(code, part))
+            arrays = chunks.chunk(f"{part.start:08d}-{part.stop:08d}", functools.partial(code, part))
             found.append(Coded(**arrays))
             reporter.advance_to(part.stop)
     bits, mse, decoder = (
@@ -89,7 +89,7 @@ def run(job: Job) -> Outcome:
     one = flops_per_image(source, asked)
     flops = one.denoise(len(times), guided=False) + len(shown) * one.decode
     values = _values(source, images.resolution, bits, mse, decoder)
-    parts.remove()
+    chunks.remove()
     return Outcome(
         facts={
             "progressive": {"t": times[shown].tolist(), **_curve(bits[:, shown], mse), "n": len(indices)},
@@ -97,7 +97,7 @@ def run(job: Job) -> Outcome:
         },
         rows=[value.row(protocol.id, job.parent("diffusion").record.facts["images_seen"]) for value in values],
         protocols=described([protocol]),
-        cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.seconds + parts.seconds_before),
+        cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.seconds + chunks.seconds_before),
     )
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import reference_features
+from experiments.chunks import Chunks
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.generate import Generator, asked_conditions, flops_per_image, generate, generator_of, images_of
-from experiments.parts import Parts
 from experiments.published import is_given
 from experiments.scoring import (
     SHORT_SAMPLER,
@@ -39,7 +39,7 @@ def run(job: Job) -> Outcome:
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
     protocol = dataclasses.replace(sample_protocol(job, config["n_samples"]), sampler=spelled_sampler(settings))
-    rows, left_out, parts, n = list[ResultRow](), list[LeftOut](), Parts(job.folder), config["n_samples"]
+    rows, left_out, chunks, n = list[ResultRow](), list[LeftOut](), Chunks(job.folder), config["n_samples"]
 
     def seen(source: Generator, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
         sampler = build.sampler(settings, source.model.schedule)
@@ -51,14 +51,14 @@ def run(job: Job) -> Outcome:
             weights = job.parent("diffusion").folder / "milestones" / f"{images_seen}.safetensors"
             source = generator_of(job, weights, config["precision"])
             made = functools.partial(seen, source, position * n, reporter)
-            features = Features.of(parts.part(str(images_seen), made))
+            features = Features.of(chunks.chunk(str(images_seen), made))
             reporter.advance_to((position + 1) * n)
             found, missing = sample_rows(features, reference, protocol, images_seen)
             rows += found
             left_out += missing
     flops = flops_per_image(source, asked)
     images = len(milestones) * n
-    parts.remove()
+    chunks.remove()
     return Outcome(
         rows=rows,
         left_out=tuple(dict.fromkeys(left_out)),
@@ -66,7 +66,7 @@ def run(job: Job) -> Outcome:
         cost=meter.cost(
             images,
             images * (flops.denoise(config["steps"], guided=False) + flops.decode),
-            seconds=meter.seconds + parts.seconds_before,
+            seconds=meter.seconds + chunks.seconds_before,
         ),
     )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import settled_guidance, trained_probe
 from experiments.budget import network_calls
+from experiments.chunks import write_atomically
 from experiments.condition_pictures import save_condition_grid
 from experiments.conditions import DataFacts, conditions_of, task_weights
 from experiments.conditions.scores import Values
@@ -31,9 +32,8 @@ from experiments.generate import (
     maps_size,
     sample_size,
 )
-from experiments.kept import IMAGES, KeptImages, kept_images, sample_notes
-from experiments.parts import write_atomically
 from experiments.pictures import read_grid, save_grid
+from experiments.saved_samples import IMAGES, SavedImages, sample_notes, saved_images
 from experiments.scoring import conditions_split, extractor_of, feature_file, windows
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.task import measures_of, task_facts
@@ -65,7 +65,7 @@ def run(job: Job) -> Outcome:
     trained = job.parent("probe").record.facts["probes"] if "probe" in job.parents else ()
     probes = {kind: trained_probe(job, kind) for kind in trained}
     measures = measures_of(conditioning, config, asked, judges[None], probes, job.device)
-    kept = kept_images(job.stage, job.planned, job.folder.parents[1])
+    kept = saved_images(job.stage, job.planned, job.folder.parents[1])
     (job.folder / "parts").mkdir(exist_ok=True)
     with reporting(job.label, n) as reporter:
         for first in range(0, n, batch_size):
@@ -74,7 +74,7 @@ def run(job: Job) -> Outcome:
             if path.exists():
                 continue
             if kept is not None:
-                batch = _kept_batch(kept, asked, indices)
+                batch = _saved_batch(kept, asked, indices)
             else:
                 [batch] = generate(
                     source,
@@ -110,7 +110,7 @@ def judges_of(job: Job) -> dict[str | None, Extractor]:
     }
 
 
-def _kept_batch(kept: KeptImages, asked: AskedConditions, indices: range) -> Batch:
+def _saved_batch(kept: SavedImages, asked: AskedConditions, indices: range) -> Batch:
     """Samples that lie there already, with their share of the seconds that they took when they were made."""
     images = torch.from_numpy(kept.images[indices.start : indices.stop].copy())
     share = len(indices) / len(kept.images)
@@ -161,7 +161,7 @@ def _features(part: Mapping[str, NDArray[Any]], judge: str | None) -> Features:
 
 
 def _collected(
-    job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int, kept: KeptImages | None
+    job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int, kept: SavedImages | None
 ) -> Outcome:
     config, conditioning, seconds = job.settings, job.parent("diffusion").settings["conditioning"], np.zeros(2)
     collected = {judge: FeatureAccumulator() for judge in (None, *config.get("other_extractors", {}))}

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import reference_features
 from experiments.budget import network_calls
+from experiments.chunks import Chunks
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
-from experiments.parts import Parts
 from experiments.scoring import described, extractor_of, features_of, sample_protocol, sample_rows
 from experiments.stage import Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
@@ -44,7 +44,7 @@ def run(job: Job) -> Outcome:
     how = sample_protocol(job, n)
     protocol = dataclasses.replace(how, marks=(*how.marks, mark))
     metric, tried = metric_of(KERNEL, extractor.name).name, list[dict[str, Any]]()
-    cost, flops, parts, batch_size = flops_per_image(source, asked), 0.0, Parts(job.folder), job.machine.batch
+    cost, flops, chunks, batch_size = flops_per_image(source, asked), 0.0, Chunks(job.folder), job.machine.batch
 
     def seen(guided: Guidance, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
         batches = generate(source, sampler, settings, guided, asked, range(n), batch_size, config["paste_known"])
@@ -54,7 +54,7 @@ def run(job: Job) -> Outcome:
         for scale in guidance["candidates"]:
             settled = {**guidance, "scale": scale}
             made = functools.partial(seen, build.guidance(settled), len(tried) * n, reporter)
-            features = Features.of(parts.part(f"{scale:g}", made))
+            features = Features.of(chunks.chunk(f"{scale:g}", made))
             reporter.advance_to((len(tried) + 1) * n)
             rows, left_out = sample_rows(features, reference, protocol, None)
             for item in left_out:
@@ -68,7 +68,7 @@ def run(job: Job) -> Outcome:
             calls = network_calls({**config, "guidance": settled, "diffusion": diffusion["diffusion"]})
             flops += n * (cost.denoise(calls, guided=scale != 1) + cost.decode)
     images = n * len(tried)
-    parts.remove()
+    chunks.remove()
     best = min(tried, key=lambda item: item["value"])
     return Outcome(
         facts={
@@ -82,7 +82,7 @@ def run(job: Job) -> Outcome:
             "is_at_the_end": may_lie_beyond(best["scale"], guidance["candidates"]),
         },
         protocols=described([protocol]),
-        cost=meter.cost(images, flops, seconds=meter.seconds + parts.seconds_before),
+        cost=meter.cost(images, flops, seconds=meter.seconds + chunks.seconds_before),
     )
 
 

@@ -257,7 +257,7 @@ def test_the_config_of_a_plan_is_read_outside_of_stages_only():
         for name, function in functions(tree_of(path)).items():
             if "config" in attributes(function, "plan"):
                 readers.add(f"{path.stem}.{name}")
-    assert readers == {"kept.sample_notes", "custom.check_sources"}
+    assert readers == {"saved_samples.sample_notes", "custom.check_sources"}
 
 
 NAMELESS = ("plan", "runner", "tracking", "sweep", "commands/ledger", "commands/describe")

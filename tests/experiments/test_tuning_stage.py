@@ -10,8 +10,8 @@ from program import SHORT, copy_of, latest_stages, run
 from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of, stage_named
 
 from experiments.conditions import DataFacts
-from experiments.kept import pixels_hash
 from experiments.resolve import FEWEST_TO_TUNE
+from experiments.saved_samples import pixels_hash
 from experiments.stages.tuning import may_lie_beyond
 from ldm.errors import UserError
 from ldm.metrics.distribution import KINDS, kernel_distance

@@ -1,4 +1,4 @@
-"""Parts of a stage's work that outlive a kill: each a file in the stage's folder, gone when the stage is done."""
+"""Chunks of a stage's work that outlive a kill: each a file in the stage's folder, gone when the stage is done."""
 
 import os
 import shutil
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 SECONDS = "seconds_of_the_part"
 
 
-class Parts:
-    """The parts of one stage, by name. `seconds_before`: what earlier tries spent on those that they left."""
+class Chunks:
+    """The chunks of one stage, by name. `seconds_before`: what earlier tries spent on those that they left."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "parts"
         self.folder.mkdir(exist_ok=True)
         self.seconds_before = 0.0
 
-    def part(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        """The arrays of a part: those that an earlier try left, or else those that `make` gives, kept."""
+    def chunk(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """The arrays of a chunk: those that an earlier try left, or else those that `make` gives, saved."""
         path = self.folder / f"{name}.npz"
         if path.exists():
-            with np.load(path, allow_pickle=False) as kept:
-                arrays = dict(kept)
+            with np.load(path, allow_pickle=False) as saved:
+                arrays = dict(saved)
             self.seconds_before += float(arrays.pop(SECONDS))
             return arrays
         started = time.monotonic()
@@ -36,7 +36,7 @@ class Parts:
         return made
 
     def remove(self) -> None:
-        """Called when all that was made of the parts is in hand."""
+        """Removes the files, once all that was made of the chunks is in hand."""
         shutil.rmtree(self.folder)
 
 

@@ -31,14 +31,14 @@ def pixels_hash(stage: Stage, settings: Settings, parents: Mapping[str, str]) ->
 
 
 @dataclass(frozen=True)
-class KeptImages:
+class SavedImages:
     """The images of a finished samples stage, uint8 (n, 3, H, W), memory-mapped, and its record."""
 
     images: NDArray[np.uint8]
     record: StageRecord
 
 
-def kept_images(stage: Stage, planned: PlannedStage, store: Path) -> KeptImages | None:
+def saved_images(stage: Stage, planned: PlannedStage, store: Path) -> SavedImages | None:
     """Images that this samples stage would generate to the last pixel, or None where no artifact holds them.
 
     Sample i depends on the seed and i alone, so the first of a larger set will do.
@@ -47,7 +47,7 @@ def kept_images(stage: Stage, planned: PlannedStage, store: Path) -> KeptImages 
     if found is None:
         return None
     path = store / stage.name / found.identity / IMAGES
-    return KeptImages(np.load(path, mmap_mode="r", allow_pickle=False), found)
+    return SavedImages(np.load(path, mmap_mode="r", allow_pickle=False), found)
 
 
 def _kept(alike: Sequence[StageRecord], planned: PlannedStage, folder: Path) -> StageRecord | None:

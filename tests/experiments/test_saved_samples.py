@@ -11,8 +11,8 @@ import pytest
 from program import records, rows, run
 from tiny_plans import plan_of, stage_named
 
-from experiments import kept
-from experiments.kept import sample_notes
+from experiments import saved_samples
+from experiments.saved_samples import sample_notes
 from experiments.store import Store
 from ldm.errors import UserError
 from ldm.records import StageRecord
@@ -38,7 +38,7 @@ def finish(store: Store, *overrides: str) -> StageRecord:
 
 def kept_for(store: Store, *overrides: str) -> str | None:
     """The identity of the artifact that these settings would read."""
-    found = kept.kept_images(SAMPLES, plan_of(*overrides).stages["samples"], store.root)
+    found = saved_samples.saved_images(SAMPLES, plan_of(*overrides).stages["samples"], store.root)
     return found.record.identity if found else None
 
 
@@ -56,8 +56,10 @@ def test_images_of_another_version_of_the_code_are_not_read(tmp_path: Path) -> N
     store = Store(tmp_path)
     finish(store, "samples.keep=images")
     planned = plan_of().stages["samples"]
-    assert kept.kept_images(SAMPLES, planned, tmp_path) is not None
-    assert kept.kept_images(dataclasses.replace(SAMPLES, version=SAMPLES.version + 1), planned, tmp_path) is None
+    assert saved_samples.saved_images(SAMPLES, planned, tmp_path) is not None
+    assert (
+        saved_samples.saved_images(dataclasses.replace(SAMPLES, version=SAMPLES.version + 1), planned, tmp_path) is None
+    )
 
 
 def test_it_is_said_beforehand_what_is_read_made_again_and_kept(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_images_that_would_not_fit_are_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(kept.shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 10**5, 10**5))
+    monkeypatch.setattr(saved_samples.shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 10**5, 10**5))
     with pytest.raises(UserError, match=r"samples.keep=images would take 240 KiB .* where 97.7 KiB are free"):
         sample_notes(SAMPLES, [plan_of("samples.keep=images", "metrics.n_samples=40")], tmp_path)
 
@@ -95,7 +97,7 @@ def test_another_extractor_later_generates_nothing_and_gives_what_it_would_have_
     before = records(store)
     done = run(store, *CELL, *clip)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 sample set is made of images that earlier runs kept" in done.stdout
+    assert "1 sample set is made from images that earlier runs saved" in done.stdout
     added = dict(records(store) - before)
     assert set(added) == {"reference", "reconstruction", "progress", "samples", "evaluation"}
     record = json.loads((store / "samples" / added["samples"] / "record.json").read_text())

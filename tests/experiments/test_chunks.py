@@ -1,4 +1,4 @@
-"""Parts of a stage's work: made once, whatever is killed."""
+"""Chunks of a stage's work: made once, whatever is killed."""
 
 import time
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.parts import Parts, write_atomically
+from experiments.chunks import Chunks, write_atomically
 
 
 def test_a_later_try_finds_what_an_earlier_one_made(tmp_path: Path) -> None:
@@ -16,11 +16,11 @@ def test_a_later_try_finds_what_an_earlier_one_made(tmp_path: Path) -> None:
         time.sleep(0.05)
         return {"bits": np.arange(3.0), "none": np.zeros((2, 0), np.float32)}
 
-    first = Parts(tmp_path)
-    made = first.part("0-3", slowly)
+    first = Chunks(tmp_path)
+    made = first.chunk("0-3", slowly)
     assert first.seconds_before == 0
-    second = Parts(tmp_path)
-    kept = second.part("0-3", lambda: pytest.fail("it was made already"))
+    second = Chunks(tmp_path)
+    kept = second.chunk("0-3", lambda: pytest.fail("it was made already"))
     assert set(kept) == {"bits", "none"}
     assert all(kept[name].dtype == made[name].dtype for name in made)
     np.testing.assert_array_equal(kept["bits"], made["bits"])
@@ -36,7 +36,7 @@ def test_what_was_not_written_to_its_end_is_made_again(tmp_path: Path) -> None:
         file.write(b"half")
         raise KeyboardInterrupt
 
-    parts = Parts(tmp_path)
+    chunks = Chunks(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(parts.folder / "x.npz", broken)
-    assert parts.part("x", lambda: {"value": np.ones(1)})["value"] == 1
+        write_atomically(chunks.folder / "x.npz", broken)
+    assert chunks.chunk("x", lambda: {"value": np.ones(1)})["value"] == 1
