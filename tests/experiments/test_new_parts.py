@@ -14,7 +14,7 @@ from toy_parts import MOST, PLACES, File
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("conf", "ldm", "experiments", "hydra_plugins", "analysis")
-ASKED = ("ae=plain", "ae.f=4", "conditioning=mean_colour", "scale=tiny", "device=cpu", "trainer.milestones=[]")
+ASKED = ("ae=small", "ae.f=4", "conditioning=mean_colour", "scale=tiny", "device=cpu", "trainer.milestones=[]")
 MEAN_DISTANCE = "mean_distance_efficientnet_lite2"
 METRICS = (MEAN_DISTANCE, "mean_colour_error", "brightness")
 TITLES = {
@@ -76,7 +76,7 @@ def test_the_guide_names_every_place(kind: str) -> None:
 def test_a_plan_holds_the_toys(house: Path) -> None:
     printed = python(house, "-m", "experiments.describe", *ASKED, "denoiser=stack", "sampler=damped", "--json")
     plan = json.loads(printed)
-    toys = {"regulariser": "plain", "conditioning": "mean_colour", "denoiser": "stack", "sampler": "damped"}
+    toys = {"regulariser": "small", "conditioning": "mean_colour", "denoiser": "stack", "sampler": "damped"}
     assert {axis: plan["axes"][axis] for axis in (*toys, "damping")} == {**toys, "damping": 0.25}
     assert plan["parameters"]["denoiser"] > 0
     assert plan["parameters"]["bottleneck"] == 0
@@ -100,7 +100,7 @@ def results(out: Path) -> pd.DataFrame:
 def test_axes_of_the_toys_are_columns(results: pd.DataFrame) -> None:
     cells = results[results["stage"] == "evaluation"]
     assert len(cells["cell"].unique()) == 4
-    assert set(cells["regulariser"]) == {"plain"}
+    assert set(cells["regulariser"]) == {"small"}
     assert set(cells["conditioning"]) == {"mean_colour"}
     assert set(cells["denoiser"]) == {"unet", "stack"}
     assert set(cells["damping"][cells["sampler"] == "damped"]) == {0.25}
@@ -131,9 +131,9 @@ def test_the_table_has_a_place_for_each(out: Path) -> None:
     cells = sections["Cells"]
     assert "| denoiser | sampler | damping |" in cells.splitlines()[2]
     assert f"{TITLES[MEAN_DISTANCE]} (n = 32)" in cells
-    assert "The rate is `rate_plain_gaussian` (plain autoencoder)." in cells
-    assert "| plain autoencoder |" in sections["First stages, on held-out images"]
-    assert "Gaussian bits of plain latents, bits/px (n = 32)" in sections["First stages, on held-out images"]
+    assert "The rate is `rate_small_gaussian` (small latents)." in cells
+    assert "| small latents |" in sections["First stages, on held-out images"]
+    assert "Gaussian bits of small latents, bits/px (n = 32)" in sections["First stages, on held-out images"]
     scores = next(part for title, part in sections.items() if title.startswith("Task scores"))
     assert scores.count("`mean_colour_error`") == 4
     assert scores.count("(conditions of other samples)") == 4
@@ -149,8 +149,8 @@ def words(figure: Path) -> str:
 
 def test_figures_show_first_stage_sampler_and_denoiser_by_their_titles(out: Path) -> None:
     rates = words(out / "rate_distortion.svg")
-    assert "(plain autoencoder Gaussian bits of plain latents, codecs without headers)" in rates
-    assert "rate_plain_gaussian (Gaussian bits of plain latents)" in rates
+    assert "(small latents Gaussian bits of small latents, codecs without headers)" in rates
+    assert "rate_small_gaussian (Gaussian bits of small latents)" in rates
     lines = words(out / "quality_vs_nfe.svg")
     assert "damped DDIM" in lines
     assert "damping 0.25" not in lines  # which is no panel of its own

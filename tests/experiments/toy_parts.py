@@ -61,14 +61,14 @@ PLACES: dict[str, tuple[File | Lines, ...]] = {
         File("conf/sampler/damped.yaml", "damped.yaml"),
     ),
     "regulariser": (
-        File("ldm/first_stage/plain.py", "plain_autoencoder.py"),
+        File("ldm/first_stage/small.py", "small_latents.py"),
         Lines(
             "ldm/first_stage/build.py",
             "from ldm.first_stage.perceptual import PerceptualLoss\n",
-            "from ldm.first_stage.plain import PlainAutoencoder\n",
+            "from ldm.first_stage.small import SmallLatents\n",
         ),
-        Lines("ldm/first_stage/build.py", '    "identity": IdentityFirstStage,\n', '    "plain": PlainAutoencoder,\n'),
-        File("conf/ae/plain.yaml", "plain_autoencoder.yaml"),
+        Lines("ldm/first_stage/build.py", '    "identity": IdentityFirstStage,\n', '    "small": SmallLatents,\n'),
+        File("conf/ae/small.yaml", "small_latents.yaml"),
     ),
     "denoiser": (
         File("ldm/denoiser/stack.py", "stack.py"),

@@ -1,4 +1,4 @@
-"""A toy regulariser: a plain autoencoder with a penalty on the squares of its latents, and a rate of its own."""
+"""A toy regulariser: a autoencoder with a penalty on the squares of its latents, and a rate of its own."""
 
 import math
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from ldm.metrics.values import Measured, Metric, MetricValue
 from ldm.parts import option
 from ldm.records import RATE
 
-GAUSSIAN_BITS = Metric("rate_plain_gaussian", "Gaussian bits of plain latents", False, RATE, "bits/px", headline_from=0)
+GAUSSIAN_BITS = Metric("rate_small_gaussian", "Gaussian bits of small latents", False, RATE, "bits/px", headline_from=0)
 STEP = 1 / 16
 
 
-class PlainAutoencoder(TrainableFirstStage):
+class SmallLatents(TrainableFirstStage):
     """Latents are what the encoder gives."""
 
     @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class PlainAutoencoder(TrainableFirstStage):
 
         weight: float = option(0.001, low=0, help="weight of the mean square of the latents")
 
-    regulariser = "plain"
-    labels = Labels(title="plain autoencoder", rate=GAUSSIAN_BITS.name)
-    group = "plain"
+    regulariser = "small"
+    labels = Labels(title="small latents", rate=GAUSSIAN_BITS.name)
+    group = "small"
     penalties: ClassVar[Mapping[str, str]] = {"square": "weight"}
     reduction = "mean"
     is_drawn = False
