@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from toy_parts import MOST, PLACES, File
 
+pytestmark = pytest.mark.program
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("conf", "ldm", "experiments", "hydra_plugins", "analysis")
 ASKED = ("ae=small", "ae.f=4", "conditioning=mean_colour", "scale=tiny", "device=cpu", "trainer.milestones=[]")
