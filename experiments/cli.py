@@ -61,7 +61,15 @@ def _missing_choice(error: MissingConfigException) -> str:
         return f"'{wanted}' is no group of settings{nearest(wanted, _groups())}"
     if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
         return f"{group}={name.partition('_')[2] or name} needs packages: pip install -e '.[{LAUNCHER_EXTRAS[name]}]'"
-    return f"{group}={name} is no choice{nearest(name, options)} (there are {', '.join(sorted(options))})"
+    offered = sorted(set(options) - _only_shared(group))
+    return f"{group}={name} is no choice{nearest(name, offered)} (there are {', '.join(offered)})"
+
+
+def _only_shared(group: str) -> set[str]:
+    """The files of a group that others in it are based on, which are no choices themselves."""
+    files = (OmegaConf.load(path) for path in (CONF / group).glob("*.yaml"))
+    listed = (OmegaConf.select(file, "defaults", default=()) for file in files)
+    return {entry for defaults in listed for entry in defaults if isinstance(entry, str)}
 
 
 def _composition(error: Exception) -> str:
