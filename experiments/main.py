@@ -45,7 +45,6 @@ def run_one(config: DictConfig, command: str) -> int:
     _say_notes([plan], values["until"], store)
     wanted = plan.needed(targets(STAGES, values["until"]))
     try:
-        build.prepare_device(values["device"])
         computed = run_stages(STAGES, plan, wanted, store, _tracker(values, store, name))
     except UserError:
         raise
@@ -133,7 +132,6 @@ def _run_job(values: Mapping[str, Any]) -> None:
             )
             store.fail(target, expected, error, values["command"])
             raise error
-        build.prepare_device(values["device"])
         tracker = _tracker(values, store, values["sweep"]["id"])
         run_stages(STAGES, plan, plan.needed((target,)), store, tracker)
     except Exception as error:  # kept in the store, said at the end of the sweep; the other jobs go on

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.build import prepare_device
 from experiments.console import clock, say
 from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
@@ -83,6 +84,7 @@ def run_stages(
 def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None:
     planned, started = plan.stages[stage.name], time.monotonic()
     store.begin(stage.name, planned.identity)
+    prepare_device(plan.config["device"])
     with tracker.stage_run(plan, planned) as run:
         made_with = _with_sources(planned, plan, store.folder(stage.name, planned.identity))
         outcome = stage.run(job_of(stage, plan, store, run))

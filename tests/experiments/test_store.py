@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_plans import plan_of
 
 from experiments.runner import run_stages
@@ -221,3 +222,16 @@ def test_sweeps_are_read_as_they_were_written_the_oldest_first(tmp_path):
     store.write_sweep(later)
     store.write_sweep(earlier)
     assert store.sweeps() == [earlier, later]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU here")
+def test_a_gpu_that_is_not_there_is_why_the_stage_failed(tmp_path):
+    """The job of a sweep ends without a word to the sweep: what became of it, only the store tells."""
+    store, plan = Store(tmp_path), plan_of()
+    on_gpu = dataclasses.replace(plan, config={**plan.config, "device": "cuda"})
+    stages = stages_that(lambda job: pytest.fail("nothing can run here"))
+    with pytest.raises(UserError, match="torch finds no GPU here"):
+        run_stages(stages, on_gpu, on_gpu.needed(("first_stage",)), store, Quiet())
+    failure = store.failure("first_stage", plan.stages["first_stage"].identity)
+    assert failure is not None
+    assert "torch finds no GPU here" in failure.error
