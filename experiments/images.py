@@ -17,7 +17,6 @@ from ldm.data.cache import build_cache
 from ldm.data.contract import ImageCache, ImageSource, Split, UnusableImage
 from ldm.data.sources import open_splits
 from ldm.errors import UserError
-from ldm.records import write_json
 
 LOOKED_AT = 8
 """Images that are decoded before anything runs, to see whether they are large enough for larger samples."""
@@ -119,9 +118,8 @@ class Images:
                     self.workers or os.cpu_count() or 1,
                     lambda done, _: reporter.advance_to(done),
                     annotations,
+                    {custom.SOURCES: sources} if (sources := custom.sources_of(self.data)) else None,
                 )
-            if fresh and custom.is_custom(self.data):
-                write_json(folder / custom.SOURCES, custom.sources_of(self.data))
         if fresh:
             say(f"data           {len(cache):,} {split} images of {found.size[1]}x{found.size[0]} px decoded")
             for name, reason in cache.skipped[:10]:

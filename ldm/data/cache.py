@@ -16,7 +16,7 @@ import shutil
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,15 @@ def build_cache(
     workers: int,
     report: Callable[[int, int], None] | None = None,
     annotations: Iterable[str] = (),
+    beside: Mapping[str, Any] | None = None,
 ) -> ImageCache:
     """Decodes `source` into `folder` in `workers` threads, or opens what is already there.
 
     `annotations` are the kinds to be stored beside the images; a finished cache is given those it lacks without
     decoding its images again. Threads, because decoding and resizing run outside Python's lock. Several builders may
     run at once, also on several machines: each works in a folder of its own and the first to finish wins.
-    `report(done, total)` is called in the calling thread.
+    `report(done, total)` is called in the calling thread. `beside`: JSON values by the name of the file that holds them
+    in a cache that is made now; a finished one has them all.
 
     Raises: UserError where more images than the source allows must be skipped, where none is left, where an annotation
     is wrong, or where the folder holds the cache of another set.
@@ -92,6 +94,8 @@ def build_cache(
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
         with _working_folder(folder) as work:
+            for name, value in (beside or {}).items():
+                write_json(work / name, value)
             _fill(source, work, workers, report)
             _publish(work, folder)
     cache = open_cache(folder)

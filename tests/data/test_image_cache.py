@@ -161,3 +161,18 @@ def test_a_cache_of_another_format_is_refused(tmp_path):
     (tmp_path / "cache" / "meta.json").write_text(json.dumps(meta | {"format": 0}))
     with pytest.raises(UserError, match="format 0"):
         open_cache(tmp_path / "cache")
+
+
+def test_what_lies_beside_the_images_is_there_as_soon_as_they_are(tmp_path, monkeypatch):
+    """A kill right behind the images' own files must not leave a cache that looks finished without it."""
+    published = []
+
+    def publish(work, folder):
+        published.append({path.name for path in work.iterdir()})
+        os.rename(work, folder)
+
+    monkeypatch.setattr("ldm.data.cache._publish", publish)
+    build_cache(Ramp(), tmp_path / "cache", 1, beside={"said.json": {"by": 1}})
+    [files] = published
+    assert {"said.json", "meta.json"} <= files
+    assert json.loads((tmp_path / "cache" / "said.json").read_text()) == {"by": 1}
