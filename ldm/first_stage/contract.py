@@ -88,7 +88,7 @@ class Labels:
 
     title: as in a legend. rate: the metric that is its rate on an axis, None where it has no finite one; crude_rate:
     the one that is drawn hollow beside it. rmse, psnr: the metrics of the distortion that belongs to that rate.
-    rate_note: what a figure's note says of the rates. Units: both rates in `rate_unit`.
+    Units: both rates in bits per pixel.
     """
 
     title: str
@@ -96,8 +96,6 @@ class Labels:
     crude_rate: str | None = None
     rmse: str = "rmse255"
     psnr: str = "psnr"
-    rate_note: str = ""
-    rate_unit: str = "bits/pixel"
 
 
 def at_least_float32(x: Tensor) -> Tensor:

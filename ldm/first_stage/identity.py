@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.first_stage.coder import Coders
 from ldm.first_stage.contract import EncodedImages, Labels, Reconstruction, TrainableFirstStage
-from ldm.first_stage.posterior import coded_means
+from ldm.first_stage.posterior import UncodedFirstStage
 from ldm.metrics.rate import pixel_rates
 from ldm.metrics.values import Measured
 
 
-class IdentityFirstStage(TrainableFirstStage):
+class IdentityFirstStage(UncodedFirstStage, TrainableFirstStage):
     """The image is its own latent; there are no parameters and nothing to train."""
 
     @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class IdentityFirstStage(TrainableFirstStage):
         title="pixels",
         rate="rate_lossless",
         crude_rate="rate_raw",
-        rate_note="pixels = rate_lossless, hollow rate_raw (24 bits per pixel)",
     )
     group = None
     penalties: ClassVar[Mapping[str, str]] = {}
@@ -52,10 +51,6 @@ class IdentityFirstStage(TrainableFirstStage):
             )
         return cls()
 
-    @property
-    def codebook(self) -> None:
-        """There is none."""
-
     def encode(self, image: Tensor) -> Tensor:
         """The image itself, (N, 3, H, W)."""
         return image
@@ -68,17 +63,9 @@ class IdentityFirstStage(TrainableFirstStage):
         """The latent itself, (N, 3, H, W)."""
         return raw
 
-    def decode_counted(self, raw: Tensor) -> Tensor:
-        """The latent itself, (N, 3, H, W)."""
-        return raw
-
     def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
         """24 bits, and what PNG makes of them."""
         return pixel_rates(torch.cat(list(heldout.images())).permute(0, 2, 3, 1).contiguous().numpy())
-
-    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Pixels rounded to steps and coded one by one."""
-        return coded_means(self, train, heldout)
 
     @property
     def last_layer(self) -> Tensor:

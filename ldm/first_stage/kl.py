@@ -12,15 +12,12 @@ from torch import Tensor, nn
 
 from ldm.first_stage.coder import Coders, Decoder, Encoder
 from ldm.first_stage.contract import (
-    EncodedImages,
     Gaussian,
-    Labels,
     Reconstruction,
     TrainableFirstStage,
     at_least_float32,
 )
-from ldm.first_stage.posterior import coded_means, rates_of_posteriors
-from ldm.metrics.values import Measured
+from ldm.first_stage.posterior import PosteriorFirstStage
 from ldm.parts import option
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -29,19 +26,8 @@ LOGVAR_RANGE = (-30.0, 20.0)
 START_LOGVAR: Final = -6.0
 """Log-variance at a near-linear start: a standard deviation of 0.05 around means of about 1."""
 
-LABELS: Final = Labels(
-    title="KL",
-    rate="rate_kl_fitted",
-    crude_rate="rate_kl_prior",
-    rmse="rmse255_sample",
-    psnr="psnr_sample",
-    rate_note="KL = rate_kl_fitted (KL to a Gaussian fitted per channel) with the distortion of a posterior sample, "
-    "hollow rate_kl_prior (KL to N(0, I))",
-)
-"""Of every first stage with a posterior: its rate belongs to a sample of that."""
 
-
-class KLFirstStage(TrainableFirstStage):
+class KLFirstStage(PosteriorFirstStage, TrainableFirstStage):
     """Encodes to a Gaussian for each latent; `encoder` gives 2 z_channels (double_z), `channels` of the latent.
 
     Without `projected` no 1x1 convolution stands between coder and latent, as in some later published autoencoders;
@@ -55,11 +41,9 @@ class KLFirstStage(TrainableFirstStage):
         kl_weight: float = option(1e-6, low=0, help="weight of the KL term, over its sum in nats")
 
     regulariser = "kl"
-    labels = LABELS
     group = None
     penalties: ClassVar[Mapping[str, str]] = {"kl": "kl_weight"}
     reduction = "sum"
-    is_drawn = True
 
     def __init__(self, encoder: Encoder, decoder: Decoder, channels: int, projected: bool = True) -> None:
         super().__init__()
@@ -85,35 +69,14 @@ class KLFirstStage(TrainableFirstStage):
         nn.init.zeros_(self.to_latent.weight[of_logvar])
         nn.init.constant_(self.to_latent.bias[of_logvar], START_LOGVAR)
 
-    @property
-    def codebook(self) -> None:
-        """There is none."""
-
     def encode(self, image: Tensor) -> Gaussian:
         """The Gaussian of each latent, log-variance clamped to [-30, 20]. Shapes: as in the contract."""
         mean, logvar = at_least_float32(self.to_latent(self.encoder(image))).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
 
-    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """A draw with `noise` from the packed Gaussian, its mean where None. Shapes: as in the contract."""
-        mean, logvar = packed.chunk(2, dim=1)
-        return mean if noise is None else Gaussian(mean, logvar).sample(noise)
-
     def decode(self, raw: Tensor) -> Tensor:
         """The image of a raw latent. Shapes: as in the contract."""
         return at_least_float32(self.decoder(self.from_latent(raw)))
-
-    def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`. Shapes: as in the contract."""
-        return self.decode(raw)
-
-    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """KL to the prior and to a fitted Gaussian."""
-        return rates_of_posteriors(self, train, heldout)
-
-    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Means rounded to steps, among them those of the posteriors' widths."""
-        return coded_means(self, train, heldout)
 
     @property
     def last_layer(self) -> Tensor:

@@ -10,14 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ldm.first_stage.contract import EncodedImages, Reconstruction, TrainableFirstStage, at_least_float32
-from ldm.first_stage.posterior import coded_means
-from ldm.first_stage.tiny import UNREGULARISED
-from ldm.metrics.rate import no_rates
-from ldm.metrics.values import Measured
+from ldm.first_stage.contract import Reconstruction, TrainableFirstStage, at_least_float32
+from ldm.first_stage.posterior import PointFirstStage
 
 
-class PlainFirstStage(TrainableFirstStage):
+class PlainFirstStage(PointFirstStage, TrainableFirstStage):
     """An encoder of images (N, 3, H, W) to latents (N, channels, H / factor, W / factor), and a decoder back.
 
     Latents are neither drawn nor quantised, and nothing is added to the loss. A class derived from it says its
@@ -28,44 +25,22 @@ class PlainFirstStage(TrainableFirstStage):
     class Options:
         """It has none."""
 
-    labels = UNREGULARISED
     group = None
     penalties: ClassVar[Mapping[str, str]] = {}
     reduction = "mean"
-    is_drawn = False
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, factor: int, channels: int) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.factor, self.channels, self.cache_channels = factor, channels, channels
 
-    @property
-    def codebook(self) -> None:
-        """There is none."""
-
     def encode(self, image: Tensor) -> Tensor:
         """The latent."""
         return at_least_float32(self.encoder(image))
 
-    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The packed latent itself; `noise` has no part in it."""
-        return packed
-
     def decode(self, raw: Tensor) -> Tensor:
         """The image of a latent."""
         return at_least_float32(self.decoder(raw))
-
-    def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`."""
-        return self.decode(raw)
-
-    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """None, with the reason."""
-        return no_rates()
-
-    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Latents rounded to steps."""
-        return coded_means(self, train, heldout)
 
     @property
     def last_layer(self) -> Tensor:

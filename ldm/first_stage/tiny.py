@@ -11,19 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.first_stage.coder import IMAGE_CHANNELS
-from ldm.first_stage.contract import EncodedImages, FirstStage, Labels, Reconstruction, at_least_float32
-from ldm.first_stage.posterior import coded_means
-from ldm.metrics.rate import no_rates
-from ldm.metrics.values import Measured
+from ldm.first_stage.contract import Reconstruction, at_least_float32
+from ldm.first_stage.posterior import PointFirstStage
 
 LATENT_BOUND = 3.0
 """The decoder bends latents softly into +- this."""
 
 WIDENING, POOL_GROUPS = 4, 4
 """Of the branch with group normalisation: its width in block widths, and its groups."""
-
-UNREGULARISED = Labels(title="unregularised")
-"""Of every first stage whose latents are neither drawn nor quantised."""
 
 
 class TinyBlock(nn.Module):
@@ -101,15 +96,13 @@ def tiny_decoder(channels: int, width: int, levels: Sequence[TinyLevel]) -> nn.S
     return nn.Sequential(*layers, nn.Conv2d(width, IMAGE_CHANNELS, 3, padding=1))
 
 
-class TinyFirstStage(FirstStage):
+class TinyFirstStage(PointFirstStage):
     """An encoder and a decoder from the functions above: its latents are neither drawn nor quantised.
 
     Inside, images are in [0, 1].
     """
 
     regulariser = "none"
-    labels = UNREGULARISED
-    is_drawn = False
 
     def __init__(self, encoder: nn.Sequential, decoder: nn.Sequential) -> None:
         super().__init__()
@@ -124,10 +117,6 @@ class TinyFirstStage(FirstStage):
         self.encoder = encoder
         self.decoder = decoder
 
-    @property
-    def codebook(self) -> None:
-        """There is none."""
-
     def encode(self, image: Tensor) -> Tensor:
         """The latent. Shapes: as in the contract.
 
@@ -137,25 +126,9 @@ class TinyFirstStage(FirstStage):
             raise ValueError(f"image sides {tuple(image.shape[-2:])} are no multiples of f = {self.factor}")
         return at_least_float32(self.encoder(image.add(1).div(2)))
 
-    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The packed latent itself; `noise` has no effect. Shapes: as in the contract."""
-        return packed
-
     def decode(self, raw: Tensor) -> Tensor:
         """The image of a latent, softly bounded first. Shapes: as in the contract."""
         return at_least_float32(self.decoder(LATENT_BOUND * torch.tanh(raw / LATENT_BOUND)).mul(2).sub(1))
-
-    def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`. Shapes: as in the contract."""
-        return self.decode(raw)
-
-    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """None, with the reason."""
-        return no_rates()
-
-    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Latents rounded to steps."""
-        return coded_means(self, train, heldout)
 
     @property
     def last_layer(self) -> Tensor:

@@ -158,7 +158,6 @@ class VQFirstStage(TrainableFirstStage):
         title="VQ",
         rate="rate_index_crossentropy",
         crude_rate="rate_index_log2",
-        rate_note="VQ = rate_index_crossentropy, hollow rate_index_log2 (log2 of the codebook size)",
     )
     group = "codebook"
     penalties: ClassVar[Mapping[str, str]] = {"codebook": "weight"}

@@ -6,13 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.first_stage.contract import EncodedImages, FirstStage, Gaussian, Reconstruction, at_least_float32
-from ldm.first_stage.kl import LABELS as POSTERIOR
-from ldm.first_stage.posterior import coded_means, rates_of_posteriors
-from ldm.first_stage.tiny import UNREGULARISED
+from ldm.first_stage.contract import FirstStage, Gaussian, Reconstruction, at_least_float32
+from ldm.first_stage.posterior import PointFirstStage, PosteriorFirstStage
 from ldm.interop.filling import fill
-from ldm.metrics.rate import no_rates
-from ldm.metrics.values import Measured
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 _CHANNELS = ("latent_channels", "z_channels", "z_dim")
@@ -20,54 +16,35 @@ _WIDTHS = ("encoder_block_out_channels", "down_block_out_channels", "block_out_c
 """Config keys under which classes tell the latent's channels, and one width a level, each at half the side."""
 
 
-class WrappedPosterior(FirstStage):
-    """An autoencoder of diffusers that encodes to a Gaussian."""
-
-    regulariser = "kl"
-    labels = POSTERIOR
-    is_drawn = True
+class _Wrapped(FirstStage):
+    """What an autoencoder of diffusers does whatever its latents are."""
 
     def __init__(self, autoencoder: nn.Module, factor: int, channels: int) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.factor = factor
         self.channels = channels
-        self.cache_channels = 2 * channels
-
-    @property
-    def codebook(self) -> None:
-        """There is none."""
-
-    def encode(self, image: Tensor) -> Gaussian:
-        """The Gaussian of its class. Shapes: as in the contract."""
-        found = self.autoencoder.encode(image).latent_dist  # type: ignore[operator]
-        return Gaussian(at_least_float32(found.mean), at_least_float32(found.logvar))
-
-    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """A draw with `noise` from a packed Gaussian, its mean where None. Shapes: as in the contract."""
-        mean, logvar = packed.chunk(2, dim=1)
-        return mean if noise is None else Gaussian(mean, logvar).sample(noise)
+        self.cache_channels = 2 * channels if self.is_drawn else channels
 
     def decode(self, raw: Tensor) -> Tensor:
         """The image of a raw latent. Shapes: as in the contract."""
         return _decoded(self.autoencoder, raw)
 
-    def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`. Shapes: as in the contract."""
-        return self.decode(raw)
-
-    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """KL to the prior and to a fitted Gaussian."""
-        return rates_of_posteriors(self, train, heldout)
-
-    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Means rounded to steps."""
-        return coded_means(self, train, heldout)
-
     @property
     def last_layer(self) -> Tensor:
         """The weight of the last convolution that the decoder lists. Shapes: as in the contract."""
         return _last_layer(self.autoencoder)
+
+
+class WrappedPosterior(_Wrapped, PosteriorFirstStage):
+    """An autoencoder of diffusers that encodes to a Gaussian."""
+
+    regulariser = "kl"
+
+    def encode(self, image: Tensor) -> Gaussian:
+        """The Gaussian of its class. Shapes: as in the contract."""
+        found = self.autoencoder.encode(image).latent_dist  # type: ignore[operator]
+        return Gaussian(at_least_float32(found.mean), at_least_float32(found.logvar))
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Decodes a draw with `noise`; regularisation {"kl"}. Shapes: as in the contract."""
@@ -76,52 +53,14 @@ class WrappedPosterior(FirstStage):
         return Reconstruction(self.decode(raw), raw, {"kl": encoding.kl().mean()})
 
 
-class WrappedPoint(FirstStage):
+class WrappedPoint(_Wrapped, PointFirstStage):
     """An autoencoder of diffusers whose latents are neither drawn nor quantised."""
 
     regulariser = "none"
-    labels = UNREGULARISED
-    is_drawn = False
-
-    def __init__(self, autoencoder: nn.Module, factor: int, channels: int) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-        self.factor = factor
-        self.channels = channels
-        self.cache_channels = channels
-
-    @property
-    def codebook(self) -> None:
-        """There is none."""
 
     def encode(self, image: Tensor) -> Tensor:
         """The latent. Shapes: as in the contract."""
         return at_least_float32(self.autoencoder.encode(image)[0])  # type: ignore[operator]
-
-    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The packed latent itself; `noise` has no effect. Shapes: as in the contract."""
-        return packed
-
-    def decode(self, raw: Tensor) -> Tensor:
-        """The image of a raw latent. Shapes: as in the contract."""
-        return _decoded(self.autoencoder, raw)
-
-    def decode_counted(self, raw: Tensor) -> Tensor:
-        """All of `decode`. Shapes: as in the contract."""
-        return self.decode(raw)
-
-    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """None, with the reason."""
-        return no_rates()
-
-    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Latents rounded to steps."""
-        return coded_means(self, train, heldout)
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight of the last convolution that the decoder lists. Shapes: as in the contract."""
-        return _last_layer(self.autoencoder)
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Encodes and decodes, with nothing to regularise. Shapes: as in the contract."""
