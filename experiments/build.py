@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from experiments import custom, published, trials
-from experiments.conditions import BuildContext, Encode, fields_of, tau_theta
+from experiments.conditions import BuildContext, Encode, tau_theta
 from experiments.data_facts import Vocabulary
 from experiments.tables import options_of_denoiser
 from ldm.conditioning import Conditioning
 from ldm.data.contract import ImageCache
-from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.errors import UserError
 from ldm.first_stage.build import build_first_stage, build_first_stage_loss, options_in
@@ -154,11 +153,6 @@ def conditioning(
 
 def _no_encoder(image: torch.Tensor) -> torch.Tensor:
     raise ValueError("this conditioning was built to be counted, without a first stage")
-
-
-def fields(settings: Mapping[str, Any], images: ImageCache, device: str) -> Fields:
-    """What the conditions of a resolved group `conditioning` read of an image set."""
-    return fields_of(settings, images, device)
 
 
 def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: Conditioning) -> nn.Module:

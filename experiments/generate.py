@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import artifacts, build
-from experiments.conditions import AskedConditions, annotations_read, conditions_of, larger_maps
+from experiments.conditions import AskedConditions, annotations_read, conditions_of, fields_of, larger_maps
 from experiments.console import Reporter
 from experiments.data_facts import Vocabulary
 from experiments.pictures import to_uint8
@@ -112,7 +112,7 @@ def asked_conditions(job: Job, n: int, seed: int, size: tuple[int, int] | None =
     else:
         order = torch.randperm(len(images), generator=generator(seed, "condition")).tolist()
         indices = [order[i % len(order)] for i in range(n)]
-    return AskedConditions(build.fields(diffusion["conditioning"], images, job.device), indices, seed)
+    return AskedConditions(fields_of(diffusion["conditioning"], images, job.device), indices, seed)
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ that come with it, `conditioning` and `diffusion`.
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.latent_scale import LatentScale
-from ldm.records import content_hash
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -57,11 +56,6 @@ def first_stage_at(path: str) -> interop.Loaded:
     if found.first_stage is None:
         raise UserError(f"ae.path={path}: this is a {found.source}, which holds no first stage")
     return found
-
-
-def file_hash(path: str, of_one: Callable[[Path], str]) -> str:
-    """The identity of the files behind a path, given that of one file: their content, not where they lie."""
-    return content_hash(sorted(of_one(file) for file in interop.files_of(Path(path).expanduser())))
 
 
 def trained_resolution(config: Mapping[str, Any]) -> int | None:

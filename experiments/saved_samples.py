@@ -109,8 +109,9 @@ Made = Mapping[str, Sequence[StageRecord]]
 
 def _made(stage: Stage, store: Path) -> Made:
     found: dict[str, list[StageRecord]] = {}
+    artifacts = Store(store)
     for folder in sorted((store / stage.name).glob("*")):
-        record = Store(store).record(stage.name, folder.name)
+        record = artifacts.record(stage.name, folder.name)
         if record is not None and _is_present(stage, record):
             found.setdefault(pixels_hash(stage, record.config, record.parents), []).append(record)
     return found

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from experiments import build
 from experiments.artifacts import reference_facts
-from experiments.protocols import through_distance, through_extractor
 from experiments.stage import Job, Settings
 from ldm.data.contract import SPLITS, ImageCache, Split
 from ldm.metrics.distribution import generation_metrics
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
-from ldm.metrics.reconstruction import PerceptualDistance
 from ldm.metrics.values import REAL_IMAGES, MetricValue, Variant, variant_left_out
 from ldm.randomness import generator
 from ldm.records import LeftOut, Protocol, ResultRow
@@ -192,16 +190,6 @@ def window_protocol(generation: Protocol) -> Protocol:
 def reconstruction_protocol(job: Job, heldout: ImageCache, n: int) -> Protocol:
     """How n held-out images are compared with their reconstructions, and their latents counted, by no network."""
     return dataclasses.replace(unjudged_protocol(job, "reconstruction", heldout, n), reference="the images themselves")
-
-
-def perceptual_protocol(job: Job, plain: Protocol, judge: PerceptualDistance) -> Protocol:
-    """How a perceptual distance compares what `plain` says; its network sees the images at their own size."""
-    return through_distance(plain, judge, _marks(job.parent("reference").settings))
-
-
-def judged_protocol(plain: Protocol, generation: Protocol) -> Protocol:
-    """How the extractor of `generation` compares what `plain` says."""
-    return through_extractor(plain, generation)
 
 
 def unjudged_protocol(

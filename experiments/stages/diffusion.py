@@ -4,7 +4,7 @@ import dataclasses
 
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import first_stage_of, latent_scale_of
-from experiments.conditions import DataFacts, Vocabulary, annotations_read, conditions_of
+from experiments.conditions import DataFacts, Vocabulary, annotations_read, conditions_of, fields_of
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.counts import Counts, training_bytes, training_estimate
@@ -34,7 +34,7 @@ def run(job: Job) -> Outcome:
     ae, latents = job.parent("first_stage").settings, job.parent("latents").record.facts
     packed = open_packed(job.parent("latents").folder / "latents.npy") if latents["cached"] else None
     first_stage, scale = first_stage_of(job), latent_scale_of(job)
-    fields = build.fields(config["conditioning"], images, job.device)
+    fields = fields_of(config["conditioning"], images, job.device)
     data = CachedLatents(packed, images, first_stage, scale, job.device, fields)
     known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale)
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import axes, build, labels, stage_settings
+from experiments import axes, labels, stage_settings
 from experiments.chunks import Chunks
-from experiments.conditions import DataFacts, annotations_read
+from experiments.conditions import DataFacts, annotations_read, fields_of
 from experiments.console import reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
@@ -63,7 +63,7 @@ def run(job: Job) -> Outcome:
     except ValueError as error:
         raise UserError(f"metrics.likelihood_levels={config['levels']}: {error}") from error
     shown, batch = _shown(len(times)), job.machine.batch
-    asked = AskedConditions(build.fields(diffusion["conditioning"], images, job.device), indices, config["seed"])
+    asked = AskedConditions(fields_of(diffusion["conditioning"], images, job.device), indices, config["seed"])
     ranges = [range(first, min(first + batch, len(indices))) for first in range(0, len(indices), batch)]
     chunks, found = Chunks(job.folder), list[Coded]()
 

@@ -14,6 +14,7 @@ from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.pictures import save_grid, to_uint8
+from experiments.protocols import through_distance, through_extractor
 from experiments.published import is_given
 from experiments.scoring import (
     chosen,
@@ -23,8 +24,6 @@ from experiments.scoring import (
     floor_images,
     generation_protocol,
     generation_rows,
-    judged_protocol,
-    perceptual_protocol,
     reconstruction_protocol,
 )
 from experiments.stage import Job, Outcome, Settings, Stage
@@ -64,7 +63,7 @@ def run(job: Job) -> Outcome:
     judges = perceptual_distances(job.settings.get("lpips_weights"))
     indices = chosen(len(heldout), job.settings["n_samples"], seed, "reconstruction")
     plain = reconstruction_protocol(job, heldout, len(indices))
-    judged = judged_protocol(plain, generation_protocol(job, len(indices)))
+    generation = generation_protocol(job, len(indices))
     with torch.inference_mode(), reporting(job.label, len(indices)) as reporter:
         with meter.part("reconstruct"):
             measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
@@ -100,7 +99,8 @@ def run(job: Job) -> Outcome:
     np.savez(job.folder / "images.npz", **by_image)  # type: ignore[arg-type]
     save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
     job.log.image("reconstructions", job.folder / "reconstructions.png")
-    networks = {judge.name: perceptual_protocol(job, plain, judge) for judge in judges} | {frechet.metric: judged}
+    networks = {judge.name: through_distance(plain, judge, generation.marks) for judge in judges}
+    networks |= {frechet.metric: through_extractor(plain, generation)}
     rows: list[ResultRow] = [value.row(networks.get(value.metric, plain).id) for value in [*values, *rates.values]]
     return Outcome(
         facts={**rates.facts, "f": model.factor, "channels": model.channels, "regulariser": model.regulariser},

@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 from tiny_plans import plan_of
 
-from experiments import build
 from experiments.condition_pictures import COLUMNS, GAP, SIDE, save_condition_grid
-from experiments.conditions import DataFacts
+from experiments.conditions import DataFacts, fields_of
 from experiments.generate import AskedConditions
 from ldm.data import build_cache, open_splits
 
@@ -25,7 +24,7 @@ def grid(scenes, path, *conditions):
     """The picture of these conditions for samples that are all red, as cells by row and column."""
     facts = DataFacts("a", "b", 12, 12, scenes.classes, scenes.annotations, scenes.annotations)
     settings = plan_of(f"conditioning=[{','.join(conditions)}]", facts=facts).config["conditioning"]
-    asked = AskedConditions(build.fields(settings, scenes, "cpu"), list(range(12)), seed=0)
+    asked = AskedConditions(fields_of(settings, scenes, "cpu"), list(range(12)), seed=0)
     red = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
     red[:, 0] = 255
     save_condition_grid(path, settings, asked, red)

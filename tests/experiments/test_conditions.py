@@ -18,6 +18,7 @@ from experiments.conditions import (
     DataFacts,
     Vocabulary,
     annotations_read,
+    fields_of,
     probe_options,
     task_scores_of,
     task_weights,
@@ -65,7 +66,7 @@ def context_of(scenes: ImageCache) -> BuildContext:
 
 
 def asked_of(scenes: ImageCache, group: dict) -> AskedConditions:
-    return AskedConditions(build.fields(group, scenes, "cpu"), list(range(N)), seed=0)
+    return AskedConditions(fields_of(group, scenes, "cpu"), list(range(N)), seed=0)
 
 
 @pytest.mark.parametrize("name", CONDITIONS)

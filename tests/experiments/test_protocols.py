@@ -9,10 +9,9 @@ import pytest
 from program import run
 from tiny_plans import job_for, plan_of
 
+from experiments.protocols import through_distance, through_extractor
 from experiments.scoring import (
     generation_protocol,
-    judged_protocol,
-    perceptual_protocol,
     protocol_from,
     reconstruction_protocol,
     sample_protocol,
@@ -76,7 +75,8 @@ def reconstruction_of(*overrides: str) -> tuple[Protocol, Protocol, Protocol]:
     """How 20 reconstructions of that plan are measured: by no network, by the extractor, by a perceptual distance."""
     job = job_of("reconstruction", *overrides)
     plain = reconstruction_protocol(job, HELDOUT, 20)
-    return plain, judged_protocol(plain, generation_protocol(job, 20)), perceptual_protocol(job, plain, LPIPS)
+    generation = generation_protocol(job, 20)
+    return plain, through_extractor(plain, generation), through_distance(plain, LPIPS, generation.marks)
 
 
 def test_reconstructions_are_those_of_held_out_images_whatever_the_reference() -> None:
