@@ -9,6 +9,12 @@ from ldm.data.contract import Annotation
 
 Config = Mapping[str, Any]
 
+FROM_FIRST_STAGE_ON = ("first_stage", "latents", "diffusion", "samples", "evaluation")
+"""The values of `until=` that ask for measurements of a first stage."""
+
+FROM_DIFFUSION_ON = FROM_FIRST_STAGE_ON[2:]
+"""Those that ask for measurements of a diffusion model."""
+
 
 def annotations(config: Config, known: Mapping[str, Annotation]) -> dict[str, Any]:
     """The content of the annotations that the conditions read, where they read any."""
@@ -53,9 +59,16 @@ def reference(config: Config, facts: DataFacts) -> dict[str, Any]:
     return {
         # It stands in the protocol of all that is measured against these features, and of these stages' children.
         **({"allow_same_network": True} if metrics["allow_same_network"] else {}),
-        "heldout": facts.heldout_fingerprint,
-        "train": facts.train_fingerprint,
+        **measured_images(config, facts),
         "reference": metrics["reference"],
-        "n_samples": metrics["n_samples"],
-        "seed": metrics["seed"],
+    }
+
+
+def measured_images(config: Config, facts: DataFacts) -> dict[str, Any]:
+    """Both splits, and how many images of them are measured."""
+    return {
+        "train": facts.train_fingerprint,
+        "heldout": facts.heldout_fingerprint,
+        "n_samples": config["metrics"]["n_samples"],
+        "seed": config["metrics"]["seed"],
     }

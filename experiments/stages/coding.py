@@ -2,7 +2,7 @@
 
 import torch
 
-from experiments import axes, labels
+from experiments import axes, labels, stage_settings
 from experiments.artifacts import first_stage_of
 from experiments.conditions import DataFacts
 from experiments.cost import Meter
@@ -37,15 +37,8 @@ def run(job: Job) -> Outcome:
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:
     """The images, where metrics.coding asks for it and there are latents."""
-    metrics = config["metrics"]
-    if not metrics["coding"] or config["ae"]["f"] == 1:  # pixels are not coded
-        return None
-    return {
-        "train": facts.train_fingerprint,
-        "heldout": facts.heldout_fingerprint,
-        "n_samples": metrics["n_samples"],
-        "seed": metrics["seed"],
-    }
+    is_asked_for = config["metrics"]["coding"] and config["ae"]["f"] > 1  # pixels are not coded
+    return stage_settings.measured_images(config, facts) if is_asked_for else None
 
 
 STAGE = Stage(
@@ -53,7 +46,7 @@ STAGE = Stage(
     parents=("first_stage",),
     version=1,
     axes=axes.OF_DATA + axes.OF_FIRST_STAGE,
-    until=("first_stage", "latents", "diffusion", "samples", "evaluation"),
+    until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,
     run=run,
     label=labels.first_stage,

@@ -35,26 +35,34 @@ def run(job: Job) -> Outcome:
         protocol, variants = sample_protocol(job, len(features), judge), tuple[Variant, ...]()
         if samples["height"] is not None:
             protocol, variants = window_protocol(protocol), (WINDOWS_OF_SAMPLES,)
-        found, missing = sample_rows(features, reference_features(job, judge), protocol, images_seen, *variants)
-        further, lacking = _extra(job, features, protocol, images_seen, *variants) if judge is None else ([], [])
-        found, missing = [*found, *further], [*missing, *lacking]
-        rows, left_out, protocols = [*rows, *found], [*left_out, *missing], [*protocols, protocol]
+        reference = reference_features(job, judge)
+        scored = [sample_rows(features, reference, protocol, images_seen, *variants)]
+        if judge is None:
+            scored.append(_extra(job, features, reference, protocol, images_seen, *variants))
+        rows += [row for found, _ in scored for row in found]
+        left_out += [item for _, missing in scored for item in missing]
+        protocols.append(protocol)
     if samples["height"] is not None:
         left_out += _not_whole(job, rows)
     elif conditions_of(diffusion):
-        scored, missing = scores_of(diffusion["conditioning"], _measured_samples(job))
-        rows += [row for item in scored for row in item.rows(images_seen)]
-        left_out += [*missing, *(item for one in scored for item in one.left_out)]
-        protocols += [item.protocol for item in scored]
+        tasks, missing = scores_of(diffusion["conditioning"], _measured_samples(job))
+        rows += [row for task in tasks for row in task.rows(images_seen)]
+        left_out += [*missing, *(item for task in tasks for item in task.left_out)]
+        protocols += [task.protocol for task in tasks]
     n = samples["n_samples"]
     return Outcome(rows=rows, left_out=left_out, protocols=described(protocols), cost=meter.cost(n))
 
 
 def _extra(
-    job: Job, features: Features, protocol: Protocol, images_seen: int | None, *variants: Variant
+    job: Job,
+    features: Features,
+    reference: Features,
+    protocol: Protocol,
+    images_seen: int | None,
+    *variants: Variant,
 ) -> tuple[list[ResultRow], list[LeftOut]]:
     """What the user's further metrics make of the samples and the reference images, in the eyes of the extractor."""
-    measured = [measure(features, reference_features(job)) for measure in measures(job.settings.get("extra", []))]
+    measured = [measure(features, reference) for measure in measures(job.settings.get("extra", []))]
     values = [value.varied(*variants) for value in measured if isinstance(value, MetricValue)]
     missing = [variant_left_out(item, *variants) for item in measured if isinstance(item, LeftOut)]
     return [value.row(protocol.id, images_seen) for value in values], missing

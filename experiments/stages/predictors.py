@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import axes, build, labels
+from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import first_stage_of, latent_scale_of, reference_features
 from experiments.budget import images_of_small_denoiser, small_denoiser_settings
 from experiments.conditions import DataFacts, Vocabulary, annotations_read
@@ -274,10 +274,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     if not metrics["predictors"] or is_given(config["denoiser"]):
         return None
     return {
-        "train": facts.train_fingerprint,
-        "heldout": facts.heldout_fingerprint,
-        "n_samples": metrics["n_samples"],
-        "seed": metrics["seed"],
+        **stage_settings.measured_images(config, facts),
         "precision": config["precision"],
         "small_denoiser": {
             "denoiser": small_denoiser_settings(config),
@@ -296,7 +293,7 @@ STAGE = Stage(
     parents=("latents", "reference"),
     version=3,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_LATENTS,
-    until=("first_stage", "latents", "diffusion", "samples", "evaluation"),
+    until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,
     run=run,
     label=labels.first_stage,

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import axes, labels
+from experiments import axes, labels, stage_settings
 from experiments.artifacts import first_stage_of, reference_features
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
@@ -198,7 +198,7 @@ STAGE = Stage(
     parents=("first_stage", "reference"),
     version=2,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE,
-    until=("first_stage", "latents", "diffusion", "samples", "evaluation"),
+    until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,
     run=run,
     label=labels.first_stage,
