@@ -1,7 +1,7 @@
 """Confidence intervals: Student's for means, Wilson's for shares, delete-a-block jackknife for everything smooth."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,3 +135,25 @@ def proportion_interval(successes: int, n: int, level: float = LEVEL) -> Interva
     centre = (share + extra / 2) / (1 + extra)
     half = math.sqrt(extra * share * (1 - share) + extra * extra / 4) / (1 + extra)
     return Interval(share, centre - half, centre + half)
+
+
+def difference(a: Interval, b: Interval, shared: Collection[int] = ()) -> Interval:
+    """a - b with its interval. What both owe to the same blocks of the samples `shared` drops out.
+
+    `shared` numbers those of `deviations` that belong to samples that both estimates were made of. Where an estimate
+    has no deviations, its variance is read off its interval, and nothing drops out.
+    """
+    value = a.value - b.value
+    if a.deviations is None or b.deviations is None:
+        variance = sum(((one.high - one.low) / 2 / float(ndtri(0.5 + LEVEL / 2))) ** 2 for one in (a, b))
+        return student_interval(value, variance, math.inf)
+    parts = []
+    for index, (mine, other) in enumerate(zip(a.deviations, b.deviations, strict=True)):
+        if index in shared and len(mine) == len(other):
+            parts.append(np.subtract(mine, other))
+        else:
+            parts += [np.asarray(mine), np.asarray(other)]
+    spreads = [Spread(float(part @ part), 0.0, len(part) - 1) for part in parts]
+    spreads.append(Spread(a.alone + b.alone, 0.0, math.inf))
+    spread = combine(*spreads)
+    return student_interval(value, spread.variance, spread.freedom)

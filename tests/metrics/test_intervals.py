@@ -1,9 +1,20 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
 
 from ldm.metrics.frechet import frechet_distance
-from ldm.metrics.intervals import block_jackknife, block_sizes, jackknife_spread, mean_interval
+from ldm.metrics.intervals import (
+    Interval,
+    block_jackknife,
+    block_sizes,
+    combine,
+    difference,
+    jackknife_spread,
+    mean_interval,
+    student_interval,
+)
 
 
 def test_mean_interval_is_students():
@@ -86,3 +97,38 @@ def test_corrected_frechet_interval_covers_the_population_value():
         interval = block_jackknife(samples, frechet_distance, 15, correct_bias=True)
         covered += interval.low <= 0.25 <= interval.high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def jackknifed(value: float, *samples: np.ndarray) -> Interval:
+    """A mean over samples, each left out block by block, with what each block contributes."""
+    spreads = []
+    for sample in samples:
+        sizes = block_sizes(len(sample), len(sample))
+        spreads.append(jackknife_spread(sample.mean(), (sample.sum() - sample) / (len(sample) - 1), sizes))
+    whole = combine(*spreads)
+    interval = student_interval(value, whole.variance, whole.freedom)
+    return dataclasses.replace(interval, deviations=whole.deviations)
+
+
+def test_a_difference_of_independent_means_has_welchs_interval():
+    a, b = (np.random.default_rng(seed).normal(size=n) for seed, n in ((0, 30), (1, 20)))
+    found = difference(jackknifed(a.mean(), a), jackknifed(b.mean(), b))
+    variances = a.var(ddof=1) / 30, b.var(ddof=1) / 20
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 29 + variances[1] ** 2 / 19)
+    expected = student_interval(a.mean() - b.mean(), sum(variances), freedom)
+    assert [found.value, found.low, found.high] == pytest.approx([expected.value, expected.low, expected.high])
+
+
+def test_what_both_owe_to_a_shared_sample_drops_out_of_a_difference():
+    draws = np.random.default_rng(2)
+    shared, a, b = draws.normal(size=40) * 100, draws.normal(size=40), draws.normal(size=40)
+    one, other = (jackknifed(x.mean() + shared.mean(), x, shared) for x in (a, b))
+    apart = difference(jackknifed(a.mean(), a), jackknifed(b.mean(), b))
+    found = difference(one, other, shared=(1,))
+    assert found.high - found.low == pytest.approx(apart.high - apart.low)
+    assert difference(one, other).high > 10 * found.high
+
+
+def test_a_difference_of_values_without_deviations_adds_their_variances():
+    found = difference(Interval(3, 2, 4), Interval(1, 0, 2))
+    assert [found.value, found.high - found.value] == pytest.approx([2, 2**0.5])

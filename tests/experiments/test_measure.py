@@ -1,0 +1,170 @@
+"""Image sets measured without a study: the store's own numbers to the last digit, and one sentence for bad input."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from experiments.commands.measure import distinguished, main, nearer
+from experiments.image_sets import ImageSet, open_set
+from experiments.scoring import FEATURE_BATCH, chosen
+from ldm.data.cache import open_cache
+from ldm.errors import UserError
+from ldm.metrics.distribution import FRECHET, KERNEL
+from ldm.metrics.values import MetricValue
+from ldm.records import ResultRow, StageRecord, read_record
+
+
+def pictures(n: int, side: int = 16, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def save(folder: Path, images: NDArray[np.uint8], name: str = "sample_{}.png") -> Path:
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / name.format(index))
+    return folder
+
+
+def measured(tmp_path: Path, *arguments: object) -> list[dict[str, ResultRow]]:
+    """The rows that the command writes, by metric, for each set of samples."""
+    file = tmp_path / "measured.json"
+    assert main([*map(str, arguments), "--json", str(file)]) == 0
+    found = []
+    for one in json.loads(file.read_text()):
+        record = StageRecord.from_json({"stage": "", "identity": "", "config": {}, "parents": {}, "rows": one["rows"]})
+        found.append({row.metric: row for row in record.rows})
+    return found
+
+
+def records(store: Path, stage: str) -> list[tuple[Path, StageRecord]]:
+    folders = [path.parent for path in sorted(store.glob(f"{stage}/*/record.json"))]
+    found = [(folder, read_record(folder)) for folder in folders]
+    return [(folder, record) for folder, record in found if record is not None]
+
+
+def numbers(row: ResultRow) -> tuple[object, ...]:
+    return row.value, row.n, row.ci_low, row.ci_high, row.estimand
+
+
+def test_samples_of_a_store_give_its_own_numbers(swept_store: Path, tmp_path: Path) -> None:
+    [(_, evaluation), *_] = records(swept_store, "evaluation")
+    [own] = measured(tmp_path, swept_store / "samples" / evaluation.parents["samples"], swept_store)
+    stored = {row.metric: row for row in evaluation.rows if row.metric in own}
+    assert len(stored) >= 2
+    for metric, row in stored.items():
+        assert numbers(own[metric]) == numbers(row), metric
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "npz"])
+def test_real_images_as_files_give_the_floors_of_a_store(form: str, swept_store: Path, tmp_path: Path) -> None:
+    """Pixels, order and network alike, so that floors come out to the last digit, against features or against files."""
+    [(_, reference), *_] = records(swept_store, "reference")
+    train, heldout = (open_cache(next(swept_store.glob(f"data/{split}-*"))) for split in ("train", "heldout"))
+    settings = reference.config
+    images = train.images[chosen(len(train), settings["n_samples"], settings["seed"], "floor")]
+    place = save(tmp_path / "samples", images)
+    if form == "zip":
+        place = tmp_path / "samples.zip"
+        with zipfile.ZipFile(place, "w") as archive:
+            for path in sorted((tmp_path / "samples").iterdir()):
+                archive.write(path, path.name)
+    if form == "npz":
+        place = tmp_path / "samples.npz"
+        np.savez(place, images)
+    against = {"folder": save(tmp_path / "real", heldout.images), "zip": swept_store, "npz": swept_store}[form]
+    [own] = measured(tmp_path, place, against, "--batch", FEATURE_BATCH)
+    floors = {row.base: row for row in reference.rows}
+    assert own
+    for metric, row in own.items():
+        # Floors choose the blocks of their intervals by content, as they are no numbered samples.
+        assert numbers(row)[:2] == numbers(floors[metric])[:2], metric
+
+
+def test_of_two_sets_the_nearer_one_is_told(tmp_path: Path) -> None:
+    dark = save(tmp_path / "dark", pictures(40) // 8)
+    alike, reference = save(tmp_path / "alike", pictures(40, seed=1)), save(tmp_path / "real", pictures(60, seed=2))
+    far, near = measured(tmp_path, dark, reference, "--against", alike)
+    [kernel] = [row for metric, row in near.items() if metric.startswith("kd_")]
+    assert kernel.value < far[kernel.metric].value
+    assert kernel.n == 40
+    again = measured(tmp_path, dark, reference, "--against", dark)
+    assert again[0] == again[1]
+
+
+def value(number: float, half: float, deviations: tuple[tuple[float, ...], ...] | None = None) -> MetricValue:
+    return MetricValue(KERNEL, number, 100, number - half, number + half, deviations)
+
+
+def test_verdicts() -> None:
+    assert distinguished(value(1.0, 0.5)) == "differs from the reference"
+    assert distinguished(value(0.1, 0.5)) == "not distinguishable from the reference"
+    assert distinguished(MetricValue(FRECHET, 100.0, 100, 90.0, 110.0)) == ""  # biased: above 0 whatever the samples
+    assert nearer(value(1.0, 0.1), value(2.0, 0.1))[1] == "better"
+    assert nearer(value(2.0, 0.1), value(1.0, 0.1))[1] == "worse"
+    assert nearer(value(1.0, 0.6), value(1.5, 0.6))[1] == "not distinguishable"
+    assert nearer(MetricValue(KERNEL, 1.0, 100), value(2.0, 0.1))[0] is None
+
+
+def test_what_two_sets_owe_to_the_same_reference_images_drops_out() -> None:
+    common, blocks = (3.0, -2.0, 1.0, -2.0), (0.1, -0.1, 0.05, -0.05)
+    a, b = (value(number, 9.0, (blocks, common)) for number in (1.0, 2.0))
+    apart, verdict = nearer(a, b)
+    assert apart is not None
+    assert verdict == "better"
+    assert apart.high - apart.low < 2.0
+
+
+def test_numbers_in_names_count_as_numbers(tmp_path: Path) -> None:
+    images = pictures(12)
+    found = open_set(save(tmp_path / "images", images))
+    assert isinstance(found, ImageSet)
+    [batch] = found.batches(range(12), 16, 100)
+    assert (batch.permute(0, 2, 3, 1).numpy() == images).all()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(list(map(str, arguments))) == 2
+    out = capsys.readouterr().out
+    assert out.count("error:") == 1
+    assert "Traceback" not in out
+    return out
+
+
+def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = save(tmp_path / "good", pictures(20))
+    mixed = save(tmp_path / "mixed", pictures(3))
+    Image.fromarray(pictures(1, 24)[0]).save(mixed / "large.png")
+    np.savez(tmp_path / "moments.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(tmp_path / "floats.npz", np.zeros((4, 8, 8, 3), np.float32))
+    (tmp_path / "page.npz").write_text("<html>")
+    (tmp_path / "empty").mkdir()
+    for path, said in {
+        "missing": "there is no",
+        "empty": "holds no images",
+        "moments.npz": "moments (mu, sigma) alone",
+        "floats.npz": "uint8",
+        "page.npz": "cannot be read",
+        "mixed": "images of several sizes",
+    }.items():
+        assert said in refused(capsys, tmp_path / path, good), path
+    assert "--resolution" in refused(capsys, mixed, mixed)
+    assert "images of 16 px" in refused(capsys, good, save(tmp_path / "larger", pictures(4, 32)))
+
+
+def test_a_broken_file_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = save(tmp_path / "images", pictures(30))
+    whole = (place / "sample_7.png").read_bytes()
+    (place / "sample_7.png").write_bytes(whole[: len(whole) // 2])
+    found = open_set(place)
+    assert isinstance(found, ImageSet)
+    assert sum(len(batch) for batch in found.batches(range(30), 16, 8)) == 29
+    assert "sample_7.png" in capsys.readouterr().out
+    for index in range(5):
+        (place / f"sample_{index}.png").write_bytes(b"none")
+    with pytest.raises(UserError, match="cannot be used"):
+        list(found.batches(range(30), 16, 8))
