@@ -20,6 +20,7 @@ from experiments.scoring import conditions_split
 from experiments.stage import Job, Settings
 from ldm.conditioning.contract import Conditioning
 from ldm.diffusion import DenoisingModel, Guidance, clipped, guided
+from ldm.finite import require_finite
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.tiled import Tiling, decode_tiled
@@ -143,7 +144,7 @@ def generate(
         *_, z = sample(sampler, denoise, z, times, noise)
         wait_for(source.device)
         denoised = time.monotonic()
-        latents = source.scale.denormalise(z)
+        latents = source.scale.denormalise(require_finite(z, "the denoiser", "samples"))
         images = source.decode(latents)
         if paste_known:
             images = torch.where(fields["mask"] > 0, images, asked.originals(part))

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import platform
 import shutil
@@ -18,6 +19,7 @@ from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedS
 from experiments.store import Store, now
 from experiments.tracking import Tracker
 from ldm import __version__
+from ldm.finite import NotFiniteError
 from ldm.records import RATE, WINDOWS, StageRecord, write_json
 
 
@@ -87,7 +89,11 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
     prepare_device(plan.config["device"])
     with tracker.stage_run(plan, planned) as run:
         made_with = _with_sources(planned, plan, store.folder(stage.name, planned.identity))
-        outcome = stage.run(job_of(stage, plan, store, run))
+        try:
+            outcome = stage.run(job_of(stage, plan, store, run))
+            _check_numbers(outcome)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{stage.line(plan.axes)}: {error}; {_advice(plan)}") from error
         _check_protocols(outcome, stage.name)
         record = StageRecord(
             stage=stage.name,
@@ -129,6 +135,23 @@ def _check_protocols(outcome: Outcome, stage: str) -> None:
     nameless = {row.metric for row in outcome.rows if row.protocol not in outcome.protocols}
     if nameless:
         raise RuntimeError(f"stage {stage} gives no protocol of its rows {', '.join(sorted(nameless))}")
+
+
+def _check_numbers(outcome: Outcome) -> None:
+    """What slipped through as a value that is none is not recorded as measured."""
+    none = [row.metric for row in outcome.rows if not math.isfinite(row.value)]
+    if none:
+        raise NotFiniteError(f"the measured {', '.join(none)} is no number (NaN or infinite)")
+
+
+def _advice(plan: Plan) -> str:
+    """What to do about numbers that are none."""
+    if plan.config["precision"] != "fp32":
+        return "try precision=fp32; nothing was recorded as measured"
+    return (
+        "its training diverged, or its weights are damaged: train again with a lower learning rate, or give other "
+        "weights; nothing was recorded as measured"
+    )
 
 
 MOST_SHOWN = 3

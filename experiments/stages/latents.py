@@ -19,7 +19,7 @@ from experiments.published import is_given
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.data.contract import ImageCache
 from ldm.errors import UserError
-from ldm.first_stage.contract import FirstStage, Gaussian
+from ldm.first_stage.contract import FirstStage, Gaussian, finite
 from ldm.first_stage.latent_scale import SCALES, latent_scale
 from ldm.metrics.rate import aggregate_moments
 from ldm.training.flops import count_flops
@@ -82,7 +82,7 @@ def encodings(
     """The encodings of the chosen images, batch by batch with their indices."""
     for first in range(0, len(indices), ENCODE_BATCH):
         part = indices[first : first + ENCODE_BATCH]
-        yield part, model.encode(images.batch(part).to(device, memory_format=torch.channels_last))
+        yield part, finite(model.encode(images.batch(part).to(device, memory_format=torch.channels_last)))
 
 
 @dataclass(frozen=True)

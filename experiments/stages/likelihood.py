@@ -23,6 +23,8 @@ from ldm.data.contract import ImageCache
 from ldm.diffusion import clipped, guided
 from ldm.diffusion.likelihood import coding_times, discretised_nats, gaussian_nats, received
 from ldm.errors import UserError
+from ldm.finite import require_finite
+from ldm.first_stage.contract import finite
 from ldm.metrics.likelihood import (
     LATENT_DENSITY,
     PROGRESSIVE_BITS,
@@ -114,7 +116,7 @@ def coded(
     indices = asked.indices[part.start : part.stop]
     image = images.batch(indices).to(source.device)
     noise = SampleNoise(asked.seed, list(indices), source.device)
-    packed = source.first_stage.pack(source.first_stage.encode(image))
+    packed = source.first_stage.pack(finite(source.first_stage.encode(image)))
     z = source.scale.normalise(source.first_stage.latent(packed, noise(source.latent_shape)))
     told = {name: value.to(source.device) for name, value in asked.of(part).items()}
     denoise = guided(source.model, source.conditioning(told))
@@ -132,7 +134,7 @@ def coded(
         decoder = discretised_nats(image, source.scale.denormalise(item.estimate), std)
     else:
         decoder = gaussian_nats(z, item.estimate, sigma)
-    bits = torch.stack(nats, 1) / (math.log(2) * image[0].numel())
+    bits = require_finite(torch.stack(nats, 1), "the denoiser") / (math.log(2) * image[0].numel())
     return Coded(bits.cpu().numpy(), torch.stack(mse, 1).cpu().numpy(), decoder.cpu().numpy())
 
 

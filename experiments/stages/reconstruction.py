@@ -29,7 +29,7 @@ from experiments.scoring import (
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import EncodedImages, encodings
 from ldm.data.contract import SPLITS, ImageCache
-from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.contract import FirstStage, finite
 from ldm.metrics.distribution import reconstruction_frechet
 from ldm.metrics.perceptual import LPIPS, NO_LPIPS, perceptual_distances
 from ldm.metrics.reconstruction import (
@@ -127,7 +127,7 @@ def _parts(indices: list[int], reporter: Reporter) -> Iterator[list[int]]:
 
 def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], seed: int) -> _Measured:
     originals = images.uint8(part)
-    encoding = model.encode(images.batch(part).to(job.device, memory_format=torch.channels_last))
+    encoding = finite(model.encode(images.batch(part).to(job.device, memory_format=torch.channels_last)))
     packed = model.pack(encoding)
     decoded = to_uint8(model.decode(model.latent(packed)))
     sample_errors = None

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ldm.finite import require_finite
 from ldm.first_stage.coder import Coders
 from ldm.metrics.values import Measured
 
@@ -37,6 +38,14 @@ class Gaussian:
         """
         terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
         return 0.5 * terms.flatten(1).sum(1)
+
+
+def finite(encoding: Gaussian | Tensor) -> Gaussian | Tensor:
+    """An encoding (N, C, h, w) as it is. Raises: NotFiniteError where it is made of numbers that are none."""
+    for values in (encoding.mean, encoding.logvar) if isinstance(encoding, Gaussian) else (encoding,):
+        if values is not None:
+            require_finite(values, "the encoder of the first stage")
+    return encoding
 
 
 @dataclass

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ldm.errors import UserError
+from ldm.finite import require_finite
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.pretrained.weights import freeze
@@ -44,11 +45,16 @@ class Features:
 
     `features` (N, d); `logits` (N, k), None where the network has no classes; `spatial` (N, p), an excerpt of an inner
     map that still holds positions, None where the network declares none.
+    Raises: NotFiniteError where some are no numbers.
     """
 
     features: NDArray[np.float32]
     logits: NDArray[np.float32] | None
     spatial: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        for name, array in self.arrays.items():
+            require_finite(torch.from_numpy(array), f"the extractor ({name})")
 
     def __len__(self) -> int:
         return len(self.features)

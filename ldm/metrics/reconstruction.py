@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldm.finite import require_finite
 from ldm.metrics.features import EXTRACTOR_TITLES
 from ldm.metrics.intervals import mean_interval
 from ldm.metrics.values import Metric, MetricValue, Variant, variant_left_out
@@ -46,6 +47,8 @@ def perceptual_metric(name: str) -> Metric:
     """The perceptual distance of a name as a metric; one that is not ours goes by its name."""
     return PERCEPTUAL.get(name, Metric(name, name, False, RECONSTRUCTION))
 
+
+DECODER = "the decoder of the first stage"
 
 PEAK = 255.0
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -109,8 +112,12 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     return (luminance * structure).mean(dim=(1, 2, 3))
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] as uint8 on the CPU, rounded to the nearest grey level; any shape."""
+def to_uint8(images: Tensor, network: str = DECODER) -> Tensor:
+    """Float images in [-1, 1] as uint8 on the CPU, rounded to the nearest grey level; any shape (N, ...).
+
+    Raises: NotFiniteError where `network`, which gave them, gave numbers that are none.
+    """
+    require_finite(images, network)
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu").byte()
 
 

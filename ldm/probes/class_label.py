@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm.data.contract import ImageCache, Indices
 from ldm.errors import UserError
+from ldm.finite import require_finite
 from ldm.probes.contract import resized
 from ldm.probes.networks import Classifier
 
@@ -45,5 +46,5 @@ class ClassProbe:
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
         """Right answers, and whether there was a question. Shapes: as the class states."""
-        answers = self.network(resized(images, self.side)).argmax(dim=1)
+        answers = require_finite(self.network(resized(images, self.side)), "the probe").argmax(dim=1)
         return torch.stack([answers == targets, targets >= 0], dim=1).long().cpu().numpy()

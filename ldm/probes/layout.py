@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldm.data.contract import Box, ImageCache, Indices
 from ldm.errors import UserError
+from ldm.finite import require_finite
 from ldm.probes.contract import resized
 from ldm.probes.networks import Classifier
 
@@ -64,7 +65,7 @@ class LayoutProbe:
         counts = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
         crops, labels, owners = self._crops(images, targets)
         if len(crops):
-            right = (self.network(crops).argmax(dim=1) == labels).long()
+            right = (require_finite(self.network(crops), "the probe", "boxes").argmax(dim=1) == labels).long()
             counts.index_add_(0, owners, torch.stack([right, torch.ones_like(right)], dim=1))
         return counts.cpu().numpy()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm.data.contract import ImageCache, Indices
 from ldm.errors import UserError
+from ldm.finite import require_finite
 from ldm.probes.contract import resized
 from ldm.probes.networks import Segmenter
 
@@ -53,7 +54,7 @@ class SemanticProbe:
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
         """Pixels by class: found and true, found, true. Shapes: as the class states."""
-        found = self._logits(images, targets).argmax(dim=1)
+        found = require_finite(self._logits(images, targets), "the probe").argmax(dim=1)
         counted = [
             torch.where(chosen, value, self.classes)
             for chosen, value in (

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldm.data.contract import ImageCache, Indices
 from ldm.errors import UserError
+from ldm.finite import require_finite
 from ldm.probes.contract import resized
 from ldm.probes.networks import Classifier
 
@@ -103,7 +104,7 @@ class TextProbe:
 
     def counts(self, images: Tensor, targets: Tensor) -> NDArray[Any]:
         """Which attributes are named, and which are found. Shapes: as the class states."""
-        logits = self.network(resized(images, self.side))
+        logits = require_finite(self.network(resized(images, self.side)), "the probe")
         return torch.stack([targets, logits > self.threshold.to(logits.device)], dim=1).cpu().numpy()
 
     def _named(self, captions: Sequence[str]) -> Tensor:
