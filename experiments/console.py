@@ -73,10 +73,15 @@ class _Bar:
 
     def __init__(self, label: str, total: int, progress: Progress) -> None:
         self.label, self.progress = label, progress
-        self.task = progress.add_task(label, total=total)
+        self.task = progress.add_task(printable(label), total=total)
 
     def advance_to(self, done: int, note: str = "") -> None:
-        self.progress.update(self.task, completed=done, description=f"{self.label} {note}".rstrip())
+        self.progress.update(self.task, completed=done, description=printable(f"{self.label} {note}".rstrip()))
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, as names of files may hold them; line breaks stay."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 class _Screen:
@@ -86,7 +91,7 @@ class _Screen:
         self.progress: Progress | None = None
 
     def say(self, text: str, style: str | None) -> None:
-        console.print(text, style=style, markup=False)
+        console.print(printable(text), style=style, markup=False)
         sys.stdout.flush()
 
     def begin(self, label: str, total: int) -> Reporter:

@@ -19,9 +19,12 @@ COUNTED_AS: Mapping[str, str] = {"boxes": "box_classes", "semantic": "semantic_c
 """The entry of a vocabulary that counts the names of an annotation."""
 
 
+CLASSES_NAMED = 10
+
+
 @dataclass(frozen=True)
 class DataFacts:
-    """What planning needs to know of the images: sizes, classes and content."""
+    """What planning needs to know of the images: sizes, classes and content; `notes`: how they were read."""
 
     train_fingerprint: str
     heldout_fingerprint: str
@@ -30,6 +33,14 @@ class DataFacts:
     classes: tuple[str, ...]
     annotations: Mapping[str, Annotation] = field(default_factory=dict)
     heldout_annotations: Mapping[str, Annotation] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """How many images there are, and their classes, as a person sees whether they were read as meant."""
+        named = ", ".join(self.classes[:CLASSES_NAMED]) + (", ..." if len(self.classes) > CLASSES_NAMED else "")
+        classes = f"{len(self.classes):,} classes: {named}" if self.classes else "no classes"
+        return f"{self.train_images:,} training and {self.heldout_images:,} held-out images, {classes}"
 
     def vocabulary(self, annotations: Iterable[str]) -> Vocabulary:
         """How many classes of each kind there are, of these annotations, those that the conditions read."""

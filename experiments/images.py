@@ -31,7 +31,7 @@ def splits(data: Mapping[str, Any], store: Store, size: tuple[int, int] | None =
     if custom.is_custom(data):
         return custom.splits(data, size, memo)
     settings = {key: value for key, value in data.items() if value is not None}
-    for key in ("path", "captions", "boxes", "semantic"):
+    for key in ("path", "captions", "boxes", "semantic", "palette"):
         if key in settings:
             settings[key] = Path(settings[key]).expanduser()
     return open_splits(**settings, size=size, memo=memo)
@@ -56,6 +56,7 @@ def _data_facts(data: str, root: Path) -> DataFacts:
         tuple(train.classes),
         train.annotations,
         heldout.annotations,
+        tuple(dict.fromkeys(note for source in found.values() for note in getattr(source, "notes", ()))),
     )
 
 

@@ -1,5 +1,6 @@
 """What run.py does with composed configs: one cell, one job of a sweep, or a whole grid."""
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from experiments import build
-from experiments.compose import plain
+from experiments.compose import plain, settings_only
 from experiments.conditions import annotations_read
 from experiments.console import say
 from experiments.custom import check_sources, is_custom
@@ -42,6 +43,7 @@ def run_one(config: DictConfig, command: str) -> int:
     point = Point(tuple(values["overrides"]), plan)
     name = _sweep_name()
     store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
+    _say_data([values], store)
     _say_notes([plan], values["until"], store)
     wanted = plan.needed(targets(STAGES, values["until"]))
     try:
@@ -66,8 +68,10 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     command = build.command_line()
     points: list[Point] = []
     values: dict[str, Any] = {}
+    settings = list[Mapping[str, Any]]()
     for overrides in grid:
         values = plain(compose(overrides), command)
+        settings.append(values)
         store = Store(Path(values["store"]))
         # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
         decided = [f"{key}={values[key]}" for key in ("device", "precision")]
@@ -78,6 +82,7 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     cells = distinct(points)
     asked = targets(STAGES, values["until"])
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
+    _say_data(settings, store)
     _say_notes([point.plan for point in cells], values["until"], store)
     _say_work(points, cells, asked, store)
     before = _complete(cells, asked, store)
@@ -100,7 +105,7 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
 
 def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     """The plan of a plain config; the images are looked at, not decoded."""
-    settings = {key: value for key, value in values.items() if key != "overrides"}
+    settings = settings_only(values)
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
     check_sources(plan, store)
@@ -168,6 +173,13 @@ def _complete(points: Sequence[Point], asked: Sequence[str], store: Store) -> in
     return sum(store.is_complete(*stage) for stage in stages)
 
 
+def _say_data(configs: Sequence[Mapping[str, Any]], store: Store) -> None:
+    """Which images are used, and what their folders were taken to mean."""
+    sets = [with_scale_sizes(settings_only(config)) for config in configs]
+    for data in {json.dumps(data, sort_keys=True): data for data in sets}.values():
+        say(f"data={data['name']}  {data['resolution']} px  {data_facts(data, store).sentence}")
+
+
 def _say_notes(plans: Sequence[Plan], until: str, store: Store) -> None:
     notes = [note for plan in plans for note in plan.notes]
     wanted = {planned.name for plan in plans for planned in plan.needed(targets(STAGES, until))}
@@ -185,8 +197,9 @@ def _say_work(points: Sequence[Point], cells: Sequence[Point], asked: Sequence[s
     to_do = sum(not store.is_complete(*stage) for stage in stages)
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
-        f"{len(cells)} cells{same}: {len(trained)} trained first stages, {len(counts['diffusion'])} diffusion models, "
-        f"{len(counts['samples'])} sample sets; {to_do} of {len(stages)} stages are not in the store yet"
+        f"{len(cells)} cell{'s' * (len(cells) != 1)}{same}: {len(trained)} trained first stages, "
+        f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; {to_do} of {len(stages)} "
+        "stages are not in the store yet"
     )
 
 

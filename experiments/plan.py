@@ -22,7 +22,7 @@ def make_plan(config: Mapping[str, Any], facts: DataFacts, stages: Sequence[Stag
     planned = _planned(resolved, facts, stages)
     unseeded = _planned({**resolved, "seed": 0}, facts, stages) if resolved["seed"] else planned
     [naming] = [stage.name for stage in stages if stage.names_cell]
-    return Plan(unseeded[naming].identity[:CELL_DIGITS], cell_axes(resolved), planned, resolved, notes)
+    return Plan(unseeded[naming].identity[:CELL_DIGITS], cell_axes(resolved), planned, resolved, (*facts.notes, *notes))
 
 
 def _planned(config: Mapping[str, Any], facts: DataFacts, stages: Sequence[Stage]) -> dict[str, PlannedStage]:

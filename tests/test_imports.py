@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("ldm", "experiments", "hydra_plugins", "analysis", "benchmarks")
 HYDRA = ("hydra", "omegaconf", "wandb")
 
-EVERYWHERE = ("ldm.errors", "ldm.finite", "ldm.layers", "ldm.parts", "ldm.records", "ldm.randomness")
+EVERYWHERE = ("ldm.errors", "ldm.finite", "ldm.layers", "ldm.lines", "ldm.parts", "ldm.records", "ldm.randomness")
 ROOMS = {
     "pretrained": (),
     "first_stage": ("ldm.pretrained", "ldm.metrics"),

@@ -4,6 +4,7 @@ import importlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -185,10 +186,7 @@ def examine_data(values: Mapping[str, Any], store: Path) -> Iterator[Finding]:
                 "mend it, or choose other images with data=NAME data.path=PLACE",
             )
             return
-    train, heldout = found["train"], found["heldout"]
-    classes = f"{len(train.classes)} classes" if train.classes else "no classes"
-    text = f"{len(train):,} training and {len(heldout):,} held-out images at {train.resolution} px, {classes}"
-    yield Finding(f"data={name}", Verdict.WORKS, text)
+    yield Finding(f"data={name}", Verdict.WORKS, f"at {found['train'].resolution} px: {facts.sentence}")
     if name != "emoji":
         yield from (_unusable(split, source) for split, source in found.items())
     yield from _annotations(found, conditions_of(settings))
@@ -247,7 +245,8 @@ def _run(overrides: Sequence[str]) -> int:
     if broken:
         say(f"the main job cannot run here yet: {', '.join(broken)} must be mended first (see above)", style="bold red")
         return 1
-    say("the main job can run: python run.py -m ae.f=1,4,8,16,32", style="bold green")
+    swept = [] if any(re.match(r"\+*ae\.f=", override) for override in overrides) else ["-m", "ae.f=1,4,8,16,32"]
+    say(f"the main job can run: {shlex.join(['python', 'run.py', *swept, *overrides])}", style="bold green")
     return 0
 
 
@@ -454,5 +453,8 @@ def _metrics(plan: Plan, facts: DataFacts) -> Finding:
     text = f"{metrics['n_samples']:,} samples against {reference:,} {metrics['reference']} images"
     if not lost:
         return Finding("metrics", Verdict.WORKS, f"{text}: all can be given")
-    remedy = "raise metrics.n_samples or give more images; the rest is measured all the same"
+    remedy = (
+        "raise metrics.n_samples, give more images, or hold out more of them (data.heldout_fraction, where no folder "
+        "gives a split); the rest is measured all the same"
+    )
     return Finding("metrics", Verdict.NOTE, f"{text}: left out will be {', '.join(lost)}", remedy)

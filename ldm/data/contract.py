@@ -92,7 +92,8 @@ class ImageSource(Protocol):
     own, so that first stages are shared by all conditionings: which kinds there are is known at once, but an annotation
     may be read and checked only when `annotations[kind]` is asked for (then it raises UserError). `classes` is empty
     where images have no label. `item` and `annotation` may be called from several threads; `item` raises
-    `UnusableImage` for an image to be skipped, and more than `max_skipped_fraction` of those is an error.
+    `UnusableImage` for an image to be skipped, and more than `max_skipped_fraction` of those is an error. A source may
+    also have `notes`: sentences on how it was read that the user should know.
     """
 
     @property

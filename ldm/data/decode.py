@@ -1,5 +1,6 @@
 """Encoded image files to square uint8 RGB arrays."""
 
+import contextlib
 import io
 from typing import BinaryIO
 
@@ -18,14 +19,30 @@ DECODE_CODE = 1
 RESIZE_RULE = "central square of the short side, Lanczos with antialiasing (Pillow, reducing gap 3)"
 """How images come to the resolution; the text stands in fingerprints and protocols."""
 
-# fmt: off
+with contextlib.suppress(ImportError):  # HEIC, where the package is installed
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+Image.init()
+
+STUBS = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Formats that Pillow knows by name and cannot decode, or not without another program."""
+
 IMAGE_SUFFIXES = frozenset(
-    {
-        ".bmp", ".dib", ".gif", ".jpeg", ".jpg", ".jpe", ".jfif", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".pnm",
-        ".tga", ".tif", ".tiff", ".webp",
-    }
+    suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in STUBS
 )
-# fmt: on
+"""Suffixes of files that Pillow can decode here."""
+
+UNMISTAKABLE = ("AVIF", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
+"""Formats that the first bytes of a file tell."""
+
+
+def is_image_data(head: bytes) -> bool:
+    """Whether a file that begins with these bytes (16 or more) is an image of one of the usual formats."""
+    openers = (Image.OPEN[kind][1] for kind in UNMISTAKABLE if kind in Image.OPEN)
+    # What an opener answers may be a reason why it cannot read the file.
+    return any(accepts is not None and accepts(head) is True for accepts in openers)
+
 
 ORIENTATION_TAG = 0x0112
 ORIENTATIONS = {
@@ -50,8 +67,21 @@ def upright(image: Image.Image) -> Image.Image:
     return image.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as 8-bit RGB: transparency over white, 16-bit grey scaled by 255 / 65535.
+WHITE_16 = 65535
+"""The 16-bit grey value that becomes white unless another is given."""
+
+
+def brightest_16(data: bytes) -> int | None:
+    """The largest value of an encoded image of 16-bit grey; None for any other image."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return int(np.asarray(image).max()) if image.mode.startswith("I") else None
+    except Exception:  # as in decode_image, which says what is wrong with it
+        return None
+
+
+def to_rgb(image: Image.Image, white: int = WHITE_16) -> Image.Image:
+    """Any Pillow mode as 8-bit RGB: transparency over white, 16-bit grey scaled so that `white` and above are 255.
 
     Raises: ValueError for pixel values whose range is not known (floating point, 32-bit integers).
     """
@@ -59,7 +89,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if image.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
             raise ValueError("pixel values of unknown range (floating point or 32 bit)")
-        image = Image.fromarray(np.rint(values.astype(np.float32) / 257.0).astype(np.uint8))
+        grey = np.rint(values.astype(np.float32) / (white / 255)).clip(0, 255)
+        image = Image.fromarray(grey.astype(np.uint8))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -91,8 +122,10 @@ def upright_size(file: BinaryIO) -> tuple[int, int] | None:
         return None
 
 
-def decode_image(data: bytes, resolution: int, name: str) -> NDArray[np.uint8]:
+def decode_image(data: bytes, resolution: int, name: str, white: int = WHITE_16) -> NDArray[np.uint8]:
     """The first frame of an encoded image as uint8 (resolution, resolution, 3); colour profiles are not applied.
+
+    `white` as in `to_rgb`.
 
     Raises: UnusableImage where the file is broken or its short side is under half the resolution.
     """
@@ -102,7 +135,7 @@ def decode_image(data: bytes, resolution: int, name: str) -> NDArray[np.uint8]:
         if 2 * min(size) >= resolution:
             # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is many times faster.
             image.draft(image.mode, (round(REDUCING_GAP * resolution),) * 2)
-            return np.array(square(to_rgb(upright(image)), resolution))
+            return np.array(square(to_rgb(upright(image), white), resolution))
     except Exception as error:  # Pillow's decoders raise exceptions of many kinds on damaged files
         raise UnusableImage(name, f"cannot be read ({str(error) or type(error).__name__})") from error
     raise UnusableImage(name, f"is {size[0]}x{size[1]}, under half of {resolution} px")

@@ -48,6 +48,8 @@ class Files(Protocol):
         """All bytes of a file; raises as `open` does."""
         ...
 
+    def __hash__(self) -> int: ...
+
 
 def is_visible(name: str) -> bool:
     """Whether a relative path names no hidden file."""
@@ -112,8 +114,18 @@ class DirectoryFiles:
         return identity(crc, size)
 
 
+MOST_INFLATED = 200
+"""A larger entry of a zip archive that inflates to more than this multiple of its size is none of an image set."""
+
+SMALL = 64 << 20
+"""Bytes up to which an entry may inflate to any multiple of its size, as one plain colour does."""
+
+
 class ZipFiles:
-    """The files in a zip archive; identities come from its directory, without reading them."""
+    """The files in a zip archive; identities come from its directory, without reading them.
+
+    Archives made on Windows may hold backslashes between folders.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -122,11 +134,15 @@ class ZipFiles:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        files = {info.filename for info in self._archive.infolist() if not info.is_dir()}
-        return tuple(sorted(name for name in files if is_visible(name)))
+        return tuple(sorted(name for name in self._entries if is_visible(name)))
+
+    @cached_property
+    def _entries(self) -> dict[str, zipfile.ZipInfo]:
+        found = {info.filename.replace("\\", "/"): info for info in self._archive.infolist()}
+        return {name: info for name, info in found.items() if not name.endswith("/")}
 
     def identities(self, names: Sequence[str]) -> list[str]:
-        infos = [self._archive.getinfo(name) for name in names]
+        infos = [self._entries[name] for name in names]
         return [identity(info.CRC, info.file_size) for info in infos]
 
     def signature(self, names: Sequence[str]) -> list[int]:
@@ -136,8 +152,11 @@ class ZipFiles:
         return io.BytesIO(self.read(name))
 
     def read(self, name: str) -> bytes:
+        info = self._entries[name]
+        if info.file_size > max(SMALL, MOST_INFLATED * info.compress_size):
+            raise OSError(f"would inflate from {info.compress_size:,} to {info.file_size:,} bytes")
         with self._lock:
-            return self._archive.read(name)
+            return self._archive.read(info)
 
 
 def identity(crc: int, size: int) -> str:

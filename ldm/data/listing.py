@@ -1,5 +1,6 @@
 """Image files before any is decoded: which there are, their classes, their side, and what annotates them."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -7,20 +8,45 @@ import logging
 import os
 import posixpath
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from ldm.data.contract import SPLITS, Annotation, AnnotationValue, Item, Split, UnusableImage
-from ldm.data.decode import DECODE_CODE, IMAGE_SUFFIXES, RESIZE_RULE, decode_image
+from ldm.data.decode import (
+    DECODE_CODE,
+    IMAGE_SUFFIXES,
+    RESIZE_RULE,
+    WHITE_16,
+    brightest_16,
+    decode_image,
+    is_image_data,
+)
 from ldm.data.files import READ_ERRORS, Files
 from ldm.data.memo import ContentMemo
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.records import content_hash
 
 ANNOTATION_CODE = 1
 """Raised by hand whenever a change here or in annotations/ changes what is read of the same files."""
+
+LOOKED_AT = 8
+"""Images that are decoded to see how many of 16 bits they use."""
+
+HEAD_BYTES = 32
+MOST_KINDS = 6
+
+# fmt: off
+NO_IMAGE_SUFFIXES = frozenset((
+    ".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".py", ".npy", ".npz",
+    ".mat", ".pkl", ".pt", ".pth", ".ckpt", ".safetensors", ".zip", ".tar", ".gz", ".parquet", ".arrow", ".mp4", ".log",
+))
+# fmt: on
+"""Files that are not opened to see whether they are images."""
+
+SIXTEEN_BIT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2"})
 
 WORDS = {"captions": "captions", "boxes": "boxes", "semantic": "label maps"}
 """What the kinds of annotation are called."""
@@ -75,12 +101,13 @@ class AnnotationReader:
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a set, and by kind what reads their annotations."""
+    """All images of a set, by kind what reads their annotations, and what the user should know of how it was read."""
 
     files: Files
     entries: tuple[FileEntry, ...]
     classes: tuple[str, ...]
     annotations: Mapping[str, AnnotationReader]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,11 @@ def make_listing(
         for one, content in zip(found, contents, strict=True)
     ]
     readers = {kind: reader for kind, reader in annotations.items() if reader is not None}
-    return Listing(files, tuple(sorted(entries, key=lambda entry: (entry.key, entry.name))), classes, readers)
+    images = image_names(files)
+    beside = _beside_images(files, images)
+    notes = [f"{files.path} holds {len(images):,} images{beside}, which are not read as images"] if beside else []
+    entries.sort(key=lambda entry: (entry.key, entry.name))
+    return Listing(files, tuple(entries), classes, readers, tuple(notes))
 
 
 def is_image_name(name: str) -> bool:
@@ -114,13 +145,40 @@ def is_image_name(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def image_names(files: Files) -> list[str]:
-    """The images among the files. Raises: UserError where there are none."""
-    found = [name for name in files.names if is_image_name(name)]
+@functools.lru_cache(maxsize=8)
+def image_names(files: Files) -> tuple[str, ...]:
+    """The images among the files, by their suffix, or by their first bytes where it says nothing.
+
+    Raises: UserError where there are none.
+    """
+    found = tuple(name for name in files.names if is_image_name(name) or _is_image_inside(files, name))
     if not found:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"{files.path} holds no images ({suffixes}); set data.path to some that does.")
+        raise UserError(
+            f"{files.path} holds no images{_beside_images(files, ())}; set data.path to a place of JPEG, PNG, WebP, "
+            "AVIF or other files that Pillow reads."
+        )
     return found
+
+
+def _is_image_inside(files: Files, name: str) -> bool:
+    if posixpath.splitext(name)[1].lower() in NO_IMAGE_SUFFIXES:
+        return False
+    try:
+        with files.open(name) as file:
+            return is_image_data(file.read(HEAD_BYTES))
+    except READ_ERRORS:
+        return False
+
+
+def _beside_images(files: Files, images: Sequence[str]) -> str:
+    """The kinds of the files that are not read as images, with their numbers; "" where there are none."""
+    read = frozenset(images)
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "without suffix" for name in files.names if name not in read)
+    usual = kinds.most_common(MOST_KINDS)
+    rest = kinds.total() - sum(count for _, count in usual)
+    said = ", ".join([*(f"{count:,} {kind}" for kind, count in usual), *([f"{rest:,} others"] if rest else [])])
+    heic = " (.heic needs pip install pillow-heif)" if ".heic" in kinds else ""
+    return f", but {said}{heic}" if said else ""
 
 
 def heldout_contents(contents: Sequence[str], fraction: float, place: object) -> frozenset[str]:
@@ -159,8 +217,9 @@ class AnnotationTables:
 class FileImages:
     """One split of a listing, decoded on demand, as an `ImageSource`.
 
-    `limit` keeps so many images, chosen by their content. `tables` gives the annotations of all the listing's images,
-    `declared` the numbers of classes that "boxes" and "semantic" are said to have.
+    `limit` keeps so many images, chosen by their content; `white` is the 16-bit value shown as white. `tables` gives
+    the annotations of all the listing's images, `declared` the numbers of classes that "boxes" and "semantic" are said
+    to have.
     Raises: UserError where the split has no image.
     """
 
@@ -175,15 +234,18 @@ class FileImages:
         tables: AnnotationTables,
         declared: Mapping[str, int],
         memo: ContentMemo,
+        white: int = WHITE_16,
     ) -> None:
         self.resolution = resolution
         self.size = (resolution, resolution)
         self.classes = listing.classes
         self.max_skipped_fraction = max_skipped_fraction
+        self.notes = listing.notes
         self._listing = listing
         self._tables = tables
         self._declared = declared
         self._memo = memo
+        self._white = white
         self._entries = _side(listing, split, heldout_fraction)
         if limit is not None:
             first = sorted(self._entries, key=lambda entry: (_uniform(f"limit/{entry.content}"), entry.key))[:limit]
@@ -198,7 +260,9 @@ class FileImages:
     def fingerprint(self) -> str:
         """A hash of decoding rule, resolution, classes, and of every image's path, content and class."""
         entries = [[entry.key, entry.content, entry.label] for entry in self._entries]
-        return content_hash(["files", DECODE_CODE, RESIZE_RULE, self.resolution, list(self.classes), entries])
+        stretched = [] if self._white == WHITE_16 else [self._white]
+        rule = ["files", DECODE_CODE, RESIZE_RULE, self.resolution]
+        return content_hash([*rule, list(self.classes), entries, *stretched])
 
     @functools.cached_property
     def annotations(self) -> Mapping[str, Annotation]:
@@ -216,7 +280,7 @@ class FileImages:
             data = self._listing.files.read(entry.name)
         except READ_ERRORS as error:
             raise UnusableImage(entry.name, f"cannot be read ({error})") from error
-        return Item(decode_image(data, self.resolution, entry.name), entry.name, entry.label)
+        return Item(decode_image(data, self.resolution, entry.name, self._white), entry.name, entry.label)
 
     def annotation(self, kind: str, index: int) -> AnnotationValue:
         """The annotation of image `index`, put through the image's own crop and resize."""
@@ -291,9 +355,28 @@ def check_declared(declared: int | None, there: int, kind: str, place: object) -
 
 def _side(listing: Listing, split: Split, fraction: float) -> list[FileEntry]:
     if any(entry.split is not None for entry in listing.entries):
+        _check_classes(listing)
         return [entry for entry in listing.entries if entry.split == split]
     heldout = heldout_contents([entry.content for entry in listing.entries], fraction, listing.files.path)
+    trained = {entry.label for entry in listing.entries if entry.content not in heldout}
+    # A class of so few images that all would be held out is trained on.
+    heldout -= {entry.content for entry in listing.entries if entry.label not in trained}
     return [entry for entry in listing.entries if (entry.content in heldout) == (split == "heldout")]
+
+
+def _check_classes(listing: Listing) -> None:
+    """Raises: UserError where held-out images have classes that no training image has."""
+    train, heldout = ({entry.label for entry in listing.entries if entry.split == split} for split in SPLITS)
+    strange = [listing.classes[label] for label in sorted(label for label in heldout - train if label is not None)]
+    if strange:
+        known = [listing.classes[label] for label in sorted(label for label in train if label is not None)]
+        hint = nearest(strange[0].lower(), [name.lower() for name in known])
+        raise UserError(
+            f"{listing.files.path}: {len(strange)} of the classes of held-out images have no training image, "
+            f"{', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}{hint} (training has "
+            f"{', '.join(known[:5])}{' ...' if len(known) > 5 else ''}); rename or remove them, or read the images "
+            "without classes (data.folders=none for data=folder)."
+        )
 
 
 def open_listing(
@@ -304,8 +387,11 @@ def open_listing(
     limits: Mapping[Split, int | None],
     declared: Mapping[str, int],
     memo: ContentMemo,
+    white: int = WHITE_16,
 ) -> dict[Split, FileImages]:
     """Both splits of a listing; its annotations are read once for both."""
+    if white == WHITE_16:
+        listing = dataclasses.replace(listing, notes=(*listing.notes, *_dark(listing)))
     tables = AnnotationTables(listing.annotations)
     return {
         split: FileImages(
@@ -318,6 +404,30 @@ def open_listing(
             tables,
             declared,
             memo,
+            white,
         )
         for split in SPLITS
     }
+
+
+def _dark(listing: Listing) -> list[str]:
+    """What is said where images of 16 bits use a small part of their range, as a few of them show."""
+    step = max(1, len(listing.entries) // LOOKED_AT)
+    brightest = 0
+    for entry in listing.entries[::step]:
+        if posixpath.splitext(entry.name)[1].lower() not in SIXTEEN_BIT_SUFFIXES:
+            return []
+        try:
+            found = brightest_16(listing.files.read(entry.name))
+        except READ_ERRORS:
+            continue
+        if found is None:
+            return []
+        brightest = max(brightest, found)
+    if not 0 < brightest < WHITE_16 // 4:
+        return []
+    fitting = 2 ** brightest.bit_length() - 1
+    return [
+        f"the images have 16 bits a pixel and use values up to {brightest:,} of {WHITE_16:,}, so they come out nearly "
+        f"black; data.white={fitting} shows {fitting:,} as white"
+    ]

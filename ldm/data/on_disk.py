@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.contract import ImageSource, Split
+from ldm.data.decode import WHITE_16
 from ldm.data.larger import at_size
 from ldm.data.listing import Listing, check_declared, open_listing
 from ldm.data.memo import ContentMemo
@@ -35,11 +36,12 @@ class FileOptions:
     captions: Path | None = option(None, help="file or folder of captions")
     boxes: Path | None = option(None, help="file or folder of boxes")
     semantic: Path | None = option(None, help="folder of label maps")
+    palette: Path | None = option(None, help="file that says what the colours of label maps mean")
 
     @property
     def places(self) -> AnnotationPlaces:
         """Where annotations lie that are not found by convention."""
-        return AnnotationPlaces(self.captions, self.boxes, self.semantic)
+        return AnnotationPlaces(self.captions, self.boxes, self.semantic, self.palette)
 
     @property
     def limits(self) -> dict[Split, int | None]:
@@ -47,11 +49,17 @@ class FileOptions:
         return {"train": self.n_train, "heldout": self.n_heldout}
 
 
-def open_listed(options: FileOptions, listing: Listing, size: Size, memo: ContentMemo) -> Splits:
-    """Both splits of a set whose files have been listed, of another (height, width) where `size` is given."""
+def open_listed(
+    options: FileOptions, listing: Listing, size: Size, memo: ContentMemo, white: int | None = None
+) -> Splits:
+    """Both splits of a set whose files have been listed, of another (height, width) where `size` is given.
+
+    `white` is the 16-bit value shown as white.
+    """
     check_declared(options.classes, len(listing.classes), "labels", options.path)
     counts = {"boxes": options.box_classes, "semantic": options.semantic_classes}
     declared = {kind: count for kind, count in counts.items() if count is not None}
     side = options.resolution if size is None else max(size)
     fractions = options.heldout_fraction, options.max_skipped_fraction
-    return at_size(open_listing(listing, side, *fractions, options.limits, declared, memo), size)
+    opened = open_listing(listing, side, *fractions, options.limits, declared, memo, white or WHITE_16)
+    return at_size(opened, size)

@@ -13,6 +13,7 @@ from ldm.conditioning.transformer import HEAD_WIDTH, HEADS
 from ldm.errors import UserError
 from ldm.interop.filling import fill
 from ldm.interop.renaming import Substitutions
+from ldm.lines import lines_of
 from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model, read_part
 
 CLASS_TABLE = "weight"
@@ -86,7 +87,7 @@ def _empty_caption(tokeniser: Path, length: int) -> Tensor:
 def _vocabulary(tokeniser: Path) -> Mapping[str, int]:
     """The number of each word piece."""
     if (tokeniser / VOCABULARY).is_file():
-        lines = (tokeniser / VOCABULARY).read_text(encoding="utf-8").splitlines()
+        lines = lines_of((tokeniser / VOCABULARY).read_text(encoding="utf-8"))
         return {piece: number for number, piece in enumerate(lines)}
     found: Mapping[str, int] = json.loads((tokeniser / FAST_TOKENISER).read_text(encoding="utf-8"))["model"]["vocab"]
     return found

@@ -188,7 +188,10 @@ def test_what_is_wrong_is_said(tmp_path, labels, said):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("images/00.png", "is a file; expected is a folder"), ("extra", r"holds no \.png file named as an image is")],
+    [
+        ("images/00.png", "is a file; expected is a folder"),
+        ("extra", "holds no label map .* named as an image is"),
+    ],
 )
 def test_a_setting_that_holds_no_maps_is_refused(tmp_path, given, said):
     write_folder(tmp_path, scenes() | {"extra/else.png": png(0)})

@@ -150,7 +150,7 @@ def _openimages(files: Files, source: str) -> BoxFile:
 
 
 def _described(files: Files, source: str) -> dict[ClassKey, str]:
-    rows = list(csv.reader(io.StringIO(read_text(files, source))))
+    rows = list(csv.reader(io.StringIO(read_text(files, source), newline="")))
     wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != 2), None)
     if wrong is not None:
         raise UserError(f"{shown(files, source)}, line {wrong}: expected is a label and its name, two columns.")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.data.annotations.box_files import READERS, BoxFile, ClassKey, descriptions, is_description
-from ldm.data.annotations.lookup import AnnotationPlaces, ImageFinder, located, shown
+from ldm.data.annotations.lookup import AnnotationPlaces, ImageFinder, check_some_found, located, shown
 from ldm.data.contract import Box
 from ldm.data.decode import central_square, upright_size
 from ldm.data.files import READ_ERRORS, Files
@@ -127,9 +127,10 @@ def box_reader(files: Files, at: Files, sources: Sequence[str], images: Sequence
 
 
 def _table(files: Files, at: Files, sources: Sequence[str], images: Sequence[str]) -> BoxTable:
+    """What all files say together: boxes of an image that several files list are joined, equal ones counted once."""
     finder = ImageFinder(images)
     classes: dict[ClassKey, str] = {}
-    found: list[tuple[BoxFile, list[str | None], str]] = []
+    found: dict[str, tuple[BoxFile, list[str | None]]] = {}
     for source in sources:
         where = shown(at, source)
         listed = READERS[PurePosixPath(source).suffix.lower()](at, source)
@@ -137,29 +138,54 @@ def _table(files: Files, at: Files, sources: Sequence[str], images: Sequence[str
             if classes.setdefault(key, name) != name:
                 raise UserError(f"{where} calls category {key} '{name}', another file '{classes[key]}'.")
         folder = PurePosixPath(source).parent.as_posix()
-        found.append((listed, finder.find_all(listed.file_names, folder, where), where))
+        found[where] = listed, finder.find_all(listed.file_names, folder)
+    check_some_found({where: (listed.file_names, of_image) for where, (listed, of_image) in found.items()})
     keys = sorted(classes) if all(isinstance(key, int) for key in classes) else list(classes)
     number = {key: position for position, key in enumerate(keys)}
 
-    spans: dict[str, tuple[int, int]] = {}
+    place = {name: position for position, name in enumerate(images)}
+    listings = np.zeros(len(images), np.int64)
     aspects: dict[str, tuple[float, str]] = {}
-    labels, corners, start = [], [], 0
-    for listed, of_image, where in found:
-        order = np.argsort(listed.owners, kind="stable")
-        bounds = np.searchsorted(listed.owners[order], np.arange(len(of_image) + 1)) + start
-        for position, image in enumerate(of_image):
-            if image is None:
-                continue
-            spans[image] = (int(bounds[position]), int(bounds[position + 1]))
-            if listed.aspects is not None:
-                aspects[image] = (listed.aspects[position], where)
-        labels.append(np.array([number[listed.labels[row]] for row in order], np.int64))
-        corners.append(listed.corners[order].reshape(-1, 4))
-        start += len(order)
-    if any(listed.aspects is None for listed, _, _ in found):  # such a file lists boxes alone, so these have none
-        spans = {**dict.fromkeys(images, (0, 0)), **spans}
+    owners, labels, corners = [], [], []
+    for where, (listed, of_image) in found.items():
+        places = np.array([-1 if image is None else place[image] for image in of_image], np.int64)
+        listings[np.unique(places[places >= 0])] += 1
+        if listed.aspects is not None:
+            aspects |= {
+                image: (aspect, where)
+                for image, aspect in zip(of_image, listed.aspects, strict=True)
+                if image is not None
+            }
+        owner = places[listed.owners]
+        owners.append(owner[owner >= 0])
+        labels.append(np.array([number[key] for key in listed.labels], np.int64)[owner >= 0])
+        corners.append(listed.corners.reshape(-1, 4)[owner >= 0])
+    owner, label, corner = np.concatenate(owners), np.concatenate(labels), np.concatenate(corners)
+    kept = _once(owner, label, corner, listings > 1)
+    kept = kept[np.argsort(owner[kept], kind="stable")]
+    ends = np.searchsorted(owner[kept], np.arange(len(images) + 1))
+    # A file without shapes of images lists boxes alone, so images that it does not name have none.
+    has_none = any(listed.aspects is None for listed, _ in found.values())
+    spans = {
+        name: (int(ends[position]), int(ends[position + 1]))
+        for name, position in place.items()
+        if has_none or listings[position]
+    }
     names = tuple(classes[key] for key in keys)
-    table = BoxTable(files, spans, np.concatenate(labels), np.concatenate(corners), aspects, names)
+    table = BoxTable(files, spans, label[kept], corner[kept], aspects, names)
     for image in list(aspects)[:: max(1, len(aspects) // CHECKED_SHAPES)]:
         table.checked_size(image)
     return table
+
+
+def _once(
+    owners: NDArray[np.int64], labels: NDArray[np.int64], corners: NDArray[np.float64], is_joined: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The rows, in order, without those that repeat an earlier one of an image that several files list."""
+    if not is_joined.any():
+        return np.arange(len(owners))
+    rows = np.column_stack([owners, labels, corners.round(6)])
+    _, first = np.unique(rows, axis=0, return_index=True)
+    is_first = np.zeros(len(owners), np.bool_)
+    is_first[first] = True
+    return np.flatnonzero(is_first | ~is_joined[owners])

@@ -18,6 +18,7 @@ from ldm.data.annotations.lookup import (
     AnnotationPlaces,
     ImageFinder,
     Place,
+    check_some_found,
     located,
     parallel_files,
     read_text,
@@ -27,6 +28,7 @@ from ldm.data.annotations.lookup import (
 from ldm.data.files import Files
 from ldm.data.listing import AnnotationReader
 from ldm.errors import UserError
+from ldm.lines import lines_of
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "caption")
@@ -89,7 +91,7 @@ def _texts(place: Place) -> dict[str, str]:
 
 
 def _sidecar_table(files: Files, sidecars: Mapping[str, str]) -> CaptionTable:
-    lines = {image: read_text(files, text).splitlines() for image, text in sidecars.items()}
+    lines = {image: lines_of(read_text(files, text)) for image, text in sidecars.items()}
     first = {image: next((line.strip() for line in of if line.strip()), "") for image, of in lines.items()}
     return CaptionTable({image: caption for image, caption in first.items() if caption})
 
@@ -98,18 +100,22 @@ def _listed(files: Files, sources: Sequence[str], images: Sequence[str]) -> Capt
     """The captions that some files list."""
     finder = ImageFinder(images)
     captions: dict[str, str] = {}
+    listed = {}
     for source in sources:
         folder = PurePosixPath(source).parent.as_posix()
         rows = list(READERS[PurePosixPath(source).suffix.lower()](read_text(files, source), shown(files, source)))
-        found = finder.find_all([file_name for file_name, _ in rows], folder, shown(files, source))
+        file_names = [file_name for file_name, _ in rows]
+        found = finder.find_all(file_names, folder)
+        listed[shown(files, source)] = file_names, found
         for image, (_, caption) in zip(found, rows, strict=True):
             if image is not None and caption.strip():
                 captions.setdefault(image, caption.strip())
+    check_some_found(listed)
     return CaptionTable(captions)
 
 
 def _jsonl(text: str, source: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         if not line.strip():
             continue
         try:
@@ -122,7 +128,7 @@ def _jsonl(text: str, source: str) -> Iterator[tuple[str, str]]:
 
 
 def _csv(text: str, source: str) -> Iterator[tuple[str, str]]:
-    rows = csv.DictReader(io.StringIO(text))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     for row in rows:
         yield _row(row, f"{source}, line {rows.line_num}")
 

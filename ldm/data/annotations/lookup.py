@@ -13,11 +13,12 @@ from ldm.errors import UserError
 
 @dataclass(frozen=True)
 class AnnotationPlaces:
-    """The files or folders that the user named by `data.captions`, `data.boxes` and `data.semantic`."""
+    """The files or folders that the user named by `data.captions`, `data.boxes`, `data.semantic` and `data.palette`."""
 
     captions: Path | None = None
     boxes: Path | None = None
     semantic: Path | None = None
+    palette: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,21 @@ def parallel_files(by_stem: Mapping[str, str], images: Iterable[str], place: Pla
     return found
 
 
+def check_some_found(listed: Mapping[str, tuple[Sequence[str], Sequence[str | None]]]) -> None:
+    """Checks the file names in annotation files, and the images they mean, by the file.
+
+    A file that means no image is that of another split, as long as another file does.
+    Raises: UserError where there are file names and none is that of an image.
+    """
+    named = [(source, names[0]) for source, (names, _) in listed.items() if names]
+    if named and all(image is None for _, found in listed.values() for image in found):
+        source, first = named[0]
+        raise UserError(
+            f"{source}: no file name in it is that of one image (the first is '{first}'); expected are paths from the "
+            "folder of that file."
+        )
+
+
 class ImageFinder:
     """Which image a file name in an annotation file means.
 
@@ -110,15 +126,9 @@ class ImageFinder:
             by_base[posixpath.basename(name)].append(name)
         self._by_base = by_base
 
-    def find_all(self, file_names: Sequence[str], folder: str, source: str) -> list[str | None]:
-        """The image of each file name. Raises: UserError where there are file names and none is that of an image."""
-        found = [self.find(file_name, folder) for file_name in file_names]
-        if found and all(image is None for image in found):
-            raise UserError(
-                f"{source}: no file name in it is that of one image (the first is '{file_names[0]}'); expected are "
-                "paths from the folder of that file."
-            )
-        return found
+    def find_all(self, file_names: Sequence[str], folder: str) -> list[str | None]:
+        """The image of each file name, None where no image is meant."""
+        return [self.find(file_name, folder) for file_name in file_names]
 
     def find(self, file_name: str, folder: str) -> str | None:
         """The image's name, or None where no image, or more than one, can be meant."""

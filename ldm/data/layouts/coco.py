@@ -34,10 +34,10 @@ def list_coco(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listin
     apart = labels.apart if labels is not None else frozenset()
     folders = [(name, FOLDER.fullmatch(posixpath.basename(posixpath.dirname(name)))) for name in image_names(files)]
     images = [(name, match[1], match[2]) for name, match in folders if match and name not in apart]
-    if not any(side == "train" for _, side, _ in images):
+    if not images:
         raise UserError(
-            f"{path} holds no COCO: expected are train2017/ and val2017/ (or 2014) with images, and annotations/; for "
-            "other images with COCO's JSON use data=folder data.boxes=FILE."
+            f"{path} holds no COCO: expected are train2017/ or val2017/ (or 2014), or both, with images, and "
+            "annotations/; for other images with COCO's JSON use data=folder data.boxes=FILE."
         )
     year = max(year for _, _, year in images)
     images = [image for image in images if image[2] == year]

@@ -17,6 +17,7 @@ from ldm.data.listing import FileEntry, Listing
 from ldm.data.memo import ContentMemo
 from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError
+from ldm.lines import lines_of
 
 FFHQ_HELDOUT = 60000
 FFHQ_FOLDERS = ("images1024x1024", "images256x256", "thumbnails128x128")
@@ -65,7 +66,7 @@ def _listed_split(listing: Listing) -> Listing | None:
 
 def _named(files: Files, source: str, by_stem: Mapping[str, FileEntry]) -> list[FileEntry]:
     """The images that a list names by their names without suffix, also behind the `imgHQ` of the original arrays."""
-    stems = [PurePosixPath(line.strip()).stem for line in read_text(files, source).splitlines() if line.strip()]
+    stems = [PurePosixPath(line.strip()).stem for line in lines_of(read_text(files, source)) if line.strip()]
     found = [by_stem.get(stem) or by_stem.get(stem.removeprefix("imgHQ")) for stem in stems]
     missing = next((stem for stem, entry in zip(stems, found, strict=True) if entry is None), None)
     if missing is not None:

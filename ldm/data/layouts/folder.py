@@ -1,47 +1,77 @@
 """Any folder or zip archive of images as a labelled or unlabelled image set.
 
-Hidden files, `__MACOSX` and files that are no images are ignored, as are folders that merely wrap all the others, and
-label maps in a folder beside the images'. Where everything lies in `train/` (or `training/`) and a held-out folder
-(`heldout`, `val`, `validation`, `valid` or `test`, the first that is there), that is the split; else an image is held
-out by a hash of its content, so that equal files share a side. Where every image then lies in one of two or more
-subfolders, those are the classes.
+Hidden files, `__MACOSX` and files that are no images are ignored, as are folders that merely wrap all the others.
+Pictures that annotate others (`masks/`, `image_mask.png`; see `ldm.data.picture_names`) are no images of the set.
+Where everything lies in folders that are called as splits are (`train/` and `val/` or `test/`, at the top or below the
+classes), that is the split; else an image is held out by a hash of its content, so that equal files share a side. Where
+every image then lies in one of two or more subfolders, those are the classes. What does not fit is refused.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
 from ldm.data.annotations.label_maps import find_label_files, label_map_reader
 from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.contract import Split
-from ldm.data.files import open_files
+from ldm.data.files import Files, open_files
 from ldm.data.listing import Found, Listing, image_names, make_listing
 from ldm.data.memo import ContentMemo
 from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
+from ldm.data.picture_names import annotating, looks_like_split, names_annotations, side_of
+from ldm.errors import UserError
+from ldm.parts import option
 
-TRAIN_FOLDERS = ("train", "training")
-HELDOUT_FOLDERS = ("heldout", "val", "validation", "valid", "test")
+AUTO, CLASSES, NONE = "auto", "classes", "none"
+FOLDERS: Final = (AUTO, CLASSES, NONE)
+"""What folders mean: what their names say; classes, whatever they are called; splits at most."""
+
+REMEDY: Final = (
+    "move these files, or say what the folders are: data.folders=classes (every top folder is a class, whatever it is "
+    "called) or data.folders=none (no classes)"
+)
+MOST_NAMED: Final = 5
+
+Paths = Sequence[tuple[str, ...]]
 
 
-def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listing:
+def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo, folders: str = AUTO) -> Listing:
     """Finds the images, their classes, the split the folders give, if any, and what annotates them.
 
-    Raises: UserError where there are no images.
+    `folders` is one of `FOLDERS`. Raises: UserError where there are no images, or names of folders do not fit together.
     """
     files = open_files(path, memo)
     labels = find_label_files(files, places)
     apart = labels.apart if labels is not None else frozenset()
-    names = [name for name in image_names(files) if name not in apart]
-    splits, inner = given_split(unwrapped([tuple(name.split("/")) for name in names]))
-    folders = {parts[0] for parts in inner if len(parts) > 1}
-    labelled = all(len(parts) > 1 for parts in inner) and len(folders) > 1
-    classes = tuple(sorted(folders)) if labelled else ()
+    names, notes = [name for name in image_names(files) if name not in apart], list[str]()
+    if folders != CLASSES:
+        names, notes = _without_annotations(files, names)
+    inner = unwrapped([tuple(name.split("/")) for name in names])
+    splits: list[Split | None] = [None] * len(names)
+    if folders != CLASSES:
+        splits, inner, said = given_split(inner)
+        notes += said
+        if (mixed := _mixed(inner)) and not any(splits):
+            if folders == AUTO:
+                raise UserError(f"{files.path} holds {mixed}: {REMEDY}.")
+            notes.append(f"{mixed}; they are read as no split, so a share of all images is held out")
+    taking_part = [parts for parts, split in zip(inner, splits, strict=True) if split or not any(splits)]
+    tops = {parts[0] for parts in taking_part if len(parts) > 1}
+    loose = ["/".join(parts) for parts in taking_part if len(parts) == 1]
+    labelled = not loose and len(tops) > 1 and folders != NONE
+    if loose and len(tops) > 1 and folders != NONE:
+        notes.append(
+            f"no classes: {len(loose):,} of {len(taking_part):,} images lie in none of the {len(tops)} folders "
+            f"{_some(sorted(tops))}: {_some(loose)}; without these the folders are classes"
+        )
+    classes = tuple(sorted(tops)) if labelled else ()
     index = {name: number for number, name in enumerate(classes)}
     found = [
-        Found(name, "/".join(parts), index[parts[0]] if labelled else None, split)
+        Found(name, "/".join(parts), index.get(parts[0]), split)
         for name, parts, split in zip(names, inner, splits, strict=True)
     ]
     part = [name for name, split in zip(names, splits, strict=True) if split is not None or not any(splits)]
@@ -50,17 +80,16 @@ def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> List
         "boxes": find_boxes(files, part, places),
         "semantic": None if labels is None else label_map_reader(files, labels, part),
     }
-    return make_listing(files, found, classes, annotations)
+    listing = make_listing(files, found, classes, annotations)
+    return dataclasses.replace(listing, notes=(*notes, *listing.notes))
 
 
 def list_plain(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listing:
     """As `list_folder`, but folders that are no split mean nothing."""
-    listing = list_folder(path, places, memo)
-    entries = tuple(dataclasses.replace(entry, label=None) for entry in listing.entries)
-    return dataclasses.replace(listing, entries=entries, classes=())
+    return dataclasses.replace(list_folder(path, places, memo, NONE), notes=())
 
 
-def unwrapped(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def unwrapped(paths: Paths) -> list[tuple[str, ...]]:
     """The paths without the leading folders that all of them share."""
     depth = 0
     for level in zip(*(path[:-1] for path in paths), strict=False):
@@ -70,19 +99,86 @@ def unwrapped(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [path[depth:] for path in paths]
 
 
-def given_split(paths: Sequence[tuple[str, ...]]) -> tuple[list[Split | None], list[tuple[str, ...]]]:
-    """The side each path is given by its first folder, and the paths below; no side where the folders give none.
+def _without_annotations(files: Files, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The images without the pictures that annotate others, and what is said of these.
+
+    Raises: UserError for a folder that is called as annotations are, and whose pictures annotate none of the images.
+    """
+    inner = dict(zip(names, unwrapped([tuple(name.split("/")) for name in names]), strict=True))
+    apart = annotating(inner)
+    notes = []
+    if apart:
+        places = Counter(name.rpartition("/")[0] + "/" for name in sorted(apart))
+        notes.append(
+            f"{len(apart):,} pictures are no images of the set, since their names say that they annotate others: "
+            f"{_counted(places)} (e.g. {sorted(apart)[0]}); data.semantic=FOLDER reads label maps"
+        )
+    images = [name for name in names if name not in apart]
+    strange = Counter(
+        folder for name in images for folder in inner[name][:-1] if names_annotations(folder) and len(images) > 1
+    )
+    if strange:
+        raise UserError(
+            f"{files.path}: {_counted(strange)} {'has' if len(strange) == 1 else 'have'} the name of annotations, but "
+            f"no images with the same names lie beside: {REMEDY}."
+        )
+    return images, notes
+
+
+def given_split(paths: Paths) -> tuple[list[Split | None], list[tuple[str, ...]], list[str]]:
+    """The side each path is given by its folders, the paths below, and notes; no side where the folders give none.
 
     Files in a held-out folder of lower rank (`test` beside `val`) take no part.
     """
-    tops = {path[0] if len(path) > 1 else "" for path in paths}
-    named = {top.lower(): top for top in tops}
-    heldout = next((named[name] for name in HELDOUT_FOLDERS if name in named), None)
-    train = next((named[name] for name in TRAIN_FOLDERS if name in named), None)
-    if heldout is None or train is None or not set(named) <= {*TRAIN_FOLDERS, *HELDOUT_FOLDERS}:
-        return [None] * len(paths), list(paths)
-    sides: dict[str, Split] = {train: "train", heldout: "heldout"}
-    return [sides.get(path[0]) for path in paths], unwrapped([path[1:] for path in paths])
+    tops = Counter(path[0] if len(path) > 1 else "" for path in paths)
+    sides, others = _sides_of(list(tops))
+    if sides is not None:
+        notes = [f"{_counted(Counter({top: tops[top] for top in others}))} takes no part"] if others else []
+        return [sides.get(path[0]) for path in paths], unwrapped([path[1:] for path in paths]), notes
+    if "" not in tops and all(len(path) > 2 for path in paths):
+        below, _ = _sides_of(sorted({path[1] for path in paths}))
+        if below is not None:  # the classes lie above the splits
+            return [below.get(path[1]) for path in paths], [(path[0], *path[2:]) for path in paths], []
+    return [None] * len(paths), list(paths), []
+
+
+def _mixed(paths: Paths) -> str:
+    """What is seen where some top folders are called as splits are and the others do not fit; "" where it is not so."""
+    tops = Counter(path[0] if len(path) > 1 else "" for path in paths)
+    certain = [top for top in tops if looks_like_split(top)]
+    if not certain or len(tops) < 2:
+        return ""
+    rest = Counter({f"{top}/" if top else "files in no folder": tops[top] for top in tops if top not in certain})
+    seen = _counted(Counter({f"{top}/": tops[top] for top in certain}))
+    beside = f"beside {_counted(rest)}" if rest else "but no pair of training and held-out folders"
+    return f"what looks like splits, {seen}, {beside}"
+
+
+def _sides_of(folders: Sequence[str]) -> tuple[dict[str, Split] | None, list[str]]:
+    """By folder its side, and the folders that take no part; None where they are not all splits, or not of both sides.
+
+    Of several held-out folders that of the first rank is taken.
+    """
+    said = {folder: side_of(folder) for folder in folders}
+    known = {folder: found for folder, found in said.items() if found is not None}
+    ranks = [rank for side, rank in known.values() if side == "heldout"]
+    if len(known) < len(said) or not ranks or all(side != "train" for side, _ in known.values()):
+        return None, []
+    sides: dict[str, Split] = {
+        folder: side
+        for folder, (side, rank) in known.items()
+        if side == "train" or (side == "heldout" and rank == min(ranks))
+    }
+    return sides, [folder for folder in folders if folder not in sides]
+
+
+def _counted(places: "Counter[str]") -> str:
+    return _some([f"{place} ({count:,} images)" for place, count in sorted(places.items())])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +187,9 @@ class Folder(FileOptions):
 
     title: ClassVar[str] = "data=folder"
 
+    folders: str = option(AUTO, choices=FOLDERS, help="what folders mean: as their names say, classes, or nothing")
+    white: int | None = option(None, low=1, high=65535, help="value of 16-bit images that is shown as white")
+
     def open(self, size: Size, memo: ContentMemo) -> Splits:
         """Both splits; see `ldm.data.contract.DataSource`."""
-        return open_listed(self, list_folder(self.path, self.places, memo), size, memo)
+        return open_listed(self, list_folder(self.path, self.places, memo, self.folders), size, memo, self.white)

@@ -23,6 +23,7 @@ from ldm.data.listing import Found, Listing, image_names, make_listing
 from ldm.data.memo import ContentMemo
 from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.errors import UserError
+from ldm.lines import lines_of
 
 SIDES: Mapping[str, Split] = {"train": "train", "val": "heldout"}
 WNID = re.compile(r"n\d{8}")
@@ -109,7 +110,7 @@ def _validation_classes(files: Files, images: Sequence[str], classes: Sequence[s
 
 def _listed(files: Files, source: str, in_order: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
     by_stem = {PurePosixPath(name).stem: name for name in in_order}
-    lines = [line for line in read_text(files, source).splitlines() if line.strip() and not line.startswith("ImageId")]
+    lines = [line for line in lines_of(read_text(files, source)) if line.strip() and not line.startswith("ImageId")]
     found: dict[str, str] = {}
     for position, line in enumerate(lines):
         image, wnid, words = VALIDATION_IMAGE.search(line), WNID.search(line), line.split()
