@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis import older_stores
 from ldm.errors import UserError, nearest
-from ldm.records import SCHEMA, StageRecord, Sweep, read_record
+from ldm.records import SCHEMA, StageRecord, Sweep, read_record, read_sealed
 
 
 class Records:
@@ -73,7 +73,7 @@ def chosen_sweeps(store: Path, sweep: str | None) -> list[Sweep]:
 
 def _read_sweep(path: Path) -> Sweep:
     try:
-        read = Sweep.from_json(json.loads(path.read_text(encoding="utf-8")))
+        read = Sweep.from_json(read_sealed(path))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"'{path}' is not a sweep of this program ({error}): remove it or choose another --sweep."

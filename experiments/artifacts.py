@@ -19,7 +19,7 @@ def first_stage_of(job: Job) -> FirstStage:
     parent = job.parent("first_stage")
     model = build.first_stage(parent.settings, parent.settings.get("resolution", 1))
     if build.is_trained(parent.settings):
-        model.load_state_dict(load_weights(parent.folder / "weights.safetensors"))
+        model.load_state_dict(load_weights(parent.file("weights.safetensors")))
     model.eval().requires_grad_(False)
     return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -51,7 +51,7 @@ def trained_probe(job: Job, kind: str) -> Probe:
     parent = job.parent("probe")
     trained_on = job.images("train", parent.settings.get("annotations", ()))
     found = build.probe(kind, parent.settings["probes"][kind], trained_on, parent.settings["seed"], job.device)
-    weights = load_weights(parent.folder / "weights.safetensors")
+    weights = load_weights(parent.file("weights.safetensors"))
     mine = {name.removeprefix(f"{kind}."): value for name, value in weights.items() if name.startswith(f"{kind}.")}
     found.network.load_state_dict(mine)
     return found
@@ -60,8 +60,8 @@ def trained_probe(job: Job, kind: str) -> Probe:
 def reference_features(job: Job, extractor: str | None = None) -> Features:
     """The features that all samples of this plan are compared with, of its extractor or another one."""
     if extractor is None:
-        return Features.load(job.parent("reference").folder / "reference.npz")
-    return Features.load(job.parent("other_references").folder / f"{extractor}.npz")
+        return Features.load(job.parent("reference").file("reference.npz"))
+    return Features.load(job.parent("other_references").file(f"{extractor}.npz"))
 
 
 def reference_facts(job: Job, extractor: str | None = None) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from ldm.data.cache import build_cache
 from ldm.data.contract import ImageCache, ImageSource, Split, UnusableImage
 from ldm.data.sources import open_splits
 from ldm.errors import UserError
+from ldm.records import is_store
 
 LOOKED_AT = 8
 """Images that are decoded before anything runs, to see whether they are large enough for larger samples."""
@@ -45,6 +46,7 @@ def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
 @functools.lru_cache
 def _data_facts(data: str, root: Path) -> DataFacts:
     found = splits(json.loads(data), Store(root))
+    near = _near_store(json.loads(data).get("path"), root)
     train, heldout = found["train"], found["heldout"]
     for split, source in found.items():
         custom.check_images(json.loads(data), cache_folder(root, split, source))
@@ -56,8 +58,19 @@ def _data_facts(data: str, root: Path) -> DataFacts:
         tuple(train.classes),
         train.annotations,
         heldout.annotations,
-        tuple(dict.fromkeys(note for source in found.values() for note in getattr(source, "notes", ()))),
+        (*near, *dict.fromkeys(note for source in found.values() for note in getattr(source, "notes", ()))),
     )
+
+
+def _near_store(path: str | None, root: Path) -> list[str]:
+    """What is said where the images and a store lie within each other."""
+    if path is None:
+        return []
+    place, store = Path(path).expanduser().resolve(), root.resolve()
+    if place in store.parents:
+        return [f"the store {root} lies inside data.path={path}; nothing in it is read as an image"]
+    above = next((folder for folder in place.parents if is_store(folder)), None)
+    return [] if above is None else [f"data.path={path} lies inside the store {above}"]
 
 
 def cache_folder(root: Path, split: Split, source: ImageSource) -> Path:

@@ -54,7 +54,7 @@ def _parent(planned: PlannedStage, store: Store) -> Parent:
     record = store.record(planned.name, planned.identity)
     if record is None:
         raise RuntimeError(f"{planned.name} {planned.identity} is not complete")
-    return Parent(record, store.folder(planned.name, planned.identity), planned.settings)
+    return Parent(record, planned.settings, functools.partial(store.file, record))
 
 
 def run_stages(

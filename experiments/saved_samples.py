@@ -46,7 +46,7 @@ def saved_images(stage: Stage, planned: PlannedStage, store: Path) -> SavedImage
     found = _kept(_alike(stage, planned, _made(stage, store)), planned, store / stage.name)
     if found is None:
         return None
-    path = store / stage.name / found.identity / IMAGES
+    path = Store(store).file(found, IMAGES)
     return SavedImages(np.load(path, mmap_mode="r", allow_pickle=False), found)
 
 

@@ -123,11 +123,14 @@ class Machine:
 
 @dataclass(frozen=True)
 class Parent:
-    """A finished artifact that a stage hangs on: its record and folder, and the settings that it was planned with."""
+    """A finished artifact that a stage hangs on: its record, and the settings that it was planned with.
+
+    `file(name)` is the path of one of its files, whose content has been checked against the record.
+    """
 
     record: StageRecord
-    folder: Path
     settings: Settings
+    file: Callable[[str], Path]
 
 
 class Log(Protocol):

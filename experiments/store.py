@@ -1,8 +1,10 @@
 """The store: one folder an artifact, complete only when its record exists, made by one process at a time."""
 
+import dataclasses
 import fcntl
 import json
 import os
+import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ldm.errors import UserError
-from ldm.records import StageRecord, Sweep, read_record, write_json
+from ldm.intact import TEMPORARY, check_file, file_hash
+from ldm.records import STORE_MARK, StageRecord, Sweep, read_record, read_sealed, sealed, write_json
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,13 @@ class Failure:
     command: str
 
 
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+CHUNKS = "parts"
+"""What an unfinished artifact goes on from; gone when its record stands."""
+
+UNHASHED = (*CHECKPOINTS, "record.json", "failure.json")
+
+
 class Store:
     """Artifacts under one root folder. Raises UserError where that folder cannot be used."""
 
@@ -30,6 +40,8 @@ class Store:
         self.root = root
         try:
             (root / "claims").mkdir(parents=True, exist_ok=True)
+            if os.access(root, os.W_OK):
+                (root / STORE_MARK).touch()
         except OSError as error:
             raise UserError(
                 f"store={root} cannot be used as a folder ({error.strerror}); give another with store=DIR"
@@ -51,22 +63,45 @@ class Store:
                 f"{folder / 'record.json'} cannot be read ({error}); remove that folder to compute it anew"
             ) from error
 
+    def file(self, record: StageRecord, name: str) -> Path:
+        """The path of a file of an artifact, checked against its record once a process, where this holds its hash.
+
+        Raises: UserError where it is missing or damaged.
+        """
+        folder = self.folder(record.stage, record.identity)
+        if record.files is not None and name in record.files:
+            check_file(folder / name, record.files[name], f"remove the folder {folder} to compute it anew")
+        return folder / name
+
     def is_complete(self, stage: str, identity: str) -> bool:
         """Whether the artifact needs no more work."""
         return (self.folder(stage, identity) / "record.json").exists()
 
     def finish(self, record: StageRecord) -> None:
-        """Writes the record, which makes the artifact complete, and forgets earlier failures."""
+        """Writes the record, with the hashes of all files, which makes the artifact complete; forgets failures."""
         folder = self.folder(record.stage, record.identity)
-        write_json(folder / "record.json", record.to_json())
+        paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+        named = {path.relative_to(folder).as_posix(): path for path in paths}
+        files = {
+            name: file_hash(path)
+            for name, path in named.items()
+            if name not in UNHASHED and not name.startswith(f"{CHUNKS}/")
+        }
+        write_json(folder / "record.json", sealed(dataclasses.replace(record, files=files).to_json()))
         # Only now: a kill before the record is written must still find what to go on from.
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
+        for name in (*CHECKPOINTS, "failure.json"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / CHUNKS, ignore_errors=True)
 
     def failure(self, stage: str, identity: str) -> Failure | None:
         """Why the last try failed, None where none did."""
         path = self.folder(stage, identity) / "failure.json"
-        return Failure(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return Failure(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Failure(f"{path} cannot be read", "", "")
 
     def begin(self, stage: str, identity: str) -> None:
         """Makes the artifact's folder, and removes the failure and half-written files of an earlier try from it."""
@@ -74,7 +109,8 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").unlink(missing_ok=True)
         for path in folder.rglob(".*"):
-            path.unlink()
+            if TEMPORARY.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
     def fail(self, stage: str, identity: str, error: BaseException, command: str) -> Failure:
         """Keeps the traceback of a failed try beside what it left behind."""
@@ -113,20 +149,21 @@ class Store:
     def write_sweep(self, sweep: Sweep) -> Path:
         """Keeps which cells a call asked for."""
         path = self.root / "sweeps" / f"{sweep.sweep}.json"
-        write_json(path, sweep.to_json())
+        write_json(path, sealed(sweep.to_json()))
         return path
 
     def sweeps(self) -> list[Sweep]:
         """All sweeps, the oldest first."""
-        found = []
-        for path in (self.root / "sweeps").glob("*.json"):
-            try:
-                found.append(Sweep.from_json(json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"{path} cannot be read ({error}); remove it, the results themselves lie elsewhere"
-                ) from error
+        found = [read_sweep(path) for path in (self.root / "sweeps").glob("*.json")]
         return sorted(found, key=lambda sweep: sweep.created)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The sweep in a file. Raises: UserError where it cannot be read, or is damaged."""
+    try:
+        return Sweep.from_json(read_sealed(path))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it, the results themselves lie elsewhere") from error
 
 
 def now() -> str:

@@ -24,6 +24,34 @@ def content_hash(value: Any, digits: int = 16) -> str:
     return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()[:digits]
 
 
+SEAL = "sealed"
+"""The key under which a JSON object holds the hash of all its others."""
+
+STORE_MARK = ".ldm-store"
+"""The file that says of a folder that it is a store."""
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store of this program; those of before the mark are known by two of their folders."""
+    return (folder / STORE_MARK).is_file() or ((folder / "claims").is_dir() and (folder / "sweeps").is_dir())
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the hash of its content, so that a flipped byte shows when it is read."""
+    return {**value, SEAL: content_hash(json.loads(json.dumps(value)))}
+
+
+def read_sealed(path: Path) -> Any:
+    """The JSON value in a file, without its seal; what was written without one is not checked.
+
+    Raises: ValueError where it is no JSON, or not what was written.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(value, dict) and SEAL in value and value.pop(SEAL) != content_hash(value):
+        raise ValueError("its content is not what was written: the file is damaged")
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +190,8 @@ class Protocol:
 class StageRecord:
     """All that is known of one finished stage; `record.json` is exactly this.
 
-    `axes`: the values of the axes that its rows depend on; empty in records of schema 1.
+    `axes`: the values of the axes that its rows depend on; empty in records of schema 1. `files`: the SHA-256 of every
+    other file of the artifact, by its path in the folder; None in records from before these were kept.
     """
 
     stage: str
@@ -178,6 +207,7 @@ class StageRecord:
     created: str = ""
     schema: int = SCHEMA
     axes: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values."""
@@ -186,7 +216,7 @@ class StageRecord:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "StageRecord":
         """Reads what `to_json` gave."""
-        data = dict(value)
+        data = {key: item for key, item in value.items() if key != SEAL}
         data["rows"] = tuple(_row(row) for row in data.get("rows", ()))
         data["left_out"] = tuple(LeftOut(**item) for item in data.get("left_out", ()))
         data["cost"] = Cost(**data.get("cost", {}))
@@ -256,7 +286,7 @@ class Sweep:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Sweep":
         """Reads what `to_json` gave."""
-        data = dict(value)
+        data = {key: item for key, item in value.items() if key != SEAL}
         data["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in data["cells"])
         data["stages"] = {
             name: StageShape(tuple(shape["axes"]), tuple(shape["parents"]), shape["is_result"])
@@ -270,8 +300,11 @@ class Sweep:
 
 
 def read_record(folder: Path) -> StageRecord | None:
-    """The record of a finished artifact, or None where the folder holds none (missing, running, failed)."""
+    """The record of a finished artifact, or None where the folder holds none (missing, running, failed).
+
+    Raises: ValueError where it is damaged.
+    """
     path = folder / "record.json"
     if not path.exists():
         return None
-    return StageRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+    return StageRecord.from_json(read_sealed(path))

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("ldm", "experiments", "hydra_plugins", "analysis", "benchmarks")
 HYDRA = ("hydra", "omegaconf", "wandb")
 
-EVERYWHERE = ("ldm.errors", "ldm.finite", "ldm.layers", "ldm.lines", "ldm.parts", "ldm.records", "ldm.randomness")
+EVERYWHERE = tuple(
+    f"ldm.{name}" for name in ("errors", "finite", "intact", "layers", "lines", "parts", "records", "randomness")
+)
 ROOMS = {
     "pretrained": (),
     "first_stage": ("ldm.pretrained", "ldm.metrics"),

@@ -87,7 +87,7 @@ def trained_model(plan: Plan, store: Store) -> TrainedModel:
     [sampling] = [stage for stage in STAGES if stage.name == "samples"]
     there = {name: s for name, s in plan.stages.items() if name == sampling.name or store.is_complete(name, s.identity)}
     job = job_of(sampling, dataclasses.replace(plan, stages=there), store, Silent())
-    made = generator_of(job, job.parent("diffusion").folder / "weights.safetensors", plan.config["precision"])
+    made = generator_of(job, job.parent("diffusion").file("weights.safetensors"), plan.config["precision"])
     if not isinstance(made.model.network, UNet):
         raise UserError("only a denoiser of this program's own architecture (denoiser=unet) can be exported")
     sampler = plan.config["sampler"]

@@ -1,4 +1,4 @@
-"""Every cell of a sweep and how far it is: python -m experiments.ledger [--store DIR] [--sweep ID|all] [--retry]."""
+"""Every cell of a sweep and how far it is; --verify looks for damage in a store."""
 
 import argparse
 import subprocess
@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli import exit_code, without
-from experiments.console import say
+from experiments.console import reporting, say
 from experiments.stages import STAGES
-from experiments.store import Failure, Store
+from experiments.store import Failure, Store, read_sweep
 from experiments.sweep import shell_word
+from ldm.data.cache import check_cache, has_hashes
 from ldm.errors import UserError, nearest
 from ldm.records import Cell, Sweep
 
@@ -202,8 +203,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sweep", metavar="ID", help="a sweep's id, or all (default: the latest)")
     parser.add_argument("--retry", action="store_true", help="run what failed or is missing")
+    parser.add_argument("--verify", action="store_true", help="read every file of the store, and say which are damaged")
     options = parser.parse_args(arguments)
+    if options.verify:
+        return exit_code(lambda: verify(existing_store(options.store)))
     return exit_code(lambda: _report(options.store, options.sweep, options.retry))
+
+
+def verify(store: Store) -> int:
+    """Checks every file of the store against what was written; 1 where some are damaged, each of which is said."""
+    records = sorted(store.root.glob("*/*/record.json"))
+    caches = sorted(path.parent for path in store.root.glob("data/*/meta.json"))
+    sweeps = sorted(store.root.glob("sweeps/*.json"))
+    damaged, without = 0, 0
+    with reporting("files checked", len(records) + len(caches) + len(sweeps)) as reporter:
+        for done, path in enumerate([*records, *caches, *sweeps], start=1):
+            try:
+                if path in caches:
+                    check_cache(path)
+                    without += not has_hashes(path)
+                elif path.parent.name == "sweeps":
+                    read_sweep(path)
+                else:
+                    without += not _check_artifact(store, path.parent.parent.name, path.parent.name)
+            except UserError as error:
+                damaged += 1
+                say(f"damaged: {error}", style="red")
+            reporter.advance_to(done)
+    say(
+        f"{len(records)} artifacts, {len(caches)} image caches and {len(sweeps)} sweeps read: "
+        + (f"{damaged} damaged" if damaged else "none is damaged"),
+        style="bold",
+    )
+    if without:
+        say(f"{without} were written before files had hashes: they cannot be checked", style="yellow")
+    return 1 if damaged else 0
+
+
+def _check_artifact(store: Store, stage: str, identity: str) -> bool:
+    """Checks an artifact; whether it has hashes. Raises: UserError that names all damaged files."""
+    record = store.record(stage, identity)
+    assert record is not None  # its file is there
+    wrong = []
+    for name in record.files or ():
+        try:
+            store.file(record, name)
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return record.files is not None
 
 
 def _report(root: Path, which: str | None, is_retry: bool) -> int:

@@ -184,7 +184,7 @@ def finished_job(store: Store, cell: Cell, samples: StageRecord, machine: Machin
 def measure(job: Job, batch: int, repeats: int) -> Speed:
     """Times one batch after making it once, and watches what others do to the machine meanwhile."""
     config, diffusion = job.settings, job.parent("diffusion")
-    weights = diffusion.folder / "weights.safetensors"
+    weights = diffusion.file("weights.safetensors")
     source = at_sample_size(generator_of(job, weights, config["precision"]), config, job.resolution)
     size = maps_size(config, diffusion.settings["conditioning"], job.resolution)
     asked = asked_conditions(job, batch, config["sampler"]["seed"], size)

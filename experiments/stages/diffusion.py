@@ -32,7 +32,7 @@ def run(job: Job) -> Outcome:
         return _given(job)
     images = job.images("train", annotations_read(config))
     ae, latents = job.parent("first_stage").settings, job.parent("latents").record.facts
-    packed = open_packed(job.parent("latents").folder / "latents.npy") if latents["cached"] else None
+    packed = open_packed(job.parent("latents").file("latents.npy")) if latents["cached"] else None
     first_stage, scale = first_stage_of(job), latent_scale_of(job)
     fields = fields_of(config["conditioning"], images, job.device)
     data = CachedLatents(packed, images, first_stage, scale, job.device, fields)

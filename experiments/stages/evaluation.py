@@ -31,7 +31,7 @@ def run(job: Job) -> Outcome:
     images_seen = job.parent("diffusion").record.facts["images_seen"]
     rows, left_out, protocols = list[ResultRow](), list[LeftOut](), list[Protocol]()
     for judge in (None, *samples.get("other_extractors", ())):
-        features = Features.load(job.parent("samples").folder / feature_file(judge))
+        features = Features.load(job.parent("samples").file(feature_file(judge)))
         protocol, variants = sample_protocol(job, len(features), judge), tuple[Variant, ...]()
         if samples["height"] is not None:
             protocol, variants = window_protocol(protocol), (WINDOWS_OF_SAMPLES,)
@@ -70,9 +70,9 @@ def _extra(
 
 def _measured_samples(job: Job) -> MeasuredSamples:
     samples = job.parent("samples")
-    with np.load(samples.folder / "task.npz", allow_pickle=False) as values:
+    with np.load(samples.file("task.npz"), allow_pickle=False) as values:
         measured = dict(values)
-    features = Features.load(samples.folder / feature_file())
+    features = Features.load(samples.file(feature_file()))
     probes = job.parent("probe").record.facts if "probe" in job.parents else {}
     generation = generation_protocol(job, len(features))
     return MeasuredSamples(measured, features, generation, samples.settings, samples.record.facts, probes)

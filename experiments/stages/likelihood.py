@@ -58,7 +58,7 @@ def run(job: Job) -> Outcome:
     meter, config = Meter(job.device), job.settings
     diffusion = job.parent("diffusion").settings
     images = job.images("heldout", annotations_read(diffusion))
-    source = generator_of(job, job.parent("diffusion").folder / "weights.safetensors", config["precision"])
+    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
     indices = chosen(len(images), config["n_samples"], config["seed"], "likelihood")
     try:
         times = coding_times(source.model.schedule, config["levels"])
@@ -91,7 +91,6 @@ def run(job: Job) -> Outcome:
     one = flops_per_image(source, asked)
     flops = one.denoise(len(times), guided=False) + len(shown) * one.decode
     values = _values(source, images.resolution, bits, mse, decoder)
-    chunks.remove()
     return Outcome(
         facts={
             "progressive": {"t": times[shown].tolist(), **_curve(bits[:, shown], mse), "n": len(indices)},

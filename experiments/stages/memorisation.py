@@ -33,17 +33,14 @@ def run(job: Job) -> Outcome:
         reason = f"samples of {width}x{height} px are larger than the training images: they have no nearest one"
         return Outcome(left_out=[LeftOut(f"memorisation_{space}", reason) for space in ("features", PIXELS)])
     train = job.images("train")
-    folder = job.parent("training_set").folder
-    features, of_training = (
-        Features.load(job.parent("samples").folder / "features.npz"),
-        Features.load(folder / "features.npz"),
-    )
-    indices = np.load(folder / "indices.npy", allow_pickle=False)
-    kept = first_images(job.parent("samples").folder, len(features), height, width)
+    made, compared = job.parent("samples"), job.parent("training_set")
+    features, of_training = (Features.load(parent.file("features.npz")) for parent in (made, compared))
+    indices = np.load(compared.file("indices.npy"), allow_pickle=False)
+    kept = first_images(made.file, len(features), height, width)
     by_features = nearest(features.features, of_training.features)
     of_kept = np.concatenate([small_pixels(batch) for batch in kept.split(FEATURE_BATCH)])
     by_pixels = nearest(of_kept, small_pixels_of(train, indices.tolist()))
-    with np.load(folder / "distances.npz", allow_pickle=False) as file:
+    with np.load(compared.file("distances.npz"), allow_pickle=False) as file:
         unseen = {space: file[space] for space in file.files}
     judge, images_seen = samples["extractor"]["name"], job.parent("diffusion").record.facts["images_seen"]
     rows, left_out, protocols = list[ResultRow](), list[LeftOut](), list[Protocol]()

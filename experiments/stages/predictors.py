@@ -207,7 +207,7 @@ def _judged(
 def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Generator, float, Meter]:
     """The small denoiser trained on the training latents for its share of the budget, its FLOPs, and the meter."""
     config, latents = job.settings["small_denoiser"], job.parent("latents").record.facts
-    packed = open_packed(job.parent("latents").folder / "latents.npy") if latents["cached"] else None
+    packed = open_packed(job.parent("latents").file("latents.npy")) if latents["cached"] else None
     data = CachedLatents(packed, images, space.first_stage, space.scale, job.device, Fields(images, {}))
     settings = DiffusionSettings(
         seed=job.settings["seed"],

@@ -48,7 +48,7 @@ def run(job: Job) -> Outcome:
 
     with reporting(job.label, len(milestones) * n) as reporter:
         for position, images_seen in enumerate(milestones):
-            weights = job.parent("diffusion").folder / "milestones" / f"{images_seen}.safetensors"
+            weights = job.parent("diffusion").file(f"milestones/{images_seen}.safetensors")
             source = generator_of(job, weights, config["precision"])
             made = functools.partial(seen, source, position * n, reporter)
             features = Features.of(chunks.chunk(str(images_seen), made))
@@ -58,7 +58,6 @@ def run(job: Job) -> Outcome:
             left_out += missing
     flops = flops_per_image(source, asked)
     images = len(milestones) * n
-    chunks.remove()
     return Outcome(
         rows=rows,
         left_out=tuple(dict.fromkeys(left_out)),

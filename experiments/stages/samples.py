@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import settled_guidance, trained_probe
 from experiments.budget import network_calls
-from experiments.chunks import write_atomically
+from experiments.chunks import saved_arrays
 from experiments.condition_pictures import save_condition_grid
 from experiments.conditions import DataFacts, conditions_of, task_weights
 from experiments.conditions.scores import Values
@@ -36,8 +35,10 @@ from experiments.pictures import read_grid, save_grid
 from experiments.saved_samples import IMAGES, SavedImages, sample_notes, saved_images
 from experiments.scoring import conditions_split, extractor_of, feature_file, windows
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
+from experiments.store import CHUNKS
 from experiments.task import measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
+from ldm.intact import write_atomically
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 from ldm.records import StageRecord
 
@@ -59,19 +60,19 @@ def run(job: Job) -> Outcome:
     n, batch_size, settings = config["n_samples"], job.machine.batch, config["sampler"]
     asked = asked_conditions(job, n, settings["seed"], maps_size(config, conditioning, job.resolution))
     judges = judges_of(job)
-    weights = job.parent("diffusion").folder / "weights.safetensors"
+    weights = job.parent("diffusion").file("weights.safetensors")
     source = at_sample_size(generator_of(job, weights, config["precision"]), config, job.resolution)
     sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(settled_guidance(job))
     trained = job.parent("probe").record.facts["probes"] if "probe" in job.parents else ()
     probes = {kind: trained_probe(job, kind) for kind in trained}
     measures = measures_of(conditioning, config, asked, judges[None], probes, job.device)
     kept = saved_images(job.stage, job.planned, job.folder.parents[1])
-    (job.folder / "parts").mkdir(exist_ok=True)
+    (job.folder / CHUNKS).mkdir(exist_ok=True)
     with reporting(job.label, n) as reporter:
         for first in range(0, n, batch_size):
             indices = range(first, min(first + batch_size, n))
             path = part_path(job.folder, indices)
-            if path.exists():
+            if saved_arrays(path) is not None:
                 continue
             if kept is not None:
                 batch = _saved_batch(kept, asked, indices)
@@ -120,7 +121,7 @@ def _saved_batch(kept: SavedImages, asked: AskedConditions, indices: range) -> B
 
 def part_path(folder: Path, indices: range) -> Path:
     """Where a batch is kept until all are there; a resumed run with another batch size finds none of its own."""
-    return folder / "parts" / f"{indices.start:08d}-{indices.stop:08d}.npz"
+    return folder / CHUNKS / f"{indices.start:08d}-{indices.stop:08d}.npz"
 
 
 def at_sample_size(source: Generator, settings: Settings, resolution: int) -> Generator:
@@ -190,7 +191,6 @@ def _collected(
     if conditions_of(job.parent("diffusion").settings):
         gathered = {name: np.concatenate([values[name] for values in task]) for name in task[0]}
         write_atomically(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
-    shutil.rmtree(job.folder / "parts")
     guidance = settled_guidance(job)
     calls = network_calls({**config, "guidance": guidance, "diffusion": job.parent("diffusion").settings["diffusion"]})
     flops = flops_per_image(source, asked)
@@ -224,11 +224,14 @@ def made_on(record: StageRecord) -> dict[str, Any]:
     return {key: found[key] for key in ("processor", "threads", "device") if key in found}
 
 
-def first_images(folder: Path, n: int, height: int, width: int) -> torch.Tensor:
-    """The samples of a finished sample set that can still be looked at, uint8 (m, 3, H, W), from the first on."""
-    if (folder / IMAGES).exists():
-        return torch.from_numpy(np.load(folder / IMAGES, mmap_mode="c", allow_pickle=False))
-    return read_grid(folder / "grid.png", min(SHOWN, n), _columns(height, width), height, width)
+def first_images(file: Callable[[str], Path], n: int, height: int, width: int) -> torch.Tensor:
+    """The samples of a finished sample set that can still be looked at, uint8 (m, 3, H, W), from the first on.
+
+    `file` as of `experiments.stage.Parent`.
+    """
+    if file(IMAGES).exists():
+        return torch.from_numpy(np.load(file(IMAGES), mmap_mode="c", allow_pickle=False))
+    return read_grid(file("grid.png"), min(SHOWN, n), _columns(height, width), height, width)
 
 
 def _columns(height: int, width: int) -> int:

@@ -38,7 +38,7 @@ def run(job: Job) -> Outcome:
     asked = asked_conditions(job, n, settings["seed"])
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
-    source = generator_of(job, job.parent("diffusion").folder / "weights.safetensors", config["precision"])
+    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
     sampler = build.sampler(settings, source.model.schedule)
     mark = "tuning samples, by a seed of their own"
     how = sample_protocol(job, n)
@@ -68,7 +68,6 @@ def run(job: Job) -> Outcome:
             calls = network_calls({**config, "guidance": settled, "diffusion": diffusion["diffusion"]})
             flops += n * (cost.denoise(calls, guided=scale != 1) + cost.decode)
     images = n * len(tried)
-    chunks.remove()
     best = min(tried, key=lambda item: item["value"])
     return Outcome(
         facts={

@@ -1,6 +1,7 @@
 """Decodes an image source once into memory-mapped files, and opens them again.
 
-A cache folder holds images.npy, labels.npy, unseen.npy and names.json; meta.json is written last, and the folder takes
+A cache folder holds images.npy, labels.npy, unseen.npy and names.json, with their hashes in hashes.json, against which
+they are checked when it is opened, once a process; meta.json is written before the folder takes
 its name by one rename when all of it lies on the disk, so that what a killed build leaves is never taken for a cache.
 Annotations lie beside them as captions-<fingerprint>.json, boxes-<fingerprint>.json and semantic-<fingerprint>.npy:
 those that the images carry from the start, others when they are first asked for, each by one rename of a finished file.
@@ -34,9 +35,11 @@ from ldm.data.contract import (
     carried,
 )
 from ldm.errors import UserError
-from ldm.records import write_json
+from ldm.intact import check_file, file_hash
+from ldm.records import read_sealed, sealed, write_json
 
 CACHE_FORMAT = 1
+META, HASHES = "meta.json", "hashes.json"
 CHUNK = 32
 """Images a thread decodes between two reports of progress."""
 
@@ -48,18 +51,19 @@ def open_cache(folder: Path) -> ImageCache:
 
     Raises: UserError where the folder holds no finished cache.
     """
-    meta_path = folder / "meta.json"
-    if not meta_path.exists():
+    if not (folder / META).exists():
         raise UserError(f"There is no finished image cache in {folder}; build it again from the images.")
-    meta = json.loads(meta_path.read_text(encoding="utf-8"))
+    meta = _read(folder, META)
     if meta["format"] != CACHE_FORMAT:
         raise UserError(f"The image cache in {folder} has format {meta['format']}, not {CACHE_FORMAT}; delete it.")
+    for name in ("names.json", "images.npy", "labels.npy", "unseen.npy"):
+        _check(folder, name)
     return ImageCache(
         folder=folder,
         fingerprint=meta["fingerprint"],
         resolution=meta["resolution"],
         classes=tuple(meta["classes"]),
-        names=tuple(json.loads((folder / "names.json").read_text(encoding="utf-8"))),
+        names=tuple(_read(folder, "names.json")),
         skipped=tuple((name, reason) for name, reason in meta["skipped"]),
         images=np.load(folder / "images.npy", mmap_mode="r"),
         labels=np.load(folder / "labels.npy"),
@@ -69,6 +73,41 @@ def open_cache(folder: Path) -> ImageCache:
             for kind, (fingerprint, names) in meta.get("annotations", {}).items()
         },
     )
+
+
+def _read(folder: Path, name: str) -> Any:
+    try:
+        return read_sealed(folder / name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / name} cannot be read ({error}); {_remedy(folder)}") from error
+
+
+def _remedy(folder: Path) -> str:
+    return f"remove the folder {folder} to have the images decoded anew"
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """The hashes of a cache's files; none for one from before these were kept."""
+    return dict(_read(folder, HASHES)) if (folder / HASHES).exists() else {}
+
+
+def _check(folder: Path, name: str) -> None:
+    """Checks a file of a cache, once a process. Raises: UserError where it is damaged."""
+    hashes = _hashes(folder)
+    if name in hashes:
+        check_file(folder / name, hashes[name], _remedy(folder))
+
+
+def check_cache(folder: Path) -> None:
+    """Checks all files of a finished cache. Raises: UserError that names the first damaged one."""
+    _read(folder, META)
+    for name in _hashes(folder):
+        _check(folder, name)
+
+
+def has_hashes(folder: Path) -> bool:
+    """Whether a cache can be checked; those of older versions hold no hashes."""
+    return (folder / HASHES).exists()
 
 
 def build_cache(
@@ -90,13 +129,15 @@ def build_cache(
     Raises: UserError where more images than the source allows must be skipped, where none is left, where an annotation
     is wrong, or where the folder holds the cache of another set.
     """
-    if not (folder / "meta.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder.parent)
+    if not (folder / META).exists():
         with _working_folder(folder) as work:
             for name, value in (beside or {}).items():
                 write_json(work / name, value)
             _fill(source, work, workers, report)
+            names = sorted(path.name for path in work.iterdir() if path.name != META)
+            write_json(work / HASHES, sealed({name: file_hash(work / name) for name in names}))
             _publish(work, folder)
     cache = open_cache(folder)
     if cache.fingerprint != source.fingerprint:
@@ -115,11 +156,15 @@ def _annotated(
     wanted = {kind: source.annotations[kind] for kind in kinds}
     for kind, annotation in wanted.items():
         file = annotation_file(kind, annotation)
-        if not (cache.folder / file).exists():
-            _remove_abandoned(cache.folder)
+        known = _hashes(cache.folder)
+        if not (cache.folder / file).exists() or (known and file not in known):
             with _working_folder(cache.folder) as work:
                 _write_annotation(cache, source, kind, work / file, workers, report)
+                found = file_hash(work / file)
                 os.replace(work / file, cache.folder / file)
+                if known:
+                    write_json(cache.folder / HASHES, sealed({**known, file: found}))
+        _check(cache.folder, file)
     return dataclasses.replace(cache, annotations={**cache.annotations, **wanted})
 
 
@@ -201,9 +246,9 @@ def _working_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Removes the working folders that killed builders of this machine left behind."""
-    for left in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*.*"):
+def _remove_abandoned(place: Path) -> None:
+    """Removes the working folders that killed builders of this machine left behind, of whatever cache."""
+    for left in place.glob(f".*.{socket.gethostname()}.*.*"):
         owner = left.name.rsplit(".", 2)[1]
         try:
             os.kill(int(owner), 0)
@@ -220,7 +265,7 @@ def _publish(work: Path, folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        if not (folder / "meta.json").exists():
+        if not (folder / META).exists():
             shutil.rmtree(folder)
             os.rename(work, folder)
 
@@ -270,18 +315,20 @@ def _fill(source: ImageSource, work: Path, workers: int, report: Callable[[int, 
     np.save(work / "unseen.npy", unseen[kept])
     write_json(work / "names.json", [names[i] for i in kept])
     write_json(
-        work / "meta.json",
-        {
-            "format": CACHE_FORMAT,
-            "fingerprint": source.fingerprint,
-            "resolution": source.resolution,
-            "classes": list(source.classes),
-            "n": len(kept),
-            "annotations": {
-                kind: [source.annotations[kind].fingerprint, source.annotations[kind].names] for kind in annotations
-            },
-            "skipped": [[skipped[i].name, skipped[i].reason] for i in sorted(skipped)],
-        },
+        work / META,
+        sealed(
+            {
+                "format": CACHE_FORMAT,
+                "fingerprint": source.fingerprint,
+                "resolution": source.resolution,
+                "classes": list(source.classes),
+                "n": len(kept),
+                "annotations": {
+                    kind: [source.annotations[kind].fingerprint, source.annotations[kind].names] for kind in annotations
+                },
+                "skipped": [[skipped[i].name, skipped[i].reason] for i in sorted(skipped)],
+            }
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 from ldm.data.memo import ContentMemo, signature
 from ldm.errors import UserError
+from ldm.records import is_store
 
 READ_BLOCK = 1 << 20
 HASHING_THREADS = 8
@@ -93,6 +94,8 @@ class DirectoryFiles:
             visited.add(real)
             if not self._deep:
                 folders.clear()
+            # What this program wrote is no image of a set, wherever its store lies.
+            folders[:] = [below for below in folders if not is_store(Path(folder, below))]
             folders.sort()  # so that of two ways to one folder the same is always taken
             below = os.path.relpath(folder, self.path).replace(os.sep, "/")
             for file in files:
@@ -172,6 +175,11 @@ def open_files(path: Path, memo: ContentMemo) -> Files:
     if not path.exists():
         raise UserError(f"There is no {path}; set data.path to a folder or a zip archive of images.")
     if path.is_dir():
+        if is_store(path):
+            raise UserError(
+                f"{path} is a store of this program, whose pictures are no training images; give another data.path, or "
+                "another store=DIR where it is meant to hold both."
+            )
         return DirectoryFiles(path, memo)
     if zipfile.is_zipfile(path):
         return ZipFiles(path)

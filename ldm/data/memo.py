@@ -1,10 +1,9 @@
 """Remembers what was computed from the content of files, as long as their sizes and times stay the same."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.records import write_json
+from ldm.records import read_sealed, sealed, write_json
 
 
 def signature(files: Sequence[Path]) -> list[int]:
@@ -22,7 +21,7 @@ class ContentMemo:
         self._values: dict[str, tuple[list[int], str]] = {}
         if path is not None and path.exists():
             try:
-                self._values = {key: (sign, value) for key, (sign, value) in json.loads(path.read_text()).items()}
+                self._values = {key: (sign, value) for key, (sign, value) in read_sealed(path).items()}
             except (ValueError, AttributeError, TypeError):
                 self._values = {}  # a damaged memo costs only time
 
@@ -39,5 +38,5 @@ class ContentMemo:
     def save(self) -> None:
         """Writes what is new, atomically."""
         if self._path is not None and self._changed:
-            write_json(self._path, self._values)
+            write_json(self._path, sealed(self._values))
             self._changed = False

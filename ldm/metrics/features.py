@@ -6,8 +6,8 @@ into the protocol of every row.
 
 import hashlib
 import io
-import os
-import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ldm.errors import UserError
 from ldm.finite import require_finite
+from ldm.intact import write_atomically
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.pretrained.weights import freeze
@@ -73,22 +74,17 @@ class Features:
         """Writes an npz file atomically: a reader sees the whole file or none."""
         arrays: dict[str, Any] = self.arrays
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(path, lambda file: np.savez(file, **arrays))
 
     @staticmethod
     def load(path: Path) -> "Features":
-        """Reads what `save` wrote; nothing in the file is executed."""
-        with np.load(path, allow_pickle=False) as file:
-            return Features.of(file)
+        """Reads what `save` wrote; nothing in the file is executed. Raises: UserError where it cannot be read."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return Features.of(dict(file))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            remedy = "remove its folder to compute it anew"
+            raise UserError(f"{path} cannot be read as features ({error}); {remedy}") from error
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[np.float32]]) -> "Features":

@@ -13,6 +13,7 @@ from ldm.data import open_splits
 from ldm.data.listing import image_names
 from ldm.data.picture_names import annotated_stem, annotating, looks_like_split, names_annotations, side_of
 from ldm.errors import UserError
+from ldm.records import STORE_MARK
 
 
 def encoded(pixels, kind="PNG", palette=None):
@@ -331,3 +332,19 @@ def test_sixteen_bits_that_are_little_used_are_said_and_can_be_stretched(tmp_pat
         np.testing.assert_allclose(bright.item(index).image[..., 0], expected, atol=1)
     full = {name: encoded((value.astype(np.int64) << (16 - bits)).astype(np.uint16)) for name, value in values.items()}
     assert opened(write_folder(tmp_path / "full", full))["train"].notes == ()
+
+
+@pytest.mark.parametrize("mark", ["new", "old"])
+def test_a_store_inside_the_data_is_no_data(tmp_path, mark):
+    files = {f"{i}.png": png(i) for i in range(10)}
+    plain = opened(write_folder(tmp_path / "set", files))["train"].fingerprint
+    store = tmp_path / "set" / "results"
+    write_folder(store, {f"samples/ab{i}/grid.png": png(40 + i) for i in range(9)})
+    if mark == "new":
+        (store / STORE_MARK).touch()
+    else:
+        (store / "claims").mkdir()
+        (store / "sweeps").mkdir()
+    assert opened(tmp_path / "set")["train"].fingerprint == plain
+    with pytest.raises(UserError, match="is a store of this program"):
+        opened(store)

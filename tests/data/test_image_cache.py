@@ -4,6 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +20,7 @@ from ldm.data import Item, build_cache, open_cache, open_splits
 from ldm.data.contract import Annotation
 from ldm.data.fields import label
 from ldm.errors import UserError
+from ldm.records import read_sealed, sealed
 
 N = 70
 
@@ -157,8 +161,8 @@ def test_builders_at_the_same_time_do_not_disturb_each_other(tmp_path):
 
 def test_a_cache_of_another_format_is_refused(tmp_path):
     build_cache(Ramp(), tmp_path / "cache", workers=1)
-    meta = json.loads((tmp_path / "cache" / "meta.json").read_text())
-    (tmp_path / "cache" / "meta.json").write_text(json.dumps(meta | {"format": 0}))
+    meta = read_sealed(tmp_path / "cache" / "meta.json")
+    (tmp_path / "cache" / "meta.json").write_text(json.dumps(sealed(meta | {"format": 0})))
     with pytest.raises(UserError, match="format 0"):
         open_cache(tmp_path / "cache")
 
@@ -176,3 +180,11 @@ def test_what_lies_beside_the_images_is_there_as_soon_as_they_are(tmp_path, monk
     [files] = published
     assert {"said.json", "meta.json"} <= files
     assert json.loads((tmp_path / "cache" / "said.json").read_text()) == {"by": 1}
+
+
+def test_what_a_killed_builder_left_goes_at_the_next_chance(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = tmp_path / f".other-cache.{socket.gethostname()}.{int(dead.stdout)}.abcdef01"
+    left.mkdir()
+    build_cache(Ramp(), tmp_path / "cache", workers=1)
+    assert not left.exists()

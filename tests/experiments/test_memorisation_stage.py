@@ -68,7 +68,7 @@ def test_rows_have_interval_and_protocol_in_both_spaces(store: Path) -> None:
 def test_distances_are_those_of_the_images_themselves(store: Path) -> None:
     """By brute force, from the samples that were kept and the images of the cache."""
     samples = _samples(store)
-    kept = first_images(samples, 32, 32, 32)
+    kept = first_images(samples.joinpath, 32, 32, 32)
     [train] = store.glob("data/train-*/images.npy")
     pixels = np.load(train).astype(np.float64).transpose(0, 3, 1, 2)
     errors = np.sqrt(np.square(kept.numpy().astype(np.float64)[:, None] - pixels[None]).mean(axis=(2, 3, 4)))
@@ -84,7 +84,10 @@ def test_the_picture_shows_samples_above_their_nearest_training_images(store: Pa
     grid = read_grid(path, 36, 12, 32, 32)
     shown = _record(store, "memorisation")["facts"]["shown"]
     samples, [train] = _samples(store), store.glob("data/train-*/images.npy")
-    kept, images = first_images(samples, 32, 32, 32), torch.from_numpy(np.load(train).transpose(0, 3, 1, 2).copy())
+    kept, images = (
+        first_images(samples.joinpath, 32, 32, 32),
+        torch.from_numpy(np.load(train).transpose(0, 3, 1, 2).copy()),
+    )
     assert torch.equal(grid[:12], kept[[item["sample"] for item in shown]])
     assert torch.equal(grid[12:24], images[[item["training_image"] for item in shown]])
     assert torch.equal(grid[24:], images[[item["training_image_by_pixels"] for item in shown]])
@@ -96,4 +99,4 @@ def test_without_kept_samples_those_of_the_grid_are_looked_at(store: Path, tmp_p
     """They are the same."""
     samples = _samples(store)
     Image.open(samples / "grid.png").save(tmp_path / "grid.png")
-    assert torch.equal(first_images(tmp_path, 32, 32, 32), first_images(samples, 32, 32, 32))
+    assert torch.equal(first_images(tmp_path.joinpath, 32, 32, 32), first_images(samples.joinpath, 32, 32, 32))

@@ -46,8 +46,8 @@ def job_for(plan: Plan, name: str, images: ImageSets, facts: Mapping[str, Any]) 
     parents = {
         planned.name: Parent(
             StageRecord(planned.name, planned.identity, planned.settings, planned.parents, facts),
-            Path(planned.name),
             planned.settings,
+            Path(planned.name).joinpath,
         )
         for planned in plan.needed((name,))[:-1]
     }

@@ -126,7 +126,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatc
 
 def test_pickled_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "f.npz", features=np.array([object()], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(UserError, match="allow_pickle"):
         Features.load(tmp_path / "f.npz")
 
 

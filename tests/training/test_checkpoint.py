@@ -1,12 +1,13 @@
 """Checkpoints: whole or not at all, and data only."""
 
+import io
 import os
 import pickle
 
 import pytest
 import torch
 
-from ldm.training import checkpoint
+from ldm import intact
 from ldm.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 
 TRACE: list[str] = []
@@ -45,19 +46,10 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(failure, kind, tmp_pat
     save, load = {"state": (save_checkpoint, load_checkpoint), "weights": (save_weights, load_weights)}[kind]
     save(path, {"w": torch.zeros(2)})
 
-    def half_written(*arguments):
-        (target,) = (a for a in arguments if isinstance(a, os.PathLike))
-        target.write_bytes(b"half of it")
+    def full(*_):
         raise OSError("disk full")
 
-    def not_renamed(*_):
-        raise OSError("disk full")
-
-    if failure == "while writing":
-        monkeypatch.setattr(checkpoint.torch, "save", half_written)
-        monkeypatch.setattr(checkpoint, "save_file", half_written)
-    else:
-        monkeypatch.setattr(checkpoint.os, "replace", not_renamed)
+    monkeypatch.setattr(intact.os, "fsync" if failure == "while writing" else "replace", full)
     with pytest.raises(OSError, match="disk full"):
         save(path, {"w": torch.ones(2)})
     assert torch.equal(load(path)["w"], torch.zeros(2))
@@ -65,11 +57,11 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(failure, kind, tmp_pat
 
 
 def test_pickled_objects_are_refused_without_running_them(tmp_path):
-    torch.save({"step": 1, "object": Payload()}, tmp_path / "last.pt")
+    save_checkpoint(tmp_path / "last.pt", {"step": 1, "object": Payload()})
     with pytest.raises(pickle.UnpicklingError, match=r"(?i)weights.only"):
         load_checkpoint(tmp_path / "last.pt")
     assert TRACE == []
-    torch.load(tmp_path / "last.pt", weights_only=False)
+    torch.load(io.BytesIO((tmp_path / "last.pt").read_bytes()[:-32]), weights_only=False)
     assert TRACE == ["executed"], "the file must be one that would do harm"
 
 
@@ -85,3 +77,22 @@ def test_weights_come_back_bit_for_bit_in_any_layout(tmp_path):
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
     assert loaded["half"].dtype == torch.bfloat16
+
+
+def test_training_goes_on_from_the_last_whole_checkpoint(tmp_path, caplog):
+    path = tmp_path / "checkpoint.pt"
+    for step in (1, 2, 3):
+        save_checkpoint(path, {"step": step, "w": torch.full((50,), float(step))})
+    assert load_checkpoint(path)["step"] == 3
+    whole = path.read_bytes()
+    for damaged in (whole[:100], whole[:-1], whole[:300] + bytes([whole[300] ^ 1]) + whole[301:], b""):
+        path.write_bytes(damaged)
+        assert load_checkpoint(path)["step"] == 2
+        assert "checkpoint.pt is damaged" in caplog.text
+        assert not path.exists()
+    save_checkpoint(path, {"step": 4})
+    assert load_checkpoint(path)["step"] == 4
+    path.unlink()  # a kill between the two renames
+    assert load_checkpoint(path)["step"] == 2
+    (tmp_path / "checkpoint.previous.pt").write_bytes(b"half")
+    assert load_checkpoint(path) is None

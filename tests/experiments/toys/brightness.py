@@ -15,7 +15,7 @@ BRIGHTNESS = Metric("brightness", "mean brightness", True, "brightness", "grey l
 def run(job: Job) -> Outcome:
     """The mean of the first samples."""
     meter, side = Meter(job.device), job.resolution
-    shown = first_images(job.parent("samples").folder, job.parent("samples").settings["n_samples"], side, side)
+    shown = first_images(job.parent("samples").file, job.parent("samples").settings["n_samples"], side, side)
     value = mean_value(BRIGHTNESS, shown.double().mean(dim=(1, 2, 3)).numpy())
     protocol = unjudged_protocol(job, "brightness", job.images("train"), len(shown), split="train")
     images_seen = job.parent("diffusion").record.facts["images_seen"]
