@@ -36,11 +36,10 @@ def run() -> int:
     # that also does something else. Read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ["LDM_PROCESS"] = str(os.getpid())
-    sys.argv = with_scale(sys.argv)
-
     from experiments.main import CellsFailedError
 
     try:
+        sys.argv = with_scale(sys.argv)
         main()
     except CellsFailedError as error:
         say(f"error: {error}", style="bold red")

@@ -1,13 +1,14 @@
 """The command line before and after Hydra: the default scale, and one sentence for what Hydra could not compose."""
 
 import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -16,12 +17,42 @@ from experiments.schema import CONF, leaves
 from ldm.errors import UserError, nearest
 
 SCALES = ("tiny", "cpu", "gpu", "paper")
+MOST_NAMED = 4
 LAUNCHER_EXTRAS = {"joblib": "cluster", "submitit_slurm": "cluster", "ray": "ray"}
 """Launchers that come as plugins of Hydra, and which of this package's extras installs each."""
 
 
+def check_given_once(argv: Sequence[str]) -> None:
+    """Raises: UserError for a key that is given two values, of which one would be lost without a word."""
+    seen: dict[str, str] = {}
+    for argument in argv[1:]:
+        key, equals, value = argument.partition("=")
+        if not equals or argument.startswith("-"):
+            continue
+        key = key.lstrip("+")
+        if key in seen:
+            raise UserError(
+                f"{key} is given twice, as {seen[key]} and as {value}: give it once, or sweep both with -m "
+                f"{key}={seen[key]},{value}"
+            )
+        seen[key] = value
+
+
+def has_no_choice(overrides: Sequence[str], globbed: Collection[str]) -> bool:
+    """Whether a glob chose a file that others of its group are only based on, or one that needs more to be given."""
+    pairs = ((group, name) for group, _, name in (override.partition("=") for override in overrides))
+    return any(
+        group in globbed and (name in _only_shared(group) or "???" in (CONF / group / f"{name}.yaml").read_text())
+        for group, name in pairs
+    )
+
+
 def with_scale(argv: list[str]) -> list[str]:
-    """The arguments with `scale=` added where it was not given, and printed: cpu without a GPU, gpu with one."""
+    """The arguments with `scale=` added where it was not given, and printed: cpu without a GPU, gpu with one.
+
+    Raises: UserError for a key that is given twice.
+    """
+    check_given_once(argv)
     asks_only = any(argument in ("-h", "--help", "--hydra-help", "--info", "--version") for argument in argv)
     given = any(re.match(r"\+*scale=", argument) for argument in argv)
     if asks_only or given:
@@ -46,11 +77,30 @@ def sentence_for(error: BaseException) -> str:
         return f"{key.group(1) if key else 'a setting'} must be given, e.g. {key.group(1) if key else 'KEY'}=..."
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error)
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''}; give another folder for the results with store=DIR"
     return str(error)
+
+
+def _unreadable(override: str) -> str:
+    """What to paste in place of an override that Hydra cannot read."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return (
+            f"'{override}' is no KEY=VALUE; a value with blanks is quoted, such as {pasted('data.path', 'my photos')}"
+        )
+    return f"the value of {key} holds characters that have a meaning of their own; write {pasted(key, value)}"
+
+
+def pasted(key: str, value: str) -> str:
+    """An override as a shell takes it, whatever is in its value."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return shlex.quote(f'{key}="{escaped}{trailing * chr(92)}"')
 
 
 def _missing_choice(error: MissingConfigException) -> str:
@@ -74,14 +124,31 @@ def _only_shared(group: str) -> set[str]:
 
 def _composition(error: Exception) -> str:
     text = str(error.__cause__ or error)
+    taken = [argument[1:].partition("=")[0] for argument in sys.argv[1:] if argument.startswith("~")]
+    if taken:
+        return f"~{taken[0]} takes away what every run needs; " + (
+            "tracker.mode=disabled tracks nothing" if taken[0] == "tracker" else "leave it out"
+        )
     key = re.search(r"full_key: (\S+)", text)
     if key and ("not in struct" in text or "is not in" in text):
+        if elsewhere := _choices_with(key.group(1)):
+            return f"{key.group(1)} is a setting of {' or '.join(elsewhere)} alone: choose that as well"
         return f"'{key.group(1)}' is no setting{nearest(key.group(1), _settings())}; python run.py --help lists them"
     group = re.search(r"[Cc]ould not override '([^']+)'", str(error))
     if group:
         name = group.group(1)
+        if elsewhere := _choices_with(name):
+            return f"{name} is a setting of {' or '.join(elsewhere)} alone: choose that as well"
         return f"'{name}' is no setting{nearest(name, [*_settings(), *_groups()])}; python run.py --help lists them"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _choices_with(key: str) -> list[str]:
+    """The choices of a group that have a setting, such as data=folder for data.path."""
+    group, _, inner = key.partition(".")
+    files = sorted((CONF / group).glob("*.yaml")) if inner else []
+    found = [path.stem for path in files if inner in leaves(OmegaConf.to_container(OmegaConf.load(path)))]
+    return [f"{group}={name}" for name in found if name not in _only_shared(group)][:MOST_NAMED]
 
 
 def _settings() -> list[str]:

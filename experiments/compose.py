@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import build
 from experiments.schema import CONF, check_keys
+from experiments.settings import WHOLE, check_settings
 from experiments.stage import until_choices
 from experiments.stages import STAGES
 from ldm.errors import UserError, nearest
@@ -62,12 +63,17 @@ def settings_only(values: Mapping[str, Any]) -> dict[str, Any]:
 def plain(config: DictConfig, command: str) -> dict[str, Any]:
     """A composed config as plain values, with the machine's decisions made and its keys checked."""
     check_keys(config)
+    gone = [group for group in WHOLE if group not in config]
+    if gone:
+        instead = "; tracker.mode=disabled tracks nothing" if gone == ["tracker"] else ""
+        raise UserError(f"every run needs the group {gone[0]}: leave ~{gone[0]} out{instead}")
     overrides = _overrides(config)
     values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
         OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]),
         resolve=True,
         throw_on_missing=True,
     )
+    check_settings(values)
     choices = until_choices(STAGES)
     if values["until"] not in choices:
         raise UserError(

@@ -10,7 +10,6 @@ from typing import Any
 from experiments import checks, custom, published
 from experiments.budget import flops_per_training_image, steps_within
 from experiments.build import AUTO, is_trained
-from experiments.checks import is_number
 from experiments.conditions import (
     CONDITIONS,
     annotations_read,
@@ -21,6 +20,7 @@ from experiments.conditions import (
     side_unit,
 )
 from experiments.data_facts import DataFacts
+from experiments.settings import check_settings
 from experiments.tables import (
     architecture,
     denoiser_settings,
@@ -62,6 +62,12 @@ def with_scale_sizes(config: Config) -> dict[str, Any]:
     return filled(data, sizes.get(data["name"], sizes["folder"]))  # a scale's folder stands for all sets of files
 
 
+def _typed(config: Config, facts: DataFacts) -> Settled:
+    """Values of another type, or out of their range, are refused before anything is derived from them."""
+    check_settings(config)
+    return {}, []
+
+
 def _data(config: Config, facts: DataFacts) -> Settled:
     return {"data": with_scale_sizes(config)}, []
 
@@ -82,7 +88,6 @@ def _refused_first(config: Config, facts: DataFacts) -> Settled:
     ae = config["ae"]
     checks.check_factor(ae["f"], config["data"]["resolution"])
     checks.check_extractors(config)
-    checks.check_switches(config)
     if "loss" in ae:
         checks.check_trained_with(config)
     return {}, []
@@ -116,12 +121,6 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     settled = {**ae, "channels": channels, "architecture": sizes, "loss": loss, "training": training}
     own = filled_options(settled, lambda name: for_factor(table[name], ae["f"], scale, name) if name in table else None)
     return {"ae": own}, notes
-
-
-def _choices(config: Config, facts: DataFacts) -> Settled:
-    """Names that are none of their choices are refused before anything is derived from them."""
-    checks.check_choices(config)
-    return {}, []
 
 
 def _given_denoiser(config: Config, facts: DataFacts) -> Settled:
@@ -159,8 +158,6 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
         return {}, []
     trainer, scale, f = dict(config["trainer"]), config["scale"], config["ae"]["f"]
     length, usual = trainer.pop("length", 1), scale["trainer"]["images"]
-    if not is_number(length):
-        raise UserError(f"trainer.length={length} must be a number above 0: how many times the images of the scale")
     match trainer["budget"]:
         case "images":
             trainer = filled(trainer, {"images": max(1, round(usual * length))})
@@ -172,12 +169,8 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
             reference, images = scale["trainer"]["flops_reference_f"], trainer["images"] or usual * length
             ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
             trainer["images"] = max(1, round(images * ratio))
-        case other:
-            raise UserError(f"trainer.budget={other} is none of images, flops, paper")
     trainer = filled(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})
     factor = trainer["learning_rate_factor"]
-    if not is_number(factor):
-        raise UserError(f"trainer.learning_rate_factor={factor} is no number above 0")
     return {"trainer": {**trainer, "learning_rate": trainer["learning_rate"] * factor}}, []
 
 
@@ -201,8 +194,6 @@ def shift_of(given: Any, f: int) -> float:
         return 1.0
     if given == "auto":
         return max(1.0, 4.0 / f)
-    if not is_number(given):
-        raise UserError(f"diffusion.shift={given} is neither null, auto, nor a number above 0")
     return float(given)
 
 
@@ -217,11 +208,8 @@ def _guidance(config: Config, facts: DataFacts) -> Settled:
     """The guidance settings, checked; what no guidance leaves inactive at its default."""
     given = config["guidance"]
     scale, interval, rescale = given["scale"], given.get("interval"), given.get("rescale", 0.0)
-    if not isinstance(rescale, int | float) or not 0 <= rescale <= 1:
-        raise UserError(f"guidance.rescale={rescale} is not a number from 0 to 1")
     if interval is not None:
-        numbers = isinstance(interval, list | tuple) and all(isinstance(end, int | float) for end in interval)
-        if not numbers or len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        if len(interval) != 2 or interval[0] >= interval[1]:
             raise UserError(
                 f"guidance.interval={interval} is not [low, high] with 0 <= low < high <= 1, the t between which "
                 "guidance acts; null means everywhere"
@@ -232,17 +220,12 @@ def _guidance(config: Config, facts: DataFacts) -> Settled:
     chosen = {"scale": scale, "interval": interval, "rescale": float(rescale)}
     if scale == AUTO:
         chosen |= {"candidates": _candidates(given["candidates"]), "tuning_samples": given["tuning_samples"]}
-    elif not is_number(scale, or_equal=True):
-        raise UserError(
-            f"guidance.scale={scale} is no number from 0 on; use 1 for none, or {AUTO} to tune it for each cell"
-        )
     return {"guidance": chosen}, []
 
 
 def _candidates(given: Any) -> list[float]:
     """The guidance scales that tuning tries, rising. Raises: UserError where they are no choice."""
-    numbers = [scale for scale in given if is_number(scale, or_equal=True)] if isinstance(given, list | tuple) else []
-    scales = sorted({float(scale) for scale in numbers})
+    scales = sorted({float(scale) for scale in given})
     if len(scales) < 2 or len(scales) != len(given):
         raise UserError(
             f"guidance.candidates={given} is not a list of two or more different scales from 0 on, e.g. [1,1.5,2,3]"
@@ -280,7 +263,6 @@ def _samples(config: Config, facts: DataFacts) -> Settled:
     # Labels are as frequent in training; what describes one image is better asked of images not trained on.
     of_one_image = any(CONDITIONS[kind].describes_one_image for kind in conditions_of(config))
     samples = filled(samples, {"conditions": "heldout" if of_one_image else "train"})
-    checks.check_numbers({**config, "samples": samples})
     return {"samples": {**samples, **_sample_size(config, samples)}}, []
 
 
@@ -291,9 +273,14 @@ def _sample_size(config: Config, samples: Mapping[str, Any]) -> dict[str, int | 
     unit = math.lcm(f * 2**halvings, side_unit(config["conditioning"]))
     sides = {name: resolution if samples[name] is None else samples[name] for name in ("height", "width")}
     for name, side in sides.items():
-        if not isinstance(side, int) or side < resolution or side % unit:
-            wanted = side if isinstance(side, int | float) else 0
-            larger = max(resolution, math.ceil(wanted / unit) * unit)
+        if side < resolution or side % unit:
+            larger = max(resolution, math.ceil(side / unit) * unit)
+            if samples[name] is None:
+                fitting = " or ".join(str(n) for n in (resolution // unit * unit, larger) if n)
+                raise UserError(
+                    f"data.resolution={resolution} is no side for images of this model: it must be a multiple of "
+                    f"{unit} (ae.f={f} and {halvings} halvings in the denoiser); use {fitting}"
+                )
             raise UserError(
                 f"samples.{name}={side} is no side for samples of this model: it must be a multiple of {unit} "
                 f"(ae.f={f} and {halvings} halvings in the denoiser) and at least the {resolution} px of the training "
@@ -308,7 +295,7 @@ def _tuning(config: Config, facts: DataFacts) -> Settled:
     if guidance["scale"] != AUTO:
         return {}, []
     guidance = filled(guidance, {"tuning_samples": metrics["progress_samples"]})
-    if not isinstance(guidance["tuning_samples"], int) or guidance["tuning_samples"] < FEWEST_TO_TUNE:
+    if guidance["tuning_samples"] < FEWEST_TO_TUNE:
         raise UserError(
             f"guidance.tuning_samples={guidance['tuning_samples']} is too few to measure; use {FEWEST_TO_TUNE} or more"
         )
@@ -335,25 +322,23 @@ def _tiles(config: Config, facts: DataFacts) -> Settled:
     samples, f = config["samples"], config["ae"]["f"]
     tile, overlap = samples["tile"], samples["overlap"]
     latent = [side // f for side in sample_size(config)]
-    if tile is not None and (not isinstance(tile, int) or tile < 1):
-        raise UserError(f"samples.tile={tile} is no number of latents a side; use 1 or more, or null for no tiles")
     if tile is None or tile >= max(latent):
         shape = " x ".join(map(str, latent))
         notes = [] if tile is None else [f"samples.tile={tile} covers the latent of {shape}: it is decoded whole"]
         return {"samples": {**samples, "tile": None, "overlap": None}}, notes
     shared = tile // 4 if overlap is None else overlap
-    if not isinstance(shared, int) or not 0 <= 2 * shared <= tile:
+    if 2 * shared > tile:
         raise UserError(f"samples.overlap={overlap} is outside 0 to {tile // 2}, half of samples.tile={tile}")
     return {"samples": {**samples, "overlap": shared}}, []
 
 
 ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
+    _typed,
     _data,
     _given_first_stage,
     _custom,
     _refused_first,
     _first_stage,
-    _choices,
     _given_denoiser,
     _conditioning,
     _trainer,

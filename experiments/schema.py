@@ -20,14 +20,17 @@ def check_keys(config: DictConfig) -> None:
     Hydra itself refuses unknown keys on the command line, but not inside an experiment file.
     """
     choices = config.hydra.runtime.choices if "hydra" in config else {}
-    if not choices.get("experiment"):
+    added = [override for override in config.hydra.overrides.task if override.startswith("+")] if choices else []
+    if not choices.get("experiment") and not added:
         return
     chosen = {k: _choice(v) for k, v in choices.items() if "/" not in k and v is not None and k != "experiment"}
     known = _settings_of(tuple(sorted(chosen.items())))
     for key in leaves(OmegaConf.to_container(config, resolve=False)):
         of_a_class = ".options." in key  # of the user's own, which checks them (`experiments.custom`)
         if key != "hydra" and not key.startswith("hydra.") and not of_a_class and key not in known:
-            raise UserError(f"'{key}', set by experiment={choices['experiment']}, is no setting{nearest(key, known)}")
+            is_added = any(override.lstrip("+").partition("=")[0] == key for override in added)
+            origin = "added with +" if is_added else f"set by experiment={choices['experiment']}"
+            raise UserError(f"'{key}', {origin}, is no setting{nearest(key, known)}")
 
 
 def _choice(value: Any) -> str:

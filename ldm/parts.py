@@ -46,6 +46,7 @@ class Option:
     below: float | None
     choices: Collection[Any] | None
     unit: str
+    words: Collection[str] = ()
 
     @property
     def allowed(self) -> str:
@@ -55,7 +56,8 @@ class Option:
             names = ", ".join(map(str, self.choices))
             return f"list of {several} out of {names}" if self.is_list else f"{single} out of {names}"
         what = f"list of {several}" if self.is_list else single
-        return " ".join(filter(None, (what, f"of {self.unit}" if self.unit else "", self._range)))
+        said = " ".join(filter(None, (what, f"of {self.unit}" if self.unit else "", self._range)))
+        return " or ".join([said, *self.words])
 
     @property
     def _refusal(self) -> str:
@@ -72,8 +74,8 @@ class Option:
 
     def checked(self, value: Any, key: str) -> Any:
         """The value as the part's field holds it. Raises: UserError where it is not allowed, in the words of `key`."""
-        if value is None and self.is_optional:
-            return None
+        if (value is None and self.is_optional) or (isinstance(value, str) and value in self.words):
+            return value
         if self.is_list:
             if isinstance(value, list | tuple) and all(map(self._fits, value)):
                 return tuple(map(self._held, value))
@@ -111,14 +113,15 @@ def option(
     below: float | None = None,
     choices: Collection[Any] | None = None,
     unit: str = "",
+    words: Collection[str] = (),
 ) -> Any:
     """A dataclass field that is an option of a part; its annotation is one of `WORDS`, a tuple of one, or None too.
 
     Without a default it must be given. The range is from `low` to `high`, ends included, or within `above` and `below`,
-    ends excluded. `choices` may be a table, whose names they then are.
+    ends excluded. `choices` may be a table, whose names they then are; `words` may stand in place of a value.
     """
     ends = {"low": low, "high": high, "above": above, "below": below}
-    return field(default=default, metadata={"help": help, **ends, "choices": choices, "unit": unit})
+    return field(default=default, metadata={"help": help, **ends, "choices": choices, "unit": unit, "words": words})
 
 
 @cache
@@ -147,6 +150,7 @@ _PLAIN: Mapping[str, Any] = {
     "below": None,
     "choices": None,
     "unit": "",
+    "words": (),
 }
 """What a plain field says of itself as an option."""
 

@@ -114,15 +114,6 @@ def side_unit(conditioning: Mapping[str, Any]) -> int:
     return math.lcm(*(kind.side_unit(options) for kind, options in chosen_conditions(conditioning)))
 
 
-def condition_choices() -> dict[str, tuple[Any, ...]]:
-    """The settings of conditions that have a few values to choose from, by dotted name."""
-    return {
-        f"conditioning.{name}.{option}": choices
-        for name, kind in CONDITIONS.items()
-        for option, choices in kind.choices.items()
-    }
-
-
 def filled_conditioning(
     conditioning: Mapping[str, Any], sizes: Mapping[str, Mapping[str, Any]], facts: DataFacts, data: str
 ) -> tuple[dict[str, Any], list[str]]:

@@ -13,13 +13,14 @@ from experiments.conditions.probe_score import ProbeScore
 from ldm.conditioning import ClassConditioning
 from ldm.data import fields
 from ldm.errors import UserError
+from ldm.parts import option
 
 
 @dataclass(frozen=True)
 class ClassOptions:
     """dim: width of the token."""
 
-    dim: int
+    dim: int = option(low=1, help="width of the token")
 
 
 def _conditioning(options: ClassOptions, context: BuildContext) -> ClassConditioning:

@@ -1,7 +1,7 @@
 """What a condition is: everything that the program knows of one stands in one `ConditionKind`."""
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
@@ -99,7 +99,7 @@ class ConditionKind(Generic[OptionsT]):
     is_optional: whether data that cannot give it is trained without, which is said, instead of being refused.
     vocabulary: the entry of `Vocabulary` that its network is built for.
     leaves_known: whether it leaves some pixels of the sample known.
-    choices: the values that an option may have, by its name. check(options): raises UserError for other mistakes.
+    check(options): raises UserError for mistakes that no range of one option shows.
     settled(settings): the filled settings without what is inactive in them.
     side_unit(options): what the sides of samples must be multiples of.
     task(options): what an image to start from lacks, in words, so that easier and harder tasks are told apart.
@@ -120,7 +120,6 @@ class ConditionKind(Generic[OptionsT]):
     is_optional: bool = False
     vocabulary: str | None = None
     leaves_known: bool = False
-    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     check: Callable[[OptionsT], None] = _no_check
     settled: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
     side_unit: Callable[[OptionsT], int] = _any_side

@@ -32,6 +32,7 @@ from ldm.metrics.features import Extractor, Features
 from ldm.metrics.perceptual import perceptual_distances
 from ldm.metrics.reconstruction import PerceptualDistance
 from ldm.metrics.values import MEAN_FILL, MetricValue, Variant
+from ldm.parts import option
 from ldm.records import LeftOut
 
 
@@ -39,11 +40,11 @@ from ldm.records import LeftOut
 class InpaintOptions:
     """masks: the kinds of regions, drawn evenly."""
 
-    masks: Sequence[str]
+    masks: tuple[str, ...] = option(choices=MASK_KINDS, help="kinds of regions that are left out")
 
 
 def _check(options: InpaintOptions) -> None:
-    if not options.masks or any(mask not in MASK_KINDS for mask in options.masks):
+    if not options.masks:
         raise UserError(f"conditioning.inpaint.masks={options.masks} must name some of {', '.join(MASK_KINDS)}")
 
 

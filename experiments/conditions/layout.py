@@ -12,6 +12,7 @@ from experiments.conditions.probe_score import ProbeScore
 from ldm.conditioning import BoxTokenConditioning, LayoutConditioning
 from ldm.data.fields import Boxes
 from ldm.errors import UserError
+from ldm.parts import option
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class LayoutOptions:
     boxes: at most so many an image, the largest.
     """
 
-    dim: int
-    depth: int
-    grid: int
-    boxes: int
+    dim: int = option(low=1, help="width of the tokens")
+    depth: int = option(low=1, help="blocks of the transformer")
+    grid: int = option(low=1, help="places a side that corners are rounded to")
+    boxes: int = option(low=1, help="at most so many an image, the largest")
 
 
 def _conditioning(options: LayoutOptions, context: BuildContext) -> LayoutConditioning:

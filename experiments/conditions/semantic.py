@@ -14,6 +14,7 @@ from experiments.conditions.probe_score import ProbeScore
 from ldm.conditioning import SemanticConditioning
 from ldm.data import fields
 from ldm.errors import UserError
+from ldm.parts import option
 
 GREY = (200, 200, 200)
 DARK = (90, 90, 90)
@@ -23,7 +24,7 @@ DARK = (90, 90, 90)
 class SemanticOptions:
     """channels: of the map beside the latent."""
 
-    channels: int
+    channels: int = option(low=1, help="that the classes are embedded in")
 
 
 def _conditioning(options: SemanticOptions, context: BuildContext) -> SemanticConditioning:

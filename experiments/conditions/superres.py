@@ -28,6 +28,7 @@ from ldm.metrics import superres
 from ldm.metrics.perceptual import perceptual_distances
 from ldm.metrics.reconstruction import ImageErrors, PerceptualDistance, image_errors, mean_value, perceptual_metric
 from ldm.metrics.values import BICUBIC, MetricValue, Variant, varied
+from ldm.parts import option
 from ldm.randomness import numpy_generator
 from ldm.records import LeftOut
 
@@ -36,8 +37,8 @@ from ldm.records import LeftOut
 class SuperresOptions:
     """scale: how many times smaller the low-resolution image is. degradation: how it is made."""
 
-    scale: int
-    degradation: str
+    scale: int = option(choices=(2, 4, 8), help="by which the given image is smaller")
+    degradation: str = option(choices=DEGRADATIONS, help="how it is made smaller")
 
 
 def _degradation(options: SuperresOptions) -> Degradation:
@@ -138,7 +139,6 @@ SUPERRES = ConditionKind(
     picture=_picture,
     gives_tokens=False,
     is_map=True,
-    choices={"scale": (2, 4, 8), "degradation": DEGRADATIONS},
     side_unit=lambda options: options.scale,  # the low-resolution image has whole pixels
     task=lambda options: f"{options.degradation}, {options.scale} times",
     scores=(SuperresScore(),),

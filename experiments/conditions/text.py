@@ -23,6 +23,7 @@ from ldm.data.fields import WordPieces
 from ldm.errors import UserError
 from ldm.metrics.clip_score import CLIP_SCORE, MISSING, ClipScore, clip_score, load_clip_score
 from ldm.metrics.values import OTHER_CONDITIONS, REAL_IMAGES, Variant, varied
+from ldm.parts import option
 from ldm.pretrained.text import PretrainedText, Tokeniser, bert_tokeniser, pretrained_text
 from ldm.records import LeftOut
 
@@ -34,10 +35,10 @@ class TextOptions:
     length: word pieces that a caption is cut or padded to. encoder: the folder of a frozen text encoder.
     """
 
-    dim: int | None
-    depth: int | None
-    length: int
-    encoder: str | None
+    dim: int | None = option(low=1, help="width of the tokens")
+    depth: int | None = option(low=1, help="blocks of the transformer")
+    length: int = option(low=2, unit="word pieces", help="that a caption is cut or padded to")
+    encoder: str | None = option(help="folder of a frozen text encoder")
 
 
 def _pretrained(options: TextOptions, device: str) -> PretrainedText:

@@ -31,12 +31,15 @@ class StagedSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the grid that the command line spans."""
+        from experiments.cli import has_no_choice
         from experiments.main import run_grid
 
         overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
             [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
         )
         [grid] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        globbed = {override.key_or_group for override in overrides if "glob(" in (override.input_line or "")}
+        grid = [point for point in grid if not has_no_choice(point, globbed)]
         compose = self.hydra_context.config_loader.load_sweep_config
         jobs = 0
 

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ldm.data.contract import UnusableImage
 
@@ -136,6 +136,8 @@ def decode_image(data: bytes, resolution: int, name: str, white: int = WHITE_16)
             # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is many times faster.
             image.draft(image.mode, (round(REDUCING_GAP * resolution),) * 2)
             return np.array(square(to_rgb(upright(image), white), resolution))
+    except UnidentifiedImageError as error:  # whose text names an object in memory
+        raise UnusableImage(name, "is no image that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise exceptions of many kinds on damaged files
         raise UnusableImage(name, f"cannot be read ({str(error) or type(error).__name__})") from error
     raise UnusableImage(name, f"is {size[0]}x{size[1]}, under half of {resolution} px")

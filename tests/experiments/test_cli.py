@@ -1,6 +1,7 @@
 """What the person at the keyboard is told: one sentence and an exit code, before anything is computed."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from program import run
 from tiny_plans import settings_of
 
 from experiments import cli
-from experiments.cli import exit_code, without
+from experiments.cli import exit_code, pasted, without
 from experiments.compose import composed
 from experiments.schema import CONF, check_keys, leaves
 from ldm.errors import UserError
@@ -162,3 +165,40 @@ def test_leaves_are_all_dotted_names():
 
 def test_overrides_of_one_key_are_left_out():
     assert without(["store=a", "+store=b", "++store=c", "restore=d", "ae.f=4"], "store") == ["restore=d", "ae.f=4"]
+
+
+@pytest.mark.parametrize(
+    "value", ["my photos (1)", "a[b],c=d", "Gr\u00f6\u00dfe", 'a"b', "back\\slash\\", "it's", 'a\\"b']
+)
+def test_what_is_to_be_pasted_gives_the_value_back(value):
+    """Through a shell and through Hydra."""
+    words = shlex.split(pasted("data.path", value))
+    assert len(words) == 1
+    [override] = OverridesParser.create().parse_overrides(words)
+    assert override.value() == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data=folder", "data.path=/tmp/a (b)"], ["the value of data.path", "'data.path=\"/tmp/a (b)\"'"]),
+        (["data=folder", "data.path=/tmp/a", "b"], ["'b' is no KEY=VALUE", "quoted"]),
+        (["ae.f=4", "ae.f=8"], ["ae.f is given twice, as 4 and as 8", "ae.f=4,8"]),
+        (["~tracker"], ["every run needs the group tracker", "tracker.mode=disabled"]),
+        (["+sampler.stpes=5"], ["'sampler.stpes', added with +", "did you mean 'sampler.steps'?"]),
+        (["data.path=/tmp/a"], ["data.path is a setting of", "data=folder"]),
+        (["data.resolution=36"], ["data.resolution=36 is no side", "use 32 or 40"]),
+        (["sampler.steps=ten"], ["sampler.steps=ten is no whole number of steps from 1 to 1000"]),
+        (["trainer.learning_rate=abc"], ["trainer.learning_rate=abc is no number above 0"]),
+        (["sampler.eta=-1"], ["sampler.eta=-1 is no number from 0 to 1"]),
+        (["conditioning.dropout=2"], ["conditioning.dropout=2 is no number from 0 to 1"]),
+        (["ae.channels=3.5"], ["ae.channels=3.5 is no whole number"]),
+    ],
+)
+def test_wrong_settings_end_in_one_sentence_before_anything_runs(arguments, said, tmp_path):
+    done = run(tmp_path / "store", *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert all(words in done.stdout for words in said), done.stdout
+    assert done.stdout.count("error:") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list((tmp_path / "store").glob("*/*/*"))

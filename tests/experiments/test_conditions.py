@@ -36,6 +36,7 @@ from ldm.data.contract import ImageCache
 from ldm.errors import UserError
 from ldm.metrics.clip_score import MISSING
 from ldm.metrics.features import Features
+from ldm.parts import option
 from ldm.probes import build_probe
 from ldm.records import Protocol
 
@@ -253,7 +254,7 @@ class TintOptions:
     """strength: what the colour is multiplied by. space: of the colour."""
 
     strength: float
-    space: str
+    space: str = option(choices=("rgb", "linear"), help="")
 
 
 class Tint(Conditioning):
@@ -292,7 +293,6 @@ TINT = ConditionKind(
     conditioning=lambda options, context: Tint(options.strength, 32 // context.f),
     picture=swatch,
     gives_tokens=False,
-    choices={"space": ("rgb", "linear")},
     task=lambda options: f"colour times {options.strength:g}",
 )
 

@@ -1,0 +1,302 @@
+"""Every setting with its type, range and unit: those of no part here, those of parts as the parts declare them.
+
+Values are checked when they are composed, before anything is read or run. Defaults stand in conf/ alone.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import OmegaConf
+
+from experiments.conditions import CONDITIONS
+from experiments.custom import is_custom
+from experiments.schema import CONF
+from ldm.data.sources import SOURCES
+from ldm.denoiser import DENOISERS
+from ldm.diffusion.guidance import CLIPS
+from ldm.diffusion.schedule import SCHEDULES, STEPS
+from ldm.diffusion.target import TARGETS
+from ldm.diffusion.weighting import WEIGHTINGS
+from ldm.first_stage.build import FIRST_STAGES
+from ldm.first_stage.initialisation import INITIALISATIONS
+from ldm.parts import Option, option, options_of
+from ldm.samplers import SAMPLERS
+from ldm.samplers.spacing import FINALS, SPACINGS
+
+LARGEST_SEED: Final = 2**63 - 1
+
+
+def _seed(what: str) -> Any:
+    return option(low=0, high=LARGEST_SEED, help=f"seed of {what}")
+
+
+def _count(what: str, unit: str = "images", low: int = 1) -> Any:
+    return option(low=low, unit=unit, help=what)
+
+
+@dataclass(frozen=True)
+class _Run:
+    store: str = option(help="folder of all results")
+    seed: int = _seed("diffusion training")
+    device: str = option(choices=("auto", "cpu", "cuda"), help="where stages run")
+    precision: str = option(choices=("auto", "bf16", "fp32"), help="number format of the networks")
+    until: str = option(help="the last stage; measurements of what is made are included")
+    workers: int | None = _count("that decode images", "threads")
+
+
+@dataclass(frozen=True)
+class _FirstStage:
+    f: int | None = option(low=1, help="downsampling factor, a power of two")
+    channels: int | None = option(low=1, help="channels of the latent")
+    seed: int = _seed("the first stage's weights and training")
+    path: Path | None = option(help="file or folder of given weights")
+
+
+@dataclass(frozen=True)
+class _Loss:
+    perceptual: str = option(help="network of the perceptual loss, or none")
+    perceptual_path: Path | None = option(help="its weights")
+    perceptual_weight: float = option(low=0, help="weight of the perceptual loss")
+
+
+@dataclass(frozen=True)
+class _Discriminator:
+    start: float | None = option(low=0, help="share of the training after which it takes part; 1: never")
+    channels: int | None = option(low=1, help="channels of its first layer")
+    layers: int | None = option(low=1, help="layers that halve the side; null: by resolution")
+    norm: str = option(choices=("group", "batch"), help="normalisation")
+    weight: float = option(low=0, help="weight of the adversarial term")
+
+
+@dataclass(frozen=True)
+class _Coders:
+    name: str | None = option(help="a named architecture of scale=paper")
+    ch: int | None = option(low=1, help="channels of the first level")
+    ch_mult: tuple[int, ...] | None = option(low=1, help="what each level has times that")
+    num_res_blocks: int | None = option(low=0, help="residual blocks a level")
+    attention_sides: tuple[int, ...] | None = option(low=1, help="sides of the feature maps with attention")
+    mid_attention: bool = option(help="whether there is attention at the latent's side")
+    dropout: float = option(low=0, below=1, help="share of activations dropped in training")
+    initialisation: str | None = option(choices=INITIALISATIONS, help="what the weights are at the beginning")
+
+
+@dataclass(frozen=True)
+class _FirstStageTraining:
+    images: int | None = _count("seen in training")
+    batch: int | None = _count("a step")
+    learning_rate: float | None = option(above=0, help="the rate of Adam")
+    matrix_learning_rate: float | None = option(low=0, help="the rate of Muon for matrices; 0: Adam for all")
+    warm_up: int | None = _count("over which the rate rises", low=0)
+    decay: str = option(choices=("constant", "cosine"), help="the rate over the training")
+    gradient_clip: float | None = option(above=0, help="largest norm of the gradient; null: none")
+
+
+@dataclass(frozen=True)
+class _Latents:
+    scale: str = option(choices=("std_scalar", "per_channel", "none"), help="what latents are divided by")
+
+
+@dataclass(frozen=True)
+class _Conditioning:
+    dropout: float = option(low=0, high=1, help="share of training images whose condition is dropped")
+
+
+@dataclass(frozen=True)
+class _Diffusion:
+    schedule: str = option(choices=SCHEDULES, help="noise schedule")
+    shift: float | None = option(above=0, words=("auto",), help="shift of the noise schedule")
+    target: str = option(choices=TARGETS, help="what the network predicts")
+    weighting: str = option(choices=WEIGHTINGS, help="weight of the loss over t")
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    steps: int | None = option(low=1, high=STEPS, unit="steps", help="of the time grid")
+    nfe: int | None = option(low=1, unit="calls", help="of the network an image, guidance included, in place of steps")
+    spacing: str = option(choices=SPACINGS, help="how the time grid is spaced")
+    final: str = option(choices=FINALS, help="where the time grid ends")
+    clip: str = option(choices=CLIPS, help="whether estimates of x0 are clamped to the range of the training latents")
+    seed: int = _seed("the samples' noise")
+
+
+@dataclass(frozen=True)
+class _Samples:
+    keep: str = option(choices=("features", "images"), help="what stays of the samples")
+    batch: int | None = _count("sampled at a time")
+    height: int | None = _count("of the samples", "pixels")
+    width: int | None = _count("of the samples", "pixels")
+    tile: int | None = _count("a side of the tiles that are decoded", "latents")
+    overlap: int | None = _count("that neighbouring tiles share", "latents", low=0)
+    conditions: str | None = option(choices=("train", "heldout"), help="images that the conditions come from")
+    paste_known: bool = option(help="whether inpainting puts the given pixels back")
+
+
+@dataclass(frozen=True)
+class _Guidance:
+    scale: float = option(low=0, words=("auto",), help="scale of classifier-free guidance; 1: none")
+    interval: tuple[float, ...] | None = option(low=0, high=1, help="[low, high] of t at which guidance acts")
+    rescale: float = option(low=0, high=1, help="share of the prediction that is given the conditional one's deviation")
+    candidates: tuple[float, ...] = option(low=0, help="scales tried by guidance.scale=auto")
+    tuning_samples: int | None = _count("of each candidate", low=2)
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    weights: Path | None = option(help="weights of the extractor")
+    extra: tuple[str, ...] = option(help="further metrics of your own")
+    n_samples: int | None = _count("of a cell", "samples", low=2)
+    reference: str = option(choices=("heldout", "train"), help="real images that samples are compared with")
+    seed: int = _seed("what is random in a metric")
+    allow_same_network: bool = option(help="whether the extractor may have trained the first stage")
+    progress_samples: int | None = _count("of each milestone", "samples", low=2)
+    progress_steps: int = option(low=1, high=STEPS, unit="steps", help="of DDIM for them")
+    coding: bool = option(help="whether latents are sent through an entropy coder")
+    predictors: bool = option(help="whether the latent space is measured before diffusion is trained on it")
+    likelihood: bool = option(help="whether the variational bound is measured")
+    likelihood_samples: int | None = _count("of the held-out ones", low=2)
+    likelihood_levels: int | None = option(
+        low=2, high=STEPS, unit="noise levels", help="one network call an image each"
+    )
+    likelihood_clip: str = option(choices=CLIPS, help="whether estimates of x0 are clamped")
+    memorisation: bool = option(help="whether samples are compared with their nearest training images")
+    clip: Path | None = option(help="transformers folder of a CLIP model")
+    lpips: Path | None = option(help="torchvision's AlexNet weights")
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    budget: str = option(choices=("images", "flops", "paper"), help="what all f have in equal amounts")
+    images: int | None = _count("seen in training")
+    length: float = option(above=0, help="times the images of the scale")
+    batch: int | None = _count("a step")
+    micro_batch: int | None = _count("in one pass")
+    learning_rate: float | None = option(above=0, help="the rate of AdamW")
+    learning_rate_factor: float = option(above=0, help="times that rate")
+    warm_up: int | None = _count("over which the rate rises", low=0)
+    decay: str = option(choices=("constant", "cosine"), help="the rate over the training")
+    weight_decay: float = option(low=0, help="of AdamW")
+    gradient_clip: float | None = option(above=0, help="largest norm of the gradient; null: none")
+    ema_half_life: float | None = option(above=0, unit="images", help="over which a weight's part in the EMA halves")
+    milestones: tuple[float, ...] = option(above=0, high=1, help="shares of the training at which quality is measured")
+    checkpoint_seconds: float = option(low=0, unit="seconds", help="between checkpoints")
+
+
+@dataclass(frozen=True)
+class _Tracker:
+    mode: str = option(choices=("offline", "online", "disabled"), help="where W&B writes")
+    project: str = option(help="of W&B")
+    entity: str | None = option(help="of W&B")
+
+
+GROUPS: Final[Mapping[str, type]] = {
+    "": _Run,
+    "ae": _FirstStage,
+    "ae.loss": _Loss,
+    "ae.loss.discriminator": _Discriminator,
+    "ae.architecture": _Coders,
+    "ae.training": _FirstStageTraining,
+    "latents": _Latents,
+    "conditioning": _Conditioning,
+    "diffusion": _Diffusion,
+    "sampler": _Sampler,
+    "samples": _Samples,
+    "guidance": _Guidance,
+    "metrics": _Metrics,
+    "trainer": _Trainer,
+    "tracker": _Tracker,
+}
+"""Settings that belong to no part, by the group in which they stand."""
+
+WHOLE: Final = tuple(dict.fromkeys(group.partition(".")[0] for group in ("data", "denoiser", *GROUPS) if group))
+"""The groups that every run has."""
+
+PARTS: Final[Mapping[str, Mapping[str, type]]] = {
+    "data": SOURCES,
+    "denoiser": DENOISERS,
+    "sampler": SAMPLERS,
+    "diffusion": SCHEDULES,
+}
+"""Tables of parts whose options stand in a group."""
+
+CHOOSES: Final = {"data": "name", "denoiser": "name", "diffusion": "schedule"}
+"""The key of a group that says whose options stand in it; in others those of all parts do."""
+
+
+def _under(group: str, options: Mapping[str, Option], is_open: bool) -> Iterator[tuple[str, Option, bool]]:
+    prefix = f"{group}." if group else ""
+    return ((f"{prefix}{name}", each, is_open) for name, each in options.items())
+
+
+def declared(config: Mapping[str, Any] | None = None) -> dict[str, tuple[Option, bool]]:
+    """By dotted key, what a setting may be, and whether null may stand for what a table says.
+
+    Of parts those that the config chooses; without one, all.
+    """
+    found: list[tuple[str, Option, bool]] = []
+    for group, cls in GROUPS.items():
+        found += _under(group, options_of(cls), is_open=False)
+    for group, table in PARTS.items():
+        key = CHOOSES.get(group)
+        chosen = None if config is None or key is None else config[group].get(key)
+        parts = [table[chosen]] if isinstance(chosen, str) and chosen in table else list(table.values())
+        for part in parts:
+            found += _under(group, options_of(part), is_open=True)
+    for kind in FIRST_STAGES.values():
+        found += _under("ae" if kind.group is None else f"ae.{kind.group}", options_of(kind.Options), is_open=True)
+    for name, condition in CONDITIONS.items():
+        options: type = condition.options
+        found += _under(f"conditioning.{name}", options_of(options), is_open=True)
+    return {key: (each, is_open) for key, each, is_open in reversed(found)}
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raises UserError for the first setting of a composed config that is not of its type, or out of its range."""
+    known = declared(config)
+    own = {group for group in ("data", "denoiser", "ae", "sampler") if is_custom(config[group])}
+    for key, value in _leaves(config, known):
+        if key in known and not (key.partition(".")[0] in own and key not in _OWN_TOO):
+            each, is_open = known[key]
+            if not (value is None and is_open):
+                each.checked(value, key)
+
+
+_OWN_TOO: Final = {f"{group}.{name}" for group, cls in GROUPS.items() if group for name in options_of(cls)}
+"""Settings that a class of the user's own does not replace."""
+
+
+def _leaves(config: Mapping[str, Any], ends: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values by dotted key; one under a key of `ends` is not looked into."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name != "options" and f"{prefix}{name}" not in ends:
+            yield from _leaves(value, ends, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def defaults() -> dict[str, Any]:
+    """What conf/ gives to every setting that it has, by dotted key; of groups with a choice, all of its files."""
+    found: dict[str, Any] = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        if path.parent.name not in ("experiment", "scale", "hydra"):
+            found |= {f"{path.parent.name}.{key}": value for key, value in _leaves(_plain(path))}
+    return found | dict(_leaves(_plain(CONF / "config.yaml")))
+
+
+def _plain(path: Path) -> Mapping[str, Any]:
+    config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra", "sweep")}
+
+
+def reference(defaults: Mapping[str, Any]) -> str:
+    """All settings as a table in Markdown: key, default, what it may be, and what it is; `defaults` by dotted key."""
+    lines = ["| key | default | may be | what |", "|---|---|---|---|"]
+    for key, (each, _) in sorted(declared().items()):
+        given = defaults.get(key, "")
+        null = " or null" if each.is_optional and "null" not in each.allowed else ""
+        shown = "null" if given is None else str(given)
+        allowed = f"{each.allowed}{null}".replace("|", "\\|")
+        lines.append(f"| `{key}` | {shown} | {allowed} | {each.help} |")
+    return "\n".join(lines) + "\n"

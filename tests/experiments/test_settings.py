@@ -1,0 +1,125 @@
+"""Every setting has a type, a range and a unit, and what is not so is refused in one sentence before anything runs."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from program import ROOT
+
+from experiments.schema import CONF
+from experiments.settings import check_settings, declared, defaults, reference
+from ldm.errors import UserError
+from ldm.parts import Option
+
+GIVEN = "given"
+CONFIGS = [
+    *([f"data={name}", f"+data.path={GIVEN}"] for name in ("folder", "cifar10", "lsun", "coco", "imagenet", "places")),
+    *([f"ae={name}"] for name in ("kl", "vq", "identity")),
+    *([f"sampler={name}"] for name in ("ddim", "ddpm", "plms", "dpmpp", "heun", "euler", "unipc")),
+    ["conditioning=[class,text,layout,semantic,superres,inpaint]"],
+    ["diffusion.schedule=linear"],
+]
+
+CHECKED_ELSEWHERE = {
+    "data.name": "looked up in SOURCES",
+    "denoiser.name": "looked up in DENOISERS",
+    "denoiser.architecture": "a name of scale=paper, looked up there",
+    "sampler.name": "looked up in SAMPLERS",
+    "ae.regulariser": "looked up in FIRST_STAGES",
+    "metrics.extractor": "looked up in EXTRACTORS",
+    "metrics.also.efficientnet_lite2": "a switch or a path",
+    "metrics.also.inception": "a switch or a path",
+    "metrics.also.dinov2": "a switch or a path",
+    "metrics.also.clip": "a switch or a path",
+    "metrics.target": "a class of the user's own",
+    "metrics.options": "of a class of the user's own",
+    "sweep.id": "set by the program",
+    "sweep.target": "set by the program",
+    "sweep.identity": "set by the program",
+}
+
+
+def composed(overrides: list[str]) -> dict[str, Any]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["scale=tiny", *overrides])
+    found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    del found["scale"]
+    return found
+
+
+def leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            yield from leaves(inner, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", inner
+
+
+def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    found = copy.deepcopy(config)
+    group = found
+    *above, last = key.split(".")
+    for part in above:
+        group = group[part]
+    group[last] = value
+    return found
+
+
+def wrong_for(option: Option, is_open: bool) -> Iterator[Any]:
+    """Values of another type, and just out of the range."""
+    if not option.is_optional and not is_open:
+        yield None
+    if option.kind in (str, Path) and option.choices is None:
+        yield from ([["a"]] if not option.is_list else ["a", [1]])
+        return
+    yield from ("abc", {"a": 1})
+    if option.kind is not bool:
+        yield True
+    if option.choices is None and option.kind is not bool:
+        yield from (math.nan, math.inf)
+    if option.kind is int:
+        yield 1.5
+    yield from ([["abc"], 1] if option.is_list else [[1]])
+    bounds = [(option.low, -1), (option.high, 1)]
+    outside = [bound + step for bound, step in bounds if bound is not None]
+    outside += [bound for bound in (option.above, option.below) if bound is not None]
+    yield from ([value] for value in outside) if option.is_list else outside
+
+
+def refusal(config: Mapping[str, Any]) -> str:
+    try:
+        check_settings(config)
+    except UserError as error:
+        return str(error)
+    return "not refused"
+
+
+@pytest.mark.parametrize("overrides", CONFIGS, ids=" ".join)
+def test_every_setting_is_declared_and_refuses_what_it_is_not(overrides: list[str]) -> None:
+    config = composed(overrides)
+    known = declared(config)
+    check_settings(config)
+    tried = 0
+    for key, value in leaves(config):
+        if key in CHECKED_ELSEWHERE:
+            continue
+        assert key in known, f"{key}={value} has no type"
+        option, is_open = known[key]
+        for wrong in wrong_for(option, is_open):
+            said = refusal(changed(config, key, wrong))
+            assert said.startswith(f"{key}="), (key, wrong, said)
+            tried += 1
+    assert tried > 300
+
+
+def test_the_page_of_settings_is_what_the_program_declares() -> None:
+    """Written by: python -c 'from experiments.settings import *; print(reference(defaults()), end="")'."""
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert text.endswith(reference(defaults()))
