@@ -34,7 +34,7 @@ def _warm_python() -> WarmPython:
 
 def run(store: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Runs to the end, beginning where the imports are done."""
-    return _warm_python().run(command(store, *arguments)[1:], store.parent, environment())
+    return _warm_python().run(command(store, *arguments)[1:], store.parent)
 
 
 def run_afresh(store: Path, *arguments: str, with_gpu: bool = False) -> "subprocess.CompletedProcess[str]":

@@ -1,16 +1,15 @@
 """A part that nobody knows is written in few places, and then planned, run, tabled and drawn like all others."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from program import environment
 from toy_parts import MOST, PLACES, File
+from warm_python import WarmPython
 
 pytestmark = pytest.mark.program
 
@@ -26,20 +25,23 @@ TITLES = {
 }
 DRAW = """
 import dataclasses
+import sys
 from pathlib import Path
 from analysis.collect import read_study
 from analysis.figures import FIGURES
 from analysis.plot_tradeoffs import draw
-draw(Path("store"), Path("out"), None, False)
-study = read_study(Path("store"))
-for metric in {metrics}:
-    FIGURES["quality_vs_f"].draw(dataclasses.replace(study, metric=metric)).savefig(f"out/{{metric}}.svg")
+store, *metrics = sys.argv[1:]
+draw(Path(store), Path(store, "out"), None, False)
+study = read_study(Path(store))
+for metric in metrics:
+    FIGURES["quality_vs_f"].draw(dataclasses.replace(study, metric=metric)).savefig(f"{store}/out/{metric}.svg")
 """
+DENOISERS = {"one": ("stack",), "both": ("unet", "stack")}
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the program in which the toys are written."""
+def house(tmp_path_factory: pytest.TempPathFactory) -> WarmPython:
+    """A copy of the program in which the toys are written; its packages stand before those that are installed."""
     root = tmp_path_factory.mktemp("house")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -48,13 +50,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for places in PLACES.values():
         for place in places:
             place.write(root)
-    return root
+    (root / "draw.py").write_text(DRAW, encoding="utf-8")
+    return WarmPython(root, {**environment(), "PYTHONPATH": str(root)})
 
 
-def python(house: Path, *arguments: str) -> str:
-    """What a command of the copy prints; its packages stand before those that are installed."""
-    environment = {**os.environ, "PYTHONPATH": str(house), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=house)
+def printed(house: WarmPython, *arguments: str) -> str:
+    """What a command of the copy prints."""
+    done = house.run(arguments, house.root)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -75,23 +77,36 @@ def test_the_guide_names_every_place(kind: str) -> None:
         assert f"`{named}" in section, place.path
 
 
-def test_a_plan_holds_the_toys(house: Path) -> None:
-    printed = python(house, "-m", "experiments.describe", *ASKED, "denoiser=stack", "sampler=damped", "--json")
-    plan = json.loads(printed)
+def test_a_plan_holds_the_toys(house: WarmPython) -> None:
+    described = printed(house, "-m", "experiments.describe", *ASKED, "denoiser=stack", "sampler=damped", "--json")
+    plan = json.loads(described)
     toys = {"regulariser": "small", "conditioning": "mean_colour", "denoiser": "stack", "sampler": "damped"}
     assert {axis: plan["axes"][axis] for axis in (*toys, "damping")} == {**toys, "damping": 0.25}
     assert plan["parameters"]["denoiser"] > 0
     assert plan["parameters"]["bottleneck"] == 0
-    assert "brightness" in printed
+    assert "brightness" in described
+
+
+@pytest.fixture(scope="module", params=["one", pytest.param("both", marks=pytest.mark.slow)])
+def store(house: WarmPython, request: pytest.FixtureRequest) -> Path:
+    """A sweep with all the toys, over samplers and one or both denoisers; in it what analysis writes."""
+    name = str(request.param)
+    swept = (f"denoiser={','.join(DENOISERS[name])}", "sampler=ddim,damped")
+    printed(house, "run.py", "-m", *ASKED, *swept, "tracker.mode=disabled", f"store={name}")
+    printed(house, "draw.py", name, *METRICS)
+    return house.root / name
+
+
+@pytest.fixture
+def denoisers(store: Path) -> tuple[str, ...]:
+    """Those of the sweep, each under two samplers."""
+    return DENOISERS[store.name]
 
 
 @pytest.fixture(scope="module")
-def out(house: Path) -> Path:
-    """What analysis writes of a sweep with all the toys, and a figure of each toy metric."""
-    swept = ("denoiser=unet,stack", "sampler=ddim,damped")
-    python(house, "run.py", "-m", *ASKED, *swept, "tracker.mode=disabled", "store=store")
-    python(house, "-c", DRAW.format(metrics=METRICS))
-    return house / "out"
+def out(store: Path) -> Path:
+    """What analysis writes of the sweep, and a figure of each toy metric."""
+    return store / "out"
 
 
 @pytest.fixture(scope="module")
@@ -99,46 +114,49 @@ def results(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "results.csv")
 
 
-def test_axes_of_the_toys_are_columns(results: pd.DataFrame) -> None:
+def test_axes_of_the_toys_are_columns(results: pd.DataFrame, denoisers: tuple[str, ...]) -> None:
     cells = results[results["stage"] == "evaluation"]
-    assert len(cells["cell"].unique()) == 4
+    assert len(cells["cell"].unique()) == 2 * len(denoisers)
     assert set(cells["regulariser"]) == {"small"}
     assert set(cells["conditioning"]) == {"mean_colour"}
-    assert set(cells["denoiser"]) == {"unet", "stack"}
+    assert set(cells["denoiser"]) == set(denoisers)
     assert set(cells["damping"][cells["sampler"] == "damped"]) == {0.25}
     assert cells["damping"][cells["sampler"] == "ddim"].isna().all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_values_of_the_toys_are_rows_with_verdicts(metric: str, out: Path, results: pd.DataFrame) -> None:
+def test_values_of_the_toys_are_rows_with_verdicts(
+    metric: str, out: Path, results: pd.DataFrame, denoisers: tuple[str, ...]
+) -> None:
     rows = results[(results["metric"] == metric) & results["cell"].notna() & (results["stage"] != "progress")]
-    assert len(rows) == 4
+    assert len(rows) == 2 * len(denoisers)
     assert set(rows["stage"]) == {"brightness" if metric == "brightness" else "evaluation"}
     assert set(map(str, rows["higher_is_better"])) == {str(metric == "brightness")}
     assert rows["value"].between(rows["ci_low"], rows["ci_high"]).all()
     compared = pd.read_csv(out / "comparisons.csv")
     verdicts = compared["verdict"][compared["metric"] == metric]
-    assert len(verdicts) == 3
+    assert len(verdicts) == len(rows) - 1
     assert verdicts.str.match("better|worse|not distinguishable").all()
 
 
-def test_a_damped_sampler_differs_from_the_one_it_damps(results: pd.DataFrame) -> None:
+def test_a_damped_sampler_differs_from_the_one_it_damps(results: pd.DataFrame, denoisers: tuple[str, ...]) -> None:
     rows = results[(results["metric"] == MEAN_DISTANCE) & (results["stage"] == "evaluation")]
-    assert rows["value"].nunique() == 4
+    assert rows["value"].nunique() == 2 * len(denoisers)
 
 
-def test_the_table_has_a_place_for_each(out: Path) -> None:
+def test_the_table_has_a_place_for_each(out: Path, denoisers: tuple[str, ...]) -> None:
     page = (out / "table.md").read_text(encoding="utf-8")
     sections = {part.partition("\n")[0]: part for part in page.split("\n## ")}
     cells = sections["Cells"]
-    assert "| denoiser | sampler | damping |" in cells.splitlines()[2]
+    swept = "| denoiser | sampler | damping |" if len(denoisers) > 1 else "| sampler | damping |"
+    assert swept in cells.splitlines()[2]
     assert f"{TITLES[MEAN_DISTANCE]} (n = 32)" in cells
     assert "The rate is `rate_small_gaussian` (small latents)." in cells
     assert "| small latents |" in sections["First stages, on held-out images"]
     assert "Gaussian bits of small latents, bits/px (n = 32)" in sections["First stages, on held-out images"]
     scores = next(part for title, part in sections.items() if title.startswith("Task scores"))
-    assert scores.count("`mean_colour_error`") == 4
-    assert scores.count("(conditions of other samples)") == 4
+    assert scores.count("`mean_colour_error`") == 2 * len(denoisers)
+    assert scores.count("(conditions of other samples)") == 2 * len(denoisers)
     assert f"{TITLES['brightness']} (n = 32)" in sections["Brightness"]
     assert f"{TITLES['brightness']} (n = 32)" in sections["Which cells are better"]
     assert f"{TITLES[MEAN_DISTANCE]}" in sections["Floors: the same distances for real images"]
@@ -149,14 +167,15 @@ def words(figure: Path) -> str:
     return " ".join(re.findall(r"<!-- (.*?) -->", figure.read_text(encoding="utf-8")))
 
 
-def test_figures_show_first_stage_sampler_and_denoiser_by_their_titles(out: Path) -> None:
+def test_figures_show_first_stage_sampler_and_denoiser_by_their_titles(out: Path, denoisers: tuple[str, ...]) -> None:
     rates = words(out / "rate_distortion.svg")
     assert "(small latents Gaussian bits of small latents, codecs without headers)" in rates
     assert "rate_small_gaussian (Gaussian bits of small latents)" in rates
     lines = words(out / "quality_vs_nfe.svg")
     assert "damped DDIM" in lines
     assert "damping 0.25" not in lines  # which is no panel of its own
-    assert {"denoiser stack", "denoiser unet"} <= set(re.findall(r"denoiser \w+", lines))
+    panels = {f"denoiser {name}" for name in denoisers} if len(denoisers) > 1 else set()
+    assert panels <= set(re.findall(r"denoiser \w+", lines))
     assert "damping 0.25" in words(out / "quality_vs_f.svg")
 
 
@@ -168,10 +187,10 @@ def test_each_metric_can_be_drawn(metric: str, out: Path) -> None:
     assert "no finished" not in drawn
 
 
-def test_store_and_ledger_hold_the_toys(out: Path) -> None:
-    store = out.parent / "store"
-    assert len(list(store.glob("brightness/*/record.json"))) == 4
+def test_store_and_ledger_hold_the_toys(house: WarmPython, store: Path, denoisers: tuple[str, ...]) -> None:
+    cells = 2 * len(denoisers)
+    assert len(list(store.glob("brightness/*/record.json"))) == cells
     assert all((path / "conditions.png").is_file() for path in store.glob("samples/*"))
-    printed = python(out.parent, "-m", "experiments.ledger", "--store", "store")
-    assert "brightness" in printed
-    assert "4 of 4 cells done" in printed
+    listed = printed(house, "-m", "experiments.ledger", "--store", store.name)
+    assert "brightness" in listed
+    assert f"{cells} of {cells} cells done" in listed

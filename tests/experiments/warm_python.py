@@ -1,7 +1,7 @@
 """Runs commands of the program in forks of one process that has its imports behind it.
 
-Importing torch takes longer than most tiny runs compute. A command has its own arguments, environment, working folder,
-output and exit code, as in a process that starts afresh.
+Importing torch takes longer than many tiny runs compute. A command has its own arguments, working folder, output and
+exit code, as in a process that starts afresh.
 """
 
 import atexit
@@ -19,24 +19,23 @@ IMPORTED = ("experiments.main", "hydra.main", "torch._dynamo")
 
 
 class WarmPython:
-    """A process that has imported what run.py of `root` imports, until the tests end."""
+    """A process that has imported what run.py of `root` imports, in this environment, until the tests end."""
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+        self.root = root
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             [sys.executable, __file__, root], stdin=pipe, stdout=pipe, text=True, env=environment, cwd=root
         )
         atexit.register(self._process.communicate)  # the end of its input is its end
 
-    def run(
-        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
-    ) -> "subprocess.CompletedProcess[str]":
+    def run(self, arguments: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
         """Runs `python SCRIPT ...` or `python -m MODULE ...` in a folder to the end."""
         assert self._process.stdin
         assert self._process.stdout
         with tempfile.TemporaryDirectory() as place:
             files = [Path(place) / name for name in ("stdout", "stderr")]
-            asked = [list(arguments), str(folder), dict(environment), [str(file) for file in files]]
+            asked = [list(arguments), str(folder), [str(file) for file in files]]
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
             code = int(self._process.stdout.readline())
@@ -50,13 +49,11 @@ def _asked() -> Iterator[list[str]]:
         if child:
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
             continue
-        arguments, folder, environment, outputs = json.loads(line)
+        arguments, folder, outputs = json.loads(line)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, path in enumerate(outputs, start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
         os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
         yield arguments
         return
 
