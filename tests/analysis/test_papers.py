@@ -326,6 +326,7 @@ def test_numbers_measured_alike_are_drawn_without_a_warning(alike):
     assert entry.difference == pytest.approx(psnr(distortion("kl", 8)) - 24.19)
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_command_line_writes_the_check_list_where_asked(tmp_path):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))
     call = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
