@@ -285,7 +285,7 @@ def test_guidance_and_training_of_grey_numbers_are_said(alike):
 
 
 @pytest.mark.parametrize("name", ["quality_vs_f", "quality_vs_throughput", "quality_vs_training"])
-@pytest.mark.parametrize("data", ["imagenet", "emoji"])
+@pytest.mark.parametrize("data", ["imagenet", pytest.param("emoji", marks=pytest.mark.slow)])
 def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
     build(tmp_path, replace(LIKE_THE_PAPER, data=data, factors=(1, 4, 8, 32)))
     figure = FIGURES[name].draw(replace(read_study(tmp_path), published=papers.ldm()))
