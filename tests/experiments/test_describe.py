@@ -45,7 +45,7 @@ def noise_images(n: int, side: int) -> ImageCache:
     )
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+@pytest.mark.parametrize("regulariser", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
     ae = plan_of(f"ae={regulariser}", "ae.f=4").config["ae"]
     counts = count_first_stage(ae, 32)
@@ -61,7 +61,7 @@ def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
         assert 2 * counts.decode == count_flops(lambda: model.decode(latent))
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+@pytest.mark.parametrize("regulariser", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_a_step_of_a_first_stage_is_counted_as_it_runs(regulariser):
     no_adversary = "ae.loss.discriminator.weight=0"
     ae = plan_of(f"ae={regulariser}", "ae.f=4", no_adversary).config["ae"]

@@ -158,6 +158,7 @@ def test_every_row_has_its_n_and_its_protocol(swept: Path) -> None:
     assert progress == "ddim, 10 steps, eta 0.0, spacing trailing, final clean, clip none"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(swept: Path, tmp_path: Path) -> None:
     """Another store, another process: bit for bit."""
     done = run(tmp_path / "store", "ae=vq", "ae.f=4", *SHORT)
