@@ -38,18 +38,13 @@ def entries(study: Study, published: Sequence[Published]) -> list[Entry]:
 
     Nearest = with the fewest differences, of protocol before those of setting; the same metric if it was measured.
     """
-    found = []
+    found, by_model = [], study.frame.groupby(["stage", "f", "regulariser"])
+    rows_of = {model: rows.to_dict("records") for model, rows in by_model}
     for number in _latest(published):
-        rows = study.frame[
-            (study.frame["stage"] == number.stage)
-            & (study.frame["f"] == number.f)
-            & (study.frame["regulariser"] == number.regulariser)
-            & study.frame["conditioning"].map(number.measured.is_task_of)
-        ]
-        same = rows[rows["metric"] == number.metric]
-        candidates = [
-            _entry(study, number, row) for row in (same if not same.empty else _alike(rows, number)).to_dict("records")
-        ]
+        of_model = rows_of.get((number.stage, number.f, number.regulariser), [])
+        rows = [row for row in of_model if number.measured.is_task_of(row["conditioning"])]
+        same = [row for row in rows if row["metric"] == number.metric]
+        candidates = [_entry(study, number, row) for row in same or _alike(rows, number)]
         if candidates:
             found.append(min(candidates, key=_distance))
     return found
@@ -113,7 +108,7 @@ def _prescribed(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {"sampler": name, "steps": int(steps), "eta": float(eta), "guidance_scale": 1.0}
 
 
-def _alike(rows: pd.DataFrame, number: Published) -> pd.DataFrame:
+def _alike(rows: Sequence[Mapping[Any, Any]], number: Published) -> list[Mapping[Any, Any]]:
     """The rows of metrics of the same kind by another network, where the published one was not measured."""
     kinds = {
         "fid": ("fd", "kd"),
@@ -125,7 +120,7 @@ def _alike(rows: pd.DataFrame, number: Published) -> pd.DataFrame:
         f"inpaint_fid{BAND}": ("inpaint_fd_mask40_60",),
         f"inpaint_lpips{BAND}": ("inpaint_lpips_mask40_60",),
     }
-    return rows[rows["kind"].isin(kinds.get(number.metric, ())) & (rows["variant"] == "")]
+    return [row for row in rows if row["kind"] in kinds.get(number.metric, ()) and row["variant"] == ""]
 
 
 def _line(entry: Entry) -> list[str]:

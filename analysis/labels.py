@@ -54,7 +54,7 @@ def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], axes: Axes, without: S
 def told_apart(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """Those of the axes of which rows of the same regulariser and f have several choices."""
     by_point = rows.groupby(["regulariser", "f"], dropna=False)
-    return [axis for axis in axes if by_point[axis].agg(choices).max() > 1]
+    return [axis for axis in axes if choices(rows[axis]) > 1 and by_point[axis].agg(choices).max() > 1]
 
 
 def named_value(axis: str, value: Any) -> str:

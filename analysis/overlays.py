@@ -100,8 +100,9 @@ def note(
     if not drawn:
         return f"No published numbers are drawn: none of {asked} has its place in this figure."
     differing: dict[str, None] = {}
+    unlike = rows.drop_duplicates(["data", "resolution", "conditioning", "n", "protocol"]).to_dict("records")
     for number in drawn:
-        for row in rows.drop_duplicates(["data", "resolution", "conditioning", "n", "protocol"]).to_dict("records"):
+        for row in unlike:
             differing.update(dict.fromkeys(protocol_differences(number, row, protocols.get(row["protocol"], {}))))
     errors = sorted(
         {f"{number.spread / number.value:.1%}" for number in drawn if "Figure" in number.where and number.spread}
@@ -119,11 +120,10 @@ def note(
 def _settings(drawn: Sequence[Published], rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:
     """In what the numbers' models differ from ours of the same f, each setting once, where ours is known."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    ours = rows.drop_duplicates(["f", "channels", "steps", "eta", "guidance_scale", "images_seen"])
+    by_factor = {f: own.to_dict("records") for f, own in ours.groupby("f")}
     for number in drawn:
-        ours = rows[rows["f"] == number.f].drop_duplicates(
-            ["channels", "steps", "eta", "guidance_scale", "images_seen"]
-        )
-        for row in ours.to_dict("records"):
+        for row in by_factor.get(number.f, []):
             for setting, there, here in unlike_settings(number, row):
                 if setting not in shown and here != UNKNOWN:
                     theirs, known = found.setdefault(setting, ({}, {}))

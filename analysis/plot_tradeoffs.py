@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import io
 import os
 import sys
 import tempfile
@@ -106,11 +105,8 @@ def draw(
     study = dataclasses.replace(study, metric=metric)
     style.apply()
     for name, figure_of in figures_of(study).items():
-        figure = figure_of(study)
-        for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, **options)
-            written.append(write_atomic(folder / f"{name}.{kind}", buffer.getvalue()))
+        for kind, content in style.rendered(figure_of(study)).items():
+            written.append(write_atomic(folder / f"{name}.{kind}", content))
     gaps = {gap.label for gap in study.missing}
     print(f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing")
     return written

@@ -51,7 +51,7 @@ class Records:
 
 
 def chosen_sweeps(store: Path, sweep: str | None) -> list[Sweep]:
-    """One sweep (None: the latest), or for "all" every sweep, the earliest first.
+    """One sweep (None: the latest that has results), or for "all" every sweep, the earliest first.
 
     Raises: UserError where the store or the sweep is not there, or cannot be read.
     """
@@ -68,7 +68,21 @@ def chosen_sweeps(store: Path, sweep: str | None) -> list[Sweep]:
     if sweep is not None and sweep != "all":
         return [_read_sweep(found[sweep])]
     sweeps = sorted((_read_sweep(path) for path in found.values()), key=lambda item: (item.created, item.sweep))
-    return sweeps if sweep == "all" else sweeps[-1:]
+    if sweep == "all":
+        return sweeps
+    # One that was refused or stopped before its first result is not what is meant.
+    with_results = [item for item in sweeps if _has_results(store, item)]
+    return (with_results or sweeps)[-1:]
+
+
+def _has_results(store: Path, sweep: Sweep) -> bool:
+    """Whether a stage of the sweep that holds results is finished."""
+    return any(
+        (store / stage / identity / "record.json").exists()
+        for cell in sweep.cells
+        for stage, identity in cell.stages.items()
+        if stage not in sweep.stages or sweep.stages[stage].is_result
+    )
 
 
 def _read_sweep(path: Path) -> Sweep:

@@ -17,7 +17,6 @@ from experiments.schema import CONF, leaves
 from ldm.errors import UserError, nearest
 
 SCALES = ("tiny", "cpu", "gpu", "paper")
-MOST_NAMED = 4
 LAUNCHER_EXTRAS = {"joblib": "cluster", "submitit_slurm": "cluster", "ray": "ray"}
 """Launchers that come as plugins of Hydra, and which of this package's extras installs each."""
 
@@ -132,23 +131,24 @@ def _composition(error: Exception) -> str:
     key = re.search(r"full_key: (\S+)", text)
     if key and ("not in struct" in text or "is not in" in text):
         if elsewhere := _choices_with(key.group(1)):
-            return f"{key.group(1)} is a setting of {' or '.join(elsewhere)} alone: choose that as well"
+            return f"{key.group(1)} is a setting of {elsewhere} alone: choose that as well"
         return f"'{key.group(1)}' is no setting{nearest(key.group(1), _settings())}; python run.py --help lists them"
     group = re.search(r"[Cc]ould not override '([^']+)'", str(error))
     if group:
         name = group.group(1)
         if elsewhere := _choices_with(name):
-            return f"{name} is a setting of {' or '.join(elsewhere)} alone: choose that as well"
+            return f"{name} is a setting of {elsewhere} alone: choose that as well"
         return f"'{name}' is no setting{nearest(name, [*_settings(), *_groups()])}; python run.py --help lists them"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
-def _choices_with(key: str) -> list[str]:
-    """The choices of a group that have a setting, such as data=folder for data.path."""
+def _choices_with(key: str) -> str:
+    """The choices of a group that have a setting, such as data=folder for data.path; "" where none has it."""
     group, _, inner = key.partition(".")
     files = sorted((CONF / group).glob("*.yaml")) if inner else []
     found = [path.stem for path in files if inner in leaves(OmegaConf.to_container(OmegaConf.load(path)))]
-    return [f"{group}={name}" for name in found if name not in _only_shared(group)][:MOST_NAMED]
+    names = ", ".join(name for name in found if name not in _only_shared(group))
+    return f"{group}={names}" if names else ""
 
 
 def _settings() -> list[str]:

@@ -42,9 +42,9 @@ def run_one(config: DictConfig, command: str) -> int:
     plan = plan_of(values, store)
     point = Point(tuple(values["overrides"]), plan)
     name = _sweep_name()
-    store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     _say_data([values], store)
     _say_notes([plan], values["until"], store)
+    store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     wanted = plan.needed(targets(STAGES, values["until"]))
     try:
         computed = run_stages(STAGES, plan, wanted, store, _tracker(values, store, name))
@@ -81,9 +81,9 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
         raise UserError("store cannot be swept: give one folder, e.g. store=results")
     cells = distinct(points)
     asked = targets(STAGES, values["until"])
-    store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
     _say_data(settings, store)
     _say_notes([point.plan for point in cells], values["until"], store)
+    store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
     _say_work(points, cells, asked, store)
     before = _complete(cells, asked, store)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]

@@ -137,7 +137,10 @@ def drawn_rows(rng, name, seeds, sampler_seeds, trained, sampled):
     return pd.DataFrame([{**axes, "estimand": "population", **row} for row in rows])
 
 
-@pytest.mark.parametrize(("seeds", "sampler_seeds"), [(2, 1), (2, 3), (2, 5), (3, 3)])
+@pytest.mark.parametrize(
+    ("seeds", "sampler_seeds"),
+    [(2, 1), pytest.param(2, 3, marks=pytest.mark.slow), pytest.param(2, 5, marks=pytest.mark.slow), (3, 3)],
+)
 def test_samples_of_one_training_are_no_repetitions_of_it(seeds, sampler_seeds):
     """Taken as such, 30 to 40 % of cells that are alike would be told apart, and means cover half as often."""
     rng, wrong, covered, runs = np.random.default_rng(6), 0, 0, 200

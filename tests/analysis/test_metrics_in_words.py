@@ -104,7 +104,7 @@ def test_only_the_standard_weights_are_called_fid() -> None:
 
 def test_older_rows_stay_where_they_were(tmp_path: Path) -> None:
     """Only metrics that had no title go by their names in them."""
-    recipe = Recipe(factors=(1, 4), steps=(5,), conditioning="inpaint", task="inpaint")
+    recipe = Recipe(regularisers=("kl",), factors=(1, 4), steps=(5,), conditioning="inpaint", task="inpaint")
     pages, columns = [], []
     for is_declared in (True, False):
         place = tmp_path / str(is_declared)

@@ -285,7 +285,7 @@ def test_guidance_and_training_of_grey_numbers_are_said(alike):
 
 
 @pytest.mark.parametrize("name", ["quality_vs_f", "quality_vs_throughput", "quality_vs_training"])
-@pytest.mark.parametrize("data", ["imagenet", "emoji"])
+@pytest.mark.parametrize("data", ["imagenet", pytest.param("emoji", marks=pytest.mark.slow)])
 def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
     build(tmp_path, replace(LIKE_THE_PAPER, data=data, factors=(1, 4, 8, 32)))
     figure = FIGURES[name].draw(replace(read_study(tmp_path), published=papers.ldm()))
@@ -326,6 +326,7 @@ def test_numbers_measured_alike_are_drawn_without_a_warning(alike):
     assert entry.difference == pytest.approx(psnr(distortion("kl", 8)) - 24.19)
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_command_line_writes_the_check_list_where_asked(tmp_path):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))
     call = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]

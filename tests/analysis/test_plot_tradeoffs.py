@@ -70,6 +70,7 @@ def test_table_names_n_protocols_and_missing_cells(written):
     assert {line.count("|") for line in cells} == {cells[0].count("|")}
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_mixed_protocols_exit_2_and_write_nothing_unless_allowed(tmp_path, capsys):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,), odd_protocol=[("kl", 8)]))
     call = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
@@ -124,6 +125,7 @@ def test_an_unwritable_place_is_the_users_error(tmp_path):
         write_atomic(tmp_path / "file" / "a.txt", b"")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_another_metric_is_drawn_where_it_is_asked_for_and_one_that_is_none_is_refused(store, tmp_path, capsys):
     call = ["--store", str(store), "--out", str(tmp_path)]
     assert main([*call, "--metric", f"fd_{JUDGE}"]) == 0

@@ -50,6 +50,7 @@ def test_mixed_protocols_are_refused_as_in_the_figures(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_cells_are_compared_with_the_one_that_is_named(tmp_path, capsys):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,)))
     at = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]

@@ -111,6 +111,7 @@ def test_the_latest_of_two_timings_counts(made):
     assert frame[frame["samples"] == sweep.cells[0].stages["samples"]]["sample_images_per_second"].unique() == [10.0]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_timings_stand_in_a_table_of_their_own(made):
     store, sweep = made
     _time(store, sweep.cells[0])

@@ -133,7 +133,7 @@ def test_the_bound_under_ddpms_schedule_is_its_closed_form():
 
 def test_the_density_bound_of_gaussian_latents_is_their_entropy():
     spread = 1.3
-    x0 = spread * normal(400, 3, 4, 4, seed=1)
+    x0 = spread * normal(200, 3, 4, 4, seed=1)
     last = coded(FINE, x0, spread)[-1]
     nats = last.nats + gaussian_nats(x0, last.estimate, FINE.sigma(torch.tensor(last.t)).item())
     entropy = math.log(2 * math.pi * math.e * spread**2) / 2

@@ -1,14 +1,12 @@
 """Plans of every experiment file at every scale, and of cells that use every kind of setting, for made-up images."""
 
 import copy
-import functools
 import itertools
-import operator
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from tiny_plans import is_value, set_values
 
 from experiments.compose import composed, settings_only, swept
 from experiments.conditions import DataFacts
@@ -96,14 +94,11 @@ def settings_of(scale: str, *overrides: str) -> dict[str, Any]:
     Where a scale is set otherwise too, the identities are others than those that are known.
     """
     given = [override for override in overrides if override]
-    choices = tuple(o for o in given if "." not in o.partition("=")[0] or ".also." in o)
+    values = [override for override in given if is_value(override)]
+    choices = tuple(override for override in given if override not in values)
     settings = copy.deepcopy(_composed(choices))
     settings["scale"] = copy.deepcopy(_table_of(scale))
-    for override in given:
-        if override not in choices:
-            parsed = OverridesParser.create().parse_override(override)
-            *groups, last = parsed.key_or_group.split(".")
-            functools.reduce(operator.getitem, groups, settings)[last] = parsed.value()
+    set_values(settings, values)
     return settings
 
 
@@ -145,7 +140,10 @@ def identities_of(name: str, points: Iterable[str]) -> dict[str, dict[str, str]]
 
 
 def few_of(name: str) -> list[str]:
-    """Of an experiment its last point at every scale; of the cells all at scale=cpu."""
-    known = all_points(name)
-    own = {scale: [point for point, (of, _) in known.items() if of == scale] for scale in SCALES}
+    """Of an experiment its last point at every scale; of the cells all at scale=cpu.
+
+    Predictors at the small scales only: their small denoiser's share is counted in FLOPs of the large network.
+    """
+    known, scales = all_points(name), SCALES[:2] if name.startswith("predictors") else SCALES
+    own = {scale: [point for point, (of, _) in known.items() if of == scale] for scale in scales}
     return [*dict.fromkeys([*([] if name in EXPERIMENTS else own["cpu"]), *(points[-1] for points in own.values())])]

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from program import SWEEP, run
+from program import SWEEP, run_afresh
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +28,7 @@ def swept_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not whole.exists():
-            done = run(folder / "store", *SWEEP)
+            done = run_afresh(folder / "store", *SWEEP)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "3 cells (4 points" in done.stdout
             whole.write_text(done.stdout)

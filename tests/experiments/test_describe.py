@@ -45,7 +45,7 @@ def noise_images(n: int, side: int) -> ImageCache:
     )
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+@pytest.mark.parametrize("regulariser", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
     ae = plan_of(f"ae={regulariser}", "ae.f=4").config["ae"]
     counts = count_first_stage(ae, 32)
@@ -61,7 +61,7 @@ def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
         assert 2 * counts.decode == count_flops(lambda: model.decode(latent))
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+@pytest.mark.parametrize("regulariser", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_a_step_of_a_first_stage_is_counted_as_it_runs(regulariser):
     no_adversary = "ae.loss.discriminator.weight=0"
     ae = plan_of(f"ae={regulariser}", "ae.f=4", no_adversary).config["ae"]
@@ -202,10 +202,10 @@ def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
 
 
 def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
-    values = describe.composed([*TINY, "data=folder", "ae.f=4"], needs_path=False)
+    values = describe.composed([*TINY, "data=folder", "ae.f=1"], needs_path=False)
     found = describe.describe(values, Store(tmp_path)).to_json()
     assert found["parameters"]["conditioning"] is None
-    assert found["parameters"]["denoiser"] == count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), THREE).denoiser
+    assert found["parameters"]["denoiser"] == count_denoiser(plan_of("ae.f=1").config, (3, 32, 32), THREE).denoiser
     assert {line["identity"] for line in found["stages"]} == {None}
     assert found["cell"] is None
     assert "cannot be opened" in found["notes"][0]
@@ -213,10 +213,10 @@ def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
 
 def test_what_a_data_config_declares_is_counted_without_images(tmp_path):
     def described(*overrides):
-        values = describe.composed([*TINY, "ae.f=4", *overrides], needs_path=False)
+        values = describe.composed([*TINY, "ae.f=1", *overrides], needs_path=False)  # nothing else to be counted
         return describe.describe(values, Store(tmp_path)).to_json()
 
-    width = plan_of("ae.f=4").config["conditioning"]["class"]["dim"]
+    width = plan_of("ae.f=1").config["conditioning"]["class"]["dim"]
     assert described("data=imagenet")["parameters"]["conditioning"] == 1001 * width
     faces = described("data=ffhq")
     assert (faces["axes"]["conditioning"], faces["parameters"]["conditioning"]) == ("none", 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from program import rows, run
+from program import rows, run_afresh
 
 pytestmark = pytest.mark.program
 
@@ -21,7 +21,7 @@ def test_pixels_are_measured_alike_on_gpu_and_cpu(tmp_path: Path) -> None:
     settings = ("ae.f=1", "precision=fp32", "metrics.likelihood=true", "metrics.memorisation=true")
     found = {}
     for device in ("cpu", "cuda"):
-        done = run(tmp_path / device, f"device={device}", *settings, with_gpu=True)
+        done = run_afresh(tmp_path / device, f"device={device}", *settings, with_gpu=True)
         assert done.returncode == 0, done.stdout + done.stderr
         found[device] = {k: v for k, v in rows(tmp_path / device).items() if not k[2].endswith(OF_A_PROBE)}
     assert found["cuda"] == {key: pytest.approx(value, rel=ROUNDING, abs=1e-8) for key, value in found["cpu"].items()}

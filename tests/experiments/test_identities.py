@@ -13,8 +13,12 @@ from all_plans import CELLS, EXPERIMENTS, all_points, few_of, identities_of
 
 KNOWN = Path(__file__).with_name("identities")
 
-
 NAMES = ("cells", *EXPERIMENTS)
+ALWAYS = {
+    *("cells", "regulariser", "samplers", "noise_shift", "predictors_kl", "predictors_vq", "progressive_coding"),
+    *("beyond_training_size", "learning_rate_check", "task_text", "task_inpaint", "imagenet_f_study", "text_1p45b"),
+}
+"""One of each kind; the others set the same keys."""
 
 
 def known(name: str) -> dict[str, dict[str, str]]:
@@ -22,7 +26,9 @@ def known(name: str) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_stages_keep_their_identities(name: str) -> None:
     if os.environ.get("UPDATE_IDENTITIES"):
         KNOWN.mkdir(exist_ok=True)

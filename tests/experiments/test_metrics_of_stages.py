@@ -49,3 +49,20 @@ def test_the_table_has_a_column_for_each(store: Path) -> None:
     assert len(set(rows["metric"])) > 15
     for metric, title in set(zip(rows["metric"], rows["title"], strict=True)):
         assert f"| {title}" in page or f"`{metric}`" in page.split("## Protocols")[0], metric
+
+
+def test_predictors_say_which_images_they_were_measured_on(store: Path) -> None:
+    """Statistics: training images; what the small denoiser leaves unexplained: held-out ones."""
+    [path] = store.glob("predictors/*/record.json")
+    record = json.loads(path.read_text())
+    protocols = {row["metric"]: record["protocols"][row["protocol"]] for row in record["rows"]}
+    statistics = ("latent_roughness", "latent_effective_channels", "decoder_sensitivity_rmse255")
+    hashes = {}
+    for metric, split, images in [
+        *((name, "train", "training") for name in statistics),
+        ("small_denoiser_error", "heldout", "held-out"),
+    ]:
+        protocol = protocols[metric]
+        assert (protocol["reference"], protocol["class_balance"]) == (split, f"as in the {images} images"), metric
+        hashes[split] = protocol["reference_hash"]
+    assert hashes == {split: record["config"][split] for split in ("train", "heldout")}

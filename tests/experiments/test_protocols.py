@@ -112,7 +112,7 @@ def test_swept_axes_are_no_part_of_reconstructions_either(swept: str) -> None:
 def against_training(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """Records by stage of pixels as their own latents, where samples would be compared with the training images."""
     store = tmp_path_factory.mktemp("reference") / "store"
-    done = run(store, "ae.f=1", "until=first_stage", "metrics.reference=train", "metrics.predictors=true")
+    done = run(store, "ae.f=1", "until=first_stage", "metrics.reference=train")
     assert done.returncode == 0, done.stdout + done.stderr
     paths = store.glob("*/*/record.json")
     return {record["stage"]: record for record in map(json.loads, map(Path.read_text, paths))}
@@ -138,19 +138,3 @@ def test_decoded_images_are_those_of_the_real_floor_and_never_meet_their_origina
     [protocol] = {row[2] for row in decoded.values()}
     spelled = against_training["reconstruction"]["protocols"][protocol]
     assert (spelled["reference"], spelled["class_balance"]) == ("train", "as in the held-out images")
-
-
-@pytest.mark.program
-def test_predictors_say_which_images_they_were_measured_on(against_training: dict[str, dict]) -> None:
-    """Statistics: training images; what the small denoiser leaves unexplained: held-out ones."""
-    record, rows = against_training["predictors"], rows_of(against_training["predictors"], "")
-    statistics = ("latent_roughness", "latent_effective_channels", "decoder_sensitivity_rmse255")
-    hashes = {}
-    for metric, split, images in [
-        *((name, "train", "training") for name in statistics),
-        ("small_denoiser_error", "heldout", "held-out"),
-    ]:
-        protocol = record["protocols"][rows[metric][2]]
-        assert (protocol["reference"], protocol["class_balance"]) == (split, f"as in the {images} images"), metric
-        hashes[split] = protocol["reference_hash"]
-    assert hashes == {split: record["config"][split] for split in ("train", "heldout")}

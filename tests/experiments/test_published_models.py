@@ -215,6 +215,7 @@ def tokens_by_hand(boxes):
 
 
 @pytest.mark.program
+@pytest.mark.slow
 def test_a_published_layout_model_is_told_the_boxes_of_the_data(tmp_path):
     torch.manual_seed(0)
     released = RELEASED["layout2img-openimages256"]

@@ -1,10 +1,14 @@
 """Plans of composed settings for made-up images, so that planning is tested without any data."""
 
 import copy
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.compose import composed, settings_only
 from experiments.conditions import DataFacts
@@ -18,17 +22,42 @@ from ldm.records import StageRecord
 ON_REQUEST = {"other_references", "coding", "predictors", "likelihood", "tuning", "training_set", "memorisation"}
 """Stages that a plan holds only where its config asks for them."""
 
+MUST_BE_GIVEN = (".path", ".target", ".name")
+"""Ends of keys that some groups have no value for, without which they cannot be composed."""
+
 FACTS = DataFacts("train", "heldout", 64, 40, ("cat", "dog", "eel"))
 
 
 @lru_cache
-def _settings(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return settings_only(composed(overrides))
+def _settings(choices: tuple[str, ...]) -> dict[str, Any]:
+    return settings_only(composed(choices))
 
 
 def settings_of(*overrides: str, scale: str = "tiny") -> dict[str, Any]:
-    """Composed settings, a copy of one's own."""
-    return copy.deepcopy(_settings((f"scale={scale}", "device=cpu", "precision=fp32", *overrides)))
+    """Composed settings, a copy of one's own; values are set after composing, which takes long."""
+    values = [override for override in overrides if is_value(override)]
+    choices = tuple(override for override in overrides if override not in values)
+    settings = copy.deepcopy(_settings((f"scale={scale}", "device=cpu", "precision=fp32", *choices)))
+    set_values(settings, values)
+    return settings
+
+
+def is_value(override: str) -> bool:
+    """Whether an override sets a value that a group has: no choice, nothing that is added, no mapping to be merged."""
+    key, _, value = override.partition("=")
+    return "." in key and key[0] not in "+~" and not value.startswith("{") and not key.endswith(MUST_BE_GIVEN)
+
+
+def set_values(settings: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Sets values in composed settings as Hydra reads them. Raises: KeyError for one that the groups do not have."""
+    parser = OverridesParser.create()
+    for override in overrides:
+        parsed = parser.parse_override(override)
+        *groups, last = parsed.key_or_group.split(".")
+        group = functools.reduce(operator.getitem, groups, settings)
+        if last not in group:
+            raise KeyError(override)
+        group[last] = parsed.value()
 
 
 def plan_of(*overrides: str, scale: str = "tiny", facts: DataFacts = FACTS) -> Plan:

@@ -68,7 +68,7 @@ def test_the_last_convolution_is_the_least_squares_fit_to_the_images():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("factor", [2, 4, 8, 32])
+@pytest.mark.parametrize("factor", [2, 8, *(pytest.param(f, marks=pytest.mark.slow) for f in (4, 32))])
 def test_new_images_pass_through_about_as_well_as_through_components_of_blocks(factor):
     """Components of f x f blocks keep as many numbers; patches overlap, and may do better."""
     channels = 4

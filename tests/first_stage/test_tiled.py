@@ -148,7 +148,7 @@ def test_no_seam_is_seen_in_a_trained_decoder(shared_data):
     """Photographs through a pretrained autoencoder with group normalisation, in 2 x 2 tiles."""
     model = TinyAutoencoder(shared_data / "weights")
     with zipfile.ZipFile(shared_data / "data" / "kodak.zip") as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".png"))[3:23:5]
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))[3:23:10]
         photos = [
             np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))[128:288, :224] for name in names
         ]
@@ -158,7 +158,7 @@ def test_no_seam_is_seen_in_a_trained_decoder(shared_data):
     found = tiling_difference(model.decode, latent, 8, Tiling(16, 4))
     assert 0 < found.relative < 0.2
     assert found.seam_gradient <= 1.05 * found.seam_gradient_whole
-    drawn = tiling_difference(model.decode, noise(4, 32, 12, 28), 8, Tiling(16, 4))
+    drawn = tiling_difference(model.decode, noise(2, 32, 12, 28), 8, Tiling(16, 4))
     assert drawn.seam_gradient <= 1.05
 
 

@@ -19,7 +19,7 @@ ORDERS = {
     "UniPC-2": (UniPC, 3),
     "UniPC-3": (lambda schedule: UniPC(schedule, order=3), 4),
 }
-STEPS = [100, 200, 400, 800]
+STEPS = [100, 200, 400]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -36,4 +36,4 @@ def test_order_of_convergence(name, schedule):
     x, y = torch.tensor(STEPS).double().log(), torch.tensor(errors).double().log()
     slope = -float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
     assert slope == pytest.approx(order, rel=0.05), errors
-    assert errors[-1] < 3e-3
+    assert errors[-1] < 6e-3

@@ -21,8 +21,6 @@ def advanced_to(training, step):
     return training
 
 
-# VQ revives codes at steps 2, 4, 6, 8; the discriminator takes part from step 3 of 12.
-@pytest.mark.parametrize("stop", [1, 3, 6, 11])
 @pytest.mark.parametrize(
     "kind",
     [
@@ -33,18 +31,22 @@ def advanced_to(training, step):
     ],
     ids=lambda kind: " ".join([kind["regulariser"], *(name for name in ("autocast", "matrix_rate") if name in kind)]),
 )
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, stop, first_stage_training, differences, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, first_stage_training, differences, tmp_path):
     whole = advanced_to(first_stage_training(**kind), 12)
-    first = advanced_to(first_stage_training(**kind), stop)
-    save_checkpoint(tmp_path / "last.pt", first.state_dict())
-    resumed = first_stage_training(**kind, start=99)  # other weights until it loads
-    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
-    assert resumed.step == stop
-    assert differences(resumed.state_dict(), first.state_dict()) == []
-    advanced_to(resumed, 12)
-    assert differences(resumed.state_dict(), whole.state_dict()) == []
     assert whole.images_seen == 48
-    assert "/optimisers/adam/state/0/exp_avg" in differences(whole.state_dict(), first.state_dict())
+    first = first_stage_training(**kind)
+    # VQ revives codes at steps 2, 4, 6, 8; the discriminator takes part from step 3 of 12.
+    for stop in (1, 3, 6, 11):
+        while first.step < stop:
+            first.advance()
+        save_checkpoint(tmp_path / "last.pt", first.state_dict())
+        resumed = first_stage_training(**kind, start=99)  # other weights until it loads
+        resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+        assert resumed.step == stop
+        assert differences(resumed.state_dict(), first.state_dict()) == []
+        advanced_to(resumed, 12)
+        assert differences(resumed.state_dict(), whole.state_dict()) == [], stop
+        assert "/optimisers/adam/state/0/exp_avg" in differences(whole.state_dict(), first.state_dict())
 
 
 def test_a_training_that_starts_at_components_loses_less_at_once(first_stage_training):
