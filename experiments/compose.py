@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import build
 from experiments.schema import CONF, check_keys
-from experiments.settings import WHOLE, check_settings
+from experiments.settings import WHOLE, check_settings, leaf_values
 from experiments.stage import until_choices
 from experiments.stages import STAGES
 from ldm.errors import UserError, nearest
@@ -79,9 +79,35 @@ def plain(config: DictConfig, command: str) -> dict[str, Any]:
         raise UserError(
             f"until={values['until']} is no stage{nearest(str(values['until']), choices)} (one of {', '.join(choices)})"
         )
+    # What the environment gave may be a secret, and is not to stand in records.
+    values[FROM_ENVIRONMENT] = [key for key, value in leaf_values(_unresolved(config)) if "${oc.env:" in str(value)]
     values["device"] = build.resolve_device(values["device"])
     values["precision"] = build.resolve_precision(values["precision"], values["device"])
     return {**values, "command": command, "overrides": overrides}
+
+
+FROM_ENVIRONMENT = "from_environment"
+REDACTED = "(from the environment)"
+
+
+def _unresolved(config: DictConfig) -> dict[str, Any]:
+    found: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+    return {key: value for key, value in found.items() if key != "hydra"}
+
+
+def without_environment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config with what variables of the environment gave taken out, for records."""
+    hidden = config.get(FROM_ENVIRONMENT, ())
+
+    def shown(value: Any, key: str) -> Any:
+        if key in hidden:
+            return REDACTED
+        if isinstance(value, Mapping):
+            return {name: shown(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
+        return value
+
+    found: dict[str, Any] = shown(config, "")
+    return found
 
 
 def _overrides(config: DictConfig) -> list[str]:

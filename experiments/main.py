@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
 from experiments.store import Store, now
 from experiments.sweep import Launch, Point, as_sweep, distinct, run_waves, say_lost
-from experiments.tracking import Tracker
+from experiments.tracking import Tracker, check_tracking, mode_of
 from ldm.errors import UserError
 
 
@@ -43,7 +44,7 @@ def run_one(config: DictConfig, command: str) -> int:
     point = Point(tuple(values["overrides"]), plan)
     name = _sweep_name()
     _say_data([values], store)
-    _say_notes([plan], values["until"], store)
+    _say_notes([plan], values["until"], store, check_tracking(values["tracker"]["mode"], store.root))
     store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     wanted = plan.needed(targets(STAGES, values["until"]))
     try:
@@ -55,7 +56,7 @@ def run_one(config: DictConfig, command: str) -> int:
         say(f"  the traceback is in the store: python -m experiments.ledger --store {store.root}")
         return 1
     _track_cells([plan] if computed else [], store, values, name)
-    _say_end(store, len(wanted), computed, 1)
+    _say_end(store, len(wanted), computed, 1, values)
     return 0
 
 
@@ -82,7 +83,8 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     cells = distinct(points)
     asked = targets(STAGES, values["until"])
     _say_data(settings, store)
-    _say_notes([point.plan for point in cells], values["until"], store)
+    tracking = check_tracking(values["tracker"]["mode"], store.root)
+    _say_notes([point.plan for point in cells], values["until"], store, tracking)
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
     _say_work(points, cells, asked, store)
     before = _complete(cells, asked, store)
@@ -97,7 +99,7 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     lost = run_waves(cells, asked, store, launch_in_sweep)
     computed = _complete(cells, asked, store) - before
     _track_cells(unmeasured, store, values, name)
-    _say_end(store, _complete(cells, asked, store), computed, len(cells))
+    _say_end(store, _complete(cells, asked, store), computed, len(cells), values)
     if lost:
         say_lost(lost, store)
         raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
@@ -180,8 +182,8 @@ def _say_data(configs: Sequence[Mapping[str, Any]], store: Store) -> None:
         say(f"data={data['name']}  {data['resolution']} px  {data_facts(data, store).sentence}")
 
 
-def _say_notes(plans: Sequence[Plan], until: str, store: Store) -> None:
-    notes = [note for plan in plans for note in plan.notes]
+def _say_notes(plans: Sequence[Plan], until: str, store: Store, others: Sequence[str]) -> None:
+    notes = [*others, *(note for plan in plans for note in plan.notes)]
     wanted = {planned.name for plan in plans for planned in plan.needed(targets(STAGES, until))}
     for stage in STAGES:
         if stage.notes and stage.name in wanted:
@@ -203,12 +205,15 @@ def _say_work(points: Sequence[Point], cells: Sequence[Point], asked: Sequence[s
     )
 
 
-def _say_end(store: Store, stages: int, computed: int, cells: int) -> None:
+def _say_end(store: Store, stages: int, computed: int, cells: int, values: Mapping[str, Any]) -> None:
     say(
         f"{cells} cell{'s' * (cells != 1)}: {stages} stages complete, {computed} computed now. Results: {store.root}",
         style="bold",
     )
-    say(f"  python analysis/plot_tradeoffs.py --store {store.root}")
+    say(f"  python analysis/plot_tradeoffs.py --store {shlex.quote(str(store.root))}")
+    if mode_of(values["tracker"]["mode"]) == "offline" and computed:
+        runs = shlex.quote(str(store.root / "wandb"))
+        say(f"  wandb sync {runs}/offline-run-*    # uploads the runs of W&B, where you want them there")
 
 
 def _sweep_name() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.build import prepare_device
+from experiments.compose import without_environment
 from experiments.console import clock, say
 from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
@@ -66,21 +67,29 @@ def run_stages(
     """
     computed, known = 0, {stage.name: stage for stage in stages}
     for planned in wanted:
-        if store.is_complete(planned.name, planned.identity):
-            continue
-        stage = known[planned.name]
-        waiting = f"{stage.line(plan.axes)}  waits: another process works on it"
-        with store.claim(f"{planned.name}/{planned.identity}", functools.partial(say, waiting)):
-            if store.is_complete(planned.name, planned.identity):
-                continue
-            try:
-                _run_stage(stage, plan, store, tracker)
-            except BaseException as error:
-                if not isinstance(error, KeyboardInterrupt):
-                    store.fail(planned.name, planned.identity, error, plan.config["command"])
-                raise
-            computed += 1
+        try:
+            computed += _complete(known[planned.name], plan, store, tracker)
+        finally:
+            tracker.settle()  # where no other process waits for the claim
     return computed
+
+
+def _complete(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> bool:
+    """Completes one stage of a plan; whether it was computed here."""
+    planned = plan.stages[stage.name]
+    if store.is_complete(planned.name, planned.identity):
+        return False
+    waiting = f"{stage.line(plan.axes)}  waits: another process works on it"
+    with store.claim(f"{planned.name}/{planned.identity}", functools.partial(say, waiting)):
+        if store.is_complete(planned.name, planned.identity):
+            return False
+        try:
+            _run_stage(stage, plan, store, tracker)
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                store.fail(planned.name, planned.identity, error, plan.config["command"])
+            raise
+        return True
 
 
 def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None:
@@ -105,7 +114,12 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
             left_out=tuple(outcome.left_out),
             protocols=outcome.protocols,
             cost=outcome.cost,
-            environment={**environment(), **made_with, "device": plan.config["device"], "config": plan.config},
+            environment={
+                **environment(),
+                **made_with,
+                "device": plan.config["device"],
+                "config": without_environment(plan.config),
+            },
             created=now(),
             axes={axis: plan.axes[axis] for axis in stage.axes if axis in plan.axes},
         )

@@ -255,7 +255,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     """Raises UserError for the first setting of a composed config that is not of its type, or out of its range."""
     known = declared(config)
     own = {group for group in ("data", "denoiser", "ae", "sampler") if is_custom(config[group])}
-    for key, value in _leaves(config, known):
+    for key, value in leaf_values(config, known):
         if key in known and not (key.partition(".")[0] in own and key not in _OWN_TOO):
             each, is_open = known[key]
             if not (value is None and is_open):
@@ -266,11 +266,11 @@ _OWN_TOO: Final = {f"{group}.{name}" for group, cls in GROUPS.items() if group f
 """Settings that a class of the user's own does not replace."""
 
 
-def _leaves(config: Mapping[str, Any], ends: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaf_values(config: Mapping[str, Any], ends: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The values by dotted key; one under a key of `ends` is not looked into."""
     for name, value in config.items():
         if isinstance(value, Mapping) and name != "options" and f"{prefix}{name}" not in ends:
-            yield from _leaves(value, ends, f"{prefix}{name}.")
+            yield from leaf_values(value, ends, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
@@ -280,8 +280,8 @@ def defaults() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(CONF.glob("*/*.yaml")):
         if path.parent.name not in ("experiment", "scale", "hydra"):
-            found |= {f"{path.parent.name}.{key}": value for key, value in _leaves(_plain(path))}
-    return found | dict(_leaves(_plain(CONF / "config.yaml")))
+            found |= {f"{path.parent.name}.{key}": value for key, value in leaf_values(_plain(path))}
+    return found | dict(leaf_values(_plain(CONF / "config.yaml")))
 
 
 def _plain(path: Path) -> Mapping[str, Any]:

@@ -94,6 +94,15 @@ def run_waves(points: Sequence[Point], asked: Sequence[str], store: Store, launc
         if not ready:
             continue
         launch([[*point.overrides, *handed(planned)] for planned, point in ready])
+        killed = [
+            (planned, point)
+            for planned, point in ready
+            if not store.is_complete(planned.name, planned.identity)
+            and store.failure(planned.name, planned.identity) is None
+        ]
+        if killed:
+            say(f"jobs that ended without a word (killed?) are tried once more: {len(killed)}", style="yellow")
+            launch([[*point.overrides, *handed(planned)] for planned, point in killed])
         for planned, point in ready:
             if store.is_complete(planned.name, planned.identity):
                 continue
