@@ -98,12 +98,7 @@ def test_a_cell_of_all_toys_runs(house: WarmPython) -> None:
     [samples] = store.glob("samples/*")
     assert (samples / "conditions.png").is_file()
     axes = json.loads((samples / "record.json").read_text(encoding="utf-8"))["axes"]
-    assert (axes["regulariser"], axes["denoiser"], axes["sampler"], axes["damping"]) == (
-        "small",
-        "stack",
-        "damped",
-        0.25,
-    )
+    assert axes.items() >= {"regulariser": "small", "denoiser": "stack", "sampler": "damped", "damping": 0.25}.items()
     listed = printed(house, "-m", "experiments.ledger", "--store", "one")
     assert "brightness" in listed
     assert "1 of 1 cells done" in listed
