@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis import looks, overlays, placing, style
 from analysis.collect import Study
 from analysis.figures.floors import decoded_floor, draw_decoded, floor, floor_note
-from analysis.figures.notes import counted, facts_of, notes_of
+from analysis.figures.notes import counted, facts_of, listed, notes_of
 from analysis.figures.panels import Panel, panels_of
 from analysis.headline import Headline, chosen, compared_images, headline
 from analysis.literature import Published
@@ -105,7 +105,9 @@ def quality_figure(
             notes.append("Their speeds are of one A100 at a batch that is not stated.")
     if dropped:
         notes.append(f"Not drawn, see table.md: {'; '.join(dropped)}.")
-    facts = f"{metric.title}, n = {counted(rows['n'])} samples"
+    reference = {study.protocols[key]["n_reference"] for key in rows["protocol"] if key in study.protocols}
+    against = f" against {listed(sorted(reference))} reference images" if reference else ""
+    facts = f"{metric.title}, n = {counted(rows['n'])} samples{against}"
     least = 1.0 if lines else 0.75 if ends else 0.25
     margin = placing.label_margin([item for _, labels in pending for item in labels], least) if ends else least
     width, height = figure.get_size_inches()

@@ -40,13 +40,13 @@ INCEPTION_SPLITS: Final = 10
 SPLIT_MINIMUM: Final = 100
 
 NEIGHBOUR_BLOCKS: Final = 10
-"""Disjoint parts of both sets between which the measures of neighbourhoods vary."""
+"""At most so many disjoint parts of both sets, between which the measures of neighbourhoods vary."""
 
-NEIGHBOUR_MINIMUM: Final = 4 * BALL_NEIGHBOUR
-"""Images a side below which the measures of neighbourhoods are left out."""
+LEAST_IN_BLOCK: Final = 8 * BALL_NEIGHBOUR
+"""Images a side of a part; in parts of half as many, intervals cover too little (docs/numbers.md)."""
 
-LEAST_IN_BLOCK: Final = 2 * NEIGHBOUR_MINIMUM
-"""Images a side of a part below which they get no interval."""
+NEIGHBOUR_MINIMUM: Final = 2 * LEAST_IN_BLOCK
+"""Images a side below which the measures of neighbourhoods are left out, since nothing says how far they are off."""
 
 SHARES: Final = ("precision", "recall", "coverage")
 UNLIMITED: Final = 4
@@ -203,9 +203,8 @@ def _neighbourhoods(generated: Features, reference: Features, seed: int, wanted:
     """
     whole = neighbourhoods(generated.features, reference.features)
     values = {kind: float(getattr(whole, kind)) for kind in NEIGHBOURHOOD_TITLES}
-    if min(len(generated), len(reference)) < NEIGHBOUR_BLOCKS * LEAST_IN_BLOCK:
-        return values
-    ends = [np.cumsum(block_sizes(len(x), NEIGHBOUR_BLOCKS))[:-1] for x in (generated, reference)]
+    blocks = min(NEIGHBOUR_BLOCKS, min(len(generated), len(reference)) // LEAST_IN_BLOCK)
+    ends = [np.cumsum(block_sizes(len(x), blocks))[:-1] for x in (generated, reference)]
     parts = zip(np.split(generated.features, ends[0]), np.split(reference.features, ends[1]), strict=True)
     measured = [neighbourhoods(*part, limit=UNLIMITED) for part in parts]
     found: dict[str, Interval | float] = {}

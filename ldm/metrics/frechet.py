@@ -69,13 +69,16 @@ class Statistics:
 def frechet_distance_of(a: Statistics, b: Statistics) -> float:
     """Squared Frechet distance of two Gaussians (the number called FID where the features are Inception's).
 
+    It is no square of anything below 0, so rounding does not make it negative; that of a set to itself is 0.
     Raises: ValueError where the dimensions differ.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {a.mean.size} and {b.mean.size} dimensions cannot be compared")
+    if np.array_equal(a.mean, b.mean) and np.array_equal(a.factor, b.factor):
+        return 0.0
     shared = np.linalg.svd(a.factor.T @ b.factor, compute_uv=False).sum()
     variance = np.vdot(a.factor, a.factor) + np.vdot(b.factor, b.factor)
-    return float(np.sum((a.mean - b.mean) ** 2) + variance - 2 * shared)
+    return max(0.0, float(np.sum((a.mean - b.mean) ** 2) + variance - 2 * shared))
 
 
 def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:

@@ -125,7 +125,7 @@ def test_reduced_jpeg_decoding_is_close_to_the_whole(side):
 def test_broken_and_tiny_files_are_named():
     data = encoded(Image.fromarray(picture(64, 64)))
     for bad in (data[: len(data) // 2], b"no image", b""):
-        with pytest.raises(UnusableImage, match=r"^a/b\.png: cannot be read"):
+        with pytest.raises(UnusableImage, match=r"^a/b\.png: (cannot be read|is no image that Pillow knows)"):
             decode_image(bad, 32, "a/b.png")
     with pytest.raises(UnusableImage, match=r"x\.png: is 64x64, under half of 129 px"):
         decode_image(data, 129, "x.png")

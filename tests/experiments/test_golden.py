@@ -36,7 +36,7 @@ METRICS = {
         "coding": ("coded_latent", "rmse255_coded"),
         "progress": ("kd_efficientnet_lite2",),
         "likelihood": ("latent_density_nats_per_dim", "progressive_rmse255"),
-        "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2", "recall_efficientnet_lite2"),
+        "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2"),
     },
     "vq": {
         "reconstruction": ("rmse255", "feature_distance_efficientnet_lite2", "rate_index_crossentropy"),

@@ -39,6 +39,7 @@ RECORD = StageRecord(
     rows=(ResultRow("fid", 1.5, 32, "p", 1.0, 2.0, images_seen=64),),
     left_out=(LeftOut("is", "too few"),),
     cost=Cost(2.0, 32, 1e9, 5, {"denoise": 1.0}),
+    files={},
 )
 
 
@@ -50,6 +51,9 @@ class Quiet:
         yield self
 
     def finish(self, record):
+        pass
+
+    def settle(self):
         pass
 
 

@@ -69,7 +69,7 @@ def test_every_cell_of_a_scale_has_the_same_budget() -> None:
         (["guidance.scale=best"], ["guidance.scale=best", "auto"]),
         ([AUTO, "guidance.candidates=[2]"], ["guidance.candidates=[2]", "two or more"]),
         ([AUTO, "guidance.candidates=[2,2]"], ["guidance.candidates=[2, 2]", "different"]),
-        ([AUTO, "guidance.candidates=null"], ["guidance.candidates=None", "two or more"]),
+        ([AUTO, "guidance.candidates=null"], ["guidance.candidates=null", "list of numbers"]),
         ([AUTO, "guidance.candidates=[1,-2]"], ["guidance.candidates=[1, -2]", "from 0 on"]),
         (["guidance.scale=-1"], ["guidance.scale=-1", "from 0 on"]),
         (["guidance.scale=nan"], ["guidance.scale=nan", "from 0 on"]),

@@ -14,8 +14,8 @@ from ldm.metrics.intervals import student_interval
 WIDTHS = np.linspace(0.6, 1.4, 8)
 """Standard deviations of the reference's features."""
 
-CASES = [(400, 400, 0.3, 1.0), (500, 400, 0.0, 1.3), (500, 700, 0.1, 1.0)]
-"""Samples, reference images, shift of the samples, and factor on their standard deviations; n is 50 d or more."""
+CASES = [(400, 400, 0.3, 1.0), (500, 400, 0.0, 1.3), (500, 700, 0.1, 1.0), (240, 160, 0.3, 1.0)]
+"""Samples, reference images, shift of the samples, and factor on their standard deviations; n is 20 d or more."""
 
 
 def gaussian_sets(rng, n, m, shift, scale):

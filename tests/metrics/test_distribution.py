@@ -159,7 +159,7 @@ def test_sets_of_different_size_use_subsets_with_the_seed(fidelity):
 
 
 def test_precision_and_recall_are_torch_fidelitys(fidelity):
-    a, b = features(70, 4, d=3), features(90, 5, d=3, shift=0.7)
+    a, b = features(85, 4, d=3), features(90, 5, d=3, shift=0.7)
     expected = fidelity[2].prc_features_to_metric(
         torch.from_numpy(a.features), torch.from_numpy(b.features), prc_neighborhood=3, verbose=False
     )
@@ -247,7 +247,7 @@ def test_too_few_images_leave_a_metric_out_with_the_reason():
     assert reasons["is_efficientnet_lite2"] == "It needs at least 100 images a side, here there are 19."
     # 8 parts of twice as many images as features
     assert reasons["fd_infinity_efficientnet_lite2"] == "It needs at least 96 images a side, here there are 19."
-    assert reasons["coverage_efficientnet_lite2"] == "It needs at least 20 images a side, here there are 19."
+    assert reasons["coverage_efficientnet_lite2"] == "It needs at least 80 images a side, here there are 19."
     assert set(by_name(features(500, 20), features(15, 21))[0]) == {"is_efficientnet_lite2"}
     at_least = 100
     assert not {"fd", "kd", "is", *NEIGHBOURHOOD_TITLES} & set(
