@@ -39,6 +39,9 @@ Config = Mapping[str, Any]
 Settled = tuple[dict[str, Any], list[str]]
 """Groups of a config as they are from here on, and notes for the user."""
 
+PAPER_DECAY = 0.9999
+"""Of the moving average of the weights, a step."""
+
 FEWEST_TO_TUNE = 16
 """With fewer samples or reference images the kernel distance that tuning goes by is left out."""
 
@@ -163,7 +166,10 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
             trainer = filled(trainer, {"images": max(1, round(usual * length))})
         case "paper":
             row = paper_training(config)
-            trainer = filled(trainer, {**row, "images": row["steps"] * row["batch"]})
+            batch = trainer["batch"] or row["batch"]
+            # A decay of 0.9999 a step at every batch, as all of the reference's models have.
+            half_life = batch * math.log(0.5) / math.log(PAPER_DECAY)
+            trainer = filled(trainer, {**row, "images": row["steps"] * row["batch"], "ema_half_life": half_life})
         case "flops":
             known = facts.vocabulary(annotations_read(config))
             reference, images = scale["trainer"]["flops_reference_f"], trainer["images"] or usual * length

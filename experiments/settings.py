@@ -177,7 +177,7 @@ class _Trainer:
     warm_up: int | None = _count("over which the rate rises", low=0)
     decay: str = option(choices=("constant", "cosine"), help="the rate over the training")
     weight_decay: float = option(low=0, help="of AdamW")
-    gradient_clip: float | None = option(above=0, help="largest norm of the gradient; null: none")
+    gradient_clip: float | None = option(low=0, help="largest norm of the gradient; 0: none")
     ema_half_life: float | None = option(above=0, unit="images", help="over which a weight's part in the EMA halves")
     milestones: tuple[float, ...] = option(above=0, high=1, help="shares of the training at which quality is measured")
     checkpoint_seconds: float = option(low=0, unit="seconds", help="between checkpoints")

@@ -20,16 +20,19 @@ from ldm.interop.renaming import Renaming
 from ldm.interop.tensors import read_tensors
 from ldm.interop.tiny_autoencoder import DIFFUSERS_PREFIXES, build_tiny_autoencoder, whole_tiny_autoencoder
 
-WHOLE_MODEL_PREFIX = "first_stage_model."
+PREFIXES = ("first_stage_model.", "model.first_stage_model.", "vae.", "autoencoder.", "first_stage.", "model.", "")
+"""What stands before the names of an autoencoder that is part of something larger, or was saved with its trainer."""
+
 _HALVES = ("encoder", "decoder")
 _NUMBERED = re.compile(r"\d+\.(conv\.0\.)?weight")
 
 
-def read(path: Path) -> Loaded:
+def read(path: Path, is_part: bool = False) -> Loaded:
     """The first stage of a file of weights: Stable Diffusion's autoencoder and its kin, or a tiny autoencoder.
 
     Of a tiny autoencoder in two files either may be named; the other lies beside it under the same name with "encoder"
-    and "decoder" exchanged. The scale of latents stands in none of these files: it is 1 here.
+    and "decoder" exchanged. The scale of latents stands in none of these files: it is 1 here. With `is_part` the file
+    may be that of a whole model.
     Raises: UserError where the file holds neither, or weights are missing or do not fit.
     """
     state = read_tensors(path)
@@ -40,9 +43,9 @@ def read(path: Path) -> Loaded:
     prefixes = ("encoder.", "decoder.")
     if any(name.startswith(prefixes) and _NUMBERED.fullmatch(name.partition(".")[2]) for name in state):
         return Loaded("tiny autoencoder", whole_tiny_autoencoder(state, prefixes))
-    if any(name.startswith("model.diffusion_model.") for name in state):
+    if not is_part and any(name.startswith("model.diffusion_model.") for name in state):
         raise UserError(f"{path} holds a denoiser too, which cannot be read without its yaml: put that beside it")
-    prefix = WHOLE_MODEL_PREFIX if any(name.startswith(WHOLE_MODEL_PREFIX) for name in state) else ""
+    prefix = next((p for p in PREFIXES if any(name.startswith(f"{p}encoder.") for name in state)), "")
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if "encoder.down.0.block.0.norm1.weight" in own:
         ours = compvis_first_stage.from_compvis(own)

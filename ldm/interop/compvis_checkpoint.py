@@ -1,7 +1,7 @@
 """Whole checkpoints of CompVis latent-diffusion with their yaml: first stages, and latent diffusion models."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ldm.conditioning.transformer import TokenTransformer
 from ldm.diffusion.schedule import Schedule, VariancePreservingSchedule, cosine_betas, linear_betas, scaled_linear_betas
 from ldm.errors import UserError
 from ldm.first_stage import FirstStage, IdentityFirstStage
+from ldm.interop import autoencoder_file
 from ldm.interop.compvis_conditioning import CHANNEL_MAPPER, transformer_from_compvis
 from ldm.interop.compvis_denoiser import (
     CLASS_EMBEDDING,
@@ -41,6 +42,9 @@ from ldm.interop.tensors import read_tensors
 
 FIRST_STAGES = ("AutoencoderKL", "VQModel", "VQModelInterface", "IdentityFirstStage")
 """Classes of the reference that a yaml names as first stage."""
+
+FIRST_STAGES_AROUND = ("DiffusionEngine", "LatentInpaintDiffusion", "LatentUpscaleDiffusion", "AutoencodingEngine")
+"""Classes of later programs of which the first stage alone is read."""
 
 FIRST_STAGE_PREFIX = "first_stage_model."
 
@@ -73,7 +77,7 @@ def yaml_beside(path: Path) -> Path | None:
     found = [
         file
         for file in sorted(path.parent.iterdir())
-        if file.suffix in (".yaml", ".yml") and "target" in (_parsed(file).get("model") or {})
+        if file.suffix in (".yaml", ".yml") and _describes_model(_parsed(file).get("model"))
     ]
     named = [file for file in found if file.stem == path.stem]
     if len(named or found) > 1:
@@ -82,6 +86,10 @@ def yaml_beside(path: Path) -> Path | None:
             f"belongs to {path.name} {path.stem}.yaml, or put both into a folder of their own"
         )
     return next(iter(named or found), None)
+
+
+def _describes_model(model: Any) -> bool:
+    return isinstance(model, Mapping) and "target" in model
 
 
 def read(path: Path, weights: str) -> Loaded:
@@ -97,12 +105,15 @@ def read(path: Path, weights: str) -> Loaded:
 
 def read_first_stage(path: Path) -> Loaded:
     """The first stage alone, also of the checkpoint of a whole latent diffusion model. Raises: as `read`."""
-    config = _config(path)
+    config = _config(path, FIRST_STAGES_AROUND)
     state = read_tensors(path)
     with _complete_yaml(path):
         if _class(config) in FIRST_STAGES:
             return _first_stage_alone(path, config, state, "")
-        return _first_stage_alone(path, config["params"]["first_stage_config"], state, FIRST_STAGE_PREFIX)
+        part = config["params"]["first_stage_config"]
+        if _class(part) not in FIRST_STAGES:  # of a later program, such as sgm's; the weights tell what it is
+            return autoencoder_file.read(path, is_part=True)
+        return _first_stage_alone(path, part, state, FIRST_STAGE_PREFIX)
 
 
 @contextlib.contextmanager
@@ -121,7 +132,7 @@ def _whole(path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], w
     return _latent_diffusion(path, config["params"], state, weights)
 
 
-def _config(path: Path) -> Mapping[str, Any]:
+def _config(path: Path, others: Sequence[str] = ()) -> Mapping[str, Any]:
     """The yaml's `model`, of a first stage or a latent diffusion model. Raises: UserError where it is neither."""
     file = yaml_beside(path)
     if file is None:
@@ -132,7 +143,7 @@ def _config(path: Path) -> Mapping[str, Any]:
     config: Mapping[str, Any] = _parsed(file)["model"]
     if not isinstance(config.get("params"), Mapping):
         raise UserError(f"{file} has no model.params, which describe the model")
-    if _class(config) not in (*FIRST_STAGES, "LatentDiffusion"):
+    if _class(config) not in (*FIRST_STAGES, "LatentDiffusion", *others):
         raise UserError(
             f"{file} describes a {config['target']}, which this program cannot be: it reads LatentDiffusion, "
             f"{', '.join(FIRST_STAGES[:-1])}"
@@ -141,10 +152,11 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _parsed(file: Path) -> Mapping[str, Any]:
+    """What a yaml says; nothing for one that is none, such as the settings of another program with tags of its own."""
     try:
         found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is no readable yaml ({str(error).splitlines()[0]})") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
     return found if isinstance(found, Mapping) else {}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule, VariancePreservingSchedule, cosine_betas, linear_betas, scaled_linear_betas
 from ldm.errors import UserError
@@ -29,7 +30,6 @@ TARGETS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 """prediction_type -> our name of the target."""
 
 _ONLY_VALUE: Mapping[str, Any] = {
-    "rescale_betas_zero_snr": False,
     "use_flow_sigmas": False,
     "sigma_min": None,
     "sigma_max": None,
@@ -45,22 +45,37 @@ def schedule_of(config: Mapping[str, Any]) -> Schedule:
     for key, value in _ONLY_VALUE.items():
         if config.get(key, value) != value:
             raise UserError(f"the scheduler's config has {key}={config[key]!r}, which this program cannot do")
+    betas = _betas(config)
+    return VariancePreservingSchedule(zero_terminal_snr(betas) if config.get("rescale_betas_zero_snr") else betas)
+
+
+def _betas(config: Mapping[str, Any]) -> Tensor:
     if config.get("trained_betas") is not None:
-        return VariancePreservingSchedule(torch.tensor(config["trained_betas"], dtype=torch.float64))
+        return torch.tensor(config["trained_betas"], dtype=torch.float64)
     steps = int(config.get("num_train_timesteps", 1000))
     ends = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     match config.get("beta_schedule", "linear"):
         case "linear":
-            betas = linear_betas(*ends, steps)
+            return linear_betas(*ends, steps)
         case "scaled_linear":
-            betas = scaled_linear_betas(*ends, steps)
+            return scaled_linear_betas(*ends, steps)
         case "squaredcos_cap_v2":
-            betas = cosine_betas(steps=steps)
+            return cosine_betas(steps=steps)
         case other:
             raise UserError(
                 f"the scheduler's config has beta_schedule={other}: only linear, scaled_linear, squaredcos_cap_v2 are"
             )
-    return VariancePreservingSchedule(betas)
+
+
+def zero_terminal_snr(betas: Tensor) -> Tensor:
+    """Betas (K,) changed so that no signal is left at the last step.
+
+    Source: Lin et al. 2024, arXiv 2305.08891, algorithm 1.
+    """
+    root = (1 - betas).cumprod(0).sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    squared = root.square()
+    return 1 - torch.cat([squared[:1], squared[1:] / squared[:-1]])
 
 
 def target_of(config: Mapping[str, Any]) -> str:

@@ -44,7 +44,12 @@ def load_first_stage(path: str | Path) -> Loaded:
     Raises: as `load`."""
     place = Path(path).expanduser()
     file = _checkpoint(place)
-    found = compvis_checkpoint.read_first_stage(file) if file is not None else _read(place, "auto")
+    if file is not None and compvis_checkpoint.yaml_beside(file) is not None:
+        found = compvis_checkpoint.read_first_stage(file)
+    elif file is not None or place.is_file():  # Stable Diffusion's files come without a yaml
+        found = autoencoder_file.read(file or place, is_part=True)
+    else:
+        found = _read(place, "auto")
     return dataclasses.replace(found, first_stage=_for_use(found.first_stage), network=None, conditioning=None)
 
 

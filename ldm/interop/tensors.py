@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import logging
 import pickletools
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,30 +56,133 @@ STAND_INS: Mapping[str, type] = {
 """Names that checkpoints of old training programs hold beside the tensors; none of them is ever imported."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a .safetensors file or of a pickled checkpoint (its "state_dict" where it has one).
+def empty_mapping(*args: Any) -> OrderedDict[Any, Any]:
+    """Stands in for a mapping of a training program, whatever it was made with; what it held is put into it."""
+    return OrderedDict()
 
-    They lie on the CPU, in the types they were saved in, and are read from the disk as they are asked for.
-    Raises: UserError where the file cannot be read, holds anything but plain values, or no named tensors.
+
+HARMLESS = re.compile(
+    r"argparse\.Namespace|pathlib\.\w+|datetime\.\w+|omegaconf\..+|typing\.\w+|(pytorch_)?lightning(_fabric)?\..+|"
+    r"numpy\.(core|_core)\.(multiarray|numeric)\.\w+|numpy\.\w+|collections\.(deque|Counter)|_codecs\.encode|"
+    r"(builtins|__builtin__)\.(int|long|float|bool|str|unicode|bytes|complex|list|dict|tuple|set|frozenset|slice|x?range|object)"
+)
+"""Names of settings, numbers and paths that training programs save beside tensors: stood in for, never imported."""
+
+REVISED = {"long": "int", "unicode": "str", "xrange": "range"}
+
+MAPPINGS = (
+    "collections.defaultdict",
+    "easydict.EasyDict",
+    "addict.addict.Dict",
+    "ml_collections.config_dict.ConfigDict",
+)
+
+AVERAGES = ("ema", "params_ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "ema_params", "shadow")
+"""Where training programs keep the moving average of the weights, which is taken where there is one."""
+
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "params", "module", "net", "network", "weights", "autoencoder"),
+    *("generator", "model_params", "student"),
+)
+"""Where they keep the weights themselves."""
+
+TRAINING_PREFIXES = ("module.", "_orig_mod.")
+"""What parallel training and torch.compile put before the names of all tensors."""
+
+logger = logging.getLogger(__name__)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file or of a pickled checkpoint, without what wraps them there.
+
+    They lie on the CPU, in the types they were saved in, and are read from the disk as they are asked for. Of several
+    networks in one file each keeps its name before those of its tensors.
+    Raises: UserError where the file cannot be read, holds code, or no named tensors.
     """
+    _check_kind(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return plain_names(load_file(path))
         except Exception as error:
             raise UserError(f"{path} is no readable safetensors file ({error}); fetch it anew") from error
-    found = _unpickled(path)
-    state = found.get("state_dict", found) if isinstance(found, Mapping) else None
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} if state else {}
+    tensors = _named_tensors(_unpickled(path), path)
     if not tensors:
         raise UserError(f"{path} holds no named tensors: it is no checkpoint of a model's weights")
-    return tensors
+    return plain_names(tensors)
+
+
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by their names without what parallel training and torch.compile add to these."""
+    found = {name.replace("._orig_mod.", "."): value for name, value in tensors.items()}
+    while prefix := next((p for p in TRAINING_PREFIXES if found and all(name.startswith(p) for name in found)), None):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
+
+
+def _check_kind(path: Path) -> None:
+    """Raises: UserError for a file that is something else than its name says, as its first bytes tell."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(200)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise UserError(
+            f"{path} is a web page, not a file of weights: the download gave a page in its place; fetch it anew"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a pointer of git-lfs, not the file itself: run git lfs pull where it came from")
+    if not head:
+        raise UserError(f"{path} is empty; fetch it anew")
+    if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            held = ", ".join(names[:3]) or "nothing"
+            raise UserError(f"{path} is a zip archive of other files ({held}), not a checkpoint: unpack it first")
+
+
+def _named_tensors(found: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a mapping, or of the mapping in it that holds weights; the moving average where there is one."""
+    if not isinstance(found, Mapping):
+        return {}
+    own = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    inner = {str(name): value for name, value in found.items() if isinstance(value, Mapping) and _has_tensors(value)}
+    for name in (*AVERAGES, *WRAPPERS):
+        if name in inner and len(own) <= len(inner[name]):
+            averaged = [key for key in AVERAGES if key in inner]
+            others = [key for key in WRAPPERS if key in inner]
+            if averaged and others:
+                logger.warning("%s holds %s and %s: the moving average is taken", path, averaged[0], others[0])
+            return _named_tensors(inner[name], path)
+    return own | {
+        f"{name}.{key}": value for name, part in inner.items() for key, value in _named_tensors(part, path).items()
+    }
+
+
+def _has_tensors(value: Any, depth: int = 3) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    return depth > 0 and isinstance(value, Mapping) and any(_has_tensors(each, depth - 1) for each in value.values())
+
+
+def _stood_in(path: Path) -> list[tuple[Callable[..., Any], str]]:
+    """What stands in for the harmless names of a file beside those of tensors."""
+    looked_up = {name for name in _looked_up(path) if name not in STAND_INS and not name.startswith("torch.")}
+    mappings = [(empty_mapping, name) for name in MAPPINGS]
+    harmless = {name for name in looked_up if HARMLESS.fullmatch(name)}
+    # Torch calls the classes of Python 2, by which files of the old protocol go, by their names of today.
+    today = {f"builtins.{REVISED.get(word, word)}" for name in harmless if (word := name.rpartition(".")[2])}
+    return [*mappings, *((Inert, name) for name in sorted(harmless | today))]
 
 
 def _unpickled(path: Path) -> Any:
+    known = [(value, name) for name, value in STAND_INS.items()]
     try:
-        with torch.serialization.safe_globals([(value, name) for name, value in STAND_INS.items()]):
+        with torch.serialization.safe_globals([*known, *_stood_in(path)]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged file fails in many ways
         foreign = sorted({name for name in _looked_up(path) if not _of_tensors(name)})
@@ -87,12 +192,20 @@ def _unpickled(path: Path) -> Any:
                 "give a file of tensors alone, such as safetensors"
             ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Torch would have the user switch off what keeps the file's code from being run.
+        reason = (
+            "beside tensors it holds other objects" if "weights_only" in reason.lower().replace(" ", "_") else reason
+        )
         raise UserError(f"{path} is no readable checkpoint of torch ({reason}); fetch it anew") from error
 
 
 def _of_tensors(name: str) -> bool:
     """Whether tensors, or what stands in for something, are saved with this name."""
-    return name.startswith("torch.") or name == "collections.OrderedDict" or name in STAND_INS
+    return (
+        name.startswith("torch.")
+        or name in ("collections.OrderedDict", *MAPPINGS, *STAND_INS)
+        or bool(HARMLESS.fullmatch(name))
+    )
 
 
 def _looked_up(path: Path) -> list[str]:

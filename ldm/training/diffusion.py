@@ -1,5 +1,6 @@
 """Training of the denoising model: a state that can be saved at any step, and a generator that advances it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,7 +39,10 @@ class TrainingLatents(Protocol):
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """How long and how to train; `images` and `warm_up` and `ema_half_life` count images seen."""
+    """How long and how to train; `images` and `warm_up` and `ema_half_life` count images seen.
+
+    `gradient_clip` is the largest norm of the gradient, 0 for none.
+    """
 
     seed: int
     images: int
@@ -89,7 +93,7 @@ class DiffusionTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = s.learning_rate * learning_rate_factor(self.images_seen, s.images, s.warm_up, s.decay)
         loss = self.accumulate_gradients()
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip or math.inf)
         self.optimiser.step()
         self.step += 1
         self.ema.update(self.trained, s.batch, self.images_seen)

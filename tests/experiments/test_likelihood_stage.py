@@ -51,7 +51,6 @@ def test_neither_the_sampler_nor_the_judge_takes_part(setting):
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(setting, words):
     with pytest.raises(UserError, match=words):
         plan_of(ASKED, setting)
-    if "clip" not in setting:
 
 
 class Ideal(torch.nn.Module):

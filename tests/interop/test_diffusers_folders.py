@@ -365,7 +365,7 @@ def test_what_cannot_be_read_is_named(diffusers, tmp_path):
     refused("vqvae/config.json", "act_fn", act_fn="relu")
     refused("vqvae/config.json", "ControlNetModel is no autoencoder", _class_name="ControlNetModel")
     refused("vqvae/config.json", "AutoencoderOobleck encodes video or sound", _class_name="AutoencoderOobleck")
-    refused("scheduler/scheduler_config.json", "rescale_betas_zero_snr=True", rescale_betas_zero_snr=True)
+    refused("scheduler/scheduler_config.json", "use_flow_sigmas=True", use_flow_sigmas=True)
     refused("scheduler/scheduler_config.json", "beta_schedule=sigmoid", beta_schedule="sigmoid")
     refused("scheduler/scheduler_config.json", "FlowMatch", _class_name="FlowMatchEulerDiscreteScheduler")
     refused("model_index.json", r"part text_encoder_2 \(T5\)", text_encoder_2=["transformers", "T5"])

@@ -1,10 +1,16 @@
 """Of a weight file tensors are read, and nothing of it is run."""
 
+import argparse
+import collections
+import datetime
 import os
 import pickle
 import re
 import sys
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -98,3 +104,87 @@ def test_a_file_without_tensors_is_told(name, content, message, tmp_path):
     torch.save({"epoch": 3}, tmp_path / "empty.ckpt")
     with pytest.raises(UserError, match="holds no named tensors"):
         read_tensors(tmp_path / "empty.ckpt")
+
+
+W = {"encoder.a": torch.arange(3.0), "decoder.b": torch.ones(2, 2)}
+E = {name: value + 1 for name, value in W.items()}
+
+
+def prefixed(prefix, tensors=W):
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+NESTED = {
+    "state_dict": ({"state_dict": W, "epoch": 3}, W),
+    "model": ({"model": W, "optimizer": {"state": {}}}, W),
+    "model_state_dict": ({"model_state_dict": W, "loss": torch.tensor(0.5)}, W),
+    "wrapped twice": ({"checkpoint": 1, "model": {"state_dict": W}}, W),
+    "ema beside raw": ({"model": W, "ema": E}, E),
+    "params_ema": ({"params": W, "params_ema": E}, E),
+    "shadow": ({"model": W, "ema": {"decay": 0.999, "shadow": E}}, E),
+    "module.": ({"state_dict": prefixed("module.")}, W),
+    "_orig_mod.": (prefixed("_orig_mod."), W),
+    "stacked prefixes": ({"model": prefixed("module._orig_mod.module.")}, W),
+    "compiled part": ({"encoder._orig_mod.a": W["encoder.a"], "decoder.b": W["decoder.b"]}, W),
+    "several networks": ({"vae": W, "unet": {"c": torch.zeros(1)}}, {**prefixed("vae."), "unet.c": torch.zeros(1)}),
+}
+
+
+@pytest.mark.parametrize("form", NESTED)
+def test_tensors_are_found_whatever_wraps_them(form, tmp_path):
+    saved, expected = NESTED[form]
+    torch.save(saved, tmp_path / "model.pt")
+    found = read_tensors(tmp_path / "model.pt")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_what_training_programs_save_beside_tensors_does_no_harm(tmp_path):
+    omegaconf = pytest.importorskip("omegaconf")
+    beside = {
+        "args": argparse.Namespace(lr=1e-4, path=Path("/tmp/x"), seed=np.int64(3)),
+        "best": np.float32(0.5),
+        "history": np.arange(5),
+        "config": omegaconf.OmegaConf.create({"model": {"target": "x", "sizes": [1, 2]}}),
+        "counts": collections.defaultdict(list, {"a": [1]}),
+        "when": datetime.datetime(2026, 1, 1),
+        "kinds": {1, 2},
+        "shape": torch.Size([1, 2]),
+    }
+    for name, value in beside.items():
+        torch.save({"model": W, name: value}, tmp_path / "model.pt")
+        found = read_tensors(tmp_path / "model.pt")
+        assert found.keys() == W.keys(), name
+        assert all(torch.equal(found[key], W[key]) for key in W), name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
+        (b"\n <HTML>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "pointer of git-lfs"),
+        (b"", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors", "model.pth"])
+def test_what_only_bears_the_name_of_a_checkpoint_is_called_what_it_is(content, said, name, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_tensors(tmp_path / name)
+
+
+def test_a_zip_of_other_files_is_called_that(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.ckpt", "w") as archive:
+        archive.writestr("readme.txt", "x")
+    with pytest.raises(UserError, match=r"is a zip archive of other files \(readme.txt\)"):
+        read_tensors(tmp_path / "model.ckpt")
+
+
+def test_nobody_is_told_to_run_what_a_file_holds(tmp_path):
+    torch.save({"model": W, "x": Harm(tmp_path / "trace")}, tmp_path / "harm.pt")
+    (tmp_path / "broken.pt").write_bytes((tmp_path / "harm.pt").read_bytes()[:300])
+    for name in ("harm.pt", "broken.pt"):
+        with pytest.raises(UserError) as refused:
+            read_tensors(tmp_path / name)
+        assert "weights_only" not in str(refused.value).replace(" ", "_").lower()
