@@ -79,6 +79,7 @@ def draw(
     from analysis.columns import UNPRINTED
     from analysis.figures import figures_of
     from analysis.headline import drawable
+    from analysis.pictures import pictures
     from analysis.table import markdown
 
     study = read_study(store, sweep)
@@ -107,8 +108,11 @@ def draw(
     for name, figure_of in figures_of(study).items():
         for kind, content in style.rendered(figure_of(study)).items():
             written.append(write_atomic(folder / f"{name}.{kind}", content))
+    shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study, store)]
     gaps = {gap.label for gap in study.missing}
     print(f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing")
+    if shown:
+        print(f"{len(shown)} pictures of samples, reconstructions and others: {folder / 'pictures'}/")
     return written
 
 
