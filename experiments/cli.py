@@ -53,6 +53,7 @@ def with_scale(argv: list[str]) -> list[str]:
     """
     check_given_once(argv)
     asks_only = any(argument in ("-h", "--help", "--hydra-help", "--info", "--version") for argument in argv)
+    asks_only |= any(argument in ("-sc", "--shell-completion") for argument in argv)
     given = any(re.match(r"\+*scale=", argument) for argument in argv)
     if asks_only or given:
         return argv
@@ -60,7 +61,10 @@ def with_scale(argv: list[str]) -> list[str]:
 
     scale = "gpu" if torch.cuda.is_available() and "device=cpu" not in argv else "cpu"
     found = "a GPU" if scale == "gpu" else "no GPU"
-    say(f"scale={scale}, since this machine has {found} in use (choose with scale={'|'.join(SCALES)})")
+    # Beside the output, which --cfg job > file is to hold alone.
+    print(
+        f"scale={scale}, since this machine has {found} in use (choose with scale={'|'.join(SCALES)})", file=sys.stderr
+    )
     # Beside the other overrides: argparse takes them only in one piece, before -m or behind it.
     overrides = [position for position, argument in enumerate(argv) if position and re.match(r"[^-]*=", argument)]
     position = overrides[0] if overrides else len(argv)

@@ -20,6 +20,7 @@ from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
 from experiments.runner import run_stages
+from experiments.scoring import left_out_by_number
 from experiments.stage import Plan, targets
 from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
@@ -45,6 +46,7 @@ def run_one(config: DictConfig, command: str) -> int:
     name = _sweep_name()
     _say_data([values], store)
     _say_notes([plan], values["until"], store, check_tracking(values["tracker"]["mode"], store.root))
+    _say_left_out([plan], values["until"])
     store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     wanted = plan.needed(targets(STAGES, values["until"]))
     try:
@@ -85,6 +87,7 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     _say_data(settings, store)
     tracking = check_tracking(values["tracker"]["mode"], store.root)
     _say_notes([point.plan for point in cells], values["until"], store, tracking)
+    _say_left_out([point.plan for point in cells], values["until"])
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
     _say_work(points, cells, asked, store)
     before = _complete(cells, asked, store)
@@ -180,6 +183,15 @@ def _say_data(configs: Sequence[Mapping[str, Any]], store: Store) -> None:
     sets = [with_scale_sizes(settings_only(config)) for config in configs]
     for data in {json.dumps(data, sort_keys=True): data for data in sets}.values():
         say(f"data={data['name']}  {data['resolution']} px  {data_facts(data, store).sentence}")
+
+
+def _say_left_out(plans: Sequence[Plan], until: str) -> None:
+    """Which metrics the numbers of images leave out, as the doctor says it."""
+    if "evaluation" not in {planned.name for plan in plans for planned in plan.needed(targets(STAGES, until))}:
+        return
+    facts = data_facts(plans[0].config["data"], Store(Path(plans[0].config["store"])))
+    if lost := left_out_by_number(plans[0].config["metrics"], facts):
+        say(f"note: too few images for {', '.join(lost)}: left out", style="yellow")
 
 
 def _say_notes(plans: Sequence[Plan], until: str, store: Store, others: Sequence[str]) -> None:

@@ -96,7 +96,7 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
     planned, started = plan.stages[stage.name], time.monotonic()
     store.begin(stage.name, planned.identity)
     prepare_device(plan.config["device"])
-    with tracker.stage_run(plan, planned) as run:
+    with tracker.stage_run(plan, planned, stage.axes) as run:
         made_with = _with_sources(planned, plan, store.folder(stage.name, planned.identity))
         try:
             outcome = stage.run(job_of(stage, plan, store, run))

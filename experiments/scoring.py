@@ -10,9 +10,10 @@ from torch import Tensor
 
 from experiments import build
 from experiments.artifacts import reference_facts
+from experiments.data_facts import DataFacts
 from experiments.stage import Job, Settings
 from ldm.data.contract import SPLITS, ImageCache, Split
-from ldm.metrics.distribution import generation_metrics
+from ldm.metrics.distribution import KINDS, generation_metrics, metric_name
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 from ldm.metrics.values import REAL_IMAGES, MetricValue, Variant, variant_left_out
 from ldm.randomness import generator
@@ -122,6 +123,17 @@ def floor_images(settings: Mapping[str, Any], splits: Mapping[str, ImageCache]) 
     """The split that a reference stage of these settings does not compare with, and those of it that floors measure."""
     split = _other(settings["reference"])
     return split, chosen(len(splits[split]), settings["n_samples"], settings["seed"], "floor")
+
+
+def left_out_by_number(metrics: Mapping[str, Any], facts: DataFacts) -> list[str]:
+    """The metrics of samples that the numbers of images leave out, each with what it needs and what there is."""
+    reference = facts.heldout_images if metrics["reference"] == "heldout" else facts.train_images
+    sides = {True: min(metrics["n_samples"], reference), False: metrics["n_samples"]}
+    return [
+        f"{metric_name(kind.name, metrics['extractor'])} (needs {kind.images}, there are {sides[kind.of_reference]})"
+        for kind in KINDS.values()
+        if kind.extractor is None and kind.array != "spatial" and sides[kind.of_reference] < kind.images
+    ]
 
 
 def _other(split: str) -> str:

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,13 +141,13 @@ class Tracker:
         self._ended: list[tuple[Any, int]] = []
 
     @contextmanager
-    def stage_run(self, plan: Plan, stage: PlannedStage) -> Iterator[Run]:
-        """The run of one stage execution, ended whether the stage succeeds or not."""
+    def stage_run(self, plan: Plan, stage: PlannedStage, depends_on: Collection[str]) -> Iterator[Run]:
+        """The run of one stage execution, ended whether the stage succeeds or not; `depends_on` are its axes."""
         axes = {key: plan.axes[key] for key in ("f", "regulariser", "channels", "resolution", "data", "scale")}
         shown = without_environment(plan.config)
         config = {**axes, "identity": stage.identity, "stage_config": stage.settings, "config": shown}
         tags = [stage.name, f"f={axes['f']}", str(axes["regulariser"]), f"scale={axes['scale']}"]
-        name = f"{stage.name} of {_in_words(plan, stage.name)}"
+        name = f"{stage.name} of {_in_words(plan, depends_on)}"
         with self._run(f"{stage.name}-{stage.identity}", name, stage.name, config, tags) as run:
             yield run
 
@@ -174,7 +174,7 @@ class Tracker:
             return
         config = {**plan.axes, "cell": plan.cell, "stages": {s.name: s.identity for s in plan.stages.values()}}
         tags = ["cell", f"f={plan.axes['f']}", str(plan.axes["regulariser"])]
-        with self._run(f"cell-{name}", _in_words(plan, "samples"), "cell", config, tags) as run:
+        with self._run(f"cell-{name}", _in_words(plan, plan.axes), "cell", config, tags) as run:
             for record in records:
                 run.finish(record)
         self.settle()
@@ -231,10 +231,12 @@ def _title(regulariser: str) -> str:
     return FIRST_STAGES[regulariser].labels.title if regulariser in FIRST_STAGES else regulariser
 
 
-def _in_words(plan: Plan, stage: str) -> str:
-    """A cell as a person names it, as far as it tells runs of this stage apart: "KL f=4, ddim 20 steps"."""
+def _in_words(plan: Plan, depends_on: Collection[str]) -> str:
+    """A cell as a person names it, as far as these axes go: "KL f=4, ddim 20 steps"."""
     axes = plan.axes
     words = [f"{_title(axes['regulariser'])} f={axes['f']}"]
-    if stage in ("samples", "evaluation") and axes.get("steps"):
+    if "steps" in depends_on and axes.get("steps"):
         words.append(f"{axes['sampler']} {axes['steps']} steps")
-    return ", ".join([*words, *(f"{key} {axes[key]}" for key in ("seed", "ae_seed") if axes.get(key))])
+    return ", ".join(
+        [*words, *(f"{key} {axes[key]}" for key in ("seed", "ae_seed") if key in depends_on and axes.get(key))]
+    )

@@ -28,6 +28,7 @@ from experiments.data_facts import DataFacts
 from experiments.images import data_facts, splits
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
+from experiments.scoring import left_out_by_number
 from experiments.stage import Plan
 from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
@@ -35,7 +36,6 @@ from experiments.store import Store
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
 from ldm.errors import UserError
-from ldm.metrics.distribution import KINDS, metric_name
 from ldm.metrics.extractors import EXTRACTORS
 from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
@@ -444,12 +444,7 @@ def _planned(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Finding]
 def _metrics(plan: Plan, facts: DataFacts) -> Finding:
     metrics = plan.config["metrics"]
     reference = facts.heldout_images if metrics["reference"] == "heldout" else facts.train_images
-    sides = {True: min(metrics["n_samples"], reference), False: metrics["n_samples"]}
-    lost = [
-        f"{metric_name(kind.name, metrics['extractor'])} (needs {kind.images}, there are {sides[kind.of_reference]})"
-        for kind in KINDS.values()
-        if kind.extractor is None and kind.array != "spatial" and sides[kind.of_reference] < kind.images
-    ]
+    lost = left_out_by_number(metrics, facts)
     text = f"{metrics['n_samples']:,} samples against {reference:,} {metrics['reference']} images"
     if not lost:
         return Finding("metrics", Verdict.WORKS, f"{text}: all can be given")

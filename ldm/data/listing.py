@@ -370,7 +370,8 @@ def _check_classes(listing: Listing) -> None:
     strange = [listing.classes[label] for label in sorted(label for label in heldout - train if label is not None)]
     if strange:
         known = [listing.classes[label] for label in sorted(label for label in train if label is not None)]
-        hint = nearest(strange[0].lower(), [name.lower() for name in known])
+        alike = next((name for name in known if name.lower() == strange[0].lower()), None)
+        hint = nearest(strange[0], known) if alike is None else f", which differs from {alike} in its case alone"
         raise UserError(
             f"{listing.files.path}: {len(strange)} of the classes of held-out images have no training image, "
             f"{', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}{hint} (training has "

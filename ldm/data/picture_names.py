@@ -2,8 +2,8 @@
 
 import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from ldm.data.contract import Split
@@ -31,14 +31,15 @@ ANNOTATION_WORDS: Final = frozenset((
     "segmap", "segmaps", "segmentation", "segmentations", "segmentationclass", "segmentationobject", "semantic",
     "semantics", "instance", "instances", "panoptic", "groundtruth", "gt", "gtfine", "gtcoarse", "trimap", "trimaps",
     "depth", "depths", "disparity", "normals", "conditioning", "condition", "conditions", "canny", "hed", "parsing",
-    "stuffthingmaps", "matte", "mattes",
+    "stuffthingmaps", "matte", "mattes", "edge", "edges", "annots", "anno", "annos", "lbl", "lbls", "alpha", "alphas",
 ))
 """What folders are called that hold pictures about other pictures."""
 # fmt: on
 
 ANNOTATION_ENDING: Final = re.compile(
     r"[-_. ](?:labels?|labelids|labeltrainids|instanceids|color|colou?r_?mask|masks?|seg|segs|segmentation|gt|"
-    r"groundtruth|gtfine|gtcoarse|polygons|depth|disparity|normals?|trimap|matte|instances?|panoptic|canny|hed)$",
+    r"groundtruth|gtfine|gtcoarse|polygons|depth|disparity|normals?|trimap|matte|instances?|panoptic|canny|hed|edges?|"
+    r"alpha|annot?|annotations?)(?:[-_ ]?\d+)?$",
     re.IGNORECASE,
 )
 """What a picture about another picture has behind the name of that one."""
@@ -51,6 +52,12 @@ def words_of(folder: str) -> list[str]:
     """The words of a folder's name, in lower case and without numbers: "trainImages2017" -> ["train", "images"]."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder)
     return [word for word in re.split(r"[^a-z]+", apart.lower()) if word]
+
+
+def without_words(folder: str, words: Collection[str]) -> str:
+    """A folder's name without these words, as long as something is left of it."""
+    left = [word for word in words_of(folder) if word not in words]
+    return " ".join(left) if left else folder
 
 
 def side_of(folder: str, is_certain: bool = False) -> tuple[Split | None, int] | None:
@@ -79,8 +86,7 @@ def names_annotations(folder: str) -> bool:
     joined = "".join(words)
     if joined in ANNOTATION_WORDS:
         return True
-    others = {*FILLING, *TRAIN, *HELDOUT, *ABBREVIATED_TRAIN, *ABBREVIATED_HELDOUT}
-    left = [word for word in words if word not in others]
+    left = [word for word in words if word not in FILLING]
     return bool(left) and all(word in ANNOTATION_WORDS for word in left)
 
 
@@ -101,6 +107,20 @@ def looks_like_split(folder: str) -> bool:
     """Whether a folder is called as splits are, alone or with one letter or so behind ("trainA")."""
     words = [word for word in words_of(folder) if len(word) > 1]
     return bool(words) and side_of(" ".join(words), is_certain=True) not in (None, (None, len(HELDOUT)))
+
+
+def split_within(folders: Collection[str]) -> bool:
+    """Whether names of classes and of splits stand together in names of folders: "cats_train" beside "cats_test".
+
+    Some names have to be alike but for the split; a "bullet_train" without a "bullet_test" is a class.
+    """
+    sides = {*TRAIN, *HELDOUT}
+    apart = Counter(
+        tuple(word for word in words_of(folder) if word not in sides)
+        for folder in folders
+        if len(words_of(folder)) > 1 and not sides.isdisjoint(words_of(folder))
+    )
+    return any(rest and count > 1 for rest, count in apart.items())
 
 
 def annotating(paths: Mapping[str, Sequence[str]]) -> frozenset[str]:

@@ -49,6 +49,7 @@ SPLITS = [
     ("train", "test1"),
     ("imagesTr", "imagesTs"),
     ("trn", "tst"),
+    ("seg_train", "seg_test"),
 ]
 
 
@@ -73,10 +74,16 @@ def test_unlabelled_images_beside_a_split_take_no_part_and_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     "folders",
-    [("train", "cats", "dogs"), ("trainA", "trainB", "testA", "testB"), ("val", "test"), ("bus", "car", "train")],
+    [
+        ("train", "cats", "dogs"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("val", "test"),
+        ("bus", "car", "train"),
+        ("cats_test", "cats_train", "dogs_test", "dogs_train"),
+    ],
 )
 def test_splits_that_do_not_fit_are_refused_with_what_was_seen(tmp_path, folders):
-    with pytest.raises(UserError, match=r"looks like splits, .*\(4 images\).*data\.folders=classes") as refused:
+    with pytest.raises(UserError, match=r"splits.*\(4 images\).*data\.folders=classes") as refused:
         listed(tmp_path, pictures(*folders))
     assert all(folder in str(refused.value) for folder in folders)
     assert listed(tmp_path, pictures(*folders), folders="classes")[2] == tuple(sorted(folders))
@@ -125,6 +132,8 @@ MASKS = {
     ),
     "pets": ("images/{}.jpg", ["annotations/trimaps/{}.png"]),
     "depth": ("rgb/{}.png", ["depth/{}.png", "normals/{}.png"]),
+    "edges": ("images/{}.png", ["edges/{}.png"]),
+    "numbered": ("{}.png", ["{}_mask.png", "{}_mask_1.png"]),
 }
 
 
@@ -156,7 +165,7 @@ def test_a_class_called_as_annotations_are_is_refused_unless_it_is_said_to_be_on
 def test_words_of_names():
     assert side_of("Training_Set") == ("train", 0)
     assert side_of("cats") is None
-    assert [names_annotations(name) for name in ("gtFine", "train_labels", "no_mask", "images")] == [1, 1, 0, 0]
+    assert [names_annotations(name) for name in ("gtFine", "label_images", "no_mask", "images")] == [1, 1, 0, 0]
     assert annotated_stem("a_gtFine_labelIds") == "a"
     assert annotated_stem("portrait") is None
     assert annotating({"a/x.jpg": ("a", "x.jpg"), "b/x.jpg": ("b", "x.jpg")}) == frozenset()
@@ -348,3 +357,22 @@ def test_a_store_inside_the_data_is_no_data(tmp_path, mark):
     assert opened(tmp_path / "set")["train"].fingerprint == plain
     with pytest.raises(UserError, match="is a store of this program"):
         opened(store)
+
+
+def test_a_split_unpacked_into_folders_of_its_own_names_is_read(tmp_path):
+    places = [f"{side}/{side}/{kind}" for side in ("seg_train", "seg_test") for kind in ("sea", "street")]
+    inside, held, classes, _ = listed(tmp_path, pictures(*places))
+    assert classes == ("sea", "street")
+    assert (len(inside), len(held)) == (8, 8)
+
+
+def test_a_class_of_another_case_is_called_that(tmp_path):
+    with pytest.raises(UserError, match="cat, which differs from Cat in its case alone"):
+        listed(tmp_path, pictures("train/Cat", "train/dog", "test/cat", "test/dog"))
+
+
+def test_label_maps_beside_images_are_said_to_be_none_of_them(tmp_path):
+    files = {f"images/s{i}.png": png(i) for i in range(9)}
+    files |= {f"labels/s{i}.png": encoded(colours(i).astype(np.uint8)) for i in range(9)}
+    *_, notes = listed(tmp_path, files)
+    assert any("9 pictures beside the images are read as label maps" in note for note in notes)

@@ -11,7 +11,7 @@ from program import run, run_afresh
 from tiny_plans import settings_of
 
 from experiments import cli
-from experiments.cli import exit_code, pasted, without
+from experiments.cli import exit_code, pasted, with_scale, without
 from experiments.compose import composed
 from experiments.schema import CONF, check_keys, leaves
 from ldm.errors import UserError
@@ -125,7 +125,9 @@ def test_a_scale_is_added_only_where_none_is_given(given):
 def test_the_scale_follows_the_machine_and_is_said(monkeypatch, capsys, has_gpu, given, scale):
     monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
     assert cli.with_scale(["run.py", *given]) == ["run.py", f"scale={scale}", *given]
-    assert capsys.readouterr().out.startswith(f"scale={scale}, since this machine has")
+    said = capsys.readouterr()
+    assert said.err.startswith(f"scale={scale}, since this machine has")
+    assert said.out == ""
 
 
 @pytest.mark.parametrize("given", [["-m", "ae.f=1,4"], ["ae.f=1,4", "-m"], ["-m"], ["--config-dir", "x", "ae.f=1"]])
@@ -191,3 +193,12 @@ def test_wrong_settings_end_in_one_sentence_before_anything_runs(arguments, said
     assert "Traceback" not in done.stdout + done.stderr
     left = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.name != "run.log"]
     assert [path.name for path in left] in ([], [".ldm-store"])
+
+
+@pytest.mark.parametrize(("flag", "first"), [("-sc", "export _HYDRA_OLD_COMP"), ("--cfg", "data:")])
+def test_what_other_programs_read_holds_nothing_else(flag, first, monkeypatch, capsys):
+    """Of shell completion and of a config that goes to a file."""
+    given = ["run.py", flag, {"-sc": "install=bash", "--cfg": "job"}[flag]]
+    assert with_scale(given)[: len(given)] == given
+    assert capsys.readouterr().out == ""
+    assert first

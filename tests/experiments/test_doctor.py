@@ -111,7 +111,7 @@ def test_too_few_images_leave_out_the_metrics_that_need_more(tmp_path):
     metrics = of(findings, "metrics")
     assert f"kd_efficientnet_lite2 (needs 16, there are {n_heldout})" in metrics.text
     assert "is_efficientnet_lite2" not in metrics.text  # it needs no reference
-    findings = list(doctor.examine_data(settings_of("metrics.n_samples=100"), tmp_path / "store"))
+    findings = list(doctor.examine_data(settings_of("metrics.n_samples=100", "data.n_heldout=100"), tmp_path / "store"))
     assert of(findings, "metrics").verdict is Verdict.WORKS
 
 

@@ -47,7 +47,7 @@ class Quiet:
     """A tracker that keeps nothing."""
 
     @contextmanager
-    def stage_run(self, plan, stage):
+    def stage_run(self, plan, stage, depends_on):
         yield self
 
     def finish(self, record):

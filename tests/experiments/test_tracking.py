@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_plans import plan_of
+from tiny_plans import plan_of, stage_named
 
 from experiments.compose import without_environment
 from experiments.tracking import Tracker, check_tracking, mode_of
@@ -30,7 +30,7 @@ def test_an_offline_run_lies_in_the_store_and_says_nothing(tmp_path: Path, capfd
     plan = plan_of()
     stage = plan.stages["first_stage"]
     found = tracker(tmp_path)
-    with found.stage_run(plan, stage) as run:
+    with found.stage_run(plan, stage, ()) as run:
         run.log(16, {"loss": 1.0})
         run.finish(
             StageRecord("first_stage", stage.identity, {}, {}, rows=(ResultRow("psnr", 20.0, 4),), cost=Cost(1.0, 4))
@@ -49,7 +49,7 @@ def test_a_run_ends_when_its_stage_fails(tmp_path: Path) -> None:
     opened, found = [], tracker(tmp_path)
 
     def failing_stage() -> None:
-        with found.stage_run(plan, plan.stages["diffusion"]) as run:
+        with found.stage_run(plan, plan.stages["diffusion"], ()) as run:
             opened.append(run)
             raise ZeroDivisionError
 
@@ -63,7 +63,7 @@ def test_a_run_ends_when_its_stage_fails(tmp_path: Path) -> None:
 def test_disabled_leaves_nothing_behind(tmp_path: Path) -> None:
     """No folder, no import needed."""
     plan = plan_of()
-    with tracker(tmp_path, "disabled").stage_run(plan, plan.stages["latents"]) as run:
+    with tracker(tmp_path, "disabled").stage_run(plan, plan.stages["latents"], ()) as run:
         run.log(1, {"loss": 0.0})
     assert list(tmp_path.iterdir()) == []
 
@@ -72,7 +72,7 @@ def test_runs_have_names_that_a_person_reads(tmp_path: Path) -> None:
     found = tracker(tmp_path)
     plan = plan_of("ae=kl", "ae.f=4", "sampler.steps=20")
     for stage, name in {"first_stage": "first_stage of KL f=4", "samples": "samples of KL f=4, ddim 20 steps"}.items():
-        with found.stage_run(plan, plan.stages[stage]) as run:
+        with found.stage_run(plan, plan.stages[stage], stage_named(stage).axes) as run:
             assert (run.run.name, run.run.group) == (name, "sweep")
     found.settle()
 

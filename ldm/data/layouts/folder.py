@@ -22,7 +22,15 @@ from ldm.data.files import Files, open_files
 from ldm.data.listing import Found, Listing, image_names, make_listing
 from ldm.data.memo import ContentMemo
 from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
-from ldm.data.picture_names import annotating, looks_like_split, names_annotations, side_of
+from ldm.data.picture_names import (
+    annotating,
+    looks_like_split,
+    names_annotations,
+    side_of,
+    split_within,
+    without_words,
+    words_of,
+)
 from ldm.errors import UserError
 from ldm.parts import option
 
@@ -31,8 +39,8 @@ FOLDERS: Final = (AUTO, CLASSES, NONE)
 """What folders mean: what their names say; classes, whatever they are called; splits at most."""
 
 REMEDY: Final = (
-    "move these files, or say what the folders are: data.folders=classes (every top folder is a class, whatever it is "
-    "called) or data.folders=none (no classes)"
+    "put them into train/ and test/, each with the same classes, or say that they are none: data.folders=classes reads "
+    "every top folder as a class, whatever it is called, data.folders=none none of them, with a share held out of all"
 )
 MOST_NAMED: Final = 5
 
@@ -50,6 +58,7 @@ def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo, folders
     names, notes = [name for name in image_names(files) if name not in apart], list[str]()
     if folders != CLASSES:
         names, notes = _without_annotations(files, names)
+        notes += [f"{len(apart):,} pictures beside the images are read as label maps, not as images"] if apart else []
     inner = unwrapped([tuple(name.split("/")) for name in names])
     splits: list[Split | None] = [None] * len(names)
     if folders != CLASSES:
@@ -120,7 +129,8 @@ def _without_annotations(files: Files, names: Sequence[str]) -> tuple[list[str],
     if strange:
         raise UserError(
             f"{files.path}: {_counted(strange)} {'has' if len(strange) == 1 else 'have'} the name of annotations, but "
-            f"no images with the same names lie beside: {REMEDY}."
+            "no images with the same names lie beside: move these files, or say that they are images, with "
+            "data.folders=classes (every top folder is a class)."
         )
     return images, notes
 
@@ -134,7 +144,10 @@ def given_split(paths: Paths) -> tuple[list[Split | None], list[tuple[str, ...]]
     sides, others = _sides_of(list(tops))
     if sides is not None:
         notes = [f"{_counted(Counter({top: tops[top] for top in others}))} takes no part"] if others else []
-        return [sides.get(path[0]) for path in paths], unwrapped([path[1:] for path in paths]), notes
+        inner = unwrapped([path[1:] for path in paths])
+        if all(len(path) > 1 for path in inner) and _sides_of(sorted({path[0] for path in inner}))[0] is not None:
+            inner = [path[1:] for path in inner]  # unpacked into a folder of its own name: seg_train/seg_train/
+        return [sides.get(path[0]) for path in paths], inner, notes
     if "" not in tops and all(len(path) > 2 for path in paths):
         below, _ = _sides_of(sorted({path[1] for path in paths}))
         if below is not None:  # the classes lie above the splits
@@ -146,6 +159,9 @@ def _mixed(paths: Paths) -> str:
     """What is seen where some top folders are called as splits are and the others do not fit; "" where it is not so."""
     tops = Counter(path[0] if len(path) > 1 else "" for path in paths)
     certain = [top for top in tops if looks_like_split(top)]
+    if not certain and split_within(tops):
+        seen = _counted(Counter({f"{top}/": count for top, count in tops.items()}))
+        return f"classes and splits in the names of its folders, {seen}"
     if not certain or len(tops) < 2:
         return ""
     rest = Counter({f"{top}/" if top else "files in no folder": tops[top] for top in tops if top not in certain})
@@ -159,7 +175,8 @@ def _sides_of(folders: Sequence[str]) -> tuple[dict[str, Split] | None, list[str
 
     Of several held-out folders that of the first rank is taken.
     """
-    said = {folder: side_of(folder) for folder in folders}
+    common = set.intersection(*(set(words_of(folder)) for folder in folders)) if folders else set()
+    said = {folder: side_of(without_words(folder, common)) for folder in folders}
     known = {folder: found for folder, found in said.items() if found is not None}
     ranks = [rank for side, rank in known.values() if side == "heldout"]
     if len(known) < len(said) or not ranks or all(side != "train" for side, _ in known.values()):
