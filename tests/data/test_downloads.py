@@ -376,3 +376,30 @@ def test_label_maps_beside_images_are_said_to_be_none_of_them(tmp_path):
     files |= {f"labels/s{i}.png": encoded(colours(i).astype(np.uint8)) for i in range(9)}
     *_, notes = listed(tmp_path, files)
     assert any("9 pictures beside the images are read as label maps" in note for note in notes)
+
+
+LABELS = {
+    "dataset.json": lambda rows: json.dumps({"labels": [[name, number] for name, number in rows.items()]}),
+    "metadata.csv": lambda rows: "file_name,label\n" + "".join(f"{name},{number}\n" for name, number in rows.items()),
+    "metadata.jsonl": lambda rows: "\n".join(
+        json.dumps({"file_name": name, "text": "x", "label": number}) for name, number in rows.items()
+    ),
+    "labels.csv": lambda rows: "id,class\n" + "".join(f"{name[:-4]},{number}\n" for name, number in rows.items()),
+}
+
+
+@pytest.mark.parametrize("form", LABELS)
+def test_classes_stand_in_files_where_no_folder_gives_them(tmp_path, form):
+    rows = {f"{i:02}.png": (2, 10, 1)[i % 3] for i in range(12)}
+    files = {name: png(i) for i, name in enumerate(rows)}
+    splits = opened(write_folder(tmp_path / "set", files | {form: LABELS[form](rows).encode()}))
+    assert splits["train"].classes == ("1", "2", "10")
+    for source in splits.values():
+        for index in range(len(source)):
+            item = source.item(index)
+            assert source.classes[item.label] == str(rows[item.name])
+    assert opened(tmp_path / "set", folders="none")["train"].classes == ()
+    few = dict(list(rows.items())[:5])
+    part = opened(write_folder(tmp_path / "part", files | {form: LABELS[form](few).encode()}))["train"]
+    assert part.classes == ()
+    assert any("files name those of 5 images" in note for note in part.notes)

@@ -9,12 +9,13 @@ every image then lies in one of two or more subfolders, those are the classes. W
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
 from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
+from ldm.data.annotations.class_labels import class_labels
 from ldm.data.annotations.label_maps import find_label_files, label_map_reader
 from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.contract import Split
@@ -68,22 +69,14 @@ def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo, folders
             if folders == AUTO:
                 raise UserError(f"{files.path} holds {mixed}: {REMEDY}.")
             notes.append(f"{mixed}; they are read as no split, so a share of all images is held out")
-    taking_part = [parts for parts, split in zip(inner, splits, strict=True) if split or not any(splits)]
-    tops = {parts[0] for parts in taking_part if len(parts) > 1}
-    loose = ["/".join(parts) for parts in taking_part if len(parts) == 1]
-    labelled = not loose and len(tops) > 1 and folders != NONE
-    if loose and len(tops) > 1 and folders != NONE:
-        notes.append(
-            f"no classes: {len(loose):,} of {len(taking_part):,} images lie in none of the {len(tops)} folders "
-            f"{_some(sorted(tops))}: {_some(loose)}; without these the folders are classes"
-        )
-    classes = tuple(sorted(tops)) if labelled else ()
+    part = [name for name, split in zip(names, splits, strict=True) if split is not None or not any(splits)]
+    classes, of_image, said = _classes(files, dict(zip(names, inner, strict=True)), part, folders)
+    notes += said
     index = {name: number for number, name in enumerate(classes)}
     found = [
-        Found(name, "/".join(parts), index.get(parts[0]), split)
+        Found(name, "/".join(parts), index.get(of_image.get(name, "")), split)
         for name, parts, split in zip(names, inner, splits, strict=True)
     ]
-    part = [name for name, split in zip(names, splits, strict=True) if split is not None or not any(splits)]
     annotations = {
         "captions": find_captions(files, part, places),
         "boxes": find_boxes(files, part, places),
@@ -91,6 +84,30 @@ def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo, folders
     }
     listing = make_listing(files, found, classes, annotations)
     return dataclasses.replace(listing, notes=(*notes, *listing.notes))
+
+
+def _classes(
+    files: Files, inner: Mapping[str, tuple[str, ...]], part: Sequence[str], folders: str
+) -> tuple[tuple[str, ...], Mapping[str, str], list[str]]:
+    """The classes of the images that take part, the class of each, and notes: of files that say it, else of folders."""
+    if folders == NONE:
+        return (), {}, []
+    named = class_labels(files, part) if folders == AUTO else {}
+    without = [name for name in part if name not in named]
+    if named and not without:
+        return in_order([named[name] for name in part]), named, []
+    notes = [f"files name the classes of {len(named):,} images, but none of {_some(without)}"] if named else []
+    tops = {inner[name][0] for name in part if len(inner[name]) > 1}
+    loose = ["/".join(inner[name]) for name in part if len(inner[name]) == 1]
+    if len(tops) < 2 or is_sharded(files):
+        return (), {}, notes
+    if loose:
+        notes.append(
+            f"no classes: {len(loose):,} of {len(part):,} images lie in none of the {len(tops)} folders "
+            f"{_some(sorted(tops))}: {_some(loose)}; without these the folders are classes"
+        )
+        return (), {}, notes
+    return tuple(sorted(tops)), {name: parts[0] for name, parts in inner.items()}, notes
 
 
 def list_plain(path: Path, places: AnnotationPlaces, memo: ContentMemo) -> Listing:

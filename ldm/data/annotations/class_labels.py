@@ -1,0 +1,86 @@
+"""Class labels in files beside the images: StyleGAN's dataset.json, and columns of metadata, for sets without folders.
+
+`dataset.json` holds "labels", a list of [path, number]; `metadata.csv`, `metadata.jsonl` and `labels.csv` a column
+`label`, `class` or `category` beside one of `file_name`, `filename`, `image`, `path` or `id`. A name without suffix
+means the image of that name.
+"""
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from ldm.data.annotations.lookup import ImageFinder, read_text, shown, stem
+from ldm.data.files import Files
+from ldm.errors import UserError
+from ldm.lines import lines_of
+
+STYLEGAN = "dataset.json"
+TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv")
+NAME_COLUMNS = ("file_name", "filename", "image", "path", "id")
+LABEL_COLUMNS = ("label", "class", "category")
+
+
+def class_labels(files: Files, images: Sequence[str]) -> dict[str, str]:
+    """The class of each image that such files name; empty where none does.
+
+    Raises: UserError for a file that cannot be read, or an image with two classes.
+    """
+    finder, by_stem = ImageFinder(images), {stem(name): name for name in images}
+    found: dict[str, str] = {}
+    for source in files.names:
+        base = posixpath.basename(source)
+        if base not in (STYLEGAN, *TABLES):
+            continue
+        folder, where = PurePosixPath(source).parent.as_posix(), shown(files, source)
+        for name, label in _rows(read_text(files, source), base, where):
+            image = finder.find(name, folder) or by_stem.get(posixpath.normpath(f"{folder}/{name}"))
+            if image is not None and found.setdefault(image, label) != label:
+                raise UserError(f"{where}: {name} has the class '{label}' here and '{found[image]}' before.")
+    return found
+
+
+def is_sharded(files: Files) -> bool:
+    """Whether folders only keep the number of files in one low, as those of StyleGAN's data sets do."""
+    return STYLEGAN in files.names
+
+
+def in_order(classes: Sequence[str]) -> tuple[str, ...]:
+    """Classes in the order of their numbers where they are numbers, else of their names."""
+    are_numbers = all(name.isdecimal() for name in classes)
+    return tuple(sorted(set(classes), key=lambda name: (int(name), "") if are_numbers else (0, name)))
+
+
+def _rows(text: str, base: str, where: str) -> Iterator[tuple[str, str]]:
+    if base == STYLEGAN:
+        yield from _stylegan(text, where)
+    elif base.endswith(".csv"):
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            yield from _labelled(row)
+    else:
+        for number, line in enumerate(lines_of(text), start=1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                raise UserError(f"{where}, line {number}: is not JSON ({error}).") from error
+            yield from _labelled(row if isinstance(row, dict) else {})
+
+
+def _stylegan(text: str, where: str) -> Iterator[tuple[str, str]]:
+    try:
+        content = json.loads(text)
+        labels = content.get("labels") if isinstance(content, dict) else None
+        for name, label in labels or ():
+            yield str(name), str(label)
+    except (ValueError, TypeError) as error:
+        raise UserError(f'{where}: expected is "labels", a list of [path, number] ({error}).') from error
+
+
+def _labelled(row: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    name = next((row[column] for column in NAME_COLUMNS if isinstance(row.get(column), str)), None)
+    label = next((row[column] for column in LABEL_COLUMNS if isinstance(row.get(column), str | int)), None)
+    if name and label is not None and str(label).strip():
+        yield name, str(label).strip()
