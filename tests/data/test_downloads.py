@@ -402,4 +402,4 @@ def test_classes_stand_in_files_where_no_folder_gives_them(tmp_path, form):
     few = dict(list(rows.items())[:5])
     part = opened(write_folder(tmp_path / "part", files | {form: LABELS[form](few).encode()}))["train"]
     assert part.classes == ()
-    assert any("files name those of 5 images" in note for note in part.notes)
+    assert any("files name the classes of 5 images" in note for note in part.notes)

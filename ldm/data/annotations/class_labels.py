@@ -19,7 +19,8 @@ from ldm.errors import UserError
 from ldm.lines import lines_of
 
 STYLEGAN = "dataset.json"
-TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv")
+METADATA = ("metadata.csv", "metadata.jsonl")
+TABLES = (*METADATA, "labels.csv")
 NAME_COLUMNS = ("file_name", "filename", "image", "path", "id")
 LABEL_COLUMNS = ("label", "class", "category")
 
@@ -36,7 +37,13 @@ def class_labels(files: Files, images: Sequence[str]) -> dict[str, str]:
         if base not in (STYLEGAN, *TABLES):
             continue
         folder, where = PurePosixPath(source).parent.as_posix(), shown(files, source)
-        for name, label in _rows(read_text(files, source), base, where):
+        try:
+            rows = list(_rows(read_text(files, source), base, where))
+        except UserError:
+            if base not in METADATA:
+                raise
+            continue  # its captions say what is wrong with it, where they are asked for
+        for name, label in rows:
             image = finder.find(name, folder) or by_stem.get(posixpath.normpath(f"{folder}/{name}"))
             if image is not None and found.setdefault(image, label) != label:
                 raise UserError(f"{where}: {name} has the class '{label}' here and '{found[image]}' before.")

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from ldm.data.annotations.boxes import find_boxes
 from ldm.data.annotations.captions import find_captions
-from ldm.data.annotations.class_labels import class_labels
+from ldm.data.annotations.class_labels import class_labels, in_order, is_sharded
 from ldm.data.annotations.label_maps import find_label_files, label_map_reader
 from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.contract import Split
