@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments import build
+from experiments import build, published
 from experiments.cli import exit_code
-from experiments.console import say
+from experiments.console import reporting, say
 from experiments.image_sets import ImageSet, StoredSet, features_in, open_set
-from experiments.scoring import FEATURE_BATCH, MOST_REFERENCE_IMAGES, chosen
+from experiments.scoring import FEATURE_BATCH, MOST_REFERENCE_IMAGES, chosen, features_of
+from experiments.stages.reconstruction import BATCH, perceptual, reconstructed
 from ldm.errors import UserError
-from ldm.metrics.distribution import generation_metrics
+from ldm.metrics.distribution import generation_metrics, reconstruction_frechet
 from ldm.metrics.extractors import EXTRACTORS
 from ldm.metrics.features import EXTRACTOR_TITLES, Extractor, Features
 from ldm.metrics.intervals import Interval, difference
+from ldm.metrics.perceptual import perceptual_distances
+from ldm.metrics.reconstruction import concatenate, image_errors, reconstruction_metrics
 from ldm.metrics.values import MetricValue
 from ldm.records import AT_N, LeftOut, Protocol, write_json
 
@@ -41,6 +45,7 @@ examples:
   python -m experiments.measure samples/ ~/photos --resolution 64
   python -m experiments.measure samples.npz VIRTUAL_imagenet256_labeled.npz --extractor inception
   python -m experiments.measure a/ store --against b/          # which of two sets of samples is nearer?
+  python -m experiments.measure ~/photos --resolution 256 --autoencoder vae.safetensors    # reconstructions
 """
 
 
@@ -58,7 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("samples", type=Path, metavar="SAMPLES", help="the images to be measured")
-    command.add_argument("reference", type=Path, metavar="REFERENCE", help="the images to compare them with")
+    command.add_argument("reference", type=Path, nargs="?", metavar="REFERENCE", help="the images to compare them with")
+    command.add_argument(
+        "--autoencoder",
+        metavar="PATH",
+        help="measure reconstructions of SAMPLES by these weights, of any form that ae=pretrained reads",
+    )
     command.add_argument("--against", type=Path, metavar="OTHER", help="a second set of samples: which is nearer?")
     command.add_argument(
         "--extractor",
@@ -107,6 +117,10 @@ class _Result:
 def _measure(options: argparse.Namespace) -> int:
     device = build.resolve_device(options.device)
     build.prepare_device(device)
+    if (options.autoencoder is None) == (options.reference is None):
+        raise UserError("give REFERENCE, the images to compare with, or --autoencoder PATH, to measure reconstructions")
+    if options.autoencoder is not None:
+        return _measure_autoencoder(options, device)
     reference = open_set(options.reference, options.extractor)
     paths = [options.samples, *([options.against] if options.against else [])]
     samples = [open_set(path, options.extractor) for path in paths]
@@ -127,6 +141,67 @@ def _measure(options: argparse.Namespace) -> int:
         write_json(options.json, _as_json(results, seen))
         say(f"{options.json}: values and protocols")
     return 0
+
+
+@torch.inference_mode()
+def _measure_autoencoder(options: argparse.Namespace, device: str) -> int:
+    """Distortion of all images, or of n of them, by given weights; the numbers of the stage `reconstruction`."""
+    images = open_set(options.samples, options.extractor)
+    if not isinstance(images, ImageSet):
+        raise UserError(f"{images.path} holds features and no images: give the images themselves")
+    side = options.resolution or images.side
+    if side is None:
+        raise UserError(f"{images.path} holds images of several sizes: give --resolution PX to cut and resize them")
+    loaded = published.first_stage_at(options.autoencoder).first_stage
+    assert loaded is not None  # or it would have been refused
+    if side % loaded.factor:
+        raise UserError(f"images of {side} px do not fit a first stage of f = {loaded.factor}: give --resolution PX")
+    model = loaded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    extractor = build.extractor(_extractor_settings(options, ()), device)
+    seed = options.seed or 0
+    indices = chosen(images.n, options.n or images.n, seed, "reconstruction")
+    originals, decoded = [], []
+    with reporting(f"reconstruction {images.path.name}", len(indices)) as reporter:
+        for part in images.batches(indices, side, options.batch or BATCH):
+            originals.append(part)
+            decoded.append(reconstructed(model, part, device)[1])
+            reporter.advance_to(sum(map(len, originals)))
+    before, after = torch.cat(originals), torch.cat(decoded)
+    errors = concatenate([image_errors(*pair) for pair in zip(originals, decoded, strict=True)])
+    values, left_out = reconstruction_metrics(errors, perceptual(perceptual_distances(None), before, after))
+    seen, given = (features_of(part.split(BATCH), extractor) for part in (after, before))
+    frechet = reconstruction_frechet(seen, given, extractor.name, seed)
+    if isinstance(frechet, LeftOut):
+        left_out.append(frechet)
+    else:
+        values.append(frechet)
+    title = f"{model.regulariser} f={model.factor}, {model.channels} channels"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("metric", f"{title} \\[95 %]", "n"):
+        table.add_column(heading, no_wrap=True)
+    for value in values:
+        table.add_row(_titled(value), _text(value.value, _interval(value)), f"{value.n:,}")
+    _print(table)
+    for item in left_out:
+        say(f"left out: {item.metric}. {item.reason}")
+    say(f"{len(before):,} images of {side} px ({images.path}, content {images.hashed[:8]}), seed {seed}")
+    if options.json:
+        rows = [dataclasses.asdict(value.row()) for value in values]
+        left = [dataclasses.asdict(item) for item in left_out]
+        write_json(
+            options.json, [{"samples": str(images.path), "samples_hash": images.hashed, "rows": rows, "left_out": left}]
+        )
+        say(f"{options.json}: values")
+    return 0
+
+
+def _titled(value: MetricValue) -> str:
+    return f"{value.of.title}, {value.of.unit}" if value.of.unit else value.of.title
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(table)
 
 
 def _count(images: ImageSet | StoredSet) -> int:
@@ -250,9 +325,7 @@ def _show(results: Sequence[_Result], seen: Sequence[_Seen]) -> None:
         elif found[1] is not None:
             apart, verdict = nearer(value, found[1])
             table.add_row(*line, NO_MARK if apart is None else _text(apart.value, apart), verdict)
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDE)
-    console.print(table)
+    _print(table)
     for left in results[0].left_out:
         say(f"left out: {left.metric}. {left.reason}")
     for protocol in {result.protocol.id: result.protocol for result in results}.values():

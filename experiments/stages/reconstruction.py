@@ -69,7 +69,7 @@ def run(job: Job) -> Outcome:
             measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
         originals = torch.cat([item.originals for item in measured])
         decoded = torch.cat([item.decoded for item in measured])
-        errors, distances = concatenate([item.errors for item in measured]), _perceptual(judges, originals, decoded)
+        errors, distances = concatenate([item.errors for item in measured]), perceptual(judges, originals, decoded)
         values, left_out = reconstruction_metrics(errors, distances)
         if LPIPS not in distances:
             left_out.append(LeftOut(LPIPS, NO_LPIPS))
@@ -125,11 +125,16 @@ def _parts(indices: list[int], reporter: Reporter) -> Iterator[list[int]]:
         reporter.advance_to(min(first + BATCH, len(indices)))
 
 
+def reconstructed(model: FirstStage, originals: Tensor, device: str) -> tuple[Tensor, Tensor]:
+    """The packed encodings of uint8 images (N, 3, H, W), and their reconstructions from the means, uint8 on the CPU."""
+    image = originals.float().div_(127.5).sub_(1.0)
+    packed = model.pack(finite(model.encode(image.to(device, memory_format=torch.channels_last))))
+    return packed, to_uint8(model.decode(model.latent(packed)))
+
+
 def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], seed: int) -> _Measured:
     originals = images.uint8(part)
-    encoding = finite(model.encode(images.batch(part).to(job.device, memory_format=torch.channels_last)))
-    packed = model.pack(encoding)
-    decoded = to_uint8(model.decode(model.latent(packed)))
+    packed, decoded = reconstructed(model, originals, job.device)
     sample_errors = None
     if model.is_drawn:
         noise = SampleNoise(seed, part, job.device)((model.channels, *packed.shape[2:]))
@@ -137,10 +142,10 @@ def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], s
     return _Measured(originals, decoded, image_errors(originals, decoded), sample_errors)
 
 
-def _perceptual(
+def perceptual(
     judges: Sequence[PerceptualDistance], originals: Tensor, decoded: Tensor
 ) -> dict[str, NDArray[np.float64]]:
-    """Perceptual distances of each image, by name."""
+    """Perceptual distances of each image from its reconstruction, both uint8 (N, 3, H, W), by name."""
     found = {}
     for judge in judges:
         pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)

@@ -403,3 +403,55 @@ def test_classes_stand_in_files_where_no_folder_gives_them(tmp_path, form):
     part = opened(write_folder(tmp_path / "part", files | {form: LABELS[form](few).encode()}))["train"]
     assert part.classes == ()
     assert any("files name the classes of 5 images" in note for note in part.notes)
+
+
+def voc(boxes, side=16):
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax>"
+        f"<ymax>{y1}</ymax></bndbox></object>"
+        for name, (x0, y0, x1, y1) in boxes
+    )
+    size = f"<size><width>{side}</width><height>{side}</height></size>"
+    return f"<annotation>{size}{objects}</annotation>".encode()
+
+
+def yolo(boxes, side=16):
+    numbers = {"cat": 0, "dog": 1}
+    return "".join(
+        f"{numbers[name]} {(x0 + x1) / 2 / side} {(y0 + y1) / 2 / side} {(x1 - x0) / side} {(y1 - y0) / side}\n"
+        for name, (x0, y0, x1, y1) in boxes
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "extra"),
+    [
+        ("JPEGImages/{}.png", "Annotations/{}.xml", {}),
+        ("{}.png", "{}.xml", {}),
+        ("images/{}.png", "labels/{}.txt", {"classes.txt": b"cat\ndog\n"}),
+        ("{}.png", "{}.txt", {"data.yaml": b"names: [cat, dog]"}),
+    ],
+    ids=["VOC", "VOC flat", "YOLO", "YOLO flat"],
+)
+def test_boxes_of_one_file_an_image_are_read(tmp_path, image, boxes, extra):
+    given = [("cat", (0, 0, 8, 8)), ("dog", (4, 4, 12, 16))]
+    write = voc if boxes.endswith("xml") else yolo
+    files = {image.format(i): png(i) for i in range(9)}
+    files |= {boxes.format(i): write(given[: 1 + i % 2]) for i in range(9)} | extra
+    splits = opened(write_folder(tmp_path, files))
+    assert "captions" not in splits["train"].annotations
+    for source in splits.values():
+        for index in range(len(source)):
+            found = {box.name: (box.x0, box.y0, box.x1, box.y1) for box in source.annotation("boxes", index)}
+            number = int(source.name(index).rpartition("/")[2].removesuffix(".png"))
+            expected = {name: tuple(end / 16 for end in box) for name, box in given[: 1 + number % 2]}
+            assert found.keys() == expected.keys()
+            for name, corners in expected.items():
+                assert found[name] == pytest.approx(corners)
+
+
+def test_xml_that_declares_entities_is_refused(tmp_path):
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotation>&b;</annotation>'
+    files = {f"{i}.png": png(i) for i in range(9)} | {f"{i}.xml": bomb for i in range(9)}
+    with pytest.raises(UserError, match="declares entities"):
+        _ = opened(write_folder(tmp_path, files))["train"].annotations["boxes"]

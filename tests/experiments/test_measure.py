@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compvis_models import KL, made_of, write
 from numpy.typing import NDArray
 from PIL import Image
+from program import run
 
 from experiments.commands.measure import distinguished, main, nearer
 from experiments.image_sets import ImageSet, open_set
@@ -168,3 +170,25 @@ def test_a_broken_file_is_left_out_and_said(tmp_path: Path, capsys: pytest.Captu
         (place / f"sample_{index}.png").write_bytes(b"none")
     with pytest.raises(UserError, match="cannot be used"):
         list(found.batches(range(30), 16, 8))
+
+
+def test_reconstructions_by_given_weights_have_the_stores_own_numbers(tmp_path: Path) -> None:
+    """The first stage and the held-out images of a run, as files."""
+    model = write(tmp_path / "model", *made_of(KL))
+    done = run(tmp_path / "store", "ae=pretrained", f"ae.path={model}", "until=first_stage", "precision=fp32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [(_, record)] = records(tmp_path / "store", "reconstruction")
+    heldout = open_cache(next((tmp_path / "store").glob("data/heldout-*")))
+    place = save(tmp_path / "images", heldout.images, "{:05d}.png")
+    n = record.config["n_samples"]
+    [own] = measured(tmp_path, place, "--autoencoder", model, "--n", n)
+    stored = {row.metric: row for row in record.rows}
+    assert {"mse", "psnr", "ssim", "rfd_efficientnet_lite2", "feature_distance_efficientnet_lite2"} <= own.keys()
+    for metric, row in own.items():
+        assert numbers(row) == numbers(stored[metric]), metric
+
+
+def test_what_cannot_be_reconstructed_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = save(tmp_path / "images", pictures(4))
+    assert "give REFERENCE" in refused(capsys, images)
+    assert "there is nothing at" in refused(capsys, images, "--autoencoder", tmp_path / "none.safetensors")

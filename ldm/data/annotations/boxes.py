@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.data.annotations.box_files import READERS, BoxFile, ClassKey, descriptions, is_description
+from ldm.data.annotations.image_box_files import files_of_images, read_boxes
 from ldm.data.annotations.lookup import AnnotationPlaces, ImageFinder, check_some_found, located, shown
 from ldm.data.contract import Box
 from ldm.data.decode import central_square, upright_size
@@ -101,18 +102,35 @@ def find_boxes(files: Files, images: Sequence[str], places: AnnotationPlaces) ->
     """
     if places.boxes is None:
         named = [name for name in files.names if is_coco_name(name)]
-        return box_reader(files, files, named, images) if named else None
+        return box_reader(files, files, named, images) if named else image_box_reader(files, files, images)
     place = located(files, places.boxes, "data.boxes")
     sources = sorted(place.below().values()) if place.is_folder else [place.name]
     sources = [name for name in sources if PurePosixPath(name).suffix.lower() in READERS and not is_description(name)]
     if place.is_folder:
         sources = [name for name in sources if is_coco_name(name) or "bbox" in PurePosixPath(name).name]
+    if not sources and place.is_folder:
+        reader = image_box_reader(files, place.files, images)
+        if reader is not None:
+            return reader
     if not sources:
         raise UserError(
             f"data.boxes={places.boxes} holds no boxes; expected is a .json file in COCO's format or a .csv file in "
             "that of OpenImages, or a folder of such (instances*.json, annotations.json, *bbox*.csv)."
         )
     return box_reader(files, place.files, sources, images)
+
+
+def image_box_reader(files: Files, at: Files, images: Sequence[str]) -> AnnotationReader | None:
+    """What reads files at `at` that list the boxes of one image each; None where there are none."""
+    of_image = files_of_images(at, images)
+    if not of_image:
+        return None
+
+    def load() -> BoxTable:
+        listed = read_boxes(at, of_image)
+        return _joined(files, images, {shown(at, ""): (listed, list(of_image))})
+
+    return AnnotationReader(at, tuple(of_image.values()), load)
 
 
 def is_coco_name(name: str) -> bool:
@@ -140,6 +158,14 @@ def _table(files: Files, at: Files, sources: Sequence[str], images: Sequence[str
         folder = PurePosixPath(source).parent.as_posix()
         found[where] = listed, finder.find_all(listed.file_names, folder)
     check_some_found({where: (listed.file_names, of_image) for where, (listed, of_image) in found.items()})
+    return _joined(files, images, found)
+
+
+def _joined(files: Files, images: Sequence[str], found: Mapping[str, tuple[BoxFile, Sequence[str | None]]]) -> BoxTable:
+    """Boxes of all images from what several files list, by the file."""
+    classes: dict[ClassKey, str] = {}
+    for listed, _ in found.values():
+        classes |= listed.classes
     keys = sorted(classes) if all(isinstance(key, int) for key in classes) else list(classes)
     number = {key: position for position, key in enumerate(keys)}
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from ldm.data.annotations.image_box_files import is_yolo
 from ldm.data.annotations.lookup import (
     AnnotationPlaces,
     ImageFinder,
@@ -69,7 +70,7 @@ def find_captions(files: Files, images: Sequence[str], places: AnnotationPlaces)
         return listed_captions(files, metadata, images)
     texts = _texts(Place(files, "", is_folder=True))
     sidecars = {image: texts[stem(image)] for image in images if stem(image) in texts}
-    if not sidecars:
+    if not sidecars or is_yolo(files, sidecars.values()):
         return None
     return AnnotationReader(files, tuple(sidecars.values()), partial(_sidecar_table, files, sidecars))
 
