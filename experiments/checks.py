@@ -48,9 +48,9 @@ def check_extractors(config: Mapping[str, Any]) -> None:
             raise UserError(f"metrics.{key}={path}: {name} reads the weights of its package, so leave the path out")
 
 
-def check_trained_with(config: Mapping[str, Any]) -> None:
+def check_trained_with(config: Mapping[str, Any], trained_with: str) -> None:
     """Raises UserError where an extractor is the network that the first stage is trained with."""
-    judge, trained_with = config["metrics"]["extractor"], config["ae"]["loss"]["perceptual"]
+    judge = config["metrics"]["extractor"]
     also = config["metrics"]["also"]
     # EfficientNet-Lite2 also measures the feature distance of reconstructions, whatever the extractor.
     # LPIPS is that of AlexNet.

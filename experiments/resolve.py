@@ -27,6 +27,7 @@ from experiments.tables import (
     filled,
     first_stage_tables,
     for_factor,
+    for_regulariser,
     options_of_denoiser,
     paper_training,
 )
@@ -91,8 +92,6 @@ def _refused_first(config: Config, facts: DataFacts) -> Settled:
     ae = config["ae"]
     checks.check_factor(ae["f"], config["data"]["resolution"])
     checks.check_extractors(config)
-    if "loss" in ae:
-        checks.check_trained_with(config)
     return {}, []
 
 
@@ -107,7 +106,9 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
         raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
     if custom.is_custom(ae):
         table = scale["ae"]
-        loss = {**ae["loss"], "discriminator": filled(ae["loss"]["discriminator"], table["discriminator"])}
+        loss = filled(ae["loss"], table["loss"])
+        loss["discriminator"] = filled(loss["discriminator"], for_regulariser(table, "discriminator", ae))
+        checks.check_trained_with(config, loss["perceptual"])
         # A scale's rates of Muon are those that suit this program's coders.
         training = filled(ae["training"], {**table["training"], "matrix_learning_rate": 0})
         return {"ae": {**ae, "loss": loss, "training": training}}, []
@@ -116,14 +117,22 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
         {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}, ae["f"], scale, "first-stage architecture"
     )
     sizes = filled(ae["architecture"], {**coder, "initialisation": table["initialisation"]})
-    loss = {**ae["loss"], "discriminator": filled(ae["loss"]["discriminator"], table["discriminator"])}
-    training = filled(ae["training"], table["training"])
+    loss = filled(ae["loss"], table["loss"])
+    loss["discriminator"] = filled(loss["discriminator"], for_regulariser(table, "discriminator", ae))
+    checks.check_trained_with(config, loss["perceptual"])
+    training = filled(ae["training"], for_regulariser(table, "training", ae))
     rates = table.get("matrix_learning_rate", {})
     training = filled(training, {"matrix_learning_rate": rates.get(ae["f"], 0)})
     channels = ae["channels"] or for_factor(table["latent_channels"], ae["f"], scale, "latent channels")
     settled = {**ae, "channels": channels, "architecture": sizes, "loss": loss, "training": training}
-    own = filled_options(settled, lambda name: for_factor(table[name], ae["f"], scale, name) if name in table else None)
+    own = filled_options(settled, lambda name: _of(table, name, ae["f"], scale))
     return {"ae": own}, notes
+
+
+def _of(table: Config, name: str, f: int, scale: Config) -> Any:
+    """What a scale says of an option of a regulariser, for all f or for this one; None where it says nothing."""
+    value = table.get(name)
+    return for_factor(value, f, scale, name) if isinstance(value, Mapping) else value
 
 
 def _given_denoiser(config: Config, facts: DataFacts) -> Settled:

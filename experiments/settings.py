@@ -56,7 +56,7 @@ class _FirstStage:
 
 @dataclass(frozen=True)
 class _Loss:
-    perceptual: str = option(help="network of the perceptual loss, or none")
+    perceptual: str | None = option(help="network of the perceptual loss, or none")
     perceptual_path: Path | None = option(help="its weights")
     perceptual_weight: float = option(low=0, help="weight of the perceptual loss")
 
@@ -66,8 +66,8 @@ class _Discriminator:
     start: float | None = option(low=0, help="share of the training after which it takes part; 1: never")
     channels: int | None = option(low=1, help="channels of its first layer")
     layers: int | None = option(low=1, help="layers that halve the side; null: by resolution")
-    norm: str = option(choices=("group", "batch"), help="normalisation")
-    weight: float = option(low=0, help="weight of the adversarial term")
+    norm: str | None = option(choices=("group", "batch"), help="normalisation")
+    weight: float | None = option(low=0, help="weight of the adversarial term")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _FirstStageTraining:
     learning_rate: float | None = option(above=0, help="the rate of Adam")
     matrix_learning_rate: float | None = option(low=0, help="the rate of Muon for matrices; 0: Adam for all")
     warm_up: int | None = _count("over which the rate rises", low=0)
-    decay: str = option(choices=("constant", "cosine"), help="the rate over the training")
+    decay: str | None = option(choices=("constant", "cosine"), help="the rate over the training")
     gradient_clip: float | None = option(above=0, help="largest norm of the gradient; null: none")
 
 

@@ -24,6 +24,11 @@ def for_factor(table: Mapping[Any, Any], f: int, scale: Mapping[str, Any], what:
     return table[f]
 
 
+def for_regulariser(tables: Mapping[str, Any], name: str, ae: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scale says of a group of the first stage's settings, with what it says of a regulariser and f in front."""
+    return {**tables[name], **tables.get(f"{name}_{ae['regulariser']}", {}).get(ae["f"], {})}
+
+
 def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
     """The denoiser's settings at downsampling factor f: the user's, then the scale's tables, then its own defaults.
 

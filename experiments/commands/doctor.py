@@ -33,6 +33,7 @@ from experiments.stage import Plan
 from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
 from experiments.store import Store
+from experiments.tables import filled
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
 from ldm.errors import UserError
@@ -112,7 +113,8 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
     metrics = values["metrics"]
     judges = {} if is_custom(metrics) else {metrics["extractor"]: metrics["weights"]}
     judges |= {name: settings["weights"] for name, settings in other_extractors(values).items()}
-    wanted = {*judges, values["ae"].get("loss", {}).get("perceptual")}
+    loss = filled(values["ae"].get("loss", {}), values["scale"]["ae"]["loss"])
+    wanted = {*judges, loss.get("perceptual")}
     for variant in efficientnet_lite.VARIANTS:
         # Lite2 also measures the feature distance of reconstructions, whoever judges.
         is_needed = variant == "lite2" or f"efficientnet_{variant}" in wanted
@@ -122,7 +124,7 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
         if name in judges and name not in ("efficientnet_lite2", "inception"):
             yield _weight(f"extractor {name}", True, partial(_extractor, name, judges[name]))
     for network in lpips.TRUNKS:
-        path = values["ae"].get("loss", {}).get("perceptual_path") if f"lpips_{network}" in wanted else None
+        path = loss.get("perceptual_path") if f"lpips_{network}" in wanted else None
         yield _weight(f"LPIPS {network}", f"lpips_{network}" in wanted, partial(_lpips, network, path))
 
 

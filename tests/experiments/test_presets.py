@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_plans
 import torch
 import yaml
 from program import records, run
+from released_first_stages import RATE, RELEASED
 from tiny_plans import changed
 
 from analysis import papers
@@ -308,3 +310,25 @@ def test_every_preset_runs_on_the_embedded_images(preset, store):
     points = math.prod(map(len, sweep_of(preset).values()))
     assert len(cells) == points - ALIKE.get(preset, 0)
     assert {item for cell in cells for item in cell["stages"].items()} <= records(store)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_first_stages_at_scale_paper_are_trained_as_the_released_ones(name):
+    model = RELEASED[name]
+    found = tiny_plans.plan_of(f"ae={model.regulariser}", f"ae.f={model.f}", scale="paper").config["ae"]
+    training, discriminator = found["training"], found["loss"]["discriminator"]
+    assert training["batch"] == model.batch
+    assert training["images"] == model.steps * model.batch
+    assert training["learning_rate"] == pytest.approx(RATE * model.batch)
+    assert (training["decay"], training["warm_up"], training["gradient_clip"]) == ("constant", 0, None)
+    assert training["matrix_learning_rate"] == 0  # Adam trains all
+    assert round(discriminator["start"] * model.steps) == model.start
+    assert (discriminator["weight"], discriminator["layers"]) == (model.weight, model.layers)
+    assert (discriminator["channels"], discriminator["norm"]) == (64, "batch")
+    assert (found["loss"]["perceptual"], found["loss"]["perceptual_weight"]) == ("lpips_vgg", 1.0)
+    assert found["architecture"]["initialisation"] == "reference"
+    if model.regulariser == "kl":
+        assert found["kl_weight"] == 1e-6
+    else:
+        book = found["codebook"]
+        assert (book["legacy"], book["revive_every"], book["weight"], book["beta"]) == (True, 0, 1.0, 0.25)
