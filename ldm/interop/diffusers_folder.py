@@ -62,6 +62,11 @@ _STATISTICS = ("latents_mean", "latents_std")
 WEIGHTS_KIND = "_weights"
 """Where the index of an export says which weights its UNet has."""
 
+AVERAGING = frozenset(
+    ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
+)
+"""What diffusers' EMAModel writes of itself into the config of the network that it averages."""
+
 _PASSED_OVER = ("tokenizer", "feature_extractor", "safety_checker", "image_encoder")
 """Parts of a pipeline that change neither its latents nor its samples for given tokens."""
 
@@ -76,9 +81,12 @@ def read(folder: Path, weights: str) -> Loaded:
     config = _config(folder)
     kind = config["_class_name"]
     if kind in _ALL_UNETS:
-        if weights == "ema":
+        held: WeightsKind = "ema" if _is_average(folder) else "raw"
+        if weights == "ema" and held == "raw":
             raise UserError(f"weights=ema, but {folder} holds one network and does not say of which weights; use raw")
-        return Loaded(f"diffusers {kind}", network=_unet(folder), latent_shape=_latent_shape(config))
+        if weights == "raw" and held == "ema":
+            raise UserError(f"weights=raw, but {folder} holds the moving average of a network alone; use ema")
+        return Loaded(f"diffusers {kind}", network=_unet(folder), latent_shape=_latent_shape(config), weights=held)
     scale, shift = latent_scale(config)
     return Loaded(f"diffusers {kind}", _first_stage(folder), scale=scale, shift=shift, resolution=_resolution(config))
 
@@ -233,7 +241,12 @@ def _config(folder: Path) -> dict[str, Any]:
     config = _json(folder / CONFIG)
     if "_class_name" not in config:
         raise UserError(f"{folder / CONFIG} names no class of diffusers (_class_name): it looks like another program's")
-    return {**DEFAULTS.get(config["_class_name"], {}), **config}
+    own = {key: value for key, value in config.items() if key not in AVERAGING}
+    return {**DEFAULTS.get(config["_class_name"], {}), **own}
+
+
+def _is_average(folder: Path) -> bool:
+    return {"decay", "optimization_step"} <= _json(folder / CONFIG).keys()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -378,3 +378,27 @@ def test_what_cannot_be_read_is_named(diffusers, tmp_path):
         save_file(state, whole / weights)
         with pytest.raises(UserError, match=message):
             load(whole)
+
+
+def test_the_folder_of_a_moving_average_is_read_as_diffusers_saves_it(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    training_utils = pytest.importorskip("diffusers.training_utils")
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).eval()
+    average = training_utils.EMAModel(
+        network.parameters(), model_cls=diffusers.UNet2DModel, model_config=network.config
+    )
+    average.save_pretrained(tmp_path / "unet_ema")
+    found = load(tmp_path / "unet_ema", weights="ema")
+    assert found.weights == load(tmp_path / "unet_ema").weights == "ema"
+    z, step = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0])
+    with torch.no_grad():
+        torch.testing.assert_close(found.network(z, step), network(z, step).sample, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"weights=raw, but .* moving average"):
+        load(tmp_path / "unet_ema", weights="raw")
