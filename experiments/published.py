@@ -45,14 +45,14 @@ def _loaded(path: str, weights: str) -> interop.Loaded:
 
 
 @functools.lru_cache(maxsize=4)
-def _first_stage(path: str) -> interop.Loaded:
+def _first_stage(path: str, weights: str) -> interop.Loaded:
     with torch.device("cpu"):
-        return interop.load_first_stage(path)
+        return interop.load_first_stage(path, weights)
 
 
-def first_stage_at(path: str) -> interop.Loaded:
+def first_stage_at(path: str, weights: str = "auto") -> interop.Loaded:
     """The first stage at a path, which may be a whole model's. Raises: UserError where there is none."""
-    found = _first_stage(str(Path(path).expanduser().resolve()))
+    found = _first_stage(str(Path(path).expanduser().resolve()), weights)
     if found.first_stage is None:
         raise UserError(f"ae.path={path}: this is a {found.source}, which holds no first stage")
     return found
@@ -91,12 +91,15 @@ def _first_stage_path(config: Mapping[str, Any]) -> str:
 def resolved_first_stage(config: Mapping[str, Any]) -> dict[str, Any]:
     """The group `ae` with what the file says. Raises: UserError where the user says otherwise."""
     ae, path = config["ae"], _first_stage_path(config)
-    model = _of(first_stage_at(path))
+    found = first_stage_at(path, ae["weights"])
+    model = _of(found)
     says = {"f": model.factor, "channels": model.channels, "regulariser": model.regulariser}
     for key, value in says.items():
         if ae[key] not in (None, value):
             raise UserError(f"ae.{key}={ae[key]}, but the first stage at {path} has {value}: leave ae.{key} out")
-    return {**says, "path": path, "seed": 0}
+    # A file without an average has the identity that it had before there was a choice.
+    taken = {} if ae["weights"] != "raw" and found.weights == "raw" else {"taken": found.weights}
+    return {**says, "path": path, "seed": 0, **taken}
 
 
 def resolved_denoiser(config: Mapping[str, Any], facts: DataFacts) -> tuple[dict[str, Any], list[str]]:
@@ -195,7 +198,7 @@ def axes(config: Mapping[str, Any]) -> dict[str, str | None]:
 
 def first_stage(ae: Mapping[str, Any]) -> FirstStage:
     """The first stage of a resolved group `ae` that was given."""
-    return placed(_of(first_stage_at(ae["path"])))
+    return placed(_of(first_stage_at(ae["path"], ae.get("taken", "auto"))))
 
 
 def denoiser(settings: Mapping[str, Any]) -> nn.Module:
@@ -217,7 +220,9 @@ def latent_scale(denoiser: Mapping[str, Any], ae: Mapping[str, Any]) -> LatentSc
     found = loaded(denoiser["path"], denoiser["taken"])
     if ae["f"] == 1:
         return dataclasses.replace(found, first_stage=IdentityFirstStage()).latent_scale()
-    return (found if found.first_stage is not None else first_stage_at(ae["path"])).latent_scale()
+    return (
+        found if found.first_stage is not None else first_stage_at(ae["path"], ae.get("taken", "auto"))
+    ).latent_scale()
 
 
 def conditioning(settings: Mapping[str, Any], context: BuildContext) -> Conditioning:

@@ -21,6 +21,7 @@ from ldm.diffusion.target import TARGETS
 from ldm.diffusion.weighting import WEIGHTINGS
 from ldm.first_stage.build import FIRST_STAGES
 from ldm.first_stage.initialisation import INITIALISATIONS
+from ldm.interop.contract import WEIGHTS
 from ldm.parts import Option, option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.samplers.spacing import FINALS, SPACINGS
@@ -52,6 +53,7 @@ class _FirstStage:
     channels: int | None = option(low=1, help="channels of the latent")
     seed: int = _seed("the first stage's weights and training")
     path: Path | None = option(help="file or folder of given weights")
+    weights: str = option(choices=WEIGHTS, help="moving average (auto: where there is one) or plain given weights")
 
 
 @dataclass(frozen=True)

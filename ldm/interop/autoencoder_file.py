@@ -1,5 +1,6 @@
 """Autoencoders published as bare weights, without a configuration: their architecture is read from names and shapes."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,28 +15,36 @@ from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
 from ldm.interop import compvis_first_stage, diffusers_first_stage
 from ldm.interop.compvis_first_stage import CODEBOOK, COMMITMENT_WEIGHT
-from ldm.interop.contract import Loaded
+from ldm.interop.contract import Loaded, check_taken
 from ldm.interop.filling import fill
 from ldm.interop.renaming import Renaming
-from ldm.interop.tensors import read_tensors
+from ldm.interop.tensors import read_tensors, read_weights
 from ldm.interop.tiny_autoencoder import DIFFUSERS_PREFIXES, build_tiny_autoencoder, whole_tiny_autoencoder
 
-PREFIXES = ("first_stage_model.", "model.first_stage_model.", "vae.", "autoencoder.", "first_stage.", "model.", "")
-"""What stands before the names of an autoencoder that is part of something larger, or was saved with its trainer."""
+FIRST_WEIGHTS = ("encoder.down.0.block.0.norm1.weight", "encoder.down_blocks.0.resnets.0.norm1.weight")
+"""By CompVis' names and by those of diffusers. What stands before them stands before all names of the autoencoder."""
+
+PARTS = ("first_stage_model.", "vae.", "autoencoder.", "first_stage.")
+"""Parts of a larger model that are its autoencoder, where others in it have an encoder of the same kind, too."""
 
 _HALVES = ("encoder", "decoder")
 _NUMBERED = re.compile(r"\d+\.(conv\.0\.)?weight")
 
 
-def read(path: Path, is_part: bool = False) -> Loaded:
+def read(path: Path, weights: str = "auto", is_part: bool = False) -> Loaded:
     """The first stage of a file of weights: Stable Diffusion's autoencoder and its kin, or a tiny autoencoder.
 
     Of a tiny autoencoder in two files either may be named; the other lies beside it under the same name with "encoder"
     and "decoder" exchanged. The scale of latents stands in none of these files: it is 1 here. With `is_part` the file
-    may be that of a whole model.
+    may be that of a whole model. `weights` as in `ldm.interop.load`.
     Raises: UserError where the file holds neither, or weights are missing or do not fit.
     """
-    state = read_tensors(path)
+    state, taken = read_weights(path, weights)
+    check_taken(path, weights, taken)
+    return dataclasses.replace(_read(path, state, is_part), weights=taken)
+
+
+def _read(path: Path, state: Mapping[str, Tensor], is_part: bool) -> Loaded:
     if any(_NUMBERED.fullmatch(name) for name in state):
         return Loaded("tiny autoencoder", _tiny_pair(path, state))
     if any(name.startswith(DIFFUSERS_PREFIXES) for name in state):
@@ -45,19 +54,30 @@ def read(path: Path, is_part: bool = False) -> Loaded:
         return Loaded("tiny autoencoder", whole_tiny_autoencoder(state, prefixes))
     if not is_part and any(name.startswith("model.diffusion_model.") for name in state):
         raise UserError(f"{path} holds a denoiser too, which cannot be read without its yaml: put that beside it")
-    prefix = next((p for p in PREFIXES if any(name.startswith(f"{p}encoder.") for name in state)), "")
+    prefix = _prefix(path, state)
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if "encoder.down.0.block.0.norm1.weight" in own:
+    if FIRST_WEIGHTS[0] in own:
         ours = compvis_first_stage.from_compvis(own)
         return Loaded("autoencoder, CompVis names", _first_stage(path, ours, compvis_first_stage.NAMES))
-    if "encoder.down_blocks.0.resnets.0.norm1.weight" in own:
+    if FIRST_WEIGHTS[1] in own:
         ours = diffusers_first_stage.from_diffusers(own)
         return Loaded("autoencoder, diffusers names", _first_stage(path, ours, diffusers_first_stage.NAMES))
     raise UserError(
-        f"{path} looks like no autoencoder's weights: neither encoder.down.0.block.0.norm1.weight (CompVis) nor "
-        "encoder.down_blocks.0.resnets.0.norm1.weight (diffusers) nor 0.weight (a tiny autoencoder) is in it, but "
+        f"{path} looks like no autoencoder's weights: neither {FIRST_WEIGHTS[0]} (CompVis) nor {FIRST_WEIGHTS[1]} "
+        "(diffusers) nor 0.weight (a tiny autoencoder) is in it, but "
         f"'{min(own or state)}' is"
     )
+
+
+def _prefix(path: Path, state: Mapping[str, Tensor]) -> str:
+    """What stands before the autoencoder's names. Raises: UserError where it may be one of several networks."""
+    found = {name.removesuffix(first) for name in state for first in FIRST_WEIGHTS if name.endswith(first)}
+    found = {prefix for prefix in found if not prefix or prefix.endswith(".")}
+    if len(found) > 1:
+        found = {prefix for prefix in found if prefix.endswith(PARTS)} or found
+    if len(found) > 1 and "" not in found:
+        raise UserError(f"{path} holds several autoencoders ({', '.join(sorted(found))}): save the one that is wanted")
+    return "" if "" in found else next(iter(found), "")
 
 
 def tiny_half_in(folder: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Whole checkpoints of CompVis latent-diffusion with their yaml: first stages, and latent diffusion models."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,10 +36,10 @@ from ldm.interop.compvis_denoiser import (
     unet_from_compvis,
 )
 from ldm.interop.compvis_first_stage import build_compvis_first_stage, load_compvis_first_stage
-from ldm.interop.contract import Loaded, RawConditioning, WeightsKind
+from ldm.interop.contract import Loaded, RawConditioning, WeightsKind, check_taken
 from ldm.interop.filling import load_renamed
 from ldm.interop.formats import looks_like
-from ldm.interop.tensors import read_tensors
+from ldm.interop.tensors import read_weights
 
 FIRST_STAGES = ("AutoencoderKL", "VQModel", "VQModelInterface", "IdentityFirstStage")
 """Classes of the reference that a yaml names as first stage."""
@@ -98,22 +99,24 @@ def read(path: Path, weights: str) -> Loaded:
     Raises: UserError where the yaml is missing or describes what this program has not, or where weights do not fit it.
     """
     config = _config(path)
-    state = read_tensors(path)
+    state, taken = read_weights(path, weights)
     with _complete_yaml(path):
+        if _class(config) in FIRST_STAGES:
+            check_taken(path, weights, taken)
+            return dataclasses.replace(_first_stage_alone(path, config, state, ""), weights=taken)
         return _whole(path, config, state, weights)
 
 
-def read_first_stage(path: Path) -> Loaded:
+def read_first_stage(path: Path, weights: str = "auto") -> Loaded:
     """The first stage alone, also of the checkpoint of a whole latent diffusion model. Raises: as `read`."""
     config = _config(path, FIRST_STAGES_AROUND)
-    state = read_tensors(path)
+    if _class(config) in FIRST_STAGES:
+        return read(path, weights)
     with _complete_yaml(path):
-        if _class(config) in FIRST_STAGES:
-            return _first_stage_alone(path, config, state, "")
         part = config["params"]["first_stage_config"]
         if _class(part) not in FIRST_STAGES:  # of a later program, such as sgm's; the weights tell what it is
-            return autoencoder_file.read(path, is_part=True)
-        return _first_stage_alone(path, part, state, FIRST_STAGE_PREFIX)
+            return autoencoder_file.read(path, weights, is_part=True)
+        return _first_stage_alone(path, part, read_weights(path, weights)[0], FIRST_STAGE_PREFIX)
 
 
 @contextlib.contextmanager
@@ -126,8 +129,6 @@ def _complete_yaml(path: Path) -> Iterator[None]:
 
 
 def _whole(path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], weights: str) -> Loaded:
-    if _class(config) in FIRST_STAGES:
-        return _first_stage_alone(path, config, state, "")
     _expect(state, MODEL_PREFIX + UNET_PREFIX, "a latent diffusion model", path)
     return _latent_diffusion(path, config["params"], state, weights)
 

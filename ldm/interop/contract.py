@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -102,6 +103,17 @@ class Loaded:
             raise ValueError("only a model with a first stage has raw latents")
         channel = torch.ones(self.first_stage.channels, dtype=torch.float64)
         return LatentScale(self.shift * channel, channel / self.scale)
+
+
+def check_taken(path: Path, weights: str, taken: WeightsKind) -> None:
+    """Checks that a file had the weights that were asked for.
+
+    Raises: UserError where it had not.
+    """
+    if weights == "ema" and taken != "ema":
+        raise UserError(f"weights=ema, but {path} holds no moving average beside its weights; use weights=raw or auto")
+    if weights == "raw" and taken != "raw":
+        raise UserError(f"weights=raw, but {path} holds a moving average alone; use weights=ema or auto")
 
 
 def check_weights(weights: str) -> None:

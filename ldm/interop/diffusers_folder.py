@@ -15,7 +15,7 @@ from ldm.conditioning import Conditioning, SuperResolutionConditioning
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
-from ldm.interop.contract import Loaded, RawConditioning, WeightsKind
+from ldm.interop.contract import Loaded, RawConditioning, WeightsKind, check_taken
 from ldm.interop.diffusers_autoencoder import wrapped_autoencoder
 from ldm.interop.diffusers_conditioning import class_embedding, ldm_bert, transformers_text
 from ldm.interop.diffusers_denoiser import GROUPED, unet_from_diffusers
@@ -80,15 +80,15 @@ def read(folder: Path, weights: str) -> Loaded:
         return _pipeline(folder, weights)
     config = _config(folder)
     kind = config["_class_name"]
+    held: WeightsKind = "ema" if _is_average(folder) else "raw"
+    if weights == "ema" and held != "ema":
+        raise UserError(f"weights=ema, but {folder} holds one network and does not say of which weights; use raw")
+    check_taken(folder, weights, held)
+    told = f"diffusers {kind}"
     if kind in _ALL_UNETS:
-        held: WeightsKind = "ema" if _is_average(folder) else "raw"
-        if weights == "ema" and held == "raw":
-            raise UserError(f"weights=ema, but {folder} holds one network and does not say of which weights; use raw")
-        if weights == "raw" and held == "ema":
-            raise UserError(f"weights=raw, but {folder} holds the moving average of a network alone; use ema")
-        return Loaded(f"diffusers {kind}", network=_unet(folder), latent_shape=_latent_shape(config), weights=held)
+        return Loaded(told, network=_unet(folder), latent_shape=_latent_shape(config), weights=held)
     scale, shift = latent_scale(config)
-    return Loaded(f"diffusers {kind}", _first_stage(folder), scale=scale, shift=shift, resolution=_resolution(config))
+    return Loaded(told, _first_stage(folder), scale=scale, shift=shift, resolution=_resolution(config), weights=held)
 
 
 def latent_scale(config: Mapping[str, Any]) -> tuple[float | Tensor, float | Tensor]:
@@ -164,7 +164,7 @@ def _denoiser(folder: Path, index: Mapping[str, Any], weights: str) -> tuple[nn.
         return None, "raw"
     if (folder / "unet_ema").is_dir() and weights != "raw":
         return _unet(folder / "unet_ema"), "ema"
-    held: WeightsKind = "ema" if index.get(WEIGHTS_KIND) == "ema" else "raw"
+    held: WeightsKind = "ema" if index.get(WEIGHTS_KIND) == "ema" or _is_average(folder / "unet") else "raw"
     if weights not in ("auto", held):
         kind = "moving average" if held == "ema" else "plain weights"
         raise UserError(

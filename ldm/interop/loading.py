@@ -25,7 +25,7 @@ def load(path: str | Path, weights: str = "auto") -> Loaded:
     """The model at `path`: a checkpoint file, or a folder that holds one and its yaml, or a diffusers folder.
 
     `weights`: "ema", an error where the file has none, "raw", or "auto", which is "ema" where there is one
-    (`Loaded.weights` says what was taken). A file with a first stage only has no EMA to choose.
+    (`Loaded.weights` says what was taken).
     Raises: UserError where there is nothing to read, or where it does not fit together.
     """
     check_weights(weights)
@@ -38,18 +38,21 @@ def load(path: str | Path, weights: str = "auto") -> Loaded:
     )
 
 
-def load_first_stage(path: str | Path) -> Loaded:
-    """The first stage at `path` alone, also where it is part of a whole model.
+def load_first_stage(path: str | Path, weights: str = "auto") -> Loaded:
+    """The first stage at `path` alone, also where it is part of a whole model; `weights` as in `load`.
 
     Raises: as `load`."""
+    check_weights(weights)
     place = Path(path).expanduser()
     file = _checkpoint(place)
     if file is not None and compvis_checkpoint.yaml_beside(file) is not None:
-        found = compvis_checkpoint.read_first_stage(file)
+        found = compvis_checkpoint.read_first_stage(file, weights)
     elif file is not None or place.is_file():  # Stable Diffusion's files come without a yaml
-        found = autoencoder_file.read(file or place, is_part=True)
+        found = autoencoder_file.read(file or place, weights, is_part=True)
     else:
-        found = _read(place, "auto")
+        is_pipeline = (place / "model_index.json").is_file()  # whose moving average is that of its denoiser
+        found = _read(place, "auto" if is_pipeline else weights)
+        found = dataclasses.replace(found, weights="raw") if is_pipeline else found
     return dataclasses.replace(found, first_stage=_for_use(found.first_stage), network=None, conditioning=None)
 
 
@@ -89,12 +92,12 @@ def _read(path: Path, weights: str) -> Loaded:
     if file is not None:
         return compvis_checkpoint.read(file, weights)
     if path.is_file():
-        return autoencoder_file.read(path)
+        return autoencoder_file.read(path, weights)
     if _is_diffusers(path):
         return diffusers_folder.read(path, weights)
     half = autoencoder_file.tiny_half_in(path)
     if half is not None:
-        return autoencoder_file.read(half)
+        return autoencoder_file.read(half, weights)
     names = sorted(entry.name for entry in path.iterdir())
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "nothing"
     raise UserError(f"the folder {path} holds no model ({held}); give {READABLE}")

@@ -13,7 +13,7 @@ from ldm.errors import UserError
 from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.tiny import TinyFirstStage
 from ldm.first_stage.vq import VQFirstStage
-from ldm.interop import load
+from ldm.interop import load, load_first_stage
 from ldm.interop.autoencoder_file import read, tiny_half_in
 from ldm.interop.compvis_first_stage import to_compvis
 from ldm.interop.diffusers_first_stage import from_diffusers
@@ -83,6 +83,39 @@ def test_the_architecture_is_read_from_the_weights(diffusers, tmp_path, form, co
         assert close(encoding.mean, raw)
         assert close(encoding.logvar, expected.encode(image()).latent_dist.logvar)
     assert close(first_stage.decode(raw), expected.decode(raw).sample)
+
+
+PREFIXES = ("vae.module.", "module.vae.", "first_stage_model._orig_mod.", "model.first_stage_model.", "net.any.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("names", ["diffusers", "compvis"])
+def test_an_autoencoder_is_found_whatever_stands_before_its_names(diffusers, tmp_path, prefix, names):
+    state = theirs(diffusers, "AutoencoderKL", KL).state_dict()
+    stored = state if names == "diffusers" else to_compvis(from_diffusers(state), "")
+    saved = {prefix + name: value for name, value in stored.items()} | {"epoch": torch.ones(1)}
+    stem = read(written(saved, tmp_path / "vae.safetensors")).first_stage.encoder.stem.weight
+    assert torch.equal(stem, state["encoder.conv_in.weight"])
+
+
+def test_of_two_autoencoders_none_is_guessed(diffusers, tmp_path):
+    state = theirs(diffusers, "AutoencoderKL", KL).state_dict()
+    two = {f"{part}.{name}": value + index for index, part in enumerate(("a", "b")) for name, value in state.items()}
+    with pytest.raises(UserError, match=r"holds several autoencoders \(a\., b\.\)"):
+        read(written(two, tmp_path / "vae.safetensors"))
+
+
+def test_the_moving_average_of_an_autoencoder_is_taken_unless_the_plain_weights_are_asked_for(diffusers, tmp_path):
+    state = to_compvis(from_diffusers(theirs(diffusers, "AutoencoderKL", KL).state_dict()), "")
+    averaged = {f"model_ema.{name.replace('.', '')}": value + 1 for name, value in state.items()}
+    name = "encoder.conv_in.weight"
+    path = written({**state, **averaged, "model_ema.decay": torch.ones(1)}, tmp_path / "vae.safetensors")
+    for asked, taken, added in (("auto", "ema", 1), ("ema", "ema", 1), ("raw", "raw", 0)):
+        found = load_first_stage(path, asked)
+        assert found.weights == taken
+        assert torch.equal(found.first_stage.encoder.stem.weight, state[name] + added)
+    with pytest.raises(UserError, match=r"weights=ema, but .* holds no moving average"):
+        load_first_stage(written(state, path), "ema")
 
 
 def test_weights_that_do_not_fit_are_named(diffusers, tmp_path):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm.errors import UserError
 from ldm.first_stage.contract import Gaussian
-from ldm.interop import load, sample
+from ldm.interop import load, load_first_stage, sample
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -331,6 +331,18 @@ def test_the_moving_average_beside_a_network(diffusers, tmp_path):
         model = load(tmp_path, asked)
         assert model.weights == taken
         assert_close(model.network(z, torch.tensor([5, 5])), network(z, 5).sample)
+
+
+def test_a_first_stage_of_diffusers_own_moving_average(diffusers, tmp_path):
+    from diffusers.training_utils import EMAModel
+
+    coder = made(diffusers.VQModel, FIRST_STAGES["vq"][1])
+    EMAModel(coder.parameters(), model_cls=diffusers.VQModel, model_config=coder.config).save_pretrained(tmp_path)
+    found = load_first_stage(tmp_path, "ema")
+    assert found.weights == load_first_stage(tmp_path).weights == "ema"
+    assert_close(found.first_stage.encode(normal(1, 3, 16, 16)), coder.encode(normal(1, 3, 16, 16)).latents)
+    with pytest.raises(UserError, match=r"weights=raw, but .* holds a moving average alone"):
+        load_first_stage(tmp_path, "raw")
 
 
 def changed(path, **changes):

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import datetime
+import gzip
 import os
 import pickle
 import re
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm.errors import UserError
-from ldm.interop.tensors import STAND_INS, read_tensors
+from ldm.interop.tensors import STAND_INS, read_tensors, read_weights
 
 
 class Harm:
@@ -126,6 +127,22 @@ NESTED = {
     "_orig_mod.": (prefixed("_orig_mod."), W),
     "stacked prefixes": ({"model": prefixed("module._orig_mod.module.")}, W),
     "compiled part": ({"encoder._orig_mod.a": W["encoder.a"], "decoder.b": W["decoder.b"]}, W),
+    "losses beside": ({"model": W, "best": torch.tensor(1.0), "a": torch.tensor(1.0), "b": torch.tensor(1.0)}, W),
+    "checkpoint": ({"checkpoint": {"state": {"model": W}}}, W),
+    "in a list": ([W, {"epoch": 1}], prefixed("0.")),
+    "any case": ({"Model": W, "EMA": E}, E),
+    "g_ema": ({"g": W, "g_ema": E, "d": {"x": torch.ones(1)}}, E),
+    "teacher": ({"student": W, "teacher": E}, E),
+    "averaged_state_dict": ({"state_dict": W, "averaged_state_dict": E}, E),
+    "an average without names": ({"model": W, "ema": {"decay": 0.9, "shadow_params": list(E.values())}}, E),
+    "an average of another network": ({"model": W, "ema": {"shadow_params": [torch.ones(5)]}}, W),
+    "buffers are not averaged": ({"model": {**W, "n": torch.ones(1)}, "ema": E}, {**E, "n": torch.ones(1)}),
+    "the average of one network": (
+        {"vae": W, "unet": {"c": torch.zeros(1)}, "ema_vae": E},
+        {**prefixed("vae.", E), "unet.c": torch.zeros(1)},
+    ),
+    "by the first name": ({**prefixed("online_model."), **prefixed("ema_model.", E)}, prefixed("online_model.", E)),
+    "without dots": ({**W, **{f"model_ema.{name.replace('.', '')}": value for name, value in E.items()}}, E),
     "several networks": ({"vae": W, "unet": {"c": torch.zeros(1)}}, {**prefixed("vae."), "unet.c": torch.zeros(1)}),
 }
 
@@ -139,6 +156,45 @@ def test_tensors_are_found_whatever_wraps_them(form, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("form", NESTED)
+def test_the_plain_weights_are_taken_where_they_are_asked_for(form, tmp_path, caplog):
+    saved, expected = NESTED[form]
+    torch.save(saved, tmp_path / "model.pt")
+    found, taken = read_weights(tmp_path / "model.pt", "auto")
+    assert (taken == "ema") == any("it is taken" in record.message for record in caplog.records)
+    assert (taken == "ema") == any(torch.equal(value, E["encoder.a"]) for value in found.values())
+    plain, taken = read_weights(tmp_path / "model.pt", "raw")
+    assert taken == "raw"
+    assert plain.keys() == expected.keys()
+    assert all(torch.equal(value, W["encoder.a"]) for name, value in plain.items() if name.endswith("encoder.a"))
+
+
+def test_a_file_of_a_moving_average_alone_says_so(tmp_path):
+    torch.save({"params_ema": E, "epoch": 3}, tmp_path / "model.pt")
+    for asked in ("auto", "raw"):
+        found, taken = read_weights(tmp_path / "model.pt", asked)
+        assert taken == "ema"
+        assert found.keys() == E.keys()
+
+
+OTHER_OBJECTS = {
+    "a whole network": (lambda: torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+    "a network in a mapping": (lambda: {"model": torch.nn.Linear(2, 2)}, "torch.nn.modules.linear.Linear"),
+    "an optimiser": (lambda: {"model": W, "o": torch.optim.SGD([torch.ones(1)], lr=1.0)}, "torch.optim.sgd.SGD"),
+    "arrays": (lambda: {"model": {name: value.numpy() for name, value in W.items()}}, "arrays of numpy in place of"),
+    "no names": (lambda: {"shadow_params": list(W.values())}, "holds 2 tensors without names"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_OBJECTS)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_is_no_tensor_with_a_name_is_refused_by_its_own(what, is_zip, tmp_path):
+    made, said = OTHER_OBJECTS[what]
+    torch.save(made(), tmp_path / "model.pt", _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(UserError, match=re.escape(said)):
+        read_tensors(tmp_path / "model.pt")
+
+
 def test_what_training_programs_save_beside_tensors_does_no_harm(tmp_path):
     omegaconf = pytest.importorskip("omegaconf")
     beside = {
@@ -147,6 +203,8 @@ def test_what_training_programs_save_beside_tensors_does_no_harm(tmp_path):
         "history": np.arange(5),
         "config": omegaconf.OmegaConf.create({"model": {"target": "x", "sizes": [1, 2]}}),
         "counts": collections.defaultdict(list, {"a": [1]}),
+        "recent": collections.deque([1, 2], maxlen=3),
+        "tally": collections.Counter("aab"),
         "when": datetime.datetime(2026, 1, 1),
         "kinds": {1, 2},
         "shape": torch.Size([1, 2]),
@@ -163,6 +221,12 @@ def test_what_training_programs_save_beside_tensors_does_no_harm(tmp_path):
     [
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
         (b"\n <HTML>", "is a web page"),
+        (b"<!-- saved from url --><html>", "is a web page"),
+        ("\ufeff<!DOCTYPE html>".encode(), "is a web page"),
+        ("<!DOCTYPE html>".encode("utf-16"), "is a web page"),
+        (b'{"error":"Repository not found"}', "a text that begins .*Repository not found"),
+        (b"Entry not found", "a text that begins 'Entry not found'"),
+        (gzip.compress(b"weights"), "compressed by gzip"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "pointer of git-lfs"),
         (b"", "is empty"),
     ],
