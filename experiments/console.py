@@ -4,6 +4,7 @@ A worker process shows nothing itself: `relay_to` makes it tell its parent, and 
 """
 
 import itertools
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -206,6 +207,16 @@ class Relayed:
 
 
 _display: Display = _Screen()
+
+
+class _Notices(logging.Handler):
+    """What the library logs as a warning is said like everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), style="yellow")
+
+
+logging.getLogger("ldm").addHandler(_Notices(logging.WARNING))
 
 
 def relay_to(send: Send) -> None:

@@ -307,7 +307,7 @@ def _fill(source: ImageSource, work: Path, workers: int, report: Callable[[int, 
     if not len(kept):
         raise UserError(f"No usable image is left: {_listed(skipped)}.")
     for index in sorted(skipped):
-        logger.warning("Skipped %s", skipped[index])
+        logger.info("Skipped %s", skipped[index])  # which the caller says
     _finish_array(images, work / "images.npy", kept)
     for file in annotations.values():
         file.finish(kept)
