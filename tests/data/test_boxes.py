@@ -211,6 +211,27 @@ def test_files_that_name_a_category_differently_are_refused(tmp_path):
         opened(write_folder(tmp_path, images() | files))["train"].annotations["boxes"]
 
 
+def test_files_that_number_a_category_differently_are_refused(tmp_path):
+    other = coco(range(5, N))
+    renumbered = {3: 8}
+    for one in other["categories"]:
+        one["id"] = renumbered.get(one["id"], one["id"])
+    for one in other["annotations"]:
+        one["category_id"] = renumbered.get(one["category_id"], one["category_id"])
+    files = {"instances_a.json": dumped(coco(range(5))), "instances_b.json": dumped(other)}
+    with pytest.raises(UserError, match=r"instances_b\.json has 'cat' as category 8, another file as category 3"):
+        opened(write_folder(tmp_path, images() | files))["train"].annotations["boxes"]
+
+
+def test_each_file_must_speak_of_the_image_as_it_is(tmp_path):
+    other = coco()
+    for image in other["images"]:
+        image["width"] *= 2
+    files = {"instances_a.json": dumped(other), "instances_b.json": dumped(coco())}
+    with pytest.raises(UserError, match=r"instances_a\.json: .* times as wide as high"):
+        opened(write_folder(tmp_path, images() | files))["train"].annotations["boxes"]
+
+
 @pytest.mark.parametrize("given", ["images/00.png", "images"])
 def test_a_setting_that_holds_no_boxes_is_refused(tmp_path, given):
     with pytest.raises(UserError, match=r"data\.boxes=.* holds no boxes; expected is a \.json file"):

@@ -184,13 +184,45 @@ def test_the_cache_stores_captions_beside_the_images_without_decoding_these_agai
     assert build_cache(opened(root, **options)["train"], tmp_path / "cache", 1, annotations=["captions"]).captions
 
 
-def test_sidecars_can_be_asked_for_where_metadata_is_about_something_else(tmp_path):
-    other = {"deep/metadata.csv": b"file_name,licence\n00.png,free\n"}
-    write_folder(tmp_path, IMAGES | sidecars() | other)
-    with pytest.raises(UserError, match=r"has no text \(or caption\); .* there is file_name, licence"):
-        opened(tmp_path)["train"].annotations["captions"]
-    found = captions_of(opened(tmp_path, captions=".")["train"])
+ABOUT_CLASSES = {
+    "deep/metadata.csv": "\n".join(["file_name,label", *(f"{i:02}.png,{i % 2}" for i in range(N))]).encode()
+}
+
+
+@pytest.mark.parametrize(
+    "captions", [sidecars(), metadata("jsonl"), {"captions_val.json": coco()["notes/captions.json"]}]
+)
+def test_captions_join_metadata_about_something_else(tmp_path, captions):
+    source = opened(write_folder(tmp_path, IMAGES | ABOUT_CLASSES | captions))["train"]
+    assert source.classes == ("0", "1")
+    found = captions_of(source)
     assert found == {name: caption(name) for name in found}
+
+
+def test_metadata_about_something_else_alone_is_said(tmp_path):
+    source = opened(write_folder(tmp_path, IMAGES | {"deep/metadata.csv": b"file_name,licence\n00.png,free\n"}))[
+        "train"
+    ]
+    with pytest.raises(UserError, match=r"has no text \(or caption\); .* there is file_name, licence"):
+        source.annotations["captions"]
+
+
+def test_files_that_disagree_on_a_caption_are_refused(tmp_path):
+    other = {"deep/metadata.csv": metadata("csv")["deep/metadata.csv"].replace(b"picture 7", b"picture of a cat")}
+    source = opened(write_folder(tmp_path, IMAGES | metadata("jsonl") | other))["train"]
+    with pytest.raises(
+        UserError, match=r"metadata.jsonl: deep/07.png has the caption 'picture 7, .* 'picture of a cat"
+    ):
+        source.annotations["captions"]
+    assert len(captions_of(opened(tmp_path, captions="deep/metadata.csv")["train"])) == len(source)
+
+
+def test_metadata_that_cannot_be_read_is_no_set_without_classes_in_silence(tmp_path):
+    table = ABOUT_CLASSES["deep/metadata.csv"]
+    for content, said in ((table.decode().encode("utf-16"), "is not UTF-8"), (table + b"x" * 200_000, "as CSV")):
+        source = opened(write_folder(tmp_path, IMAGES | {"deep/metadata.csv": content}))["train"]
+        assert source.classes == ()
+        assert any("no classes are read" in note and said in note for note in source.notes)
 
 
 @dataclass

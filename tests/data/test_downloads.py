@@ -256,8 +256,7 @@ def test_a_download_of_one_split_is_read_with_the_annotations_of_all(tmp_path, p
         splits = open_splits(name, 16, path=root)
         for source in splits.values():
             assert set(map(tuple, boxes_of(source).values())) == {("cat",)}
-            if name == "coco":
-                assert source.annotation("captions", 0) == "a cat"
+            assert source.annotation("captions", 0) == "a cat"
 
 
 def test_annotations_that_fit_no_image_at_all_are_an_error(tmp_path):

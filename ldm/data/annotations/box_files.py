@@ -1,7 +1,5 @@
 """Files that list boxes: COCO's JSON and OpenImages' CSV, read and checked."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.annotations.lookup import read_text, shown
+from ldm.data.annotations.lookup import csv_rows, read_text, shown
 from ldm.data.files import READ_ERRORS, Files
 from ldm.errors import UserError
 
@@ -150,11 +148,13 @@ def _openimages(files: Files, source: str) -> BoxFile:
 
 
 def _described(files: Files, source: str) -> dict[ClassKey, str]:
-    rows = list(csv.reader(io.StringIO(read_text(files, source), newline="")))
-    wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != 2), None)
-    if wrong is not None:
-        raise UserError(f"{shown(files, source)}, line {wrong}: expected is a label and its name, two columns.")
-    return {label: name for label, name in rows if label != "LabelName"}
+    found: dict[ClassKey, str] = {}
+    for line, row in csv_rows(read_text(files, source), shown(files, source)):
+        if len(row) != 2:
+            raise UserError(f"{shown(files, source)}, line {line}: expected is a label and its name, two columns.")
+        found[row[0]] = row[1]
+    found.pop("LabelName", None)
+    return found
 
 
 READERS: Mapping[str, Callable[[Files, str], BoxFile]] = {".json": _coco, ".csv": _openimages}

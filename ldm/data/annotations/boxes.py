@@ -5,6 +5,7 @@ than `LEAST_LEFT` of it, or less than a pixel, remains.
 """
 
 import posixpath
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,14 +37,14 @@ class BoxTable:
     """Boxes as an `AnnotationTable`.
 
     `labels` int64 (n,), `corners` float64 (n, 4) in fractions of the whole image's sides; `spans` the part of both that
-    is an image's; `aspects` width over height and the file that says so.
+    is an image's; `aspects` width over height as files say it, each with its name.
     """
 
     files: Files
     spans: Mapping[str, tuple[int, int]]
     labels: NDArray[np.int64]
     corners: NDArray[np.float64]
-    aspects: Mapping[str, tuple[float, str]]
+    aspects: Mapping[str, Sequence[tuple[float, str]]]
     names: tuple[str, ...]
 
     def content(self, name: str) -> list[list[float]] | None:
@@ -83,9 +84,10 @@ class BoxTable:
                 size = upright_size(file)
         except READ_ERRORS:
             return None
-        if size is not None and name in self.aspects:
-            aspect, source = self.aspects[name]
-            width, height = size
+        if size is None:
+            return None
+        width, height = size
+        for aspect, source in self.aspects.get(name, ()):
             # At that aspect one of the sides would differ by more than the rounding of a resized copy.
             if abs(aspect * height - width) > 1.5 and abs(width / aspect - height) > 1.5:
                 raise UserError(
@@ -152,9 +154,12 @@ def _table(files: Files, at: Files, sources: Sequence[str], images: Sequence[str
     for source in sources:
         where = shown(at, source)
         listed = READERS[PurePosixPath(source).suffix.lower()](at, source)
+        named = {name: key for key, name in classes.items()}
         for key, name in listed.classes.items():
             if classes.setdefault(key, name) != name:
                 raise UserError(f"{where} calls category {key} '{name}', another file '{classes[key]}'.")
+            if key not in named.values() and name in named:
+                raise UserError(f"{where} has '{name}' as category {key}, another file as category {named[name]}.")
         folder = PurePosixPath(source).parent.as_posix()
         found[where] = listed, finder.find_all(listed.file_names, folder)
     check_some_found({where: (listed.file_names, of_image) for where, (listed, of_image) in found.items()})
@@ -171,17 +176,15 @@ def _joined(files: Files, images: Sequence[str], found: Mapping[str, tuple[BoxFi
 
     place = {name: position for position, name in enumerate(images)}
     listings = np.zeros(len(images), np.int64)
-    aspects: dict[str, tuple[float, str]] = {}
+    aspects: dict[str, list[tuple[float, str]]] = defaultdict(list)
     owners, labels, corners = [], [], []
     for where, (listed, of_image) in found.items():
         places = np.array([-1 if image is None else place[image] for image in of_image], np.int64)
         listings[np.unique(places[places >= 0])] += 1
         if listed.aspects is not None:
-            aspects |= {
-                image: (aspect, where)
-                for image, aspect in zip(of_image, listed.aspects, strict=True)
-                if image is not None
-            }
+            for image, aspect in zip(of_image, listed.aspects, strict=True):
+                if image is not None:
+                    aspects[image].append((aspect, where))
         owner = places[listed.owners]
         owners.append(owner[owner >= 0])
         labels.append(np.array([number[key] for key in listed.labels], np.int64)[owner >= 0])

@@ -1,13 +1,13 @@
 """Captions: a `.txt` file beside each image, or `metadata.jsonl`, `metadata.csv` with columns file_name and text.
 
-The column may be called `caption` as well. Of several captions of one image the first is taken, of a `.txt` file the
-first line that is not empty. An empty caption counts as none.
+The column may be called `caption` as well. Without either, COCO's `captions_*.json` is read. Of several captions of one
+image in a file the first is taken, of a `.txt` file the first line that is not empty. Files that disagree on an image
+are refused. An empty caption counts as none.
 """
 
-import csv
-import io
 import json
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from ldm.data.annotations.lookup import (
     ImageFinder,
     Place,
     check_some_found,
+    csv_table,
     located,
     parallel_files,
     read_text,
@@ -32,6 +33,7 @@ from ldm.errors import UserError
 from ldm.lines import lines_of
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+COCO_NAME = re.compile(r"captions_\w+\.json")
 COLUMNS = ("text", "caption")
 
 
@@ -51,9 +53,10 @@ class CaptionTable:
 
 
 def find_captions(files: Files, images: Sequence[str], places: AnnotationPlaces) -> AnnotationReader | None:
-    """What reads the captions: `data.captions`, else metadata files among the images, else `.txt` files beside them.
+    """What reads the captions: `data.captions`, metadata files among the images, `.txt` files beside them, or COCO's.
 
-    None where there are none. Raises: UserError where data.captions names nothing, or nothing that holds captions.
+    The first that is there; None where there are none.
+    Raises: UserError where data.captions names nothing, or nothing that holds captions.
     """
     if places.captions is not None:
         place = located(files, places.captions, "data.captions")
@@ -66,13 +69,28 @@ def find_captions(files: Files, images: Sequence[str], places: AnnotationPlaces)
             )
         return listed_captions(place.files, (place.name,), images)
     metadata = tuple(name for name in files.names if posixpath.basename(name) in METADATA)
-    if metadata:
-        return listed_captions(files, metadata, images)
+    if captioned := tuple(name for name in metadata if _has_captions(files, name)):
+        return listed_captions(files, captioned, images)
     texts = _texts(Place(files, "", is_folder=True))
     sidecars = {image: texts[stem(image)] for image in images if stem(image) in texts}
-    if not sidecars or is_yolo(files, sidecars.values()):
-        return None
-    return AnnotationReader(files, tuple(sidecars.values()), partial(_sidecar_table, files, sidecars))
+    if sidecars and not is_yolo(files, sidecars.values()):
+        return AnnotationReader(files, tuple(sidecars.values()), partial(_sidecar_table, files, sidecars))
+    coco = tuple(name for name in files.names if COCO_NAME.fullmatch(posixpath.basename(name)))
+    # Metadata without captions is read where nothing else is there: its error names the columns that it has.
+    return listed_captions(files, coco or metadata, images) if coco or metadata else None
+
+
+def _has_captions(files: Files, name: str) -> bool:
+    """Whether the first row of a metadata file has a caption, or it cannot be told."""
+    try:
+        text = read_text(files, name)
+        if name.endswith(".csv"):
+            row: Any = next(csv_table(text, name), (0, {}))[1]
+        else:
+            row = json.loads(next((line for line in lines_of(text) if line.strip()), "{}"))
+    except (UserError, ValueError):
+        return True
+    return not isinstance(row, dict) or not row or any(isinstance(row.get(column), str) for column in COLUMNS)
 
 
 def listed_captions(files: Files, sources: Sequence[str], images: Sequence[str]) -> AnnotationReader:
@@ -103,6 +121,7 @@ def _listed(files: Files, sources: Sequence[str], images: Sequence[str]) -> Capt
     captions: dict[str, str] = {}
     listed = {}
     for source in sources:
+        first: dict[str, str] = {}
         folder = PurePosixPath(source).parent.as_posix()
         rows = list(READERS[PurePosixPath(source).suffix.lower()](read_text(files, source), shown(files, source)))
         file_names = [file_name for file_name, _ in rows]
@@ -110,7 +129,13 @@ def _listed(files: Files, sources: Sequence[str], images: Sequence[str]) -> Capt
         listed[shown(files, source)] = file_names, found
         for image, (_, caption) in zip(found, rows, strict=True):
             if image is not None and caption.strip():
-                captions.setdefault(image, caption.strip())
+                first.setdefault(image, caption.strip())
+        for image, caption in first.items():
+            if captions.setdefault(image, caption) != caption:
+                raise UserError(
+                    f"{shown(files, source)}: {image} has the caption '{caption}' here and '{captions[image]}' in "
+                    "another file; data.captions=FILE chooses one."
+                )
     check_some_found(listed)
     return CaptionTable(captions)
 
@@ -129,9 +154,8 @@ def _jsonl(text: str, source: str) -> Iterator[tuple[str, str]]:
 
 
 def _csv(text: str, source: str) -> Iterator[tuple[str, str]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    for row in rows:
-        yield _row(row, f"{source}, line {rows.line_num}")
+    for line, row in csv_table(text, source):
+        yield _row(row, f"{source}, line {line}")
 
 
 def _row(row: Mapping[Any, Any], where: str) -> tuple[str, str]:

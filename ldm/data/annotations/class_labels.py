@@ -5,15 +5,13 @@
 means the image of that name.
 """
 
-import csv
-import io
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ldm.data.annotations.lookup import ImageFinder, read_text, shown, stem
+from ldm.data.annotations.lookup import ImageFinder, csv_table, read_text, shown, stem
 from ldm.data.files import Files
 from ldm.errors import UserError
 from ldm.lines import lines_of
@@ -25,13 +23,14 @@ NAME_COLUMNS = ("file_name", "filename", "image", "path", "id")
 LABEL_COLUMNS = ("label", "class", "category")
 
 
-def class_labels(files: Files, images: Sequence[str]) -> dict[str, str]:
-    """The class of each image that such files name; empty where none does.
+def class_labels(files: Files, images: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The class of each image that such files name, empty where none does, and notes on metadata that is not read.
 
     Raises: UserError for a file that cannot be read, or an image with two classes.
     """
     finder, by_stem = ImageFinder(images), {stem(name): name for name in images}
     found: dict[str, str] = {}
+    notes = []
     for source in files.names:
         base = posixpath.basename(source)
         if base not in (STYLEGAN, *TABLES):
@@ -39,15 +38,16 @@ def class_labels(files: Files, images: Sequence[str]) -> dict[str, str]:
         folder, where = PurePosixPath(source).parent.as_posix(), shown(files, source)
         try:
             rows = list(_rows(read_text(files, source), base, where))
-        except UserError:
+        except UserError as error:
             if base not in METADATA:
                 raise
-            continue  # its captions say what is wrong with it, where they are asked for
+            notes.append(f"no classes are read from metadata: {error}")
+            continue  # only captions need it, and say so where they are asked for
         for name, label in rows:
             image = finder.find(name, folder) or by_stem.get(posixpath.normpath(f"{folder}/{name}"))
             if image is not None and found.setdefault(image, label) != label:
                 raise UserError(f"{where}: {name} has the class '{label}' here and '{found[image]}' before.")
-    return found
+    return found, notes
 
 
 def is_sharded(files: Files) -> bool:
@@ -65,7 +65,7 @@ def _rows(text: str, base: str, where: str) -> Iterator[tuple[str, str]]:
     if base == STYLEGAN:
         yield from _stylegan(text, where)
     elif base.endswith(".csv"):
-        for row in csv.DictReader(io.StringIO(text, newline="")):
+        for _, row in csv_table(text, where):
             yield from _labelled(row)
     else:
         for number, line in enumerate(lines_of(text), start=1):

@@ -1,8 +1,10 @@
 """Where annotation files lie, and which image an entry in them means."""
 
+import csv
+import io
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +66,28 @@ def read_text(files: Files, name: str) -> str:
         raise UserError(f"{shown(files, name)} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except READ_ERRORS as error:
         raise UserError(f"{shown(files, name)} cannot be read ({error}).") from error
+
+
+def csv_rows(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file with the lines they end at; empty ones are left out.
+
+    Raises: UserError where one cannot be read.
+    """
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in rows:
+            if row:
+                yield rows.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{where}, line {rows.line_num}: cannot be read as CSV ({error}).") from error
+
+
+def csv_table(text: str, where: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """As `csv_rows`, by the names of columns that the first row gives."""
+    rows = csv_rows(text, where)
+    _, columns = next(rows, (0, []))
+    for line, row in rows:
+        yield line, dict(zip(columns, row, strict=False))
 
 
 def shown(files: Files, name: str) -> str:

@@ -92,11 +92,12 @@ def _classes(
     """The classes of the images that take part, the class of each, and notes: of files that say it, else of folders."""
     if folders == NONE:
         return (), {}, []
-    named = class_labels(files, part) if folders == AUTO else {}
+    named, notes = class_labels(files, part) if folders == AUTO else ({}, [])
     without = [name for name in part if name not in named]
     if named and not without:
-        return in_order([named[name] for name in part]), named, []
-    notes = [f"files name the classes of {len(named):,} images, but none of {_some(without)}"] if named else []
+        return in_order([named[name] for name in part]), named, notes
+    if named:
+        notes.append(f"files name the classes of {len(named):,} images, but none of {_some(without)}")
     tops = {inner[name][0] for name in part if len(inner[name]) > 1}
     loose = ["/".join(inner[name]) for name in part if len(inner[name]) == 1]
     if len(tops) < 2 or is_sharded(files):
