@@ -29,7 +29,6 @@ class TarFiles:
     def __init__(self, path: Path, memo: ContentMemo) -> None:
         self.path = path
         self._memo = memo
-        self._file = os.open(path, os.O_RDONLY)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,7 +45,9 @@ class TarFiles:
 
     def read(self, name: str) -> bytes:
         offset, size, _ = self._index[name]
-        data = os.pread(self._file, size, offset)
+        with self.path.open("rb") as file:  # a set may have more archives than a process may hold open
+            file.seek(offset)
+            data = file.read(size)
         if len(data) != size:
             raise OSError(f"{self.path} ends within {name}")
         return data
@@ -59,7 +60,7 @@ class TarFiles:
         if known is None:
             try:
                 with tarfile.open(self.path, "r:") as archive:
-                    found = list(_members(archive, 0, ""))
+                    found = list(_members(archive, 0, "", self.path.stat().st_size))
             except (tarfile.TarError, OSError) as error:
                 raise UserError(
                     f"{self.path} cannot be read as an uncompressed tar archive ({error}); unpack or replace it."
@@ -70,18 +71,25 @@ class TarFiles:
         return {name: (offset, size, content) for name, offset, size, content in json.loads(known)}
 
 
-def _members(archive: tarfile.TarFile, start: int, folder: str) -> Iterator[tuple[str, int, int, str]]:
-    """Name, offset, size and identity of every file, `start` being the archive's own place in the outermost."""
+def _members(archive: tarfile.TarFile, start: int, folder: str, length: int) -> Iterator[tuple[str, int, int, str]]:
+    """Name, offset, size and identity of every file, `start` being the archive's own place in the outermost.
+
+    Raises: tarfile.TarError where it is damaged, or its `length` bytes end within a header.
+    """
     for member in archive:
         name = PurePosixPath(folder, member.name).as_posix()
-        content = archive.extractfile(member) if member.isfile() and is_visible(name) else None
+        content = (
+            archive.extractfile(member) if member.isfile() and not member.issparse() and is_visible(name) else None
+        )
         if content is None:
             continue
         if name.endswith(".tar"):
             with tarfile.open(fileobj=content, mode="r:") as inner:
-                yield from _members(inner, start + member.offset_data, name.removesuffix(".tar"))
+                yield from _members(inner, start + member.offset_data, name.removesuffix(".tar"), member.size)
         else:
             yield name, start + member.offset_data, member.size, identity(zlib.crc32(content.read()), member.size)
+    if 0 < length - archive.offset < tarfile.BLOCKSIZE:  # where tarfile takes it for the end
+        raise tarfile.ReadError("it ends within the header of a file")
 
 
 class LmdbFiles:

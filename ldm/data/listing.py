@@ -48,6 +48,9 @@ NO_IMAGE_SUFFIXES = frozenset((
 
 SIXTEEN_BIT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2"})
 
+SET_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
+"""Suffixes of files that hold many images, and the image set that reads them."""
+
 WORDS = {"captions": "captions", "boxes": "boxes", "semantic": "label maps"}
 """What the kinds of annotation are called."""
 
@@ -125,17 +128,22 @@ def make_listing(
     found: Sequence[Found],
     classes: tuple[str, ...] = (),
     annotations: Mapping[str, AnnotationReader | None] = MappingProxyType({}),
+    notes: Sequence[str] | None = None,
 ) -> Listing:
-    """The listing of these images, in the order of their keys; annotations that are None are not there."""
+    """The listing of these images, in the order of their keys; annotations that are None are not there.
+
+    Without `notes` it says what else lies in the place, for which every file whose suffix says nothing is looked into.
+    """
     contents = files.identities([one.name for one in found])
     entries = [
         FileEntry(one.name, one.key, one.label, content, one.split)
         for one, content in zip(found, contents, strict=True)
     ]
     readers = {kind: reader for kind, reader in annotations.items() if reader is not None}
-    images = image_names(files)
-    beside = _beside_images(files, images)
-    notes = [f"{files.path} holds {len(images):,} images{beside}, which are not read as images"] if beside else []
+    if notes is None:
+        images = image_names(files)
+        beside = _beside_images(files, images)
+        notes = [f"{files.path} holds {len(images):,} images{beside}, which are not read as images"] if beside else []
     entries.sort(key=lambda entry: (entry.key, entry.name))
     return Listing(files, tuple(entries), classes, readers, tuple(notes))
 
@@ -178,7 +186,8 @@ def _beside_images(files: Files, images: Sequence[str]) -> str:
     rest = kinds.total() - sum(count for _, count in usual)
     said = ", ".join([*(f"{count:,} {kind}" for kind, count in usual), *([f"{rest:,} others"] if rest else [])])
     heic = " (.heic needs pip install pillow-heif)" if ".heic" in kinds else ""
-    return f", but {said}{heic}" if said else ""
+    sets = "".join(f" (data={name} reads {suffix})" for suffix, name in SET_SUFFIXES.items() if suffix in kinds)
+    return f", but {said}{heic}{sets}" if said else ""
 
 
 def heldout_contents(contents: Sequence[str], fraction: float, place: object) -> frozenset[str]:

@@ -13,7 +13,9 @@ from ldm.data.layouts.folder import Folder
 from ldm.data.layouts.imagenet import ImageNet
 from ldm.data.layouts.lsun import LSUN
 from ldm.data.layouts.openimages import OpenImages
+from ldm.data.layouts.parquet import Parquet
 from ldm.data.layouts.places import Places
+from ldm.data.layouts.webdataset import WebDataset
 from ldm.data.memo import ContentMemo
 from ldm.parts import checked, look_up
 
@@ -28,6 +30,8 @@ SOURCES: Mapping[str, type[DataSource]] = {
     "coco": Coco,
     "openimages": OpenImages,
     "places": Places,
+    "webdataset": WebDataset,
+    "parquet": Parquet,
 }
 
 

@@ -10,6 +10,7 @@ from image_places import opened, png, write_folder, write_zip
 from PIL import Image
 
 from ldm.data import open_splits
+from ldm.data.decode import IMAGE_SUFFIXES
 from ldm.data.listing import image_names
 from ldm.data.picture_names import annotated_stem, annotating, looks_like_split, names_annotations, side_of
 from ldm.errors import UserError
@@ -309,7 +310,19 @@ def test_an_entry_that_inflates_without_limit_is_not_read(tmp_path):
         source.item(names(source).index("bomb.png"))
 
 
-def test_what_pillow_decodes_is_read_and_all_else_is_counted(tmp_path):
+def test_heic_is_read_where_the_package_is_there(tmp_path):
+    pytest.importorskip("pillow_heif")
+    pixels = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(8)]
+    for suffix in (".heic", ".HEIC", ""):  # the first bytes tell the last
+        files = {f"{i}{suffix}": encoded(one, "HEIF") for i, one in enumerate(pixels)}
+        splits = opened(write_folder(tmp_path / f"of{suffix}", files))
+        for source in splits.values():
+            for index in range(len(source)):
+                assert abs(source.item(index).image.astype(int) - 20 * int(source.name(index)[0])).max() <= 4
+
+
+def test_what_pillow_decodes_is_read_and_all_else_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("ldm.data.listing.IMAGE_SUFFIXES", IMAGE_SUFFIXES - {".heic"})  # as without pillow-heif
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     wanted = {
         "a.avif": encoded(pixels, "AVIF"),

@@ -214,3 +214,9 @@ def test_labelled_archive(shared_data):
     assert abs(len(splits["heldout"]) - 2000) < 150
     item = splits["train"].item(9000)
     assert splits["train"].classes[item.label] == item.name.split("/")[0]
+
+
+def test_files_that_hold_many_images_are_told_their_set(tmp_path):
+    write_folder(tmp_path, {"a/0.tar": b"", "train.parquet": b""})
+    with pytest.raises(UserError, match=r"1 \.tar, 1 \.parquet \(data=webdataset reads \.tar\) \(data=parquet reads"):
+        opened(tmp_path)

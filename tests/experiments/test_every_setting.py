@@ -18,8 +18,9 @@ from ldm.errors import UserError
 from ldm.parts import Option
 
 GIVEN = "given"
+FILES = ("folder", "cifar10", "lsun", "coco", "imagenet", "places", "webdataset", "parquet")
 CONFIGS = [
-    *([f"data={name}", f"+data.path={GIVEN}"] for name in ("folder", "cifar10", "lsun", "coco", "imagenet", "places")),
+    *([f"data={name}", f"+data.path={GIVEN}"] for name in FILES),
     *([f"ae={name}"] for name in ("kl", "vq", "identity")),
     *([f"sampler={name}"] for name in ("ddim", "ddpm", "plms", "dpmpp", "heun", "euler", "unipc")),
     ["conditioning=[class,text,layout,semantic,superres,inpaint]"],

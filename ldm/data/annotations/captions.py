@@ -74,7 +74,7 @@ def find_captions(files: Files, images: Sequence[str], places: AnnotationPlaces)
     texts = _texts(Place(files, "", is_folder=True))
     sidecars = {image: texts[stem(image)] for image in images if stem(image) in texts}
     if sidecars and not is_yolo(files, sidecars.values()):
-        return AnnotationReader(files, tuple(sidecars.values()), partial(_sidecar_table, files, sidecars))
+        return sidecar_captions(files, sidecars)
     coco = tuple(name for name in files.names if COCO_NAME.fullmatch(posixpath.basename(name)))
     # Metadata without captions is read where nothing else is there: its error names the columns that it has.
     return listed_captions(files, coco or metadata, images) if coco or metadata else None
@@ -98,11 +98,16 @@ def listed_captions(files: Files, sources: Sequence[str], images: Sequence[str])
     return AnnotationReader(files, tuple(sources), partial(_listed, files, sources, images))
 
 
+def sidecar_captions(files: Files, sidecars: Mapping[str, str]) -> AnnotationReader:
+    """What reads the captions from a text file for each image."""
+    return AnnotationReader(files, tuple(sidecars.values()), partial(_sidecar_table, files, sidecars))
+
+
 def _beside(place: Place, images: Sequence[str]) -> AnnotationReader:
     sidecars = parallel_files(_texts(place), images, place)
     if not sidecars:
         raise UserError(f"data.captions={shown(place.files, place.name)} holds no .txt file named as an image is.")
-    return AnnotationReader(place.files, tuple(sidecars.values()), partial(_sidecar_table, place.files, sidecars))
+    return sidecar_captions(place.files, sidecars)
 
 
 def _texts(place: Place) -> dict[str, str]:

@@ -50,6 +50,23 @@ def class_labels(files: Files, images: Sequence[str]) -> tuple[dict[str, str], l
     return found, notes
 
 
+def classed(
+    labels: Mapping[str, str], images: Sequence[str], order: Sequence[str] = ()
+) -> tuple[tuple[str, ...], dict[str, int], list[str]]:
+    """The classes, the number of each image's, and notes: no classes where an image has none.
+
+    `order` is that of the classes, where it is declared.
+    """
+    without = [name for name in images if name not in labels]
+    if without:
+        said = f"no classes: {len(images) - len(without):,} of {len(images):,} images have one, but not {without[0]}"
+        return (), {}, [said] if len(without) < len(images) else []
+    used = {labels[name] for name in images}
+    classes = tuple(name for name in order if name in used) if used <= set(order) else in_order(list(used))
+    index = {name: number for number, name in enumerate(classes)}
+    return classes, {name: index[label] for name, label in labels.items() if label in index}, []
+
+
 def is_sharded(files: Files) -> bool:
     """Whether folders only keep the number of files in one low, as those of StyleGAN's data sets do."""
     return STYLEGAN in files.names

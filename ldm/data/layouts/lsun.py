@@ -54,7 +54,7 @@ def list_lsun(path: Path, places: AnnotationPlaces, memo: ContentMemo, category:
         for side, (_, names) in parts.items()
         for name in names
     ]
-    return make_listing(UnionFiles(path, [files for files, _ in parts.values()]), images)
+    return make_listing(UnionFiles(path, [files for files, _ in parts.values()]), images, notes=())
 
 
 def _images(folder: Path, memo: ContentMemo) -> tuple[Files, list[str]]:
