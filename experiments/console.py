@@ -7,16 +7,28 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 LINE_EVERY_SECONDS = 15.0
+
+LEAST_BEHIND = 0.05
+"""Share of the forecast work that must be done before its pace tells what is left."""
 
 console = Console(stderr=False, highlight=False, soft_wrap=True)
 
@@ -44,10 +56,60 @@ class Display(Protocol):
         """That work is over."""
         ...
 
+    def complete(self, stage: str, identity: str) -> None:
+        """A stage of the whole work is done."""
+        ...
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} images/s" if task.speed else "", style="cyan")
+        is_images = task.speed and task.fields.get("unit") is None
+        return Text(f"{task.speed:,.0f} images/s" if is_images else task.fields.get("unit", ""), style="cyan")
+
+
+class _Left(ProgressColumn):
+    """The time left: as a piece of work says it, else by its rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_rate = TimeRemainingColumn()
+
+    def render(self, task: Task) -> Text:
+        said = task.fields.get("left")
+        return self.by_rate.render(task) if said is None else Text(said, style="cyan")
+
+
+class Whole:
+    """How far the whole of a run is: stages by (name, identity), with the seconds that they were forecast to take.
+
+    Time left is what is forecast of the stages that are not done, at the pace of those that are.
+    """
+
+    def __init__(self, weights: Mapping[tuple[str, str], float]) -> None:
+        self.left = dict(weights)
+        self.total, self.forecast = len(weights), sum(weights.values())
+        self.started = time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """Stages that are complete."""
+        return self.total - len(self.left)
+
+    def complete(self, stage: str, identity: str) -> bool:
+        """Whether the stage that is complete now was one of those waited for."""
+        return self.left.pop((stage, identity), None) is not None
+
+    def seconds_left(self) -> float | None:
+        """None where nothing was forecast, or too little of it is done to tell the pace."""
+        ahead = sum(self.left.values())
+        behind = self.forecast - ahead
+        if behind < LEAST_BEHIND * self.forecast or not behind:
+            return None
+        return ahead * (time.monotonic() - self.started) / behind
+
+    def __str__(self) -> str:
+        left = self.seconds_left()
+        return f"{self.done} of {self.total} stages" + ("" if left is None else f", {clock(left)} left")
 
 
 class _Lines:
@@ -90,6 +152,9 @@ class _Screen:
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
+        self.whole: Whole | None = None
+        self.whole_bar: TaskID | None = None
+        self.whole_said = 0.0
 
     def say(self, text: str, style: str | None) -> None:
         console.print(printable(text), style=style, markup=False)
@@ -98,19 +163,49 @@ class _Screen:
     def begin(self, label: str, total: int) -> Reporter:
         if not console.is_terminal:
             return _Lines(label, total)
+        return _Bar(label, total, self._shown())
+
+    def _shown(self) -> Progress:
+        """The display of all bars, which is there as long as there is one."""
         if self.progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-            self.progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), _Left())
+            self.progress = Progress(*columns, console=console, transient=True)
             self.progress.start()
-        return _Bar(label, total, self.progress)
+        return self.progress
 
     def end(self, reporter: Reporter) -> None:
         if self.progress is None or not isinstance(reporter, _Bar):
             return
-        self.progress.remove_task(reporter.task)
+        self._remove(reporter.task)
+
+    def _remove(self, task: TaskID) -> None:
+        assert self.progress is not None
+        self.progress.remove_task(task)
         if not self.progress.tasks:
             self.progress.stop()
             self.progress = None
+
+    def begin_whole(self, whole: Whole) -> None:
+        """From now on the whole is shown, too."""
+        self.whole, self.whole_said = whole, time.monotonic()
+        if console.is_terminal:
+            self.whole_bar = self._shown().add_task("all", total=whole.total, unit="stages", left="")
+
+    def end_whole(self) -> None:
+        """It is over, done or not."""
+        if self.whole_bar is not None:
+            self._remove(self.whole_bar)
+        self.whole = self.whole_bar = None
+
+    def complete(self, stage: str, identity: str) -> None:
+        if self.whole is None or not self.whole.complete(stage, identity):
+            return
+        if self.whole_bar is not None and self.progress is not None:
+            left = self.whole.seconds_left()
+            self.progress.update(self.whole_bar, completed=self.whole.done, left="" if left is None else clock(left))
+        elif time.monotonic() - self.whole_said >= LINE_EVERY_SECONDS and self.whole.left:
+            self.say(f"  {self.whole}", None)
+            self.whole_said = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -146,7 +241,15 @@ class Ended:
     work: int
 
 
-Event = Said | Begun | Advanced | Ended
+@dataclass(frozen=True)
+class Completed:
+    """A worker has completed a stage."""
+
+    stage: str
+    identity: str
+
+
+Event = Said | Begun | Advanced | Ended | Completed
 Send = Callable[[Event], None]
 
 
@@ -180,6 +283,9 @@ class _Relay:
         if isinstance(reporter, _Remote):
             self.send(Ended(reporter.work))
 
+    def complete(self, stage: str, identity: str) -> None:
+        self.send(Completed(stage, identity))
+
 
 class Relayed:
     """What one worker sent, shown here."""
@@ -198,6 +304,8 @@ class Relayed:
                 self.works[work].advance_to(done, note)
             case Ended(work):
                 _display.end(self.works.pop(work))
+            case Completed(stage, identity):
+                _display.complete(stage, identity)
 
     def end(self) -> None:
         """Takes away the progress that a worker left behind when it died."""
@@ -206,7 +314,8 @@ class Relayed:
         self.works.clear()
 
 
-_display: Display = _Screen()
+_screen = _Screen()
+_display: Display = _screen
 
 
 class _Notices(logging.Handler):
@@ -235,6 +344,21 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def complete(stage: str, identity: str) -> None:
+    """A stage is done, by this process or another one: the whole is that much further."""
+    _display.complete(stage, identity)
+
+
+@contextmanager
+def whole(weights: Mapping[tuple[str, str], float]) -> Iterator[None]:
+    """Shows how far the whole of these stages is, by (name, identity), with the seconds that each may take."""
+    _screen.begin_whole(Whole(weights))
+    try:
+        yield
+    finally:
+        _screen.end_whole()
 
 
 @contextmanager

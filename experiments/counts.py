@@ -28,9 +28,9 @@ TRAINED_COPIES = 4
 
 @dataclass(frozen=True)
 class Step:
-    """One training image's forward and backward pass: FLOPs, and bytes kept for the backward pass in float32."""
+    """One training image's forward and backward pass: its work, and bytes kept for the backward pass in float32."""
 
-    flops: float
+    work: float
     activation_bytes: int
 
 
@@ -64,9 +64,10 @@ class DenoiserCounts:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the work of a cell's stages is estimated from.
+    """What the work of a cell's stages is estimated from: FLOPs, or seconds where they were timed (`forecast`).
 
-    `calls`: of the network for one sample. `decode`: FLOPs of decoding one sample. `train_images` None: not known.
+    `calls`: of the network for one sample. `decode`: of decoding one sample. `train_images` None: not known.
+    `milestones`: of the training, at which quality is measured.
     """
 
     first_stage: FirstStageCounts
@@ -75,13 +76,14 @@ class Counts:
     decode: float
     train_images: int | None
     machine: Machine
+    milestones: int = 0
 
 
-def training_estimate(training: Settings, flops: float | None, memory: int | None) -> Estimate:
-    """The work of a training with these settings, given the FLOPs of one image's step."""
+def training_estimate(training: Settings, work: float | None, memory: int | None) -> Estimate:
+    """The work of a training with these settings, given that of one image's step."""
     steps = math.ceil(training["images"] / training["batch"])
     seen = steps * training["batch"]
-    return Estimate(seen, None if flops is None else seen * flops, training["batch"], memory)
+    return Estimate(seen, None if work is None else seen * work, training["batch"], memory)
 
 
 def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCounts:
@@ -134,7 +136,7 @@ def count_denoiser(
         conditioning=build.parameters(conditions) if is_known else None,
         call=call,
         step=Step(
-            flops=count_flops(lambda: called().sum().backward()),
+            work=count_flops(lambda: called().sum().backward()),
             activation_bytes=_saved_bytes(called, _of(network)),
         ),
     )

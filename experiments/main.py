@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from omegaconf import DictConfig, open_dict
 from experiments import build
 from experiments.compose import plain, settings_only
 from experiments.conditions import annotations_read
-from experiments.console import say
+from experiments.console import say, whole
 from experiments.custom import check_sources, is_custom
+from experiments.forecast import Forecast, forecast
 from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
@@ -49,8 +50,13 @@ def run_one(config: DictConfig, command: str) -> int:
     _say_left_out([plan], values["until"])
     store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     wanted = plan.needed(targets(STAGES, values["until"]))
+    ahead = {(s.name, s.identity) for s in wanted if not store.is_complete(s.name, s.identity)}
+    time_needed = _forecast([plan], ahead, store, 1)
+    if time_needed:
+        say(str(time_needed))
     try:
-        computed = run_stages(STAGES, plan, wanted, store, _tracker(values, store, name))
+        with whole(_weights(ahead, time_needed)):
+            computed = run_stages(STAGES, plan, wanted, store, _tracker(values, store, name))
     except UserError:
         raise
     except Exception as error:
@@ -62,8 +68,13 @@ def run_one(config: DictConfig, command: str) -> int:
     return 0
 
 
-def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], launch: Launch) -> None:
-    """Runs all points of a grid, stage by stage.
+def run_grid(
+    grid: Sequence[Sequence[str]],
+    compose: Callable[[Sequence[str]], DictConfig],
+    launch: Launch,
+    workers: int | None = 1,
+) -> None:
+    """Runs all points of a grid, stage by stage; `workers`: processes at work on this machine, None: on others.
 
     Raises: UserError before anything runs where a point cannot work; CellsFailedError at the end where stages failed.
     """
@@ -89,7 +100,9 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
     _say_notes([point.plan for point in cells], values["until"], store, tracking)
     _say_left_out([point.plan for point in cells], values["until"])
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
-    _say_work(points, cells, asked, store)
+    ahead = {s for s in _stages(cells, asked) if not store.is_complete(*s)}
+    time_needed = _forecast([cell.plan for cell in cells], ahead, store, workers) if workers else None
+    _say_work(points, cells, asked, ahead, time_needed)
     before = _complete(cells, asked, store)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
@@ -99,7 +112,8 @@ def run_grid(grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], D
         except Exception as error:  # the store tells which jobs did their work
             say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
 
-    lost = run_waves(cells, asked, store, launch_in_sweep)
+    with whole(_weights(ahead, time_needed)):
+        lost = run_waves(cells, asked, store, launch_in_sweep)
     computed = _complete(cells, asked, store) - before
     _track_cells(unmeasured, store, values, name)
     _say_end(store, _complete(cells, asked, store), computed, len(cells), values)
@@ -173,9 +187,21 @@ def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any],
         tracker.cell_run(plan, cell, [record for record in found if record])
 
 
+def _stages(points: Sequence[Point], asked: Sequence[str]) -> set[tuple[str, str]]:
+    return {(s.name, s.identity) for point in points for s in point.plan.needed(asked)}
+
+
 def _complete(points: Sequence[Point], asked: Sequence[str], store: Store) -> int:
-    stages = {(s.name, s.identity) for point in points for s in point.plan.needed(asked)}
-    return sum(store.is_complete(*stage) for stage in stages)
+    return sum(store.is_complete(*stage) for stage in _stages(points, asked))
+
+
+def _forecast(plans: Sequence[Plan], ahead: Collection[tuple[str, str]], store: Store, workers: int) -> Forecast | None:
+    return forecast(plans, ahead, STAGES, lambda plan: data_facts(plan.config["data"], store), workers)
+
+
+def _weights(ahead: Collection[tuple[str, str]], found: Forecast | None) -> dict[tuple[str, str], float]:
+    seconds = found.seconds if found else {}
+    return {stage: seconds.get(stage, 0.0) for stage in ahead}
 
 
 def _say_data(configs: Sequence[Mapping[str, Any]], store: Store) -> None:
@@ -204,16 +230,20 @@ def _say_notes(plans: Sequence[Plan], until: str, store: Store, others: Sequence
         say(f"note: {note}", style="yellow")
 
 
-def _say_work(points: Sequence[Point], cells: Sequence[Point], asked: Sequence[str], store: Store) -> None:
+def _say_work(
+    points: Sequence[Point],
+    cells: Sequence[Point],
+    asked: Sequence[str],
+    ahead: Collection[tuple[str, str]],
+    time_needed: Forecast | None,
+) -> None:
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
     trained = {c.plan.stages["first_stage"].identity for c in cells if build.is_trained(c.plan.config["ae"])}
-    stages = {(stage.name, stage.identity) for cell in cells for stage in cell.plan.needed(asked)}
-    to_do = sum(not store.is_complete(*stage) for stage in stages)
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
         f"{len(cells)} cell{'s' * (len(cells) != 1)}{same}: {len(trained)} trained first stages, "
-        f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; {to_do} of {len(stages)} "
-        "stages are not in the store yet"
+        f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; {len(ahead)} of "
+        f"{len(_stages(cells, asked))} stages are not in the store yet{f', {time_needed}' if time_needed else ''}"
     )
 
 

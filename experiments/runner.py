@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.build import prepare_device
 from experiments.compose import without_environment
-from experiments.console import clock, say
+from experiments.console import clock, complete, say
 from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
@@ -126,6 +126,7 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
         run.finish(record)
         store.finish(record)
     rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
+    complete(stage.name, planned.identity)
     say(f"{stage.line(plan.axes)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
 
 

@@ -64,11 +64,12 @@ class Stage:
 class Estimate:
     """The work of a stage before it is done; None: not known.
 
-    `images`: handled, with `flops` of them all. `batch` and `memory` (bytes, roughly) of what is trained.
+    `images`: handled, with the `work` of them all, in FLOPs or, of counts in seconds, in seconds. `batch` and `memory`
+    (bytes, roughly) of what is trained.
     """
 
     images: int | None
-    flops: float | None
+    work: float | None
     batch: int | None = None
     memory: int | None = None
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from experiments.axes import choices, other_settings
-from experiments.console import say
+from experiments.console import complete, say
 from experiments.stage import Plan, PlannedStage, Stage, targets
 from experiments.store import Store
 from ldm.records import Cell, Sweep
@@ -105,6 +105,7 @@ def run_waves(points: Sequence[Point], asked: Sequence[str], store: Store, launc
             launch([[*point.overrides, *handed(planned)] for planned, point in killed])
         for planned, point in ready:
             if store.is_complete(planned.name, planned.identity):
+                complete(planned.name, planned.identity)  # said by the job itself where it runs below this process
                 continue
             failure = store.failure(planned.name, planned.identity)
             reason = failure.error if failure else "its job ended without a word (killed?)"

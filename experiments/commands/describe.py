@@ -1,6 +1,7 @@
 """The plan of a cell without running it: python -m experiments.describe [KEY=VALUE ...] [--json|--config]."""
 
 import contextlib
+import itertools
 import json
 import math
 import sys
@@ -30,6 +31,7 @@ from experiments.counts import (
     sampled_latent_shape,
 )
 from experiments.data_facts import DataFacts
+from experiments.forecast import forecast
 from experiments.images import data_facts
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
@@ -105,8 +107,8 @@ class Description:
         """By what is done to one image, one multiply-add being 2."""
         step = self.first_stage.step
         return {
-            "first_stage_step": step.flops if step else None,
-            "diffusion_step": self.denoiser.step.flops,
+            "first_stage_step": step.work if step else None,
+            "diffusion_step": self.denoiser.step.work,
             "encode": self.first_stage.encode,
             "network_call": self.denoiser.call,
             "sampling": self.calls * self.denoiser.call,
@@ -172,7 +174,8 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
         ]
     decode = count_sample_decoding(config)
     images = facts.train_images if facts else None
-    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config))
+    milestones = len(config["trainer"]["milestones"])
+    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config), milestones)
     estimates = {
         stage.name: found
         for stage in STAGES
@@ -198,6 +201,22 @@ def described(overrides: Sequence[str]) -> Description:
         return description
     note = f"the experiment sweeps {', '.join(grid)}: this is {' '.join(point)}; name another on the command line"
     return replace(description, notes=[note, *description.notes])
+
+
+def time_needed(overrides: Sequence[str]) -> str | None:
+    """How long all cells that the overrides name would take here, in words; None where there is little to train."""
+    grid = swept(overrides)
+    points = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
+    configs = [composed([*overrides, *point], needs_path=False) for point in points]
+    with _store(Path(configs[0]["store"])) as store:
+        facts = data_facts(with_scale_sizes(settings_only(configs[0])), store)
+        plans = [make_plan(settings_only(values), facts, STAGES) for values in configs]
+        asked = targets(STAGES, configs[0]["until"])
+        stages = {(stage.name, stage.identity) for plan in plans for stage in plan.needed(asked)}
+        missing = {stage for stage in stages if not store.is_complete(*stage)}
+        found = forecast(plans, missing, STAGES, lambda plan: facts)
+    cells = f"the {len(plans)} cells of the sweep" if grid else "this cell"
+    return f"{cells}, as far as the store lacks them: {found}" if found else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,6 +245,8 @@ def _run(overrides: Sequence[str], flags: Set[str]) -> int:
         print(filled_config(description.plan.config), end="")
     else:
         _print(description)
+        if description.facts is not None and (said := time_needed(with_scale(["describe", *overrides])[1:])):
+            say(f"\n{said}", style="bold")
     return 0
 
 
@@ -293,7 +314,7 @@ def _notes(stages: Sequence[Stage], needed: Sequence[str], plan: Plan, store: St
 
 
 def _line(plan: Plan, name: str, work: Estimate, store: Store, is_known: bool) -> StageLine:
-    images, flops = work.images, work.flops
+    images, flops = work.images, work.work
     identity = plan.stages[name].identity
     record = store.record(name, identity) if is_known else None
     measured = (record.cost.seconds, "measured") if record is not None else None

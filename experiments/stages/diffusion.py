@@ -145,7 +145,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
     at_once = min(counts.machine.micro_batch or training["batch"], training["batch"])
     trained = model.denoiser + (model.conditioning or 0)
     memory = training_bytes(trained, model.step, at_once, settings["precision"], has_ema=True)
-    return training_estimate(training, model.step.flops, memory)
+    return training_estimate(training, model.step.work, memory)
 
 
 STAGE = Stage(

@@ -32,10 +32,10 @@ def run(job: Job) -> Outcome:
     images = job.images("train")
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
     plain, adversarial = (
-        _flops_of_step(_training(job, images), last=False),
-        _flops_of_step(_training(job, images), last=True),
+        _flops_of_step(training_of(config, images, job.device), last=False),
+        _flops_of_step(training_of(config, images, job.device), last=True),
     )
-    training = _training(job, images)
+    training = training_of(config, images, job.device)
     with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
         meter = run_training(job, training, steps, reporter, lambda step: None)
@@ -55,19 +55,19 @@ def run(job: Job) -> Outcome:
     )
 
 
-def _training(job: Job, images: ImageCache) -> FirstStageTraining:
-    config = job.settings
-    loss, training = config["loss"], config["training"]
-    model = build.first_stage(config, images.resolution).to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    autocast = autocast_dtype(config["precision"])
+def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTraining:
+    """The training of a first stage of a group `ae` that was filled in, at its beginning."""
+    loss, training = ae["loss"], ae["training"]
+    model = build.first_stage(ae, images.resolution).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = autocast_dtype(ae["precision"])
     perceptual = build.perceptual_loss(loss)
     if isinstance(perceptual, torch.nn.Module):
-        perceptual.to(job.device, autocast or torch.float32)
-    discriminator = build.discriminator(config, images.resolution)
+        perceptual.to(device, autocast or torch.float32)
+    discriminator = build.discriminator(ae, images.resolution)
     if discriminator is not None:
-        discriminator.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     settings = FirstStageSettings(
-        seed=config["seed"],
+        seed=ae["seed"],
         images=training["images"],
         batch=training["batch"],
         learning_rate=training["learning_rate"],
@@ -76,10 +76,10 @@ def _training(job: Job, images: ImageCache) -> FirstStageTraining:
         gradient_clip=training["gradient_clip"],
         adversarial_from=loss["discriminator"]["start"],
         matrix_rate=training.get("matrix_learning_rate", 0),
-        from_components=config.get("architecture", {}).get("initialisation") == "components",
+        from_components=ae.get("architecture", {}).get("initialisation") == "components",
     )
-    criterion = build.first_stage_loss(config, perceptual)
-    return FirstStageTraining(model, criterion, discriminator, images, settings, job.device, autocast)
+    criterion = build.first_stage_loss(ae, perceptual)
+    return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast)
 
 
 def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
@@ -115,7 +115,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
     training, step = settings["training"], counts.first_stage.step
     parameters = sum(counts.first_stage.parameters.values())
     memory = training_bytes(parameters, step, training["batch"], settings["precision"], has_ema=False)
-    return training_estimate(training, step.flops if step else None, memory)
+    return training_estimate(training, step.work if step else None, memory)
 
 
 STAGE = Stage(

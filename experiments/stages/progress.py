@@ -13,6 +13,7 @@ from experiments.chunks import Chunks
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.generate import Generator, asked_conditions, flops_per_image, generate, generator_of, images_of
 from experiments.published import is_given
 from experiments.scoring import (
@@ -24,7 +25,7 @@ from experiments.scoring import (
     sample_rows,
     spelled_sampler,
 )
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
 from ldm.metrics.features import Features
 from ldm.records import LeftOut, ResultRow
@@ -84,6 +85,12 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     }
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """The short sampler's network calls and one decoding an image, at every milestone."""
+    images = counts.milestones * settings["n_samples"]
+    return Estimate(images, images * (settings["steps"] * counts.denoiser.call + counts.decode))
+
+
 STAGE = Stage(
     name="progress",
     parents=("diffusion", "reference"),
@@ -94,4 +101,5 @@ STAGE = Stage(
     run=run,
     label=labels.model,
     is_result=True,
+    estimate=estimate,
 )

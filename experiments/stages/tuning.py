@@ -15,9 +15,10 @@ from experiments.chunks import Chunks
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
 from experiments.scoring import described, extractor_of, features_of, sample_protocol, sample_rows
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
 from ldm.errors import UserError
 from ldm.metrics.distribution import KERNEL, metric_of
@@ -107,6 +108,12 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     }
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """At most: the network calls and one decoding an image, for every candidate as for the largest."""
+    images = len(settings["guidance"]["candidates"]) * settings["guidance"]["tuning_samples"]
+    return Estimate(images, images * (counts.calls * counts.denoiser.call + counts.decode))
+
+
 STAGE = Stage(
     name="tuning",
     parents=("diffusion", "reference"),
@@ -116,4 +123,5 @@ STAGE = Stage(
     settings=settings,
     run=run,
     label=labels.samples,
+    estimate=estimate,
 )

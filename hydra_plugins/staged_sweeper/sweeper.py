@@ -48,4 +48,9 @@ class StagedSweeper(Sweeper):
             self.launcher.launch(job_overrides, initial_job_idx=jobs)
             jobs += len(job_overrides)
 
-        run_grid(grid, lambda point: compose(self.config, list(point)), launch)
+        run_grid(grid, lambda point: compose(self.config, list(point)), launch, self._workers())
+
+    def _workers(self) -> int | None:
+        """How many processes of this machine the launcher's jobs run in; None where they run elsewhere."""
+        chosen = self.config.hydra.runtime.choices["hydra/launcher"]
+        return {"basic": 1, "local": self.config.hydra.launcher.get("workers")}.get(chosen)

@@ -71,13 +71,13 @@ def test_a_step_of_a_first_stage_is_counted_as_it_runs(regulariser):
     settings = FirstStageSettings(0, 64, 4, 1e-3, 0, "constant", None, 1.0)
     training = FirstStageTraining(build.first_stage(ae, 32), loss, None, noise_images(8, 32), settings, "cpu")
     training.advance()  # at its first step a codebook is made of one more encoding
-    assert count_first_stage(ae, 32).step.flops == pytest.approx(count_flops(training.advance) / 4, rel=1e-6)
+    assert count_first_stage(ae, 32).step.work == pytest.approx(count_flops(training.advance) / 4, rel=1e-6)
 
 
 def test_the_discriminator_costs_from_its_start_on():
     def flops(start: float) -> float:
         settings = ("ae.loss.perceptual=none", f"ae.loss.discriminator.start={start}")
-        return count_first_stage(plan_of("ae.f=2", *settings).config["ae"], 32).step.flops
+        return count_first_stage(plan_of("ae.f=2", *settings).config["ae"], 32).step.work
 
     without, half, always = flops(1), flops(0.5), flops(0)
     assert without < always
@@ -95,7 +95,7 @@ def test_a_denoiser_is_counted_as_it_is_built_and_as_it_runs(conditioning):
     with torch.no_grad():
         assert 2 * counts.call == count_flops(lambda: network(x, torch.zeros(2), context=context))
     training = count_flops(lambda: network(x, torch.zeros(2), context=context).sum().backward())
-    assert 2 * counts.step.flops == pytest.approx(training, rel=1e-3)
+    assert 2 * counts.step.work == pytest.approx(training, rel=1e-3)
 
 
 def test_the_classes_count_only_in_the_conditioning():

@@ -144,7 +144,7 @@ def test_it_is_built_trained_for_a_step_and_measured_by_its_own_rate(ae, images)
 
 def test_it_is_counted_and_its_codes_are_described(ae, images):
     counts = count_first_stage({**ae, "loss": {**ae["loss"], "perceptual": "none"}}, 32)
-    assert counts.step.flops > 2 * (counts.encode + counts.decode) > 0
+    assert counts.step.work > 2 * (counts.encode + counts.decode) > 0
     model = build.first_stage(ae, 32).eval().requires_grad_(False)
     latents = torch.cat(list(EncodedImages(model, images, range(8), "cpu").encodings()))
     zero, one = torch.zeros(model.channels).double(), torch.ones(model.channels).double()

@@ -1,0 +1,250 @@
+"""How long work will take: steps of its own networks are timed on made-up images before it begins."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments import build
+from experiments.budget import network_calls
+from experiments.conditions import Vocabulary, annotations_read
+from experiments.counts import Counts, DenoiserCounts, FirstStageCounts, Step, sampled_latent_shape
+from experiments.data_facts import DataFacts
+from experiments.generate import wait_for
+from experiments.runner import machine_of
+from experiments.stage import Plan, PlannedStage, Stage
+from experiments.stages.first_stage import training_of
+from ldm.data.contract import ImageCache
+from ldm.first_stage.contract import FirstStage
+from ldm.training.precision import autocast_dtype
+
+Key = tuple[str, str]
+"""Stage and identity."""
+
+TIMED_SECONDS = 1.0
+"""What takes longer is timed once."""
+
+PATIENCE_SECONDS = 15.0
+"""After which no further network is timed: what those need is taken to be the mean of the others."""
+
+GAIN = 0.7
+"""Threads of one process are together as fast as so high a power of their number, about (1.6 times with two)."""
+
+WORTH_TIMING = 4000
+"""Training images, all in all, from which on a forecast is worth the seconds that it takes."""
+
+ENCODED = 16
+"""Images that are encoded and decoded at a time, to time them."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of one thread by stage and identity, of the stages that networks work in; nothing of those that only
+    measure. `pace`: how many times as fast all threads are.
+    """
+
+    seconds: Mapping[Key, float]
+    pace: float
+
+    def __str__(self) -> str:
+        return f"about {rounded(sum(self.seconds.values()) / self.pace)} to train and to sample"
+
+
+def rounded(seconds: float) -> str:
+    """A duration in words, to one or two digits, such as "25 minutes" or "1.5 hours"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} minutes"
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def forecast(
+    plans: Iterable[Plan],
+    wanted: Collection[Key],
+    stages: Sequence[Stage],
+    facts: Callable[[Plan], DataFacts],
+    workers: int = 1,
+) -> Forecast | None:
+    """The time of the wanted stages on this machine, each once; None where they are over before it could be told.
+
+    `workers`: processes that share its cores.
+    """
+    work = {(p.name, p.identity): (plan, p) for plan in plans for p in plan.stages.values()}
+    missing = {key: work[key] for key in wanted if key in work}
+    if sum(_images(planned) for _, planned in missing.values()) < WORTH_TIMING:
+        return None
+    estimates = {stage.name: stage.estimate for stage in stages if stage.estimate is not None}
+    timed, seconds = _Timed(), dict[Key, float]()
+    threads = max(1, torch.get_num_threads() // workers)
+    with _one_thread():
+        for (name, identity), (plan, planned) in missing.items():
+            if name in estimates:
+                found = estimates[name](planned.settings, timed.counts(plan, facts(plan)))
+                if found is not None and found.work is not None:
+                    seconds[name, identity] = found.work
+    return Forecast(seconds, workers * threads**GAIN)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for what torch computes in here: several wait for each other, and tell nothing beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _images(planned: PlannedStage) -> int:
+    training = planned.settings.get("training")
+    return int(training["images"]) if isinstance(training, Mapping) else 0
+
+
+class _Timed:
+    """Counts in seconds, each network timed once, as many as patience allows and one of each kind at least."""
+
+    def __init__(self) -> None:
+        self.until = time.monotonic() + PATIENCE_SECONDS
+        self.first_stages: dict[str, FirstStageCounts] = {}
+        self.denoisers: dict[str, DenoiserCounts] = {}
+
+    def counts(self, plan: Plan, facts: DataFacts) -> Counts:
+        """The seconds of an image of this plan."""
+        config = plan.config
+        name = plan.stages["first_stage"].identity
+        if name not in self.first_stages and not (self.first_stages and self._is_late):
+            self.first_stages[name] = timed_first_stage(config)
+        first = self.first_stages.get(name) or _mean_first_stage(list(self.first_stages.values()))
+        name = plan.stages["diffusion"].identity
+        if name not in self.denoisers and not (self.denoisers and self._is_late):
+            known = facts.vocabulary(annotations_read(config))
+            self.denoisers[name] = timed_denoiser(config, known)
+        denoiser = self.denoisers.get(name) or _mean_denoiser(list(self.denoisers.values()))
+        milestones = len(config["trainer"]["milestones"])
+        calls, images = network_calls(config), facts.train_images
+        return Counts(first, denoiser, calls, first.decode, images, machine_of(config), milestones)
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() > self.until
+
+
+def _mean_first_stage(timed: Sequence[FirstStageCounts]) -> FirstStageCounts:
+    steps = [each.step.work for each in timed if each.step]
+    return replace(
+        timed[0],
+        encode=_mean([each.encode for each in timed]),
+        decode=_mean([each.decode for each in timed]),
+        step=Step(_mean(steps), 0) if steps else None,
+    )
+
+
+def _mean_denoiser(timed: Sequence[DenoiserCounts]) -> DenoiserCounts:
+    step = Step(_mean([each.step.work for each in timed]), 0)
+    return replace(timed[0], call=_mean([each.call for each in timed]), step=step)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def timed_first_stage(config: Mapping[str, Any]) -> FirstStageCounts:
+    """Seconds to encode, to decode and to train on an image with the first stage of a resolved config; no parameters.
+
+    A training step is averaged over the training, the discriminator taking part from its start.
+    """
+    ae, resolution, device = config["ae"], config["data"]["resolution"], config["device"]
+    model: FirstStage = build.first_stage(ae, resolution).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    side = resolution // model.factor
+    shape = (model.channels, side, side)
+    if model.factor == 1:
+        return FirstStageCounts({}, shape, 0, 0, None)
+    image = torch.zeros(ENCODED, 3, resolution, resolution, device=device)
+    with torch.inference_mode():
+        encode = _seconds(lambda: model.encode(image), device) / ENCODED
+        decode = _seconds(lambda: model.decode(torch.zeros(ENCODED, *shape, device=device)), device) / ENCODED
+    step = Step(_first_stage_step(config), 0) if build.is_trained(ae) else None
+    return FirstStageCounts({}, shape, encode, decode, step)
+
+
+def _first_stage_step(config: Mapping[str, Any]) -> float:
+    """Seconds of an image in training."""
+    settings = {**config["ae"], "precision": config["precision"]}
+    training = training_of(settings, _made_up_images(config["data"]["resolution"]), config["device"])
+    training.settings = replace(training.settings, from_components=False)
+    steps = training.settings.steps
+    early = _seconds(training.advance, config["device"])
+    late, before = early, 1.0
+    if training.discriminator is not None:
+        before = min(1.0, math.ceil(training.settings.adversarial_from * steps) / steps)
+        training.step = steps - 1
+        late = _seconds(training.advance, config["device"]) if before < 1 else early
+    return (before * early + (1 - before) * late) / training.settings.batch
+
+
+def _made_up_images(side: int) -> ImageCache:
+    """A few images of noise in memory."""
+    n = 4
+    pixels = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    labels, none = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
+    return ImageCache(Path(), "", side, (), ("",) * n, (), pixels, labels, none)
+
+
+def timed_denoiser(config: Mapping[str, Any], known: Vocabulary) -> DenoiserCounts:
+    """Seconds of an image's training step and of a network call for a sample, of a resolved config; no parameters."""
+    ae, device, trainer = config["ae"], config["device"], config["trainer"]
+    side = config["data"]["resolution"] // ae["f"]
+    conditions = build.conditioning(config["conditioning"], known, ae, device)
+    network = build.denoiser(config["denoiser"], ae["channels"], side, conditions)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = autocast_dtype(config["precision"])
+
+    def called(n: int, shape: Sequence[int]) -> Tensor:
+        given = conditions.placeholder(n, (shape[1], shape[2]))
+        context, concat = (
+            None if x is None else torch.zeros_like(x, device=device) for x in (given.context, given.concat)
+        )
+        with torch.autocast(device, autocast, enabled=autocast is not None):
+            out: Tensor = network(torch.zeros(n, *shape, device=device), torch.zeros(n, device=device), context, concat)
+        return out
+
+    n = min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
+    optimiser = torch.optim.AdamW(network.parameters(), fused=True)
+
+    def step() -> None:
+        called(n, (ae["channels"], side, side)).float().square().mean().backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    each = _seconds(step, device) / n if build.parameters(network) else 0.0
+    batch, shape = (
+        min(config["samples"]["batch"], config["metrics"]["n_samples"]),
+        sampled_latent_shape(config, ae["channels"]),
+    )
+    with torch.inference_mode():
+        call = _seconds(lambda: called(batch, shape), device) / batch
+    return DenoiserCounts(0, None, call, Step(each, 0))
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """Of one go at it; of a short one, after a first that also loads and allocates."""
+    for goes in (1, 3):
+        started = time.monotonic()
+        for _ in range(goes):
+            work()
+        wait_for(device)
+        seconds = (time.monotonic() - started) / goes
+        if seconds > TIMED_SECONDS:
+            break
+    return seconds

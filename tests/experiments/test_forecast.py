@@ -1,0 +1,97 @@
+"""What is said of the time that work will take, before it begins and on the way."""
+
+import time
+
+import pytest
+from tiny_plans import FACTS, plan_of
+
+from experiments import forecast as forecasts
+from experiments.console import Whole
+from experiments.counts import Step
+from experiments.forecast import forecast, rounded
+from experiments.stages import STAGES
+from ldm.training.first_stage import FirstStageTraining
+
+
+def keys_of(*plans):
+    return {(planned.name, planned.identity) for plan in plans for planned in plan.stages.values()}
+
+
+def test_little_work_is_not_timed():
+    plan = plan_of("ae.f=8")
+    assert forecast([plan], keys_of(plan), STAGES, lambda plan: FACTS) is None
+
+
+def test_time_grows_with_the_images_and_no_stage_counts_twice(monkeypatch):
+    monkeypatch.setattr(forecasts, "WORTH_TIMING", 1)
+    timed = []
+    monkeypatch.setattr(forecasts, "timed_first_stage", lambda config: timed.append("f") or first(config))
+    monkeypatch.setattr(forecasts, "timed_denoiser", lambda config, known: timed.append("d") or denoiser())
+
+    def first(config):
+        return forecasts.FirstStageCounts({}, (1, 1, 1), encode=0.5, decode=0.25, step=Step(2.0, 0))
+
+    def denoiser():
+        return forecasts.DenoiserCounts(0, None, call=0.125, step=Step(4.0, 0))
+
+    short, long = plan_of("ae.f=8", "sampler.steps=2"), plan_of("ae.f=8", "sampler.steps=4")
+    found = forecast([short, long], keys_of(short, long), STAGES, lambda plan: FACTS).seconds
+    assert timed == ["f", "d"]
+    training = short.stages["diffusion"]
+    assert found["diffusion", training.identity] == 4.0 * training.settings["training"]["images"]
+    n = short.stages["samples"].settings["n_samples"]
+    for plan, steps in ((short, 2), (long, 4)):
+        assert found["samples", plan.stages["samples"].identity] == n * (steps * 0.125 + 0.25)
+    assert found["latents", short.stages["latents"].identity] == 0.5 * FACTS.train_images
+
+
+def test_what_is_timed_is_this_machine(monkeypatch):
+    plan = plan_of("ae.f=8")
+    advance, slept = FirstStageTraining.advance, 0.05
+
+    def slowly(training):
+        time.sleep(slept)
+        return advance(training)
+
+    monkeypatch.setattr(FirstStageTraining, "advance", slowly)
+    first = forecasts.timed_first_stage(plan.config)
+    batch = plan.config["ae"]["training"]["batch"]
+    assert slept / batch < first.step.work
+    assert 0 < first.encode < 1
+    assert 0 < first.decode < 1
+    denoiser = forecasts.timed_denoiser(plan.config, FACTS.vocabulary(()))
+    assert 0 < denoiser.call < denoiser.step.work
+
+
+def test_at_f_1_nothing_is_encoded():
+    found = forecasts.timed_first_stage(plan_of("ae.f=1").config)
+    assert (found.encode, found.decode, found.step) == (0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "1 seconds"), (89, "89 seconds"), (1500, "25 minutes"), (5 * 3600, "5.0 hours"), (72 * 3600, "3.0 days")],
+)
+def test_durations_are_rounded(seconds, said):
+    assert rounded(seconds) == said
+
+
+def test_the_whole_tells_what_is_left_at_the_pace_of_what_is_done(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("experiments.console.time.monotonic", lambda: now)
+    whole = Whole({("first_stage", "a"): 30.0, ("diffusion", "b"): 60.0, ("evaluation", "c"): 0.0})
+    assert whole.seconds_left() is None
+    now += 15.0  # twice as fast as forecast
+    assert whole.complete("first_stage", "a")
+    assert not whole.complete("first_stage", "a")  # said twice
+    assert not whole.complete("first_stage", "other")
+    assert whole.seconds_left() == pytest.approx(30.0)
+    assert str(whole) == "1 of 3 stages, 0:30 left"
+    assert whole.complete("diffusion", "b")
+    assert whole.seconds_left() == 0
+
+
+def test_without_a_forecast_stages_are_counted():
+    whole = Whole({("first_stage", "a"): 0.0, ("diffusion", "b"): 0.0})
+    whole.complete("first_stage", "a")
+    assert str(whole) == "1 of 2 stages"
