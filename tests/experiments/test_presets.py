@@ -335,7 +335,7 @@ def test_every_preset_runs_on_the_embedded_images(preset, store):
 @pytest.mark.parametrize("name", RELEASED)
 def test_the_preset_of_a_released_first_stage_is_that_model_key_by_key(name):
     model = RELEASED[name]
-    found = declared_plan(*CODERS[f"released first stage {name}"][0].split()).config["ae"]
+    found = declared_plan(*CODERS[f"released first stage {name}"][0].split())[0].config["ae"]
     sizes, training, discriminator = found["architecture"], found["training"], found["loss"]["discriminator"]
     assert (found["regulariser"], found["f"], found["channels"]) == (model.regulariser, model.f, model.channels)
     assert (sizes["ch"], tuple(sizes["ch_mult"]), sizes["num_res_blocks"]) == (128, model.ch_mult, 2)
