@@ -369,6 +369,19 @@ def test_every_released_first_stage_has_a_preset_and_its_published_steps():
     assert published == Counter((model.regulariser, model.f, model.steps) for model in RELEASED.values())
 
 
+@pytest.mark.parametrize(
+    ("factor", "alone"),
+    [
+        ("ae.f=4", ("first_stage_vq_noattn", "ae.architecture.name=null")),
+        ("ae.f=8", ("first_stage_vq", "ae.f=8", "ae.codebook.codes=256")),
+    ],
+)
+def test_one_difference_alone_is_trained_as_the_model_that_it_is_compared_to(factor, alone):
+    usual, found = (declared_plan(*given)[0].config["ae"] for given in (("first_stage_vq", factor), alone))
+    assert (found["training"], found["loss"]) == (usual["training"], usual["loss"])
+    assert (found["architecture"] == usual["architecture"]) != (found["codebook"] == usual["codebook"])
+
+
 def test_a_name_brings_no_attention_where_its_model_has_none():
     for given, has_attention in ((["vq_noattn"], False), (["vq_noattn", "mid_attention=true"], True), (["null"], True)):
         settings = [f"ae.architecture.{key}" for key in (f"name={given[0]}", *given[1:])]
