@@ -1,10 +1,8 @@
 """The presets of the paper: the networks of every row, counted on the meta device; every preset is planned and runs."""
 
 import copy
-import functools
 import json
 import math
-import operator
 import re
 from collections import Counter
 from functools import lru_cache
@@ -14,10 +12,9 @@ from typing import Any
 import pytest
 import tiny_plans
 import torch
-import yaml
 from program import records, run
 from released_first_stages import RATE, RELEASED
-from tiny_plans import changed
+from tiny_plans import changed, set_values
 
 from analysis import papers
 from experiments import build
@@ -132,11 +129,7 @@ def settings_of(preset: str, *overrides: str, scale: str = "paper") -> dict[str,
     """The settings of a preset without the point of its sweep; values are set after composing, which takes long."""
     choices = tuple(override for override in overrides if "." not in override)
     settings = copy.deepcopy(_composed(preset, scale, choices))
-    for override in overrides:
-        if override not in choices:
-            key, _, value = override.partition("=")
-            *groups, last = key.split(".")
-            functools.reduce(operator.getitem, groups, settings)[last] = yaml.safe_load(value)
+    set_values(settings, (override for override in overrides if override not in choices))
     return settings
 
 
