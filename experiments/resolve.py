@@ -116,7 +116,7 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     coder = for_factor(
         {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}, ae["f"], scale, "first-stage architecture"
     )
-    sizes = filled(ae["architecture"], {**coder, "initialisation": table["initialisation"]})
+    sizes = filled(ae["architecture"], {"mid_attention": True, **coder, "initialisation": table["initialisation"]})
     loss = filled(ae["loss"], table["loss"])
     loss["discriminator"] = filled(loss["discriminator"], for_regulariser(table, "discriminator", ae))
     checks.check_trained_with(config, loss["perceptual"])

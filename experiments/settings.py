@@ -79,7 +79,7 @@ class _Coders:
     ch_mult: tuple[int, ...] | None = option(low=1, help="what each level has times that")
     num_res_blocks: int | None = option(low=0, help="residual blocks a level")
     attention_sides: tuple[int, ...] | None = option(low=1, help="sides of the feature maps with attention")
-    mid_attention: bool = option(help="whether there is attention at the latent's side")
+    mid_attention: bool | None = option(help="whether there is attention at the latent's side")
     dropout: float = option(low=0, below=1, help="share of activations dropped in training")
     initialisation: str | None = option(choices=INITIALISATIONS, help="what the weights are at the beginning")
 

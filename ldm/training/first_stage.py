@@ -48,6 +48,10 @@ class FirstStageSettings:
         """Optimiser steps, the last batch complete."""
         return -(-self.images // self.batch)
 
+    def is_adversarial(self, step: int) -> bool:
+        """Whether the discriminator may take part in a step, counted from 0."""
+        return step >= self.adversarial_from * self.steps
+
 
 class FirstStageTraining:
     """First stage, discriminator and both optimisers at one step; everything random at step k follows from (seed, k).
@@ -79,7 +83,7 @@ class FirstStageTraining:
     @property
     def is_adversarial(self) -> bool:
         """Whether the discriminator takes part in the next step."""
-        return self.discriminator is not None and self.step >= self.settings.adversarial_from * self.settings.steps
+        return self.discriminator is not None and self.settings.is_adversarial(self.step)
 
     def advance(self) -> StepReport:
         """One step of the autoencoder and, once it takes part, of the discriminator."""

@@ -1,10 +1,10 @@
 """The presets of the paper: the networks of every row, counted on the meta device; every preset is planned and runs."""
 
 import copy
-import functools
 import json
 import math
-import operator
+import re
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import tiny_plans
 import torch
-import yaml
 from program import records, run
 from released_first_stages import RATE, RELEASED
-from tiny_plans import changed
+from tiny_plans import changed, set_values
 
 from analysis import papers
 from experiments import build
@@ -30,6 +29,8 @@ from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.conditioning import Conditioning
 from ldm.errors import UserError
+from ldm.pretrained import lpips
+from ldm.training.first_stage import FirstStageSettings
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ON_CPU = ("device=cpu", "precision=fp32")
@@ -128,11 +129,7 @@ def settings_of(preset: str, *overrides: str, scale: str = "paper") -> dict[str,
     """The settings of a preset without the point of its sweep; values are set after composing, which takes long."""
     choices = tuple(override for override in overrides if "." not in override)
     settings = copy.deepcopy(_composed(preset, scale, choices))
-    for override in overrides:
-        if override not in choices:
-            key, _, value = override.partition("=")
-            *groups, last = key.split(".")
-            functools.reduce(operator.getitem, groups, settings)[last] = yaml.safe_load(value)
+    set_values(settings, (override for override in overrides if override not in choices))
     return settings
 
 
@@ -218,11 +215,27 @@ def test_a_preset_says_its_question_its_command_and_its_cost(preset):
     assert f"python run.py +experiment={preset} " in "\n".join(head)
 
 
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of VGG's convolutions for LPIPS, all zero, of which one number a tensor is kept."""
+    weights, channels, index = {}, 3, 0
+    for layer in lpips.trunk("vgg").layers:
+        if isinstance(layer, lpips.Conv):
+            weights[f"features.{index}.weight"] = torch.zeros(1).expand(layer.channels, channels, 3, 3)
+            weights[f"features.{index}.bias"] = torch.zeros(1).expand(layer.channels)
+            channels = layer.channels
+        index += 2 if isinstance(layer, lpips.Conv) else 1
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
+    torch.save(weights, path)
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["tiny", "cpu", "gpu", "paper"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_is_planned_on_the_embedded_images_at_every_scale(preset, scale, tmp_path):
-    plan = plan_of(settings_of(preset, "data=emoji", *first_point(preset), scale=scale), Store(tmp_path))
+def test_a_preset_is_planned_on_the_embedded_images_at_every_scale(preset, scale, vgg, tmp_path):
+    given = ("data=emoji", f"ae.loss.perceptual_path={vgg}", *first_point(preset))
+    plan = plan_of(settings_of(preset, *given, scale=scale), Store(tmp_path))
     names = {plan.config["denoiser"]["architecture"], plan.config["ae"].get("architecture", {}).get("name")} - {None}
     said = [note for note in plan.notes if "its own networks are used instead" in note]
     assert len(said) == (0 if scale == "paper" else len(names)), plan.notes
@@ -313,22 +326,65 @@ def test_every_preset_runs_on_the_embedded_images(preset, store):
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_first_stages_at_scale_paper_are_trained_as_the_released_ones(name):
+def test_the_preset_of_a_released_first_stage_is_that_model_key_by_key(name):
     model = RELEASED[name]
-    found = tiny_plans.plan_of(f"ae={model.regulariser}", f"ae.f={model.f}", scale="paper").config["ae"]
-    training, discriminator = found["training"], found["loss"]["discriminator"]
+    found = declared_plan(*CODERS[f"released first stage {name}"][0].split())[0].config["ae"]
+    sizes, training, discriminator = found["architecture"], found["training"], found["loss"]["discriminator"]
+    assert (found["regulariser"], found["f"], found["channels"]) == (model.regulariser, model.f, model.channels)
+    assert (sizes["ch"], tuple(sizes["ch_mult"]), sizes["num_res_blocks"]) == (128, model.ch_mult, 2)
+    assert (tuple(sizes["attention_sides"]), sizes["mid_attention"]) == (model.attention_sides, model.mid_attention)
+    assert (sizes["dropout"], sizes["initialisation"]) == (0.0, "reference")
     assert training["batch"] == model.batch
     assert training["images"] == model.steps * model.batch
     assert training["learning_rate"] == pytest.approx(RATE * model.batch)
     assert (training["decay"], training["warm_up"], training["gradient_clip"]) == ("constant", 0, None)
     assert training["matrix_learning_rate"] == 0  # Adam trains all
-    assert round(discriminator["start"] * model.steps) == model.start
+    steps = FirstStageSettings(
+        0, training["images"], model.batch, 1e-4, 0, "constant", None, adversarial_from=discriminator["start"]
+    )
+    assert steps.steps == model.steps
+    assert [steps.is_adversarial(step) for step in (model.start - 1, model.start)] == [False, True]
     assert (discriminator["weight"], discriminator["layers"]) == (model.weight, model.layers)
     assert (discriminator["channels"], discriminator["norm"]) == (64, "batch")
     assert (found["loss"]["perceptual"], found["loss"]["perceptual_weight"]) == ("lpips_vgg", 1.0)
-    assert found["architecture"]["initialisation"] == "reference"
     if model.regulariser == "kl":
         assert found["kl_weight"] == 1e-6
     else:
         book = found["codebook"]
-        assert (book["legacy"], book["revive_every"], book["weight"], book["beta"]) == (True, 0, 1.0, 0.25)
+        assert (book["codes"], book["weight"], book["beta"]) == (model.codes, 1.0, 0.25)
+        assert (book["legacy"], book["revive_every"]) == (True, 0)
+
+
+def test_every_released_first_stage_has_a_preset_and_its_published_steps():
+    assert {f"released first stage {name}" for name in RELEASED} == set(CODERS)
+    rows = papers.read("ldm_released_autoencoders")
+    published = Counter((row["family"].lower(), int(row["f"]), int(row["train_steps"])) for row in rows)
+    assert published == Counter((model.regulariser, model.f, model.steps) for model in RELEASED.values())
+
+
+@pytest.mark.parametrize(
+    ("factor", "alone"),
+    [
+        ("ae.f=4", ("first_stage_vq_noattn", "ae.architecture.name=null")),
+        ("ae.f=8", ("first_stage_vq", "ae.f=8", "ae.codebook.codes=256")),
+    ],
+)
+def test_one_difference_alone_is_trained_as_the_model_that_it_is_compared_to(factor, alone):
+    usual, found = (declared_plan(*given)[0].config["ae"] for given in (("first_stage_vq", factor), alone))
+    assert (found["training"], found["loss"]) == (usual["training"], usual["loss"])
+    assert (found["architecture"] == usual["architecture"]) != (found["codebook"] == usual["codebook"])
+
+
+def test_a_name_brings_no_attention_where_its_model_has_none():
+    for given, has_attention in ((["vq_noattn"], False), (["vq_noattn", "mid_attention=true"], True), (["null"], True)):
+        settings = [f"ae.architecture.{key}" for key in (f"name={given[0]}", *given[1:])]
+        found = tiny_plans.plan_of("ae=vq", "ae.f=4", *settings, scale="paper").config["ae"]
+        assert found["architecture"]["mid_attention"] is has_attention
+
+
+def test_a_missing_file_of_the_perceptual_loss_is_refused_when_a_run_is_planned(tmp_path):
+    missing = tmp_path / "vgg16.pth"
+    given = ("data=emoji", "ae.f=4", f"ae.loss.perceptual_path={missing}")
+    with pytest.raises(UserError, match=re.escape(str(missing))) as refused:
+        plan_of(settings_of("first_stage_kl", *given), Store(tmp_path / "store"))
+    assert "\n" not in str(refused.value)
