@@ -3,12 +3,10 @@
 import argparse
 import collections
 import datetime
-import gzip
 import os
 import pickle
 import re
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm.errors import UserError
-from ldm.interop.tensors import STAND_INS, read_tensors, read_weights
+from ldm.interop.tensors import read_tensors, read_weights
+from ldm.pretrained.weight_files import STAND_INS
 
 
 class Harm:
@@ -95,7 +94,7 @@ def test_tensors_are_read_from_every_kind_of_file(tmp_path):
     [
         ("model.ckpt", b"no pickle", "no readable checkpoint of torch"),
         ("model.safetensors", b"no header", "no readable safetensors file"),
-        ("model.pth", pickle.dumps([1, 2], 2), "no readable checkpoint|no named tensors"),
+        ("model.pth", pickle.dumps([1, 2], 2), "was not saved by torch.save: save its tensors anew as safetensors"),
     ],
 )
 def test_a_file_without_tensors_is_told(name, content, message, tmp_path):
@@ -214,41 +213,3 @@ def test_what_training_programs_save_beside_tensors_does_no_harm(tmp_path):
         found = read_tensors(tmp_path / "model.pt")
         assert found.keys() == W.keys(), name
         assert all(torch.equal(found[key], W[key]) for key in W), name
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
-        (b"\n <HTML>", "is a web page"),
-        (b"<!-- saved from url --><html>", "is a web page"),
-        ("\ufeff<!DOCTYPE html>".encode(), "is a web page"),
-        ("<!DOCTYPE html>".encode("utf-16"), "is a web page"),
-        (b'{"error":"Repository not found"}', "a text that begins .*Repository not found"),
-        (b"Entry not found", "a text that begins 'Entry not found'"),
-        (gzip.compress(b"weights", mtime=0), "compressed by gzip"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "pointer of git-lfs"),
-        (b"", "is empty"),
-    ],
-)
-@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors", "model.pth"])
-def test_what_only_bears_the_name_of_a_checkpoint_is_called_what_it_is(content, said, name, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        read_tensors(tmp_path / name)
-
-
-def test_a_zip_of_other_files_is_called_that(tmp_path):
-    with zipfile.ZipFile(tmp_path / "model.ckpt", "w") as archive:
-        archive.writestr("readme.txt", "x")
-    with pytest.raises(UserError, match=r"is a zip archive of other files \(readme.txt\)"):
-        read_tensors(tmp_path / "model.ckpt")
-
-
-def test_nobody_is_told_to_run_what_a_file_holds(tmp_path):
-    torch.save({"model": W, "x": Harm(tmp_path / "trace")}, tmp_path / "harm.pt")
-    (tmp_path / "broken.pt").write_bytes((tmp_path / "harm.pt").read_bytes()[:300])
-    for name in ("harm.pt", "broken.pt"):
-        with pytest.raises(UserError) as refused:
-            read_tensors(tmp_path / name)
-        assert "weights_only" not in str(refused.value).replace(" ", "_").lower()
