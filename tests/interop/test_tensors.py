@@ -114,6 +114,11 @@ def prefixed(prefix, tensors=W):
     return {prefix + name: value for name, value in tensors.items()}
 
 
+def averaged(tensors):
+    """The state of an `AveragedModel`."""
+    return {"n_averaged": torch.tensor(7), **prefixed("module.", tensors)}
+
+
 NESTED = {
     "state_dict": ({"state_dict": W, "epoch": 3}, W),
     "model": ({"model": W, "optimizer": {"state": {}}}, W),
@@ -140,6 +145,17 @@ NESTED = {
         {"vae": W, "unet": {"c": torch.zeros(1)}, "ema_vae": E},
         {**prefixed("vae.", E), "unet.c": torch.zeros(1)},
     ),
+    "ema_pytorch": (
+        {"model": W, "ema": {"initted": torch.tensor(True), **prefixed("online_model."), **prefixed("ema_model.", E)}},
+        E,
+    ),
+    "an average of several networks": ({"vae": W, "ema": {"vae": E}}, prefixed("vae.", E)),
+    "an average beside counters": ({"step": torch.tensor(3), "model": W, "swa": E}, E),
+    "module. in the weights alone": ({"model": prefixed("module."), "ema": E}, E),
+    "swa_utils": ({"model": W, "averaged": averaged(E)}, E),
+    "swa_utils under any name": ({"model": W, "second": averaged(E)}, E),
+    "swa_utils by the first name": ({**prefixed("model."), **prefixed("swa.", averaged(E))}, prefixed("model.", E)),
+    "a single layer": ({"model.w": W["encoder.a"], "ema.w": E["encoder.a"]}, {"model.w": E["encoder.a"]}),
     "by the first name": ({**prefixed("online_model."), **prefixed("ema_model.", E)}, prefixed("online_model.", E)),
     "without dots": ({**W, **{f"model_ema.{name.replace('.', '')}": value for name, value in E.items()}}, E),
     "several networks": ({"vae": W, "unet": {"c": torch.zeros(1)}}, {**prefixed("vae."), "unet.c": torch.zeros(1)}),
@@ -166,6 +182,70 @@ def test_the_plain_weights_are_taken_where_they_are_asked_for(form, tmp_path, ca
     assert taken == "raw"
     assert plain.keys() == expected.keys()
     assert all(torch.equal(value, W["encoder.a"]) for name, value in plain.items() if name.endswith("encoder.a"))
+
+
+NAMES_OF_AVERAGES = (
+    *("swa", "swa_model", "polyak", "ema-model", "modelEma", "model-ema", "EMA", "emaModel", "averaged_model"),
+    *("ModelEMA", "EMAModel", "avg_model", "net.ema", "ema_0.9999", "polyak_average"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES_OF_AVERAGES)
+def test_an_average_is_known_by_its_name_however_its_words_are_joined(name, tmp_path):
+    forms = {"nested": {"model": W, name: E}, "counted": {"state_dict": W, name: averaged(E)}}
+    forms |= {"flat": {**prefixed("net."), **prefixed(f"{name}.", E)}} if "." not in name else {}
+    for form, saved in forms.items():
+        torch.save(saved, tmp_path / "model.pt")
+        for asked, expected in (("auto", E), ("raw", W)):
+            found, taken = read_weights(tmp_path / "model.pt", asked)
+            expected = prefixed("net.", expected) if form == "flat" else expected
+            assert taken == ("ema" if asked == "auto" else "raw"), form
+            assert all(torch.equal(found[key], expected[key]) for key in expected), form
+            assert found.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("name", ["schema", "gamma_mean", "emanuel", "average_pool", "avgpool", "avg_pool", "avgPool"])
+def test_a_layer_whose_name_sounds_like_an_average_is_a_layer(name, tmp_path):
+    layer = {"a": torch.zeros(3), "b.c": torch.ones(2)}
+    forms = {
+        "flat": ({**W, **prefixed(f"{name}.", layer)}, {**W, **prefixed(f"{name}.", layer)}),
+        "like another": (both := {**prefixed("max_pool.", layer), **prefixed(f"{name}.", layer)}, both),
+        "nested": ({"conv": W, name: layer}, {**prefixed("conv.", W), **prefixed(f"{name}.", layer)}),
+        "beside the weights": ({"model": W, name: layer}, W),
+    }
+    for form, (saved, expected) in forms.items():
+        torch.save(saved, tmp_path / "model.pt")
+        found, taken = read_weights(tmp_path / "model.pt", "auto")
+        assert taken == "raw", form
+        assert found.keys() == expected.keys(), form
+        assert all(torch.equal(found[key], expected[key]) for key in expected), form
+
+
+def test_an_average_may_have_other_names_than_its_weights(tmp_path):
+    torch.save({"state_dict": prefixed("net."), "ema": E}, tmp_path / "model.pt")
+    for asked, expected in (("auto", E), ("raw", prefixed("net."))):
+        found, _ = read_weights(tmp_path / "model.pt", asked)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_an_average_that_fits_no_weights_is_left_out_or_another_network(tmp_path, caplog):
+    other = {"x": torch.ones(7), "y": torch.ones(9)}
+    torch.save({"student": W, "teacher": other}, tmp_path / "model.pt")
+    assert read_tensors(tmp_path / "model.pt").keys() == W.keys()
+    assert "fits no weights" in caplog.text
+    torch.save({"vae": W, "shadow": other}, tmp_path / "model.pt")
+    assert read_tensors(tmp_path / "model.pt").keys() == (prefixed("vae.") | prefixed("shadow.", other)).keys()
+
+
+def test_an_averaged_model_alone_is_an_average(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    state = torch.optim.swa_utils.AveragedModel(network).state_dict()
+    for saved in (state, {"state_dict": state, "epoch": 3}):
+        torch.save(saved, tmp_path / "model.pt")
+        found, taken = read_weights(tmp_path / "model.pt", "auto")
+        assert taken == "ema"
+        assert found.keys() == network.state_dict().keys()
 
 
 def test_a_file_of_a_moving_average_alone_says_so(tmp_path):
