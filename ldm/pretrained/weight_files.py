@@ -169,6 +169,8 @@ def _told_of(path: Path, head: bytes) -> str | None:
             names = archive.namelist()
         if names and all(name.endswith(".npy") for name in names):
             return f"is an archive of numpy's arrays (.npz): {SAVE_ANEW}"
+        if any(name.endswith("/constants.pkl") for name in names):
+            return f"is a program of TorchScript, of which nothing was run: {SAVE_ANEW}"
         is_checkpoint = any(name.endswith("data.pkl") for name in names)
         return None if is_checkpoint else _of_others("zip", names)
     if head[257:262] == b"ustar":

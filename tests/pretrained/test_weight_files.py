@@ -46,10 +46,11 @@ def tar(*names):
     return written.getvalue()
 
 
-def zipped(name):
+def zipped(*names):
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
-        archive.writestr(name, "x")
+        for name in names:
+            archive.writestr(name, "x")
     return written.getvalue()
 
 
@@ -73,6 +74,7 @@ OTHERS = {
     "npy": (array(np.save, np.zeros(3)), "is an array of numpy, .* save its tensors anew as safetensors"),
     "npz": (array(np.savez, a=np.zeros(3)), r"numpy's arrays \(.npz\): save its tensors anew as safetensors"),
     "zip": (zipped("readme.txt"), r"is a zip archive of other files \(readme.txt\).* unpack it"),
+    "TorchScript": (zipped("model/data.pkl", "model/constants.pkl"), "is a program of TorchScript"),
     "tar": (tar("a/readme.txt", "b"), r"is a tar archive of other files \(a/readme.txt, b\).* unpack it"),
     "old tar": (tar("sys_info", "pickle", "tensors", "storages"), "torch's first versions .* save its tensors anew"),
     "plain pickle": (pickle.dumps({"a": [1.0]}, 2), "not saved by torch.save: save its tensors anew as safetensors"),
