@@ -58,7 +58,8 @@ def doubled(x: Tensor) -> Tensor:
 class TimeEmbedding(nn.Module):
     """The index's embedding that residual blocks read: sinusoid, linear, SiLU, linear, SiLU.
 
-    The last SiLU stands here once rather than at the head of every residual block. Shapes: (N,) -> (N, 4 width).
+    The last SiLU stands here once rather than at the head of every residual block. Shapes: (N,) -> (N, 4 width); what
+    is added before it, such as the embedding of a class, (N, 4 width).
     """
 
     def __init__(self, width: int) -> None:
@@ -67,10 +68,11 @@ class TimeEmbedding(nn.Module):
         self.first = nn.Linear(width, 4 * width)
         self.second = nn.Linear(4 * width, 4 * width)
 
-    def forward(self, index: Tensor) -> Tensor:
+    def forward(self, index: Tensor, added: Tensor | None = None) -> Tensor:
         """Embeds the index, (N,) to (N, 4 width), in the dtype of the weights."""
         features = sinusoidal_embedding(index, self.width).to(self.first.weight.dtype)
-        return F.silu(self.second(F.silu(self.first(features))))
+        embedded = self.second(F.silu(self.first(features)))
+        return F.silu(embedded if added is None else embedded + added.to(embedded.dtype))
 
 
 class Block(nn.Module, ABC):

@@ -87,9 +87,10 @@ class UNet(nn.Module):
     lengths at which attention stands, counted for a latent of side `latent_side` (sides that no level has are passed
     over; the middle always has attention); the network itself takes maps of any sides that can be halved as often. With
     `context_dim` attention is a transformer of `transformer_depth` blocks with cross-attention, without it it is
-    self-attention whose joint projection is laid out by `head_order`. `in_channels` counts x_t and concatenated maps.
-    `recompute` trades compute for memory in training (gradient checkpointing). Norms have `norm_groups`, or the largest
-    divisor of their width below.
+    self-attention whose joint projection is laid out by `head_order`. With `adds_context` it is self-attention too, and
+    the context, one token as wide as the time embedding (4 `model_channels`), is added to that. `in_channels` counts
+    x_t and concatenated maps. `recompute` trades compute for memory in training (gradient checkpointing). Norms have
+    `norm_groups`, or the largest divisor of their width below.
 
     Raises: UserError for sizes that do not fit each other.
     Source: Rombach et al. 2022, section 3.3 and appendix E.2; Dhariwal and Nichol 2021, section 3.
@@ -108,6 +109,7 @@ class UNet(nn.Module):
         num_head_channels: int | None = None,
         num_heads: int | None = None,
         context_dim: int | None = None,
+        adds_context: bool = False,
         transformer_depth: int = 1,
         use_scale_shift_norm: bool = False,
         resblock_updown: bool = False,
@@ -119,6 +121,7 @@ class UNet(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.context_dim = context_dim
+        self.adds_context = adds_context
         self.halvings = len(channel_mult) - 1
         self.recompute = recompute
         sides = level_sides(latent_side, len(channel_mult))
@@ -136,7 +139,7 @@ class UNet(nn.Module):
 
         def attention(channels: int) -> Block:
             heads = head_count(channels, num_heads, num_head_channels)
-            if context_dim is None:
+            if context_dim is None or adds_context:
                 return SelfAttention(channels, heads, head_order, norm_groups)
             return SpatialTransformer(channels, heads, transformer_depth, context_dim, dropout, norm_groups)
 
@@ -198,7 +201,7 @@ class UNet(nn.Module):
         Raises: ValueError for inputs that the network was not built for.
         """
         self._check(x, context, concat)
-        embedding = self.time_embedding(index)
+        embedding = self.time_embedding(index, context[:, 0] if self.adds_context and context is not None else None)
         h = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
         h = h.to(self.conv_out.weight.dtype)
         skips = []

@@ -25,6 +25,7 @@ from ldm.conditioning.transformer import TokenTransformer
 from ldm.diffusion.schedule import Schedule, VariancePreservingSchedule, cosine_betas, linear_betas, scaled_linear_betas
 from ldm.errors import UserError
 from ldm.first_stage import FirstStage, IdentityFirstStage
+from ldm.first_stage.kl import KLFirstStage
 from ldm.interop import autoencoder_file
 from ldm.interop.compvis_conditioning import CHANNEL_MAPPER, transformer_from_compvis
 from ldm.interop.compvis_denoiser import (
@@ -35,16 +36,25 @@ from ldm.interop.compvis_denoiser import (
     class_conditioning_from_compvis,
     unet_from_compvis,
 )
-from ldm.interop.compvis_first_stage import build_compvis_first_stage, load_compvis_first_stage
+from ldm.interop.compvis_first_stage import (
+    build_autoencoding_engine,
+    build_compvis_first_stage,
+    load_compvis_first_stage,
+)
 from ldm.interop.contract import Loaded, RawConditioning, WeightsKind, check_taken
 from ldm.interop.filling import load_renamed
 from ldm.interop.formats import looks_like
 from ldm.interop.tensors import read_weights
 
-FIRST_STAGES = ("AutoencoderKL", "VQModel", "VQModelInterface", "IdentityFirstStage")
-"""Classes of the reference that a yaml names as first stage."""
+ENGINES = ("AutoencodingEngine", "AutoencodingEngineLegacy")
+"""Classes of sgm for which a yaml says what regularises the latent."""
 
-FIRST_STAGES_AROUND = ("DiffusionEngine", "LatentInpaintDiffusion", "LatentUpscaleDiffusion", "AutoencodingEngine")
+KL_MODELS = ("AutoencoderKL", "AutoencoderKLInferenceWrapper", *ENGINES)
+
+FIRST_STAGES = (*KL_MODELS, "VQModel", "VQModelInterface", "IdentityFirstStage")
+"""Classes of the reference and of sgm, its successor, that a yaml names as first stage."""
+
+FIRST_STAGES_AROUND = ("DiffusionEngine", "LatentInpaintDiffusion", "LatentUpscaleDiffusion")
 """Classes of later programs of which the first stage alone is read."""
 
 FIRST_STAGE_PREFIX = "first_stage_model."
@@ -189,8 +199,10 @@ def _first_stage(path: Path, config: Mapping[str, Any], state: Mapping[str, Tens
     if kind == "IdentityFirstStage":
         return IdentityFirstStage()
     _expect(state, f"{prefix}encoder.", "a first stage", path)
-    model = build_compvis_first_stage(params)
-    if (model.codes is None) != (kind == "AutoencoderKL"):
+    if kind in ENGINES:
+        _named(path, "regularizer_config", params["regularizer_config"], "DiagonalGaussianRegularizer")
+    model = _engine(path, params) if kind == ENGINES[0] else build_compvis_first_stage(params)
+    if (model.codes is None) != (kind in KL_MODELS):
         raise UserError(
             f"the yaml of {path} calls its first stage {kind}, but n_embed, the size of a VQ model's "
             f"codebook, is {'missing' if model.codes is None else 'given'}"
@@ -199,8 +211,37 @@ def _first_stage(path: Path, config: Mapping[str, Any], state: Mapping[str, Tens
     return model
 
 
+def _engine(path: Path, params: Mapping[str, Any]) -> KLFirstStage:
+    """The network of sgm's AutoencodingEngine, which has no convolutions between coders and latent."""
+    of_coders = []
+    for key, coder in (("encoder_config", "Encoder"), ("decoder_config", "Decoder")):
+        _named(path, key, params[key], f"diffusionmodules.model.{coder}")
+        of_coders.append(_referred(path, params[key]["params"]))
+    return build_autoencoding_engine(*of_coders)
+
+
+def _named(path: Path, key: str, config: Mapping[str, Any], wanted: str) -> None:
+    """Raises: UserError where a part of a yaml is of another class than `wanted`."""
+    target = str(config.get("target"))
+    if not f".{target}".endswith(f".{wanted}"):
+        raise UserError(f"the yaml of {path} has the {key} {target}, which this program cannot be: it reads {wanted}")
+
+
+def _referred(path: Path, options: Any) -> Any:
+    """A mapping of a yaml, or the one that it names instead, as in `${model.params.encoder_config.params}`."""
+    file = yaml_beside(path)
+    if not isinstance(options, str) or file is None:
+        return options
+    found: Any = _parsed(file)
+    for key in options.removeprefix("${").removesuffix("}").split("."):
+        found = found[key] if isinstance(found, Mapping) else {}
+    return found
+
+
 def _resolution(config: Mapping[str, Any]) -> int | None:
-    return ((config.get("params") or {}).get("ddconfig") or {}).get("resolution")
+    params = config.get("params") or {}
+    coder = params.get("ddconfig") or (params.get("encoder_config") or {}).get("params")
+    return coder.get("resolution") if isinstance(coder, Mapping) else None
 
 
 def _latent_diffusion(path: Path, params: Mapping[str, Any], state: Mapping[str, Tensor], weights: str) -> Loaded:

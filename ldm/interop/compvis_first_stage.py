@@ -66,6 +66,9 @@ NAMES = Renaming(
 
 _NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
 
+_VANILLA = ("vanilla", "vanilla-xformers")
+"""Names of the reference's attention, the second for another program that computes it."""
+
 _ONLY_VALUE = {"resamp_with_conv": True, "use_linear_attn": False, "give_pre_end": False, "tanh_out": False}
 """Options of the reference's networks that none of its published models sets otherwise."""
 
@@ -126,35 +129,62 @@ def build_compvis_first_stage(params: Mapping[str, Any]) -> KLFirstStage | VQFir
                 f"The first-stage configuration lacks {key}: give the `params` of an AutoencoderKL or VQModel."
             )
     config = params["ddconfig"]
-    attention = config.get("attn_type", "vanilla")
-    if attention not in ("vanilla", "none"):
-        raise UserError(f"ddconfig.attn_type={attention} is not supported: only vanilla and none are.")
-    for key, value in _ONLY_VALUE.items():
-        if config.get(key, value) != value:
-            raise UserError(f"ddconfig.{key}={config[key]} is not supported: only {value} is.")
     if params.get("remap") is not None:
         raise UserError(f"remap={params['remap']} of the first-stage configuration is not supported.")
     vq = "n_embed" in params
-    double_z = config.get("double_z", True)
-    if double_z == vq:
+    encoder, decoder = _encoder(config, "ddconfig", double_z=not vq), _decoder(config, "ddconfig")
+    if vq:
+        quantiser = VectorQuantiser(params["n_embed"], params["embed_dim"], COMMITMENT_WEIGHT, legacy=True)
+        return VQFirstStage(encoder, decoder, quantiser)
+    return KLFirstStage(encoder, decoder, params["embed_dim"])
+
+
+def build_autoencoding_engine(of_encoder: Mapping[str, Any], of_decoder: Mapping[str, Any]) -> KLFirstStage:
+    """The KL network, with random weights, of the options of an encoder and a decoder without convolutions between.
+
+    Raises: UserError where one is none of the paper's, or they do not belong together.
+    """
+    encoder = _encoder(of_encoder, "encoder_config", double_z=True)
+    decoder = _decoder(of_decoder, "decoder_config")
+    for key, ours, theirs in (
+        ("z_channels", encoder.z_channels, decoder.z_channels),
+        ("levels in ch_mult", len(of_encoder["ch_mult"]), len(of_decoder["ch_mult"])),
+    ):
+        if ours != theirs:
+            raise UserError(f"encoder_config has {ours} {key}, but decoder_config has {theirs}.")
+    return KLFirstStage(encoder, decoder, encoder.z_channels, projected=False)
+
+
+def _encoder(config: Mapping[str, Any], told: str, double_z: bool) -> Encoder:
+    given = config.get("double_z", True)
+    if given != double_z:
         raise UserError(
-            f"ddconfig.double_z={double_z} does not fit a {'VQ' if vq else 'KL'} model: set it to {not vq}."
+            f"{told}.double_z={given} does not fit a {'KL' if double_z else 'VQ'} model: set it to {double_z}."
         )
+    return Encoder(in_channels=config["in_channels"], double_z=double_z, **_coder_arguments(config, told))
+
+
+def _decoder(config: Mapping[str, Any], told: str) -> Decoder:
+    return Decoder(out_channels=config["out_ch"], **_coder_arguments(config, told))
+
+
+def _coder_arguments(config: Mapping[str, Any], told: str) -> dict[str, Any]:
+    """What encoders and decoders take of the options of either; `told` is where these stand."""
+    attention = config.get("attn_type", "vanilla")
+    if attention not in (*_VANILLA, "none"):
+        raise UserError(f"{told}.attn_type={attention} is not supported: only {', '.join(_VANILLA)} and none are.")
+    for key, value in _ONLY_VALUE.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{told}.{key}={config[key]} is not supported: only {value} is.")
     sides = [config["resolution"] // 2**level for level in range(len(config["ch_mult"]))]
     # The reference looks for each side among attn_resolutions and passes over those that never occur.
-    shared: dict[str, Any] = {
+    return {
         "z_channels": config["z_channels"],
         "ch": config["ch"],
         "ch_mult": tuple(config["ch_mult"]),
         "num_res_blocks": config["num_res_blocks"],
         "resolution": config["resolution"],
-        "attn_sides": [s for s in config["attn_resolutions"] if s in sides] if attention == "vanilla" else [],
-        "mid_attention": attention == "vanilla",
+        "attn_sides": [s for s in config["attn_resolutions"] if s in sides] if attention != "none" else [],
+        "mid_attention": attention != "none",
         "dropout": config.get("dropout", 0.0),
     }
-    encoder = Encoder(in_channels=config["in_channels"], double_z=double_z, **shared)
-    decoder = Decoder(out_channels=config["out_ch"], **shared)
-    if vq:
-        quantiser = VectorQuantiser(params["n_embed"], params["embed_dim"], COMMITMENT_WEIGHT, legacy=True)
-        return VQFirstStage(encoder, decoder, quantiser)
-    return KLFirstStage(encoder, decoder, params["embed_dim"])

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.conditioning import ClassConditioning
 from ldm.denoiser.attention import SelfAttention, SpatialTransformer, TransformerBlock, reorder_heads
 from ldm.denoiser.blocks import NORM_GROUPS, Convolution, ResidualBlock
 from ldm.denoiser.unet import UNet
 from ldm.errors import UserError
 from ldm.interop.diffusers_names import current_name
 from ldm.interop.diffusers_options import refuse_unknown
+from ldm.interop.filling import load_renamed
 from ldm.interop.renaming import Substitutions
 
 # Values of a diffusers config under which its UNet is the paper's; a key that a config lacks has this value there.
@@ -33,7 +35,6 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
     "norm_eps": (1e-5,),
     "class_embed_type": (None,),
-    "num_class_embeds": (None,),
     "addition_embed_type": (None,),
     "encoder_hid_dim": (None,),
     "encoder_hid_dim_type": (None,),
@@ -53,8 +54,12 @@ _READ = {
     *("layers_per_block", "dropout", "attention_head_dim", "num_attention_heads", "norm_num_groups"),
     *("attn_norm_num_groups", "resnet_time_scale_shift", "cross_attention_dim", "transformer_layers_per_block"),
     *("use_linear_projection", "upcast_attention", "num_train_timesteps", "addition_embed_type_num_heads"),
+    "num_class_embeds",
 }
 """Options that are read, that the weights tell, or that mean nothing under the values above."""
+
+CLASS_TABLE = "class_embedding.weight"
+"""The embedding of classes that theirs adds to that of the time step."""
 
 GROUPED = "Grouped"
 """How the names of exported classes begin whose norms have fewer groups where 32 does not divide the width."""
@@ -138,6 +143,12 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"the diffusers config has {key}={config[key]!r}, which this program's UNet cannot do")
     refuse_unknown(config, {*_REQUIRED, *_READ}, "the UNet")
     cross = "cross_attention_dim" in config
+    is_told_classes = config.get("num_class_embeds") is not None
+    if cross and is_told_classes:
+        raise UserError(
+            f"the diffusers config has num_class_embeds={config['num_class_embeds']} beside cross_attention_dim, but "
+            "this program's UNet is told either classes or tokens"
+        )
     adaptive = config.get("resnet_time_scale_shift", "default") == "scale_shift"
     if adaptive and not cross and config.get("attn_norm_num_groups") is None:
         raise UserError(
@@ -169,7 +180,8 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "latent_side": side,
         "attention_sides": tuple(side >> level for level in levels),
         **_heads(config, levels),
-        "context_dim": _single(config, "cross_attention_dim", None),
+        "context_dim": 4 * widths[0] if is_told_classes else _single(config, "cross_attention_dim", None),
+        "adds_context": is_told_classes,
         "transformer_depth": _single(config, "transformer_layers_per_block", 1),
         "use_scale_shift_norm": adaptive,
         "dropout": config.get("dropout", 0.0),
@@ -210,12 +222,12 @@ def _translated(block: nn.Module, rest: str) -> str:
 
 
 def unet_state(weights: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
-    """The weights of `unet`, built by `unet_arguments`, from a diffusers state dict.
+    """The weights of `unet`, built by `unet_arguments`, from a diffusers state dict; an embedding of classes is left.
 
     Raises: UserError where theirs lacks a weight, has one more, or has one of another shape.
     """
     weights = {current_name(name): value for name, value in weights.items()}
-    unread = set(weights)
+    unread = set(weights) - ({CLASS_TABLE} if unet.adds_context else set())
 
     def taken(name: str) -> Tensor:
         if name not in weights:
@@ -255,12 +267,24 @@ def unet_from_diffusers(config: Mapping[str, Any], weights: Mapping[str, Tensor]
     return unet
 
 
+def classes_from_diffusers(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ClassConditioning:
+    """The embedding of classes that a UNet of diffusers with `num_class_embeds` holds.
+
+    Raises: UserError where it is missing or of another size than the config says.
+    """
+    conditioning = ClassConditioning(config["num_class_embeds"], 4 * config["block_out_channels"][0], null_class=False)
+    load_renamed(conditioning, weights, {"embedding.weight": CLASS_TABLE})
+    return conditioning
+
+
 def unet_config(unet: UNet, latent_side: int) -> dict[str, Any]:
     """The diffusers config of a UNet that works on latents of that side; its class stands in it.
 
     Where widths do not allow 32 groups in every norm, the class is our own, which exports carry along.
     Raises: UserError for what theirs have no counterpart for.
     """
+    if unet.adds_context:
+        raise UserError("a UNet that adds its context to the time embedding cannot be exported")
     per_level = len(unet.up) // (unet.halvings + 1)
     firsts = [list(_blocks(unet.down[1 + level * per_level])) for level in range(unet.halvings + 1)]
     middle, attention = _blocks(unet.middle)[:2]

@@ -18,7 +18,7 @@ from ldm.first_stage.contract import FirstStage
 from ldm.interop.contract import Loaded, RawConditioning, WeightsKind, check_taken
 from ldm.interop.diffusers_autoencoder import wrapped_autoencoder
 from ldm.interop.diffusers_conditioning import class_embedding, ldm_bert, transformers_text
-from ldm.interop.diffusers_denoiser import GROUPED, unet_from_diffusers
+from ldm.interop.diffusers_denoiser import GROUPED, classes_from_diffusers, unet_from_diffusers
 from ldm.interop.diffusers_first_stage import build_diffusers_first_stage, load_diffusers_first_stage
 from ldm.interop.diffusers_schedule import schedule_of, target_of
 from ldm.interop.tensors import read_tensors
@@ -86,7 +86,13 @@ def read(folder: Path, weights: str) -> Loaded:
     check_taken(folder, weights, held)
     told = f"diffusers {kind}"
     if kind in _ALL_UNETS:
-        return Loaded(told, network=_unet(folder), latent_shape=_latent_shape(config), weights=held)
+        return Loaded(
+            told,
+            network=_unet(folder),
+            conditioning=_raw(_classes(folder)),
+            latent_shape=_latent_shape(config),
+            weights=held,
+        )
     scale, shift = latent_scale(config)
     return Loaded(told, _first_stage(folder), scale=scale, shift=shift, resolution=_resolution(config), weights=held)
 
@@ -137,12 +143,13 @@ def _pipeline(folder: Path, weights: str) -> Loaded:
     network, taken = _denoiser(folder, index, weights)
     shape = _latent_shape(_config(folder / "unet")) if network is not None else None
     schedule, target = _noise(folder / "scheduler") if "scheduler" in parts else (None, "eps")
-    conditioning = _conditioning(folder, parts, pipeline, first_stage)
+    averaged = folder / "unet_ema"
+    told = None if network is None else _classes(averaged if taken == "ema" and averaged.is_dir() else folder / "unet")
     return Loaded(
         source=f"diffusers {pipeline}",
         first_stage=first_stage,
         network=network,
-        conditioning=None if conditioning is None else RawConditioning(conditioning),
+        conditioning=_raw(told or _conditioning(folder, parts, pipeline, first_stage)),
         schedule=schedule,
         target=target,
         scale=scale,
@@ -221,6 +228,16 @@ def _unet(folder: Path) -> nn.Module:
             f"{folder} holds a {config['_class_name']}, which this program has not: it reads {' and '.join(UNETS)}"
         )
     return unet_from_diffusers(config, weights_of(folder))
+
+
+def _classes(folder: Path) -> Conditioning | None:
+    """The classes that a UNet itself embeds."""
+    config = _config(folder)
+    return classes_from_diffusers(config, weights_of(folder)) if config.get("num_class_embeds") else None
+
+
+def _raw(conditioning: Conditioning | None) -> RawConditioning | None:
+    return None if conditioning is None else RawConditioning(conditioning)
 
 
 def _latent_shape(config: Mapping[str, Any]) -> tuple[int, int, int] | None:

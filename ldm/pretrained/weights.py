@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.pretrained.weight_files import contents
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -16,19 +17,11 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a .safetensors, .pth or .pt file, on the CPU; nothing in the file is executed.
 
-    Raises: UserError where the file is missing, damaged, or holds something other than named tensors.
+    Raises: UserError where the file is missing, damaged, something else, or holds more than named tensors.
     """
     if not path.is_file():
         raise UserError(f"There is no weight file {path}: give the path of an existing .safetensors or .pth file.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"The weight file {path} cannot be read ({error}): fetch it anew.") from error
+    loaded = contents(path)
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(f"The weight file {path} does not hold named tensors only: give a plain state dictionary.")
     return dict(loaded)

@@ -115,11 +115,29 @@ def test_predictions_and_gradients_equal_those_of_diffusers(name, dtype, toleran
         ({"up_block_types": ("UpBlock2D",) * 3}, r"levels \[1, 2\] down but \[\] up"),
         ({"layers_per_block": (1, 2, 2)}, r"layers_per_block=\[1, 2, 2\]"),
         ({"resnet_time_scale_shift": "scale_shift"}, "middle attention has no norm"),
+        ({"num_class_embeds": 7, "cross_attention_dim": 24}, "num_class_embeds=7 beside cross_attention_dim"),
     ],
 )
 def test_diffusers_configs_of_another_architecture_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         diffusers_denoiser.unet_arguments({**PLAIN, **change})
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("self")])
+def test_classes_added_to_the_time_embedding_equal_those_of_diffusers(name, dtype, tolerance):
+    theirs = diffusers_unet({**CONFIGS[name], "num_class_embeds": 7}).float().to(dtype)
+    config, weights = json.loads(theirs.to_json_string()), theirs.state_dict()
+    ours = diffusers_denoiser.unet_from_diffusers(config, weights).to(dtype)
+    told = diffusers_denoiser.classes_from_diffusers(config, weights).to(dtype)
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    index, labels = torch.tensor([0, 17, 999]), torch.tensor([6, 0, 3])
+    with torch.no_grad():
+        expected = theirs(x, index, labels).sample
+        ours_out = ours(x, index, told({"label": labels}).context)
+        other = ours(x, index, told({"label": labels.flip(0)}).context)
+    assert (ours_out - expected).abs().max() < tolerance * expected.abs().max()
+    assert (other - expected).abs().max() > 1e-2 * expected.abs().max()
 
 
 def test_diffusers_weights_must_be_neither_fewer_nor_more():

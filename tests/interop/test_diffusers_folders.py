@@ -175,6 +175,22 @@ def test_networks_equal_their_classes(diffusers, tmp_path, kind, config, dtype):
     )
 
 
+def test_classes_that_a_network_embeds_itself_are_its_condition(diffusers, tmp_path):
+    scheduler = diffusers.DDIMScheduler(**SCHEDULERS["v"], clip_sample=False)
+    plain, averaged = (made(diffusers.UNet2DModel, {**PLAIN, "num_class_embeds": 5}, seed) for seed in (0, 1))
+    plain.save_pretrained(tmp_path / "alone")
+    diffusers.DDPMPipeline(plain, scheduler).save_pretrained(tmp_path / "pipeline")
+    averaged.save_pretrained(tmp_path / "pipeline" / "unet_ema")
+    x_T, labels = normal(2, 3, 8, 8), torch.tensor([4, 1])
+    model = load(tmp_path / "alone")
+    expected = plain(x_T, 5, labels).sample
+    assert_close(model.network(x_T, torch.tensor([5, 5]), model.conditioning(labels)), expected, 1e-5)
+    for weights, unet in (("raw", plain), ("auto", averaged)):
+        model = load(tmp_path / "pipeline", weights)
+        z = sample(model, x_T, 4, spacing="trailing", final="clean", condition=labels)
+        assert_close(z, denoised(scheduler, lambda z, step, unet=unet: unet(z, step, labels).sample, x_T, 4))
+
+
 def test_attention_under_its_former_names(diffusers, tmp_path):
     theirs = made(diffusers.UNet2DModel, PLAIN)
     theirs.save_pretrained(tmp_path)

@@ -38,7 +38,7 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no weight file .*absent\.pth"):
         read_weights(tmp_path / "absent.pth")
     (tmp_path / "damaged.safetensors").write_bytes(b"\x01" * 40)
-    with pytest.raises(UserError, match=r"damaged\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"damaged\.safetensors is no readable safetensors file"):
         read_weights(tmp_path / "damaged.safetensors")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "nested.pth")
     with pytest.raises(UserError, match="plain state dictionary"):
