@@ -5,7 +5,7 @@ import sys
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import sentence_for, with_scale
@@ -37,6 +37,9 @@ def run() -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ["LDM_PROCESS"] = str(os.getpid())
     from experiments.main import CellsFailedError
+    from experiments.settings import overview
+
+    OmegaConf.register_new_resolver("settings_help", overview)
 
     try:
         sys.argv = with_scale(sys.argv)

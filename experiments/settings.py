@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.conditions import CONDITIONS
 from experiments.custom import is_custom
@@ -22,19 +22,22 @@ from ldm.diffusion.weighting import WEIGHTINGS
 from ldm.first_stage.build import FIRST_STAGES
 from ldm.first_stage.initialisation import INITIALISATIONS
 from ldm.interop.contract import WEIGHTS
-from ldm.parts import Option, option, options_of
+from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.samplers.spacing import FINALS, SPACINGS
 
-LARGEST_SEED: Final = 2**63 - 1
-
 
 def _seed(what: str) -> Any:
-    return option(low=0, high=LARGEST_SEED, help=f"seed of {what}")
+    return option(low=0, high=LARGEST, help=f"seed of {what}")
 
 
-def _count(what: str, unit: str = "images", low: int = 1) -> Any:
-    return option(low=low, unit=unit, help=what)
+MOST_AT_ONCE: Final = 2**20
+MOST_SAMPLES: Final = 10**7
+MOST_CHANNELS: Final = 2**16
+
+
+def _count(what: str, unit: str = "images", low: int = 1, high: int | None = None) -> Any:
+    return option(low=low, high=high, unit=unit, help=what)
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class _Run:
 
 @dataclass(frozen=True)
 class _FirstStage:
-    f: int | None = option(low=1, help="downsampling factor, a power of two")
-    channels: int | None = option(low=1, help="channels of the latent")
+    f: int | None = option(low=1, high=MOST_CHANNELS, help="downsampling factor, a power of two")
+    channels: int | None = option(low=1, high=MOST_CHANNELS, help="channels of the latent")
     seed: int = _seed("the first stage's weights and training")
     path: Path | None = option(help="file or folder of given weights")
     weights: str = option(choices=WEIGHTS, help="moving average (auto: where there is one) or plain given weights")
@@ -66,7 +69,7 @@ class _Loss:
 @dataclass(frozen=True)
 class _Discriminator:
     start: float | None = option(low=0, help="share of the training after which it takes part; 1: never")
-    channels: int | None = option(low=1, help="channels of its first layer")
+    channels: int | None = option(low=1, high=MOST_CHANNELS, help="channels of its first layer")
     layers: int | None = option(low=1, help="layers that halve the side; null: by resolution")
     norm: str | None = option(choices=("group", "batch"), help="normalisation")
     weight: float | None = option(low=0, help="weight of the adversarial term")
@@ -75,7 +78,7 @@ class _Discriminator:
 @dataclass(frozen=True)
 class _Coders:
     name: str | None = option(help="a named architecture of scale=paper")
-    ch: int | None = option(low=1, help="channels of the first level")
+    ch: int | None = option(low=1, high=MOST_CHANNELS, help="channels of the first level")
     ch_mult: tuple[int, ...] | None = option(low=1, help="what each level has times that")
     num_res_blocks: int | None = option(low=0, help="residual blocks a level")
     attention_sides: tuple[int, ...] | None = option(low=1, help="sides of the feature maps with attention")
@@ -87,7 +90,7 @@ class _Coders:
 @dataclass(frozen=True)
 class _FirstStageTraining:
     images: int | None = _count("seen in training")
-    batch: int | None = _count("a step")
+    batch: int | None = _count("a step", high=MOST_AT_ONCE)
     learning_rate: float | None = option(above=0, help="the rate of Adam")
     matrix_learning_rate: float | None = option(low=0, help="the rate of Muon for matrices; 0: Adam for all")
     warm_up: int | None = _count("over which the rate rises", low=0)
@@ -126,7 +129,7 @@ class _Sampler:
 @dataclass(frozen=True)
 class _Samples:
     keep: str = option(choices=("features", "images"), help="what stays of the samples")
-    batch: int | None = _count("sampled at a time")
+    batch: int | None = _count("sampled at a time", high=MOST_AT_ONCE)
     height: int | None = _count("of the samples", "pixels")
     width: int | None = _count("of the samples", "pixels")
     tile: int | None = _count("a side of the tiles that are decoded", "latents")
@@ -141,23 +144,23 @@ class _Guidance:
     interval: tuple[float, ...] | None = option(low=0, high=1, help="[low, high] of t at which guidance acts")
     rescale: float = option(low=0, high=1, help="share of the prediction that is given the conditional one's deviation")
     candidates: tuple[float, ...] = option(low=0, help="scales tried by guidance.scale=auto")
-    tuning_samples: int | None = _count("of each candidate", low=2)
+    tuning_samples: int | None = _count("of each candidate", low=2, high=MOST_SAMPLES)
 
 
 @dataclass(frozen=True)
 class _Metrics:
     weights: Path | None = option(help="weights of the extractor")
     extra: tuple[str, ...] = option(help="further metrics of your own")
-    n_samples: int | None = _count("of a cell", "samples", low=2)
+    n_samples: int | None = _count("of a cell", "samples", low=2, high=MOST_SAMPLES)
     reference: str = option(choices=("heldout", "train"), help="real images that samples are compared with")
     seed: int = _seed("what is random in a metric")
     allow_same_network: bool = option(help="whether the extractor may have trained the first stage")
-    progress_samples: int | None = _count("of each milestone", "samples", low=2)
+    progress_samples: int | None = _count("of each milestone", "samples", low=2, high=MOST_SAMPLES)
     progress_steps: int = option(low=1, high=STEPS, unit="steps", help="of DDIM for them")
     coding: bool = option(help="whether latents are sent through an entropy coder")
     predictors: bool = option(help="whether the latent space is measured before diffusion is trained on it")
     likelihood: bool = option(help="whether the variational bound is measured")
-    likelihood_samples: int | None = _count("of the held-out ones", low=2)
+    likelihood_samples: int | None = _count("of the held-out ones", low=2, high=MOST_SAMPLES)
     likelihood_levels: int | None = option(
         low=2, high=STEPS, unit="noise levels", help="one network call an image each"
     )
@@ -172,8 +175,8 @@ class _Trainer:
     budget: str = option(choices=("images", "flops", "paper"), help="what all f have in equal amounts")
     images: int | None = _count("seen in training")
     length: float = option(above=0, help="times the images of the scale")
-    batch: int | None = _count("a step")
-    micro_batch: int | None = _count("in one pass")
+    batch: int | None = _count("a step", high=MOST_AT_ONCE)
+    micro_batch: int | None = _count("in one pass", high=MOST_AT_ONCE)
     learning_rate: float | None = option(above=0, help="the rate of AdamW")
     learning_rate_factor: float = option(above=0, help="times that rate")
     warm_up: int | None = _count("over which the rate rises", low=0)
@@ -290,6 +293,28 @@ def _plain(path: Path) -> Mapping[str, Any]:
     config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra", "sweep")}
+
+
+def overview(*, _root_: DictConfig) -> str:
+    """The settings of a composed config, a line each: its value, what it may be, and what it is; for --help."""
+    kept = [str(key) for key in _root_ if key not in _NO_SETTINGS]
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(_root_, kept))
+    assert isinstance(plain, dict)
+    known = declared(plain)  # type: ignore[arg-type]
+    lines = []
+    for key, value in leaf_values(plain, known):  # type: ignore[arg-type]
+        each, is_open = known.get(key, (None, False))
+        null = " or null" if each and (each.is_optional or is_open) and "null" not in each.allowed else ""
+        said = f"{each.allowed}{null}; {each.help}" if each else ""
+        lines.append(f"{f'{key}={_shown(value)}':<44} {said}".rstrip())
+    return "\n".join(lines)
+
+
+_NO_SETTINGS: Final = ("hydra", "sweep", "scale")
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def reference(defaults: Mapping[str, Any]) -> str:

@@ -17,6 +17,9 @@ from ldm.errors import UserError, nearest
 Value = TypeVar("Value")
 Part = TypeVar("Part")
 
+LARGEST = 2**63 - 1
+"""Of whole numbers; a setting that has no range of its own ends here."""
+
 WORDS: Mapping[type, tuple[str, str]] = {
     bool: ("true or false", "values true or false"),
     int: ("whole number", "whole numbers"),
@@ -59,8 +62,9 @@ class Option:
         said = " ".join(filter(None, (what, f"of {self.unit}" if self.unit else "", self._range)))
         return " or ".join([said, *self.words])
 
-    @property
-    def _refusal(self) -> str:
+    def _refusal(self, value: Any) -> str:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            return f"beyond the largest number that there may be, {LARGEST}"
         if self.choices is not None and not self.is_list:
             return f"none of {', '.join(map(str, self.choices))}"
         return "neither true nor false" if self.kind is bool and not self.is_list else f"no {self.allowed}"
@@ -83,7 +87,7 @@ class Option:
             return self._held(value)
         hint = nearest(str(value), map(str, self.choices)) if self.choices is not None else ""
         shown = "null" if value is None else value
-        raise UserError(f"{key}={shown} is {self._refusal}{' (or null)' if self.is_optional else ''}{hint}")
+        raise UserError(f"{key}={shown} is {self._refusal(value)}{' (or null)' if self.is_optional else ''}{hint}")
 
     def _fits(self, value: Any) -> bool:
         if self.choices is not None:
@@ -93,6 +97,8 @@ class Option:
         if self.kind in (str, Path):
             return isinstance(value, (str, self.kind))
         if not isinstance(value, int if self.kind is int else int | float) or not math.isfinite(value):
+            return False
+        if self.kind is int and abs(value) > LARGEST:
             return False
         is_in = self.low is None or value >= self.low, self.high is None or value <= self.high
         return all(is_in) and (self.above is None or value > self.above) and (self.below is None or value < self.below)

@@ -25,7 +25,7 @@ class FileOptions:
     """
 
     path: Path = option(help="the place of the images")
-    resolution: int = option(low=1, unit="pixels", help="side of the training images")
+    resolution: int = option(low=1, high=2**15, unit="pixels", help="side of the training images")
     n_train: int | None = option(None, low=1, unit="images", help="upper limit of the training images")
     n_heldout: int | None = option(None, low=1, unit="images", help="upper limit of the held-out images")
     heldout_fraction: float = option(0.1, above=0, below=1, help="share that is held out where nothing gives a split")

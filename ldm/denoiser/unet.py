@@ -246,7 +246,7 @@ class UNetOptions:
     title: ClassVar[str] = "the UNet"
     context_options: ClassVar[tuple[str, ...]] = ("transformer_depth",)
 
-    model_channels: int = option(low=1, help="channels at the first level")
+    model_channels: int = option(low=1, high=2**16, help="channels at the first level")
     channel_mult: tuple[float, ...] = option(above=0, help="what each level has times that")
     num_res_blocks: int = option(low=1, help="residual blocks a level")
     attention_sides: tuple[int, ...] = option(low=1, help="latent sides with attention")

@@ -147,7 +147,7 @@ class VQFirstStage(TrainableFirstStage):
     class Options:
         """What a VQ model has beside its coder."""
 
-        codes: int = option(low=1, help="size of the codebook")
+        codes: int = option(low=1, high=2**24, help="size of the codebook")
         weight: float = option(1.0, low=0, help="weight of the codebook and commitment terms")
         beta: float = option(0.25, low=0, help="weight of the commitment term within them")
         legacy: bool = option(False, help="beta on the codebook term, as the reference trained its models")

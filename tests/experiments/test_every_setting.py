@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from program import ROOT
 
 from experiments.schema import CONF
-from experiments.settings import check_settings, declared, defaults, reference
+from experiments.settings import check_settings, declared, defaults, overview, reference
 from ldm.errors import UserError
 from ldm.parts import Option
 
@@ -87,6 +87,7 @@ def wrong_for(option: Option, is_open: bool) -> Iterator[Any]:
         yield from (math.nan, math.inf)
     if option.kind is int:
         yield 1.5
+        yield [10**20] if option.is_list else 10**20
     yield from ([["abc"], 1] if option.is_list else [[1]])
     bounds = [(option.low, -1), (option.high, 1)]
     outside = [bound + step for bound, step in bounds if bound is not None]
@@ -118,6 +119,15 @@ def test_every_setting_is_declared_and_refuses_what_it_is_not(overrides: list[st
             assert said.startswith(f"{key}="), (key, wrong, said)
             tried += 1
     assert tried > 300
+
+
+def test_help_shows_what_each_setting_of_the_chosen_groups_may_be() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["ae=vq", "sampler.steps=7", "scale=tiny"])
+    lines = dict(line.partition(" ")[::2] for line in overview(_root_=config).splitlines())
+    assert lines["sampler.steps=7"].strip() == "whole number of steps from 1 to 1000 or null; of the time grid"
+    assert "size of the codebook" in lines["ae.codebook.codes=null"]
+    assert not any(key.startswith(("ae.kl_weight", "scale.", "hydra.", "sweep.")) for key in lines)
 
 
 def test_the_page_of_settings_is_what_the_program_declares() -> None:
