@@ -36,6 +36,15 @@ ANNOTATION_WORDS: Final = frozenset((
 """What folders are called that hold pictures about other pictures."""
 # fmt: on
 
+# fmt: off
+PAIRS: Final = tuple(map(frozenset, (
+    "ab", ("query", "gallery"), ("input", "target"), ("input", "output"), ("inputs", "targets"), ("source", "target"),
+    ("lr", "hr"), ("low", "high"), ("noisy", "clean"), ("blur", "sharp"), ("blurred", "sharp"), ("hazy", "clear"),
+    ("before", "after"), ("rain", "clean"), ("degraded", "clean"),
+)))
+"""What folders are called that hold two pictures of each thing."""
+# fmt: on
+
 ANNOTATION_ENDING: Final = re.compile(
     r"[-_. ](?:labels?|labelids|labeltrainids|instanceids|color|colou?r_?mask|masks?|seg|segs|segmentation|gt|"
     r"groundtruth|gtfine|gtcoarse|polygons|depth|disparity|normals?|trimap|matte|instances?|panoptic|canny|hed|edges?|"
@@ -107,6 +116,18 @@ def looks_like_split(folder: str) -> bool:
     """Whether a folder is called as splits are, alone or with one letter or so behind ("trainA")."""
     words = [word for word in words_of(folder) if len(word) > 1]
     return bool(words) and side_of(" ".join(words), is_certain=True) not in (None, (None, len(HELDOUT)))
+
+
+def is_paired(stems: Mapping[str, Collection[str]]) -> bool:
+    """Whether folders are called as the two of a pair are, and most names of files in one are in the other, too.
+
+    `stems`: the names of files without suffix, by folder. Query and gallery are a pair whatever is in them.
+    """
+    called = frozenset(" ".join(words_of(folder)) for folder in stems)
+    if len(stems) != 2 or called not in PAIRS:
+        return False
+    one, other = (set(names) for names in stems.values())
+    return "query" in called or 2 * len(one & other) >= min(len(one), len(other))
 
 
 def split_within(folders: Collection[str]) -> bool:

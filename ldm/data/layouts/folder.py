@@ -25,6 +25,8 @@ from ldm.data.memo import ContentMemo
 from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.data.picture_names import (
     annotating,
+    image_stem,
+    is_paired,
     looks_like_split,
     names_annotations,
     side_of,
@@ -180,6 +182,9 @@ def _mixed(paths: Paths) -> str:
     if not certain and split_within(tops):
         seen = _counted(Counter({f"{top}/": count for top, count in tops.items()}))
         return f"classes and splits in the names of its folders, {seen}"
+    by_top = {top: [image_stem(path[-1]) for path in paths if path[0] == top] for top in tops}
+    if not certain and "" not in tops and is_paired(by_top):
+        return f"pairs of pictures, {_counted(Counter({f'{top}/': count for top, count in tops.items()}))}"
     if not certain or len(tops) < 2:
         return ""
     rest = Counter({f"{top}/" if top else "files in no folder": tops[top] for top in tops if top not in certain})
