@@ -196,9 +196,13 @@ def axes(config: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
+def _given_first_stage(ae: Mapping[str, Any]) -> interop.Loaded:
+    return first_stage_at(ae["path"], ae.get("taken", "auto"))
+
+
 def first_stage(ae: Mapping[str, Any]) -> FirstStage:
     """The first stage of a resolved group `ae` that was given."""
-    return placed(_of(first_stage_at(ae["path"], ae.get("taken", "auto"))))
+    return placed(_of(_given_first_stage(ae)))
 
 
 def denoiser(settings: Mapping[str, Any]) -> nn.Module:
@@ -220,9 +224,7 @@ def latent_scale(denoiser: Mapping[str, Any], ae: Mapping[str, Any]) -> LatentSc
     found = loaded(denoiser["path"], denoiser["taken"])
     if ae["f"] == 1:
         return dataclasses.replace(found, first_stage=IdentityFirstStage()).latent_scale()
-    return (
-        found if found.first_stage is not None else first_stage_at(ae["path"], ae.get("taken", "auto"))
-    ).latent_scale()
+    return (found if found.first_stage is not None else _given_first_stage(ae)).latent_scale()
 
 
 def conditioning(settings: Mapping[str, Any], context: BuildContext) -> Conditioning:

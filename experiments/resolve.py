@@ -106,9 +106,7 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
         raise UserError(f"ae=identity compresses nothing: ae.f must be 1, not {ae['f']}; use ae=kl or ae=vq")
     if custom.is_custom(ae):
         table = scale["ae"]
-        loss = filled(ae["loss"], table["loss"])
-        loss["discriminator"] = filled(loss["discriminator"], for_regulariser(table, "discriminator", ae))
-        checks.check_trained_with(config, loss["perceptual"])
+        loss = _loss(config, table)
         # A scale's rates of Muon are those that suit this program's coders.
         training = filled(ae["training"], {**table["training"], "matrix_learning_rate": 0})
         return {"ae": {**ae, "loss": loss, "training": training}}, []
@@ -117,9 +115,7 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
         {**table["coder"], **table.get(f"coder_{ae['regulariser']}", {})}, ae["f"], scale, "first-stage architecture"
     )
     sizes = filled(ae["architecture"], {"mid_attention": True, **coder, "initialisation": table["initialisation"]})
-    loss = filled(ae["loss"], table["loss"])
-    loss["discriminator"] = filled(loss["discriminator"], for_regulariser(table, "discriminator", ae))
-    checks.check_trained_with(config, loss["perceptual"])
+    loss = _loss(config, table)
     training = filled(ae["training"], for_regulariser(table, "training", ae))
     rates = table.get("matrix_learning_rate", {})
     training = filled(training, {"matrix_learning_rate": rates.get(ae["f"], 0)})
@@ -127,6 +123,15 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     settled = {**ae, "channels": channels, "architecture": sizes, "loss": loss, "training": training}
     own = filled_options(settled, lambda name: _of(table, name, ae["f"], scale))
     return {"ae": own}, notes
+
+
+def _loss(config: Config, table: Config) -> dict[str, Any]:
+    """The loss of a first stage that is trained. Raises: UserError where its network also judges."""
+    ae = config["ae"]
+    loss = filled(ae["loss"], table["loss"])
+    loss["discriminator"] = filled(loss["discriminator"], for_regulariser(table, "discriminator", ae))
+    checks.check_trained_with(config, loss["perceptual"])
+    return loss
 
 
 def _of(table: Config, name: str, f: int, scale: Config) -> Any:

@@ -56,8 +56,9 @@ def open_cache(folder: Path) -> ImageCache:
     meta = _read(folder, META)
     if meta["format"] != CACHE_FORMAT:
         raise UserError(f"The image cache in {folder} has format {meta['format']}, not {CACHE_FORMAT}; delete it.")
+    hashes = _hashes(folder)
     for name in ("names.json", "images.npy", "labels.npy", "unseen.npy"):
-        _check(folder, name)
+        _check(folder, name, hashes)
     return ImageCache(
         folder=folder,
         fingerprint=meta["fingerprint"],
@@ -91,9 +92,8 @@ def _hashes(folder: Path) -> dict[str, str]:
     return dict(_read(folder, HASHES)) if (folder / HASHES).exists() else {}
 
 
-def _check(folder: Path, name: str) -> None:
+def _check(folder: Path, name: str, hashes: Mapping[str, str]) -> None:
     """Checks a file of a cache, once a process. Raises: UserError where it is damaged."""
-    hashes = _hashes(folder)
     if name in hashes:
         check_file(folder / name, hashes[name], _remedy(folder))
 
@@ -101,8 +101,9 @@ def _check(folder: Path, name: str) -> None:
 def check_cache(folder: Path) -> None:
     """Checks all files of a finished cache. Raises: UserError that names the first damaged one."""
     _read(folder, META)
-    for name in _hashes(folder):
-        _check(folder, name)
+    hashes = _hashes(folder)
+    for name in hashes:
+        _check(folder, name, hashes)
 
 
 def has_hashes(folder: Path) -> bool:
@@ -164,7 +165,7 @@ def _annotated(
                 os.replace(work / file, cache.folder / file)
                 if known:
                     write_json(cache.folder / HASHES, sealed({**known, file: found}))
-        _check(cache.folder, file)
+        _check(cache.folder, file, _hashes(cache.folder))
     return dataclasses.replace(cache, annotations={**cache.annotations, **wanted})
 
 

@@ -38,7 +38,7 @@ ANNOTATION_WORDS: Final = frozenset((
 
 # fmt: off
 PAIRS: Final = tuple(map(frozenset, (
-    "ab", ("query", "gallery"), ("input", "target"), ("input", "output"), ("inputs", "targets"), ("source", "target"),
+    ("query", "gallery"), ("input", "target"), ("input", "output"), ("inputs", "targets"), ("source", "target"),
     ("lr", "hr"), ("low", "high"), ("noisy", "clean"), ("blur", "sharp"), ("blurred", "sharp"), ("hazy", "clear"),
     ("before", "after"), ("rain", "clean"), ("degraded", "clean"),
 )))

@@ -37,7 +37,7 @@ def test_every_set_of_files_says_that_its_place_is_not_there(name, tmp_path):
         ({"heldout_fraction": 1.0}, "data.heldout_fraction=1.0 is no number above 0 and below 1"),
         ({"max_skipped_fraction": 2}, "data.max_skipped_fraction=2 is no number from 0 to 1"),
         ({"n_train": 0}, "data.n_train=0 is no whole number of images from 1 on (or null)"),
-        ({"resolution": 0}, "data.resolution=0 is no whole number of pixels from 1 on"),
+        ({"resolution": 0}, "data.resolution=0 is no whole number of pixels from 1 to 32768"),
         ({"categorie": "bedroom"}, "data.categorie=bedroom is no option of data=lsun, did you mean 'category'?"),
     ],
 )

@@ -16,11 +16,13 @@ from typing import Any
 
 from ldm.data.annotations.image_box_files import is_yolo
 from ldm.data.annotations.lookup import (
+    METADATA,
     AnnotationPlaces,
     ImageFinder,
     Place,
     check_some_found,
     csv_table,
+    json_rows,
     located,
     parallel_files,
     read_text,
@@ -32,7 +34,6 @@ from ldm.data.listing import AnnotationReader
 from ldm.errors import UserError
 from ldm.lines import lines_of
 
-METADATA = ("metadata.jsonl", "metadata.csv")
 COCO_NAME = re.compile(r"captions_\w+\.json")
 COLUMNS = ("text", "caption")
 
@@ -146,13 +147,7 @@ def _listed(files: Files, sources: Sequence[str], images: Sequence[str]) -> Capt
 
 
 def _jsonl(text: str, source: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(lines_of(text), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{source}, line {number}: is not JSON ({error}).") from error
+    for number, row in json_rows(text, source):
         if not isinstance(row, dict):
             raise UserError(f"{source}, line {number}: a JSON object with file_name and text was expected.")
         yield _row(row, f"{source}, line {number}")

@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ldm.data.annotations.lookup import ImageFinder, csv_table, read_text, shown, stem
+from ldm.data.annotations.lookup import METADATA, ImageFinder, csv_table, json_rows, read_text, shown, stem
 from ldm.data.files import Files
 from ldm.errors import UserError
-from ldm.lines import lines_of
 
 STYLEGAN = "dataset.json"
-METADATA = ("metadata.csv", "metadata.jsonl")
 TABLES = (*METADATA, "labels.csv")
 NAME_COLUMNS = ("file_name", "filename", "image", "path", "id")
 LABEL_COLUMNS = ("label", "class", "category")
@@ -85,11 +83,7 @@ def _rows(text: str, base: str, where: str) -> Iterator[tuple[str, str]]:
         for _, row in csv_table(text, where):
             yield from _labelled(row)
     else:
-        for number, line in enumerate(lines_of(text), start=1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except ValueError as error:
-                raise UserError(f"{where}, line {number}: is not JSON ({error}).") from error
+        for _, row in json_rows(text, where):
             yield from _labelled(row if isinstance(row, dict) else {})
 
 

@@ -54,7 +54,7 @@ def read_boxes(files: Files, of_image: Mapping[str, str]) -> BoxFile:
     """The boxes of all images that have a file, as one list. Raises: UserError where one is not what it should be."""
     named = _names(files) if next(iter(of_image.values())).lower().endswith(".txt") else None
     owners, labels, corners = list[int](), list[ClassKey](), list[list[float]]()
-    for position, (_, source) in enumerate(of_image.items()):
+    for position, source in enumerate(of_image.values()):
         rows = _voc(files, source) if named is None else _yolo(files, source)
         for label, box in rows:
             owners.append(position)

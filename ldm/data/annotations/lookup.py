@@ -2,15 +2,21 @@
 
 import csv
 import io
+import json
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ldm.data.files import READ_ERRORS, DirectoryFiles, Files, open_files
 from ldm.data.memo import ContentMemo
 from ldm.errors import UserError
+from ldm.lines import lines_of
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Files of Hugging Face's image folders that say something of the images in theirs, a row each."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,20 @@ def csv_table(text: str, where: str) -> Iterator[tuple[int, dict[str, str]]]:
     _, columns = next(rows, (0, []))
     for line, row in rows:
         yield line, dict(zip(columns, row, strict=False))
+
+
+def json_rows(text: str, where: str) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON lines with the numbers of these lines; empty ones are left out.
+
+    Raises: UserError where one is not JSON.
+    """
+    for number, line in enumerate(lines_of(text), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{where}, line {number}: is not JSON ({error}).") from error
+            yield number, row
 
 
 def shown(files: Files, name: str) -> str:

@@ -71,6 +71,8 @@ def list_folder(path: Path, places: AnnotationPlaces, memo: ContentMemo, folders
             if folders == AUTO:
                 raise UserError(f"{files.path} holds {mixed}: {REMEDY}.")
             notes.append(f"{mixed}; they are read as no split, so a share of all images is held out")
+        if folders == AUTO and not any(splits):
+            _check_pairs(files, inner)
     part = [name for name, split in zip(names, splits, strict=True) if split is not None or not any(splits)]
     classes, of_image, said = _classes(files, dict(zip(names, inner, strict=True)), part, folders)
     notes += said
@@ -175,6 +177,19 @@ def given_split(paths: Paths) -> tuple[list[Split | None], list[tuple[str, ...]]
     return [None] * len(paths), list(paths), []
 
 
+def _check_pairs(files: Files, paths: Paths) -> None:
+    """Raises: UserError where the two top folders hold two pictures of each thing, which are no two classes."""
+    stems: dict[str, list[str]] = {}
+    for path in paths:
+        stems.setdefault(path[0] if len(path) > 1 else "", []).append(image_stem(path[-1]))
+    if is_paired(stems):
+        seen = _counted(Counter({f"{top}/": len(names) for top, names in stems.items()}))
+        raise UserError(
+            f"{files.path} holds two pictures of each thing, {seen}: give one of these folders as data.path, or say "
+            "that they are classes, with data.folders=classes."
+        )
+
+
 def _mixed(paths: Paths) -> str:
     """What is seen where some top folders are called as splits are and the others do not fit; "" where it is not so."""
     tops = Counter(path[0] if len(path) > 1 else "" for path in paths)
@@ -182,9 +197,6 @@ def _mixed(paths: Paths) -> str:
     if not certain and split_within(tops):
         seen = _counted(Counter({f"{top}/": count for top, count in tops.items()}))
         return f"classes and splits in the names of its folders, {seen}"
-    by_top = {top: [image_stem(path[-1]) for path in paths if path[0] == top] for top in tops}
-    if not certain and "" not in tops and is_paired(by_top):
-        return f"pairs of pictures, {_counted(Counter({f'{top}/': count for top, count in tops.items()}))}"
     if not certain or len(tops) < 2:
         return ""
     rest = Counter({f"{top}/" if top else "files in no folder": tops[top] for top in tops if top not in certain})

@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ldm.data.annotations.boxes import find_boxes
-from ldm.data.annotations.captions import COLUMNS, CaptionTable, find_captions
+from ldm.data.annotations.captions import COLUMNS, CaptionTable
 from ldm.data.annotations.class_labels import LABEL_COLUMNS, classed
-from ldm.data.annotations.label_maps import find_label_files, label_map_reader
 from ldm.data.annotations.lookup import AnnotationPlaces
 from ldm.data.archives import FilesIn, UnionFiles
 from ldm.data.files import Files
+from ldm.data.layouts.sharded import IMAGE, named_annotations, split_of, taking_part
 from ldm.data.listing import AnnotationReader, Found, Listing, make_listing
 from ldm.data.memo import ContentMemo
 from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
@@ -43,8 +42,8 @@ def list_parquet(
     images = {name: ParquetImages(table, _image_column(table, image), memo) for name, table in tables.items()}
     archives = {name: FilesIn(name, place) for name, place in images.items()}
     files = UnionFiles(path, list(archives.values()))
-    split = {name: sides[shard] for shard, archive in archives.items() for name in archive.names}
-    part = [name for name in files.names if split[name] is not None or not any(sides.values())]
+    split = split_of(sides, archives)
+    part = taking_part(files.names, split)
 
     labels, names = dict[str, str](), dict[str, None]()
     for shard, table in tables.items():
@@ -55,14 +54,8 @@ def list_parquet(
             names |= dict.fromkeys(map(str, declared))
     classes, of_image, notes = classed(labels, part, list(names))
     found = [Found(name, name, of_image.get(name), split[name]) for name in files.names]
-    maps = find_label_files(files, places) if places.semantic is not None else None
-    annotations = {
-        "captions": find_captions(files, part, places)
-        if places.captions is not None
-        else _captions(files, tables, archives),
-        "boxes": find_boxes(files, part, places) if places.boxes is not None else None,
-        "semantic": None if maps is None else label_map_reader(files, maps, part),
-    }
+    annotations = named_annotations(files, part, places)
+    annotations["captions"] = annotations["captions"] or _captions(files, tables, archives)
     return make_listing(files, found, classes, annotations, notes)
 
 
@@ -137,9 +130,7 @@ class Parquet(FileOptions):
 
     title: ClassVar[str] = "data=parquet"
 
-    image: str | None = option(
-        None, help="which images, where a sample or row holds several: their ending (webdataset) or column (parquet)"
-    )
+    image: str | None = IMAGE
     label: str | None = option(None, help="column of the classes; null: label, class or category")
 
     def open(self, size: Size, memo: ContentMemo) -> Splits:

@@ -12,20 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ldm.data.annotations.boxes import find_boxes
-from ldm.data.annotations.captions import COLUMNS, CaptionTable, find_captions, sidecar_captions
+from ldm.data.annotations.captions import COLUMNS, CaptionTable, sidecar_captions
 from ldm.data.annotations.class_labels import LABEL_COLUMNS, classed
-from ldm.data.annotations.label_maps import find_label_files, label_map_reader
 from ldm.data.annotations.lookup import AnnotationPlaces, read_text, shown
 from ldm.data.archives import FilesIn, TarFiles, UnionFiles
 from ldm.data.files import Files
+from ldm.data.layouts.sharded import IMAGE, named_annotations, split_of, taking_part
 from ldm.data.listing import AnnotationReader, Found, Listing, is_image_name, make_listing
 from ldm.data.memo import ContentMemo, signature
 from ldm.data.on_disk import FileOptions, Size, Splits, open_listed
 from ldm.data.picture_names import names_annotations
 from ldm.data.shards import find_shards, sides_of
 from ldm.errors import UserError
-from ldm.parts import option
 
 CLASS, CAPTION, DESCRIPTION = "cls", "txt", "json"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -45,8 +43,8 @@ def list_webdataset(path: Path, places: AnnotationPlaces, memo: ContentMemo, ima
     archives = {name: FilesIn(name, TarFiles(file, memo)) for name, file in shards.items()}
     files = UnionFiles(path, list(archives.values()))
     samples, notes = _samples(files, image)
-    split = {name: sides[shard] for shard, archive in archives.items() for name in archive.names}
-    part = [name for name in samples if split[name] is not None or not any(sides.values())]
+    split = split_of(sides, archives)
+    part = taking_part(samples, split)
 
     key, sign = f"webdataset classes {path.absolute()} {image}", signature(list(shards.values()))
     known = memo.recall(key, sign)
@@ -56,14 +54,8 @@ def list_webdataset(path: Path, places: AnnotationPlaces, memo: ContentMemo, ima
         memo.save()
     classes, of_image, said = classed(labels, part)
     found = [Found(name, name, of_image.get(name), split[name]) for name in samples]
-    maps = find_label_files(files, places) if places.semantic is not None else None
-    annotations = {
-        "captions": find_captions(files, part, places)
-        if places.captions is not None
-        else _captions(files, {name: samples[name] for name in part}),
-        "boxes": find_boxes(files, part, places) if places.boxes is not None else None,
-        "semantic": None if maps is None else label_map_reader(files, maps, part),
-    }
+    annotations = named_annotations(files, part, places)
+    annotations["captions"] = annotations["captions"] or _captions(files, {name: samples[name] for name in part})
     return make_listing(files, found, classes, annotations, (*notes, *said))
 
 
@@ -150,9 +142,7 @@ class WebDataset(FileOptions):
 
     title: ClassVar[str] = "data=webdataset"
 
-    image: str | None = option(
-        None, help="which images, where a sample or row holds several: their ending (webdataset) or column (parquet)"
-    )
+    image: str | None = IMAGE
 
     def open(self, size: Size, memo: ContentMemo) -> Splits:
         """Both splits; see `ldm.data.contract.DataSource`."""
