@@ -138,3 +138,26 @@ def test_an_override_can_be_pasted_into_a_shell(override):
 
 def test_plain_overrides_are_pasted_as_they_are():
     assert [shell_word(word) for word in ("ae.f=4", "+experiment=x")] == ["ae.f=4", "+experiment=x"]
+
+
+def test_a_job_that_was_killed_is_tried_once_more_and_only_once(points, tmp_path):
+    store = Store(tmp_path)
+    dying = ("latents", 4, "kl")
+    launcher = Bookkeeper(store, points, dies=[dying])
+
+    def recovers(jobs):
+        launcher(jobs)
+        if any(name == "latents" for name, _ in launcher.waves[-1]):
+            launcher.dies = []  # whatever killed it is over
+
+    assert run_waves(points, TARGETS, store, recovers) == []
+    tried = Counter(stage for wave in launcher.waves for stage in wave)
+    assert {name for (name, _), times in tried.items() if times > 1} == {"latents"}
+    assert sorted(tried.values())[-2:] == [1, 2]
+
+    store = Store(tmp_path / "again")
+    launcher = Bookkeeper(store, points, dies=[dying])
+    lost = run_waves(points, TARGETS, store, launcher)
+    assert [(item.stage.name, "killed" in item.reason) for item in lost] == [("latents", True)]
+    tried = Counter(stage for wave in launcher.waves for stage in wave)
+    assert tried["latents", lost[0].stage.identity] == 2
