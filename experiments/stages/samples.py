@@ -72,7 +72,7 @@ def run(job: Job) -> Outcome:
         for first in range(0, n, batch_size):
             indices = range(first, min(first + batch_size, n))
             path = part_path(job.folder, indices)
-            if saved_arrays(path) is not None:
+            if "sums" in (saved_arrays(path) or ()):
                 continue
             if kept is not None:
                 batch = _saved_batch(kept, asked, indices)
@@ -98,7 +98,8 @@ def run(job: Job) -> Outcome:
             wanted = len(batch.images) if config["keep"] == "images" else max(0, SHOWN - first)
             compared = max(0, COMPARED - first) if source.tiling and kept is None else 0
             latents = batch.latents[:compared].cpu().numpy()
-            _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents)
+            sums = _scale_sums(source, batch) if kept is None else np.zeros(len(SUMS))
+            _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents, sums)
             reporter.advance_to(indices.stop)
     return _collected(job, meter, source, asked, n, batch_size, kept)
 
@@ -139,15 +140,47 @@ def _save_part(
     seconds: NDArray[np.float64],
     images: NDArray[np.uint8],
     latents: NDArray[np.float32],
+    sums: NDArray[np.float64],
 ) -> None:
     arrays: Values = {
         **{_array(judge, name): array for judge, found in features.items() for name, array in found.arrays.items()},
         "seconds": seconds,
         "images": images,
         "latents": latents,
+        "sums": sums,
         **{TASK + name: values for name, values in task.items()},
     }
     write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+SUMS = ("latents", "latents^2", "numbers", "saturated", "values")
+"""What is summed over a set of samples: its normalised latents, and the pixel values that are 0 or 255."""
+
+
+def _scale_sums(source: Generator, batch: Batch) -> NDArray[np.float64]:
+    """The `SUMS` of a batch."""
+    z, images = source.scale.normalise(batch.latents).double(), batch.images
+    saturated = (images == 0) | (images == 255)
+    return np.array([z.sum(), z.square().sum(), z.numel(), saturated.sum(), images.numel()], dtype=np.float64)
+
+
+def _kept_scale(kept: SavedImages) -> dict[str, float]:
+    """What is known of samples that lie there already."""
+    found = kept.record.facts
+    return {name: found[name] for name in ("latent_std", "saturated") if name in found}
+
+
+def scale_facts(sums: NDArray[np.float64]) -> dict[str, float]:
+    """The standard deviation of the normalised latents' numbers, 1 in training, and the share of saturated values.
+
+    Shapes: (5,), the `SUMS` over all batches.
+    """
+    total, squares, numbers, saturated, values = sums
+    mean = total / numbers
+    return {
+        "latent_std": float(np.sqrt(max(squares / numbers - mean**2, 0.0))),
+        "saturated": float(saturated / values),
+    }
 
 
 def _array(judge: str | None, name: str) -> str:
@@ -164,7 +197,8 @@ def _features(part: Mapping[str, NDArray[Any]], judge: str | None) -> Features:
 def _collected(
     job: Job, meter: Meter, source: Generator, asked: AskedConditions, n: int, batch_size: int, kept: SavedImages | None
 ) -> Outcome:
-    config, conditioning, seconds = job.settings, job.parent("diffusion").settings["conditioning"], np.zeros(2)
+    config, conditioning = job.settings, job.parent("diffusion").settings["conditioning"]
+    seconds, sums = np.zeros(2), np.zeros(len(SUMS))
     collected = {judge: FeatureAccumulator() for judge in (None, *config.get("other_extractors", {}))}
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
@@ -174,6 +208,7 @@ def _collected(
             for judge, found in collected.items():
                 found.add(_features(part, judge))
             seconds += part["seconds"]
+            sums += part["sums"]
             stored.append(part["images"])
             latents.append(part["latents"])
             task.append({name.removeprefix(TASK): part[name] for name in part.files if name.startswith(TASK)})
@@ -210,6 +245,7 @@ def _collected(
             "batch": batch_size if kept is None else kept.record.facts["batch"],
             "flops_per_image": {"denoise": denoise_flops, "decode": flops.decode},
             "size": list(sample_size(config, job.resolution)),
+            **(scale_facts(sums) if kept is None else _kept_scale(kept)),
             "tiling": tiled if kept is None else kept.record.facts["tiling"],
             **({} if kept is None else {"images_of": kept.record.identity, "made_on": made_on(kept.record)}),
             **task_facts(conditioning, config, asked, conditions_split(config), job.device),

@@ -7,12 +7,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ldm.conditioning.contract import Conditioning
 from ldm.data.fields import Draw
 from ldm.diffusion.model import DenoisingModel
 from ldm.randomness import derived_seed, generator, numpy_generator
 from ldm.training.ema import ExponentialMovingAverage
+from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
 
@@ -41,7 +43,8 @@ class TrainingLatents(Protocol):
 class DiffusionSettings:
     """How long and how to train; `images` and `warm_up` and `ema_half_life` count images seen.
 
-    `gradient_clip` is the largest norm of the gradient, 0 for none.
+    `gradient_clip` is the largest norm of the gradient, 0 for none. `ema_share`: of the images seen so far, the longest
+    that the EMA's half-life may be. `matrix_rate`: the rate of Muon for the network's matrices; 0 = AdamW for all.
     """
 
     seed: int
@@ -54,6 +57,8 @@ class DiffusionSettings:
     ema_half_life: float
     condition_dropout: float
     decay: str = "constant"
+    ema_share: float = 0.05
+    matrix_rate: float = 0
     micro_batch: int | None = None
 
     @property
@@ -74,13 +79,8 @@ class DiffusionTraining:
         self.settings = settings
         self.step = 0
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
-        self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life)
-        self.optimiser = torch.optim.AdamW(
-            self.trained.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
+        self.optimisers = self._optimisers()
 
     @property
     def images_seen(self) -> int:
@@ -90,11 +90,14 @@ class DiffusionTraining:
     def advance(self) -> StepReport:
         """One optimiser step."""
         s = self.settings
-        for group in self.optimiser.param_groups:
-            group["lr"] = s.learning_rate * learning_rate_factor(self.images_seen, s.images, s.warm_up, s.decay)
+        factor = learning_rate_factor(self.images_seen, s.images, s.warm_up, s.decay)
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = group["full_rate"] * factor
         loss = self.accumulate_gradients()
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip or math.inf)
-        self.optimiser.step()
+        for optimiser in self.optimisers.values():
+            optimiser.step()
         self.step += 1
         self.ema.update(self.trained, s.batch, self.images_seen)
         return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
@@ -115,7 +118,8 @@ class DiffusionTraining:
         fields = self.data.fields(indices, lambda item: numpy_generator(s.seed, "fields", self.step, item))
         if s.condition_dropout > 0:
             fields = self.conditioning.drop(fields, dropped.to(x0.device))
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
         micro = s.micro_batch or s.batch
         total = torch.zeros((), device=x0.device)
         for first in range(0, s.batch, micro):
@@ -133,7 +137,7 @@ class DiffusionTraining:
             "step": self.step,
             "trained": self.trained.state_dict(),
             "ema": self.ema.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            **{name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -141,7 +145,35 @@ class DiffusionTraining:
         self.step = state["step"]
         self.trained.load_state_dict(state["trained"])
         self.ema.module.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state[name])
+
+    def _optimisers(self) -> dict[str, Optimizer]:
+        """By name: AdamW ("optimiser") for all weights, or for those that are no matrices, beside Muon ("muon")."""
+        s = self.settings
+        matrices = [] if s.matrix_rate == 0 else matrices_of(self.model.network)
+        taken = set(map(id, matrices))
+        others = [weight for weight in self.trained.parameters() if id(weight) not in taken]
+        adam = torch.optim.AdamW(
+            [{"params": others, "full_rate": s.learning_rate}],
+            lr=s.learning_rate,
+            weight_decay=s.weight_decay,
+            fused=True,
+        )
+        if not matrices:
+            return {"optimiser": adam}
+        muon = Muon([{"params": matrices, "full_rate": s.matrix_rate}], lr=s.matrix_rate)
+        return {"optimiser": adam, "muon": muon}
+
+
+LEAST_RANK = 16
+"""Rows and columns of a matrix from which on Muon steps it; smaller ones touch the latent's few channels."""
+
+
+def matrices_of(network: nn.Module) -> list[Tensor]:
+    """The weights of linear maps and convolutions, as matrices of outputs by inputs, that are not small."""
+    inner = [module.weight for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    return [weight for weight in inner if min(weight.shape[0], weight[0].numel()) >= LEAST_RANK]
 
 
 def train(training: DiffusionTraining) -> Iterator[StepReport]:

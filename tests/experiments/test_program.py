@@ -89,10 +89,13 @@ def test_larger_samples_pay_for_samples_only_and_are_measured_in_windows(swept: 
     [sampled, evaluated] = sorted(records(swept) - before, reverse=True)
     assert (sampled[0], evaluated[0]) == ("samples", "evaluation")
     folder = swept / sampled[0] / sampled[1]
-    assert np.load(folder / "images.npy").shape == (32, 3, 40, 64)
+    images = np.load(folder / "images.npy")
+    assert images.shape == (32, 3, 40, 64)
     assert len(np.load(folder / "features.npz")["features"]) == 32
     facts = json.loads((folder / "record.json").read_text())["facts"]
     assert facts["size"] == [40, 64]
+    assert facts["saturated"] == pytest.approx(((images == 0) | (images == 255)).mean(), rel=1e-12)
+    assert facts["latent_std"] > 0
     assert (facts["tiling"]["tiles"], facts["tiling"]["overlap"]) == ([2, 3], 2)
     difference = facts["tiling"]["difference"]
     assert (difference["samples"], difference["latent"]) == (4, [10, 14])

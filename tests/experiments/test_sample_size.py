@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny_plans import settings_of
 from experiments.generate import AskedConditions, Generator, generate
 from experiments.pictures import save_grid, to_uint8
 from experiments.scoring import window_protocol, windows
+from experiments.stages import samples
 from experiments.stages.samples import _columns
 from ldm.conditioning.contract import Unconditional
 from ldm.data.fields import Fields
@@ -95,3 +97,18 @@ def test_a_grid_shows_images_of_any_shape_in_about_the_same_outline(tmp_path: Pa
 def test_small_images_are_enlarged_by_their_shorter_side(tmp_path: Path):
     save_grid(tmp_path / "grid.png", [torch.zeros(1, 3, 64, 16, dtype=torch.uint8)])
     assert Image.open(tmp_path / "grid.png").size == (64, 256)
+
+
+def test_the_scale_of_samples_is_that_of_all_their_batches():
+    rng = np.random.default_rng(0)
+    latents = torch.from_numpy(rng.normal(3, 2, (7, 2, 4, 4)))
+    images = torch.from_numpy(rng.integers(0, 256, (7, 3, 8, 8), dtype=np.uint8))
+    images[0] = 255
+    whole = LatentScale(torch.tensor([1.0]).double(), torch.tensor([4.0]).double())
+    sums = sum(
+        samples._scale_sums(SimpleNamespace(scale=whole), SimpleNamespace(latents=latents[part], images=images[part]))
+        for part in (slice(0, 3), slice(3, 7))
+    )
+    facts = samples.scale_facts(sums)
+    assert facts["latent_std"] == pytest.approx(float(latents.std(correction=0)) / 4, rel=1e-12)
+    assert facts["saturated"] == pytest.approx(float(((images == 0) | (images == 255)).double().mean()), rel=1e-12)
