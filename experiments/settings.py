@@ -52,7 +52,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _FirstStage:
-    f: int | None = option(low=1, high=MOST_CHANNELS, help="downsampling factor, a power of two")
+    f: int | None = option(low=1, help="downsampling factor, a power of two")
     channels: int | None = option(low=1, high=MOST_CHANNELS, help="channels of the latent")
     seed: int = _seed("the first stage's weights and training")
     path: Path | None = option(help="file or folder of given weights")
@@ -179,11 +179,17 @@ class _Trainer:
     micro_batch: int | None = _count("in one pass", high=MOST_AT_ONCE)
     learning_rate: float | None = option(above=0, help="the rate of AdamW")
     learning_rate_factor: float = option(above=0, help="times that rate")
+    matrix_learning_rate: float | None = option(
+        low=0, help="the rate of Muon for the denoiser's matrices; 0: AdamW for all"
+    )
     warm_up: int | None = _count("over which the rate rises", low=0)
     decay: str = option(choices=("constant", "cosine"), help="the rate over the training")
     weight_decay: float = option(low=0, help="of AdamW")
     gradient_clip: float | None = option(low=0, help="largest norm of the gradient; 0: none")
     ema_half_life: float | None = option(above=0, unit="images", help="over which a weight's part in the EMA halves")
+    ema_share: float | None = option(
+        above=0, high=1, help="of the images seen so far, the longest that this half-life may be"
+    )
     milestones: tuple[float, ...] = option(above=0, high=1, help="shares of the training at which quality is measured")
     checkpoint_seconds: float = option(low=0, unit="seconds", help="between checkpoints")
 

@@ -105,6 +105,8 @@ def _settings(job: Job) -> DiffusionSettings:
         weight_decay=training["weight_decay"],
         gradient_clip=training["gradient_clip"],
         ema_half_life=training["ema_half_life"],
+        ema_share=training.get("ema_share", 0.05),
+        matrix_rate=training.get("matrix_learning_rate", 0),
         condition_dropout=job.settings["conditioning"]["dropout"],
         decay=training["decay"],
         micro_batch=job.machine.micro_batch,
@@ -160,6 +162,8 @@ STAGE = Stage(
     defaults={
         **{f"denoiser.{key}": value for key, value in defaults_of(UNetOptions).items()},
         "diffusion.shift": 1,
+        "training.ema_share": 0.05,
+        "training.matrix_learning_rate": 0,
         "diffusion.weighting": "plain",
     },
     needs=needs,

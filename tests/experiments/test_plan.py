@@ -127,6 +127,8 @@ OTHER_VALUES = {
     "diffusion.denoiser.resblock_updown": True,
     "diffusion.diffusion.shift": 2,
     "diffusion.diffusion.weighting": "min_snr",
+    "diffusion.training.ema_share": 0.5,
+    "diffusion.training.matrix_learning_rate": 1e-3,
     "samples.sampler.clip": "range",
     "samples.guidance.interval": [0.2, 0.8],
     "samples.guidance.rescale": 0.7,
@@ -144,6 +146,8 @@ GROUPS = {"first_stage": ("ae",), "diffusion": (), "samples": ()}
 def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path):
     stage, *keys = path.split(".")
     is_own = stage == "samples" and len(keys) == 1
+    if stage == "diffusion" and keys[0] == "training":
+        keys[0] = "trainer"
     keys = ["samples", *keys] if is_own else [*GROUPS[stage], *keys]
     # Where there are transformers, known pixels, and guidance, without which how it acts is inactive; without tiles
     # nothing overlaps.
@@ -328,7 +332,7 @@ def test_what_a_stage_needs_stands_before_it():
         (["data.resolution=24", "ae.f=16"], ["ae.f=16", "24 pixels", "up to 8"]),
         (["ae=identity", "ae.f=4"], ["ae=identity", "ae=kl"]),
         (["ae.loss.perceptual=efficientnet_lite2"], ["efficientnet_lite2", "metrics.allow_same_network"]),
-        (["metrics.n_samples=0"], ["metrics.n_samples=0 is no whole number of samples from 2 on"]),
+        (["metrics.n_samples=0"], ["metrics.n_samples=0 is no whole number of samples from 2"]),
         (["metrics.n_samples=10.5"], ["metrics.n_samples=10.5 is no whole number of samples"]),
         (["metrics.progress_steps=0"], ["metrics.progress_steps=0 is no whole number of steps from 1 to 1000"]),
         (["metrics.extractor=efficientnet_lite0"], ["metrics.extractor=efficientnet_lite0 is none of", "lite2"]),
