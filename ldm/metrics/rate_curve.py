@@ -25,10 +25,10 @@ from ldm.metrics.values import MetricValue
 NARROWEST = 0.5
 """The first width, finer than trained: what more bits would bring."""
 
-STEPS = 10
+STEPS = 8
 """Widths from the trained one to the widest, in equal ratios."""
 
-WIDEST = 2.0
+WIDEST = 1.0
 """The last width, in standard deviations of the means in the channel where these are largest beside its noise."""
 
 LEAST_SPREAD = 1e-6
@@ -61,7 +61,7 @@ class Posteriors:
 
     @property
     def widths(self) -> list[float]:
-        """From half the trained width to noise that drowns the latents, so that the rate falls to nearly nothing."""
+        """From half the trained width to noise as loud as the latents, so that hardly any rate is left."""
         loudest = float((self.means.variance.sqrt() / self.noise).max())
         return [NARROWEST, *np.geomspace(1, max(WIDEST * loudest, 2), STEPS).tolist()]
 
