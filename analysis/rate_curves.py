@@ -1,4 +1,4 @@
-"""Rate curves: first stages used with posteriors of other widths than the trained one, as the rate_curve stage found."""
+"""First stages used with posteriors of other widths than the trained one, as the stage rate_curve measured them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -152,8 +152,8 @@ def _rate_curve_note(curves: Sequence[RateCurve]) -> list[str]:
     """What was swept; nothing where there are no curves."""
     n = counted(point["n"] for curve in curves for point in curve.points)
     return [
-        "Lines through KL points: posteriors as wide as training left them in each channel, and wider or narrower by one "
-        f"factor (n = {n}); dots: their means, rounded to steps of that variance and sent through an entropy coder."
+        "Lines through KL points: posteriors of one width a channel, that of training, times one factor from 1/2 on "
+        f"(n = {n}); dots: their means, rounded to steps of that variance, as an entropy coder sends them."
     ][: len(curves)]
 
 

@@ -1,5 +1,6 @@
 """Rates over the widths of posteriors, where they are known in closed form: latents that are their own images."""
 
+import itertools
 import math
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_wider_posteriors_take_fewer_bits_and_lose_more(points):
     for name, sign in (("bits_per_pixel", -1), ("rmse255", 1), ("psnr", -1)):
         for prefix in ("", "coded_"):
             values = [point[prefix + name] for point in points]
-            assert all(sign * (b - a) > 0 for a, b in zip(values, values[1:], strict=False)), (prefix, name)
+            assert all(sign * (b - a) > 0 for a, b in itertools.pairwise(values)), (prefix, name)
 
 
 def test_errors_are_those_of_the_noise_in_grey_levels(points):
