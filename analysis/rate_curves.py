@@ -11,6 +11,9 @@ from analysis.labels import CellLabels
 
 FACT = "rate_curve"
 
+WORST = 2.0
+"""Points are drawn up to this many times the RMSE of the finest: 6 dB below it."""
+
 
 @dataclass(frozen=True)
 class RateCurve:
@@ -23,10 +26,11 @@ class RateCurve:
     f: int
     points: tuple[Mapping[str, Any], ...]
 
-    def along(self, rate: str, error: str) -> tuple[list[float], list[float]]:
-        """The rates and errors of the points that have both."""
-        found = [(point[rate], point[error]) for point in self.points if None not in (point[rate], point[error])]
-        return [at for at, _ in found], [height for _, height in found]
+    def along(self, error: str, of: str = "") -> tuple[list[float], list[float]]:
+        """Rates and errors ("rmse255" or "psnr") of the points that are drawn; `of` is "coded_" for coded latents."""
+        most = WORST * self.points[0]["rmse255"]
+        drawn = [p for p in self.points if p[of + error] is not None and p[f"{of}rmse255"] <= most]
+        return [point[f"{of}bits_per_pixel"] for point in drawn], [point[of + error] for point in drawn]
 
 
 def rate_curves(study: Study) -> list[RateCurve]:

@@ -140,9 +140,9 @@ def _draw_rate_curves(axes: Axes, column: str, curves: Sequence[RateCurve]) -> l
     error = "rmse255" if column == "rmse" else column
     for curve in curves:
         tint = style.colour(curve.f)
-        at, heights = curve.along("bits_per_pixel", error)
+        at, heights = curve.along(error)
         axes.plot(at, heights, "-", color=tint, linewidth=1.3, zorder=2)
-        axes.plot(*curve.along("coded_bits_per_pixel", f"coded_{error}"), ".", color=tint, markersize=4.5, zorder=2)
+        axes.plot(*curve.along(error, "coded_"), ".", color=tint, markersize=4.5, zorder=2)
         if factors.count(curve.f) > 1 and at:
             labels.append(PointLabel(at[-1], heights[-1], curve.label, tint))
     return labels
@@ -152,8 +152,8 @@ def _rate_curve_note(curves: Sequence[RateCurve]) -> list[str]:
     """What was swept; nothing where there are no curves."""
     n = counted(point["n"] for curve in curves for point in curve.points)
     return [
-        "Lines through KL points: posteriors of one width a channel, that of training, times one factor from 1/2 on "
-        f"(n = {n}); dots: their means, rounded to steps of that variance, as an entropy coder sends them."
+        "Lines through KL points: posteriors of one width a channel, that of training, times a factor, up to twice the "
+        f"error (n = {n}); dots: their means, rounded to steps of that variance, as an entropy coder sends them."
     ][: len(curves)]
 
 

@@ -64,7 +64,7 @@ def _swept(
     model: FirstStage, posteriors: Posteriors, images: ImageCache, indices: list[int], noise: SampleNoise
 ) -> Mapping[str, NDArray[Any]]:
     """Some images at every width; the noise is that of posterior samples in the stage reconstruction."""
-    found = encodings(model, images, indices, noise.device)
+    found = encodings(model, images, indices, str(noise.device))
     mean = torch.cat([model.posterior(encoding).mean for _, encoding in found])
 
     def decode(raw: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from ldm.metrics.values import MetricValue
 NARROWEST = 0.5
 """The first width, finer than trained: what more bits would bring."""
 
-STEPS = 8
+STEPS = 9
 """Widths from the trained one to the widest, in equal ratios."""
 
 WIDEST = 1.0
