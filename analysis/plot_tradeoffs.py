@@ -80,6 +80,7 @@ def draw(
     from analysis.figures import figures_of
     from analysis.headline import drawable
     from analysis.pictures import pictures
+    from analysis.rate_curves import rate_curves_frame
     from analysis.table import markdown
 
     study = read_study(store, sweep)
@@ -97,6 +98,8 @@ def draw(
     ]
     if not study.timings.empty:
         written.append(write_atomic(folder / "timings.csv", study.timings.to_csv(index=False).encode()))
+    if not (widened := rate_curves_frame(study)).empty:
+        written.append(write_atomic(folder / "rate_curves.csv", widened.to_csv(index=False).encode()))
     if checklist:
         written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
     if (study.frame["stage"] == "predictors").any():

@@ -21,7 +21,7 @@ from ldm.conditioning import Conditioning
 from ldm.data.contract import ImageCache
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.errors import UserError
-from ldm.first_stage.build import build_first_stage, build_first_stage_loss, options_in
+from ldm.first_stage.build import FIRST_STAGES, build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
 from ldm.first_stage.latent_scale import LatentScale
@@ -98,6 +98,14 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
 def is_trained(ae: Mapping[str, Any]) -> bool:
     """Whether a resolved group `ae` is one to train: neither the identity nor given."""
     return "training" in ae
+
+
+def is_drawn(ae: Mapping[str, Any]) -> bool:
+    """Whether latents of a resolved group `ae` are draws from posteriors, as the class of its regulariser says."""
+    if custom.is_custom(ae):
+        return bool(getattr(custom.load(ae["target"], "ae.target").part, "is_drawn", False))
+    named = FIRST_STAGES.get(ae["regulariser"])  # tiny autoencoders, which are given, have none of these
+    return named is not None and named.is_drawn
 
 
 def tiling(samples: Mapping[str, Any]) -> Tiling | None:

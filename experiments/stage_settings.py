@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import custom
+from experiments import custom, published
 from experiments.conditions import DataFacts, annotations_read
 from ldm.data.contract import Annotation
 
@@ -62,6 +62,11 @@ def reference(config: Config, facts: DataFacts) -> dict[str, Any]:
         **measured_images(config, facts),
         "reference": metrics["reference"],
     }
+
+
+def judges_first_stage(config: Config) -> bool:
+    """Whether the first stage is measured by itself: where a denoiser is given, only if no more is asked for."""
+    return not published.is_given(config["denoiser"]) or config["until"] in FROM_FIRST_STAGE_ON[:2]
 
 
 def measured_images(config: Config, facts: DataFacts) -> dict[str, Any]:

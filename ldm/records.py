@@ -163,7 +163,7 @@ class Cost:
 class Protocol:
     """How a metric was measured. Rows of different protocols are not compared. Swept axes never stand here."""
 
-    kind: str  # "generation", "reconstruction", "windows", "coding", "predictors", "likelihood" or "memorisation"
+    kind: str  # "generation", "reconstruction", "windows", "coding", "rate_curve", "predictors", "likelihood", ...
     n_samples: int
     reference: str  # "heldout" or "train"
     reference_hash: str

@@ -19,6 +19,7 @@ from analysis.figures.panels import mean_of
 from analysis.labels import is_given, named_value, told_apart
 from analysis.looks import Family, Named
 from analysis.placing import PointLabel
+from analysis.rate_curves import RateCurve, rate_curves
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class RateAxes:
 def draw(study: Study) -> Figure:
     """First stages in the plane of bits per pixel against distortion, with codecs on the same images."""
     rows = study.frame[study.frame["stage"] == "reconstruction"]
-    measured, coded = codecs(study), coded_latents(study)
+    measured, coded, widened = codecs(study), coded_latents(study), rate_curves(study)
     curves = codec_curves(measured)
     look_of, codec_of = (
         looks.families(study.frame["regulariser"], study.axes.titles("regulariser")),
@@ -68,6 +69,8 @@ def draw(study: Study) -> Figure:
     ]
     if coded:
         keys.append(style.key("KL latents in steps, coded", marker=".", color=style.MUTED, linestyle=":"))
+    if widened:
+        keys.append(style.key("posteriors of other widths (dots: coded)", marker=".", color=style.MUTED, linestyle="-"))
     shared = RateAxes(points, study.axes.first_stage, letters, look_of, curves, codec_of)
     pending: list[tuple[Axes, list[PointLabel]]] = []
     for axes, column, label in (
@@ -82,6 +85,7 @@ def draw(study: Study) -> Figure:
         axes.set_xscale("log")
         pending.append((axes, _draw_rate_panel(axes, column, shared)))
         pending[-1][1].extend(_draw_coded_latents(axes, column, coded))
+        pending[-1][1].extend(_draw_rate_curves(axes, column, widened))
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
@@ -98,7 +102,7 @@ def draw(study: Study) -> Figure:
         figure,
         "Rate against distortion of the first stages",
         [facts_of(study, distortions, f"n = {n} held-out images")],
-        [*notes, *codec_note(curves), *notes_of(study, distortions, "reconstruction")],
+        [*notes, *_rate_curve_note(widened), *codec_note(curves), *notes_of(study, distortions, "reconstruction")],
         keys,
     )
     for axes, labels in pending:
@@ -128,6 +132,29 @@ def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) 
         if factors.count(latents.f) > 1 and math.isfinite(heights[-1]):
             labels.append(PointLabel(at[-1], heights[-1], latents.label, tint))
     return labels
+
+
+def _draw_rate_curves(axes: Axes, column: str, curves: Sequence[RateCurve]) -> list[PointLabel]:
+    """Each first stage over the widths of its posteriors; labels where several have the same f."""
+    labels, factors = [], [curve.f for curve in curves]
+    error = "rmse255" if column == "rmse" else column
+    for curve in curves:
+        tint = style.colour(curve.f)
+        at, heights = curve.along(error)
+        axes.plot(at, heights, "-", color=tint, linewidth=1.3, zorder=2)
+        axes.plot(*curve.along(error, "coded_"), ".", color=tint, markersize=4.5, zorder=2)
+        if factors.count(curve.f) > 1 and at:
+            labels.append(PointLabel(at[-1], heights[-1], curve.label, tint))
+    return labels
+
+
+def _rate_curve_note(curves: Sequence[RateCurve]) -> list[str]:
+    """What was swept; nothing where there are no curves."""
+    n = counted(point["n"] for curve in curves for point in curve.points)
+    return [
+        "Lines through KL points: posteriors of one width a channel, that of training, times a factor, up to twice the "
+        f"error (n = {n}); dots: their means, rounded to steps of that variance, as an entropy coder sends them."
+    ][: len(curves)]
 
 
 def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

@@ -15,7 +15,6 @@ from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.pictures import save_grid, to_uint8
 from experiments.protocols import through_distance, through_extractor
-from experiments.published import is_given
 from experiments.scoring import (
     chosen,
     described,
@@ -191,7 +190,7 @@ def _floor(
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:
     """How many held-out images; none where a denoiser is given, unless the first stage is all that is asked for."""
-    if is_given(config["denoiser"]) and config["until"] not in ("first_stage", "latents"):
+    if not stage_settings.judges_first_stage(config):
         return None  # the question is then what a published model samples
     metrics = config["metrics"]
     lpips = {"lpips_weights": metrics["lpips"]} if metrics["lpips"] else {}

@@ -5,7 +5,7 @@ and coded under a Gaussian a channel: in steps that match the posteriors' widths
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from ldm.metrics.entropy_coding import (
     matched_steps,
     quantised,
 )
-from ldm.metrics.rate import LatentMoments, aggregate_moments, code_histogram
+from ldm.metrics.rate import LatentMoments, code_histogram, moments_and_widths
 from ldm.metrics.reconstruction import concatenate, image_errors, mean_value, reconstruction_metrics, to_uint8
 from ldm.metrics.values import ALONE, CODED_LATENTS, Measured, Metric, MetricValue, varied
 from ldm.records import LeftOut
@@ -78,16 +78,7 @@ def coded_posteriors(train: Iterable[tuple[Tensor, Tensor]], heldout: HeldOut) -
     Latents that are points have the curve alone: no width of theirs says how finely to round them.
     Shapes: `train` batches of mean and log-variance, each (N, C, h, w).
     """
-    widths: list[Tensor] = []
-
-    def posteriors() -> Iterator[tuple[Tensor, Tensor]]:
-        for mean, logvar in train:
-            widths.append(logvar.double().exp().mean((2, 3)).cpu())
-            yield mean, logvar
-
-    moments = aggregate_moments(posteriors())
-    moments = LatentMoments(moments.mean.cpu(), moments.variance.cpu())
-    within = torch.cat(widths).mean(0)
+    moments, within = moments_and_widths(train)
     spread = moments.variance.sqrt()
     matched: QuantisedPoint | None = None
     values: list[MetricValue] = []

@@ -10,7 +10,7 @@ The KL rates belong to a sample of the posterior, so they pair with the distorti
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,22 @@ def aggregate_moments(posteriors: Iterable[tuple[Tensor, Tensor]]) -> LatentMome
     if count == 0:
         raise ValueError("moments need at least one batch of latents")
     return LatentMoments(total, (deviation + variance_sum) / count)
+
+
+def moments_and_widths(posteriors: Iterable[tuple[Tensor, Tensor]]) -> tuple[LatentMoments, Tensor]:
+    """Moments of the aggregate posterior as `aggregate_moments`, and the mean variance within posteriors, (C,) float64.
+
+    Both on the CPU. Shapes: batches of mean and log-variance, each (N, C, h, w).
+    """
+    within: list[Tensor] = []
+
+    def passed_on() -> Iterator[tuple[Tensor, Tensor]]:
+        for mean, logvar in posteriors:
+            within.append(logvar.double().exp().mean((2, 3)).cpu())
+            yield mean, logvar
+
+    moments = aggregate_moments(passed_on())
+    return LatentMoments(moments.mean.cpu(), moments.variance.cpu()), torch.cat(within).mean(0)
 
 
 def _bits_per_pixel(nats: Tensor, pixels: int) -> NDArray[np.float64]:

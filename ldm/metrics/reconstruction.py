@@ -126,14 +126,23 @@ def image_errors(image: Tensor, reconstruction: Tensor) -> ImageErrors:
 
     Raises: ValueError where the tensors are not uint8 or differ in shape.
     """
+    large_enough = min(image.shape[2:]) >= SSIM_WINDOW
+    mse = squared_errors(image, reconstruction)
+    return ImageErrors(mse, structural_similarity(image, reconstruction).cpu().numpy() if large_enough else None)
+
+
+def squared_errors(image: Tensor, reconstruction: Tensor) -> NDArray[np.float64]:
+    """The mean squared error of each image of a batch, both uint8 (N, C, H, W), as (N,) in grey levels squared.
+
+    Raises: ValueError where the tensors are not uint8 or differ in shape.
+    """
     if image.dtype != torch.uint8 or reconstruction.dtype != torch.uint8 or image.shape != reconstruction.shape:
         raise ValueError(
             f"errors compare uint8 images of one shape, here {image.dtype} {tuple(image.shape)} "
             f"and {reconstruction.dtype} {tuple(reconstruction.shape)}"
         )
-    mse = (image.double() - reconstruction.double()).square().mean(dim=(1, 2, 3)).cpu().numpy()
-    large_enough = min(image.shape[2:]) >= SSIM_WINDOW
-    return ImageErrors(mse, structural_similarity(image, reconstruction).cpu().numpy() if large_enough else None)
+    errors: NDArray[np.float64] = (image.double() - reconstruction.double()).square().mean((1, 2, 3)).cpu().numpy()
+    return errors
 
 
 class PerceptualDistance(Protocol):

@@ -18,6 +18,7 @@ from ldm.records import (
     Protocol,
     ResultRow,
     StageRecord,
+    StageShape,
     Sweep,
     content_hash,
     write_json,
@@ -41,6 +42,10 @@ GENERATION = Protocol(
     class_balance="as held-out",
     evaluation_seed=0,
 )
+
+
+SHAPES = {**STAGES, "rate_curve": StageShape(STAGES["coding"].axes, ("first_stage",), is_result=False)}
+"""Stages of the made-up sweeps."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,16 @@ def distortion(regulariser: str, f: int) -> float:
 def psnr(rmse: float) -> float:
     """Peak signal-to-noise ratio in decibels of an error on 0 to 255."""
     return 20 * math.log10(255 / rmse)
+
+
+def curve_point(width: float, bits: float, rmse: float) -> dict[str, float]:
+    """A made-up point of a curve over widths, that of training at 1: bits fall with the width, the error rises."""
+    point = {"width": width, "n": 100}
+    for prefix, more in (("", 0.0), ("coded_", 0.05)):
+        error = rmse * (1.05 + 0.1 * (width - 1)) + more
+        size = bits * (1 - 0.1 * math.log2(width)) + more
+        point |= {f"{prefix}bits_per_pixel": size, f"{prefix}rmse255": error, f"{prefix}psnr": psnr(error)}
+    return point
 
 
 def rate(regulariser: str, f: int, kl_weight: float | None = None, ae_seed: int = 0) -> float:
@@ -179,7 +194,7 @@ def build(store: Path, recipe: Recipe = Recipe()) -> Sweep:
                 first = FirstStage(regulariser, f, kl_weight if regulariser == "kl" else None, ae_seed)
                 for axes in itertools.product(recipe.seeds, recipe.guidance, recipe.samplers, recipe.steps):
                     cells.append(_cell(writer, first, *axes, extractor))
-    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells), stages=STAGES)
+    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells), stages=SHAPES)
     write_json(store / "sweeps" / f"{recipe.name}.json", sweep.to_json())
     return sweep
 
@@ -294,6 +309,10 @@ def _cell(
         rows = (_row("coded_latent" if regulariser == "kl" else "coded_index", 1.02 * r, n, 0.0, at),)
         return StageRecord("coding", identity, parents={}, facts=facts, rows=rows, protocols=protocols, **common)
 
+    def rate_curve(identity: str) -> StageRecord:
+        points = [curve_point(width, rate(regulariser, f), distortion(regulariser, f)) for width in (0.5, 1, 2, 4, 64)]
+        return StageRecord("rate_curve", identity, parents={}, facts={"rate_curve": points}, **common)
+
     coder = replace(GENERATION, kind="likelihood", n_samples=100, n_reference=100, extractor="none")
 
     def likelihood(identity: str) -> StageRecord:
@@ -362,6 +381,11 @@ def _cell(
         ("first_stage", made_by, first_stage, ()),
         ("reconstruction", (*made_by, at), reconstruction, ("reference", "first_stage")),
         *([("coding", made_by, coding, ("first_stage",))] if recipe.on_request and f > 1 else []),
+        *(
+            [("rate_curve", made_by, rate_curve, ("first_stage",))]
+            if recipe.on_request and f > 1 and regulariser == "kl"
+            else []
+        ),
         ("latents", made_by, latents, ("first_stage",)),
         ("diffusion", (*made_by, seed), diffusion, ("latents",)),
         ("progress", (*made_by, seed, at), progress, ("diffusion", "reference")),

@@ -44,7 +44,7 @@ def test_settings_of_the_first_stage_are_inactive_in_pixel_space(setting):
 
 def test_pixel_space_is_one_first_stage_for_all_images():
     other = DataFacts("other", "heldout", 64, 40, FACTS.classes)
-    assert changed(plan_of("ae.f=1"), plan_of("ae.f=1", facts=other)) == ALWAYS - {"first_stage"}
+    assert changed(plan_of("ae.f=1"), plan_of("ae.f=1", facts=other)) == ALWAYS - {"first_stage", "rate_curve"}
     assert changed(plan_of("ae.f=4"), plan_of("ae.f=4", facts=other)) == ALWAYS
 
 
@@ -56,8 +56,8 @@ def test_sampling_settings_change_only_what_is_sampled(setting):
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("metrics.n_samples=20", {"reference", "reconstruction", "progress", "samples", "evaluation"}),
-        ("metrics.seed=1", {"reference", "reconstruction", "progress", "evaluation"}),
+        ("metrics.n_samples=20", {"reference", "reconstruction", "rate_curve", "progress", "samples", "evaluation"}),
+        ("metrics.seed=1", {"reference", "reconstruction", "rate_curve", "progress", "evaluation"}),
         ("metrics.reference=train", {"reference", "reconstruction", "progress", "evaluation"}),
         ("metrics.extractor=inception", {"reference", "reconstruction", "progress", "samples", "evaluation"}),
         ("metrics.also.inception=true", {"other_references", "samples", "evaluation"}),
