@@ -84,8 +84,10 @@ def draw(study: Study) -> Figure:
             continue
         axes.set_xscale("log")
         pending.append((axes, _draw_rate_panel(axes, column, shared)))
-        pending[-1][1].extend(_draw_coded_latents(axes, column, coded))
-        pending[-1][1].extend(_draw_rate_curves(axes, column, widened))
+        coarser = _draw_coded_latents(axes, column, coded)
+        wider = _draw_rate_curves(axes, column, widened)
+        said = {label.text for label in coarser}
+        pending[-1][1].extend([*coarser, *(label for label in wider if label.text not in said)])
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")

@@ -64,14 +64,14 @@ def test_every_identity_is_launched_once_and_beside_all_that_does_not_wait_for_i
     books = Bookkeeper(store, points)
     assert run_waves(points, TARGETS, store, books) == []
     assert [{name for name, _ in wave} for wave in books.waves] == [
-        {"reference", "first_stage", "probe"}, {"reconstruction", "latents"}, {"diffusion"}, {"progress", "samples"},
+        {"reference", "first_stage", "probe"}, {"reconstruction", "rate_curve", "latents"}, {"diffusion"}, {"progress", "samples"},
         {"evaluation"},
     ]  # fmt: skip
     launched = [job for wave in books.waves for job in wave]
     assert len(launched) == len(set(launched))
     assert set(launched) == {(s.name, s.identity) for p in points for s in p.plan.stages.values()}
     assert Counter(name for name, _ in launched) == {
-        "reference": 1, "first_stage": 3, "reconstruction": 3, "latents": 3, "diffusion": 3, "progress": 3,
+        "reference": 1, "first_stage": 3, "reconstruction": 3, "rate_curve": 1, "latents": 3, "diffusion": 3, "progress": 3,
         "probe": 1, "samples": 6, "evaluation": 6,
     }  # fmt: skip
     assert run_waves(points, TARGETS, store, lambda jobs: pytest.fail("nothing is missing")) == []
@@ -114,9 +114,12 @@ def test_until_bounds_what_is_run_and_what_is_written_down(tmp_path, points):
     books = Bookkeeper(store, points)
     run_waves(points, targets(STAGES, "latents"), store, books)
     expected = {"reference", "first_stage", "reconstruction", "latents"}
-    assert {name for wave in books.waves for name, _ in wave} == expected
+    assert {name for wave in books.waves for name, _ in wave} == expected | {"rate_curve"}
     sweep = as_sweep("s", "now", "command", points, "latents", STAGES)
-    assert [set(cell.stages) for cell in sweep.cells] == [expected] * len(points)
+    have_posteriors = [point.plan.axes["regulariser"] == "kl" for point in points]
+    assert [set(cell.stages) for cell in sweep.cells] == [
+        expected | ({"rate_curve"} if has_posterior else set()) for has_posterior in have_posteriors
+    ]
     assert all(set(sweep.stages[name].parents) <= expected for name in expected)
 
 
