@@ -64,15 +64,15 @@ def test_every_identity_is_launched_once_and_beside_all_that_does_not_wait_for_i
     books = Bookkeeper(store, points)
     assert run_waves(points, TARGETS, store, books) == []
     assert [{name for name, _ in wave} for wave in books.waves] == [
-        {"reference", "first_stage", "probe"}, {"reconstruction", "rate_curve", "latents"}, {"diffusion"}, {"progress", "samples"},
-        {"evaluation"},
+        {"reference", "first_stage", "probe"}, {"reconstruction", "rate_curve", "latents"}, {"diffusion"},
+        {"progress", "samples"}, {"evaluation"},
     ]  # fmt: skip
     launched = [job for wave in books.waves for job in wave]
     assert len(launched) == len(set(launched))
     assert set(launched) == {(s.name, s.identity) for p in points for s in p.plan.stages.values()}
     assert Counter(name for name, _ in launched) == {
-        "reference": 1, "first_stage": 3, "reconstruction": 3, "rate_curve": 1, "latents": 3, "diffusion": 3, "progress": 3,
-        "probe": 1, "samples": 6, "evaluation": 6,
+        "reference": 1, "first_stage": 3, "reconstruction": 3, "rate_curve": 1, "latents": 3, "diffusion": 3,
+        "progress": 3, "probe": 1, "samples": 6, "evaluation": 6,
     }  # fmt: skip
     assert run_waves(points, TARGETS, store, lambda jobs: pytest.fail("nothing is missing")) == []
 
