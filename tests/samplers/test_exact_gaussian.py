@@ -12,6 +12,7 @@ from fixed_network import no_noise
 from torch import Tensor
 
 from ldm.diffusion import Schedule
+from ldm.diffusion.model import Denoise
 from ldm.diffusion.schedule import make_schedule
 from ldm.samplers import DDIM, DDPM, PLMS, DPMSolverPlusPlus, Euler, Heun, Sampler, UniPC, sample, time_grid
 
@@ -27,7 +28,7 @@ DETERMINISTIC = {
 }
 
 
-def exact(spreads: Tensor, schedule: Schedule):
+def exact(spreads: Tensor, schedule: Schedule) -> Denoise:
     """The denoiser of independent coordinates of these standard deviations."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def test_neutral_loses_least_of_what_is_small(name, steps):
 
 @pytest.mark.parametrize("steps", [10, 20, 50, 100])
 def test_neutral_treats_the_spreads_between_its_scales_alike(steps):
-    """In any schedule, pure noise included, whose trained levels go low enough: within 8 % of each other at 20 steps."""
+    """In any schedule, pure noise included: within 8 % of each other at 20 steps."""
     seen = torch.logspace(-0.5, 1, 9, dtype=torch.float64)
     for name in ("scaled_linear", "cosine", "flow"):
         schedule = make_schedule(name)

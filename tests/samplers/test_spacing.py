@@ -109,7 +109,7 @@ def test_between_its_scales_neutral_is_even_in_the_log_snr_and_beyond_it_is_spar
     ratio = noise.sigma(times) / noise.alpha(times).clamp(min=1e-12)
     reached = way[torch.searchsorted(fine, ratio.clamp(max=1e8)).clamp(max=len(way) - 1)]
     even = reached[-1] * torch.arange(1, 21) / 20
-    # Where indices are dense enough: the first few are as low as the schedule goes, and near the end one index is a step.
+    # The first few are as low as the trained levels go; above them an index is found within a quarter of a step.
     assert (reached[4:] - even[4:]).abs().max() < 0.25 * even[0]
 
 

@@ -1,0 +1,161 @@
+"""Whether a cell is limited by its sampler: the same samples with twice the steps, and how far the distance moves."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments import axes, build, labels, stage_settings
+from experiments.artifacts import reference_features, settled_guidance
+from experiments.budget import network_calls
+from experiments.chunks import Chunks
+from experiments.conditions import DataFacts
+from experiments.console import Reporter, reporting
+from experiments.cost import Meter
+from experiments.counts import Counts
+from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
+from experiments.scoring import described, extractor_of, features_of, sample_protocol, sample_rows
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
+from ldm.diffusion.schedule import STEPS
+from ldm.metrics.distribution import KERNEL, metric_of
+from ldm.metrics.features import Features
+from ldm.metrics.intervals import Interval, difference
+from ldm.metrics.values import Metric, MetricValue
+from ldm.records import DETAIL, LeftOut, ResultRow
+
+MOVED: Final = "sampler_check_"
+
+
+def run(job: Job) -> Outcome:
+    """The kernel distance of the first samples of the cell with its steps and with twice as many, and the difference.
+
+    All start from the noise and conditions of the samples that are reported. A kill loses one of the two sets.
+    """
+    meter, config = Meter(job.device), job.settings
+    n, guidance = config["n_samples"], settled_guidance(job)
+    asked = asked_conditions(job, n, config["sampler"]["seed"])
+    extractor = extractor_of(job, job.parent("reference").settings["extractor"])
+    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
+    chunks, batch_size, cost, flops = Chunks(job.folder), job.machine.batch, flops_per_image(source, asked), 0.0
+    both = [{**config["sampler"], "steps": steps} for steps in (config["sampler"]["steps"], config["twice"])]
+
+    def seen(settings: Settings, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
+        sampler, guides = build.sampler(settings, source.model.schedule), build.guidance(guidance)
+        batches = generate(source, sampler, settings, guides, asked, range(n), batch_size, config["paste_known"])
+        return features_of(images_of(batches, reporter, before), extractor).arrays
+
+    found = list[Features]()
+    with reporting(job.label, 2 * n) as reporter:
+        for position, settings in enumerate(both):
+            made = functools.partial(seen, settings, position * n, reporter)
+            found.append(Features.of(chunks.chunk(str(settings["steps"]), made)))
+            reporter.advance_to((position + 1) * n)
+            diffusion = job.parent("diffusion").settings["diffusion"]
+            calls = network_calls({**config, "sampler": settings, "guidance": guidance, "diffusion": diffusion})
+            flops += n * (cost.denoise(calls, guided=guidance["scale"] != 1) + cost.decode)
+    once, twice = (_distance(job, features, extractor.name) for features in found)
+    protocol = sample_protocol(job, n)
+    protocol = dataclasses.replace(
+        protocol, marks=(*protocol.marks, f"{both[1]['steps']} sampler steps against {both[0]['steps']}")
+    )
+    facts: dict[str, Any] = {"steps": both[0]["steps"], "twice": both[1]["steps"], "n": n, "limited": None}
+    rows, left_out = list[ResultRow](), list[LeftOut]()
+    if isinstance(once, LeftOut) or isinstance(twice, LeftOut):
+        left_out = [LeftOut(MOVED + item.metric, item.reason) for item in (once,) if isinstance(item, LeftOut)]
+    else:
+        value = moved(once, twice, extractor.name)
+        rows = [value.row(protocol.id, job.parent("diffusion").record.facts["images_seen"])]
+        told = ("value", "ci_low", "ci_high")
+        facts |= {
+            "metric": once.metric,
+            "title": once.title,
+            "limited": is_limited(value),
+            "distances": [{name: getattr(row, name) for name in told} for row in (once, twice)],
+        }
+    return Outcome(
+        facts=facts,
+        rows=rows,
+        left_out=left_out,
+        protocols=described([protocol]),
+        cost=meter.cost(2 * n, flops, seconds=meter.seconds + chunks.seconds_before),
+    )
+
+
+def _distance(job: Job, features: Features, extractor: str) -> ResultRow | LeftOut:
+    """The kernel distance of these samples, or why there is none."""
+    metric = metric_of(KERNEL, extractor).name
+    rows, left_out = sample_rows(features, reference_features(job), sample_protocol(job, len(features)), None)
+    [found] = [item for item in (*rows, *left_out) if item.metric == metric]
+    return found
+
+
+def moved(once: ResultRow, twice: ResultRow, extractor: str) -> MetricValue:
+    """How far twice the steps move the kernel distance of the same samples, with the interval of the difference.
+
+    What both owe to the same noise, conditions and reference images drops out.
+    """
+    a, b = (
+        Interval(row.value, row.ci_low or row.value, row.ci_high or row.value, row.deviations, row.alone)
+        for row in (twice, once)
+    )
+    by = difference(a, b, shared=(0, 1))
+    return MetricValue(metric_of_check(extractor), by.value, once.n, by.low, by.high)
+
+
+def metric_of_check(extractor: str) -> Metric:
+    """The difference of kernel distances as one extractor sees the samples; no end of it is better."""
+    distance = metric_of(KERNEL, extractor)
+    within = distance.within(MOVED, "change with twice the steps of the ", DETAIL)
+    return dataclasses.replace(within, higher_is_better=None, headline_from=None)
+
+
+def is_limited(value: MetricValue) -> bool:
+    """Whether the distance moved by more than its interval."""
+    assert value.ci_low is not None
+    assert value.ci_high is not None
+    return not value.ci_low <= 0 <= value.ci_high
+
+
+def settings(config: Settings, facts: DataFacts) -> Settings | None:
+    """The sampler and its guidance, where metrics.sampler_check asks for it and twice the steps are more."""
+    twice = min(2 * config["sampler"]["steps"], STEPS)
+    if not config["metrics"]["sampler_check"] or twice == config["sampler"]["steps"]:
+        return None
+    return {
+        "sampler": config["sampler"],
+        "twice": twice,
+        "guidance": config["guidance"],
+        "n_samples": config["metrics"]["progress_samples"],
+        "paste_known": config["samples"]["paste_known"],
+        **stage_settings.sample_conditions(config, facts),
+        "precision": config["precision"],
+    }
+
+
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """The network calls with the cell's steps and with twice as many, and two decodings."""
+    n, times = settings["n_samples"], 1 + settings["twice"] / settings["sampler"]["steps"]
+    return Estimate(2 * n, n * (times * counts.calls * counts.denoiser.call + 2 * counts.decode))
+
+
+STAGE = Stage(
+    name="sampler_check",
+    parents=("diffusion", "reference", "tuning"),
+    version=1,
+    axes=axes.ALL,
+    until=("samples", "evaluation"),
+    settings=settings,
+    run=run,
+    label=labels.samples,
+    defaults={
+        "sampler.clip": "none",
+        "guidance.interval": None,
+        "guidance.rescale": 0,
+        "paste_known": False,
+    },
+    is_result=True,
+    estimate=estimate,
+)

@@ -1,0 +1,112 @@
+"""metrics.sampler_check: whether twice the steps change anything, of the same noise and conditions."""
+
+import json
+from pathlib import Path
+
+import pytest
+from program import SHORT, copy_of, run
+from tiny_plans import FACTS, changed, identities, plan_of
+
+from experiments.stages.sampler_check import is_limited, metric_of_check, moved
+from ldm.metrics.distribution import KERNEL, metric_of
+from ldm.metrics.values import MetricValue
+from ldm.records import DETAIL, ResultRow
+
+ASKED = "metrics.sampler_check=true"
+
+
+def test_it_is_planned_on_request_and_changes_nothing_else() -> None:
+    assert "sampler_check" not in plan_of().stages
+    assert changed(plan_of(), plan_of(ASKED)) == {"sampler_check"}
+    assert plan_of().cell == plan_of(ASKED).cell
+    stage = plan_of(ASKED).stages["sampler_check"]
+    assert set(stage.parents) == {"diffusion", "reference"}
+    assert (stage.settings["sampler"]["steps"], stage.settings["twice"]) == (2, 4)
+    assert [planned.name for planned in plan_of(ASKED).needed(("sampler_check",))][-1] == "sampler_check"
+
+
+def test_its_identity_goes_by_the_sampler_and_the_number_of_samples() -> None:
+    for setting in ("sampler.steps=3", "sampler.seed=1", "guidance.scale=2", "metrics.progress_samples=20"):
+        assert "sampler_check" in changed(plan_of(ASKED), plan_of(ASKED, setting)), setting
+    for setting in ("samples.keep=images", "metrics.progress_steps=3"):
+        assert identities(plan_of(ASKED))["sampler_check"] == identities(plan_of(ASKED, setting))["sampler_check"]
+    tuned = plan_of(ASKED, "guidance.scale=auto")
+    assert set(tuned.stages["sampler_check"].parents) == {"diffusion", "reference", "tuning"}
+
+
+@pytest.mark.parametrize(("steps", "twice"), [(400, 800), (500, 1000), (700, 1000), (1000, None)])
+def test_there_are_no_more_steps_than_the_schedule_has(steps: int, twice: int | None) -> None:
+    planned = plan_of(ASKED, f"sampler.steps={steps}", facts=FACTS).stages.get("sampler_check")
+    assert (planned and planned.settings["twice"]) == twice
+
+
+def row(value: float, deviations: tuple[tuple[float, ...], ...]) -> ResultRow:
+    """A kernel distance of 100 samples whose interval is wide."""
+    return ResultRow("kd_e", value, 100, "p", value - 0.2, value + 0.2, deviations=deviations)
+
+
+def test_what_both_owe_to_the_same_noise_drops_out() -> None:
+    """A change of a fourth of the interval is seen where the blocks deviate alike, and not where they do not."""
+    same = ((0.05, -0.05, 0.04, -0.04), (0.03, -0.03))
+    found = moved(row(0.5, same), row(0.55, ((0.051, -0.05, 0.04, -0.04), (0.03, -0.03))), "e")
+    assert found.value == pytest.approx(0.05)
+    assert is_limited(found)
+    apart = ((-0.05, 0.05, -0.04, 0.04), (-0.03, 0.03))
+    assert not is_limited(moved(row(0.5, same), row(0.55, apart), "e"))
+    assert found.of.name == f"sampler_check_{metric_of(KERNEL, 'e').name}"
+
+
+def test_the_difference_stands_in_results_alone_and_no_end_of_it_is_better() -> None:
+    metric = metric_of_check("inception")
+    assert metric.name == "sampler_check_kid"
+    assert (metric.higher_is_better, metric.headline_from, metric.group) == (None, None, DETAIL)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "limited"), [(-0.1, 0.1, False), (0.0, 0.2, False), (0.01, 0.2, True), (-0.2, -0.01, True)]
+)
+def test_a_cell_is_limited_where_the_interval_leaves_out_none(low: float, high: float, limited: bool) -> None:
+    assert is_limited(MetricValue(metric_of_check("e"), (low + high) / 2, 9, low, high)) is limited
+
+
+def _check(store: Path, *overrides: str) -> dict:
+    """The record of the check of a cell of one new sampler."""
+    before = set(store.glob("sampler_check/*/record.json"))
+    done = run(store, "ae.f=1", *SHORT, ASKED, "until=samples", *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [path] = set(store.glob("sampler_check/*/record.json")) - before
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def store(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which a model is trained."""
+    return copy_of(swept_store, tmp_path_factory.mktemp("checked"))
+
+
+def test_two_steps_are_another_thing_than_one(store: Path) -> None:
+    """One step of DDIM gives the mean of all images, two more."""
+    record = _check(store, "sampler.steps=1")
+    facts, [found] = record["facts"], record["rows"]
+    assert (facts["steps"], facts["twice"], facts["n"], facts["limited"]) == (1, 2, 32, True)
+    once, twice = facts["distances"]
+    assert found["value"] == pytest.approx(twice["value"] - once["value"])
+    assert found["metric"] == "sampler_check_kd_efficientnet_lite2"
+    protocol = record["protocols"][found["protocol"]]
+    assert protocol["marks"][-1] == "2 sampler steps against 1"
+    # The same samples' distances are uncertain by far more than their difference is.
+    assert found["ci_high"] - found["ci_low"] < once["ci_high"] - once["ci_low"]
+
+
+def test_a_thousand_steps_are_no_other_thing_than_half_of_them(store: Path) -> None:
+    record = _check(store, "sampler.steps=200", "metrics.progress_samples=16")
+    assert record["facts"]["limited"] is False
+    assert abs(record["rows"][0]["value"]) < abs(record["facts"]["distances"][0]["value"])
+
+
+def test_too_few_samples_are_said(store: Path) -> None:
+    record = _check(store, "metrics.progress_samples=8")
+    assert record["rows"] == []
+    assert record["facts"]["limited"] is None
+    [left_out] = record["left_out"]
+    assert left_out["metric"] == "sampler_check_kd_efficientnet_lite2"
