@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm.diffusion.model import Denoise
 from ldm.diffusion.schedule import SCHEDULES, Schedule, make_schedule
-from ldm.samplers import SAMPLERS, Sampler, asked_levels, build_sampler, sample
+from ldm.samplers import Sampler, asked_levels, build_sampler, sample
 from ldm.samplers.spacing import SPACINGS
 
 

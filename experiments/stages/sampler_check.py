@@ -97,12 +97,14 @@ def moved(once: ResultRow, twice: ResultRow, extractor: str) -> MetricValue:
 
     What both owe to the same noise, conditions and reference images drops out.
     """
-    a, b = (
-        Interval(row.value, row.ci_low or row.value, row.ci_high or row.value, row.deviations, row.alone)
-        for row in (twice, once)
-    )
-    by = difference(a, b, shared=(0, 1))
+    by = difference(_interval(twice), _interval(once), shared=(0, 1))
     return MetricValue(metric_of_check(extractor), by.value, once.n, by.low, by.high)
+
+
+def _interval(row: ResultRow) -> Interval:
+    assert row.ci_low is not None
+    assert row.ci_high is not None
+    return Interval(row.value, row.ci_low, row.ci_high, row.deviations, row.alone)
 
 
 def metric_of_check(extractor: str) -> Metric:

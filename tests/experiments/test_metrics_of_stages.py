@@ -26,7 +26,12 @@ def test_every_row_of_every_stage_says_what_its_metric_is(store: Path) -> None:
     records = [json.loads(path.read_text()) for path in store.glob("*/*/record.json")]
     rows = [row for record in records for row in record["rows"]]
     written = {"reference", "reconstruction", "coding", "predictors", "progress", "likelihood", "probe", "evaluation"}
-    assert {record["stage"] for record in records if record["rows"]} == {*written, "sampler_check", "training_set", "memorisation"}
+    assert {record["stage"] for record in records if record["rows"]} == {
+        *written,
+        "sampler_check",
+        "training_set",
+        "memorisation",
+    }
     for row in rows:
         assert row["title"], row["metric"]
         assert row["group"] in GROUPS, row["metric"]
