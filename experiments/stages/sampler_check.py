@@ -17,10 +17,10 @@ from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
 from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
-from experiments.scoring import described, extractor_of, features_of, sample_protocol, sample_rows
+from experiments.scoring import described, extractor_of, features_of, sample_protocol
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.diffusion.schedule import STEPS
-from ldm.metrics.distribution import KERNEL, metric_of
+from ldm.metrics.distribution import KERNEL, kernel_on_all, metric_of
 from ldm.metrics.features import Features
 from ldm.metrics.intervals import Interval, difference
 from ldm.metrics.values import Metric, MetricValue
@@ -56,24 +56,22 @@ def run(job: Job) -> Outcome:
             diffusion = job.parent("diffusion").settings["diffusion"]
             calls = network_calls({**config, "sampler": settings, "guidance": guidance, "diffusion": diffusion})
             flops += n * (cost.denoise(calls, guided=guidance["scale"] != 1) + cost.decode)
-    once, twice = (_distance(job, features, extractor.name) for features in found)
-    protocol = sample_protocol(job, n)
-    protocol = dataclasses.replace(
-        protocol, marks=(*protocol.marks, f"{both[1]['steps']} sampler steps against {both[0]['steps']}")
-    )
+    how, reference = sample_protocol(job, n), reference_features(job)
+    mark = f"{both[1]['steps']} sampler steps against {both[0]['steps']}, on all images at once"
+    protocol, metric = dataclasses.replace(how, marks=(*how.marks, mark)), metric_of_check(extractor.name)
     facts: dict[str, Any] = {"steps": both[0]["steps"], "twice": both[1]["steps"], "n": n, "limited": None}
     rows, left_out = list[ResultRow](), list[LeftOut]()
-    if isinstance(once, LeftOut) or isinstance(twice, LeftOut):
-        left_out = [LeftOut(MOVED + item.metric, item.reason) for item in (once,) if isinstance(item, LeftOut)]
+    if min(n, len(reference)) < KERNEL.images:
+        reason = f"needs {KERNEL.images} images a side, here are {n} and {len(reference)}"
+        left_out.append(LeftOut(metric.name, reason))
     else:
-        value = moved(once, twice, extractor.name)
-        rows = [value.row(protocol.id, job.parent("diffusion").record.facts["images_seen"])]
-        told = ("value", "ci_low", "ci_high")
+        once, twice = (kernel_on_all(features, reference, how.evaluation_seed) for features in found)
+        value = moved(once, twice, metric, n)
+        rows.append(value.row(protocol.id, job.parent("diffusion").record.facts["images_seen"]))
         facts |= {
-            "metric": once.metric,
-            "title": once.title,
+            "title": metric_of(KERNEL, extractor.name).title,
             "limited": is_limited(value),
-            "distances": [{name: getattr(row, name) for name in told} for row in (once, twice)],
+            "distances": [{"value": one.value, "ci_low": one.low, "ci_high": one.high} for one in (once, twice)],
         }
     return Outcome(
         facts=facts,
@@ -84,27 +82,13 @@ def run(job: Job) -> Outcome:
     )
 
 
-def _distance(job: Job, features: Features, extractor: str) -> ResultRow | LeftOut:
-    """The kernel distance of these samples, or why there is none."""
-    metric = metric_of(KERNEL, extractor).name
-    rows, left_out = sample_rows(features, reference_features(job), sample_protocol(job, len(features)), None)
-    [found] = [item for item in (*rows, *left_out) if item.metric == metric]
-    return found
-
-
-def moved(once: ResultRow, twice: ResultRow, extractor: str) -> MetricValue:
-    """How far twice the steps move the kernel distance of the same samples, with the interval of the difference.
+def moved(once: Interval, twice: Interval, metric: Metric, n: int) -> MetricValue:
+    """How far twice the steps move the distance of n samples, with the interval of the difference.
 
     What both owe to the same noise, conditions and reference images drops out.
     """
-    by = difference(_interval(twice), _interval(once), shared=(0, 1))
-    return MetricValue(metric_of_check(extractor), by.value, once.n, by.low, by.high)
-
-
-def _interval(row: ResultRow) -> Interval:
-    assert row.ci_low is not None
-    assert row.ci_high is not None
-    return Interval(row.value, row.ci_low, row.ci_high, row.deviations, row.alone)
+    by = difference(twice, once, shared=(0, 1))
+    return MetricValue(metric, by.value, n, by.low, by.high)
 
 
 def metric_of_check(extractor: str) -> Metric:
