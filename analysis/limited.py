@@ -36,7 +36,7 @@ def doubled(study: Study) -> list[Doubled]:
     others = [axis for axis in study.axes.all if axis not in ("steps", *REPEATED)]
     letters = protocols.letters(rows)
     candidates = [
-        {int(steps): cell for steps, cell in own.groupby("steps")}  # type: ignore[call-overload]
+        {int(steps): own[own["steps"] == steps] for steps in sorted(set(own["steps"]))}
         for _, own in rows.groupby([*others, "protocol"], dropna=False, sort=False)
     ]
     spread = seed_factor([one_cell(cell) for cells in candidates for cell in cells.values()])

@@ -14,7 +14,7 @@ from ldm.records import DETAIL
 
 ASKED = "metrics.sampler_check=true"
 
-FADING = '''"""A toy sampler: each step fades the image by a share, so that steps add up."""
+FADING = '''"""A toy sampler: the first step enlarges, each other fades the image by a share."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Fading:
 
     def step(self, denoise, x_t, t, s, state, noise):
         denoise(x_t, t)
-        return (1 - self.share) * x_t, None
+        return (4 * x_t if state is None else (1 - self.share) * x_t), True
 '''
 
 
@@ -111,17 +111,20 @@ def _fading(share: float) -> tuple[str, ...]:
 
 
 def test_what_changes_with_every_step_is_limited(store: Path) -> None:
-    """Noise that each step fades to two fifths."""
-    record = _check(store, *_fading(0.6))
+    """Strong noise that the second step all but takes away."""
+    record = _check(store, *_fading(0.95), "metrics.progress_samples=160")
     facts, [found] = record["facts"], record["rows"]
-    assert (facts["steps"], facts["twice"], facts["n"], facts["limited"]) == (1, 2, 32, True)
+    assert (facts["steps"], facts["twice"], facts["n"], facts["limited"]) == (1, 2, 160, True), (
+        found["ci_low"],
+        found["ci_high"],
+    )
     once, twice = facts["distances"]
     assert found["value"] == pytest.approx(twice["value"] - once["value"])
     assert found["metric"] == "sampler_check_kd_efficientnet_lite2"
     protocol = record["protocols"][found["protocol"]]
     assert protocol["marks"][-1] == "2 sampler steps against 1, on all images at once"
     assert not found["ci_low"] <= 0 <= found["ci_high"]
-    assert record["cost"]["images"] == 64
+    assert record["cost"]["images"] == 320
 
 
 def test_what_no_step_changes_is_not(store: Path) -> None:
