@@ -136,12 +136,6 @@ STAGE = Stage(
     settings=settings,
     run=run,
     label=labels.samples,
-    defaults={
-        "sampler.clip": "none",
-        "guidance.interval": None,
-        "guidance.rescale": 0,
-        "paste_known": False,
-    },
     is_result=True,
     estimate=estimate,
 )
