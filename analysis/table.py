@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import fairness, memorisation, protocols, rates, text
+from analysis import fairness, limited, memorisation, protocols, rates, text
 from analysis.axes import REPEATED, Axes, choices
 from analysis.collect import Study
 from analysis.columns import COST_COLUMNS
@@ -16,7 +16,10 @@ from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of
 from analysis.labels import named_value, row_label
 from ldm.records import DECODED, DETAIL, GROUPS, NEIGHBOURHOODS, REAL, RECONSTRUCTION, TASK, LeftOut
 
-KNOWN_STAGES = ("reconstruction", "coding", "predictors", "progress", "likelihood", "evaluation", "memorisation")
+KNOWN_STAGES = (
+    *("reconstruction", "coding", "predictors", "progress", "likelihood", "sampler_check", "evaluation"),
+    "memorisation",
+)
 """Stages whose results stand in sections of their own, or in figures alone."""
 
 MOST_PLACES = 4
@@ -40,6 +43,7 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
         "Guidance that was tuned": fairness.tuned_guidance(fairness.tunings(study)),
         "Learning-rate check": fairness.learning_rate_check(study),
+        "Whether the sampler limits": limited.section(study, marks),
         "Memorisation: distances to the nearest training image": memorisation.section(study, marks),
         "Floors: the same distances for real images": _floors(study, marks),
         "Missing": _missing(study),

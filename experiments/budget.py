@@ -26,8 +26,9 @@ def network_calls(config: Mapping[str, Any]) -> int:
     """
     given = config["guidance"]
     settled = {**given, "scale": max(given["candidates"])} if given["scale"] == build.AUTO else given
-    chosen, guides = build.sampler(config["sampler"], build.schedule(config["diffusion"])), build.guidance(settled)
-    return sum(2 if guides.acts_at(t) else 1 for t in asked_levels(chosen, build.time_grid_of(config["sampler"])))
+    schedule, guides = build.schedule(config["diffusion"]), build.guidance(settled)
+    chosen, times = build.sampler(config["sampler"], schedule), build.time_grid_of(config["sampler"], schedule)
+    return sum(2 if guides.acts_at(t) else 1 for t in asked_levels(chosen, times))
 
 
 def steps_within(config: Mapping[str, Any], calls: int) -> int:

@@ -284,8 +284,8 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
         trials.denoiser(network, conditions, ae["channels"], side, where)
     if config["guidance"]["scale"] != 1:
         published.check_null(conditions)
-    schedule(config["diffusion"])
-    found, times = sampler(config["sampler"], schedule(config["diffusion"])), time_grid_of(config["sampler"])
+    levels = schedule(config["diffusion"])
+    found, times = sampler(config["sampler"], levels), time_grid_of(config["sampler"], levels)
     if custom.is_custom(config["sampler"]):
         trials.sampler(found, times, f"sampler.target={config['sampler']['target']}")
     metrics = config["metrics"]
@@ -302,9 +302,9 @@ def _try_first_stage(settings: str, resolution: int) -> None:
     trials.first_stage(first_stage(ae, resolution), loss, ae, resolution)
 
 
-def time_grid_of(settings: Mapping[str, Any]) -> torch.Tensor:
+def time_grid_of(settings: Mapping[str, Any], noise_schedule: Schedule) -> torch.Tensor:
     """The noise levels that a sampler visits. Raises UserError for an unknown spacing or end, or too many steps."""
-    return time_grid(settings["spacing"], settings["steps"], settings["final"])
+    return time_grid(settings["spacing"], settings["steps"], settings["final"], noise_schedule)
 
 
 def parameters(module: nn.Module) -> int:

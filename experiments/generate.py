@@ -128,7 +128,7 @@ def generate(
     paste_known: bool = False,
 ) -> Iterator[Batch]:
     """Samples of the given indices; `paste_known` puts back the pixels that inpainting masks do not cover."""
-    times = build.time_grid_of(settings)
+    times = build.time_grid_of(settings, source.model.schedule)
     for first in range(indices.start, indices.stop, batch_size):
         part = range(first, min(first + batch_size, indices.stop))
         fields = asked.of(part)

@@ -241,7 +241,7 @@ def _collected(
         facts={
             "nfe": calls,
             "guidance_scale": guidance["scale"],
-            "steps": len(build.time_grid_of(config["sampler"])) - 1,
+            "steps": len(build.time_grid_of(config["sampler"], source.model.schedule)) - 1,
             "batch": batch_size if kept is None else kept.record.facts["batch"],
             "flops_per_image": {"denoise": denoise_flops, "decode": flops.decode},
             "size": list(sample_size(config, job.resolution)),

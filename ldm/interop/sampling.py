@@ -51,7 +51,7 @@ def sample(
         raise UserError(
             f"x_T has shape {tuple(x_T.shape)}, but the model's latents have {model.latent_shape[0]} channels"
         )
-    times = time_grid(spacing, steps, final, model.schedule.steps)
+    times = time_grid(spacing, steps, final, model.schedule)
     denoise = guided(
         DenoisingModel(model.network, model.schedule, model.target),
         _made(model, condition),

@@ -10,7 +10,7 @@ from analysis.collect import read_study
 from analysis.table import markdown
 from ldm.records import DETAIL, GROUPS
 
-ASKED = [f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation")]
+ASKED = [f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation", "sampler_check")]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,12 @@ def test_every_row_of_every_stage_says_what_its_metric_is(store: Path) -> None:
     records = [json.loads(path.read_text()) for path in store.glob("*/*/record.json")]
     rows = [row for record in records for row in record["rows"]]
     written = {"reference", "reconstruction", "coding", "predictors", "progress", "likelihood", "probe", "evaluation"}
-    assert {record["stage"] for record in records if record["rows"]} == {*written, "training_set", "memorisation"}
+    assert {record["stage"] for record in records if record["rows"]} == {
+        *written,
+        "sampler_check",
+        "training_set",
+        "memorisation",
+    }
     for row in rows:
         assert row["title"], row["metric"]
         assert row["group"] in GROUPS, row["metric"]

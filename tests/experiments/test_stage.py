@@ -21,7 +21,7 @@ EXPERIMENTS = ROOT / "experiments"
 
 EVERYTHING = (
     *("ae.f=4", "conditioning=[class,text]", "guidance.scale=auto", "metrics.also.inception=true"),
-    *(f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation")),
+    *(f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation", "sampler_check")),
 )
 CAPTIONS = {"captions": Annotation("captions")}
 ANNOTATED = dataclasses.replace(FACTS, annotations=CAPTIONS, heldout_annotations=CAPTIONS)

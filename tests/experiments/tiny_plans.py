@@ -19,7 +19,10 @@ from experiments.stages import STAGES
 from experiments.tracking import Silent
 from ldm.records import StageRecord
 
-ON_REQUEST = {"other_references", "coding", "predictors", "likelihood", "tuning", "training_set", "memorisation"}
+ON_REQUEST = {
+    *("other_references", "coding", "predictors", "likelihood", "tuning", "sampler_check"),
+    *("training_set", "memorisation"),
+}
 """Stages that a plan holds only where its config asks for them."""
 
 MUST_BE_GIVEN = (".path", ".target", ".name")

@@ -255,6 +255,7 @@ def test_what_diffusers_has_not_is_refused(tmp_path):
     for change, message in (
         ({"schedule": make_schedule("flow"), "target": "flow"}, "none that a DDIMScheduler knows"),
         ({"spacing": "quadratic"}, "sampler.spacing=quadratic"),
+        ({"spacing": "neutral"}, "sampler.spacing=neutral"),
         ({"first_stage": tiny}, "TinyFirstStage has no class in diffusers"),
         ({"conditioning": SuperResolutionConditioning(4, 4)}, "SuperResolutionConditioning cannot be exported"),
         ({"network": trained(resblock_updown=True).network}, "resblock_updown=true has no counterpart"),

@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.diffusion.schedule import STEPS as TOTAL
+from ldm.diffusion.schedule import VariancePreservingSchedule, make_schedule, scaled_linear_betas
 from ldm.errors import UserError
 from ldm.samplers import step_indices, time_grid
-from ldm.samplers.spacing import FINALS, SPACINGS
+from ldm.samplers.spacing import FINALS, NEUTRAL_SCALES, SPACINGS
 
+HUNDRED = VariancePreservingSchedule(scaled_linear_betas(steps=100))
+SCHEDULES = {
+    "scaled_linear": make_schedule("scaled_linear"),
+    "cosine": make_schedule("cosine"),
+    "flow": make_schedule("flow"),
+    "shifted flow": make_schedule("flow", shift=3.0),
+    "a hundred": HUNDRED,
+}
 STEPS = [1, 2, 3, 7, 10, 20, 50, 64, 150, 200, 250, 333, 500]
 
 
@@ -24,7 +34,7 @@ def reference_indices(spacing: str, steps: int) -> list[int]:
 
 
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spacing", [name for name in SPACINGS if name != "neutral"])
 def test_indices_are_those_of_the_rule_they_are_named_after(spacing, steps):
     assert step_indices(spacing, steps).tolist() == reference_indices(spacing, steps)
 
@@ -53,8 +63,8 @@ def test_the_grid_falls_from_the_last_index_to_the_final_level(spacing, steps, f
 
 
 def test_a_schedule_of_another_length_keeps_the_proportions():
-    assert step_indices("trailing", 10, total=100).tolist() == list(range(9, 100, 10))
-    assert time_grid("leading", 4, "clean", total=100).tolist() == pytest.approx([0.76, 0.51, 0.26, 0.01, 0.0])
+    assert step_indices("trailing", 10, HUNDRED).tolist() == list(range(9, 100, 10))
+    assert time_grid("leading", 4, "clean", HUNDRED).tolist() == pytest.approx([0.76, 0.51, 0.26, 0.01, 0.0])
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
@@ -64,7 +74,47 @@ def test_impossible_numbers_of_steps_are_refused(steps):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="spacing=cubic is none of uniform, quadratic, leading, trailing"):
+    with pytest.raises(UserError, match="spacing=cubic is none of uniform, quadratic, leading, trailing, neutral"):
         step_indices("cubic", 10)
     with pytest.raises(UserError, match="final=noisy is none of clean, alpha0"):
         time_grid("uniform", 10, "noisy")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_neutral_gives_every_number_of_steps_from_the_noisiest_index_to_the_clean_end(schedule):
+    noise = SCHEDULES[schedule]
+    for steps in range(1, noise.steps + 1, 1 if noise is HUNDRED else 7):
+        indices = step_indices("neutral", steps, noise)
+        assert len(indices) == steps
+        assert int(indices[-1]) == noise.steps - 1
+        assert int(indices[0]) >= 0
+        grid = time_grid("neutral", steps, "clean", noise)
+        assert (grid.diff() < 0).all()
+        assert (float(grid[0]), float(grid[-1])) == (1.0, 0.0)
+    assert step_indices("neutral", noise.steps, noise).tolist() == list(range(noise.steps))
+
+
+def test_every_number_of_steps_is_exact_on_the_default_schedule():
+    assert [len(step_indices("neutral", steps)) for steps in range(1, TOTAL + 1)] == list(range(1, TOTAL + 1))
+
+
+@pytest.mark.parametrize("schedule", ["scaled_linear", "cosine", "flow"])
+def test_between_its_scales_neutral_is_even_in_the_log_snr_and_beyond_it_is_sparser(schedule):
+    """By its defining integral, not by the elliptic one."""
+    noise, (low, high) = SCHEDULES[schedule], NEUTRAL_SCALES
+    fine = torch.logspace(-6, 9, 400_001, dtype=torch.float64)
+    density = (1 / (fine**2 + low**2) - 1 / (fine**2 + high**2)).sqrt()
+    way = torch.cumulative_trapezoid(density, fine)
+    times = noise.time(step_indices("neutral", 20, noise))
+    ratio = noise.sigma(times) / noise.alpha(times).clamp(min=1e-12)
+    reached = way[torch.searchsorted(fine, ratio.clamp(max=1e8)).clamp(max=len(way) - 1)]
+    even = reached[-1] * torch.arange(1, 21) / 20
+    # The first few are as low as the trained levels go; above them an index is found within a quarter of a step.
+    assert (reached[4:] - even[4:]).abs().max() < 0.25 * even[0]
+
+
+def test_neutral_follows_the_schedule():
+    """The others visit the same indices whatever the noise there is."""
+    for spacing in SPACINGS:
+        a, b = (step_indices(spacing, 20, SCHEDULES[name]).tolist() for name in ("scaled_linear", "cosine"))
+        assert (a == b) == (spacing != "neutral")
