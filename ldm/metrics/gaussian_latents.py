@@ -1,7 +1,8 @@
 """A generator without a network: a Gaussian with the mean and the full covariance of latents.
 
 It is what diffusion models have to beat. Latents of d values in all are fitted in one of two ways, both exact:
-- As the symmetric root of the covariance, d x d, where there are more images than values and d is at most `MOST_ROOTED`.
+- As the symmetric root of the covariance, d x d: where there are more images than values, and at most `MOST_ROOTED`
+  of these.
 - As the centred latents themselves, n x d: weighted by n independent normal numbers, their sum over sqrt(n - 1) has
   the sample covariance, and nothing of size d x d is ever held.
 In the second case at most `MOST_IMAGES` images are looked at, fewer where these had more than `MOST_VALUES` values:
