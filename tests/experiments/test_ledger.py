@@ -83,16 +83,15 @@ def test_a_failure_is_said_once_with_its_command_and_its_traceback(store, capsys
     assert "ValueError: no luck\n" in said
     assert repeat_command(SWEEP.cells[0]) in said
     assert str(store.root / "diffusion" / "diffusion-4" / "failure.json") in said
-    assert "0 of 3 cells done; stages: 1 failed, 18 missing" in said
+    assert "0 of 3 cells done; stages: 1 failed, 20 missing" in said
 
 
 def test_a_retry_makes_every_artifact_once(store):
     launch = Launcher(store)
     retry(store, entries(store, [SWEEP]), launch)
     assert all(entry.is_done for entry in entries(store, [SWEEP]))
-    assert (
-        len(launch.jobs) == len(set(launch.jobs)) == 2 * 2 + 3
-    )  # two models' reconstruction and progress, three cells
+    # Two models' reconstruction, Gaussian and progress, and three cells.
+    assert len(launch.jobs) == len(set(launch.jobs)) == 2 * 3 + 3
     again = Launcher(store)
     retry(store, entries(store, [SWEEP]), again)
     assert again.jobs == []
@@ -104,14 +103,15 @@ def test_a_retry_of_a_sweep_that_names_no_stages_makes_every_artifact_too(store)
     launch = Launcher(store)
     retry(store, entries(store, [older]), launch)
     assert all(entry.is_done for entry in entries(store, [older]))
-    assert len(launch.jobs) == len(set(launch.jobs)) == 7
+    assert len(launch.jobs) == len(set(launch.jobs)) == 9
 
 
 def test_a_retry_leaves_alone_what_hangs_on_a_stage_that_fails_again(store):
     launch = Launcher(store, fails={"latents-4"})
     retry(store, entries(store, [SWEEP]), launch)
     tried_at_4 = [target for target, identity in launch.jobs if "-4" in identity]
-    assert tried_at_4 == ["reconstruction", "progress"]  # neither of the two evaluations, whose latents are lost
+    # Neither the progress nor the two evaluations, whose latents are lost.
+    assert tried_at_4 == ["reconstruction", "gaussian"]
     assert [entry.is_done for entry in entries(store, [SWEEP])] == [False, False, True]
 
 
