@@ -12,7 +12,8 @@ a difference of means, owes to chance has two parts:
   than the others (F test at 20 %, Bonferroni over cells) counts by itself, with its own few degrees of freedom.
 Cells with the same trainings are compared training by training. P-values are two-sided, from Student's distribution,
 and corrected by Holm's procedure. The best cell is chosen by the data, so it is corrected for all pairs from which it
-was chosen.
+was chosen. What is no better than a Gaussian of its latents, which needs no network, is not among these: it gets no
+verdict (`against_gaussian`).
 
 Source of the factor: Birge 1932, Phys. Rev. 40, 207 (the ratio by which errors that do not explain a scatter grow); of
 degrees of freedom of sums: Welch 1947, Biometrika 34.
@@ -20,17 +21,17 @@ degrees of freedom of sums: Welch 1947, Biometrika 34.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pandas as pd
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
 from analysis.axes import Axes, choices
-from analysis.headline import OF_SAMPLES, direction, is_of_samples
+from analysis.headline import OF_SAMPLES, direction, floors_of, is_of_samples
 from analysis.labels import is_given, named_value
 from ldm.errors import UserError
-from ldm.records import GROUPS, ResultRow
+from ldm.records import DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS, GROUPS, ResultRow
 
 LEVEL = 0.05
 
@@ -42,6 +43,9 @@ UNLIKE = 0.2
 
 ROUNDING = 1e-9
 """Relative to the values: deviations below are none."""
+
+BETTER_THAN_GAUSSIAN, NO_BETTER = "better than the Gaussian", "no better than the Gaussian"
+"""What is said of a cell against what needs no network; the second stands in place of a verdict."""
 
 NO_VERDICT = "no verdict: nothing tells how far the values may be off"
 
@@ -432,15 +436,73 @@ def _known_mean(values: Iterable[float]) -> float | None:
     return _mean(known) if known else None
 
 
+def of_first_stage(rows: pd.DataFrame, cell: pd.DataFrame) -> pd.DataFrame:
+    """Those of the rows that are of the first stage of a cell's rows; pixels are one for all data sets."""
+    first = cell.iloc[0]
+    is_its = rows["first_stage"].isin(cell["first_stage"])
+    return rows[is_its & (rows["data"] == first["data"]) & (rows["resolution"] == first["resolution"])]
+
+
+def above_decoded(frame: pd.DataFrame, rows: pd.DataFrame, cell: Measured, factor: SeedFactor) -> Comparison | None:
+    """A cell with these rows against decoded images; None where there are none that may be compared with it.
+
+    They may be more or fewer than the samples where the metric has no bias that depends on n.
+    """
+    first = rows.iloc[0]
+    floor = of_first_stage(floors_of(frame, first["metric"], DECODED), rows)
+    floor = floor[(floor["network"] == first["network"]) & ((first["headline_from"] == 0) | (floor["n"] == cell.n))]
+    if floor.empty or floor["protocol"].nunique() > 1:
+        return None
+    return _against_no_network(cell, one_cell(floor, DECODED), factor, 1.0)
+
+
+def against_gaussian(
+    frame: pd.DataFrame, rows: pd.DataFrame, cell: Measured, factor: SeedFactor, sign: float
+) -> Comparison | None:
+    """A cell with these rows against samples of a Gaussian of its latents, of the same protocol; None without any.
+
+    Where the cell is told the class, against the better of that and samples of a Gaussian of each class.
+    """
+    first = rows.iloc[0]
+    variants = (GAUSSIAN, GAUSSIAN_BY_CLASS) if "class" in str(first["conditioning"]).split("+") else (GAUSSIAN,)
+    drawn = of_first_stage(floors_of(frame, first["metric"], *variants), rows)
+    drawn = drawn[drawn["protocol"] == first["protocol"]]
+    baselines = [one_cell(own, str(variant)) for variant, own in drawn.groupby("variant", sort=False)]
+    if not baselines:
+        return None
+    better = min(baselines, key=lambda one: sign * one.mean)
+    found = _against_no_network(cell, better, factor, sign)
+    said = {BETTER: BETTER_THAN_GAUSSIAN, ALIKE: NO_BETTER, WORSE: NO_BETTER}
+    return replace(found, verdict=said.get(found.verdict or ""))
+
+
+def _against_no_network(cell: Measured, other: Measured, factor: SeedFactor, sign: float) -> Comparison:
+    """Against what no diffusion model made, so that only the cell's own trainings count."""
+    [found] = compare([cell], other, factor, sign)
+    seeds = len(cell.trainings)
+    return replace(found, seeds=seeds, unknown=UNKNOWN if seeds < 2 else "")
+
+
 @dataclass(frozen=True)
 class Table:
-    """One metric under one protocol: the cells' means, the best first, and the others against it."""
+    """One metric under one protocol: the cells' means, the best first, and the others against it.
+
+    `gaussian`, `decoded`: by cell what it is against the Gaussian of its latents, and against the decoded floor, where
+    these were measured. `unbeaten`: the cells that are no better than the first, which are compared with no other.
+    """
 
     metric: str
     protocol: str
     means: list[Mean]
     comparisons: list[Comparison]
     factor: SeedFactor
+    gaussian: Mapping[str, Comparison] = field(default_factory=dict)
+    decoded: Mapping[str, Comparison] = field(default_factory=dict)
+
+    @property
+    def unbeaten(self) -> frozenset[str]:
+        """Cells that get no verdict."""
+        return frozenset(name for name, item in self.gaussian.items() if item.verdict == NO_BETTER)
 
 
 def tables(frame: pd.DataFrame, axes: Axes, against: str | None = None) -> list[Table]:
@@ -452,20 +514,34 @@ def tables(frame: pd.DataFrame, axes: Axes, against: str | None = None) -> list[
     is_evaluation = (frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)
     rows = frame[is_evaluation | (is_of_samples(frame) & ~frame["group"].isin(GROUPS))]
     found = []
-    for (metric, protocol), own in rows.groupby(["metric", "protocol"], sort=False):
+    for _, own in rows.groupby(["metric", "protocol"], sort=False):
         higher = direction(own)
         if higher is not None:
-            cells = sorted(measured(own, axes), key=lambda cell: -cell.mean if higher else cell.mean)
-            factor = seed_factor(cells)
-            means = [mean_over_seeds(cell, factor) for cell in cells]
-            if against is None:
-                comparisons = against_best(cells, higher)
-            else:
-                other = _named(cells, against)
-                rest = [cell for cell in cells if cell is not other]
-                comparisons = compare(rest, other, factor, -1.0 if higher else 1.0)
-            found.append(Table(str(metric), str(protocol), means, comparisons, factor))
+            found.append(_table(frame, own, axes, higher, against))
     return found
+
+
+def _table(frame: pd.DataFrame, rows: pd.DataFrame, axes: Axes, higher: bool, against: str | None) -> Table:
+    """The table of rows of one metric and protocol, in a frame that holds their floors too."""
+    sign = -1.0 if higher else 1.0
+    pairs = list(zip(measured(rows, axes), by_cell(rows, axes), strict=True))
+    pairs.sort(key=lambda pair: sign * pair[0].mean)
+    cells = [cell for cell, _ in pairs]
+    factor = seed_factor(cells)
+    gaussian, decoded = dict[str, Comparison](), dict[str, Comparison]()
+    for cell, own in pairs:
+        if (baseline := against_gaussian(frame, own, cell, factor, sign)) is not None:
+            gaussian[cell.name] = baseline
+        if (floor := above_decoded(frame, own, cell, factor)) is not None:
+            decoded[cell.name] = floor
+    first = rows.iloc[0]
+    means = [mean_over_seeds(cell, factor) for cell in cells]
+    table = Table(str(first["metric"]), str(first["protocol"]), means, [], factor, gaussian, decoded)
+    able = [cell for cell in cells if cell.name not in table.unbeaten]
+    if against is None:
+        return replace(table, comparisons=against_best(able, higher))
+    other = _named(cells, against)
+    return replace(table, comparisons=compare([cell for cell in able if cell is not other], other, factor, sign))
 
 
 def _named(cells: Sequence[Measured], start: str) -> Measured:
@@ -479,16 +555,16 @@ def _named(cells: Sequence[Measured], start: str) -> Measured:
 def means_frame(found: Sequence[Table]) -> pd.DataFrame:
     """Means over seeds, one row a cell, metric and protocol."""
     rows = [{"metric": t.metric, "protocol": t.protocol, **asdict(mean)} for t in found for mean in t.means]
-    columns = ["metric", "protocol", *(field.name for field in fields(Mean))]
+    columns = ["metric", "protocol", *(column.name for column in fields(Mean))]
     return pd.DataFrame(rows, columns=columns).rename(columns={"name": "cell", "low": "ci_low", "high": "ci_high"})
 
 
 def comparisons_frame(found: Sequence[Table]) -> pd.DataFrame:
-    """Comparisons with the best cell, one row a cell, metric and protocol."""
+    """Comparisons with the best cell and with Gaussians, one row a pair, metric and protocol."""
     rows = [
         {"metric": t.metric, "protocol": t.protocol, **asdict(item), "verdict": item.sentence}
         for t in found
-        for item in t.comparisons
+        for item in (*t.comparisons, *t.gaussian.values())
     ]
-    columns = ["metric", "protocol", *(field.name for field in fields(Comparison))]
+    columns = ["metric", "protocol", *(column.name for column in fields(Comparison))]
     return pd.DataFrame(rows, columns=columns).rename(columns={"low": "ci_low", "high": "ci_high"})

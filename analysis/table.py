@@ -11,13 +11,24 @@ from analysis import fairness, limited, memorisation, protocols, rates, text
 from analysis.axes import REPEATED, Axes, choices
 from analysis.collect import Study
 from analysis.columns import COST_COLUMNS
-from analysis.compare import LEVEL, Table, by_cell, one_cell, tables
+from analysis.compare import LEVEL, Comparison, Table, by_cell, one_cell, tables
 from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of, heading, headline
 from analysis.labels import named_value, row_label
-from ldm.records import DECODED, DETAIL, GROUPS, NEIGHBOURHOODS, REAL, RECONSTRUCTION, TASK, LeftOut
+from ldm.records import (
+    DECODED,
+    DETAIL,
+    GAUSSIAN,
+    GAUSSIAN_BY_CLASS,
+    GROUPS,
+    NEIGHBOURHOODS,
+    REAL,
+    RECONSTRUCTION,
+    TASK,
+    LeftOut,
+)
 
 KNOWN_STAGES = (
-    *("reconstruction", "coding", "predictors", "progress", "likelihood", "sampler_check", "evaluation"),
+    *("reconstruction", "gaussian", "coding", "predictors", "progress", "likelihood", "sampler_check", "evaluation"),
     "memorisation",
 )
 """Stages whose results stand in sections of their own, or in figures alone."""
@@ -124,38 +135,67 @@ def _comparison(study: Study, marks: Mapping[str, str], against: str | None) -> 
     rows, chosen = study.frame, headline(study.frame)
     shown = {chosen.metric} if chosen is not None else set[str]()
     shown |= set(rows["metric"][~rows["group"].isin(GROUPS)])  # of which no other section says which cell is better
-    found = [t for t in tables(rows, study.axes, against) if t.metric in shown and t.comparisons]
+    found = [t for t in tables(rows, study.axes, against) if t.metric in shown and (t.comparisons or t.gaussian)]
     return "\n\n".join(_verdicts(table, heading(rows, table.metric), marks, against) for table in found)
 
 
 def _verdicts(found: Table, metric: str, marks: Mapping[str, str], against: str | None) -> str:
     verdicts = {item.cell: item for item in found.comparisons}
+    baselines = {"above the decoded floor": found.decoded, "above the Gaussian": found.gaussian}
+    baselines = {title: known for title, known in baselines.items() if known}
+    leading = "best mean" if against is None else "the others are compared with this"
     lines = []
     for mean in found.means:
         row = {"value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "protocol": found.protocol}
         line = [mean.name, text.interval(row, marks), text.measured(mean.std), str(mean.training_seeds)]
+        line += [_difference(known.get(mean.name)) for known in baselines.values()]
         item = verdicts.get(mean.name)
-        if item is None:
-            lines.append([*line, "–", "–", "best mean" if against is None else "the others are compared with this"])
-            continue
-        difference = {"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""}
-        lines.append([*line, text.interval(difference), text.number(item.p), item.sentence])
+        told = item.sentence if item is not None else _without_verdict(found, mean.name, leading)
+        lines.append([*line, _difference(item), "–" if item is None else text.number(item.p), told])
     title = f"{metric} ({_span(mean.n for mean in found.means)})"
-    header = ["cell", title, "std over seeds", "training seeds", "difference", "p", "verdict"]
-    pairs, known = found.comparisons[0].pairs, found.factor.freedom
-    chosen = "the best was chosen from" if against is None else "were compared"
-    spread = (
+    header = ["cell", title, "std over seeds", "training seeds", *baselines, "difference", "p", "verdict"]
+    return f"{text.table(header, lines)}\n\n{_compared(found, against)}"
+
+
+def _without_verdict(found: Table, cell: str, leading: str) -> str:
+    """What is said of a cell that is compared with no other: that others are, and what it is beside the Gaussian."""
+    is_leading = any(item.other == cell for item in found.comparisons)
+    baseline = found.gaussian.get(cell)
+    told = [leading] if is_leading else []
+    told += [baseline.sentence] if baseline is not None and (cell in found.unbeaten or not is_leading) else []
+    return "; ".join(told) or "–"
+
+
+def _difference(item: Comparison | None) -> str:
+    if item is None:
+        return "–"
+    return text.interval({"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""})
+
+
+def _compared(found: Table, against: str | None) -> str:
+    """How the cells of a table were compared, and what its verdicts say."""
+    known, said = found.factor.freedom, list[str]()
+    if found.comparisons:
+        pairs, chosen = found.comparisons[0].pairs, "the best was chosen from" if against is None else "were compared"
+        said.append(
+            f"Compared on the same reference images, training by training where both have the same seeds, at level "
+            f"{LEVEL:g}, p-values corrected by Holm for the {pairs} pair{'s' * (pairs != 1)} that {chosen}; intervals "
+            "are not."
+        )
+    if found.gaussian:
+        said.append(
+            "The Gaussian has the mean and covariance of the training latents and needs no network; of cells that are "
+            "told the class it is the better of that and one of each class. A cell gets no verdict unless the interval "
+            "of its difference to the Gaussian lies wholly on the better side."
+        )
+    said.append(
         f"Trainings of one cell scatter with {text.number(found.factor.factor)} times the variance that other images "
         f"would cause (pooled over cells, {known} degrees of freedom)."
         if known
         else "One seed a cell: verdicts hold for these trained models; how far another training would move them is "
         "not known (sweep `seed=0,1,2`)."
     )
-    return text.table(header, lines) + (
-        f"\n\nCompared on the same reference images, training by training where both have the same seeds, at level "
-        f"{LEVEL:g}, p-values corrected by Holm for the {pairs} pair{'s' * (pairs != 1)} that {chosen}; intervals are "
-        f"not. {spread}"
-    )
+    return " ".join(said)
 
 
 def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
@@ -263,17 +303,20 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
 
 
 def _floors(study: Study, marks: Mapping[str, str]) -> str:
-    distances = study.frame[study.frame["stage"].isin(["reference", "other_references", "reconstruction"])]
-    rows = distances[distances["variant"].isin((REAL, DECODED))]
-    through = rows[rows["variant"] == DECODED]
+    """Real images, decoded images, and what decoded draws of a Gaussian, which needs no network, score."""
+    frame, drawn = study.frame, {GAUSSIAN: "Gaussian of the latents", GAUSSIAN_BY_CLASS: "Gaussian of each class"}
+    is_here = frame["stage"].isin(["reference", "other_references", "reconstruction", "gaussian"])
+    rows = frame[is_here & frame["variant"].isin((REAL, DECODED, *drawn))]
+    through = rows[rows["variant"] != REAL]
     axes = [axis for axis in ("data", "resolution", "scale") if choices(rows[axis]) > 1]
     lines = []
     for row in rows.to_dict("records"):
         images, against = compared_images(study.protocols.get(row["protocol"], {}))
-        if row["variant"] == DECODED:
-            images += f" through {row_label(through, row, study.axes, without=('extractor',))}"
-        else:
+        images = drawn.get(row["variant"], images)
+        if row["variant"] == REAL:
             images = ", ".join([images, *(named_value(axis, row[axis]) for axis in axes)])
+        else:
+            images += f" through {row_label(through, row, study.axes, without=('extractor',))}"
         lines.append([images, against, base_title(row), text.interval(row, marks), text.number(row["n"])])
     return text.table(["images", "against", "metric", "value", "n"], lines) if lines else ""
 

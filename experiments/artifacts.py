@@ -7,6 +7,9 @@ import torch
 
 from experiments import build
 from experiments.stage import Job
+from ldm.data.contract import ImageCache
+from ldm.data.fields import Fields
+from ldm.data.latents import CachedLatents, open_packed
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.metrics.features import Features
@@ -36,6 +39,13 @@ def latent_scale_of(job: Job) -> LatentScale:
     """The latent scale that the latents stage measured, or that of a given denoiser."""
     facts = latent_facts(job)
     return LatentScale(*(torch.tensor(facts[name], dtype=torch.float64) for name in ("shift", "std")))
+
+
+def cached_latents(job: Job, images: ImageCache, first_stage: FirstStage, fields: Fields) -> CachedLatents:
+    """The latents of the training images, which are encoded anew where the latents stage kept none."""
+    latents = job.parent("latents")
+    packed = open_packed(latents.file("latents.npy")) if latents.record.facts["cached"] else None
+    return CachedLatents(packed, images, first_stage, latent_scale_of(job), job.device, fields)
 
 
 def settled_guidance(job: Job) -> dict[str, Any]:

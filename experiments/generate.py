@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments import artifacts, build
 from experiments.conditions import AskedConditions, annotations_read, conditions_of, fields_of, larger_maps
+from experiments.conditions.asked import drawn_images
 from experiments.console import Reporter
 from experiments.data_facts import Vocabulary
 from experiments.pictures import to_uint8
@@ -109,7 +110,7 @@ def asked_conditions(job: Job, n: int, seed: int, size: tuple[int, int] | None =
     open_images = job.images if conditions_of(diffusion) else job.image_sets.open
     images = open_images(split, annotations, size)
     if split == "train":
-        indices = [int(torch.randint(len(images), (), generator=generator(seed, "condition", i))) for i in range(n)]
+        indices = drawn_images(len(images), n, seed)
     else:
         order = torch.randperm(len(images), generator=generator(seed, "condition")).tolist()
         indices = [order[i % len(order)] for i in range(n)]

@@ -12,6 +12,9 @@ Config = Mapping[str, Any]
 FROM_FIRST_STAGE_ON = ("first_stage", "latents", "diffusion", "samples", "evaluation")
 """The values of `until=` that ask for measurements of a first stage."""
 
+FROM_LATENTS_ON = FROM_FIRST_STAGE_ON[1:]
+"""Those that ask for measurements of a latent space which need no more than the latents."""
+
 FROM_DIFFUSION_ON = FROM_FIRST_STAGE_ON[2:]
 """Those that ask for measurements of a diffusion model."""
 

@@ -93,6 +93,7 @@ GROUPS = (
 
 REAL, DECODED, WINDOWS = "real images", "decoded images", "windows of larger samples"
 POSTERIOR_SAMPLE = "a posterior sample"
+GAUSSIAN, GAUSSIAN_BY_CLASS = "a Gaussian, no network", "a Gaussian of each class, no network"
 """Variants that analysis looks for: what a metric was measured of in place of samples or reconstructions."""
 
 

@@ -1,18 +1,23 @@
-"""Floors of the headline metric: what real images, and held-out images that were encoded and decoded, score."""
+"""Floors of the headline metric: what real images, decoded images, and decoded draws of a Gaussian score."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from analysis import protocols, style
 from analysis.collect import Study
 from analysis.figures.notes import listed
 from analysis.figures.panels import Panel
 from analysis.headline import Headline, floors_of
-from ldm.records import DECODED
+from ldm.records import DECODED, GAUSSIAN
 
 
 def floor(study: Study, variant: str, like: Headline) -> pd.DataFrame:
-    """The rows of a floor, real or decoded images; where the metric is biased by n, only those at the same n count.
+    """The rows of a floor, as of real images; where the metric is biased by n, only those at the same n count.
 
     None where its own rows follow several protocols, of which a mean would say nothing.
     """
@@ -25,10 +30,10 @@ def floor(study: Study, variant: str, like: Headline) -> pd.DataFrame:
     return same
 
 
-def decoded_floor(study: Study, metric: Headline, panel: Panel) -> pd.DataFrame:
-    """The floor of the panel's own first stages by f: the mean over their seeds."""
+def floor_by_f(study: Study, variant: str, metric: Headline, panel: Panel) -> pd.DataFrame:
+    """The floor of the panel's own first stages by f, decoded images or a Gaussian: the mean over their seeds."""
     axes = list(study.axes.first_stage)
-    rows = floor(study, DECODED, metric).merge(panel.rows[axes].drop_duplicates(), on=axes)
+    rows = floor(study, variant, metric).merge(panel.rows[axes].drop_duplicates(), on=axes)
     return rows.groupby("f", as_index=False)[["value"]].mean()
 
 
@@ -49,17 +54,46 @@ def _named(floors: pd.DataFrame) -> str:
     return "the Fréchet distance" if (floors["kind"] == "fd").all() else "the metric"
 
 
-def draw_decoded(axes: Axes, decoded: pd.DataFrame) -> None:
-    """Marks the decoded floor of each f on the axis of the values."""
-    for point in decoded.to_dict("records"):
+@dataclass(frozen=True)
+class FloorLook:
+    """How a floor of first stages is drawn: marks on the axis of the values, or a line along an axis of f."""
+
+    name: str
+    line: tuple[int, tuple[int, ...]]
+    fill: str = "full"
+    alpha: float = 1.0
+
+    def mark(self, colour: str) -> dict[str, Any]:
+        """What matplotlib needs for a mark."""
+        look = {"marker": ">", "markersize": 6, "fillstyle": self.fill, "linestyle": ""}
+        return {**look, "color": colour, "alpha": self.alpha}
+
+    def stroke(self) -> dict[str, Any]:
+        """What matplotlib needs for a line."""
+        return {"color": style.FLOOR, "linestyle": self.line, "linewidth": 1.3, "alpha": self.alpha}
+
+
+LOOKS: Mapping[str, FloorLook] = {
+    DECODED: FloorLook("decoded", (0, (5, 2))),
+    GAUSSIAN: FloorLook("Gaussian", (0, (1, 2)), "none", 0.7),
+}
+"""By variant, the floors that each first stage has."""
+
+
+def floor_key(variant: str, label: str, is_marked: bool) -> Line2D:
+    """The floor's entry in a legend, as a mark or as a line."""
+    look = LOOKS[variant]
+    return style.key(label, **(look.mark(style.MUTED) if is_marked else look.stroke()))
+
+
+def draw_marks(axes: Axes, variant: str, values: pd.DataFrame) -> None:
+    """Marks a floor of each f on the axis of the values."""
+    for point in values.to_dict("records"):
         axes.plot(
             0.0,
             point["value"],
-            marker=">",
-            color=style.colour(point["f"]),
-            markersize=6,
             transform=axes.get_yaxis_transform(),
             clip_on=False,
-            linestyle="",
             zorder=5,
+            **LOOKS[variant].mark(style.colour(point["f"])),
         )

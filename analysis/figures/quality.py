@@ -9,13 +9,13 @@ from matplotlib.lines import Line2D
 
 from analysis import looks, overlays, placing, style
 from analysis.collect import Study
-from analysis.figures.floors import decoded_floor, draw_decoded, floor, floor_note
+from analysis.figures.floors import LOOKS, draw_marks, floor, floor_by_f, floor_key, floor_note
 from analysis.figures.notes import counted, facts_of, listed, notes_of
 from analysis.figures.panels import Panel, panels_of
 from analysis.headline import Headline, chosen, compared_images, headline
 from analysis.literature import Published
 from analysis.placing import PointLabel
-from ldm.records import DECODED, REAL
+from ldm.records import DECODED, GAUSSIAN, REAL
 
 
 def quality_figure(
@@ -72,7 +72,8 @@ def quality_figure(
         if not real.empty:
             axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
         if floors:
-            draw_decoded(axes, decoded_floor(study, metric, panel))
+            for variant in LOOKS:
+                draw_marks(axes, variant, floor_by_f(study, variant, metric, panel))
         heading = ", ".join(part for part in (study.axes.title("regulariser", panel.family), panel.variant) if part)
         wrapped = textwrap.fill(heading, style.TITLE_WIDTH, break_long_words=False)
         axes.set_title(wrapped if len(panels) > 1 else "", loc="left", color=style.INK)
@@ -82,7 +83,9 @@ def quality_figure(
             axes.set_ylabel(metric.label)
         pending.append((axes, labels))
     # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
-    values = rows["value"].tolist() + [number.value for number in shown]
+    gaussian = floor(study, GAUSSIAN, metric)
+    gaussian = gaussian[gaussian["first_stage"].isin(rows["first_stage"])]
+    values = [*rows["value"], *gaussian["value"], *(number.value for number in shown)]
     style.value_scale(grid[0][0], values, rows["ci_low"].dropna().tolist())
     legend = looks.family_keys(
         looks.families(study.frame["regulariser"], study.axes.titles("regulariser")), rows["regulariser"]
@@ -94,9 +97,9 @@ def quality_figure(
     decoded = floor(study, DECODED, metric)
     if not decoded.empty:
         name = compared_images(study.protocols.get(decoded["protocol"].iloc[0], {}))[0]
-        look = {"marker": ">", "markersize": 6} if floors else {"linestyle": (0, (5, 2)), "linewidth": 1.3}
-        shade = style.MUTED if floors else style.FLOOR
-        legend.append(style.key(f"floor: decoded {name}", color=shade, **look))
+        legend.append(floor_key(DECODED, f"floor: decoded {name}", floors))
+    if not gaussian.empty:
+        legend.append(floor_key(GAUSSIAN, "Gaussian, no network", floors))
     notes = [text for text in (note, floor_note(study, metric)) if text]
     if overlay is not None and study.published:
         told = [axis.replace("_", " ") for axis in overlay]

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
-from analysis.figures.floors import decoded_floor
+from analysis.figures.floors import LOOKS, floor_by_f
 from analysis.figures.panels import Panel, draw_points
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
@@ -27,11 +27,12 @@ def draw(study: Study) -> Figure:
             draw_points(axes, line, "f", look_of)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["f"]), float(last["value"]), f"{steps} steps", shade))
-        decoded = decoded_floor(study, metric, panel)
-        if not decoded.empty:
-            axes.plot(decoded["f"], decoded["value"], color=style.FLOOR, linestyle=(0, (5, 2)), linewidth=1.3, zorder=1)
-            end = decoded.iloc[-1]
-            ends.append(PointLabel(float(end["f"]), float(end["value"]), "decoded", style.FLOOR))
+        for variant, floor_look in LOOKS.items():
+            line = floor_by_f(study, variant, metric, panel)
+            if not line.empty:
+                axes.plot(line["f"], line["value"], zorder=1, **floor_look.stroke())
+                end = line.iloc[-1]
+                ends.append(PointLabel(float(end["f"]), float(end["value"]), floor_look.name, style.FLOOR))
         style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))
         return ends
 

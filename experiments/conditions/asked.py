@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.data.contract import ImageCache
 from ldm.data.fields import Fields
 from ldm.metrics.task import shuffled_partners
-from ldm.randomness import numpy_generator
+from ldm.randomness import generator, numpy_generator
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class AskedConditions:
     def partners(self) -> NDArray[np.int64]:
         """For each sample another one, whose condition it is asked about for the floor."""
         return shuffled_partners(len(self.indices), self.seed)
+
+
+def drawn_images(total: int, n: int, seed: int) -> list[int]:
+    """For each of n samples one of `total` images, drawn by (seed, i): conditions are as frequent as among these."""
+    return [int(torch.randint(total, (), generator=generator(seed, "condition", i))) for i in range(n)]
 
 
 @dataclass(frozen=True)

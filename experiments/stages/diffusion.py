@@ -3,7 +3,7 @@
 import dataclasses
 
 from experiments import axes, build, labels, stage_settings
-from experiments.artifacts import first_stage_of, latent_scale_of
+from experiments.artifacts import cached_latents, first_stage_of, latent_scale_of
 from experiments.conditions import DataFacts, Vocabulary, annotations_read, conditions_of, fields_of
 from experiments.console import reporting
 from experiments.cost import Meter
@@ -13,7 +13,6 @@ from experiments.published import is_given, latent_scale
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning
-from ldm.data.latents import CachedLatents, open_packed
 from ldm.denoiser import UNetOptions
 from ldm.diffusion import DenoisingModel
 from ldm.parts import defaults_of
@@ -32,10 +31,8 @@ def run(job: Job) -> Outcome:
         return _given(job)
     images = job.images("train", annotations_read(config))
     ae, latents = job.parent("first_stage").settings, job.parent("latents").record.facts
-    packed = open_packed(job.parent("latents").file("latents.npy")) if latents["cached"] else None
     first_stage, scale = first_stage_of(job), latent_scale_of(job)
-    fields = fields_of(config["conditioning"], images, job.device)
-    data = CachedLatents(packed, images, first_stage, scale, job.device, fields)
+    data = cached_latents(job, images, first_stage, fields_of(config["conditioning"], images, job.device))
     known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale)
 
     def fresh() -> tuple[DenoisingModel, Conditioning]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments import axes, build, labels, stage_settings
-from experiments.artifacts import first_stage_of, latent_scale_of, reference_features
+from experiments.artifacts import cached_latents, first_stage_of, latent_scale_of, reference_features
 from experiments.budget import images_of_small_denoiser, small_denoiser_settings
 from experiments.conditions import DataFacts, Vocabulary, annotations_read
 from experiments.console import reporting
@@ -35,7 +35,6 @@ from experiments.stages.training import run_training
 from ldm.conditioning import Condition, Conditioning
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.data.fields import Fields
-from ldm.data.latents import CachedLatents, open_packed
 from ldm.diffusion import DenoisingModel, Guidance
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
@@ -207,8 +206,7 @@ def _judged(
 def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Generator, float, Meter]:
     """The small denoiser trained on the training latents for its share of the budget, its FLOPs, and the meter."""
     config, latents = job.settings["small_denoiser"], job.parent("latents").record.facts
-    packed = open_packed(job.parent("latents").file("latents.npy")) if latents["cached"] else None
-    data = CachedLatents(packed, images, space.first_stage, space.scale, job.device, Fields(images, {}))
+    data = cached_latents(job, images, space.first_stage, Fields(images, {}))
     settings = DiffusionSettings(
         seed=job.settings["seed"],
         images=config["images"],

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm.data.contract import ImageCache
+from ldm.data.contract import ImageCache, Indices
 from ldm.data.fields import Draw, Fields
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
@@ -42,16 +42,22 @@ class CachedLatents:
         return len(self.images)
 
     @torch.no_grad()
+    def encoded(self, indices: Indices) -> Tensor:
+        """What `FirstStage.pack` gives of these images, on the training device: from the cache where there is one.
+
+        Shapes: result (N, cache_channels, h, w).
+        """
+        if self.packed is None:
+            return self.first_stage.pack(self.first_stage.encode(self.images.batch(indices).to(self.device)))
+        return torch.from_numpy(np.ascontiguousarray(self.packed[np.asarray(indices)])).to(self.device)
+
+    @torch.no_grad()
     def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
         """Normalised latents of the images `indices`; a KL first stage's posterior is sampled with `draw`.
 
         Shapes: indices (N,); result (N, C, h, w).
         """
-        chosen = indices.numpy()
-        if self.packed is None:
-            packed = self.first_stage.pack(self.first_stage.encode(self.images.batch(chosen).to(self.device)))
-        else:
-            packed = torch.from_numpy(np.ascontiguousarray(self.packed[chosen])).to(self.device)
+        packed = self.encoded(indices)
         shape = (len(indices), self.first_stage.channels, *packed.shape[2:])
         noise = torch.randn(shape, generator=draw).to(self.device)
         return self.scale.normalise(self.first_stage.latent(packed, noise))

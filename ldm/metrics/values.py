@@ -5,7 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ldm.records import DECODED, POPULATION, POSTERIOR_SAMPLE, REAL, WINDOWS, LeftOut, ResultRow
+from ldm.records import (
+    DECODED,
+    GAUSSIAN,
+    GAUSSIAN_BY_CLASS,
+    POPULATION,
+    POSTERIOR_SAMPLE,
+    REAL,
+    WINDOWS,
+    LeftOut,
+    ResultRow,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Variant:
 
 REAL_IMAGES: Final = Variant(REAL, "real_")
 DECODED_IMAGES: Final = Variant(DECODED, "decoded_")
+GAUSSIAN_LATENTS: Final = Variant(GAUSSIAN, "gaussian_")
+GAUSSIAN_LATENTS_BY_CLASS: Final = Variant(GAUSSIAN_BY_CLASS, "gaussian_class_")
 WINDOWS_OF_SAMPLES: Final = Variant(WINDOWS, "window_")
 OTHER_CONDITIONS: Final = Variant("conditions of other samples", "shuffled_")
 BICUBIC: Final = Variant("input enlarged bicubically", "bicubic_")

@@ -5,7 +5,7 @@ import itertools
 import math
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ class Recipe:
     extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
     conditioning: str = "class"
     task: str | None = None
+    gaussian: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """Kernel distances of a Gaussian of the latents and of one of each class, by f."""
     is_declared: bool = True  # whether rows say what their metrics mean, as those of schema 1 do not
 
 
@@ -194,7 +196,10 @@ def build(store: Path, recipe: Recipe = Recipe()) -> Sweep:
                 first = FirstStage(regulariser, f, kl_weight if regulariser == "kl" else None, ae_seed)
                 for axes in itertools.product(recipe.seeds, recipe.guidance, recipe.samplers, recipe.steps):
                     cells.append(_cell(writer, first, *axes, extractor))
-    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells), stages=SHAPES)
+    latents = SHAPES["latents"]
+    shape = StageShape(("extractor", *latents.axes), ("first_stage", "latents", "reference"), True)
+    stages = {**SHAPES, "gaussian": shape} if recipe.gaussian else SHAPES
+    sweep = Sweep(recipe.name, recipe.created, "python run.py -m ae=kl,vq # made-up", tuple(cells), stages=stages)
     write_json(store / "sweeps" / f"{recipe.name}.json", sweep.to_json())
     return sweep
 
@@ -283,6 +288,11 @@ def _cell(
 
     def latents(identity: str) -> StageRecord:
         return StageRecord("latents", identity, parents={}, cost=Cost(4.0, 4000, 1e12 if f > 1 else 0.0), **common)
+
+    def gaussian(identity: str) -> StageRecord:
+        names = (f"gaussian_{kd}", f"gaussian_class_{kd}")
+        rows = tuple(_row(name, value, n, 0.0015, at) for name, value in zip(names, recipe.gaussian[f], strict=True))
+        return StageRecord("gaussian", identity, parents={}, rows=rows, protocols=protocols, **common)
 
     def diffusion(identity: str) -> StageRecord:
         facts = {"parameters": {"denoiser": 3_000_000, "conditioning": 10_000}, "images_seen": 48_000}
@@ -387,6 +397,7 @@ def _cell(
             else []
         ),
         ("latents", made_by, latents, ("first_stage",)),
+        *([("gaussian", (*made_by, at), gaussian, ("latents", "reference"))] if f in recipe.gaussian else []),
         ("diffusion", (*made_by, seed), diffusion, ("latents",)),
         ("progress", (*made_by, seed, at), progress, ("diffusion", "reference")),
         *([("likelihood", (*made_by, seed), likelihood, ("diffusion",))] if recipe.on_request else []),

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from synthetic_store import Recipe, build
+from synthetic_store import Recipe, build, decoded_kernel_distance, kernel_distance
 
 from analysis.axes import axes_of
 from analysis.collect import read_study
@@ -310,3 +310,81 @@ def test_cells_may_be_compared_with_one_that_was_named_beforehand(tmp_path):
     assert "| better, first-stage training variance unknown |" in markdown(study, "VQ f = 4")
     with pytest.raises(UserError, match="--against 'VQ' begins the name of 2 cells, not of one of: KL f = 4"):
         tables(study.frame, study.axes, "VQ")
+
+
+BEATEN, UNBEATEN = (0.08, 0.06), (0.08, 0.01)
+"""Kernel distances of a Gaussian, and of one of each class, that cells are better than, or only the first of them."""
+
+
+def of_gaussians(tmp_path, against=None, **recipe):
+    """The table of KL at f = 4, 8 and 16, whose distances are 0.022, 0.025 and 0.048, and the page."""
+    build(tmp_path, Recipe(**{"regularisers": ("kl",), "factors": (4, 8, 16), "steps": (10,), **recipe}))
+    study = read_study(tmp_path)
+    [found] = [table for table in tables(study.frame, study.axes, against) if table.metric == METRIC]
+    return found, markdown(study, against)
+
+
+def short(name):
+    return name.partition(",")[0].removeprefix("KL f = ")
+
+
+def test_a_cell_that_does_not_beat_its_gaussian_gets_no_verdict_and_is_not_the_best(tmp_path):
+    found, page = of_gaussians(tmp_path, gaussian={4: UNBEATEN, 8: BEATEN, 16: BEATEN})
+    assert {short(name) for name in found.unbeaten} == {"4"}
+    [compared] = found.comparisons
+    assert (short(compared.cell), short(compared.other), compared.verdict, compared.pairs) == ("16", "8", "worse", 1)
+    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| KL f = ")}
+    verdict = {short(name): line.split("|")[-2].strip() for name, line in lines.items()}
+    assert verdict["4"] == f"no better than the Gaussian, {UNKNOWN}"
+    assert verdict["8"] == "best mean"
+    assert verdict["16"] == f"worse, {UNKNOWN}"
+    said = comparisons_frame([found])
+    against = said[said["other"].str.contains("Gaussian")]
+    against = against.set_index(against["cell"].map(short))
+    assert against["other"].unique().tolist() == ["a Gaussian of each class, no network"]
+    assert against.loc["8", "verdict"] == f"better than the Gaussian, {UNKNOWN}"
+    assert against.loc["4", "difference"] == pytest.approx(kernel_distance("kl", 4, 10) - UNBEATEN[1])
+
+
+def test_samples_that_are_told_no_class_are_measured_against_one_gaussian_of_all(tmp_path):
+    found, _ = of_gaussians(tmp_path, gaussian={4: UNBEATEN, 8: BEATEN, 16: BEATEN}, conditioning="text")
+    assert not found.unbeaten
+    assert {item.other for item in found.gaussian.values()} == {"a Gaussian, no network"}
+
+
+def test_a_difference_that_may_be_nothing_is_no_better(tmp_path):
+    """Both have an interval of 0.0015 to either side, their difference one of 0.0021."""
+    own = kernel_distance("kl", 4, 10)
+    for above, is_unbeaten in ((0.002, True), (0.0023, False)):
+        gaussian = {4: (own + above, own + above), 8: BEATEN, 16: BEATEN}
+        found, _ = of_gaussians(tmp_path / str(above), gaussian=gaussian)
+        assert bool(found.unbeaten) is is_unbeaten, above
+
+
+def test_where_one_cell_or_none_is_left_each_is_still_measured_against_its_gaussian(tmp_path):
+    found, page = of_gaussians(tmp_path / "one", gaussian={4: UNBEATEN, 8: BEATEN, 16: UNBEATEN})
+    assert found.comparisons == []
+    assert f"| better than the Gaussian, {UNKNOWN} |" in page
+    assert page.count(f"| no better than the Gaussian, {UNKNOWN} |") == 2
+    _, page = of_gaussians(tmp_path / "none", gaussian=dict.fromkeys((4, 8, 16), UNBEATEN))
+    assert page.count(f"| no better than the Gaussian, {UNKNOWN} |") == 3
+    assert "best mean" not in page
+
+
+def test_a_named_cell_may_be_one_that_does_not_beat_its_gaussian(tmp_path):
+    found, page = of_gaussians(tmp_path, "KL f = 4", gaussian={4: UNBEATEN, 8: BEATEN, 16: UNBEATEN}, seeds=(0, 1, 2))
+    assert {short(item.cell) for item in found.comparisons} == {"8"}
+    assert "| the others are compared with this; no better than the Gaussian |" in page  # whose trainings vary nothing
+
+
+def test_the_distance_above_the_decoded_floor_stands_beside_each_cell(tmp_path):
+    found, page = of_gaussians(tmp_path)
+    for name, item in found.decoded.items():
+        f = int(short(name))
+        expected = kernel_distance("kl", f, 10) - decoded_kernel_distance("kl", f)
+        assert item.difference == pytest.approx(expected)
+        half = math.hypot(0.0015, 0.0009)
+        assert (item.low, item.high) == pytest.approx((expected - half, expected + half))
+    assert len(found.decoded) == 3
+    assert "| above the decoded floor |" in page
+    assert "above the Gaussian" not in page

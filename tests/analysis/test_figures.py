@@ -25,8 +25,10 @@ from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
 from analysis.figures import FIGURES, figures_of
+from analysis.figures.floors import LOOKS
 from analysis.headline import headline
 from ldm.errors import UserError
+from ldm.records import GAUSSIAN
 
 FACTORS = (1, 4, 8)
 
@@ -173,6 +175,22 @@ def test_the_decoded_floor_of_a_panel_is_that_of_its_own_first_stages(weighted):
             else:
                 ticks = [line.get_ydata()[0] for line in axes.get_lines() if line.get_marker() == ">"]
                 assert ticks == pytest.approx(wanted)
+
+
+def test_the_gaussian_is_drawn_faintly_beside_the_decoded_floor(tmp_path):
+    gaussian = {f: (0.1 + f / 100, 0.09) for f in (1, 4, 8)}
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4, 8), steps=(10,), gaussian=gaussian))
+    study = read_study(tmp_path)
+    wanted = [pooled for pooled, _ in gaussian.values()]
+    for name in ("quality_vs_f", "quality_vs_compute", "quality_vs_training"):
+        figure = FIGURES[name].draw(study)
+        [axes] = figure.axes
+        drawn = [line for line in axes.get_lines() if line.get_alpha() == LOOKS[GAUSSIAN].alpha]
+        values = [float(value) for line in drawn for value in line.get_ydata() if line.get_zorder() in (1, 5)]
+        assert values == pytest.approx(wanted), name
+        low, high = axes.get_ylim()
+        assert low < min(wanted) < max(wanted) < high, name
+        assert "Gaussian, no network" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_compute_is_shown_with_and_without_the_first_stage(figures):

@@ -34,6 +34,7 @@ METRICS = {
         "reference": ("real_kd_efficientnet_lite2", "real_fd_efficientnet_lite2"),
         "reconstruction": ("rmse255", "ssim", "rate_kl_prior", "decoded_kd_efficientnet_lite2"),
         "coding": ("coded_latent", "rmse255_coded"),
+        "gaussian": ("gaussian_kd_efficientnet_lite2", "gaussian_class_kd_efficientnet_lite2"),
         "progress": ("kd_efficientnet_lite2",),
         "likelihood": ("latent_density_nats_per_dim", "progressive_rmse255"),
         "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2"),

@@ -90,9 +90,8 @@ def test_a_retry_makes_every_artifact_once(store):
     launch = Launcher(store)
     retry(store, entries(store, [SWEEP]), launch)
     assert all(entry.is_done for entry in entries(store, [SWEEP]))
-    assert (
-        len(launch.jobs) == len(set(launch.jobs)) == 2 * 3 + 3
-    )  # two models' reconstruction, rate curve and progress, three cells
+    # Two models' reconstruction, rate curve, Gaussian and progress, and three cells.
+    assert len(launch.jobs) == len(set(launch.jobs)) == 2 * 4 + 3
     again = Launcher(store)
     retry(store, entries(store, [SWEEP]), again)
     assert again.jobs == []
@@ -111,11 +110,8 @@ def test_a_retry_leaves_alone_what_hangs_on_a_stage_that_fails_again(store):
     launch = Launcher(store, fails={"latents-4"})
     retry(store, entries(store, [SWEEP]), launch)
     tried_at_4 = [target for target, identity in launch.jobs if "-4" in identity]
-    assert tried_at_4 == [
-        "reconstruction",
-        "rate_curve",
-        "progress",
-    ]  # neither of the two evaluations, whose latents are lost
+    # Neither the progress nor the two evaluations, whose latents are lost.
+    assert tried_at_4 == ["reconstruction", "rate_curve", "gaussian"]
     assert [entry.is_done for entry in entries(store, [SWEEP])] == [False, False, True]
 
 

@@ -16,7 +16,7 @@ from ldm.metrics.features import Features
 from ldm.metrics.reconstruction import to_uint8
 from ldm.records import read_sealed, write_json
 
-MEASURED = ("reconstruction", "latents", "samples", "progress", "evaluation", "probe")
+MEASURED = ("reconstruction", "latents", "gaussian", "samples", "progress", "evaluation", "probe")
 
 
 def test_values_pass_as_they_are_and_numbers_that_are_none_do_not() -> None:

@@ -19,6 +19,8 @@ from ldm.samplers import SAMPLERS
 from ldm.training.flops import count_flops
 
 ALWAYS = {stage.name for stage in STAGES} - ON_REQUEST
+JUDGED = {"reference", "reconstruction", "gaussian", "progress", "evaluation"}
+"""Stages whose rows are of what an extractor sees."""
 FROM_DIFFUSION_ON = {"diffusion", "progress", "samples", "evaluation"}
 
 
@@ -56,10 +58,10 @@ def test_sampling_settings_change_only_what_is_sampled(setting):
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("metrics.n_samples=20", {"reference", "reconstruction", "rate_curve", "progress", "samples", "evaluation"}),
-        ("metrics.seed=1", {"reference", "reconstruction", "rate_curve", "progress", "evaluation"}),
-        ("metrics.reference=train", {"reference", "reconstruction", "progress", "evaluation"}),
-        ("metrics.extractor=inception", {"reference", "reconstruction", "progress", "samples", "evaluation"}),
+        ("metrics.n_samples=20", {"samples", "rate_curve", *JUDGED}),
+        ("metrics.seed=1", {"rate_curve", *JUDGED}),
+        ("metrics.reference=train", JUDGED),
+        ("metrics.extractor=inception", {"samples", *JUDGED}),
         ("metrics.also.inception=true", {"other_references", "samples", "evaluation"}),
         ("metrics.progress_samples=9", {"progress"}),
         ("metrics.progress_steps=3", {"progress"}),
@@ -395,7 +397,7 @@ def test_the_judge_may_be_the_loss_network_where_the_user_says_so():
     # The mark is part of what is measured, so all that bears it is measured anew, and nothing is trained for it.
     for f in (1, 4):
         marked = changed(plan_of(f"ae.f={f}"), plan_of(f"ae.f={f}", "metrics.allow_same_network=true"))
-        assert marked == {"reference", "reconstruction", "progress", "evaluation"}
+        assert marked == JUDGED
     assert plan_of(*settings).axes["extractor"] == "efficientnet_lite2"
 
 

@@ -34,6 +34,7 @@ def test_each_identity_is_computed_once(swept: Path) -> None:
         "first_stage": 3,
         "reconstruction": 3,
         "latents": 3,
+        "gaussian": 3,
         "diffusion": 3,
         "progress": 3,
         "probe": 1,

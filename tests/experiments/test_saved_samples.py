@@ -99,7 +99,7 @@ def test_another_extractor_later_generates_nothing_and_gives_what_it_would_have_
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 sample set is made from images that earlier runs saved" in done.stdout
     added = dict(records(store) - before)
-    assert set(added) == {"reference", "reconstruction", "progress", "samples", "evaluation"}
+    assert set(added) == {"reference", "reconstruction", "gaussian", "progress", "samples", "evaluation"}
     record = json.loads((store / "samples" / added["samples"] / "record.json").read_text())
     assert ("samples", record["facts"]["images_of"]) in before
     assert record["facts"]["made_on"]["device"] == "cpu"

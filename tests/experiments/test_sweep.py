@@ -64,14 +64,15 @@ def test_every_identity_is_launched_once_and_beside_all_that_does_not_wait_for_i
     books = Bookkeeper(store, points)
     assert run_waves(points, TARGETS, store, books) == []
     assert [{name for name, _ in wave} for wave in books.waves] == [
-        {"reference", "first_stage", "probe"}, {"reconstruction", "rate_curve", "latents"}, {"diffusion"},
+        {"reference", "first_stage", "probe"}, {"reconstruction", "rate_curve", "latents"}, {"gaussian", "diffusion"},
         {"progress", "samples"}, {"evaluation"},
     ]  # fmt: skip
     launched = [job for wave in books.waves for job in wave]
     assert len(launched) == len(set(launched))
     assert set(launched) == {(s.name, s.identity) for p in points for s in p.plan.stages.values()}
     assert Counter(name for name, _ in launched) == {
-        "reference": 1, "first_stage": 3, "reconstruction": 3, "rate_curve": 1, "latents": 3, "diffusion": 3,
+        "reference": 1, "first_stage": 3, "reconstruction": 3, "rate_curve": 1, "latents": 3, "gaussian": 3,
+        "diffusion": 3,
         "progress": 3, "probe": 1, "samples": 6, "evaluation": 6,
     }  # fmt: skip
     assert run_waves(points, TARGETS, store, lambda jobs: pytest.fail("nothing is missing")) == []
@@ -95,7 +96,7 @@ def test_a_lost_stage_stops_only_what_hangs_on_it(tmp_path, points, how):
     assert lost.stage.name == "latents"
     assert lost.reason == ("ValueError: no luck" if how == "fails" else "its job ended without a word (killed?)")
     assert lost.command == "python run.py ae=vq ae.f=4 sampler.steps=2"
-    hanging = {"latents", "diffusion", "progress", "samples", "evaluation"}
+    hanging = {"latents", "gaussian", "diffusion", "progress", "samples", "evaluation"}
     for point in points:
         for stage in point.plan.stages.values():
             is_lost = point.plan.axes["regulariser"] == "vq" and stage.name in hanging
@@ -113,7 +114,7 @@ def test_until_bounds_what_is_run_and_what_is_written_down(tmp_path, points):
     store = Store(tmp_path)
     books = Bookkeeper(store, points)
     run_waves(points, targets(STAGES, "latents"), store, books)
-    expected = {"reference", "first_stage", "reconstruction", "latents"}
+    expected = {"reference", "first_stage", "reconstruction", "latents", "gaussian"}
     assert {name for wave in books.waves for name, _ in wave} == expected | {"rate_curve"}
     sweep = as_sweep("s", "now", "command", points, "latents", STAGES)
     have_posteriors = [point.plan.axes["regulariser"] == "kl" for point in points]
