@@ -188,7 +188,7 @@ DAMAGES: Final[Mapping[str, Damage]] = {
         Damage("blur", "blur", "px", (0.5, 0.75, 1, 1.5, 2), blurred),
         Damage("noise", "noise", "grey levels", (4, 8, 16, 32, 64), noisy),
         Damage("contrast", "contrast", "times", (1.25, 1.5, 2, 3, 4), contrasted),
-        Damage("hue", "hue turned", "degrees", (15, 30, 60, 120, 180), hue_turned),
+        Damage("hue", "hue turned", "degrees", (10, 20, 40, 60, 90), hue_turned),
         Damage("saturation", "saturation", "times", (1.25, 1.5, 2, 3, 4), saturated),
         Damage("patches", "patches shuffled", "px", (16, 8, 4, 2, 1), shuffled),
         Damage("blocks", "blocks pasted", "of the side", (0.125, 0.25, 0.375, 0.5, 0.625), pasted),
@@ -197,4 +197,5 @@ DAMAGES: Final[Mapping[str, Damage]] = {
         Damage("fields", "plain fields instead", "of the images", SHARES, with_fields),
     )
 }
-"""All damages by name."""
+"""All damages by name. Colours are turned by a right angle at most: beyond, orange and blue change places, and a set of
+images comes nearer to itself again."""
