@@ -33,6 +33,7 @@ INCEPTION_SHA256: Final = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1bef
 EXTRACTOR_TITLES: Final = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "efficientnet_lite2": "EfficientNet-Lite2",
+    "efficientnet_lite2_colour": "EfficientNet-Lite2 and colours",
     "inception": "Inception-v3",
     "dinov2": "DINOv2",
     "clip": "CLIP",
@@ -200,11 +201,42 @@ class EfficientNetLite2Extractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (N, 3, H, W) of any size: (N, 1280) and logits (N, 1000)."""
+        features = self._head(self._deepest(images))
+        return collected(features, self.network.classifier(features))
+
+    def _deepest(self, images: Tensor) -> Tensor:
         x = resized(images, self.size, "bilinear", self.device)
         x = self.network.preprocess(x / 127.5 - 1).to(self.dtype, memory_format=torch.channels_last)
-        maps = self.network.head(self.network.taps(x)[-1])
-        features = F.relu6(maps).float().mean(dim=(2, 3))
-        return collected(features, self.network.classifier(features))
+        return self.network.taps(x)[-1]
+
+    def _head(self, maps: Tensor) -> Tensor:
+        return F.relu6(self.network.head(maps)).float().mean(dim=(2, 3))
+
+
+COLOUR_GRID: Final = 4
+COLOUR_WEIGHT: Final = 6.0
+"""What a mean colour in [-1, 1] counts beside features whose squares sum up to their number (decision 0022)."""
+
+
+class EfficientNetLite2ColourExtractor(EfficientNetLite2Extractor):
+    """EfficientNet-Lite2's deepest maps, pooled to 352 features of one length, beside the colours of a 4 x 4 grid.
+
+    The maps are outputs of a linear projection, so they have both signs and a mean near 0 over ImageNet. At one length
+    they say what is seen and not how strongly, and no image outweighs the others in the kernel's third power. Colours
+    are the mean pixels of the image as it is given. Logits are those of the whole network.
+    """
+
+    name = "efficientnet_lite2_colour"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Features of uint8 images (N, 3, H, W) of any size: (N, 400) and logits (N, 1000)."""
+        maps = self._deepest(images)
+        logits = self.network.classifier(self._head(maps))
+        shapes = F.normalize(maps.float().mean(dim=(2, 3)))
+        colours = F.adaptive_avg_pool2d(images.to(self.device).float() / 127.5 - 1, COLOUR_GRID).flatten(1)
+        length = (shapes.shape[1] + colours.shape[1]) ** 0.5
+        return collected(torch.cat([length * shapes, COLOUR_WEIGHT * colours], dim=1), logits)
 
 
 def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
