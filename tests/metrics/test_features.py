@@ -86,17 +86,20 @@ def colour():
     return load_extractor("efficientnet_lite2_colour")
 
 
-def test_shapes_have_one_length_and_colours_are_mean_pixels(lite2, colour):
+def test_shapes_have_one_length_and_colours_are_means_and_spreads(lite2, colour):
     images = pictures(n=4, side=112)
     found = colour(images)
-    assert (found.features.dtype, found.features.shape) == (np.float32, (4, 400))
+    assert (found.features.dtype, found.features.shape) == (np.float32, (4, 403))
     with torch.no_grad():
         network = efficientnet_lite.load("lite2")
         pooled = network.taps(network.preprocess(images.float() / 127.5 - 1))[-1].mean(dim=(2, 3))
-    expected = 20 * pooled / pooled.norm(dim=1, keepdim=True)
+    expected = 403**0.5 * pooled / pooled.norm(dim=1, keepdim=True)
     np.testing.assert_allclose(found.features[:, :352], expected, atol=1e-3)
-    blocks = (images.double() / 127.5 - 1).unflatten(3, (4, 28)).unflatten(2, (4, 28)).mean(dim=(3, 5))
-    np.testing.assert_allclose(found.features[:, 352:], 6 * blocks.flatten(1), atol=1e-5)
+    pixels = images.double() / 127.5 - 1
+    coarse, fine = (pixels.unflatten(3, (k, -1)).unflatten(2, (k, -1)).mean(dim=(3, 5)) for k in (4, 8))
+    np.testing.assert_allclose(found.features[:, 352:400], 4 * coarse.flatten(1), atol=1e-5)
+    luma = (torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None] * fine).sum(dim=1).flatten(1)
+    np.testing.assert_allclose(found.features[:, 400], 20 * luma.std(dim=1, correction=0), atol=1e-4)
     np.testing.assert_allclose(found.logits, lite2(images).logits, atol=1e-5)
 
 
@@ -116,9 +119,9 @@ def test_what_its_protocol_says_of_it(lite2, colour):
 
 def test_colours_tell_what_shapes_do_not(lite2, colour):
     images, reference = pictures(n=64, seed=1), pictures(n=64, seed=2)
-    turned = images.flip(1)  # red and blue change places: the same shapes
+    grey = images[:, :1].expand(-1, 3, -1, -1)
     darker = (images.float() * 0.6).to(torch.uint8)
-    for damaged in (turned, darker):
+    for damaged in (grey, darker):
         seen = [kernel_distance(colour(x).features, colour(reference).features)[0] for x in (images, damaged)]
         assert seen[1] > seen[0]
 
@@ -126,7 +129,16 @@ def test_colours_tell_what_shapes_do_not(lite2, colour):
 @pytest.mark.parametrize("side", [5, 19, 300])
 def test_colours_of_any_size(colour, side):
     plain = torch.full((1, 3, side, side), 255, dtype=torch.uint8)
-    np.testing.assert_allclose(colour(plain).features[:, 352:], 6, atol=1e-5)
+    np.testing.assert_allclose(colour(plain).features[:, 352:400], 4, atol=1e-5)
+    np.testing.assert_allclose(colour(plain).features[:, 400:], 0, atol=1e-4)
+
+
+def test_grey_has_no_chroma_and_contrast_spreads_luma(colour):
+    grey = pictures(n=3)[:, :1].expand(-1, 3, -1, -1)
+    weaker = ((grey.float() - 128) / 2 + 128).round().to(torch.uint8)
+    spreads, halved = (colour(x).features[:, 400:] for x in (grey, weaker))
+    np.testing.assert_allclose(spreads[:, 1:], 0, atol=0.02)
+    np.testing.assert_allclose(halved[:, 0], spreads[:, 0] / 2, rtol=0.01)
 
 
 def test_distance_grows_with_the_damage(lite2):
