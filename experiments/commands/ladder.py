@@ -118,6 +118,8 @@ def _extractor(text: str, device: str) -> Extractor:
 
 
 def _images(path: Path | None, side: int, n: int, seed: int) -> _Halves:
+    if n < LEAST:
+        raise UserError(f"--n {n}: a ladder needs at least {LEAST} images of each half")
     if path is None:
         sources = [open_splits(EMBEDDED, side, n_train=1, n_heldout=2 * n, seed=seed)["heldout"]]
     else:
@@ -125,10 +127,6 @@ def _images(path: Path | None, side: int, n: int, seed: int) -> _Halves:
         heldout = splits["heldout"]
         sources = [heldout] if len(heldout) >= 2 * n else [heldout, splits["train"]]
     images, labels = _read(sources, 2 * n, seed)
-    if len(images) < 2 * LEAST:
-        raise UserError(
-            f"{path or EMBEDDED} has {len(images)} images: a ladder needs at least {2 * LEAST}, --n {LEAST}"
-        )
     reference, damaged = halves(len(images), seed)
     return _Halves(
         str(path or f"data={EMBEDDED}"),
@@ -154,6 +152,8 @@ def _read(sources: Sequence[ImageSource], n: int, seed: int) -> tuple[Tensor, Te
             images.append(torch.from_numpy(np.ascontiguousarray(item.image.transpose(2, 0, 1))))
             labels.append(-1 if item.label is None else item.label)
             reporter.advance_to(len(images))
+    if len(images) < 2 * LEAST:
+        raise UserError(f"the set has {len(images)} images that can be used: a ladder needs at least {2 * LEAST}")
     if unusable:
         say(f"{unusable} images cannot be used and are left out", style="yellow")
     return torch.stack(images), torch.tensor(labels)

@@ -49,7 +49,8 @@ def test_files_of_one_kind_have_no_classes_to_miss(tmp_path: Path, capsys: pytes
     ("arguments", "said"),
     [
         (["--extractor", "efficientnet_lite3"], "did you mean 'efficientnet_lite2'"),
-        (["--n", "5"], "a ladder needs at least 40"),
+        (["--n", "5"], "--n 5: a ladder needs at least 20 images of each half"),
+        (["few"], "the set has 12 images that can be used: a ladder needs at least 40"),
         (["absent"], "absent"),
         (["--resolution", "8"], "resolutions from 16 to 256"),
     ],
@@ -58,5 +59,6 @@ def test_bad_input_is_said_in_a_sentence(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "few", 12)
     assert main(arguments) == 2
     assert said in capsys.readouterr().out
