@@ -101,7 +101,7 @@ def _ladder(options: argparse.Namespace) -> int:
     _print(_scores(ladders))
     if images.labels is None:
         say("left out: classes missing. The images have no classes.")
-    say("amount: distance ± half of its 95 % interval; a dot: not told apart from the strength before, or the floor")
+    say("distance ± half of its 95 % interval; a dot: not told apart from the strength before, or the floor")
     n, side = len(images.images), images.images.shape[-1]
     say(f"{n:,} images a half of {side} px ({images.title}, content {images.fingerprint[:8]}), seed {options.seed}")
     if options.json:
@@ -182,18 +182,18 @@ def _rows(name: str, ladder: Ladder) -> Table:
     table = Table(
         box=None, pad_edge=False, title=f"{_title(name)}: kernel distance, floor {floor}", title_justify="left"
     )
-    table.add_column("damage", no_wrap=True)
-    for strength in STRENGTHS:
-        table.add_column(str(strength), no_wrap=True)
-    table.add_column("tau", justify="right")
-    table.add_column("apart", justify="right")
+    for heading in ("damage", *map(str, STRENGTHS), "tau", "apart"):
+        table.add_column(heading, no_wrap=True)
     for row in ladder.rows:
+        first, *_, last = row.rungs
         cells = [
-            f"{rung.amount:g}: {_text(rung.distance)}{'' if apart else ' ·'}"
-            for rung, apart in zip(row.rungs, row.apart, strict=True)
+            _text(rung.distance) + ("" if apart else " ·") for rung, apart in zip(row.rungs, row.apart, strict=True)
         ]
         table.add_row(
-            f"{row.damage.title}, {row.damage.unit}", *cells, f"{row.tau:+.2f}", f"{sum(row.apart)} of {len(row.apart)}"
+            f"{row.damage.title} {first.amount:g} to {last.amount:g} {row.damage.unit}",
+            *cells,
+            f"{row.tau:+.2f}",
+            f"{sum(row.apart)} of {len(row.apart)}",
         )
     return table
 
