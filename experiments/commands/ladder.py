@@ -200,7 +200,7 @@ def _rows(name: str, ladder: Ladder) -> Table:
 
 def _checks(ladders: Mapping[str, Ladder]) -> Table:
     table = Table(box=None, pad_edge=False, title="order", title_justify="left")
-    for heading in ("what must lie above what", *map(_title, ladders)):
+    for heading in ("what must lie above what (px of 32)", *map(_title, ladders)):
         table.add_column(heading, no_wrap=True)
     for index, check in enumerate(ORDER_CHECKS):
         table.add_row(check.title, *(ladder.checks[index] for ladder in ladders.values()))
