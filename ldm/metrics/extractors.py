@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from ldm.metrics.features import (
+    EfficientNetLite2ColourExtractor,
     EfficientNetLite2Extractor,
     Extractor,
     InceptionExtractor,
@@ -38,8 +39,11 @@ class ExtractorSource:
     is_packaged: bool = False
 
 
-def _efficientnet_lite2(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
-    return EfficientNetLite2Extractor(efficientnet_lite.load("lite2"), EXTRACTION_SIDE, device, dtype)
+def _efficientnet_lite2(kind: type[EfficientNetLite2Extractor], title: str) -> ExtractorSource:
+    def load(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
+        return kind(efficientnet_lite.load("lite2"), EXTRACTION_SIDE, device, dtype)
+
+    return ExtractorSource(title, load, lambda weights: efficientnet_lite.weights_file("lite2"), is_packaged=True)
 
 
 def _inception(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
@@ -62,11 +66,9 @@ def _transformer(kind: str, title: str) -> ExtractorSource:
 
 
 EXTRACTORS: Final[Mapping[str, ExtractorSource]] = {
-    "efficientnet_lite2": ExtractorSource(
-        "EfficientNet-Lite2",
-        _efficientnet_lite2,
-        lambda weights: efficientnet_lite.weights_file("lite2"),
-        is_packaged=True,
+    "efficientnet_lite2": _efficientnet_lite2(EfficientNetLite2Extractor, "EfficientNet-Lite2"),
+    "efficientnet_lite2_colour": _efficientnet_lite2(
+        EfficientNetLite2ColourExtractor, "EfficientNet-Lite2 and colours"
     ),
     "inception": ExtractorSource("Inception", _inception, inception_file),
     "dinov2": _transformer("dinov2", "DINOv2"),

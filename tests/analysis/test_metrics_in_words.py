@@ -18,7 +18,6 @@ from analysis.figures import figures_of
 from analysis.headline import headline
 from analysis.table import markdown
 from ldm.metrics.distribution import KINDS, metric_of
-from ldm.metrics.features import EXTRACTOR_TITLES
 from ldm.metrics.values import DECODED_IMAGES, REAL_IMAGES, WINDOWS_OF_SAMPLES, MetricValue, varied
 from ldm.records import GENERATION
 
@@ -82,7 +81,7 @@ def test_a_metric_of_no_better_end_gets_a_column_and_no_verdict(store: Path) -> 
     assert "splendour" not in {table.metric for table in compare.tables(study.frame, study.axes)}
 
 
-@pytest.mark.parametrize("extractor", EXTRACTOR_TITLES)
+@pytest.mark.parametrize("extractor", older_metrics.NETWORKS)
 @pytest.mark.parametrize("variants", [(), (WINDOWS_OF_SAMPLES,), (REAL_IMAGES,), (DECODED_IMAGES,)])
 def test_older_rows_of_distances_mean_what_rows_say_today(extractor: str, variants: tuple) -> None:
     for kind in KINDS.values():

@@ -17,6 +17,7 @@ from ldm.metrics.features import (
     inception_network,
 )
 from ldm.metrics.frechet import frechet_distance
+from ldm.metrics.kernel import kernel_distance
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.pretrained.weights import content_hash
@@ -80,6 +81,66 @@ def test_half_precision_is_said_and_close(lite2):
     assert (as_bf16 != rounded.features).mean() > 0.1
 
 
+@pytest.fixture(scope="module")
+def colour():
+    return load_extractor("efficientnet_lite2_colour")
+
+
+def test_shapes_have_one_length_and_colours_are_means_and_spreads(lite2, colour):
+    images = pictures(n=4, side=112)
+    found = colour(images)
+    assert (found.features.dtype, found.features.shape) == (np.float32, (4, 403))
+    with torch.no_grad():
+        network = efficientnet_lite.load("lite2")
+        pooled = network.taps(network.preprocess(images.float() / 127.5 - 1))[-1].mean(dim=(2, 3))
+    expected = 403**0.5 * pooled / pooled.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(found.features[:, :352], expected, atol=1e-3)
+    pixels = images.double() / 127.5 - 1
+    coarse, fine = (pixels.unflatten(3, (k, -1)).unflatten(2, (k, -1)).mean(dim=(3, 5)) for k in (4, 8))
+    np.testing.assert_allclose(found.features[:, 352:400], 4 * coarse.flatten(1), atol=1e-5)
+    luma = (torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None] * fine).sum(dim=1).flatten(1)
+    np.testing.assert_allclose(found.features[:, 400], 20 * luma.std(dim=1, correction=0), atol=1e-4)
+    np.testing.assert_allclose(found.logits, lite2(images).logits, atol=1e-5)
+
+
+def test_features_depend_on_no_other_image(colour):
+    images = pictures(n=5)
+    together = colour(images).features
+    order = [3, 0, 4, 1, 2]
+    np.testing.assert_allclose(colour(images[order]).features, together[order], atol=2e-4)
+    one_by_one = np.concatenate([colour(image[None]).features for image in images])
+    np.testing.assert_allclose(one_by_one, together, atol=2e-4)
+
+
+def test_what_its_protocol_says_of_it(lite2, colour):
+    assert (colour.name, colour.size, colour.resize) == ("efficientnet_lite2_colour", 112, "bilinear_antialias")
+    assert (colour.precision, colour.weights_hash) == ("float32", lite2.weights_hash)
+
+
+def test_colours_tell_what_shapes_do_not(lite2, colour):
+    images, reference = pictures(n=64, seed=1), pictures(n=64, seed=2)
+    grey = images[:, :1].expand(-1, 3, -1, -1)
+    darker = (images.float() * 0.6).to(torch.uint8)
+    for damaged in (grey, darker):
+        seen = [kernel_distance(colour(x).features, colour(reference).features)[0] for x in (images, damaged)]
+        assert seen[1] > seen[0]
+
+
+@pytest.mark.parametrize("side", [5, 19, 300])
+def test_colours_of_any_size(colour, side):
+    plain = torch.full((1, 3, side, side), 255, dtype=torch.uint8)
+    np.testing.assert_allclose(colour(plain).features[:, 352:400], 4, atol=1e-5)
+    np.testing.assert_allclose(colour(plain).features[:, 400:], 0, atol=1e-4)
+
+
+def test_grey_has_no_chroma_and_contrast_spreads_luma(colour):
+    grey = pictures(n=3)[:, :1].expand(-1, 3, -1, -1)
+    weaker = ((grey.float() - 128) / 2 + 128).round().to(torch.uint8)
+    spreads, halved = (colour(x).features[:, 400:] for x in (grey, weaker))
+    np.testing.assert_allclose(spreads[:, 1:], 0, atol=0.02)
+    np.testing.assert_allclose(halved[:, 0], spreads[:, 0] / 2, rtol=0.01)
+
+
 def test_distance_grows_with_the_damage(lite2):
     reference, other = pictures(n=24, seed=1), pictures(n=24, seed=2)
     rng = np.random.default_rng(3)
@@ -92,9 +153,10 @@ def test_distance_grows_with_the_damage(lite2):
 
 
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8)])
-def test_only_uint8_images_are_taken(lite2, images):
-    with pytest.raises(ValueError, match="uint8 images"):
-        lite2(images)
+def test_only_uint8_images_are_taken(lite2, colour, images):
+    for extractor in (lite2, colour):
+        with pytest.raises(ValueError, match="uint8 images"):
+            extractor(images)
 
 
 @pytest.mark.parametrize("logits", [True, False])
@@ -150,7 +212,7 @@ def test_batches_with_and_without_logits_do_not_mix():
 
 
 def test_an_unknown_extractor_is_one_sentence_with_the_nearest_name():
-    said = r"extractor=inceptoin is none of efficientnet_lite2, inception.*did you mean 'inception'\?"
+    said = r"extractor=inceptoin is none of efficientnet_lite2, .*inception.*did you mean 'inception'\?"
     with pytest.raises(UserError, match=said):
         load_extractor("inceptoin")
 
