@@ -173,7 +173,8 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
     """Images, batch and learning rate; before the denoiser, since budgets look at what the user set of that."""
     if published.is_given(config["denoiser"]):
         return {}, []
-    trainer, scale, f = dict(config["trainer"]), config["scale"], config["ae"]["f"]
+    scale, f = config["scale"], config["ae"]["f"]
+    trainer = filled(config["trainer"], {"budget": scale["trainer"]["budget"]})
     length, usual = trainer.pop("length", 1), scale["trainer"]["images"]
     match trainer["budget"]:
         case "images":
@@ -189,6 +190,8 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
             reference, images = scale["trainer"]["flops_reference_f"], trainer["images"] or usual * length
             ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
             trainer["images"] = max(1, round(images * ratio))
+            # Where a latent is small, steps of the usual batch are mostly overhead.
+            trainer = filled(trainer, {"batch": scale["trainer"].get("flops_batch", {}).get(f)})
     trainer = filled(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})
     factor = trainer["learning_rate_factor"]
     return {"trainer": {**trainer, "learning_rate": trainer["learning_rate"] * factor}}, []
@@ -201,10 +204,10 @@ def _denoiser(config: Config, facts: DataFacts) -> Settled:
 
 
 def _diffusion(config: Config, facts: DataFacts) -> Settled:
-    """The shift of the noise schedule as a number."""
-    diffusion = config["diffusion"]
+    """The target, and the shift of the noise schedule as a number."""
     if published.is_given(config["denoiser"]):
         return {}, []
+    diffusion = filled(config["diffusion"], config["scale"]["diffusion"])
     return {"diffusion": {**diffusion, "shift": shift_of(diffusion.get("shift"), config["ae"]["f"])}}, []
 
 
@@ -262,9 +265,11 @@ def _sampler(config: Config, facts: DataFacts) -> Settled:
         own_options(given["name"], given)
         inactive = inactive_options(given["name"])
     settings = {key: value for key, value in given.items() if key not in inactive}
-    calls = settings.pop("nfe", None)
+    calls, usual = settings.pop("nfe", None), dict(config["scale"]["sampler"])
+    steps = usual.pop("steps")
+    settings = filled(settings, usual)
     if calls is None:
-        return {"sampler": filled(settings, config["scale"]["sampler"])}, []
+        return {"sampler": filled(settings, {"steps": steps})}, []
     if settings["steps"] is not None:
         raise UserError(
             f"sampler.steps={settings['steps']} and sampler.nfe={calls} both say how long to sample; give one of them"

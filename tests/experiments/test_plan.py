@@ -10,7 +10,7 @@ import torch
 from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of, planned, reversed_keys, settings_of, stage_named
 
 from experiments import build
-from experiments.budget import network_calls
+from experiments.budget import flops_per_training_image, network_calls
 from experiments.conditions import DataFacts, Vocabulary, larger_maps
 from experiments.stages import STAGES
 from ldm.errors import UserError
@@ -440,12 +440,28 @@ def test_the_cells_of_a_study_have_the_same_parameters(scale, conditioning):
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
-def test_the_cells_of_a_study_see_the_same_images_in_the_same_batches(scale):
+def test_under_a_budget_of_images_the_cells_see_the_same_images_in_the_same_batches(scale):
     seen = set()
     for f in (1, 2, 4, 8, 16, 32):
-        trainer = plan_of(f"ae.f={f}", scale=scale).config["trainer"]
+        trainer = plan_of(f"ae.f={f}", "trainer.budget=images", scale=scale).config["trainer"]
         seen.add((math.ceil(trainer["images"] / trainer["batch"]) * trainer["batch"], trainer["batch"]))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_the_cells_of_a_study_cost_the_same_flops(scale):
+    spent = {}
+    for f in (1, 2, 4, 8, 16, 32):
+        config = plan_of(f"ae.f={f}", scale=scale).config
+        trainer = config["trainer"]
+        assert (trainer["budget"], config["diffusion"]["target"], config["sampler"]["clip"]) == ("flops", "v", "range")
+        seen = math.ceil(trainer["images"] / trainer["batch"]) * trainer["batch"]
+        spent[f] = seen * flops_per_training_image(config, f, Vocabulary(len(FACTS.classes)))
+    assert max(spent.values()) / min(spent.values()) < 1.02, spent
+    usual = {f: plan_of(f"ae.f={f}", scale=scale).config["trainer"]["batch"] for f in (4, 16, 32)}
+    assert usual == ({4: 32, 16: 64, 32: 128} if scale == "cpu" else dict.fromkeys(usual, usual[4]))
+    given = plan_of("ae.f=32", "trainer.batch=16", scale=scale).config["trainer"]
+    assert given["batch"] == 16
 
 
 def test_the_length_of_training_counts_in_the_images_of_the_scale():
