@@ -53,8 +53,7 @@ def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str, frame: 
         lines.setdefault(key, []).append(number)
     labels = []
     for (name, made, _), own in lines.items():
-        places = (beside(number, frame) if x == "f" else getattr(number, x) for number in own)
-        points = sorted((float(place), number.value) for place, number in zip(places, own, strict=True))
+        points = sorted((_place(number, x, frame), number.value) for number in own)
         axes.plot(*zip(*points, strict=True), "-", color=SHADE, linewidth=0.9, zorder=0.8)
         for at, value in points:
             axes.plot(at, value, "x", color=SHADE, markersize=4, zorder=0.9)
@@ -62,6 +61,11 @@ def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str, frame: 
         told = [part for part, parts in zip(made, namesakes, strict=True) if len(set(parts)) > 1]
         labels.append(PointLabel(*points[-1], ", ".join([*name, *told]), SHADE))
     return labels
+
+
+def _place(number: Published, x: str, frame: pd.DataFrame) -> float:
+    place: Any = beside(number, frame) if x == "f" else getattr(number, x)
+    return float(place)
 
 
 def _named(number: Published, line_of: str, frame: pd.DataFrame) -> tuple[str, ...]:
@@ -143,7 +147,7 @@ def _settings(drawn: Sequence[Published], rows: pd.DataFrame, shown: Sequence[st
     """In what the numbers' models differ from ours beside them, each setting once, where ours is known."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     ours = rows.drop_duplicates(["f", "channels", "steps", "eta", "guidance_scale", "images_seen"])
-    by_factor = {f: own.to_dict("records") for f, own in ours.groupby("f")}
+    by_factor: dict[Any, list[dict[Any, Any]]] = {f: own.to_dict("records") for f, own in ours.groupby("f")}
     for number in drawn:
         for row in by_factor.get(beside(number, rows), []):
             for setting, there, here in unlike_settings(number, row):

@@ -34,7 +34,7 @@ def draw(study: Study) -> Figure:
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         rows = with_flops(study, panel.rows) if is_of_flops else panel.rows
-        curves = {int(f): own.sort_values(x) for f, own in rows.groupby("f")}
+        curves = {str(f): own.sort_values(x) for f, own in rows.groupby("f")}
         ends, budgets = [], three_budgets([list(own[x].astype(float)) for own in curves.values()])
         for position, budget in enumerate(budgets):
             found = {f: at_budget(own, x, budget) for f, own in curves.items()}
@@ -88,7 +88,7 @@ def at_budget(milestones: pd.DataFrame, x: str, budget: float) -> tuple[pd.Serie
     Such a one has no interval.
     """
     rows = milestones.assign(distance=(milestones[x].astype(float) / budget).map(math.log))
-    nearest = rows.loc[rows["distance"].abs().idxmin()]
+    nearest = rows.iloc[int(rows["distance"].abs().to_numpy().argmin())]
     if abs(nearest["distance"]) <= math.log(1 + ALIKE):
         return nearest, False
     before, after = rows[rows["distance"] < 0], rows[rows["distance"] > 0]

@@ -1,5 +1,7 @@
 """The headline metric over the FLOPs of training, a curve a cell, with and without the first stage's share."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -26,11 +28,11 @@ def draw(study: Study) -> Figure:
         labels = []
         for f, own in rows.sort_values("images_seen").groupby("f"):
             end, tint, look = own.iloc[-1], style.colour(f), look_of[own["regulariser"].iloc[0]]
-            faint = {"color": tint, "linewidth": 1.1, "alpha": 0.6, "zorder": 1}
-            axes.plot(own["spent"], own["value"], linestyle=look.line, marker=".", markersize=4, **faint)
+            faint: dict[str, Any] = {"color": tint, "linewidth": 1.1, "alpha": 0.6, "zorder": 1}
+            axes.plot(own["spent"], own["value"], ".", linestyle=look.line, markersize=4, **faint)
             axes.plot([end["spent"], end["total"]], [end["value"]] * 2, **faint)
-            axes.plot(own["total"], own["value"], color=tint, linestyle=look.line, zorder=2)
-            draw_points(axes, own, "total", look_of, [look.size / 2] * (len(own) - 1) + [look.size])
+            axes.plot(own["total"], own["value"], ".", linestyle=look.line, markersize=6, color=tint, zorder=2)
+            draw_points(axes, own.tail(1), "total", look_of)
             axes.plot(
                 end["spent"],
                 end["value"],
