@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments import checks, custom, published
-from experiments.budget import flops_per_training_image, steps_within
+from experiments.budget import fewest_images, images_of_equal_flops, milestones, steps_within
 from experiments.build import AUTO, is_trained
 from experiments.conditions import (
     CONDITIONS,
@@ -172,8 +172,8 @@ def _conditioning(config: Config, facts: DataFacts) -> Settled:
 def _trainer(config: Config, facts: DataFacts) -> Settled:
     """Images, batch and learning rate; before the denoiser, since budgets look at what the user set of that."""
     if published.is_given(config["denoiser"]):
-        return {}, []
-    scale, f = config["scale"], config["ae"]["f"]
+        return {"trainer": {**config["trainer"], "budget": "images", "milestones": []}}, []
+    scale, f, fewest = config["scale"], config["ae"]["f"], None
     trainer = filled(config["trainer"], {"budget": scale["trainer"]["budget"]})
     length, usual = trainer.pop("length", 1), scale["trainer"]["images"]
     match trainer["budget"]:
@@ -186,15 +186,20 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
             half_life = batch * math.log(0.5) / math.log(PAPER_DECAY)
             trainer = filled(trainer, {**row, "images": row["steps"] * row["batch"], "ema_half_life": half_life})
         case "flops":
-            known = facts.vocabulary(annotations_read(config))
-            reference, images = scale["trainer"]["flops_reference_f"], trainer["images"] or usual * length
-            ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
-            trainer["images"] = max(1, round(images * ratio))
+            known, images = facts.vocabulary(annotations_read(config)), trainer["images"] or usual * length
+            trainer["images"] = images_of_equal_flops(config, images, f, known)
             # Where a latent is small, steps of the usual batch are mostly overhead.
             trainer = filled(trainer, {"batch": scale["trainer"].get("flops_batch", {}).get(f)})
+            if trainer["milestones"] == AUTO:
+                fewest = fewest_images(config, images, known)
     trainer = filled(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})
+    notes = []
+    if trainer["milestones"] == AUTO:
+        trainer["milestones"] = milestones(trainer["images"], fewest or trainer["images"], trainer["batch"])
+        if trainer["decay"] != "constant":
+            notes.append(f"trainer.decay={trainer['decay']}: a milestone is not what a run that ends there would be")
     factor = trainer["learning_rate_factor"]
-    return {"trainer": {**trainer, "learning_rate": trainer["learning_rate"] * factor}}, []
+    return {"trainer": {**trainer, "learning_rate": trainer["learning_rate"] * factor}}, notes
 
 
 def _denoiser(config: Config, facts: DataFacts) -> Settled:

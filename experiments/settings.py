@@ -189,11 +189,15 @@ class _Trainer:
     decay: str = option(choices=("constant", "cosine"), help="the rate over the training")
     weight_decay: float = option(low=0, help="of AdamW")
     gradient_clip: float | None = option(low=0, help="largest norm of the gradient; 0: none")
-    ema_half_life: float | None = option(above=0, unit="images", help="over which a weight's part in the EMA halves")
+    ema_half_life: float | None = option(
+        above=0, unit="images", words=("none",), help="over which a weight's part in the EMA halves; none: no limit"
+    )
     ema_share: float | None = option(
         above=0, high=1, help="of the images seen so far, the longest that this half-life may be"
     )
-    milestones: tuple[float, ...] = option(above=0, high=1, help="shares of the training at which quality is measured")
+    milestones: tuple[float, ...] = option(
+        above=0, high=1, words=("auto",), help="shares of the training at which quality is measured; auto: halvings"
+    )
     checkpoint_seconds: float = option(low=0, unit="seconds", help="between checkpoints")
 
 
