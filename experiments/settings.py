@@ -195,7 +195,7 @@ class _Trainer:
     ema_share: float | None = option(
         above=0, high=1, help="of the images seen so far, the longest that this half-life may be"
     )
-    milestones: tuple[float, ...] = option(
+    milestones: tuple[float, ...] | None = option(
         above=0, high=1, words=("auto",), help="shares of the training at which quality is measured; auto: halvings"
     )
     checkpoint_seconds: float = option(low=0, unit="seconds", help="between checkpoints")
