@@ -1,4 +1,7 @@
-"""The headline metric against training FLOPs, with (filled) and without (hollow) the first stage's share."""
+"""The headline metric against training FLOPs, with (marks) and without (ticks) the first stage's share."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,9 +13,12 @@ from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
 
+ALONE: Mapping[str, Any] = {"marker": "|", "markersize": 9, "markeredgewidth": 1.6, "linestyle": ""}
+"""The mark of diffusion training without its first stage's share."""
+
 
 def draw(study: Study) -> Figure:
-    """The headline metric against training FLOPs, with (filled) and without (hollow) the first stage's share."""
+    """The headline metric against training FLOPs, with (marks) and without (ticks) the first stage's share."""
     look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     steps = _common_steps(study)
 
@@ -22,18 +28,10 @@ def draw(study: Study) -> Figure:
             total=rows["diffusion_flops"] + rows["first_stage_flops"].fillna(0) + rows["latents_flops"].fillna(0)
         )
         for point in rows.to_dict("records"):
-            tint, marker = style.colour(point["f"]), look_of[point["regulariser"]]
+            tint = style.colour(point["f"])
             ends = [point["diffusion_flops"], point["total"]]
             axes.plot(ends, [point["value"]] * 2, color=tint, linewidth=1.0, alpha=0.6, zorder=1)
-            axes.plot(
-                ends[0],
-                point["value"],
-                marker.marker,
-                color=tint,
-                markerfacecolor="white",
-                markersize=marker.size,
-                zorder=3,
-            )
+            axes.plot(ends[0], point["value"], **ALONE, color=tint, zorder=3)
         draw_points(axes, rows, "total", look_of)
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
@@ -42,7 +40,7 @@ def draw(study: Study) -> Figure:
 
     keys = [
         style.key("with the first stage's share", marker="o", color=style.MUTED),
-        style.key("diffusion training alone", marker="o", color=style.MUTED, markerfacecolor="white"),
+        style.key("diffusion training alone", **ALONE, color=style.MUTED),
     ]
     note = f"All points at {steps} sampler steps; the share includes encoding the training set once." if steps else ""
     return quality_figure(

@@ -75,6 +75,8 @@ class Recipe:
     extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
     conditioning: str = "class"
     task: str | None = None
+    still_gains: float = 0.02
+    """By how much of its end's value a distance falls in the last doubling of the images seen."""
     gaussian: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Kernel distances of a Gaussian of the latents and of one of each class, by f."""
     is_declared: bool = True  # whether rows say what their metrics mean, as those of schema 1 do not
@@ -90,11 +92,13 @@ class FirstStage:
     seed: int = 0
 
 
-def kernel_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
+def kernel_distance(
+    regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0, still_gains: float = 0.02
+) -> float:
     """A made-up bowl over log2 f with a minimum at f = 4 to 8, falling with steps and with training."""
     bowl = 0.012 + 0.006 * (math.log2(f) - 2.4) ** 2
     family = 1.15 if regulariser == "vq" else 1.0
-    return bowl * family * (1 + 6 / steps) * (0.6 + 0.4 / share) * (1 + 0.1 * abs(guidance - 2))
+    return bowl * family * (1 + 6 / steps) * (1 + still_gains * (1 / share - 1)) * (1 + 0.1 * abs(guidance - 2))
 
 
 def network_calls(sampler: str, steps: int) -> int:
@@ -102,9 +106,9 @@ def network_calls(sampler: str, steps: int) -> int:
     return 2 * steps - 1 if sampler == "heun" else steps
 
 
-def frechet_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
+def frechet_distance(*cell: Any, **training: float) -> float:
     """A made-up Frechet distance that follows the kernel distance."""
-    return 40 + 900 * kernel_distance(regulariser, f, steps, guidance, share)
+    return 40 + 900 * kernel_distance(*cell, **training)
 
 
 def distortion(regulariser: str, f: int) -> float:
@@ -304,8 +308,18 @@ def _cell(
             _row(metric, value + extra, n // 2, spread, short.id, seen, seed)
             for seen in (3_000, 6_000, 12_000, 24_000, 48_000)
             for metric, value, extra, spread in (
-                (fd, frechet_distance(regulariser, f, 10, share=seen / 48_000), 0.0, 2.0),
-                (kd, kernel_distance(regulariser, f, 10, share=seen / 48_000), off, 0.002),
+                (
+                    fd,
+                    frechet_distance(regulariser, f, 10, share=seen / 48_000, still_gains=recipe.still_gains),
+                    0.0,
+                    2.0,
+                ),
+                (
+                    kd,
+                    kernel_distance(regulariser, f, 10, share=seen / 48_000, still_gains=recipe.still_gains),
+                    off,
+                    0.002,
+                ),
             )
         ]
         return StageRecord(
