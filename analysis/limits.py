@@ -7,6 +7,7 @@ a sentence with the numbers, "" where it finds none, and None where nothing was 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -126,7 +127,8 @@ def first_stage(candidate: Candidate) -> str | None:
     if found is None or found.verdict is None:
         return None
     above = text.difference(found.difference, found.low, found.high)
-    return "" if found.verdict == WORSE else f"{_title(candidate)} less that of decoded images: {above}."
+    less = f"The {_short(candidate.metric.title)} less that of decoded images is {above}: nothing left for diffusion."
+    return "" if found.verdict == WORSE else less
 
 
 def training(candidate: Candidate) -> str | None:
@@ -138,7 +140,7 @@ def training(candidate: Candidate) -> str | None:
         return ""
     by = text.difference(found.change.difference, found.change.low, found.change.high)
     way = "still getting better" if found.is_rising else "getting worse"
-    return f"From {found.half:,} to {found.last:,} images seen the {found.title} changed by {by}: {way}."
+    return f"From {found.half:,} to {found.last:,} images seen the {_short(found.title)} changed by {by}: {way}."
 
 
 def curve(candidate: Candidate) -> Curve | None:
@@ -166,7 +168,7 @@ def curve(candidate: Candidate) -> Curve | None:
 
 def sampler(candidate: Candidate) -> str | None:
     """Whether twice the steps move the distance by more than its interval: by other cells, or the stage's check."""
-    cells = set(candidate.rows["cell"])
+    cells, of = set(candidate.rows["cell"]), _short(candidate.metric.title)
     told = [
         (pair.is_limited, 2 * pair.steps, (pair.comparison.difference, pair.comparison.low, pair.comparison.high))
         for pair in candidate.doubled
@@ -179,9 +181,7 @@ def sampler(candidate: Candidate) -> str | None:
                 (facts["limited"], facts["twice"], (row.value, row.ci_low, row.ci_high)) for row in one.record.rows
             ]
     known = [item for item in told if item[0] is not None]
-    found = [
-        f"With {steps} steps the distance changes by {text.difference(*by)}." for is_so, steps, by in known if is_so
-    ]
+    found = [f"With {steps} steps the {of} changes by {text.difference(*by)}." for is_so, steps, by in known if is_so]
     return " ".join(found) if known else None
 
 
@@ -229,7 +229,8 @@ def gaussian(candidate: Candidate) -> str | None:
     if found is None or found.verdict is None:
         return None
     by = text.difference(found.difference, found.low, found.high)
-    return f"{_title(candidate)} less that of the Gaussian: {by}." if found.verdict == NO_BETTER else ""
+    less = f"The {_short(candidate.metric.title)} less that of the Gaussian is {by}."
+    return less if found.verdict == NO_BETTER else ""
 
 
 def out_of_scale(candidate: Candidate) -> str | None:
@@ -292,9 +293,10 @@ def candidates(study: Study) -> list[Candidate]:
     return found
 
 
-def known(study: Study) -> list[Known]:
-    """What limits each cell."""
-    return [_known(candidate) for candidate in candidates(study)]
+@lru_cache(maxsize=2)
+def known(study: Study) -> tuple[Known, ...]:
+    """What limits each cell; kept, since table and figures all ask."""
+    return tuple(_known(candidate) for candidate in candidates(study))
 
 
 def _known(candidate: Candidate) -> Known:
@@ -362,8 +364,9 @@ def budget(study: Study) -> str:
     return " ".join(said)
 
 
-def _title(candidate: Candidate) -> str:
-    return candidate.metric.title[:1].upper() + candidate.metric.title[1:]
+def _short(title: str) -> str:
+    """A metric's title without the network that sees the images."""
+    return title.partition(",")[0]
 
 
 def _sign(metric: Headline) -> float:

@@ -79,6 +79,9 @@ class Recipe:
     """By how much of its end's value a distance falls in the last doubling of the images seen."""
     gaussian: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Kernel distances of a Gaussian of the latents and of one of each class, by f."""
+    nearer: float | None = None
+    """Probability that a sample lies nearer to a training image than a held-out image does."""
+    scale: str = "cpu"
     is_declared: bool = True  # whether rows say what their metrics mean, as those of schema 1 do not
 
 
@@ -397,6 +400,10 @@ def _cell(
             )
         return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols | judged, **common)
 
+    def memorisation(identity: str) -> StageRecord:
+        rows = (_row(f"nearer_train_{extractor}", recipe.nearer, n, 0.03, at, 48_000, seed),)
+        return StageRecord("memorisation", identity, parents={}, rows=rows, protocols=protocols, **common)
+
     name = f"{regulariser}-f{f}-steps{steps}-{sampler}-guidance{guidance:g}-{extractor}"
     name += "".join(f"-{value}" for value in made_by[2:] if value)
     stages: dict[str, str] = {}
@@ -418,12 +425,17 @@ def _cell(
         ("probe", (judge.id,), probe, ()),
         ("samples", (*made_by, seed, guidance, sampler, steps), samples, ("diffusion", "probe")),
         ("evaluation", (*made_by, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),
+        *(
+            [("memorisation", (*made_by, seed, guidance, sampler, steps), memorisation, ("samples",))]
+            if recipe.nearer is not None
+            else []
+        ),
     ):
         stages[stage] = w.write(stage, key, make, place, [stages[parent] for parent in parents])
     axes = {
         "data": recipe.data,
         "resolution": recipe.resolution,
-        "scale": "cpu",
+        "scale": recipe.scale,
         "budget": "images",
         "f": f,
         "regulariser": regulariser,
