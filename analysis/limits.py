@@ -126,9 +126,10 @@ def first_stage(candidate: Candidate) -> str | None:
     found = above_decoded(candidate.study.frame, candidate.rows, candidate.cell, candidate.factor)
     if found is None or found.verdict is None:
         return None
-    above = text.difference(found.difference, found.low, found.high)
-    less = f"The {_short(candidate.metric.title)} less that of decoded images is {above}: nothing left for diffusion."
-    return "" if found.verdict == WORSE else less
+    if found.verdict == WORSE:
+        return ""
+    above, of = text.difference(found.difference, found.low, found.high), _short(candidate.metric.title)
+    return f"The {of} less that of decoded images is {above}: nothing left for diffusion to gain."
 
 
 def training(candidate: Candidate) -> str | None:
@@ -207,12 +208,13 @@ def at_chance(candidate: Candidate) -> str | None:
     scores, floors = rows[(rows["group"] == TASK) & (rows["variant"] == "")], rows[rows["variant"] == SHUFFLED]
     found, is_known = [], False
     for metric, own in scores.groupby("metric", sort=False):
-        higher, chance = direction(own), floors[floors["base"] == metric]
-        if higher is None or chance.empty:
+        chance = floors[floors["base"] == metric]
+        if chance.empty:
             continue
         score, floor = one_cell(own), one_cell(chance)
         factor = seed_factor([score, floor])
-        [item] = compare([score], floor, factor, -1.0 if higher else 1.0)
+        # Records of schema 1 do not say which end is better: higher, of all scores that have this floor.
+        [item] = compare([score], floor, factor, 1.0 if direction(own) is False else -1.0)
         is_known |= item.verdict is not None
         if item.verdict not in (BETTER, None):
             values = [mean_over_seeds(one, factor) for one in (score, floor)]

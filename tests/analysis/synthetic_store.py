@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.older_stores import STAGES
 from ldm.records import (
+    MEMORISATION,
     Cell,
     Cost,
     LeftOut,
@@ -153,7 +154,9 @@ def _row(
 
 
 def declared(row: ResultRow) -> ResultRow:
-    """The row with all that its metric says of itself."""
+    """The row with all that its metric says of itself, where it does not say it yet."""
+    if row.group:
+        return row
     from every_metric import every_metric
 
     from ldm.metrics.values import MetricValue
@@ -401,7 +404,8 @@ def _cell(
         return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols | judged, **common)
 
     def memorisation(identity: str) -> StageRecord:
-        rows = (_row(f"nearer_train_{extractor}", recipe.nearer, n, 0.03, at, 48_000, seed),)
+        row = _row(f"nearer_train_{extractor}", recipe.nearer, n, 0.03, at, 48_000, seed)
+        rows = (replace(row, kind="nearer_train", group=MEMORISATION, title="P(nearer)"),)
         return StageRecord("memorisation", identity, parents={}, rows=rows, protocols=protocols, **common)
 
     name = f"{regulariser}-f{f}-steps{steps}-{sampler}-guidance{guidance:g}-{extractor}"
