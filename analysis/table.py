@@ -188,10 +188,10 @@ def _without_verdict(found: Table, cell: str, leading: str) -> str:
     is_leading = any(item.other == cell for item in found.comparisons)
     baseline = found.gaussian.get(cell)
     told = [leading] if is_leading else []
-    told += [baseline.sentence] if baseline is not None and (cell in found.unbeaten or not is_leading) else []
-    own = found.limits.get(cell, ())
-    reasons = [*(["scale=tiny"] if cell in found.tiny else [])]
+    own, reasons = found.limits.get(cell, ()), ["scale=tiny"] if cell in found.tiny else []
     reasons += [limit.name for limit in own if limit.takes_verdict and limit.name != NO_BETTER]
+    if baseline is not None and (cell in found.unbeaten or not (is_leading or reasons)):
+        told.append(baseline.sentence)
     told += [f"no verdict: {', '.join(reasons)}"] if reasons else []
     return with_limits("; ".join(told) or "–", names_of(limit for limit in own if not limit.takes_verdict))
 
