@@ -100,7 +100,7 @@ class Curve:
     before: float | None
 
     @property
-    def is_rising(self) -> bool:
+    def is_gaining(self) -> bool:
         """Whether the last doubling made it better by more than its interval."""
         return self.change.verdict == BETTER
 
@@ -110,7 +110,7 @@ class Curve:
 
         None where they do not shrink, or it is too far to say.
         """
-        if not self.is_rising or self.before is None or not 0 < self.gain < self.before:
+        if not self.is_gaining or self.before is None or not 0 < self.gain < self.before:
             return None
         assert self.change.low is not None
         assert self.change.high is not None
@@ -140,7 +140,7 @@ def training(candidate: Candidate) -> str | None:
     if found.change.verdict not in (BETTER, WORSE):
         return ""
     by = text.difference(found.change.difference, found.change.low, found.change.high)
-    way = "still getting better" if found.is_rising else "getting worse"
+    way = "still getting better" if found.is_gaining else "getting worse"
     return f"From {found.half:,} to {found.last:,} images seen the {_short(found.title)} changed by {by}: {way}."
 
 
@@ -347,20 +347,20 @@ def budget(study: Study) -> str:
     models = {frozenset(one.rows["model"]): one for one in candidates(study)}
     named = {one.cell.name: found for one in models.values() if (found := curve(one)) is not None}
     named = {name: found for name, found in named.items() if found.change.verdict is not None}
-    rising = {name: found for name, found in named.items() if found.is_rising}
-    told = {name: enough for name, found in rising.items() if (enough := found.enough) is not None}
-    if named and not rising:
+    gaining = {name: found for name, found in named.items() if found.is_gaining}
+    told = {name: enough for name, found in gaining.items() if (enough := found.enough) is not None}
+    if named and not gaining:
         return "By the curves over training more images would not help."
     said = []
     if told:
-        times = max(enough // rising[name].last for name, enough in told.items())
+        times = max(enough // gaining[name].last for name, enough in told.items())
         said.append(
             "Extrapolated, as if the gain of each further doubling shrank as between the last two, a doubling gains "
             f"less than its interval from so many images seen on: "
             f"{'; '.join(f'{name}: {enough:,}' for name, enough in told.items())}. That is up to {times} times the "
             f"training (`trainer.length={times}`, where it was 1)."
         )
-    if len(told) < len(rising) or not named:
+    if len(told) < len(gaining) or not named:
         others = "For other cells nothing" if told else "Nothing"
         said.append(f"{others} can be extrapolated: train longer (`trainer.length=2`).")
     return " ".join(said)

@@ -189,7 +189,8 @@ def _without_verdict(found: Table, cell: str, leading: str) -> str:
     baseline = found.gaussian.get(cell)
     told = [leading] if is_leading else []
     own, reasons = found.limits.get(cell, ()), ["scale=tiny"] if cell in found.tiny else []
-    reasons += [limit.name for limit in own if limit.takes_verdict and limit.name != NO_BETTER]
+    said = {NO_BETTER} if cell in found.unbeaten else set()
+    reasons += [limit.name for limit in own if limit.takes_verdict and limit.name not in said]
     if baseline is not None and (cell in found.unbeaten or not (is_leading or reasons)):
         told.append(baseline.sentence)
     told += [f"no verdict: {', '.join(reasons)}"] if reasons else []
