@@ -29,7 +29,7 @@ class Finished:
     record: StageRecord
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a frame has no truth value; so studies are keys of caches
 class Study:
     """All that the tables and figures are made of: `frame` is `results.csv`, `published` is drawn behind it.
 

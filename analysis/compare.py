@@ -13,7 +13,7 @@ a difference of means, owes to chance has two parts:
 Cells with the same trainings are compared training by training. P-values are two-sided, from Student's distribution,
 and corrected by Holm's procedure. The best cell is chosen by the data, so it is corrected for all pairs from which it
 was chosen. What is no better than a Gaussian of its latents, which needs no network, is not among these: it gets no
-verdict (`against_gaussian`).
+verdict (`against_gaussian`). Nor do cells whose limits take the verdict (`analysis.limits`), or those of `scale=tiny`.
 
 Source of the factor: Birge 1932, Phys. Rev. 40, 207 (the ratio by which errors that do not explain a scatter grow); of
 degrees of freedom of sums: Welch 1947, Biometrika 34.
@@ -47,10 +47,33 @@ ROUNDING = 1e-9
 BETTER_THAN_GAUSSIAN, NO_BETTER = "better than the Gaussian", "no better than the Gaussian"
 """What is said of a cell against what needs no network; the second stands in place of a verdict."""
 
+PROVISIONAL = "provisional order"
+"""What is added to a verdict that hangs on one training of either stage."""
+
+TINY = "tiny"
+"""The scale whose numbers mean nothing, so that its cells get no verdict."""
+
 NO_VERDICT = "no verdict: nothing tells how far the values may be off"
 
 MOST_NAMED = 10
 """Cells that an error names."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What keeps a cell from saying what its latent space can do: a name, and a sentence with the numbers.
+
+    `takes_verdict`: whether the cell is called neither best nor better nor worse.
+    """
+
+    name: str
+    sentence: str
+    takes_verdict: bool = False
+
+
+def names_of(limits: Iterable[Limit]) -> str:
+    """The names of limits in a line."""
+    return ", ".join(limit.name for limit in limits)
 
 
 Deviations = tuple[tuple[float, ...], ...]
@@ -124,7 +147,7 @@ class SeedFactor:
 
 @dataclass(frozen=True)
 class Mean:
-    """A cell's mean over its trainings with a 95 % interval (None where nothing tells one), and what of."""
+    """A cell's mean over its trainings with a 95 % interval (None where nothing tells one), what of, and its limits."""
 
     name: str
     value: float
@@ -135,13 +158,15 @@ class Mean:
     high: float | None
     estimand: str
     n: int
+    limits: str = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What is known of `cell` against `other`: difference of means, its plain 95 % interval, p by Holm, verdict.
 
-    `verdict` is None where nothing tells how far the values may be off; `unknown`: what else it does not know.
+    `verdict` is None where nothing tells how far the values may be off; `unknown`: what else it does not know;
+    `limits`: what limits `cell`, in a line.
     """
 
     cell: str
@@ -155,13 +180,21 @@ class Comparison:
     pairs: int
     unknown: str
     n: int
+    limits: str = ""
 
     @property
     def sentence(self) -> str:
-        """The verdict, with what it does not know."""
+        """The verdict, with what it does not know, and where it is about an order what limits the cell."""
         if self.verdict is None:
             return NO_VERDICT
-        return f"{self.verdict}, {self.unknown}" if self.unknown else self.verdict
+        is_order = self.verdict in (BETTER, WORSE, ALIKE)
+        said = [self.verdict, *([self.unknown, *([PROVISIONAL] if is_order else [])] if self.unknown else [])]
+        return with_limits(", ".join(said), self.limits if is_order else "")
+
+
+def with_limits(said: str, limits: str) -> str:
+    """What is said of a cell, and behind it what limits it."""
+    return f"{said} (limited by {limits})" if limits else said
 
 
 def by_cell(rows: pd.DataFrame, axes: Axes) -> list[pd.DataFrame]:
@@ -488,7 +521,7 @@ class Table:
     """One metric under one protocol: the cells' means, the best first, and the others against it.
 
     `gaussian`, `decoded`: by cell what it is against the Gaussian of its latents, and against the decoded floor, where
-    these were measured. `unbeaten`: the cells that are no better than the first, which are compared with no other.
+    these were measured. `limits`: by cell what limits it. `tiny`: the cells of `scale=tiny`.
     """
 
     metric: str
@@ -498,17 +531,33 @@ class Table:
     factor: SeedFactor
     gaussian: Mapping[str, Comparison] = field(default_factory=dict)
     decoded: Mapping[str, Comparison] = field(default_factory=dict)
+    limits: Mapping[str, Sequence[Limit]] = field(default_factory=dict)
+    tiny: frozenset[str] = frozenset()
 
     @property
     def unbeaten(self) -> frozenset[str]:
-        """Cells that get no verdict."""
+        """Cells that are no better than their Gaussian."""
         return frozenset(name for name, item in self.gaussian.items() if item.verdict == NO_BETTER)
 
+    @property
+    def unable(self) -> frozenset[str]:
+        """Cells that get no verdict, and are compared with no other."""
+        taken = (name for name, limits in self.limits.items() if any(limit.takes_verdict for limit in limits))
+        return self.unbeaten | self.tiny | frozenset(taken)
 
-def tables(frame: pd.DataFrame, axes: Axes, against: str | None = None) -> list[Table]:
+    @property
+    def is_all_limited(self) -> bool:
+        """Whether something limits every cell, so that none is called best."""
+        return all(mean.limits for mean in self.means)
+
+
+def tables(
+    frame: pd.DataFrame, axes: Axes, against: str | None = None, limits: Mapping[str, Sequence[Limit]] = {}
+) -> list[Table]:
     """Of every metric of samples whose better end is known, by protocol; against the best, or the cell so named.
 
-    Those of stages behind the samples are among them where their group is none that this program knows.
+    Those of stages behind the samples are among them where their group is none that this program knows. `limits`: by
+    column `cell`, what limits it.
     Raises: UserError where not exactly one cell's name begins with `against`.
     """
     is_evaluation = (frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)
@@ -517,11 +566,18 @@ def tables(frame: pd.DataFrame, axes: Axes, against: str | None = None) -> list[
     for _, own in rows.groupby(["metric", "protocol"], sort=False):
         higher = direction(own)
         if higher is not None:
-            found.append(_table(frame, own, axes, higher, against))
+            found.append(_table(frame, own, axes, higher, against, limits))
     return found
 
 
-def _table(frame: pd.DataFrame, rows: pd.DataFrame, axes: Axes, higher: bool, against: str | None) -> Table:
+def _table(
+    frame: pd.DataFrame,
+    rows: pd.DataFrame,
+    axes: Axes,
+    higher: bool,
+    against: str | None,
+    limits: Mapping[str, Sequence[Limit]],
+) -> Table:
     """The table of rows of one metric and protocol, in a frame that holds their floors too."""
     sign = -1.0 if higher else 1.0
     pairs = list(zip(measured(rows, axes), by_cell(rows, axes), strict=True))
@@ -529,19 +585,25 @@ def _table(frame: pd.DataFrame, rows: pd.DataFrame, axes: Axes, higher: bool, ag
     cells = [cell for cell, _ in pairs]
     factor = seed_factor(cells)
     gaussian, decoded = dict[str, Comparison](), dict[str, Comparison]()
+    tiny = frozenset(cell.name for cell, own in pairs if own["scale"].iloc[0] == TINY)
+    known = {cell.name: limits.get(own["cell"].iloc[0], ()) for cell, own in pairs}
+    words = {name: names_of(own) for name, own in known.items()}
     for cell, own in pairs:
-        if (baseline := against_gaussian(frame, own, cell, factor, sign)) is not None:
-            gaussian[cell.name] = baseline
+        if cell.name not in tiny and (baseline := against_gaussian(frame, own, cell, factor, sign)) is not None:
+            gaussian[cell.name] = replace(baseline, limits=words[cell.name])
         if (floor := above_decoded(frame, own, cell, factor)) is not None:
             decoded[cell.name] = floor
     first = rows.iloc[0]
-    means = [mean_over_seeds(cell, factor) for cell in cells]
-    table = Table(str(first["metric"]), str(first["protocol"]), means, [], factor, gaussian, decoded)
-    able = [cell for cell in cells if cell.name not in table.unbeaten]
+    means = [replace(mean_over_seeds(cell, factor), limits=words[cell.name]) for cell in cells]
+    names = (str(first["metric"]), str(first["protocol"]))
+    table = Table(*names, means, [], factor, gaussian, decoded, known, tiny)
+    able = [cell for cell in cells if cell.name not in table.unable]
     if against is None:
-        return replace(table, comparisons=against_best(able, higher))
-    other = _named(cells, against)
-    return replace(table, comparisons=compare([cell for cell in able if cell is not other], other, factor, sign))
+        found = against_best(able, higher)
+    else:
+        other = _named(cells, against)
+        found = compare([cell for cell in able if cell is not other], other, factor, sign)
+    return replace(table, comparisons=[replace(item, limits=words[item.cell]) for item in found])
 
 
 def _named(cells: Sequence[Measured], start: str) -> Measured:

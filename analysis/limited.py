@@ -1,6 +1,6 @@
 """Whether the sampler limits what was measured: twice the steps must change nothing, as a section of the table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,15 @@ from analysis.labels import row_label
 
 @dataclass(frozen=True)
 class Doubled:
-    """One candidate with a number of steps and with twice as many, by the headline metric."""
+    """One candidate with a number of steps and with twice as many, by the headline metric.
+
+    `cells`: the column `cell` of the former.
+    """
 
     label: str
     steps: int
     comparison: Comparison
+    cells: frozenset[str]
 
     @property
     def is_limited(self) -> bool | None:
@@ -48,7 +52,7 @@ def doubled(study: Study) -> list[Doubled]:
             label = row_label(rows, first.to_dict(), study.axes, without=("steps", *REPEATED))
             mark = f" (protocol {letters[first['protocol']]})" if first["protocol"] in letters else ""
             [comparison] = compare([one_cell(cells[2 * steps])], one_cell(cells[steps]), spread, sign)
-            found.append(Doubled(label + mark, steps, comparison))
+            found.append(Doubled(label + mark, steps, comparison, frozenset(cells[steps]["cell"])))
     return found
 
 
@@ -56,8 +60,15 @@ def section(study: Study, marks: Mapping[str, str]) -> str:
     """One line a pair of cells, and one a cell that was checked; nothing where there is neither."""
     metric, pairs = headline(study.frame), doubled(study)
     lines = [
-        [pair.label, text.number(pair.steps), "the cells' own", _change(pair), _verdict(pair.is_limited)]
+        [
+            pair.label,
+            text.number(pair.steps),
+            "the cells' own",
+            text.difference(found.difference, found.low, found.high),
+            _verdict(pair.is_limited),
+        ]
         for pair in pairs
+        for found in [pair.comparison]
     ]
     title = {metric.title} if metric is not None and pairs else set()
     for one in study.finished:
@@ -79,19 +90,8 @@ READ = (
 )
 
 
-def limited_cells(study: Study) -> Sequence[str]:
-    """The labels of what is limited by its sampler."""
-    checked = [one for one in study.finished if one.record.stage == "sampler_check" and one.record.facts["limited"]]
-    return [*(pair.label for pair in doubled(study) if pair.is_limited), *(one.label for one in checked)]
-
-
 def _plain(row: Any) -> dict[str, Any]:
     return {"value": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high}
-
-
-def _change(pair: Doubled) -> str:
-    found = pair.comparison
-    return text.interval({"value": found.difference, "ci_low": found.low, "ci_high": found.high, "protocol": ""})
 
 
 def _verdict(limited: bool | None) -> str:

@@ -75,7 +75,7 @@ def draw(
     that metric was measured.
     """
     from analysis import checklist as checks
-    from analysis import compare, papers, predictors, protocols, style
+    from analysis import compare, limits, papers, predictors, protocols, style
     from analysis.collect import read_study
     from analysis.columns import UNPRINTED
     from analysis.figures import figures_of
@@ -88,7 +88,7 @@ def draw(
     protocols.check(study, allow_mixed)
     if metric is not None and metric not in (known := drawable(study.frame)):
         raise UserError(f"--metric '{metric}' is none of {', '.join(known)}{nearest(metric, known)}.")
-    compared = compare.tables(study.frame, study.axes, against)
+    compared = compare.tables(study.frame, study.axes, against, limits.by_cell_id(limits.known(study)))
     folder = out if out is not None else store / "analysis" / study.sweep / (metric or "")
     results = study.frame.drop(columns=list(UNPRINTED))
     written = [

@@ -24,6 +24,9 @@ TITLE_WIDTH = 52
 # Plasma without its pale end: ordered in lightness, told apart under the common colour blindnesses.
 COLOUR_OF_F = {1: "#0d0887", 2: "#5b02a3", 4: "#9a179b", 8: "#cb4678", 16: "#e97158", 32: "#f0a02c", 64: "#c9b500"}
 
+HOLLOW = {"color": MUTED, "markerfacecolor": "white"}
+"""How a key shows a hollow mark."""
+
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

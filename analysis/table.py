@@ -7,11 +7,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import fairness, limited, memorisation, protocols, rates, text
+from analysis import fairness, limited, limits, memorisation, protocols, rates, text
 from analysis.axes import REPEATED, Axes, choices
 from analysis.collect import Study
 from analysis.columns import COST_COLUMNS
-from analysis.compare import LEVEL, Comparison, Table, by_cell, one_cell, tables
+from analysis.compare import (
+    LEVEL,
+    NO_BETTER,
+    Comparison,
+    Table,
+    by_cell,
+    names_of,
+    one_cell,
+    tables,
+    with_limits,
+)
 from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of, heading, headline
 from analysis.labels import named_value, row_label
 from ldm.records import (
@@ -37,15 +47,22 @@ MOST_PLACES = 4
 """Of a metric that was left out, named where there are more."""
 
 
+FIRST_OF_LIMITED = "first of limited cells"
+"""What the cell of the best mean is called where something limits every cell."""
+
+NO_VERDICTS_OF_TINY = "No verdicts: `scale=tiny` trains for seconds on few images, and its numbers mean nothing."
+
+
 def markdown(study: Study, against: str | None = None) -> str:
     """The whole page as Markdown: cells, first stages, floors, missing results, protocols and metrics left out.
 
     `against` begins the name of the cell that others are compared with, the best where None.
     """
-    marks = _marks(study)
+    marks, known = _marks(study), limits.known(study)
     sections = {
         "Cells": _cells(study, marks),
-        "Which cells are better": _comparison(study, marks, against),
+        "What limits each cell": limits.section(known),
+        "Which cells are better": _comparison(study, marks, against, known),
         "Fidelity and diversity": _neighbourhoods(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
         "Coded latents, on held-out images": _coding(study, marks),
@@ -130,46 +147,60 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     )
 
 
-def _comparison(study: Study, marks: Mapping[str, str], against: str | None) -> str:
+def _comparison(study: Study, marks: Mapping[str, str], against: str | None, known: Sequence[limits.Known]) -> str:
     """Every cell against the best, or the one named, by the headline metric and those of no known group."""
     rows, chosen = study.frame, headline(study.frame)
     shown = {chosen.metric} if chosen is not None else set[str]()
     shown |= set(rows["metric"][~rows["group"].isin(GROUPS)])  # of which no other section says which cell is better
-    found = [t for t in tables(rows, study.axes, against) if t.metric in shown and (t.comparisons or t.gaussian)]
-    return "\n\n".join(_verdicts(table, heading(rows, table.metric), marks, against) for table in found)
+    compared = tables(rows, study.axes, against, limits.by_cell_id(known))
+    found = [table for table in compared if table.metric in shown]
+    if found and all(len(table.tiny) == len(table.means) for table in found):
+        return NO_VERDICTS_OF_TINY
+    found = [table for table in found if table.comparisons or table.gaussian or any(table.limits.values())]
+    told = [_verdicts(table, heading(rows, table.metric), marks, against) for table in found]
+    if any(table.is_all_limited for table in found):
+        told.append(f"No cell is best, since something limits each of them. {limits.budget(study)}")
+    return "\n\n".join(told)
 
 
 def _verdicts(found: Table, metric: str, marks: Mapping[str, str], against: str | None) -> str:
     verdicts = {item.cell: item for item in found.comparisons}
     baselines = {"above the decoded floor": found.decoded, "above the Gaussian": found.gaussian}
     baselines = {title: known for title, known in baselines.items() if known}
-    leading = "best mean" if against is None else "the others are compared with this"
-    lines = []
+    best = FIRST_OF_LIMITED if found.is_all_limited else "best mean"
+    leading = best if against is None else "the others are compared with this"
+    lines, limited_by = [], ["limited by"] if any(found.limits.values()) else []
     for mean in found.means:
         row = {"value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "protocol": found.protocol}
         line = [mean.name, text.interval(row, marks), text.measured(mean.std), str(mean.training_seeds)]
         line += [_difference(known.get(mean.name)) for known in baselines.values()]
         item = verdicts.get(mean.name)
         told = item.sentence if item is not None else _without_verdict(found, mean.name, leading)
-        lines.append([*line, _difference(item), "–" if item is None else text.number(item.p), told])
+        line += [_difference(item), "–" if item is None else text.number(item.p)]
+        lines.append([*line, *([mean.limits or "–"] if limited_by else []), told])
     title = f"{metric} ({_span(mean.n for mean in found.means)})"
-    header = ["cell", title, "std over seeds", "training seeds", *baselines, "difference", "p", "verdict"]
+    header = ["cell", title, "std over seeds", "training seeds", *baselines, "difference", "p", *limited_by, "verdict"]
     return f"{text.table(header, lines)}\n\n{_compared(found, against)}"
 
 
 def _without_verdict(found: Table, cell: str, leading: str) -> str:
-    """What is said of a cell that is compared with no other: that others are, and what it is beside the Gaussian."""
+    """What is said of a cell that is compared with no other: that others are, or why; and what limits it."""
     is_leading = any(item.other == cell for item in found.comparisons)
     baseline = found.gaussian.get(cell)
     told = [leading] if is_leading else []
-    told += [baseline.sentence] if baseline is not None and (cell in found.unbeaten or not is_leading) else []
-    return "; ".join(told) or "–"
+    own, reasons = found.limits.get(cell, ()), ["scale=tiny"] if cell in found.tiny else []
+    said = {NO_BETTER} if cell in found.unbeaten else set()
+    reasons += [limit.name for limit in own if limit.takes_verdict and limit.name not in said]
+    if baseline is not None and (cell in found.unbeaten or not (is_leading or reasons)):
+        told.append(baseline.sentence)
+    told += [f"no verdict: {', '.join(reasons)}"] if reasons else []
+    return with_limits("; ".join(told) or "–", names_of(limit for limit in own if not limit.takes_verdict))
 
 
 def _difference(item: Comparison | None) -> str:
     if item is None:
         return "–"
-    return text.interval({"value": item.difference, "ci_low": item.low, "ci_high": item.high, "protocol": ""})
+    return text.difference(item.difference, item.low, item.high)
 
 
 def _compared(found: Table, against: str | None) -> str:
@@ -192,8 +223,8 @@ def _compared(found: Table, against: str | None) -> str:
         f"Trainings of one cell scatter with {text.number(found.factor.factor)} times the variance that other images "
         f"would cause (pooled over cells, {known} degrees of freedom)."
         if known
-        else "One seed a cell: verdicts hold for these trained models; how far another training would move them is "
-        "not known (sweep `seed=0,1,2`)."
+        else "One seed a cell: the order is provisional. Verdicts hold for these trained models; how far another "
+        "training would move them is not known (sweep `seed=0,1,2`)."
     )
     return " ".join(said)
 

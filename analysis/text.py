@@ -33,6 +33,11 @@ def interval(row: Mapping[Any, Any], marks: Mapping[str, str] = {}) -> str:
     return text + (f" ({marks[row['protocol']]})" if row["protocol"] in marks else "")
 
 
+def difference(value: float, low: float | None, high: float | None) -> str:
+    """A difference with its interval where one is known."""
+    return interval({"value": value, "ci_low": low, "ci_high": high, "protocol": ""})
+
+
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     body = [header, ["---"] * len(header), *lines]

@@ -118,6 +118,13 @@ class ReferenceImages:
         flops = count_flops(lambda: extractor(self.splits["heldout"].uint8([0])))
         return SeenReference(reference, facts, rows, left_out, protocol, self.count * flops)
 
+    def saturated(self) -> float:
+        """The share of the reference images' pixel values that are 0 or 255."""
+        images, found = self.splits[self.job.settings["reference"]], list[tuple[int, int]]()
+        for batch in batches_of(images, self.reference):
+            found.append((int(((batch == 0) | (batch == 255)).sum()), batch.numel()))
+        return sum(ends for ends, _ in found) / sum(values for _, values in found)
+
 
 def floor_images(settings: Mapping[str, Any], splits: Mapping[str, ImageCache]) -> tuple[str, list[int]]:
     """The split that a reference stage of these settings does not compare with, and those of it that floors measure."""

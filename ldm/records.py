@@ -92,7 +92,7 @@ GROUPS = (
 """Groups of metrics, each the section of the table that shows it; what is detail stands in results.csv alone."""
 
 REAL, DECODED, WINDOWS = "real images", "decoded images", "windows of larger samples"
-POSTERIOR_SAMPLE = "a posterior sample"
+POSTERIOR_SAMPLE, SHUFFLED = "a posterior sample", "conditions of other samples"
 GAUSSIAN, GAUSSIAN_BY_CLASS = "a Gaussian, no network", "a Gaussian of each class, no network"
 """Variants that analysis looks for: what a metric was measured of in place of samples or reconstructions."""
 

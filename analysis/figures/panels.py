@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes as Plot
@@ -126,12 +127,23 @@ def mean_of(rows: pd.DataFrame, factor: SeedFactor) -> tuple[float, float, float
 def draw_points(
     axes: Plot, rows: pd.DataFrame, x: str, look_of: Mapping[str, Family], sizes: Sequence[float] | None = None
 ) -> None:
-    """The points of a line with their intervals, in the colour of their f and the marker of their regulariser."""
+    """The points of a line with their intervals, in the colour of their f and the marker of their regulariser.
+
+    Those of limited cells are hollow.
+    """
     for index, point in enumerate(rows.to_dict("records")):
         look, tint = look_of[point["regulariser"]], style.colour(point["f"])
         style.interval(axes, point[x], point["value"], point["ci_low"], point["ci_high"], tint)
         size = sizes[index] if sizes else look.size
-        axes.plot(point[x], point["value"], look.marker, color=tint, markersize=size, zorder=4, linestyle="")
+        draw_mark(axes, point, x, look.marker, tint, size)
+
+
+def draw_mark(axes: Plot, point: Mapping[Any, Any], x: str, marker: str, tint: str, size: float) -> None:
+    """The mark of a point, hollow where its cell is limited."""
+    face = "white" if point["limited"] else tint
+    axes.plot(
+        point[x], point["value"], marker, color=tint, markerfacecolor=face, markersize=size, zorder=4, linestyle=""
+    )
 
 
 def label_of_f(row: pd.Series, x: str) -> PointLabel:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import looks, overlays, placing, style
+from analysis import limits, looks, overlays, placing, style
 from analysis.collect import Study
 from analysis.figures.floors import LOOKS, draw_marks, floor, floor_by_f, floor_key, floor_note
 from analysis.figures.notes import counted, facts_of, listed, notes_of
@@ -50,6 +50,7 @@ def quality_figure(
         )
         style.finish(figure, title, [facts_of(study, rows, "")], notes_of(study, rows, stage), [])
         return figure
+    rows = rows.assign(limited=limits.is_limited(rows, limits.known(study)))
     panels, dropped = panels_of(rows, study.axes, lines, apart)
     columns = list(dict.fromkeys(panel.family for panel in panels))
     variants = list(dict.fromkeys(panel.variant for panel in panels))
@@ -90,7 +91,9 @@ def quality_figure(
     legend = looks.family_keys(
         looks.families(study.frame["regulariser"], study.axes.titles("regulariser")), rows["regulariser"]
     )
-    legend += [*keys, *([overlays.key()] if shown else [])]
+    is_hollow = any(panel.rows["limited"].any() for panel in panels)
+    legend += [*keys, *([style.key("limited (see table.md)", marker="o", **style.HOLLOW)] if is_hollow else [])]
+    legend += [*([overlays.key()] if shown else [])]
     if not real.empty:
         name = " against ".join(compared_images(study.protocols.get(real["protocol"].iloc[0], {})))
         legend.append(style.key(f"floor: {name}", color=style.INK, linestyle="--", linewidth=1.1))

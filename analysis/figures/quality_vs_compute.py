@@ -1,5 +1,6 @@
-"""The headline metric over the FLOPs of training, a curve a cell, with and without the first stage's share."""
+"""The headline metric over the FLOPs of training, a curve a cell, with (marks) and without (ticks) the first stage."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,6 +13,9 @@ from analysis.figures.panels import Panel, draw_points, label_of_f
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
+
+ALONE: Mapping[str, Any] = {"marker": "|", "markersize": 9, "markeredgewidth": 1.6, "linestyle": ""}
+"""The mark of diffusion training without its first stage's share."""
 
 
 def draw(study: Study) -> Figure:
@@ -33,15 +37,7 @@ def draw(study: Study) -> Figure:
             axes.plot([end["spent"], end["total"]], [end["value"]] * 2, **faint)
             axes.plot(own["total"], own["value"], ".", linestyle=look.line, markersize=6, color=tint, zorder=2)
             draw_points(axes, own.tail(1), "total", look_of)
-            axes.plot(
-                end["spent"],
-                end["value"],
-                look.marker,
-                color=tint,
-                markerfacecolor="white",
-                markersize=look.size,
-                zorder=3,
-            )
+            axes.plot(end["spent"], end["value"], **ALONE, color=tint, zorder=3)
             labels.append(label_of_f(end, "total"))
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
@@ -50,7 +46,7 @@ def draw(study: Study) -> Figure:
 
     keys = [
         style.key("with the first stage's share", marker="o", color=style.MUTED),
-        style.key("diffusion training alone (faint)", marker="o", color=style.MUTED, markerfacecolor="white"),
+        style.key("diffusion training alone (faint)", **ALONE, color=style.MUTED),
     ]
     first = f"All points at {steps} sampler steps." if steps else sampled_with(study)
     return quality_figure(

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
-from analysis.figures.panels import Panel
+from analysis.figures.panels import Panel, draw_mark
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
@@ -25,7 +25,7 @@ def draw(study: Study) -> Figure:
             axes.plot(line["nfe"], line["value"], color=tint, linestyle=look.line, zorder=2)
             for point in line.to_dict("records"):
                 style.interval(axes, point["nfe"], point["value"], point["ci_low"], point["ci_high"], tint)
-                axes.plot(point["nfe"], point["value"], look.marker, color=tint, markersize=look.size - 1.5, zorder=4)
+                draw_mark(axes, point, "nfe", look.marker, tint, look.size - 1.5)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["nfe"]), float(last["value"]), str(name), tint))
         axes.set_xscale("log")

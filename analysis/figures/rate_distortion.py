@@ -61,7 +61,7 @@ def draw(study: Study) -> Figure:
     named = [words for name in present if (words := rates.short(name, study.axes.title("regulariser", name), rows))]
     keys = looks.family_keys(look_of, present)
     if not points.empty:
-        keys.append(style.key("cruder bound", marker="o", color=style.MUTED, markerfacecolor="white"))
+        keys.append(style.key("cruder bound", marker="o", **style.HOLLOW))
     keys += [
         style.key(look.name, color=look.colour, linestyle=":", linewidth=1.8)
         for name, look in codec_of.items()

@@ -29,6 +29,7 @@ def run(job: Job) -> Outcome:
     return Outcome(
         facts={
             **seen.facts,
+            "saturated": images.saturated(),
             "codecs": [dataclasses.asdict(point) for point in (*lossy, *lossless)],
             "train_images": len(train),
             "heldout_images": len(heldout),

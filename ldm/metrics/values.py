@@ -12,6 +12,7 @@ from ldm.records import (
     POPULATION,
     POSTERIOR_SAMPLE,
     REAL,
+    SHUFFLED,
     WINDOWS,
     LeftOut,
     ResultRow,
@@ -75,7 +76,7 @@ DECODED_IMAGES: Final = Variant(DECODED, "decoded_")
 GAUSSIAN_LATENTS: Final = Variant(GAUSSIAN, "gaussian_")
 GAUSSIAN_LATENTS_BY_CLASS: Final = Variant(GAUSSIAN_BY_CLASS, "gaussian_class_")
 WINDOWS_OF_SAMPLES: Final = Variant(WINDOWS, "window_")
-OTHER_CONDITIONS: Final = Variant("conditions of other samples", "shuffled_")
+OTHER_CONDITIONS: Final = Variant(SHUFFLED, "shuffled_")
 BICUBIC: Final = Variant("input enlarged bicubically", "bicubic_")
 MEAN_FILL: Final = Variant("holes in the mean colour", "mean_fill_")
 INTERPOLATED_LATENTS: Final = Variant("images decoded between latents", "interpolated_")

@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.older_stores import STAGES
 from ldm.records import (
+    MEMORISATION,
     Cell,
     Cost,
     LeftOut,
@@ -75,9 +76,14 @@ class Recipe:
     extractors: Sequence[str] = field(default_factory=lambda: (JUDGE,))
     conditioning: str = "class"
     task: str | None = None
+    still_gains: float = 0.02
+    """By how much of its end's value a distance falls in the last doubling of the images seen."""
     gaussian: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Kernel distances of a Gaussian of the latents and of one of each class, by f."""
     budget: str = "images"  # or flops: every training costs as much as that of f = 4
+    nearer: float | None = None
+    """Probability that a sample lies nearer to a training image than a held-out image does."""
+    scale: str = "cpu"
     is_declared: bool = True  # whether rows say what their metrics mean, as those of schema 1 do not
 
 
@@ -91,11 +97,13 @@ class FirstStage:
     seed: int = 0
 
 
-def kernel_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
+def kernel_distance(
+    regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0, still_gains: float = 0.02
+) -> float:
     """A made-up bowl over log2 f with a minimum at f = 4 to 8, falling with steps and with training."""
     bowl = 0.012 + 0.006 * (math.log2(f) - 2.4) ** 2
     family = 1.15 if regulariser == "vq" else 1.0
-    return bowl * family * (1 + 6 / steps) * (0.6 + 0.4 / share) * (1 + 0.1 * abs(guidance - 2))
+    return bowl * family * (1 + 6 / steps) * (1 + still_gains * (1 / share - 1)) * (1 + 0.1 * abs(guidance - 2))
 
 
 def network_calls(sampler: str, steps: int) -> int:
@@ -103,9 +111,9 @@ def network_calls(sampler: str, steps: int) -> int:
     return 2 * steps - 1 if sampler == "heun" else steps
 
 
-def frechet_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
+def frechet_distance(*cell: Any, **training: float) -> float:
     """A made-up Frechet distance that follows the kernel distance."""
-    return 40 + 900 * kernel_distance(regulariser, f, steps, guidance, share)
+    return 40 + 900 * kernel_distance(*cell, **training)
 
 
 def images_trained(recipe: Recipe, f: int) -> int:
@@ -160,7 +168,9 @@ def _row(
 
 
 def declared(row: ResultRow) -> ResultRow:
-    """The row with all that its metric says of itself."""
+    """The row with all that its metric says of itself, where it does not say it yet."""
+    if row.group:
+        return row
     from every_metric import every_metric
 
     from ldm.metrics.values import MetricValue
@@ -322,8 +332,18 @@ def _cell(
             _row(metric, value + extra, n // 2, spread, short.id, seen, seed)
             for seen in milestones(recipe, f)
             for metric, value, extra, spread in (
-                (fd, frechet_distance(regulariser, f, 10, share=seen / 48_000), 0.0, 2.0),
-                (kd, kernel_distance(regulariser, f, 10, share=seen / 48_000), off, 0.002),
+                (
+                    fd,
+                    frechet_distance(regulariser, f, 10, share=seen / 48_000, still_gains=recipe.still_gains),
+                    0.0,
+                    2.0,
+                ),
+                (
+                    kd,
+                    kernel_distance(regulariser, f, 10, share=seen / 48_000, still_gains=recipe.still_gains),
+                    off,
+                    0.002,
+                ),
             )
         ]
         return StageRecord(
@@ -401,6 +421,11 @@ def _cell(
             )
         return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols | judged, **common)
 
+    def memorisation(identity: str) -> StageRecord:
+        row = _row(f"nearer_train_{extractor}", recipe.nearer, n, 0.03, at, 48_000, seed)
+        rows = (replace(row, kind="nearer_train", group=MEMORISATION, title="P(nearer)"),)
+        return StageRecord("memorisation", identity, parents={}, rows=rows, protocols=protocols, **common)
+
     name = f"{regulariser}-f{f}-steps{steps}-{sampler}-guidance{guidance:g}-{extractor}"
     name += "".join(f"-{value}" for value in made_by[2:] if value)
     stages: dict[str, str] = {}
@@ -422,12 +447,17 @@ def _cell(
         ("probe", (judge.id,), probe, ()),
         ("samples", (*made_by, seed, guidance, sampler, steps), samples, ("diffusion", "probe")),
         ("evaluation", (*made_by, seed, guidance, sampler, steps, at), evaluation, ("samples", "reference")),
+        *(
+            [("memorisation", (*made_by, seed, guidance, sampler, steps), memorisation, ("samples",))]
+            if recipe.nearer is not None
+            else []
+        ),
     ):
         stages[stage] = w.write(stage, key, make, place, [stages[parent] for parent in parents])
     axes = {
         "data": recipe.data,
         "resolution": recipe.resolution,
-        "scale": "cpu",
+        "scale": recipe.scale,
         "budget": recipe.budget,
         "f": f,
         "regulariser": regulariser,

@@ -49,13 +49,13 @@ def verdicts(store, sweep=None):
 def test_one_seed_says_what_it_does_not_know(tmp_path):
     build(tmp_path, Recipe(**TWO_CELLS))
     found, page = verdicts(tmp_path)
-    assert found == {"VQ f = 4, 3 channels, 10 steps": "worse, training variance unknown"}
-    assert "| worse, training variance unknown |" in page
+    assert found == {"VQ f = 4, 3 channels, 10 steps": "worse, training variance unknown, provisional order"}
+    assert "| worse, training variance unknown, provisional order |" in page
     assert "best mean" in page
     assert "how far another training would move them is not known" in page
 
 
-ONCE = ", first-stage training variance unknown"
+ONCE = ", first-stage training variance unknown, provisional order"
 
 
 @pytest.mark.parametrize(("scatter", "verdict"), [(0.0, "worse"), (0.0001, "worse"), (0.006, "not distinguishable")])
@@ -74,7 +74,7 @@ def test_two_sweeps_of_the_same_cells_with_different_seeds_are_one_comparison(tm
         build(tmp_path, Recipe(**TWO_CELLS, seeds=(seed,), scatter=scatter, name=name, created=name))
     alone, _ = verdicts(tmp_path, "2026-01-01_sweep")
     together, page = verdicts(tmp_path, "all")
-    assert all(sentence.endswith(", training variance unknown") for sentence in alone.values())
+    assert all(sentence.endswith(", training variance unknown, provisional order") for sentence in alone.values())
     [sentence] = together.values()
     assert sentence == verdict + ONCE
     assert "(2 trainings)" in page
@@ -307,7 +307,7 @@ def test_cells_may_be_compared_with_one_that_was_named_beforehand(tmp_path):
     verdict = {item.cell.partition(",")[0]: item.verdict for item in found.comparisons}
     assert verdict == {"KL f = 4": "better", "KL f = 16": "worse", "VQ f = 16": "worse"}
     assert {item.pairs for item in found.comparisons} == {3}
-    assert "| better, first-stage training variance unknown |" in markdown(study, "VQ f = 4")
+    assert "| better, first-stage training variance unknown, provisional order |" in markdown(study, "VQ f = 4")
     with pytest.raises(UserError, match="--against 'VQ' begins the name of 2 cells, not of one of: KL f = 4"):
         tables(study.frame, study.axes, "VQ")
 
@@ -337,7 +337,7 @@ def test_a_cell_that_does_not_beat_its_gaussian_gets_no_verdict_and_is_not_the_b
     verdict = {short(name): line.split("|")[-2].strip() for name, line in lines.items()}
     assert verdict["4"] == f"no better than the Gaussian, {UNKNOWN}"
     assert verdict["8"] == "best mean"
-    assert verdict["16"] == f"worse, {UNKNOWN}"
+    assert verdict["16"] == f"worse, {UNKNOWN}, provisional order"
     said = comparisons_frame([found])
     against = said[said["other"].str.contains("Gaussian")]
     against = against.set_index(against["cell"].map(short))

@@ -47,14 +47,14 @@ def figures(study):
     return {name: figure_of(study) for name, figure_of in figures_of(study).items()}
 
 
-def _markers(axes, marker):
-    """(x, y, colour) of single filled points drawn with a marker at full size."""
+def _markers(axes, marker, *, hollow=False):
+    """(x, y, colour) of single points drawn with a marker at full size: the filled ones, or with the hollow too."""
     return {
         (round(float(line.get_xdata()[0]), 9), round(float(line.get_ydata()[0]), 9), to_hex(line.get_color()))
         for line in axes.get_lines()
         if line.get_marker() == marker
         and len(line.get_xdata()) == 1
-        and to_hex(line.get_markerfacecolor()) != "#ffffff"
+        and (hollow or to_hex(line.get_markerfacecolor()) != "#ffffff")
     }
 
 
@@ -67,13 +67,13 @@ def test_quality_vs_f_draws_each_cell_in_the_colour_of_its_f(figures):
     expected = {
         (float(f), round(kernel_distance("kl", f, steps), 9), style.colour(f)) for f in (4, 8) for steps in (5, 10)
     }
-    assert _markers(kl, "o") == expected
-    assert {point[1] for point in _markers(vq, "s")} == {
+    assert _markers(kl, "o", hollow=True) == expected
+    assert {point[1] for point in _markers(vq, "s", hollow=True)} == {
         round(kernel_distance("vq", f, steps), 9) for f in (4, 8) for steps in (5, 10)
     }
     # Pixels belong to both families.
-    assert _markers(kl, "D") == _markers(vq, "D")
-    assert len(_markers(kl, "D")) == 2
+    assert _markers(kl, "D", hollow=True) == _markers(vq, "D", hollow=True)
+    assert len(_markers(kl, "D", hollow=True)) == 2
 
 
 def test_quality_vs_f_shows_both_floors(figures):
@@ -211,10 +211,8 @@ def test_curves_over_compute_are_shown_with_and_without_the_first_stage(figures)
             assert list(line.get_ydata()) == pytest.approx(
                 [kernel_distance("identity" if f == 1 else "kl", f, 10, share=n / 48_000) for n in seen]
             )
-    hollow = {
-        float(line.get_xdata()[0]) for line in axes.get_lines() if to_hex(line.get_markerfacecolor()) == "#ffffff"
-    }
-    assert sorted(hollow) == pytest.approx(sorted(1.2e15 / f**1.5 for f in FACTORS))
+    alone = {x for x, _, _ in _markers(axes, "|")}
+    assert sorted(alone) == pytest.approx(sorted(1.2e15 / f**1.5 for f in FACTORS))
 
 
 def test_compute_of_a_study_without_milestones_is_that_of_its_samples(tmp_path):
@@ -327,7 +325,7 @@ def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_
     figure = figures_of(read_study(tmp_path))["quality_vs_nfe"](read_study(tmp_path))
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["KL, f = 1", "KL, f = 4", "KL, f = 16"]
     for f, axes in zip((1, 4, 16), figure.axes, strict=True):
-        assert _markers(axes, "o") == {
+        assert _markers(axes, "o", hollow=True) == {
             (network_calls(name, steps), round(1.025 * kernel_distance("kl", f, steps), 9), looks.SAMPLERS[name].colour)
             for name in samplers
             for steps in (5, 10)

@@ -6,7 +6,7 @@ import pytest
 from synthetic_store import JUDGE, Recipe, build
 
 from analysis.collect import Finished, read_study
-from analysis.limited import doubled, limited_cells, section
+from analysis.limited import doubled, section
 from analysis.table import markdown
 from ldm.records import Cell, ResultRow, StageRecord
 
@@ -32,13 +32,13 @@ def test_pairs_of_cells_that_differ_in_steps_alone_are_compared(study):
 
 def test_a_change_within_its_interval_limits_nothing(study):
     """The same cells with values that no longer depend on the steps."""
-    assert limited_cells(study)
+    assert any(pair.is_limited for pair in doubled(study))
     frame = study.frame.copy()
     is_kernel = frame["metric"] == f"kd_{JUDGE}"
     spread = frame["ci_high"] - frame["value"]
     for column, sign in (("value", 0), ("ci_low", -1), ("ci_high", 1)):
         frame.loc[is_kernel, column] = 0.1 + sign * spread
-    assert not limited_cells(replace(study, frame=frame))
+    assert not any(pair.is_limited for pair in doubled(replace(study, frame=frame)))
     assert "| no |" in section(replace(study, frame=frame), {})
 
 
@@ -56,7 +56,6 @@ def test_a_check_has_its_line(study, limited, word):
     text = section(one, {})
     assert f"| {word} |" in text
     assert ("-0.07" in text or "−0.07" in text) == (limited is not None)
-    assert limited_cells(one) == (["KL f=4 ddim 20 steps"] if limited else [])
 
 
 def test_a_study_of_one_number_of_steps_without_checks_has_no_section(study):

@@ -68,6 +68,8 @@ def test_real_images_as_files_give_the_floors_of_a_store(form: str, swept_store:
     [(_, reference), *_] = records(swept_store, "reference")
     train, heldout = (open_cache(next(swept_store.glob(f"data/{split}-*"))) for split in ("train", "heldout"))
     settings = reference.config
+    saturated = (heldout.images == 0) | (heldout.images == 255)
+    assert reference.facts["saturated"] == pytest.approx(saturated.mean(), rel=1e-12)
     images = train.images[chosen(len(train), settings["n_samples"], settings["seed"], "floor")]
     place = save(tmp_path / "samples", images)
     if form == "zip":

@@ -1,0 +1,385 @@
+"""What limits each cell, from its own records, so that verdicts say what they do not know.
+
+`LIMITS` holds what is looked for, in the order in which it is named: a new limit is one entry. What finds a limit gives
+a sentence with the numbers, "" where it finds none, and None where nothing was measured that would tell.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from analysis import text
+from analysis.collect import Finished, Study
+from analysis.compare import (
+    BETTER,
+    NO_BETTER,
+    WORSE,
+    Comparison,
+    Limit,
+    Measured,
+    SeedFactor,
+    above_decoded,
+    against_gaussian,
+    by_cell,
+    compare,
+    mean_over_seeds,
+    measured,
+    names_of,
+    one_cell,
+    seed_factor,
+)
+from analysis.headline import Headline, direction, headline, title_of
+from analysis.limited import Doubled, doubled
+from ldm.records import SHUFFLED, TASK
+
+LEAST_IMAGES = 200
+"""Images a side below which the interval of a distance is as wide as what cells differ by."""
+
+LATENT_STD = (0.7, 1.3)
+"""Of normalised latents of samples; 1 in training."""
+
+MOST_SATURATED = 0.2
+"""Share of saturated pixel values above that of real images (above none where theirs is not known)."""
+
+MOST_DOUBLINGS = 5
+"""Of the images seen, beyond which no curve is extrapolated."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cell, with all that its limits are read from: its rows of the study's headline metric are one a repetition."""
+
+    study: Study
+    metric: Headline
+    rows: pd.DataFrame
+    cell: Measured
+    factor: SeedFactor
+    doubled: Sequence[Doubled]
+
+    @property
+    def sign(self) -> float:
+        """1 where lower is better, -1 where higher is."""
+        return _sign(self.metric)
+
+    def finished(self, stage: str, identities: Iterable[str]) -> list[Finished]:
+        """Those of a stage that have these identities."""
+        wanted = set(identities)
+        return [one for one in self.study.finished if one.record.stage == stage and one.record.identity in wanted]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a cell: what limits it, and the limits that nothing was measured of.
+
+    `cells`, `models`: the columns `cell` and `model` of its rows.
+    """
+
+    name: str
+    cells: frozenset[str]
+    models: frozenset[str]
+    limits: tuple[Limit, ...]
+    unmeasured: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The end of a training: the milestones' metric at the last against that at about half of its images.
+
+    `gain`, `before`: by how much the last doubling made it better, and the one before (None without a milestone).
+    """
+
+    title: str
+    half: int
+    last: int
+    change: Comparison
+    gain: float
+    before: float | None
+
+    @property
+    def is_gaining(self) -> bool:
+        """Whether the last doubling made it better by more than its interval."""
+        return self.change.verdict == BETTER
+
+    @property
+    def enough(self) -> int | None:
+        """Images at which the last doubling would gain less than its interval, if gains went on shrinking alike.
+
+        None where they do not shrink, or it is too far to say.
+        """
+        if not self.is_gaining or self.before is None or not 0 < self.gain < self.before:
+            return None
+        assert self.change.low is not None
+        assert self.change.high is not None
+        interval = (self.change.high - self.change.low) / 2
+        doublings = math.floor(math.log(interval / self.gain) / math.log(self.gain / self.before)) + 1
+        return self.last * 2**doublings if doublings <= MOST_DOUBLINGS else None
+
+
+def first_stage(candidate: Candidate) -> str | None:
+    """Whether diffusion has nothing left to gain: samples are as near as decoded real images."""
+    if candidate.rows["regulariser"].iloc[0] == "identity":
+        return ""
+    found = above_decoded(candidate.study.frame, candidate.rows, candidate.cell, candidate.factor)
+    if found is None or found.verdict is None:
+        return None
+    if found.verdict == WORSE:
+        return ""
+    above, of = text.difference(found.difference, found.low, found.high), _short(candidate.metric.title)
+    return f"The {of} less that of decoded images is {above}: nothing left for diffusion to gain."
+
+
+def training(candidate: Candidate) -> str | None:
+    """Whether the last doubling of the images seen still moved the milestones' distance by more than its interval."""
+    found = curve(candidate)
+    if found is None or found.change.verdict is None:
+        return None
+    if found.change.verdict not in (BETTER, WORSE):
+        return ""
+    by = text.difference(found.change.difference, found.change.low, found.change.high)
+    way = "still getting better" if found.is_gaining else "getting worse"
+    return f"From {found.half:,} to {found.last:,} images seen the {_short(found.title)} changed by {by}: {way}."
+
+
+def curve(candidate: Candidate) -> Curve | None:
+    """The end of the cell's training; None where it has no two milestones that are measured alike."""
+    frame = candidate.study.frame
+    metric = headline(frame, "progress")
+    is_its = (frame["stage"] == "progress") & frame["model"].isin(candidate.rows["model"])
+    rows = frame[is_its & (frame["extractor"] == candidate.rows["extractor"].iloc[0])]
+    if metric is None or (rows := rows[rows["metric"] == metric.metric]).empty or rows["protocol"].nunique() > 1:
+        return None
+    cells = {int(seen): one_cell(own) for seen, own in rows.groupby("images_seen")}
+    last = max(cells)
+    half = _nearest(cells, last, last / 2)
+    if half is None:
+        return None
+    quarter, sign = _nearest(cells, half, half / 2), _sign(metric)
+    [change] = compare([cells[last]], cells[half], seed_factor(list(cells.values())), sign)
+    gains = [
+        None if first is None else sign * (cells[first].mean - cells[then].mean) / math.log2(then / first)
+        for first, then in ((half, last), (quarter, half))
+    ]
+    assert gains[0] is not None
+    return Curve(metric.title, half, last, change, gains[0], gains[1])
+
+
+def sampler(candidate: Candidate) -> str | None:
+    """Whether twice the steps move the distance by more than its interval: by other cells, or the stage's check."""
+    cells, of = set(candidate.rows["cell"]), _short(candidate.metric.title)
+    told = [
+        (pair.is_limited, 2 * pair.steps, (pair.comparison.difference, pair.comparison.low, pair.comparison.high))
+        for pair in candidate.doubled
+        if pair.cells & cells
+    ]
+    for one in candidate.study.finished:
+        if one.record.stage == "sampler_check" and one.cell.cell in cells:
+            facts = one.record.facts
+            told += [
+                (facts["limited"], facts["twice"], (row.value, row.ci_low, row.ci_high)) for row in one.record.rows
+            ]
+    known = [item for item in told if item[0] is not None]
+    found = [f"With {steps} steps the {of} changes by {text.difference(*by)}." for is_so, steps, by in known if is_so]
+    return " ".join(found) if known else None
+
+
+def memorisation(candidate: Candidate) -> str | None:
+    """Whether samples lie nearer to training images than held-out images do, in any space that was looked at."""
+    frame = candidate.study.frame
+    rows = frame[(frame["stage"] == "memorisation") & frame["samples"].isin(candidate.rows["samples"])]
+    rows = rows[(rows["kind"] == "nearer_train") & (rows["variant"] == "")]
+    found = []
+    for space, own in rows.groupby("network", sort=False):
+        cell = one_cell(own)
+        mean = mean_over_seeds(cell, seed_factor([cell]))
+        if mean.low is not None and mean.low > 0.5:
+            share = text.difference(mean.value, mean.low, mean.high)
+            found.append(f"Nearer to a training image than a held-out image is, with probability {share} ({space}).")
+    return None if rows.empty else " ".join(found)
+
+
+def at_chance(candidate: Candidate) -> str | None:
+    """Whether a task score is no better than that of the same samples with conditions of others."""
+    frame = candidate.study.frame
+    rows = frame[(frame["stage"] == "evaluation") & frame["identity"].isin(candidate.rows["identity"])]
+    scores, floors = rows[(rows["group"] == TASK) & (rows["variant"] == "")], rows[rows["variant"] == SHUFFLED]
+    found, is_known = [], False
+    for metric, own in scores.groupby("metric", sort=False):
+        chance = floors[floors["base"] == metric]
+        if chance.empty:
+            continue
+        score, floor = one_cell(own), one_cell(chance)
+        factor = seed_factor([score, floor])
+        # Records of schema 1 do not say which end is better: higher, of all scores that have this floor.
+        [item] = compare([score], floor, factor, 1.0 if direction(own) is False else -1.0)
+        is_known |= item.verdict is not None
+        if item.verdict not in (BETTER, None):
+            values = [mean_over_seeds(one, factor) for one in (score, floor)]
+            here, there = (text.difference(one.value, one.low, one.high) for one in values)
+            scale = text.number(own["guidance_scale"].iloc[0])
+            at = "" if scale in ("–", "1") else f" at guidance scale {scale}"
+            found.append(f"{title_of(own, str(metric))}{at}: {here}, with conditions of other samples {there}.")
+    return " ".join(found) if is_known else None
+
+
+def gaussian(candidate: Candidate) -> str | None:
+    """Whether the cell is no better than a Gaussian of its latents."""
+    found = against_gaussian(candidate.study.frame, candidate.rows, candidate.cell, candidate.factor, candidate.sign)
+    if found is None or found.verdict is None:
+        return None
+    by = text.difference(found.difference, found.low, found.high)
+    less = f"The {_short(candidate.metric.title)} less that of the Gaussian is {by}."
+    return less if found.verdict == NO_BETTER else ""
+
+
+def out_of_scale(candidate: Candidate) -> str | None:
+    """Whether latents of samples have another spread than those of training, or pixels are saturated."""
+    made = candidate.finished("samples", candidate.rows["samples"])
+    std, saturated = (_mean_fact(made, name) for name in ("latent_std", "saturated"))
+    compared = candidate.finished("reference", (one.cell.stages.get("reference", "") for one in made))
+    real = _mean_fact(compared, "saturated")
+    found = []
+    if std is not None and not LATENT_STD[0] <= std <= LATENT_STD[1]:
+        found.append(f"Latents of samples have a standard deviation of {text.number(std)}, of 1 in training.")
+    if saturated is not None and saturated > (real or 0.0) + MOST_SATURATED:
+        beside = "" if real is None else f", of real images {100 * real:.0f} %"
+        found.append(f"{100 * saturated:.0f} % of the pixel values are 0 or 255{beside}.")
+    return None if std is None and saturated is None else " ".join(found)
+
+
+def too_few_images(candidate: Candidate) -> str | None:
+    """Whether there are too few images of either side."""
+    protocol = candidate.study.protocols.get(candidate.rows["protocol"].iloc[0], {})
+    reference = protocol.get("n_reference")
+    if min(candidate.cell.n, LEAST_IMAGES if reference is None else reference) >= LEAST_IMAGES:
+        return ""
+    against = "" if reference is None else f" against {reference:,} reference images"
+    return f"{candidate.cell.n:,} samples{against}, where at least {LEAST_IMAGES} a side are needed."
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What finds a limit; `takes_verdict`: a cell with it is called neither best nor better nor worse."""
+
+    find: Callable[[Candidate], str | None]
+    takes_verdict: bool = False
+
+
+LIMITS: Mapping[str, Kind] = {
+    "first stage": Kind(first_stage),
+    "training": Kind(training),
+    "sampler": Kind(sampler),
+    "memorisation": Kind(memorisation),
+    "at chance": Kind(at_chance, takes_verdict=True),
+    NO_BETTER: Kind(gaussian, takes_verdict=True),
+    "out of scale": Kind(out_of_scale, takes_verdict=True),
+    "too few images": Kind(too_few_images, takes_verdict=True),
+}
+
+
+def candidates(study: Study) -> list[Candidate]:
+    """The cells of a study that its headline metric was measured of."""
+    metric = headline(study.frame)
+    if metric is None:
+        return []
+    rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
+    pairs, found = doubled(study), list[Candidate]()
+    for _, own in rows.groupby("protocol", sort=False):
+        cells = measured(own, study.axes)
+        factor = seed_factor(cells)
+        for cell, its in zip(cells, by_cell(own, study.axes), strict=True):
+            found.append(Candidate(study, metric, its, cell, factor, pairs))
+    return found
+
+
+@lru_cache(maxsize=2)
+def known(study: Study) -> tuple[Known, ...]:
+    """What limits each cell; kept, since table and figures all ask."""
+    return tuple(_known(candidate) for candidate in candidates(study))
+
+
+def _known(candidate: Candidate) -> Known:
+    told = {name: kind.find(candidate) for name, kind in LIMITS.items()}
+    limits = tuple(Limit(name, said, LIMITS[name].takes_verdict) for name, said in told.items() if said)
+    cells, models = (frozenset(candidate.rows[column]) for column in ("cell", "model"))
+    unmeasured = tuple(name for name, said in told.items() if said is None)
+    return Known(candidate.cell.name, cells, models, limits, unmeasured)
+
+
+def by_cell_id(found: Iterable[Known]) -> dict[str, tuple[Limit, ...]]:
+    """The limits by the column `cell`, as `analysis.compare.tables` takes them."""
+    return {cell: one.limits for one in found for cell in one.cells}
+
+
+def is_limited(rows: pd.DataFrame, found: Sequence[Known]) -> "pd.Series[bool]":
+    """Which rows are of a limited cell, or of a model all of whose cells are."""
+    cells = {cell for one in found if one.limits for cell in one.cells}
+    free = {model for one in found if not one.limits for model in one.models}
+    models = {model for one in found for model in one.models} - free
+    return rows["cell"].isin(cells) | ((rows["cell"] == "") & rows["model"].isin(models))
+
+
+def section(found: Sequence[Known]) -> str:
+    """One line a cell: what limits it, what its records say of that, and what nothing was measured of."""
+    lines = [
+        [
+            one.name,
+            names_of(one.limits) or "nothing found",
+            " ".join(limit.sentence for limit in one.limits) or "–",
+            ", ".join(one.unmeasured) or "–",
+        ]
+        for one in found
+    ]
+    if not lines:
+        return ""
+    taken = ", ".join(name for name, kind in LIMITS.items() if kind.takes_verdict)
+    return text.table(["cell", "limited by", "what its records say", "not measured"], lines) + (
+        f"\n\nDifferences with 95 % intervals. A cell with one of these gets no verdict: {taken}. Hollow marks in "
+        "figures are of limited cells."
+    )
+
+
+def budget(study: Study) -> str:
+    """What training the curves over the images seen suggest: an extrapolation, which is said."""
+    models = {frozenset(one.rows["model"]): one for one in candidates(study)}
+    named = {one.cell.name: found for one in models.values() if (found := curve(one)) is not None}
+    named = {name: found for name, found in named.items() if found.change.verdict is not None}
+    gaining = {name: found for name, found in named.items() if found.is_gaining}
+    told = {name: enough for name, found in gaining.items() if (enough := found.enough) is not None}
+    if named and not gaining:
+        return "By the curves over training more images would not help."
+    said = []
+    if told:
+        times = max(enough // gaining[name].last for name, enough in told.items())
+        said.append(
+            "Extrapolated, as if the gain of each further doubling shrank as between the last two, a doubling gains "
+            f"less than its interval from so many images seen on: "
+            f"{'; '.join(f'{name}: {enough:,}' for name, enough in told.items())}. That is up to {times} times the "
+            f"training (`trainer.length={times}`, where it was 1)."
+        )
+    if len(told) < len(gaining) or not named:
+        others = "For other cells nothing" if told else "Nothing"
+        said.append(f"{others} can be extrapolated: train longer (`trainer.length=2`).")
+    return " ".join(said)
+
+
+def _short(title: str) -> str:
+    """A metric's title without the network that sees the images."""
+    return title.partition(",")[0]
+
+
+def _sign(metric: Headline) -> float:
+    return -1.0 if metric.higher_is_better else 1.0
+
+
+def _nearest(cells: Mapping[int, Any], below: int, wanted: float) -> int | None:
+    """Of the milestones below one that nearest to a number of images; None where there is none."""
+    return min((seen for seen in cells if seen < below), key=lambda seen: abs(seen - wanted), default=None)
+
+
+def _mean_fact(finished: Sequence[Finished], name: str) -> float | None:
+    values = [float(one.record.facts[name]) for one in finished if name in one.record.facts]
+    return sum(values) / len(values) if values else None
