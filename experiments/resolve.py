@@ -262,14 +262,14 @@ def _sampler(config: Config, facts: DataFacts) -> Settled:
         own_options(given["name"], given)
         inactive = inactive_options(given["name"])
     settings = {key: value for key, value in given.items() if key not in inactive}
-    calls = settings.pop("nfe", None)
+    calls, settled = settings.pop("nfe", None), filled(settings, config["scale"]["sampler"])
     if calls is None:
-        return {"sampler": filled(settings, config["scale"]["sampler"])}, []
+        return {"sampler": settled}, []
     if settings["steps"] is not None:
         raise UserError(
             f"sampler.steps={settings['steps']} and sampler.nfe={calls} both say how long to sample; give one of them"
         )
-    return {"sampler": {**settings, "steps": steps_within({**config, "sampler": settings}, calls)}}, []
+    return {"sampler": {**settled, "steps": steps_within({**config, "sampler": settled}, calls)}}, []
 
 
 def _metrics(config: Config, facts: DataFacts) -> Settled:

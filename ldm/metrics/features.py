@@ -336,7 +336,7 @@ def inception_file(weights_path: Path | None) -> Path:
             raise UserError(
                 f"The standard Inception weights are missing and cannot be downloaded ({error}): put "
                 f"{URL_INCEPTION_V3} at {path} or give its path as metrics.weights (metrics.also.inception beside "
-                "another extractor), or use metrics.extractor=efficientnet_lite2, which needs no download."
+                "another extractor), or use metrics.extractor=efficientnet_lite2_colour, which needs no download."
             ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != INCEPTION_SHA256:
