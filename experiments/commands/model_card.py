@@ -55,11 +55,12 @@ def _use(name: str, plan: Plan, facts: DataFacts, model: TrainedModel, is_plain:
     else:
         yield "images = pipeline(batch_size=4, num_inference_steps=50).images"
     yield "```"
-    if plan.config["sampler"]["spacing"] == model.spacing:
+    asked = plan.config["sampler"]["spacing"]
+    if asked == model.spacing:
         yield "The scheduler visits the noise levels of this program's DDIM where the number of steps divides 1,000."
     else:
-        yield f"The scheduler's spacing is {model.spacing}; diffusers has no {plan.config['sampler']['spacing']}, with which"
-        yield "the samples below were drawn, so its samples differ from them."
+        yield f"diffusers has no spacing {asked}, with which the samples measured below were drawn. The scheduler's is"
+        yield f"{model.spacing}, so its samples are others."
     if isinstance(model.conditioning, ClassConditioning):
         yield "A class is one token for cross-attention: row `label` of the tensor in `class_embedding/`, (N, 1, dim),"
         yield "is `encoder_hidden_states` of the UNet."
