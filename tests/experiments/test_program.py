@@ -33,6 +33,7 @@ def test_each_identity_is_computed_once(swept: Path) -> None:
         "reference": 1,
         "first_stage": 3,
         "reconstruction": 3,
+        "rate_curve": 1,
         "latents": 3,
         "gaussian": 3,
         "diffusion": 3,
@@ -187,4 +188,4 @@ def test_a_failing_cell_stops_only_itself(swept: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "DivergedError" in done.stdout
     assert "repeat it with: python run.py" in done.stdout
-    assert {stage for stage, _ in records(store) - before} == {"first_stage", "reconstruction"}
+    assert {stage for stage, _ in records(store) - before} == {"first_stage", "reconstruction", "rate_curve"}
