@@ -15,33 +15,45 @@ from analysis.placing import PointLabel
 SHADE = "#9a9a9a"
 
 
+def beside(number: Published, frame: pd.DataFrame) -> int | None:
+    """Which f of ours a published number stands beside: at its resolution its own, else that of the latent's side."""
+    own = {(int(r), int(f)) for r, f in frame[["resolution", "f"]].dropna().drop_duplicates().to_numpy()}
+    if number.measured.resolution in {resolution for resolution, _ in own}:
+        return number.f if (number.measured.resolution, number.f) in own else None
+    side = number.measured.resolution / number.f
+    return next((f for resolution, f in sorted(own) if resolution / f == side), None)
+
+
 def behind(study: Study, metric: str, stage: str, x: str, regularisers: Sequence[str]) -> list[Published]:
-    """The published numbers of a metric that have a value on the axis `x`, of the study's f and these regularisers.
+    """The published numbers of a metric that have a value on the axis `x`, beside an f of ours, of these regularisers.
 
     Those of the study's data where there are any, else of all data.
     """
-    factors, data, told = (set(study.frame[axis].dropna()) for axis in ("f", "data", "conditioning"))
+    data, told = (set(study.frame[axis].dropna()) for axis in ("data", "conditioning"))
     found = [
         number
         for number in study.published
         if (number.stage, number.metric) == (stage, metric)
         and getattr(number, x) is not None
-        and number.f in factors
+        and beside(number, study.frame) is not None
         and number.regulariser in regularisers
         and any(number.measured.is_task_of(conditioning) for conditioning in told)
     ]
     return [number for number in found if number.measured.data in data] or found
 
 
-def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str) -> list[PointLabel]:
-    """Grey lines through numbers of one table that were measured and made alike, and a label for each line's end."""
+def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str, frame: pd.DataFrame) -> list[PointLabel]:
+    """Grey lines through numbers of one table that were measured and made alike, and a label for each line's end.
+
+    `frame`: ours, beside whose f they stand.
+    """
     lines: dict[tuple[tuple[str, ...], tuple[str, ...], Measured], list[Published]] = {}
     for number in numbers:
-        key = (_named(number, line_of), _made(number, x), number.measured)
+        key = (_named(number, line_of, frame), _made(number, x), number.measured)
         lines.setdefault(key, []).append(number)
     labels = []
     for (name, made, _), own in lines.items():
-        points = sorted((float(getattr(number, x)), number.value) for number in own)
+        points = sorted((_place(number, x, frame), number.value) for number in own)
         axes.plot(*zip(*points, strict=True), "-", color=SHADE, linewidth=0.9, zorder=0.8)
         for at, value in points:
             axes.plot(at, value, "x", color=SHADE, markersize=4, zorder=0.9)
@@ -51,10 +63,16 @@ def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str) -> list
     return labels
 
 
-def _named(number: Published, line_of: str) -> tuple[str, ...]:
+def _place(number: Published, x: str, frame: pd.DataFrame) -> float:
+    place: Any = beside(number, frame) if x == "f" else getattr(number, x)
+    return float(place)
+
+
+def _named(number: Published, line_of: str, frame: pd.DataFrame) -> tuple[str, ...]:
     """What every line says of its numbers: its place among the lines, data, and table or figure."""
     steps = "steps not stated" if number.steps is None else f"{number.steps} steps"
-    place = {"f": f"f = {number.f}", "steps": steps}[line_of]
+    as_here = "" if (here := beside(number, frame)) == number.f else f" (as f = {here} here)"
+    place = {"f": f"f = {number.f}{as_here}", "steps": steps}[line_of]
     return place, number.measured.data, number.where.removeprefix(f"{PAPER}, ")
 
 
@@ -109,6 +127,7 @@ def note(
     )
     read_off = f", read off to {errors[0]}" if len(errors) == 1 else ", read off by hand" if errors else ""
     what = f"Grey crosses: {NAMES[drawn[0].metric]} of {named(drawn)}{read_off}."
+    what += _matched(drawn, rows)
     settings = _settings(drawn, rows, shown)
     if settings:
         what += f" Their models were made or sampled otherwise, (published; here): {'; '.join(settings)}."
@@ -117,13 +136,20 @@ def note(
     return f"{what} NOT COMPARABLE with this study, (published; here): {'; '.join(differing)}."
 
 
+def _matched(drawn: Sequence[Published], rows: pd.DataFrame) -> str:
+    """Which f of theirs stand beside which of ours, where these are others for the images' resolution."""
+    pairs = {(number.measured.resolution // number.f, number.f, beside(number, rows)) for number in drawn}
+    others = [f"{f} beside {here} here ({side} x {side})" for side, f, here in sorted(pairs) if here not in (f, None)]
+    return f" Matched by the side of the latent, not by f: published f = {', '.join(others)}." if others else ""
+
+
 def _settings(drawn: Sequence[Published], rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:
-    """In what the numbers' models differ from ours of the same f, each setting once, where ours is known."""
+    """In what the numbers' models differ from ours beside them, each setting once, where ours is known."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     ours = rows.drop_duplicates(["f", "channels", "steps", "eta", "guidance_scale", "images_seen"])
-    by_factor = {f: own.to_dict("records") for f, own in ours.groupby("f")}
+    by_factor: dict[Any, list[dict[Any, Any]]] = {f: own.to_dict("records") for f, own in ours.groupby("f")}
     for number in drawn:
-        for row in by_factor.get(number.f, []):
+        for row in by_factor.get(beside(number, rows), []):
             for setting, there, here in unlike_settings(number, row):
                 if setting not in shown and here != UNKNOWN:
                     theirs, known = found.setdefault(setting, ({}, {}))

@@ -3,14 +3,14 @@
 import bisect
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from experiments import build
 from experiments.data_facts import Vocabulary
-from experiments.tables import denoiser_settings
+from experiments.tables import denoiser_settings, factors
 from ldm.denoiser import UNetOptions
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError
@@ -45,6 +45,45 @@ def steps_within(config: Mapping[str, Any], calls: int) -> int:
     if steps == 0:
         raise UserError(f"sampler.nfe={calls} is less than one step of sampler={config['sampler']['name']} costs here")
     return steps
+
+
+def images_of_equal_flops(config: Mapping[str, Any], images: float, f: int, known: Vocabulary) -> int:
+    """Images after which training at f has cost as many FLOPs as `images` of them at the scale's reference factor."""
+    reference = config["scale"]["trainer"]["flops_reference_f"]
+    ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
+    return max(1, round(images * ratio))
+
+
+def fewest_images(config: Mapping[str, Any], images: float, known: Vocabulary) -> int:
+    """Images that equal FLOPs leave to the costliest factor of the scale; in most, pixel space."""
+    return min(images_of_equal_flops(config, images, f, known) for f in factors(config))
+
+
+HALVINGS = 5
+"""How often a training is halved for its milestones: six from a thirty-second to all of it."""
+ALIKE = 0.1
+"""Milestones that are nearer to each other than this share are one."""
+
+
+def milestones(images: int, fewest: int, batch: int) -> list[float]:
+    """Shares of a training: its halvings, and as far as it has none near, those of the shortest training of a study.
+
+    So every two trainings of equal FLOPs have milestones at equal FLOPs and, up to the shortest, at equal images.
+    """
+    steps, shortest = (-(-count // batch) for count in (images, min(fewest, images)))
+    own = _halved(steps)
+    shared = {step for step in _halved(shortest) if all(abs(step - mine) > ALIKE * mine for mine in own)}
+    return [step / steps for step in sorted(own | shared)]
+
+
+def images_at(milestones: Sequence[float], images: int, batch: int) -> list[int]:
+    """Images seen at shares of a training, whole steps of it, rising."""
+    steps = -(-images // batch)
+    return [batch * step for step in sorted({max(1, round(share * steps)) for share in milestones})]
+
+
+def _halved(steps: int) -> set[int]:
+    return {max(1, round(steps / 2**halving)) for halving in range(HALVINGS + 1)}
 
 
 SMALL_DENOISER_SHARE = 0.01

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments import checks, custom, published
-from experiments.budget import flops_per_training_image, steps_within
+from experiments.budget import fewest_images, images_of_equal_flops, milestones, steps_within
 from experiments.build import AUTO, is_trained
 from experiments.conditions import (
     CONDITIONS,
@@ -172,8 +172,9 @@ def _conditioning(config: Config, facts: DataFacts) -> Settled:
 def _trainer(config: Config, facts: DataFacts) -> Settled:
     """Images, batch and learning rate; before the denoiser, since budgets look at what the user set of that."""
     if published.is_given(config["denoiser"]):
-        return {}, []
-    trainer, scale, f = dict(config["trainer"]), config["scale"], config["ae"]["f"]
+        return {"trainer": {**config["trainer"], "budget": "images", "milestones": []}}, []
+    scale, f, fewest = config["scale"], config["ae"]["f"], None
+    trainer = filled(config["trainer"], {"budget": scale["trainer"]["budget"]})
     length, usual = trainer.pop("length", 1), scale["trainer"]["images"]
     match trainer["budget"]:
         case "images":
@@ -185,13 +186,20 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
             half_life = batch * math.log(0.5) / math.log(PAPER_DECAY)
             trainer = filled(trainer, {**row, "images": row["steps"] * row["batch"], "ema_half_life": half_life})
         case "flops":
-            known = facts.vocabulary(annotations_read(config))
-            reference, images = scale["trainer"]["flops_reference_f"], trainer["images"] or usual * length
-            ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
-            trainer["images"] = max(1, round(images * ratio))
+            known, images = facts.vocabulary(annotations_read(config)), trainer["images"] or usual * length
+            trainer["images"] = images_of_equal_flops(config, images, f, known)
+            # Where a latent is small, steps of the usual batch are mostly overhead.
+            trainer = filled(trainer, {"batch": scale["trainer"].get("flops_batch", {}).get(f)})
+            if trainer["milestones"] == AUTO:
+                fewest = fewest_images(config, images, known)
     trainer = filled(trainer, {key: value for key, value in scale["trainer"].items() if not key.startswith("paper")})
+    notes = []
+    if trainer["milestones"] == AUTO:
+        trainer["milestones"] = milestones(trainer["images"], fewest or trainer["images"], trainer["batch"])
+        if trainer["decay"] != "constant":
+            notes.append(f"trainer.decay={trainer['decay']}: a milestone is not what a run that ends there would be")
     factor = trainer["learning_rate_factor"]
-    return {"trainer": {**trainer, "learning_rate": trainer["learning_rate"] * factor}}, []
+    return {"trainer": {**trainer, "learning_rate": trainer["learning_rate"] * factor}}, notes
 
 
 def _denoiser(config: Config, facts: DataFacts) -> Settled:
@@ -201,10 +209,10 @@ def _denoiser(config: Config, facts: DataFacts) -> Settled:
 
 
 def _diffusion(config: Config, facts: DataFacts) -> Settled:
-    """The shift of the noise schedule as a number."""
-    diffusion = config["diffusion"]
+    """The target, and the shift of the noise schedule as a number."""
     if published.is_given(config["denoiser"]):
         return {}, []
+    diffusion = filled(config["diffusion"], config["scale"]["diffusion"])
     return {"diffusion": {**diffusion, "shift": shift_of(diffusion.get("shift"), config["ae"]["f"])}}, []
 
 
@@ -262,14 +270,16 @@ def _sampler(config: Config, facts: DataFacts) -> Settled:
         own_options(given["name"], given)
         inactive = inactive_options(given["name"])
     settings = {key: value for key, value in given.items() if key not in inactive}
-    calls, settled = settings.pop("nfe", None), filled(settings, config["scale"]["sampler"])
+    calls, usual = settings.pop("nfe", None), dict(config["scale"]["sampler"])
+    steps = usual.pop("steps")
+    settings = filled(settings, usual)
     if calls is None:
-        return {"sampler": settled}, []
+        return {"sampler": filled(settings, {"steps": steps})}, []
     if settings["steps"] is not None:
         raise UserError(
             f"sampler.steps={settings['steps']} and sampler.nfe={calls} both say how long to sample; give one of them"
         )
-    return {"sampler": {**settled, "steps": steps_within({**config, "sampler": settled}, calls)}}, []
+    return {"sampler": {**settings, "steps": steps_within({**config, "sampler": settings}, calls)}}, []
 
 
 def _metrics(config: Config, facts: DataFacts) -> Settled:

@@ -112,7 +112,7 @@ class _Conditioning:
 class _Diffusion:
     schedule: str = option(choices=SCHEDULES, help="noise schedule")
     shift: float | None = option(above=0, words=("auto",), help="shift of the noise schedule")
-    target: str = option(choices=TARGETS, help="what the network predicts")
+    target: str | None = option(choices=TARGETS, help="what the network predicts")
     weighting: str = option(choices=WEIGHTINGS, help="weight of the loss over t")
 
 
@@ -122,7 +122,9 @@ class _Sampler:
     nfe: int | None = option(low=1, unit="calls", help="of the network an image, guidance included, in place of steps")
     spacing: str | None = option(choices=SPACINGS, help="how the time grid is spaced")
     final: str = option(choices=FINALS, help="where the time grid ends")
-    clip: str = option(choices=CLIPS, help="whether estimates of x0 are clamped to the range of the training latents")
+    clip: str | None = option(
+        choices=CLIPS, help="whether estimates of x0 are clamped to the range of the training latents"
+    )
     seed: int = _seed("the samples' noise")
 
 
@@ -173,7 +175,7 @@ class _Metrics:
 
 @dataclass(frozen=True)
 class _Trainer:
-    budget: str = option(choices=("images", "flops", "paper"), help="what all f have in equal amounts")
+    budget: str | None = option(choices=("images", "flops", "paper"), help="what all f have in equal amounts")
     images: int | None = _count("seen in training")
     length: float = option(above=0, help="times the images of the scale")
     batch: int | None = _count("a step", high=MOST_AT_ONCE)
@@ -187,11 +189,15 @@ class _Trainer:
     decay: str = option(choices=("constant", "cosine"), help="the rate over the training")
     weight_decay: float = option(low=0, help="of AdamW")
     gradient_clip: float | None = option(low=0, help="largest norm of the gradient; 0: none")
-    ema_half_life: float | None = option(above=0, unit="images", help="over which a weight's part in the EMA halves")
+    ema_half_life: float | None = option(
+        above=0, unit="images", words=("none",), help="over which a weight's part in the EMA halves; none: no limit"
+    )
     ema_share: float | None = option(
         above=0, high=1, help="of the images seen so far, the longest that this half-life may be"
     )
-    milestones: tuple[float, ...] = option(above=0, high=1, help="shares of the training at which quality is measured")
+    milestones: tuple[float, ...] | None = option(
+        above=0, high=1, words=("auto",), help="shares of the training at which quality is measured; auto: halvings"
+    )
     checkpoint_seconds: float = option(low=0, unit="seconds", help="between checkpoints")
 
 

@@ -48,6 +48,17 @@ def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
     return settings
 
 
+def factors(config: Mapping[str, Any]) -> list[int]:
+    """The downsampling factors that a scale has this denoiser for, as far as the images' side suits it."""
+    scale, given, side = config["scale"], config["denoiser"], config["data"]["resolution"]
+    found = [1, *scale["ae"]["latent_channels"]]
+    if not custom.is_custom(given):
+        named, _ = _named(scale.get("architectures"), "denoiser.architecture", given["architecture"], scale)
+        table = named or row_family(scale["denoiser"], given["name"], config) or found
+        found = [f for f in found if f in table]
+    return [f for f in found if side % (f * 2 ** options_of_denoiser(denoiser_settings(config, f)).halvings) == 0]
+
+
 def options_of_denoiser(settings: Mapping[str, Any]) -> Denoiser:
     """The options of a denoiser that is trained, checked; `settings` are a group `denoiser` that is filled in.
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from analysis.collect import Study
 from analysis.figures import (
     progressive_coding,
+    quality_at_budgets,
     quality_vs_compute,
     quality_vs_f,
     quality_vs_nfe,
@@ -36,6 +37,7 @@ FIGURES: Mapping[str, Drawing] = {
     "quality_vs_throughput": Drawing(quality_vs_throughput.draw),
     "quality_vs_training": Drawing(quality_vs_training.draw),
     "quality_vs_compute": Drawing(quality_vs_compute.draw),
+    "quality_at_budgets": Drawing(quality_at_budgets.draw, quality_at_budgets.has_data),
     "quality_vs_nfe": Drawing(quality_vs_nfe.draw, quality_vs_nfe.has_data),
     "progressive_coding": Drawing(progressive_coding.draw, progressive_coding.has_data),
 }

@@ -24,7 +24,7 @@ def quality_figure(
     draw: Callable[[Axes, Panel, Headline], list[PointLabel]],
     stage: str,
     *,
-    note: str = "",
+    note: str | Callable[[], str] = "",
     keys: Sequence[Line2D] = (),
     ends: bool = False,
     floors: bool = True,
@@ -34,9 +34,9 @@ def quality_figure(
 ) -> Figure:
     """The frame that all quality figures share: panels, floors, scales, legend, facts and notes.
 
-    `lines`: axes that tell lines apart, so that panels are split by f instead of them. `overlay`: the axis along which
-    published numbers are drawn, and the one that tells their lines apart. `apart`: columns whose values never share
-    a panel.
+    `note`: where it is a function, called when the panels are drawn. `lines`: axes that tell lines apart, so that
+    panels are split by f instead of them. `overlay`: the axis along which published numbers are drawn, and the one that
+    tells their lines apart. `apart`: columns whose values never share a panel.
     """
     if study.metric is None:
         metric = headline(study.frame, stage)
@@ -67,7 +67,7 @@ def quality_figure(
         labels = draw(axes, panel, metric)
         if overlay is not None:
             numbers = overlays.behind(study, metric.metric, stage, overlay[0], (panel.family, "identity"))
-            labels += overlays.draw(axes, numbers, *overlay)
+            labels += overlays.draw(axes, numbers, *overlay, study.frame)
             shown += numbers
         if not real.empty:
             axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
@@ -100,7 +100,8 @@ def quality_figure(
         legend.append(floor_key(DECODED, f"floor: decoded {name}", floors))
     if not gaussian.empty:
         legend.append(floor_key(GAUSSIAN, "Gaussian, no network", floors))
-    notes = [text for text in (note, floor_note(study, metric)) if text]
+    said = note if isinstance(note, str) else note()
+    notes = [text for text in (said, floor_note(study, metric)) if text]
     if overlay is not None and study.published:
         told = [axis.replace("_", " ") for axis in overlay]
         notes.append(overlays.note(shown, rows, study.protocols, metric.title, told))

@@ -1,10 +1,13 @@
-"""The headline metric against training FLOPs, with (filled) and without (hollow) the first stage's share."""
+"""The headline metric over the FLOPs of training, a curve a cell, with and without the first stage's share."""
+
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
+from analysis.figures.milestones import sampled_with, with_flops
 from analysis.figures.panels import Panel, draw_points, label_of_f
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
@@ -12,46 +15,52 @@ from analysis.placing import PointLabel
 
 
 def draw(study: Study) -> Figure:
-    """The headline metric against training FLOPs, with (filled) and without (hollow) the first stage's share."""
+    """The headline metric over the FLOPs of training, a curve a cell, with and without the first stage's share.
+
+    Of milestones; where a study has none, of samples at the end of each training.
+    """
     look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
-    steps = _common_steps(study)
+    stage = "progress" if (study.frame["stage"] == "progress").any() else "evaluation"
+    steps = None if stage == "progress" else _common_steps(study)
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
-        rows = panel.rows[(panel.rows["steps"] == steps) & (panel.rows["diffusion_flops"] > 0)].sort_values("f")
-        rows = rows.assign(
-            total=rows["diffusion_flops"] + rows["first_stage_flops"].fillna(0) + rows["latents_flops"].fillna(0)
-        )
-        for point in rows.to_dict("records"):
-            tint, marker = style.colour(point["f"]), look_of[point["regulariser"]]
-            ends = [point["diffusion_flops"], point["total"]]
-            axes.plot(ends, [point["value"]] * 2, color=tint, linewidth=1.0, alpha=0.6, zorder=1)
+        rows = with_flops(study, panel.rows if steps is None else panel.rows[panel.rows["steps"] == steps])
+        labels = []
+        for f, own in rows.sort_values("images_seen").groupby("f"):
+            end, tint, look = own.iloc[-1], style.colour(f), look_of[own["regulariser"].iloc[0]]
+            faint: dict[str, Any] = {"color": tint, "linewidth": 1.1, "alpha": 0.6, "zorder": 1}
+            axes.plot(own["spent"], own["value"], ".", linestyle=look.line, markersize=4, **faint)
+            axes.plot([end["spent"], end["total"]], [end["value"]] * 2, **faint)
+            axes.plot(own["total"], own["value"], ".", linestyle=look.line, markersize=6, color=tint, zorder=2)
+            draw_points(axes, own.tail(1), "total", look_of)
             axes.plot(
-                ends[0],
-                point["value"],
-                marker.marker,
+                end["spent"],
+                end["value"],
+                look.marker,
                 color=tint,
                 markerfacecolor="white",
-                markersize=marker.size,
+                markersize=look.size,
                 zorder=3,
             )
-        draw_points(axes, rows, "total", look_of)
+            labels.append(label_of_f(end, "total"))
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
         axes.set_xlabel("training compute in FLOPs (one multiply-add = 2)")
-        return [label_of_f(row, "total") for _, row in rows.iterrows()]
+        return labels
 
     keys = [
         style.key("with the first stage's share", marker="o", color=style.MUTED),
-        style.key("diffusion training alone", marker="o", color=style.MUTED, markerfacecolor="white"),
+        style.key("diffusion training alone (faint)", marker="o", color=style.MUTED, markerfacecolor="white"),
     ]
-    note = f"All points at {steps} sampler steps; the share includes encoding the training set once." if steps else ""
+    first = f"All points at {steps} sampler steps." if steps else sampled_with(study)
     return quality_figure(
         study,
         "Sample quality against training compute",
         draw_panel,
-        "evaluation",
-        note=note,
+        stage,
+        note=f"{first} The share includes encoding the training set once.".strip(),
         keys=keys,
+        ends=stage == "progress",
     )
 
 

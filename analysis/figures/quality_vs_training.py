@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
+from analysis.figures.milestones import sampled_with
 from analysis.figures.panels import Panel, draw_points
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
@@ -29,15 +30,12 @@ def draw(study: Study) -> Figure:
         axes.set_xlabel("images seen in diffusion training")
         return ends
 
-    used = study.frame[study.frame["stage"] == "progress"]["protocol"].unique()
-    samplers = dict.fromkeys(str(study.protocols[name].get("sampler", "")) for name in used if name in study.protocols)
-    note = f"Milestones are sampled with {' or '.join(name for name in samplers if name)}." if any(samplers) else ""
     return quality_figure(
         study,
         "Sample quality over training",
         draw_panel,
         "progress",
-        note=note,
+        note=sampled_with(study),
         ends=True,
         overlay=("images_seen", "f"),
     )

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import build
-from experiments.budget import network_calls
+from experiments.budget import images_at, network_calls
 from experiments.cli import exit_code, with_scale
 from experiments.compose import composed, settings_only, swept
 from experiments.conditions import CONDITIONS, annotations_read, conditions_of, sample_size
@@ -174,8 +174,8 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
         ]
     decode = count_sample_decoding(config)
     images = facts.train_images if facts else None
-    milestones = len(config["trainer"]["milestones"])
-    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config), milestones)
+    milestones = config["trainer"]["milestones"]
+    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config), len(milestones))
     estimates = {
         stage.name: found
         for stage in STAGES
@@ -186,6 +186,9 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     needed = [planned.name for planned in plan.needed(targets(STAGES, config["until"]))]
     nothing = Estimate(None, None)
     lines = [_line(plan, name, estimates.get(name, nothing), store, facts is not None) for name in needed]
+    if "progress" in needed:
+        seen = images_at(milestones, config["trainer"]["images"], config["trainer"]["batch"])
+        notes = [*notes, f"quality over training is measured after {', '.join(f'{n:,}' for n in seen)} images"]
     notes = [*notes, *plan.notes, *_notes(STAGES, needed, plan, store)]
     return Description(plan, facts, first_stage, denoiser, calls, decode, estimates, lines, notes)
 

@@ -1,9 +1,11 @@
 """Trains the denoising model on cached latents; one that was given is only looked at."""
 
 import dataclasses
+import math
 
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import cached_latents, first_stage_of, latent_scale_of
+from experiments.budget import images_at
 from experiments.conditions import DataFacts, Vocabulary, annotations_read, conditions_of, fields_of
 from experiments.console import reporting
 from experiments.cost import Meter
@@ -43,13 +45,13 @@ def run(job: Job) -> Outcome:
     training = DiffusionTraining(model, conditions, data, settings)
     # One step of a model that is thrown away, for the count of its operations.
     flops_per_step = count_flops(lambda: DiffusionTraining(*fresh(), data, settings).accumulate_gradients())
-    milestones = {max(1, round(share * settings.steps)) for share in config["training"]["milestones"]}
+    milestones = images_at(config["training"]["milestones"], settings.images, settings.batch)
 
     def keep_milestone(step: int) -> None:
-        if step in milestones:
+        if (seen := step * settings.batch) in milestones:
             folder = job.folder / "milestones"
             folder.mkdir(exist_ok=True)
-            save_weights(folder / f"{step * settings.batch}.safetensors", training.ema.module.state_dict())
+            save_weights(folder / f"{seen}.safetensors", training.ema.module.state_dict())
 
     with reporting(job.label, settings.steps * settings.batch) as reporter:
         meter = run_training(job, training, train(training), reporter, keep_milestone)
@@ -61,7 +63,7 @@ def run(job: Job) -> Outcome:
             "steps": training.step,
             "batch": settings.batch,
             "vocabulary": dataclasses.asdict(known),
-            "milestones": sorted(step * settings.batch for step in milestones),
+            "milestones": milestones,
             "flops_per_image": flops_per_step / settings.batch,
             "latent_shape": latents["shape"],
         },
@@ -101,7 +103,7 @@ def _settings(job: Job) -> DiffusionSettings:
         warm_up=training["warm_up"],
         weight_decay=training["weight_decay"],
         gradient_clip=training["gradient_clip"],
-        ema_half_life=training["ema_half_life"],
+        ema_half_life=math.inf if training["ema_half_life"] == UNLIMITED else training["ema_half_life"],
         ema_share=training.get("ema_share", 0.05),
         matrix_rate=training.get("matrix_learning_rate", 0),
         condition_dropout=job.settings["conditioning"]["dropout"],
@@ -109,6 +111,9 @@ def _settings(job: Job) -> DiffusionSettings:
         micro_batch=job.machine.micro_batch,
     )
 
+
+UNLIMITED = "none"
+"""In place of a half-life of the EMA: the share of the images seen alone says how long it is."""
 
 NAMES = ("micro_batch", "checkpoint_seconds", "budget", "learning_rate_factor")
 """Settings of a training that change no numbers, or only through what is filled in for the names that they give."""

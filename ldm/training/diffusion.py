@@ -44,7 +44,8 @@ class DiffusionSettings:
     """How long and how to train; `images` and `warm_up` and `ema_half_life` count images seen.
 
     `gradient_clip` is the largest norm of the gradient, 0 for none. `ema_share`: of the images seen so far, the longest
-    that the EMA's half-life may be. `matrix_rate`: the rate of Muon for the network's matrices; 0 = AdamW for all.
+    that the EMA's half-life may be, which it always is where `ema_half_life` is infinite. `matrix_rate`: the rate of
+    Muon for the network's matrices; 0 = AdamW for all.
     """
 
     seed: int

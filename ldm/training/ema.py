@@ -11,7 +11,9 @@ class ExponentialMovingAverage:
 
     After n images the weight of what was there n = `half_life` images ago is one half. While fewer than
     `half_life / ramp` images were seen the half-life is `ramp` times that number, so that a short run is not averaged
-    with its initialisation (Karras et al. 2022, Appendix F).
+    with its initialisation (Karras et al. 2022, Appendix F). With a `half_life` of infinity it is that always: the
+    average spans the same share of a run of any length, about as the power function of Karras et al. 2023 does. No
+    average looks ahead, so that after n images it is that of a run of n images.
     """
 
     def __init__(self, module: nn.Module, half_life: float, ramp: float = 0.05) -> None:

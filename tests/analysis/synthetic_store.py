@@ -77,6 +77,7 @@ class Recipe:
     task: str | None = None
     gaussian: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Kernel distances of a Gaussian of the latents and of one of each class, by f."""
+    budget: str = "images"  # or flops: every training costs as much as that of f = 4
     is_declared: bool = True  # whether rows say what their metrics mean, as those of schema 1 do not
 
 
@@ -105,6 +106,19 @@ def network_calls(sampler: str, steps: int) -> int:
 def frechet_distance(regulariser: str, f: int, steps: int, guidance: float = 1.0, share: float = 1.0) -> float:
     """A made-up Frechet distance that follows the kernel distance."""
     return 40 + 900 * kernel_distance(regulariser, f, steps, guidance, share)
+
+
+def images_trained(recipe: Recipe, f: int) -> int:
+    """Images that a made-up training at f sees under the recipe's budget."""
+    return 48_000 if recipe.budget == "images" else round(48_000 * (f / 4) ** 1.5)
+
+
+def milestones(recipe: Recipe, f: int) -> list[int]:
+    """Images seen at milestones: halvings of the training at f and, as far as it has none near, of that at f = 1."""
+    if recipe.budget == "images":
+        return [3_000, 6_000, 12_000, 24_000, 48_000]
+    own, shared = ([round(images_trained(recipe, each) / 2**k) for k in range(6)] for each in (f, 1))
+    return sorted({*own, *(n for n in shared if all(abs(n - m) > 0.1 * m for m in own))})
 
 
 def distortion(regulariser: str, f: int) -> float:
@@ -295,14 +309,18 @@ def _cell(
         return StageRecord("gaussian", identity, parents={}, rows=rows, protocols=protocols, **common)
 
     def diffusion(identity: str) -> StageRecord:
-        facts = {"parameters": {"denoiser": 3_000_000, "conditioning": 10_000}, "images_seen": 48_000}
-        cost = Cost(20 + 400 / f, 48_000, 1.2e15 / f**1.5, (200 + 800 // f) * 2**20)
+        facts = {
+            "parameters": {"denoiser": 3_000_000, "conditioning": 10_000},
+            "images_seen": images_trained(recipe, f),
+        }
+        seen = images_trained(recipe, f)
+        cost = Cost(20 + 400 / f, seen, 1.2e15 / f**1.5 * seen / 48_000, (200 + 800 // f) * 2**20)
         return StageRecord("diffusion", identity, parents={}, facts=facts, cost=cost, **common)
 
     def progress(identity: str) -> StageRecord:
         rows = [
             _row(metric, value + extra, n // 2, spread, short.id, seen, seed)
-            for seen in (3_000, 6_000, 12_000, 24_000, 48_000)
+            for seen in milestones(recipe, f)
             for metric, value, extra, spread in (
                 (fd, frechet_distance(regulariser, f, 10, share=seen / 48_000), 0.0, 2.0),
                 (kd, kernel_distance(regulariser, f, 10, share=seen / 48_000), off, 0.002),
@@ -410,7 +428,7 @@ def _cell(
         "data": recipe.data,
         "resolution": recipe.resolution,
         "scale": "cpu",
-        "budget": "images",
+        "budget": recipe.budget,
         "f": f,
         "regulariser": regulariser,
         "channels": CHANNELS[f],

@@ -14,6 +14,7 @@ from synthetic_store import (
     build,
     decoded_kernel_distance,
     distortion,
+    images_trained,
     kernel_distance,
     network_calls,
     psnr,
@@ -26,6 +27,7 @@ from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
 from analysis.figures import FIGURES, figures_of
 from analysis.figures.floors import LOOKS
+from analysis.figures.quality_at_budgets import at_budget, three_budgets
 from analysis.headline import headline
 from ldm.errors import UserError
 from ldm.records import GAUSSIAN
@@ -193,17 +195,89 @@ def test_the_gaussian_is_drawn_faintly_beside_the_decoded_floor(tmp_path):
         assert "Gaussian, no network" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_compute_is_shown_with_and_without_the_first_stage(figures):
+def test_curves_over_compute_are_shown_with_and_without_the_first_stage(figures):
     axes = figures["quality_vs_compute"].axes[0]
-    # At the largest step count alone.
-    assert {y for _, y, _ in _markers(axes, "o")} == {round(kernel_distance("kl", f, 10), 9) for f in (4, 8)}
-    filled = {x for x, _, _ in _markers(axes, "o")}
+    seen = (3_000, 6_000, 12_000, 24_000, 48_000)
+    share = 2.4e14 + 1e12
+    for f in FACTORS:
+        lines = [
+            line for line in axes.get_lines() if line.get_color() == style.colour(f) and len(line.get_xdata()) == 5
+        ]
+        without, with_share = sorted((list(line.get_xdata()) for line in lines), key=lambda xs: xs[0])
+        wanted = [1.2e15 / f**1.5 * n / 48_000 for n in seen]
+        assert without == pytest.approx(wanted)
+        assert with_share == pytest.approx([x + (share if f > 1 else 0) for x in wanted])
+        for line in lines:
+            assert list(line.get_ydata()) == pytest.approx(
+                [kernel_distance("identity" if f == 1 else "kl", f, 10, share=n / 48_000) for n in seen]
+            )
     hollow = {
         float(line.get_xdata()[0]) for line in axes.get_lines() if to_hex(line.get_markerfacecolor()) == "#ffffff"
     }
-    share = 2.4e14 + 1e12
-    assert sorted(filled) == pytest.approx(sorted(1.2e15 / f**1.5 + share for f in (4, 8)))
     assert sorted(hollow) == pytest.approx(sorted(1.2e15 / f**1.5 for f in FACTORS))
+
+
+def test_compute_of_a_study_without_milestones_is_that_of_its_samples(tmp_path):
+    missing = [("progress", "kl", f, steps) for f in (4, 8) for steps in (5, 10)]
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4, 8), steps=(5, 10), missing=missing))
+    axes = FIGURES["quality_vs_compute"].draw(read_study(tmp_path)).axes[0]
+    # At the largest step count alone.
+    share = 2.4e14 + 1e12
+    assert {(x, y) for x, y, _ in _markers(axes, "o")} == {
+        (round(1.2e15 / f**1.5 + share, 9), round(kernel_distance("kl", f, 10), 9)) for f in (4, 8)
+    }
+
+
+def _at_budgets(study):
+    """The lines of the one panel of quality at three budgets, by what they are labelled, and the figure's text."""
+    figure = figures_of(study)["quality_at_budgets"](study)
+    axes = figure.axes[0]
+    ends = {text.get_text(): text.get_color() for text in axes.texts}
+    lines = {line.get_color(): line for line in axes.get_lines() if len(line.get_xdata()) > 1}
+    return {name: dict(zip(*lines[tint].get_data(), strict=True)) for name, tint in ends.items()}, _text(figure)
+
+
+def test_quality_at_three_budgets_is_that_of_the_milestones_there(tmp_path):
+    factors = (1, 2, 4, 8, 16)
+    build(tmp_path, Recipe(regularisers=("kl",), factors=factors, steps=(5,), budget="flops"))
+    lines, text = _at_budgets(read_study(tmp_path))
+    full = 1.2e15 / 4**1.5
+    assert set(lines) == {f"{full / 2**k:.2g} FLOPs" for k in (0, 2, 5)}
+    for k in (0, 2, 5):
+        for f, value in lines[f"{full / 2**k:.2g} FLOPs"].items():
+            share = round(images_trained(Recipe(budget="flops"), f) / 2**k) / 48_000
+            regulariser = "identity" if f == 1 else "kl"
+            assert value == pytest.approx(kernel_distance(regulariser, f, 10, share=share), rel=1e-6)
+    assert "Interpolated" not in text
+    # The order of pixel space depends on the budget: what the figure is for.
+    small, large = lines[f"{full / 32:.2g} FLOPs"], lines[f"{full:.2g} FLOPs"]
+    assert max(small, key=small.get) == max(large, key=large.get) == 1
+    assert min(small, key=small.get) != min(large, key=large.get)
+
+
+def test_budgets_of_equal_images_count_images(study):
+    lines, text = _at_budgets(study)
+    assert set(lines) == {"3,000 images", "12,000 images", "48,000 images"}
+    assert "Budgets count images seen" in text
+
+
+def test_values_between_milestones_are_interpolated_in_the_logarithm_of_the_budget():
+    rows = pd.DataFrame({"spent": [1.0, 100.0], "value": [4.0, 2.0], "ci_low": [3.9, 1.9], "ci_high": [4.1, 2.1]})
+    row, is_between = at_budget(rows, "spent", 10.0)
+    assert is_between
+    assert row["value"] == pytest.approx(3.0)
+    assert math.isnan(row["ci_low"])
+    near, is_between = at_budget(rows, "spent", 95.0)
+    assert not is_between
+    assert (near["value"], near["ci_low"]) == (2.0, 1.9)
+    for beyond in (0.5, 200.0):
+        assert at_budget(rows, "spent", beyond) == (None, False)
+
+
+def test_three_budgets_are_those_that_every_training_reaches():
+    assert three_budgets([[1, 2, 4, 8, 16], [4, 8, 16, 32, 64, 128]]) == [4, 8, 16]
+    assert three_budgets([[10, 20], [10, 20]]) == [10, 20]
+    assert three_budgets([[1, 2], [10, 20]]) == []
 
 
 def test_throughput_joins_the_step_counts_of_one_f(figures):
@@ -293,7 +367,7 @@ def test_every_figure_names_n_data_budget_and_protocol(study, figures):
     for name, figure in figures.items():
         text = _text(figure)
         protocol = next(p for p in study.protocols if p in text)
-        n = 256 if name == "quality_vs_training" else 512
+        n = 256 if name in ("quality_vs_training", "quality_vs_compute", "quality_at_budgets") else 512
         assert f"n = {n}" in text
         assert "emoji 32 px" in text
         assert "equal budget in images" in text

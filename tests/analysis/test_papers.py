@@ -300,6 +300,26 @@ def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
             assert not any(box.overlaps(other.get_window_extent(renderer)) for other in figure.texts), text.get_text()
 
 
+def test_other_sides_are_matched_by_that_of_the_latent(tmp_path):
+    """At 32 px f = 4 has latents of 8 x 8, as f = 32 has in the paper; f = 32 has no counterpart."""
+    build(tmp_path, replace(LIKE_THE_PAPER, data="emoji", resolution=32, factors=(1, 4, 32)))
+    study = replace(read_study(tmp_path), published=papers.ldm())
+    numbers = overlays.behind(study, "fid", "progress", "images_seen", ("vq", "identity"))
+    assert {(number.f, overlays.beside(number, study.frame)) for number in numbers} == {(8, 1), (32, 4)}
+    figure = FIGURES["quality_vs_training"].draw(study)
+    labels = {text.get_text() for text in figure.axes[1].texts}
+    assert {"f = 32 (as f = 4 here), imagenet, Figure 6", "f = 8 (as f = 1 here), imagenet, Figure 6"} < labels
+    assert "published f = 32 beside 4 here (8 x 8), 8 beside 1 here (32 x 32)" in _text(figure)
+    points = {(at, value) for axes in FIGURES["quality_vs_f"].draw(study).axes for at, value in _grey(axes)}
+    assert {at for at, _ in points} == {1, 4}
+
+
+def test_at_the_published_resolution_f_is_matched_as_it_is(alike):
+    study = replace(alike, published=papers.ldm())
+    assert {overlays.beside(n, alike.frame) for n in study.published if n.measured.resolution == 256} == {None, 1, 4, 8}
+    assert "Matched by the side" not in _text(FIGURES["quality_vs_training"].draw(study))
+
+
 def test_another_metric_keeps_published_numbers_out_and_says_so(other):
     study = replace(other, published=papers.ldm())
     for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training"):

@@ -23,6 +23,7 @@ OUTPUTS = {"results.csv", "table.md", "means.csv", "comparisons.csv"} | {
         "quality_vs_throughput",
         "quality_vs_training",
         "quality_vs_compute",
+        "quality_at_budgets",
     )
     for kind in ("png", "svg")
 }

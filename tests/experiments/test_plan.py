@@ -1,5 +1,6 @@
 """Identities: what changes them, what must not, and which settings are refused."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,7 @@ import torch
 from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of, planned, reversed_keys, settings_of, stage_named
 
 from experiments import build
-from experiments.budget import network_calls
+from experiments.budget import flops_per_training_image, images_at, network_calls
 from experiments.conditions import DataFacts, Vocabulary, larger_maps
 from experiments.stages import STAGES
 from ldm.errors import UserError
@@ -454,12 +455,28 @@ def test_the_cells_of_a_study_have_the_same_parameters(scale, conditioning):
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
-def test_the_cells_of_a_study_see_the_same_images_in_the_same_batches(scale):
+def test_under_a_budget_of_images_the_cells_see_the_same_images_in_the_same_batches(scale):
     seen = set()
     for f in (1, 2, 4, 8, 16, 32):
-        trainer = plan_of(f"ae.f={f}", scale=scale).config["trainer"]
+        trainer = plan_of(f"ae.f={f}", "trainer.budget=images", scale=scale).config["trainer"]
         seen.add((math.ceil(trainer["images"] / trainer["batch"]) * trainer["batch"], trainer["batch"]))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_the_cells_of_a_study_cost_the_same_flops(scale):
+    spent = {}
+    for f in (1, 2, 4, 8, 16, 32):
+        config = plan_of(f"ae.f={f}", scale=scale).config
+        trainer = config["trainer"]
+        assert (trainer["budget"], config["diffusion"]["target"], config["sampler"]["clip"]) == ("flops", "v", "range")
+        seen = math.ceil(trainer["images"] / trainer["batch"]) * trainer["batch"]
+        spent[f] = seen * flops_per_training_image(config, f, Vocabulary(len(FACTS.classes)))
+    assert max(spent.values()) / min(spent.values()) < 1.02, spent
+    usual = {f: plan_of(f"ae.f={f}", scale=scale).config["trainer"]["batch"] for f in (4, 16, 32)}
+    assert usual == ({4: 32, 16: 64, 32: 128} if scale == "cpu" else dict.fromkeys(usual, usual[4]))
+    given = plan_of("ae.f=32", "trainer.batch=16", scale=scale).config["trainer"]
+    assert given["batch"] == 16
 
 
 def test_the_length_of_training_counts_in_the_images_of_the_scale():
@@ -477,3 +494,47 @@ def test_the_length_of_training_counts_in_the_images_of_the_scale():
 
 def test_without_milestones_no_quality_over_training_is_measured():
     assert set(plan_of().stages) - set(plan_of("trainer.milestones=[]").stages) == {"progress"}
+
+
+def _milestones(f: int, *overrides: str) -> list[int]:
+    """Images seen at the milestones that `auto` stands for."""
+    trainer = plan_of(f"ae.f={f}", "trainer.milestones=auto", *overrides).config["trainer"]
+    return images_at(trainer["milestones"], trainer["images"], trainer["batch"])
+
+
+def test_milestones_halve_a_training_of_equal_images():
+    assert (
+        _milestones(4, "trainer.images=1024") == _milestones(1, "trainer.images=1024") == [32, 64, 128, 256, 512, 1024]
+    )
+    assert _milestones(4, "trainer.images=64") == [16, 32, 64]  # four steps of 16
+
+
+def test_trainings_of_equal_flops_have_milestones_at_equal_flops_and_at_equal_images():
+    equal = ("trainer.budget=flops", "trainer.images=100000", "trainer.batch=1")
+    factors = (1, 4, 8)
+    found = {f: _milestones(f, *equal) for f in factors}
+    fewest = min((found[f][-1], f) for f in factors)[1]
+    assert len(found[fewest]) == 6
+    for f, seen in found.items():
+        assert seen == sorted(set(seen))
+        for halving in range(6):
+            assert round(seen[-1] / 2**halving) in seen
+            assert min(abs(n - found[fewest][-1] / 2**halving) / n for n in seen) <= 0.1, (f, halving)
+        assert all(other / one > 1.09 for one, other in itertools.pairwise(seen))
+    assert found[4][-1] == 100_000
+
+
+def test_milestones_of_a_falling_rate_are_said_to_be_no_runs_that_end_there():
+    said = "a milestone is not what a run that ends there would be"
+    assert any(said in note for note in plan_of("trainer.milestones=auto", "trainer.decay=cosine").notes)
+    assert not any(said in note for note in plan_of("trainer.milestones=auto").notes)
+    with pytest.raises(UserError, match=r"trainer\.milestones=often is no list of numbers.* or auto"):
+        plan_of("trainer.milestones=often")
+
+
+def test_the_half_life_of_the_average_may_have_no_limit():
+    training = plan_of("trainer.ema_half_life=none").stages["diffusion"].settings["training"]
+    assert training["ema_half_life"] == "none"
+    assert changed(plan_of(), plan_of("trainer.ema_half_life=none")) == FROM_DIFFUSION_ON
+    with pytest.raises(UserError, match=r"trainer\.ema_half_life=never is no number of images above 0 or none"):
+        plan_of("trainer.ema_half_life=never")

@@ -1,5 +1,6 @@
 """Training of the denoising model: resumption, micro-batches, randomness by step, and that it learns."""
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -191,3 +192,22 @@ def test_a_half_finished_last_batch_is_made_whole():
     run = training(images=13)
     assert [report.images_seen for report in train(run)] == [6, 12, 18]
     assert list(train(run)) == []
+
+
+@pytest.mark.parametrize("half_life", [math.inf, 30.0])
+def test_a_milestone_of_a_constant_rate_is_a_run_that_ends_there_bit_for_bit(half_life, differences):
+    """Weights and average alike: neither looks at how long the training will be."""
+    constant = {"decay": "constant", "ema_half_life": half_life, "ema_share": 0.2}
+    longer, alone = training(images=120, **constant), training(images=60, **constant)
+    advanced_to(longer, 10)
+    list(train(alone))
+    assert alone.step == longer.step == 10
+    assert differences(longer.state_dict(), alone.state_dict()) == []
+    before = {name: value.clone() for name, value in longer.ema.module.state_dict().items()}
+    list(train(longer))
+    assert differences(before, longer.ema.module.state_dict())
+
+
+def test_a_milestone_of_a_falling_rate_is_no_run_that_ends_there(differences):
+    longer, alone = advanced_to(training(images=120), 10), advanced_to(training(images=60), 10)
+    assert "/denoiser.first.weight" in differences(longer.ema.module.state_dict(), alone.ema.module.state_dict())

@@ -1,0 +1,102 @@
+"""The headline metric of milestones against the compression factor at three budgets: does the order depend on them?"""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import looks, style
+from analysis.collect import Study
+from analysis.figures.milestones import sampled_with, with_flops
+from analysis.figures.panels import Panel, draw_points
+from analysis.figures.quality import quality_figure
+from analysis.headline import Headline
+from analysis.placing import PointLabel
+
+ALIKE = 0.1
+"""A milestone stands for a budget that it misses by no more than this share."""
+
+
+def has_data(study: Study) -> bool:
+    """Whether trainings at several factors have several milestones each."""
+    rows = study.frame[study.frame["stage"] == "progress"]
+    return rows["f"].nunique() > 1 and bool((rows.groupby("model")["images_seen"].nunique() > 1).all())
+
+
+def draw(study: Study) -> Figure:
+    """The headline metric of milestones against the compression factor, one line a budget."""
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
+    is_of_flops = set(study.frame["budget"][study.frame["stage"] == "progress"]) == {"flops"}
+    x = "spent" if is_of_flops else "images_seen"
+    between: dict[str, None] = {}
+
+    def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
+        rows = with_flops(study, panel.rows) if is_of_flops else panel.rows
+        curves = {str(f): own.sort_values(x) for f, own in rows.groupby("f")}
+        ends, budgets = [], three_budgets([list(own[x].astype(float)) for own in curves.values()])
+        for position, budget in enumerate(budgets):
+            found = {f: at_budget(own, x, budget) for f, own in curves.items()}
+            line = pd.DataFrame([row for row, _ in found.values() if row is not None])
+            name = f"{budget:.2g} FLOPs" if is_of_flops else f"{budget:,.0f} images"
+            if fs := [f"f = {f}" for f, (_, is_between) in found.items() if is_between]:
+                between[f"{' and '.join(fs)} at {name}"] = None
+            shade = f"{0.62 * (1 - position / max(1, len(budgets) - 1)):.3f}"
+            axes.plot(line["f"], line["value"], color=shade, linestyle=look_of[panel.family].line, zorder=2)
+            draw_points(axes, line, "f", look_of)
+            last = line.iloc[-1]
+            ends.append(PointLabel(float(last["f"]), float(last["value"]), name, shade))
+        style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))
+        return ends
+
+    def note() -> str:
+        counted = "FLOPs of diffusion training alone" if is_of_flops else "images seen"
+        said = [f"Budgets count {counted}; a milestone within {ALIKE:.0%} of a budget stands for it."]
+        said += [f"Interpolated in the logarithm of the budget: {'; '.join(between)}."] if between else []
+        return " ".join([*said, sampled_with(study)]).strip()
+
+    return quality_figure(
+        study,
+        "Sample quality against compression at three budgets",
+        draw_panel,
+        "progress",
+        note=note,
+        ends=True,
+    )
+
+
+def three_budgets(milestones: Sequence[Sequence[float]]) -> list[float]:
+    """The smallest, the middle (in logarithm) and the largest budget that every training reaches, where it has one.
+
+    Taken from the milestones of the training that has the fewest; empty where no budget is common.
+    """
+    if not milestones:
+        return []
+    low, high = max(map(min, milestones)) / (1 + ALIKE), min(map(max, milestones)) * (1 + ALIKE)
+    common = sorted(each for each in min(milestones, key=len) if low <= each <= high)
+    if not common:
+        return []
+    centre = math.sqrt(common[0] * common[-1])
+    middle = min(common, key=lambda each: abs(math.log(each / centre)))
+    return sorted({common[0], middle, common[-1]})
+
+
+def at_budget(milestones: pd.DataFrame, x: str, budget: float) -> tuple[pd.Series | None, bool]:
+    """The milestone at a budget, and whether it lies between two and is interpolated; None beyond the first and last.
+
+    Such a one has no interval.
+    """
+    rows = milestones.assign(distance=(milestones[x].astype(float) / budget).map(math.log))
+    nearest = rows.iloc[int(rows["distance"].abs().to_numpy().argmin())]
+    if abs(nearest["distance"]) <= math.log(1 + ALIKE):
+        return nearest, False
+    before, after = rows[rows["distance"] < 0], rows[rows["distance"] > 0]
+    if before.empty or after.empty:
+        return None, False
+    low, high = before.iloc[-1], after.iloc[0]
+    part = -low["distance"] / (high["distance"] - low["distance"])
+    row = low.copy()
+    row["value"] = low["value"] + part * (high["value"] - low["value"])
+    row["ci_low"] = row["ci_high"] = math.nan
+    return row, True
