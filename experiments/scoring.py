@@ -271,7 +271,7 @@ def _varied_rows(
 SHORT_SAMPLER: Mapping[str, Any] = {
     "name": "ddim",
     "eta": 0.0,
-    "spacing": "trailing",
+    "spacing": "neutral",
     "final": "clean",
     "clip": "none",
 }

@@ -120,7 +120,7 @@ class _Diffusion:
 class _Sampler:
     steps: int | None = option(low=1, high=STEPS, unit="steps", help="of the time grid")
     nfe: int | None = option(low=1, unit="calls", help="of the network an image, guidance included, in place of steps")
-    spacing: str = option(choices=SPACINGS, help="how the time grid is spaced")
+    spacing: str | None = option(choices=SPACINGS, help="how the time grid is spaced")
     final: str = option(choices=FINALS, help="where the time grid ends")
     clip: str | None = option(
         choices=CLIPS, help="whether estimates of x0 are clamped to the range of the training latents"

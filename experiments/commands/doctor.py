@@ -121,7 +121,7 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
         yield _weight(f"EfficientNet-{variant}", is_needed, partial(efficientnet_lite.weights_file, variant))
     yield _weight("Inception", "inception" in wanted, partial(_inception, judges.get("inception")))
     for name in EXTRACTORS:  # always in one order
-        if name in judges and name not in ("efficientnet_lite2", "inception"):
+        if name in judges and name != "inception" and not EXTRACTORS[name].is_packaged:
             yield _weight(f"extractor {name}", True, partial(_extractor, name, judges[name]))
     for network in lpips.TRUNKS:
         path = loss.get("perceptual_path") if f"lpips_{network}" in wanted else None
@@ -334,7 +334,7 @@ def _inception(weights: str | None) -> Path:
         raise _AbsentError(
             URL_INCEPTION_V3,
             f"for FID, KID and IS put {URL_INCEPTION_V3} at {path}, or give its path as metrics.weights=FILE "
-            "(with internet it is downloaded); metrics.extractor=efficientnet_lite2 needs no download",
+            "(with internet it is downloaded); metrics.extractor=efficientnet_lite2_colour needs no download",
         )
     return path
 

@@ -30,6 +30,9 @@ from ldm.records import StageRecord
 
 TRAINED = ("first_stage", "latents", "diffusion")
 
+FALLBACKS = {"neutral": "trailing"}
+"""sampler.spacing that a DDIMScheduler has not -> what it is given instead. Any other that it has not is refused."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for what the user can mend."""
@@ -58,6 +61,13 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     model = trained_model(plan, store)
     write_pipeline(out, model, model_card(out.name, plan, facts, records, model, is_plain(model)))
     say(f"{out}: cell {plan.cell} as a diffusers pipeline; its README.md says how to sample from it")
+    asked = plan.config["sampler"]["spacing"]
+    if asked != model.spacing:
+        others = [item for item in overrides if not item.startswith("sampler.spacing=")]
+        say(
+            f"diffusers has no sampler.spacing={asked}, so its scheduler is {model.spacing}; what that changes: python "
+            f"run.py -m {shlex.join(others)} sampler.spacing={asked},{model.spacing}"
+        )
     return 0
 
 
@@ -99,6 +109,6 @@ def trained_model(plan: Plan, store: Store) -> TrainedModel:
         schedule=made.model.schedule,
         target=made.model.target,
         latent_side=made.latent_shape[1],
-        spacing=sampler["spacing"],
+        spacing=FALLBACKS.get(sampler["spacing"], sampler["spacing"]),
         final=sampler["final"],
     )

@@ -28,7 +28,7 @@ from ldm.metrics.reconstruction import concatenate, image_errors, reconstruction
 from ldm.metrics.values import MetricValue
 from ldm.records import AT_N, LeftOut, Protocol, write_json
 
-DEFAULT_EXTRACTOR = "efficientnet_lite2"
+DEFAULT_EXTRACTOR = "efficientnet_lite2_colour"
 REFERENCE_IMAGES = (1,)
 """Which of an estimate's deviations are those of the reference images."""
 

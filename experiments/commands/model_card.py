@@ -19,7 +19,7 @@ def model_card(
     """The card as Markdown, for a folder of that name; `is_plain` as in `ldm.interop.export`."""
     parts = (
         _head(plan),
-        _use(name, facts, model, is_plain),
+        _use(name, plan, facts, model, is_plain),
         _data(plan, facts),
         _budget(records),
         _metrics(plan, records),
@@ -38,7 +38,7 @@ def _head(plan: Plan) -> Iterator[str]:
     yield "denoiser are the moving average (EMA) over its training."
 
 
-def _use(name: str, facts: DataFacts, model: TrainedModel, is_plain: bool) -> Iterator[str]:
+def _use(name: str, plan: Plan, facts: DataFacts, model: TrainedModel, is_plain: bool) -> Iterator[str]:
     yield from ("", "## How to sample", "```python")
     if is_plain:
         yield "from diffusers import LDMPipeline"
@@ -55,7 +55,12 @@ def _use(name: str, facts: DataFacts, model: TrainedModel, is_plain: bool) -> It
     else:
         yield "images = pipeline(batch_size=4, num_inference_steps=50).images"
     yield "```"
-    yield "The scheduler visits the noise levels of this program's DDIM where the number of steps divides 1,000."
+    asked = plan.config["sampler"]["spacing"]
+    if asked == model.spacing:
+        yield "The scheduler visits the noise levels of this program's DDIM where the number of steps divides 1,000."
+    else:
+        yield f"diffusers has no spacing {asked}, with which the samples measured below were drawn. The scheduler's is"
+        yield f"{model.spacing}, so its samples are others."
     if isinstance(model.conditioning, ClassConditioning):
         yield "A class is one token for cross-attention: row `label` of the tensor in `class_embedding/`, (N, 1, dim),"
         yield "is `encoder_hidden_states` of the UNet."

@@ -289,7 +289,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 STAGE = Stage(
     name="predictors",
     parents=("latents", "reference"),
-    version=3,
+    version=4,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_LATENTS,
     until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,

@@ -94,7 +94,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
 STAGE = Stage(
     name="progress",
     parents=("diffusion", "reference"),
-    version=1,
+    version=2,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_MODEL,
     until=stage_settings.FROM_DIFFUSION_ON,
     settings=settings,

@@ -250,7 +250,7 @@ class EfficientNetLite2ColourExtractor(EfficientNetLite2Extractor):
 
 def _colours(images: Tensor) -> Tensor:
     """Weighted mean colours and their spreads. Shapes: images uint8 (N, 3, H, W); result (N, 51)."""
-    pixels = images.float() / 127.5 - 1
+    pixels = images.contiguous().float() / 127.5 - 1  # sums in one order, whatever the strides
     means = F.adaptive_avg_pool2d(pixels, COLOUR_GRID).flatten(1)
     signals = torch.einsum("dc,nchw->ndhw", pixels.new_tensor(YIQ), F.adaptive_avg_pool2d(pixels, SPREAD_GRID))
     spreads = signals.flatten(2).std(dim=2, correction=0)
@@ -336,7 +336,7 @@ def inception_file(weights_path: Path | None) -> Path:
             raise UserError(
                 f"The standard Inception weights are missing and cannot be downloaded ({error}): put "
                 f"{URL_INCEPTION_V3} at {path} or give its path as metrics.weights (metrics.also.inception beside "
-                "another extractor), or use metrics.extractor=efficientnet_lite2, which needs no download."
+                "another extractor), or use metrics.extractor=efficientnet_lite2_colour, which needs no download."
             ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != INCEPTION_SHA256:

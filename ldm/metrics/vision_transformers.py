@@ -94,7 +94,8 @@ def read_network(name: str, folder: Path | None) -> Any:
         f"(metrics.also.{name} beside another extractor)"
     )
     if folder is None:
-        raise UserError(f"the extractor {name} has no weights: {ask}; metrics.extractor=efficientnet_lite2 needs none")
+        remedy = f"{ask}; metrics.extractor=efficientnet_lite2_colour needs none"
+        raise UserError(f"the extractor {name} has no weights: {remedy}")
     try:
         return freeze(read_model(kind.class_name, folder).float())
     except UnreadableFolderError as error:

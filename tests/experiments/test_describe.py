@@ -154,7 +154,8 @@ def test_pixel_space_has_no_first_stage_to_pay_for():
     [
         ([], 10),
         (["guidance.scale=3"], 20),
-        (["guidance.scale=3", "guidance.interval=[0.35,0.75]"], 14),
+        (["guidance.scale=3", "guidance.interval=[0.35,0.75]"], 13),
+        (["guidance.scale=3", "guidance.interval=[0.35,0.75]", "sampler.spacing=trailing"], 14),
         (["guidance.interval=[0.35,0.75]"], 10),
         (["sampler=plms"], 11),
         (["sampler=heun"], 19),

@@ -109,8 +109,8 @@ def test_too_few_images_leave_out_the_metrics_that_need_more(tmp_path):
     n_heldout = int(of(findings, "data=folder").text.split(" training and ")[1].split(" ")[0])
     assert n_heldout < 16
     metrics = of(findings, "metrics")
-    assert f"kd_efficientnet_lite2 (needs 16, there are {n_heldout})" in metrics.text
-    assert "is_efficientnet_lite2" not in metrics.text  # it needs no reference
+    assert f"kd_efficientnet_lite2_colour (needs 16, there are {n_heldout})" in metrics.text
+    assert "is_efficientnet_lite2_colour" not in metrics.text  # it needs no reference
     findings = list(doctor.examine_data(settings_of("metrics.n_samples=100", "data.n_heldout=100"), tmp_path / "store"))
     assert of(findings, "metrics").verdict is Verdict.WORKS
 

@@ -44,6 +44,9 @@ def test_a_cell_goes_out_with_its_card_and_samples_alike(store, tmp_path):
     out = tmp_path / "out"
     done = export(store, out, "scale=tiny", *CELL)
     assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stdout.split())
+    assert "diffusers has no sampler.spacing=neutral, so its scheduler is trailing" in said
+    assert f"python run.py -m scale=tiny {' '.join(CELL)} store={store} sampler.spacing=neutral,trailing" in said
     model = load(out)
     [weights] = (store / "diffusion").glob("*/weights.safetensors")
     trained = load_file(weights)
@@ -74,6 +77,7 @@ def test_a_cell_goes_out_with_its_card_and_samples_alike(store, tmp_path):
     diffusion = record_of(store, "diffusion")
     assert f"| diffusion | {diffusion.identity} | {diffusion.facts['images_seen']:,} |" in card
     assert "trust_remote_code=True" in card
+    assert "no spacing neutral" in card
 
 
 @pytest.mark.slow

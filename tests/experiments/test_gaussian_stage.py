@@ -100,7 +100,10 @@ def test_its_rows_are_floors_of_their_first_stage_under_the_protocol_of_the_samp
     records = [json.loads(path.read_text()) for path in swept_store.glob("gaussian/*/record.json")]
     evaluated = [json.loads(path.read_text()) for path in swept_store.glob("evaluation/*/record.json")]
     [protocol] = {
-        row["protocol"] for record in evaluated for row in record["rows"] if row["metric"] == "kd_efficientnet_lite2"
+        row["protocol"]
+        for record in evaluated
+        for row in record["rows"]
+        if row["metric"] == "kd_efficientnet_lite2_colour"
     }
     assert {(record["axes"]["regulariser"], record["axes"]["f"]) for record in records} == {
         ("identity", 1),
@@ -108,7 +111,7 @@ def test_its_rows_are_floors_of_their_first_stage_under_the_protocol_of_the_samp
         ("vq", 4),
     }
     for record in records:
-        found = {row["variant"]: row for row in record["rows"] if row["base"] == "kd_efficientnet_lite2"}
+        found = {row["variant"]: row for row in record["rows"] if row["base"] == "kd_efficientnet_lite2_colour"}
         assert set(found) == {GAUSSIAN, GAUSSIAN_BY_CLASS}
         assert {row["protocol"] for row in found.values()} == {protocol}
         assert all(row["ci_low"] < row["value"] < row["ci_high"] and row["deviations"] for row in found.values())

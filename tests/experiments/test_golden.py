@@ -31,13 +31,13 @@ SMALL_STEPS = (
 CELLS = {"kl": ("metrics.likelihood=true", "metrics.coding=true"), "vq": ("until=first_stage", "metrics.coding=true")}
 METRICS = {
     "kl": {
-        "reference": ("real_kd_efficientnet_lite2", "real_fd_efficientnet_lite2"),
-        "reconstruction": ("rmse255", "ssim", "rate_kl_prior", "decoded_kd_efficientnet_lite2"),
+        "reference": ("real_kd_efficientnet_lite2_colour", "real_fd_efficientnet_lite2_colour"),
+        "reconstruction": ("rmse255", "ssim", "rate_kl_prior", "decoded_kd_efficientnet_lite2_colour"),
         "coding": ("coded_latent", "rmse255_coded"),
-        "gaussian": ("gaussian_kd_efficientnet_lite2", "gaussian_class_kd_efficientnet_lite2"),
-        "progress": ("kd_efficientnet_lite2",),
+        "gaussian": ("gaussian_kd_efficientnet_lite2_colour", "gaussian_class_kd_efficientnet_lite2_colour"),
+        "progress": ("kd_efficientnet_lite2_colour",),
         "likelihood": ("latent_density_nats_per_dim", "progressive_rmse255"),
-        "evaluation": ("kd_efficientnet_lite2", "fd_efficientnet_lite2"),
+        "evaluation": ("kd_efficientnet_lite2_colour", "fd_efficientnet_lite2_colour"),
     },
     "vq": {
         "reconstruction": ("rmse255", "feature_distance_efficientnet_lite2", "rate_index_crossentropy"),

@@ -44,7 +44,7 @@ def test_neither_the_sampler_nor_the_judge_takes_part(setting):
     [
         ("metrics.likelihood_levels=1001", "is no whole number of noise levels from 2 to 1000"),
         ("metrics.likelihood_levels=1", "from 2 to 1000"),
-        ("metrics.likelihood_samples=1", "is no whole number of images from 2 on"),
+        ("metrics.likelihood_samples=1", "is no whole number of images from 2 to"),
         ("metrics.likelihood_clip=rang", "did you mean 'range'"),
     ],
 )

@@ -64,7 +64,7 @@ def test_samples_of_a_store_give_its_own_numbers(swept_store: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("form", ["folder", "zip", "npz"])
 def test_real_images_as_files_give_the_floors_of_a_store(form: str, swept_store: Path, tmp_path: Path) -> None:
-    """Pixels, order and network alike, so that floors come out to the last digit, against features or against files."""
+    """Pixels, order and network alike, so that floors come out alike but for what LAPACK rounds in another process."""
     [(_, reference), *_] = records(swept_store, "reference")
     train, heldout = (open_cache(next(swept_store.glob(f"data/{split}-*"))) for split in ("train", "heldout"))
     settings = reference.config
@@ -86,7 +86,8 @@ def test_real_images_as_files_give_the_floors_of_a_store(form: str, swept_store:
     assert own
     for metric, row in own.items():
         # Floors choose the blocks of their intervals by content, as they are no numbered samples.
-        assert numbers(row)[:2] == numbers(floors[metric])[:2], metric
+        assert row.value == pytest.approx(floors[metric].value, rel=1e-12), metric
+        assert row.n == floors[metric].n
 
 
 def test_of_two_sets_the_nearer_one_is_told(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_reconstructions_by_given_weights_have_the_stores_own_numbers(tmp_path: 
     n = record.config["n_samples"]
     [own] = measured(tmp_path, place, "--autoencoder", model, "--n", n)
     stored = {row.metric: row for row in record.rows}
-    assert {"mse", "psnr", "ssim", "rfd_efficientnet_lite2", "feature_distance_efficientnet_lite2"} <= own.keys()
+    assert {"mse", "psnr", "ssim", "rfd_efficientnet_lite2_colour", "feature_distance_efficientnet_lite2"} <= own.keys()
     for metric, row in own.items():
         assert numbers(row) == numbers(stored[metric]), metric
 

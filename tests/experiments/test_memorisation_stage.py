@@ -54,7 +54,7 @@ def test_rows_have_interval_and_protocol_in_both_spaces(store: Path) -> None:
     """Samples beside held-out images, against all training images."""
     record, unseen = _record(store, "memorisation"), _record(store, "training_set")
     rows = {row["metric"]: row for row in record["rows"]}
-    spaces = ("efficientnet_lite2", "pixels")
+    spaces = ("efficientnet_lite2_colour", "pixels")
     assert set(rows) == {f"{kind}_train_{space}" for kind in ("nearest", "nearer", "close") for space in spaces}
     for row in rows.values():
         assert row["ci_low"] <= row["value"] <= row["ci_high"]

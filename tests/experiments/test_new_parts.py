@@ -16,10 +16,10 @@ pytestmark = pytest.mark.program
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("conf", "ldm", "experiments", "hydra_plugins", "analysis")
 ASKED = ("ae=small", "ae.f=4", "conditioning=mean_colour", "scale=tiny", "device=cpu", "trainer.milestones=[]")
-MEAN_DISTANCE = "mean_distance_efficientnet_lite2"
+MEAN_DISTANCE = "mean_distance_efficientnet_lite2_colour"
 METRICS = (MEAN_DISTANCE, "mean_colour_error", "brightness")
 TITLES = {
-    MEAN_DISTANCE: "distance of means, EfficientNet-Lite2",
+    MEAN_DISTANCE: "distance of means, EfficientNet-Lite2 and colours",
     "mean_colour_error": "error of the mean colour, grey levels",
     "brightness": "mean brightness, grey levels",
 }

@@ -64,12 +64,23 @@ def test_sampling_settings_change_only_what_is_sampled(setting):
         ("metrics.reference=train", JUDGED),
         ("metrics.extractor=inception", {"samples", *JUDGED}),
         ("metrics.also.inception=true", {"other_references", "samples", "evaluation"}),
+        ("metrics.also.efficientnet_lite2=true", {"other_references", "samples", "evaluation"}),
         ("metrics.progress_samples=9", {"progress"}),
         ("metrics.progress_steps=3", {"progress"}),
     ],
 )
 def test_how_is_measured_trains_nothing_anew(setting, expected):
     assert changed(plan_of(), plan_of(setting)) == expected
+
+
+@pytest.mark.parametrize(
+    ("scale", "spacing"), [("tiny", "neutral"), ("cpu", "neutral"), ("gpu", "neutral"), ("paper", "trailing")]
+)
+def test_the_spacing_is_that_of_the_scale_unless_it_is_given(scale, spacing):
+    for steps in ("sampler.steps=7", "sampler.nfe=7"):
+        asked = [planned(settings_of(steps, *more, scale=scale)) for more in ([], ["sampler.spacing=uniform"])]
+        assert [plan.config["sampler"]["spacing"] for plan in asked] == [spacing, "uniform"]
+        assert [plan.axes["spacing"] for plan in asked] == [spacing, "uniform"]
 
 
 def test_other_judges_have_references_of_their_own_and_the_plan_s_own_is_none_of_them(tmp_path):
@@ -347,7 +358,10 @@ def test_what_a_stage_needs_stands_before_it():
         (["samples.paste_known=yes"], ["samples.paste_known=yes is neither true nor false"]),
         (["metrics.also=null"], ["metrics.also=None names no extractor"]),
         (["ae=identity", "ae.f=1", "metrics.also.inception=5"], ["metrics.also.inception=5", "path of its weights"]),
-        (["ae=identity", "ae.f=1", "metrics.also.efficientnet_lite2=true"], ["metrics.extractor", "leave it out"]),
+        (
+            ["ae=identity", "ae.f=1", "metrics.also.efficientnet_lite2_colour=true"],
+            ["metrics.extractor", "leave it out"],
+        ),
         (["metrics.weights=/etc/hostname"], ["metrics.weights=/etc/hostname", "leave the path out"]),
         (["conditioning=none", "guidance.scale=2"], ["guidance.scale=2", "conditioning=class"]),
         (["trainer.budget=paper"], ["trainer.budget=paper", "scale=tiny"]),
@@ -399,7 +413,7 @@ def test_the_judge_may_be_the_loss_network_where_the_user_says_so():
     for f in (1, 4):
         marked = changed(plan_of(f"ae.f={f}"), plan_of(f"ae.f={f}", "metrics.allow_same_network=true"))
         assert marked == JUDGED
-    assert plan_of(*settings).axes["extractor"] == "efficientnet_lite2"
+    assert plan_of(*settings).axes["extractor"] == "efficientnet_lite2_colour"
 
 
 @pytest.mark.parametrize("f", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])

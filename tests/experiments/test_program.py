@@ -33,6 +33,7 @@ def test_each_identity_is_computed_once(swept: Path) -> None:
         "reference": 1,
         "first_stage": 3,
         "reconstruction": 3,
+        "rate_curve": 1,
         "latents": 3,
         "gaussian": 3,
         "diffusion": 3,
@@ -71,12 +72,15 @@ def test_another_judge_beside_pays_for_its_references_and_samples_and_changes_no
     assert set(added) == {"other_references", "samples", "evaluation"}
     record = json.loads((swept / "evaluation" / added["evaluation"] / "record.json").read_text())
     found = {row["metric"]: row for row in record["rows"]}
-    own = [name for name in found if name.endswith("efficientnet_lite2") or name.startswith("class")]
-    assert "kd_efficientnet_lite2" in own
+    own = [name for name in found if name.endswith("efficientnet_lite2_colour") or name.startswith("class")]
+    assert "kd_efficientnet_lite2_colour" in own
     for name in own:
         values = {value for (stage, _, metric, _), value in old.items() if (stage, metric) == ("evaluation", name)}
         assert found[name]["value"] in values, name
-    assert record["protocols"][found["kd_efficientnet_lite2"]["protocol"]]["extractor"] == "efficientnet_lite2"
+    assert (
+        record["protocols"][found["kd_efficientnet_lite2_colour"]["protocol"]]["extractor"]
+        == "efficientnet_lite2_colour"
+    )
     assert record["protocols"][found["cmmd_clip"]["protocol"]]["extractor"] == "clip"
     assert any("real_cmmd_clip" in key for key in set(rows(swept)) - set(old))
 
@@ -104,9 +108,9 @@ def test_larger_samples_pay_for_samples_only_and_are_measured_in_windows(swept: 
     assert difference["relative_between_seams"] > 0
     record = json.loads((swept / evaluated[0] / evaluated[1] / "record.json").read_text())
     measured = {row["metric"] for row in record["rows"]}
-    assert "window_kd_efficientnet_lite2" in measured
+    assert "window_kd_efficientnet_lite2_colour" in measured
     assert all(metric.startswith("window_") for metric in measured)
-    assert "kd_efficientnet_lite2" in {item["metric"] for item in record["left_out"]}
+    assert "kd_efficientnet_lite2_colour" in {item["metric"] for item in record["left_out"]}
     [protocol] = record["protocols"].values()
     assert (protocol["kind"], protocol["resolution"]) == ("windows", 32)
 
@@ -159,7 +163,7 @@ def test_every_row_has_its_n_and_its_protocol(swept: Path) -> None:
         for path in swept.glob("progress/*/record.json")
         for protocol in json.loads(path.read_text())["protocols"].values()
     }
-    assert progress == "ddim, 10 steps, eta 0.0, spacing trailing, final clean, clip none"
+    assert progress == "ddim, 10 steps, eta 0.0, spacing neutral, final clean, clip none"
 
 
 @pytest.mark.slow
@@ -184,4 +188,4 @@ def test_a_failing_cell_stops_only_itself(swept: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "DivergedError" in done.stdout
     assert "repeat it with: python run.py" in done.stdout
-    assert {stage for stage, _ in records(store) - before} == {"first_stage", "reconstruction"}
+    assert {stage for stage, _ in records(store) - before} == {"first_stage", "reconstruction", "rate_curve"}

@@ -134,7 +134,7 @@ def test_decoded_images_are_those_of_the_real_floor_and_never_meet_their_origina
         for stage, prefix in (("reference", "real_"), ("reconstruction", "decoded_"))
     )
     assert real == decoded
-    assert real["fd_efficientnet_lite2"][0] > 1  # against their own originals: 0
+    assert real["fd_efficientnet_lite2_colour"][0] > 1  # against their own originals: 0
     [protocol] = {row[2] for row in decoded.values()}
     spelled = against_training["reconstruction"]["protocols"][protocol]
     assert (spelled["reference"], spelled["class_balance"]) == ("train", "as in the held-out images")

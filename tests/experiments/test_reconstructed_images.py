@@ -54,7 +54,7 @@ def test_rows_are_the_means_of_the_images(tmp_path: Path) -> None:
             assert rows[metric]["n"] == len(images["index"])
             assert rows[metric]["ci_low"] < rows[metric]["value"] < rows[metric]["ci_high"]
             assert rows[metric]["estimand"] == "population"
-    assert rows["rfd_efficientnet_lite2"]["estimand"] == "expected at this n"
-    assert rows["rfd_efficientnet_lite2"]["ci_low"] is not None
+    assert rows["rfd_efficientnet_lite2_colour"]["estimand"] == "expected at this n"
+    assert rows["rfd_efficientnet_lite2_colour"]["ci_low"] is not None
     same = {row["metric"]: row["value"] for row in without["rows"]}
     assert same == {metric: row["value"] for metric, row in rows.items() if metric != "lpips_alex"}

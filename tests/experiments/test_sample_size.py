@@ -50,7 +50,7 @@ def generator_of_noise(shape, tiling=None) -> Generator:
 @pytest.mark.parametrize("tiling", [None, Tiling(5, 2)])
 def test_a_sample_is_drawn_from_noise_of_its_own_shape(tiling):
     source = generator_of_noise((3, 12, 20), tiling)
-    settings = {**settings_of("sampler.steps=1", "sampler.seed=7")["sampler"]}
+    settings = {**settings_of("sampler.steps=1", "sampler.spacing=neutral", "sampler.seed=7")["sampler"]}
     batches = list(generate(source, DDIM(source.model.schedule), settings, Guidance(), NOTHING_ASKED, range(2, 7), 2))
     images = torch.cat([batch.images for batch in batches])
     expected = SampleNoise(7, range(2, 7))((3, 12, 20))

@@ -120,7 +120,7 @@ def test_what_changes_with_every_step_is_limited(store: Path) -> None:
     )
     once, twice = facts["distances"]
     assert found["value"] == pytest.approx(twice["value"] - once["value"])
-    assert found["metric"] == "sampler_check_kd_efficientnet_lite2"
+    assert found["metric"] == "sampler_check_kd_efficientnet_lite2_colour"
     protocol = record["protocols"][found["protocol"]]
     assert protocol["marks"][-1] == "2 sampler steps against 1, on all images at once"
     assert not found["ci_low"] <= 0 <= found["ci_high"]
@@ -141,4 +141,4 @@ def test_too_few_samples_are_said(store: Path) -> None:
     assert record["rows"] == []
     assert record["facts"]["limited"] is None
     [left_out] = record["left_out"]
-    assert left_out["metric"] == "sampler_check_kd_efficientnet_lite2"
+    assert left_out["metric"] == "sampler_check_kd_efficientnet_lite2_colour"

@@ -34,7 +34,7 @@ def test_every_condition_has_its_score_with_n_interval_and_protocol(store: Path)
     found, protocols = rows(store, "evaluation"), record(store, "evaluation")["protocols"]
     metrics = [probe.metric for probe in PROBES.values()]
     metrics += ["superres_psnr", "superres_ssim", "superres_consistency_psnr", "inpaint_known_rmse255"]
-    metrics += ["inpaint_feature_distance_efficientnet_lite2", "inpaint_fd_efficientnet_lite2"]
+    metrics += ["inpaint_feature_distance_efficientnet_lite2", "inpaint_fd_efficientnet_lite2_colour"]
     for metric in metrics:
         row = found[metric]
         assert 16 <= row["n"] <= 32
@@ -45,7 +45,7 @@ def test_every_condition_has_its_score_with_n_interval_and_protocol(store: Path)
         **{probe.metric: f"probe_{kind}" for kind, probe in PROBES.items()},
         **dict.fromkeys(metrics[4:8], "none"),
         metrics[8]: "feature_distance_efficientnet_lite2",
-        metrics[9]: "efficientnet_lite2",
+        metrics[9]: "efficientnet_lite2_colour",
     }
     reasons = {item["metric"]: item["reason"] for item in record(store, "evaluation")["left_out"]}
     assert "metrics.clip=PATH" in reasons["clip_score"]
