@@ -23,6 +23,9 @@ from ldm.pretrained.weights import content_hash, read_weights
 EXTRACTION_SIDE: Final = 112
 """The side of the images that EfficientNet-Lite2 reads as an extractor."""
 
+COLOUR_SIDE: Final = 64
+"""The same beside colours: a smaller side punishes softness less (decision 0022)."""
+
 
 @dataclass(frozen=True)
 class ExtractorSource:
@@ -39,9 +42,9 @@ class ExtractorSource:
     is_packaged: bool = False
 
 
-def _efficientnet_lite2(kind: type[EfficientNetLite2Extractor], title: str) -> ExtractorSource:
+def _efficientnet_lite2(kind: type[EfficientNetLite2Extractor], title: str, side: int) -> ExtractorSource:
     def load(weights: Path | None, device: torch.device | str, dtype: torch.dtype) -> Extractor:
-        return kind(efficientnet_lite.load("lite2"), EXTRACTION_SIDE, device, dtype)
+        return kind(efficientnet_lite.load("lite2"), side, device, dtype)
 
     return ExtractorSource(title, load, lambda weights: efficientnet_lite.weights_file("lite2"), is_packaged=True)
 
@@ -66,9 +69,9 @@ def _transformer(kind: str, title: str) -> ExtractorSource:
 
 
 EXTRACTORS: Final[Mapping[str, ExtractorSource]] = {
-    "efficientnet_lite2": _efficientnet_lite2(EfficientNetLite2Extractor, "EfficientNet-Lite2"),
+    "efficientnet_lite2": _efficientnet_lite2(EfficientNetLite2Extractor, "EfficientNet-Lite2", EXTRACTION_SIDE),
     "efficientnet_lite2_colour": _efficientnet_lite2(
-        EfficientNetLite2ColourExtractor, "EfficientNet-Lite2 and colours"
+        EfficientNetLite2ColourExtractor, "EfficientNet-Lite2 and colours", COLOUR_SIDE
     ),
     "inception": ExtractorSource("Inception", _inception, inception_file),
     "dinov2": _transformer("dinov2", "DINOv2"),
