@@ -186,7 +186,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     needed = [planned.name for planned in plan.needed(targets(STAGES, config["until"]))]
     nothing = Estimate(None, None)
     lines = [_line(plan, name, estimates.get(name, nothing), store, facts is not None) for name in needed]
-    if "progress" in needed:
+    if milestones:
         seen = images_at(milestones, config["trainer"]["images"], config["trainer"]["batch"])
         notes = [*notes, f"quality over training is measured after {', '.join(f'{n:,}' for n in seen)} images"]
     notes = [*notes, *plan.notes, *_notes(STAGES, needed, plan, store)]
