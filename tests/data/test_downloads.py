@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def encoded(pixels, kind="PNG", palette=None):
 
 
 def pictures(*folders, n=4):
-    return {f"{folder}/{i}.png": png(hash((folder, i)) % 2**31) for folder in folders for i in range(n)}
+    return {f"{folder}/{i}.png": png(zlib.crc32(f"{folder}/{i}".encode())) for folder in folders for i in range(n)}
 
 
 def names(source):
@@ -102,7 +103,9 @@ def test_two_pictures_of_each_thing_are_no_classes(tmp_path, pair):
 
 
 def test_folders_called_as_pairs_with_files_of_their_own_are_classes(tmp_path):
-    files = {f"{name}/{name}{i}.png": png(hash((name, i)) % 2**31) for name in ("low", "high") for i in range(4)}
+    files = {
+        f"{name}/{name}{i}.png": png(zlib.crc32(f"{name}/{i}".encode())) for name in ("low", "high") for i in range(4)
+    }
     assert listed(tmp_path, files)[2] == ("high", "low")
     assert listed(tmp_path / "more", pictures("low", "high", "middle"))[2] == ("high", "low", "middle")
 

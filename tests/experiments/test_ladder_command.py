@@ -25,7 +25,7 @@ def test_the_embedded_scenes_in_all_numbers(tmp_path: Path, capsys: pytest.Captu
     assert main(["--n", "20", "--resolution", "16", "--json", str(file)]) == 0
     [found] = json.loads(file.read_text())
     assert (found["set"], found["n"], found["side"], found["seed"]) == ("data=emoji", 20, 16, 0)
-    assert (found["extractor"], found["extractor_size"]) == ("efficientnet_lite2_colour", 112)
+    assert (found["extractor"], found["extractor_size"]) == ("efficientnet_lite2_colour", 64)
     assert [row["damage"] for row in found["rows"]] == list(DAMAGES)
     assert all([rung["strength"] for rung in row["rungs"]] == list(STRENGTHS) for row in found["rows"])
     assert found["rows"][0]["rungs"][0]["amount"] == 0.25

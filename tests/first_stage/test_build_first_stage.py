@@ -36,7 +36,7 @@ def test_factor_one_is_the_identity_under_every_name(regulariser):
         ({"regulariser": "kI"}, r"ae=kI is none of kl, vq, identity"),
         ({"regulariser": "vqq"}, r"ae=vqq is none of kl, vq, identity, did you mean 'vq'"),
         ({"regulariser": "vq", "options": {}}, r"needs ae\.codebook\.codes"),
-        ({"regulariser": "vq", "options": {"codes": 0}}, r"ae\.codebook\.codes=0 is no whole number from 1 on"),
+        ({"regulariser": "vq", "options": {"codes": 0}}, r"ae\.codebook\.codes=0 is no whole number from 1 to"),
         ({"regulariser": "vq", "options": {"codes": 2, "bta": 1}}, r"ae\.codebook\.bta=1 .*did you mean 'beta'"),
         ({"regulariser": "kl", "options": {"kl_weight": -1}}, r"ae\.kl_weight=-1 is no number from 0 on"),
         ({"attn_sides": (5,)}, r"attn_sides names 5"),
