@@ -103,6 +103,8 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # for the workers that share the GPU
 
 
 def _images(planned: PlannedStage) -> int:

@@ -196,7 +196,11 @@ def _complete(points: Sequence[Point], asked: Sequence[str], store: Store) -> in
 
 
 def _forecast(plans: Sequence[Plan], ahead: Collection[tuple[str, str]], store: Store, workers: int) -> Forecast | None:
-    return forecast(plans, ahead, STAGES, lambda plan: data_facts(plan.config["data"], store), workers)
+    try:
+        return forecast(plans, ahead, STAGES, lambda plan: data_facts(plan.config["data"], store), workers)
+    except RuntimeError as error:  # such as memory that does not suffice: the stage says so where it matters
+        say(f"note: how long this takes could not be timed ({error})", style="yellow")
+        return None
 
 
 def _weights(ahead: Collection[tuple[str, str]], found: Forecast | None) -> dict[tuple[str, str], float]:

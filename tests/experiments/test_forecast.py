@@ -6,10 +6,12 @@ import pytest
 from tiny_plans import FACTS, plan_of
 
 from experiments import forecast as forecasts
+from experiments import main
 from experiments.console import Whole
 from experiments.counts import Step
 from experiments.forecast import forecast, rounded
 from experiments.stages import STAGES
+from experiments.store import Store
 from ldm.training.first_stage import FirstStageTraining
 
 
@@ -95,3 +97,12 @@ def test_without_a_forecast_stages_are_counted():
     whole = Whole({("first_stage", "a"): 0.0, ("diffusion", "b"): 0.0})
     whole.complete("first_stage", "a")
     assert str(whole) == "1 of 2 stages"
+
+
+def test_what_cannot_be_timed_stops_no_run(monkeypatch, tmp_path, capsys):
+    def fails(*args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(main, "forecast", fails)
+    assert main._forecast([], [], Store(tmp_path), 1) is None
+    assert "could not be timed (out of memory)" in capsys.readouterr().out
