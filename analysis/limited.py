@@ -81,7 +81,8 @@ def section(study: Study, marks: Mapping[str, str]) -> str:
     if not lines:
         return ""
     table = text.table(["cell", "steps", "n", "change with twice the steps", "limited by the sampler"], lines)
-    return f"{table}\n\n{'; '.join(sorted(title))}: the value with twice the steps less that with the cell's, {READ}"
+    what = f"{'; '.join(sorted(title))}: the value" if title else "The value"
+    return f"{table}\n\n{what} with twice the steps less that with the cell's, {READ}"
 
 
 READ = (

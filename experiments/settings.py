@@ -168,7 +168,7 @@ class _Metrics:
     )
     likelihood_clip: str = option(choices=CLIPS, help="whether estimates of x0 are clamped")
     memorisation: bool = option(help="whether samples are compared with their nearest training images")
-    sampler_check: bool = option(help="whether samples are compared with those of twice the steps")
+    sampler_check: bool | None = option(help="whether samples are compared with those of twice the steps")
     clip: Path | None = option(help="transformers folder of a CLIP model")
     lpips: Path | None = option(help="torchvision's AlexNet weights")
 
