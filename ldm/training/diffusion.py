@@ -92,9 +92,9 @@ class DiffusionTraining:
         """One optimiser step."""
         s = self.settings
         factor = learning_rate_factor(self.images_seen, s.images, s.warm_up, s.decay)
-        for optimiser in self.optimisers.values():
+        for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = group["full_rate"] * factor
+                group["lr"] = factor * (s.matrix_rate if name == MUON else s.learning_rate)
         loss = self.accumulate_gradients()
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip or math.inf)
         for optimiser in self.optimisers.values():
@@ -150,22 +150,17 @@ class DiffusionTraining:
             optimiser.load_state_dict(state[name])
 
     def _optimisers(self) -> dict[str, Optimizer]:
-        """By name: AdamW ("optimiser") for all weights, or for those that are no matrices, beside Muon ("muon")."""
+        """By their names in checkpoints: AdamW for all weights, or for those that are no matrices, beside Muon."""
         s = self.settings
         matrices = [] if s.matrix_rate == 0 else matrices_of(self.model.network)
         taken = set(map(id, matrices))
         others = [weight for weight in self.trained.parameters() if id(weight) not in taken]
-        adam = torch.optim.AdamW(
-            [{"params": others, "full_rate": s.learning_rate}],
-            lr=s.learning_rate,
-            weight_decay=s.weight_decay,
-            fused=True,
-        )
-        if not matrices:
-            return {"optimiser": adam}
-        muon = Muon([{"params": matrices, "full_rate": s.matrix_rate}], lr=s.matrix_rate)
-        return {"optimiser": adam, "muon": muon}
+        adam = torch.optim.AdamW(others, lr=s.learning_rate, weight_decay=s.weight_decay, fused=True)
+        return {ADAM: adam, **({MUON: Muon(matrices, lr=s.matrix_rate)} if matrices else {})}
 
+
+ADAM, MUON = "optimiser", "muon"
+"""The optimisers in checkpoints; the first stood there alone before there were two."""
 
 LEAST_RANK = 16
 """Rows and columns of a matrix from which on Muon steps it; smaller ones touch the latent's few channels."""

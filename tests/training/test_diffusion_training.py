@@ -12,6 +12,7 @@ from ldm.data.fields import Draw
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
+from ldm.training.rate import learning_rate_factor
 
 
 class Network(nn.Module):
@@ -211,3 +212,38 @@ def test_a_milestone_of_a_constant_rate_is_a_run_that_ends_there_bit_for_bit(hal
 def test_a_milestone_of_a_falling_rate_is_no_run_that_ends_there(differences):
     longer, alone = advanced_to(training(images=120), 10), advanced_to(training(images=60), 10)
     assert "/denoiser.first.weight" in differences(longer.ema.module.state_dict(), alone.ema.module.state_dict())
+
+
+def test_muon_steps_the_matrices_of_the_network_alone_at_its_own_rate():
+    run = training(matrix_rate=2e-3)
+    [group] = run.optimisers["muon"].param_groups
+    # 16 x 18; what reads the context and what gives the latent's channels are smaller.
+    assert {id(weight) for weight in group["params"]} == {id(run.model.network.first.weight)}
+    others = {id(weight) for weight in run.optimisers["optimiser"].param_groups[0]["params"]}
+    assert others == {id(weight) for weight in run.trained.parameters()} - {id(weight) for weight in group["params"]}
+    advanced_to(run, 4)
+    factor = learning_rate_factor(3 * 6, 60, 12, "cosine")
+    assert group["lr"] == pytest.approx(2e-3 * factor, rel=1e-12)
+    assert run.optimisers["optimiser"].param_groups[0]["lr"] == pytest.approx(5e-3 * factor, rel=1e-12)
+    assert set(training().optimisers) == {"optimiser"}
+
+
+def test_a_resumed_run_with_muon_equals_an_uninterrupted_one_bit_for_bit(differences, tmp_path):
+    whole, first = advanced_to(training(matrix_rate=2e-3), 10), advanced_to(training(matrix_rate=2e-3), 4)
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    resumed = training(start=99, matrix_rate=2e-3)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    advanced_to(resumed, 10)
+    assert differences(resumed.state_dict(), whole.state_dict()) == []
+    assert "/muon/state/0/momentum" in differences(whole.state_dict(), first.state_dict())
+
+
+def test_a_checkpoint_from_before_there_were_two_optimisers_is_gone_on_from(differences):
+    whole, first = advanced_to(training(), 10), advanced_to(training(), 4)
+    state = first.state_dict()
+    assert set(state) == {"step", "trained", "ema", "optimiser"}
+    assert not any(name.startswith("full") for group in state["optimiser"]["param_groups"] for name in group)
+    resumed = training(start=99)
+    resumed.load_state_dict(state)
+    advanced_to(resumed, 10)
+    assert differences(resumed.state_dict(), whole.state_dict()) == []
