@@ -50,7 +50,7 @@ def run_one(config: DictConfig, command: str) -> int:
     _say_left_out([plan], values["until"])
     store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     wanted = plan.needed(targets(STAGES, values["until"]))
-    ahead = {(s.name, s.identity) for s in wanted if not store.is_complete(s.name, s.identity)}
+    ahead = _missing({(planned.name, planned.identity) for planned in wanted}, store)
     time_needed = _forecast([plan], ahead, store, 1)
     if time_needed:
         say(str(time_needed))
@@ -100,10 +100,10 @@ def run_grid(
     _say_notes([point.plan for point in cells], values["until"], store, tracking)
     _say_left_out([point.plan for point in cells], values["until"])
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
-    ahead = {s for s in _stages(cells, asked) if not store.is_complete(*s)}
+    stages = {(planned.name, planned.identity) for cell in cells for planned in cell.plan.needed(asked)}
+    ahead = _missing(stages, store)
     time_needed = _forecast([cell.plan for cell in cells], ahead, store, workers) if workers else None
-    _say_work(points, cells, asked, ahead, time_needed)
-    before = _complete(cells, asked, store)
+    _say_work(points, cells, len(stages), ahead, time_needed)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
     def launch_in_sweep(jobs: Sequence[Sequence[str]]) -> None:
@@ -114,9 +114,9 @@ def run_grid(
 
     with whole(_weights(ahead, time_needed)):
         lost = run_waves(cells, asked, store, launch_in_sweep)
-    computed = _complete(cells, asked, store) - before
+    left = _missing(stages, store)
     _track_cells(unmeasured, store, values, name)
-    _say_end(store, _complete(cells, asked, store), computed, len(cells), values)
+    _say_end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values)
     if lost:
         say_lost(lost, store)
         raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
@@ -187,12 +187,9 @@ def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any],
         tracker.cell_run(plan, cell, [record for record in found if record])
 
 
-def _stages(points: Sequence[Point], asked: Sequence[str]) -> set[tuple[str, str]]:
-    return {(s.name, s.identity) for point in points for s in point.plan.needed(asked)}
-
-
-def _complete(points: Sequence[Point], asked: Sequence[str], store: Store) -> int:
-    return sum(store.is_complete(*stage) for stage in _stages(points, asked))
+def _missing(stages: Collection[tuple[str, str]], store: Store) -> set[tuple[str, str]]:
+    """The stages, by name and identity, that the store does not hold."""
+    return {stage for stage in stages if not store.is_complete(*stage)}
 
 
 def _forecast(plans: Sequence[Plan], ahead: Collection[tuple[str, str]], store: Store, workers: int) -> Forecast | None:
@@ -237,7 +234,7 @@ def _say_notes(plans: Sequence[Plan], until: str, store: Store, others: Sequence
 def _say_work(
     points: Sequence[Point],
     cells: Sequence[Point],
-    asked: Sequence[str],
+    stages: int,
     ahead: Collection[tuple[str, str]],
     time_needed: Forecast | None,
 ) -> None:
@@ -247,7 +244,7 @@ def _say_work(
     say(
         f"{len(cells)} cell{'s' * (len(cells) != 1)}{same}: {len(trained)} trained first stages, "
         f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; {len(ahead)} of "
-        f"{len(_stages(cells, asked))} stages are not in the store yet{f', {time_needed}' if time_needed else ''}"
+        f"{stages} stages are not in the store yet{f', {time_needed}' if time_needed else ''}"
     )
 
 
