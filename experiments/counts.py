@@ -78,6 +78,10 @@ class Counts:
     machine: Machine
     milestones: int = 0
 
+    def sampling(self, calls: float) -> float:
+        """Of one sample: so many network calls, and its decoding."""
+        return calls * self.denoiser.call + self.decode
+
 
 def training_estimate(training: Settings, work: float | None, memory: int | None) -> Estimate:
     """The work of a training with these settings, given that of one image's step."""

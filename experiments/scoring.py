@@ -122,8 +122,13 @@ class ReferenceImages:
         """The share of the reference images' pixel values that are 0 or 255."""
         images, found = self.splits[self.job.settings["reference"]], list[tuple[int, int]]()
         for batch in batches_of(images, self.reference):
-            found.append((int(((batch == 0) | (batch == 255)).sum()), batch.numel()))
+            found.append((saturated(batch), batch.numel()))
         return sum(ends for ends, _ in found) / sum(values for _, values in found)
+
+
+def saturated(images: Tensor) -> int:
+    """How many values of uint8 images are 0 or 255. Shapes: any."""
+    return int(((images == 0) | (images == 255)).sum())
 
 
 def floor_images(settings: Mapping[str, Any], splits: Mapping[str, ImageCache]) -> tuple[str, list[int]]:

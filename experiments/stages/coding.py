@@ -9,7 +9,7 @@ from experiments.cost import Meter
 from experiments.scoring import chosen, described, unjudged_protocol
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import EncodedImages
-from experiments.stages.reconstruction import MOST_RATE_IMAGES
+from experiments.stages.reconstruction import images_of_rates
 from ldm.data.contract import SPLITS
 
 
@@ -20,7 +20,7 @@ def run(job: Job) -> Outcome:
     model = first_stage_of(job)
     # The images that reconstructions and named rates are measured on, and those that rates are fitted to.
     indices = chosen(len(heldout), config["n_samples"], config["seed"], "reconstruction")
-    training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
+    training = images_of_rates(train)
     with torch.inference_mode():
         measured = model.coded(
             EncodedImages(model, train, training, job.device), EncodedImages(model, heldout, indices, job.device)

@@ -88,7 +88,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """The short sampler's network calls and one decoding an image, at every milestone."""
     images = counts.milestones * settings["n_samples"]
-    return Estimate(images, images * (settings["steps"] * counts.denoiser.call + counts.decode))
+    return Estimate(images, images * counts.sampling(settings["steps"]))
 
 
 STAGE = Stage(

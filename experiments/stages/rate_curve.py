@@ -17,7 +17,7 @@ from experiments.cost import Meter
 from experiments.scoring import chosen, described, unjudged_protocol
 from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import encodings
-from experiments.stages.reconstruction import BATCH, MOST_RATE_IMAGES
+from experiments.stages.reconstruction import BATCH, images_of_rates
 from experiments.stages.reference import MOST_CODEC_IMAGES
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.first_stage.contract import FirstStage
@@ -35,7 +35,7 @@ def run(job: Job) -> Outcome:
     model = first_stage_of(job)
     # The images that codecs are measured on, and those that the rates of reconstructions are fitted to.
     shown = chosen(len(heldout), job.settings["n_samples"], seed, "reconstruction")[:MOST_CODEC_IMAGES]
-    training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
+    training = images_of_rates(train)
     parts = []
     with torch.inference_mode(), reporting(job.label, len(shown)) as reporter:
         found = (model.posterior(encoding) for _, encoding in encodings(model, train, training, job.device))

@@ -48,6 +48,11 @@ MOST_RATE_IMAGES = 10_000
 SHOWN = 16
 
 
+def images_of_rates(train: ImageCache) -> list[int]:
+    """The training images that rates are fitted to, the same in every stage."""
+    return chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
+
+
 def run(job: Job) -> Outcome:
     """Distortion, rate and floor rows; images.npz holds the errors of each image by its index among the held-out ones.
 
@@ -161,7 +166,7 @@ def _named(errors: ImageErrors) -> dict[str, NDArray[np.float64]]:
 
 def _rate(model: FirstStage, train: ImageCache, heldout: ImageCache, indices: list[int], device: str) -> Measured:
     """Rates in bits per pixel, each under its own name, and facts of the latents, as the first stage says them."""
-    training = chosen(len(train), MOST_RATE_IMAGES, 0, "rate")
+    training = images_of_rates(train)
     return model.rates(EncodedImages(model, train, training, device), EncodedImages(model, heldout, indices, device))
 
 

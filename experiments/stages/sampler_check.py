@@ -123,8 +123,8 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """The network calls with the cell's steps and with twice as many, and two decodings."""
-    n, times = settings["n_samples"], 1 + settings["twice"] / settings["sampler"]["steps"]
-    return Estimate(2 * n, n * (times * counts.calls * counts.denoiser.call + 2 * counts.decode))
+    n, times = settings["n_samples"], settings["twice"] / settings["sampler"]["steps"]
+    return Estimate(2 * n, n * (counts.sampling(counts.calls) + counts.sampling(times * counts.calls)))
 
 
 STAGE = Stage(

@@ -33,7 +33,7 @@ from experiments.generate import (
 )
 from experiments.pictures import read_grid, save_grid
 from experiments.saved_samples import IMAGES, SavedImages, sample_notes, saved_images
-from experiments.scoring import conditions_split, extractor_of, feature_file, windows
+from experiments.scoring import conditions_split, extractor_of, feature_file, saturated, windows
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.store import CHUNKS
 from experiments.task import measures_of, task_facts
@@ -160,8 +160,7 @@ SUMS = ("latents", "latents^2", "numbers", "saturated", "values")
 def _scale_sums(source: Generator, batch: Batch) -> NDArray[np.float64]:
     """The `SUMS` of a batch."""
     z, images = source.scale.normalise(batch.latents).double(), batch.images
-    saturated = (images == 0) | (images == 255)
-    return np.array([z.sum(), z.square().sum(), z.numel(), saturated.sum(), images.numel()], dtype=np.float64)
+    return np.array([z.sum(), z.square().sum(), z.numel(), saturated(images), images.numel()], dtype=np.float64)
 
 
 def _kept_scale(kept: SavedImages) -> dict[str, float]:
@@ -175,11 +174,11 @@ def scale_facts(sums: NDArray[np.float64]) -> dict[str, float]:
 
     Shapes: (5,), the `SUMS` over all batches.
     """
-    total, squares, numbers, saturated, values = sums
+    total, squares, numbers, at_ends, values = sums
     mean = total / numbers
     return {
         "latent_std": float(np.sqrt(max(squares / numbers - mean**2, 0.0))),
-        "saturated": float(saturated / values),
+        "saturated": float(at_ends / values),
     }
 
 
@@ -311,7 +310,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """Network calls and one decoding an image."""
     n = settings["n_samples"]
-    return Estimate(n, n * (counts.calls * counts.denoiser.call + counts.decode))
+    return Estimate(n, n * counts.sampling(counts.calls))
 
 
 STAGE = Stage(

@@ -111,7 +111,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """At most: the network calls and one decoding an image, for every candidate as for the largest."""
     images = len(settings["guidance"]["candidates"]) * settings["guidance"]["tuning_samples"]
-    return Estimate(images, images * (counts.calls * counts.denoiser.call + counts.decode))
+    return Estimate(images, images * counts.sampling(counts.calls))
 
 
 STAGE = Stage(

@@ -11,8 +11,8 @@ import torch
 from fixed_network import no_noise
 from torch import Tensor
 
+from benchmarks.spacings import exact
 from ldm.diffusion import Schedule
-from ldm.diffusion.model import Denoise
 from ldm.diffusion.schedule import make_schedule
 from ldm.samplers import DDIM, DDPM, PLMS, DPMSolverPlusPlus, Euler, Heun, Sampler, UniPC, sample, time_grid
 
@@ -26,16 +26,6 @@ DETERMINISTIC = {
     "heun": Heun,
     "unipc": UniPC,
 }
-
-
-def exact(spreads: Tensor, schedule: Schedule) -> Denoise:
-    """The denoiser of independent coordinates of these standard deviations."""
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return alpha * spreads**2 / (alpha**2 * spreads**2 + sigma**2) * x_t
-
-    return denoise
 
 
 def ratios(sampler: Sampler, times: Tensor, spreads: Tensor = SPREADS, schedule: Schedule = SCHEDULE) -> Tensor:
