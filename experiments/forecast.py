@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +68,7 @@ def rounded(seconds: float) -> str:
 
 
 def forecast(
-    plans: Iterable[Plan],
+    plans: Sequence[Plan],
     wanted: Collection[Key],
     stages: Sequence[Stage],
     facts: Callable[[Plan], DataFacts],
@@ -78,19 +78,22 @@ def forecast(
 
     `workers`: processes that share its cores.
     """
-    work = {(p.name, p.identity): (plan, p) for plan in plans for p in plan.stages.values()}
-    missing = {key: work[key] for key in wanted if key in work}
-    if sum(_images(planned) for _, planned in missing.values()) < WORTH_TIMING:
+    ahead = {(p.name, p.identity): p for plan in plans for p in plan.stages.values() if (p.name, p.identity) in wanted}
+    if sum(map(_images, ahead.values())) < WORTH_TIMING:
         return None
     estimates = {stage.name: stage.estimate for stage in stages if stage.estimate is not None}
     timed, seconds = _Timed(), dict[Key, float]()
     threads = max(1, torch.get_num_threads() // workers)
     with _one_thread():
-        for (name, identity), (plan, planned) in missing.items():
-            if name in estimates:
-                found = estimates[name](planned.settings, timed.counts(plan, facts(plan)))
+        for plan in plans:
+            own = [p for p in plan.stages.values() if ahead.pop((p.name, p.identity), None) and p.name in estimates]
+            if not own:
+                continue
+            counts = timed.counts(plan, facts(plan))
+            for planned in own:
+                found = estimates[planned.name](planned.settings, counts)
                 if found is not None and found.work is not None:
-                    seconds[name, identity] = found.work
+                    seconds[planned.name, planned.identity] = found.work
     return Forecast(seconds, workers * threads**GAIN)
 
 
