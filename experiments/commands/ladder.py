@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from experiments import build
 from experiments.cli import exit_code
-from experiments.commands.measure import DEFAULT_EXTRACTOR, WIDE
+from experiments.commands.measure import DEFAULT_EXTRACTOR, print_table
 from experiments.console import reporting, say
 from experiments.scoring import FEATURE_BATCH, chosen, features_of
 from ldm.data.contract import ImageSource, UnusableImage
@@ -95,10 +94,9 @@ def _ladder(options: argparse.Namespace) -> int:
     extractors = [_extractor(text, device) for text in options.extractor]
     images = _images(options.set, options.resolution, options.n, options.seed)
     ladders = {one.name: _climbed(one, images, options.seed) for one in extractors}
-    for name, ladder in ladders.items():
-        _print(_rows(name, ladder))
-    _print(_checks(ladders))
-    _print(_scores(ladders))
+    for table in (*(_rows(name, ladder) for name, ladder in ladders.items()), _checks(ladders), _scores(ladders)):
+        print_table(table)
+        print()
     if images.labels is None:
         say("left out: classes missing. The images have no classes.")
     say("distance ± half of its 95 % interval; a dot: not told apart from the strength before, or the floor")
@@ -219,13 +217,6 @@ def _scores(ladders: Mapping[str, Ladder]) -> Table:
 
 def _text(interval: Interval) -> str:
     return f"{interval.value:.3g} ±{(interval.high - interval.low) / 2:.1g}"
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDE)
-    console.print(table)
-    console.print()
 
 
 def _as_json(extractor: Extractor, ladder: Ladder) -> dict[str, Any]:

@@ -114,6 +114,12 @@ class _Result:
     protocol: Protocol
 
 
+def print_table(table: Table) -> None:
+    """A table as wide as the terminal, or `WIDE` where it goes to a file."""
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(table)
+
+
 def _measure(options: argparse.Namespace) -> int:
     device = build.resolve_device(options.device)
     build.prepare_device(device)
@@ -181,7 +187,7 @@ def _measure_autoencoder(options: argparse.Namespace, device: str) -> int:
         table.add_column(heading, no_wrap=True)
     for value in values:
         table.add_row(_titled(value), _text(value.value, _interval(value)), f"{value.n:,}")
-    _print(table)
+    print_table(table)
     for item in left_out:
         say(f"left out: {item.metric}. {item.reason}")
     say(f"{len(before):,} images of {side} px ({images.path}, content {images.hashed[:8]}), seed {seed}")
@@ -197,11 +203,6 @@ def _measure_autoencoder(options: argparse.Namespace, device: str) -> int:
 
 def _titled(value: MetricValue) -> str:
     return f"{value.of.title}, {value.of.unit}" if value.of.unit else value.of.title
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(table)
 
 
 def _count(images: ImageSet | StoredSet) -> int:
@@ -325,7 +326,7 @@ def _show(results: Sequence[_Result], seen: Sequence[_Seen]) -> None:
         elif found[1] is not None:
             apart, verdict = nearer(value, found[1])
             table.add_row(*line, NO_MARK if apart is None else _text(apart.value, apart), verdict)
-    _print(table)
+    print_table(table)
     for left in results[0].left_out:
         say(f"left out: {left.metric}. {left.reason}")
     for protocol in {result.protocol.id: result.protocol for result in results}.values():

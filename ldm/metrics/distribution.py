@@ -121,7 +121,7 @@ Found = Mapping[str, Interval | float]
 """Values of the kinds that a measure gives, with an interval where one is known."""
 
 
-def _interval(value: float, spread: Spread, alone: Spread | None = None) -> Interval:
+def distance_interval(value: float, spread: Spread, alone: Spread | None = None) -> Interval:
     """Of a distance whose spread comes of varying the generated and the reference images; `alone` adds to it."""
     both = spread if alone is None else combine(spread, alone)
     interval = student_interval(value, both.variance, both.freedom)
@@ -130,7 +130,7 @@ def _interval(value: float, spread: Spread, alone: Spread | None = None) -> Inte
 
 def _frechet_of(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> Interval:
     value = frechet_distance(generated, reference)
-    return _interval(value, frechet_spread(generated, reference, value))
+    return distance_interval(value, frechet_spread(generated, reference, value))
 
 
 def _frechet(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -173,7 +173,7 @@ def subset_distance(generated: Features, reference: Features, seed: int) -> tupl
 def _kernel(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
     """The interval is that of the estimate on all images, and of the draw of the subsets."""
     value, draws = subset_distance(generated, reference, seed)
-    return {"kd": _interval(value, kernel_distance(generated.features, reference.features)[1], draws)}
+    return {"kd": distance_interval(value, kernel_distance(generated.features, reference.features)[1], draws)}
 
 
 def kernel_on_all(generated: Features, reference: Features, seed: int) -> Interval:
@@ -183,11 +183,11 @@ def kernel_on_all(generated: Features, reference: Features, seed: int) -> Interv
     """
     numbers = np.arange(len(generated))[:, None]
     a = generated.features[mixed_order(numbers, seed)]
-    return _interval(*kernel_distance(a, reference.features[mixed_order(reference.features, seed)]))
+    return distance_interval(*kernel_distance(a, reference.features[mixed_order(reference.features, seed)]))
 
 
 def _embedding_distance(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
-    return {"cmmd": _interval(*kernel_distance(generated.features, reference.features, kernel=gaussian))}
+    return {"cmmd": distance_interval(*kernel_distance(generated.features, reference.features, kernel=gaussian))}
 
 
 def _inception_score(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:

@@ -4,7 +4,6 @@ Real images are split into two halves. One is the reference; the other is damage
 undamaged half measures is the floor, step 0 of every row.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.metrics.damage import DAMAGES, STRENGTHS, Damage
-from ldm.metrics.intervals import Interval, difference, student_interval
+from ldm.metrics.distribution import distance_interval
+from ldm.metrics.intervals import Interval, difference
 from ldm.metrics.kernel import kernel_distance
 from ldm.randomness import generator
 
@@ -166,9 +166,7 @@ def verdict(above: Rung, below: Rung) -> str:
 
 
 def _distance(features: Array, reference: Array) -> Interval:
-    value, spread = kernel_distance(features, reference)
-    interval = student_interval(value, spread.variance, spread.freedom)
-    return dataclasses.replace(interval, deviations=spread.deviations)
+    return distance_interval(*kernel_distance(features, reference))
 
 
 def _key(image: Tensor) -> bytes:
