@@ -156,12 +156,12 @@ def _conditioning(config: Config, facts: DataFacts) -> Settled:
     scale, has_conditions = config["guidance"]["scale"], bool(conditions_of({"conditioning": settled}))
     if not has_conditions:
         settled = {"dropout": 0.0, **{key: settled[key] for key in ("path", "taken") if key in settled}}
-        if scale != 1:
+        if scale not in (None, 1):
             raise UserError(
                 f"guidance.scale={scale} needs a condition, and this model has none; "
                 "use guidance.scale=1, or data with classes and conditioning=class"
             )
-    elif scale != 1 and settled["dropout"] == 0:
+    elif scale not in (None, 1) and settled["dropout"] == 0:
         raise UserError(
             f"guidance.scale={scale} needs a model that was also trained without its condition; "
             "use guidance.scale=1, or train with conditioning.dropout=0.1"
@@ -235,6 +235,8 @@ def shift_name(shift: float, f: int) -> str:
 def _guidance(config: Config, facts: DataFacts) -> Settled:
     """The guidance settings, checked; what no guidance leaves inactive at its default."""
     given = config["guidance"]
+    if given["scale"] is None:
+        given = filled(given, _usual_guidance(config))
     scale, interval, rescale = given["scale"], given.get("interval"), given.get("rescale", 0.0)
     if interval is not None:
         if len(interval) != 2 or interval[0] >= interval[1]:
@@ -249,6 +251,15 @@ def _guidance(config: Config, facts: DataFacts) -> Settled:
     if scale == AUTO:
         chosen |= {"candidates": _candidates(given["candidates"]), "tuning_samples": given["tuning_samples"]}
     return {"guidance": chosen}, []
+
+
+def _usual_guidance(config: Config) -> Mapping[str, Any]:
+    """The scale's for the model's condition; none for several, without a null condition, or for a model that was given."""
+    kinds, none = conditions_of(config), {"scale": 1.0}
+    if published.is_given(config["denoiser"]) or len(kinds) != 1 or config["conditioning"]["dropout"] == 0:
+        return none
+    usual: Mapping[str, Any] = config["scale"]["guidance"].get(kinds[0], none)
+    return usual
 
 
 def _candidates(given: Any) -> list[float]:

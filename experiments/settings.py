@@ -142,7 +142,7 @@ class _Samples:
 
 @dataclass(frozen=True)
 class _Guidance:
-    scale: float = option(low=0, words=("auto",), help="scale of classifier-free guidance; 1: none")
+    scale: float | None = option(low=0, words=("auto",), help="scale of classifier-free guidance; 1: none")
     interval: tuple[float, ...] | None = option(low=0, high=1, help="[low, high] of t at which guidance acts")
     rescale: float = option(low=0, high=1, help="share of the prediction that is given the conditional one's deviation")
     candidates: tuple[float, ...] = option(low=0, help="scales tried by guidance.scale=auto")
