@@ -254,7 +254,7 @@ def _guidance(config: Config, facts: DataFacts) -> Settled:
 
 
 def _usual_guidance(config: Config) -> Mapping[str, Any]:
-    """The scale's for the model's condition; none for several, without a null condition, or for a model that was given."""
+    """The scale's for the model's one condition; none where there is no null condition, or the model was given."""
     kinds, none = conditions_of(config), {"scale": 1.0}
     if published.is_given(config["denoiser"]) or len(kinds) != 1 or config["conditioning"]["dropout"] == 0:
         return none
