@@ -78,6 +78,30 @@ def _typed(config: Config, facts: DataFacts) -> Settled:
     return {}, []
 
 
+def _learning_rate(config: Config, facts: DataFacts) -> Settled:
+    """Which multiples of the scale's rate are tried where each cell finds its own: the factor is not known then."""
+    rule = {name: config["trainer"][name] for name in RATE_RULE}
+    trainer = {key: value for key, value in config["trainer"].items() if key not in rule}
+    if trainer["learning_rate"] != AUTO:
+        return {"trainer": trainer}, []
+    asked = f"trainer.learning_rate={AUTO}"
+    if published.is_given(config["denoiser"]):
+        raise UserError(f"{asked}: the denoiser is given and not trained, so it has no rate to find; leave it out")
+    if trainer["learning_rate_factor"] != 1:
+        raise UserError(
+            f"{asked} finds the factor: leave out trainer.learning_rate_factor={trainer['learning_rate_factor']}, or "
+            "give other trainer.learning_rate_candidates"
+        )
+    if 0 < facts.train_images < FEWEST_TO_TRY:
+        raise UserError(
+            f"{asked} sets training images aside and needs at least {FEWEST_TO_TRY}, and data={config['data']['name']} "
+            f"has {facts.train_images}; give more images, or trainer.learning_rate as a number"
+        )
+    candidates = _candidates("trainer.learning_rate_candidates", rule["learning_rate_candidates"], "[0.3,1,3]")
+    found = {**rule, "learning_rate_candidates": candidates}
+    return {"trainer": {**trainer, **found, "learning_rate": None, "learning_rate_factor": AUTO}}, []
+
+
 def _data(config: Config, facts: DataFacts) -> Settled:
     return {"data": with_scale_sizes(config)}, []
 
@@ -175,30 +199,6 @@ def _conditioning(config: Config, facts: DataFacts) -> Settled:
     return {"conditioning": settled}, [*notes, *said]
 
 
-def _learning_rate(config: Config, facts: DataFacts) -> Settled:
-    """Which multiples of the scale's rate are tried where each cell finds its own: the factor is not known then."""
-    rule = {name: config["trainer"][name] for name in RATE_RULE}
-    trainer = {key: value for key, value in config["trainer"].items() if key not in rule}
-    if trainer["learning_rate"] != AUTO:
-        return {"trainer": trainer}, []
-    asked = f"trainer.learning_rate={AUTO}"
-    if published.is_given(config["denoiser"]):
-        raise UserError(f"{asked}: the denoiser is given and not trained, so it has no rate to find; leave it out")
-    if trainer["learning_rate_factor"] != 1:
-        raise UserError(
-            f"{asked} finds the factor: leave out trainer.learning_rate_factor={trainer['learning_rate_factor']}, or "
-            "give other trainer.learning_rate_candidates"
-        )
-    if 0 < facts.train_images < FEWEST_TO_TRY:
-        raise UserError(
-            f"{asked} sets training images aside and needs at least {FEWEST_TO_TRY}, and data={config['data']['name']} "
-            f"has {facts.train_images}; give more images, or trainer.learning_rate as a number"
-        )
-    candidates = _candidates("trainer.learning_rate_candidates", rule["learning_rate_candidates"], "[0.3,1,3]")
-    found = {**rule, "learning_rate_candidates": candidates}
-    return {"trainer": {**trainer, **found, "learning_rate": None, "learning_rate_factor": AUTO}}, []
-
-
 def _trainer(config: Config, facts: DataFacts) -> Settled:
     """Images, batch and learning rate; before the denoiser, since budgets look at what the user set of that."""
     if published.is_given(config["denoiser"]):
@@ -278,7 +278,10 @@ def _guidance(config: Config, facts: DataFacts) -> Settled:
         return {"guidance": {"scale": scale, "interval": None, "rescale": 0.0}}, []
     chosen = {"scale": scale, "interval": interval, "rescale": float(rescale)}
     if scale == AUTO:
-        chosen |= {"candidates": _candidates("guidance.candidates", given["candidates"], "[1,1.5,2,3]"), "tuning_samples": given["tuning_samples"]}
+        chosen |= {
+            "candidates": _candidates("guidance.candidates", given["candidates"], "[1,1.5,2,3]"),
+            "tuning_samples": given["tuning_samples"],
+        }
     return {"guidance": chosen}, []
 
 
@@ -393,6 +396,7 @@ def _tiles(config: Config, facts: DataFacts) -> Settled:
 
 ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
     _typed,
+    _learning_rate,
     _data,
     _given_first_stage,
     _custom,
@@ -400,7 +404,6 @@ ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
     _first_stage,
     _given_denoiser,
     _conditioning,
-    _learning_rate,
     _trainer,
     _denoiser,
     _diffusion,

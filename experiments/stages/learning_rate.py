@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments import axes, build, labels
+from experiments import build, labels
 from experiments.chunks import Chunks
 from experiments.conditions import AskedConditions, DataFacts
 from experiments.console import Reporter, reporting
@@ -34,7 +34,7 @@ from ldm.training.flops import count_flops
 BATCH = 50
 """Images whose loss is computed at a time, whatever the machine, since their latents are drawn batch by batch."""
 
-FEWEST_ASIDE, MOST_ASIDE = 64, 256
+FEWEST_ASIDE, MOST_ASIDE = 32, 256
 """Training images that are set aside to compare candidates by, where the data has four times as many."""
 
 
@@ -106,7 +106,7 @@ def run(job: Job) -> Outcome:
 
 
 def images_aside(images: int, total: int) -> int:
-    """How many of `total` training images are set aside, given how many a trial sees: what they cost is a part of it."""
+    """How many of `total` training images are set aside, given how many a trial sees, a part of which they cost."""
     return min(MOST_ASIDE, max(FEWEST_ASIDE, images // 16), total // 4)
 
 

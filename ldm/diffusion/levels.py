@@ -22,7 +22,7 @@ def loss_over_levels(
     device: torch.device | str,
     batch: int,
 ) -> Tensor:
-    """The loss of each image, a mean over `LEVELS_AN_IMAGE` levels of which one is drawn from each part of the schedule.
+    """The loss of each image, a mean over `LEVELS_AN_IMAGE` levels, one drawn from each part of the schedule.
 
     Levels and noise are functions of (seed, index), so that models are compared at the same ones. `condition(part)` is
     that of these images, on the device, where `batch` of them are at work at a time.
