@@ -86,7 +86,7 @@ def _budget(records: Mapping[str, StageRecord]) -> Iterator[str]:
         training = record.config.get("training", {})
         yield (
             f"| {name} | {record.identity} | {record.facts.get('images_seen', 0):,} | {training.get('batch', '-')} | "
-            f"{training.get('learning_rate', '-')} | {record.config.get('seed', 0)} | {record.cost.seconds:,.0f} | "
+            f"{record.facts.get('learning_rate', training.get('learning_rate', '-'))} | {record.config.get('seed', 0)} | {record.cost.seconds:,.0f} | "
             f"{record.cost.flops:.3g} |"
         )
     environment = records["diffusion"].environment
