@@ -14,10 +14,15 @@ AUTO = "auto"
 """The guidance scale of a cell that found its own; its rows have the scale that it found."""
 
 TUNED = "tuned"
-"""The guidance rule of such a cell."""
+"""The guidance rule of such a cell, and the learning-rate rule of one whose learning rate was found."""
 
-SOMETIMES_INACTIVE = ("eta", "variance", "guidance_rule", "guidance_interval", "guidance_rescale")
-"""Axes that are empty where the sampler does not read them, or there is no guidance; that is no choice of its own."""
+RULES = ("guidance_rule", "learning_rate_rule")
+"""Axes that say that something was found: beside a cell of which it was, none is a choice, too."""
+
+SOMETIMES_INACTIVE = (*RULES, "eta", "variance", "guidance_interval", "guidance_rescale", "learning_rate_factor")
+"""Axes that are empty where the sampler does not read them, there is no guidance, or the learning rate was found; that
+is no choice of its own.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,5 +101,5 @@ def needed_by(stage: str, stages: Mapping[str, StageShape]) -> list[str]:
 
 def choices(values: "pd.Series") -> int:
     """How many different choices of the axis that the values are of there are."""
-    is_tuned = values.name == "guidance_rule" and (values == TUNED).any()  # beside which none is a choice too
+    is_tuned = values.name in RULES and (values == TUNED).any()
     return int(values.replace("", None).nunique(dropna=values.name in SOMETIMES_INACTIVE and not is_tuned))

@@ -17,6 +17,9 @@ COST_COLUMNS = (
     "sample_flops_per_image",
     "peak_bytes",
 )
+RATE_COST_COLUMNS = ("learning_rate_seconds", "learning_rate_flops")
+"""What the trials cost by which a learning rate was found."""
+
 PARAMETER_COLUMNS = ("parameters_denoiser", "parameters_conditioning", "parameters_encoder", "parameters_decoder")
 UNPRINTED = ("deviations", "alone")
 """Columns that are for comparisons alone."""
@@ -84,6 +87,9 @@ COLUMNS = (
     "sweep",
     *MEANING,
     "network",
+    "learning_rate_rule",
+    "learning_rate",
+    *RATE_COST_COLUMNS,
 )
 WHOLE_NUMBERS = (
     "f",
@@ -113,6 +119,8 @@ REAL_NUMBERS = (
     "learning_rate_factor",
     "eta",
     *(c for c in COST_COLUMNS if c != "peak_bytes"),
+    "learning_rate",
+    *RATE_COST_COLUMNS,
 )
 
 

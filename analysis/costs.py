@@ -6,7 +6,7 @@ from typing import Any
 from analysis.store import Records
 from ldm.records import Cell, Cost, StageRecord
 
-TRAINED = ("first_stage", "latents", "diffusion")
+TRAINED = ("first_stage", "latents", "learning_rate", "diffusion")
 """Stages whose seconds and FLOPs have columns of their own."""
 
 
@@ -23,6 +23,8 @@ def costs(records: Records, cell: Cell) -> dict[str, Any]:
                 found[f"{stage}_seconds"] = record.cost.seconds
                 found[f"{stage}_flops"] = record.cost.flops
             found |= {f"parameters_{part}": count for part, count in record.facts.get("parameters", {}).items()}
+        if stage == "diffusion":
+            found["learning_rate"] = record.facts.get("learning_rate")
         if stage == "samples":
             found |= _sampling(record.cost) | {"nfe": record.facts.get("nfe")}
             found["machine"] = _machine(record)
@@ -33,7 +35,8 @@ def costs(records: Records, cell: Cell) -> dict[str, Any]:
 def share(found: Mapping[str, Any], axes: Iterable[str], needed: Iterable[str]) -> dict[str, Any]:
     """What of a cell's costs its rows bear that depend on these axes and need these stages."""
     names = {"first_stage_", "latents_", "parameters_encoder", "parameters_decoder"} if "f" in axes else set()
-    names |= {"diffusion_", "parameters_denoiser", "parameters_conditioning"} if "conditioning" in axes else set()
+    of_model = {"diffusion_", "learning_rate", "parameters_denoiser", "parameters_conditioning"}
+    names |= of_model if "conditioning" in axes else set()
     names |= {"sample_", "nfe", "machine"} if "steps" in axes else set()
     peaks = [found.get(f"peak_of_{stage}") for stage in needed]
     own = {name: value for name, value in found.items() if name.startswith(tuple(names))}

@@ -1,4 +1,6 @@
-"""Whether cells were given equal chances, as sections of the table: tuned guidance, and the learning-rate check."""
+"""Whether cells were given equal chances, as sections of the table: tuned guidance, learning rates that were found, and
+the learning-rate check.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -87,6 +89,75 @@ def undecided(tuning: Tuning) -> list[float]:
 
 def _value(row: ResultRow | None) -> str:
     return "–" if row is None else text.interval({**asdict(row), "protocol": ""})
+
+
+AT_THE_END = "best at the end of the candidates"
+"""What is said of a learning rate beyond which a better one may lie."""
+
+
+@dataclass(frozen=True)
+class FoundRate:
+    """How the learning rate of a model was found: by factor of the scale's rate what its trial came to, on n images.
+
+    `tried` holds what the stage recorded of each: its loss with an interval, or that it diverged, and whether it is
+    told apart from the lowest.
+    """
+
+    label: str
+    factor: float
+    learning_rate: float
+    is_at_the_end: bool
+    n: int
+    images: int
+    tried: Mapping[float, Mapping[str, Any]]
+
+    @property
+    def ties(self) -> list[float]:
+        """The factors that were not taken, but may be as good."""
+        return [factor for factor, told in self.tried.items() if not told["is_apart"] and factor != self.factor]
+
+    @property
+    def short(self) -> str:
+        """Label and rate, and whether that is an end, for a note."""
+        return f"{self.label} {self.learning_rate:g}" + (f" ({AT_THE_END})" if self.is_at_the_end else "")
+
+
+def found_rates(study: Study) -> list[FoundRate]:
+    """How the models of a study found their learning rates, where they did."""
+    return [_found_rate(one.label, one.record.facts) for one in study.finished if one.record.stage == "learning_rate"]
+
+
+def _found_rate(label: str, facts: Mapping[str, Any]) -> FoundRate:
+    own = {name: facts[name] for name in ("factor", "learning_rate", "is_at_the_end", "n", "images")}
+    return FoundRate(label=label, tried={item["factor"]: item for item in facts["tried"]}, **own)
+
+
+def tuned_rates(found: Sequence[FoundRate]) -> str:
+    """What was tried for each model whose learning rate was found, and what was taken."""
+    if not found:
+        return ""
+    factors = sorted({factor for rate in found for factor in rate.tried})
+    lines = []
+    for rate in found:
+        taken = f"{rate.learning_rate:g} (×{rate.factor:g})" + (f"; {AT_THE_END}" if rate.is_at_the_end else "")
+        taken += f"; not distinguishable: {', '.join(f'×{factor:g}' for factor in rate.ties)}" if rate.ties else ""
+        seen = f"{len(rate.tried)} × {rate.images:,}"
+        lines.append([rate.label, *(_loss(rate.tried.get(factor)) for factor in factors), f"{rate.n:,}", seen, taken])
+    return text.table(["model", *(f"×{factor:g}" for factor in factors), "n", "images seen", "taken"], lines) + (
+        "\n\nLoss of the target that is trained, after a trial at each multiple of the scale's rate, on n training "
+        "images that the trials did not see, with 95 % intervals in brackets; levels and noise are the same for all. "
+        "Losses are compared within a line alone. Of candidates that are not told apart from the lowest the one "
+        "nearest to ×1 is taken. Short trials may favour higher rates than long trainings do, and the intervals hold "
+        "the variance of images, not of training."
+    )
+
+
+def _loss(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return "–"
+    if told["diverged"]:
+        return "diverged"
+    return text.interval({"value": told["loss"], "ci_low": told["ci_low"], "ci_high": told["ci_high"], "protocol": ""})
 
 
 @dataclass(frozen=True)

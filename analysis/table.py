@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import fairness, limited, limits, memorisation, protocols, rates, text
-from analysis.axes import REPEATED, Axes, choices
+from analysis.axes import REPEATED, TUNED, Axes, choices
 from analysis.collect import Study
-from analysis.columns import COST_COLUMNS
+from analysis.columns import COST_COLUMNS, RATE_COST_COLUMNS
 from analysis.compare import (
     LEVEL,
     NO_BETTER,
@@ -70,6 +70,7 @@ def markdown(study: Study, against: str | None = None) -> str:
         **_further(study, marks),
         "Task scores: whether samples are what they were asked to be": _task_scores(study, marks),
         "Guidance that was tuned": fairness.tuned_guidance(fairness.tunings(study)),
+        "Learning rates that were found": fairness.tuned_rates(fairness.found_rates(study)),
         "Learning-rate check": fairness.learning_rate_check(study),
         "Whether the sampler limits": limited.section(study, marks),
         "Memorisation: distances to the nearest training image": memorisation.section(study, marks),
@@ -95,11 +96,13 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     metrics = _headline_first(study, list(dict.fromkeys(rows["metric"][is_here])))
     axes = ["steps", *(["nfe"] if (rows["nfe"] != rows["steps"]).any() else [])]
     axes += [axis for axis in _optional(study.axes) if choices(rows[axis]) > 1 and axis not in REPEATED]
+    has_found_rates = (rows["learning_rate_rule"] == TUNED).any()
     first_stages = study.frame[study.frame["stage"] == "reconstruction"]
     is_quality = (first_stages["group"] == RECONSTRUCTION) & first_stages["headline_from"].notna()
     is_quality &= ~rates.is_distortion(first_stages)  # which stand beside the rate
     quality = list(dict.fromkeys(first_stages["metric"][is_quality]))
     header = ["f", "regulariser", "channels", *(axis.replace("_", " ") for axis in axes)]
+    header += ["learning rate"] if has_found_rates else []
     header += [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in metrics]
     header += [f"{heading(first_stages, metric)} ({_counted(first_stages, [metric])})" for metric in quality]
     shown = first_stages[first_stages["regulariser"].isin(rows["regulariser"])]
@@ -110,8 +113,13 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         "first stage",
         "training: PFLOP",
         "of it first stage",
+        *(["of it trials of rates"] if has_found_rates else []),
+        "training: s",
+        "of it first stage",
+        *(["of it trials of rates"] if has_found_rates else []),
+        "images/s",
+        "peak memory, MiB",
     ]
-    header += ["training: s", "of it first stage", "images/s", "peak memory, MiB"]
     lines = []
     for own in by_cell(rows, study.axes):
         cell = _averaged(own)
@@ -124,6 +132,7 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
             text.number(cell["channels"]),
         ]
         line += [text.number(cell[axis]) for axis in axes]
+        line += [_rates(own)] if has_found_rates else []
         line += [_measured(own, metric, marks) for metric in metrics]
         line += [_measured(stage, metric, marks) for metric in quality]
         line += [_psnr(stage, cell["regulariser"], marks), _values(rates.rate(stage), marks)]
@@ -131,10 +140,12 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         line += [
             _count(cell["parameters_denoiser"]),
             _count(_sum(cell, "parameters_encoder", "parameters_decoder")),
-            text.number(_add(cell["diffusion_flops"], share["flops"]) / 1e15),
+            text.number(_add(cell["diffusion_flops"], cell["learning_rate_flops"], share["flops"]) / 1e15),
             text.number(share["flops"] / 1e15),
-            text.number(_add(cell["diffusion_seconds"], share["seconds"])),
+            *([text.number(cell["learning_rate_flops"] / 1e15)] if has_found_rates else []),
+            text.number(_add(cell["diffusion_seconds"], cell["learning_rate_seconds"], share["seconds"])),
             text.number(share["seconds"]),
+            *([text.number(cell["learning_rate_seconds"])] if has_found_rates else []),
             text.number(cell["sample_images_per_second"]),
             text.number(float(cell["peak_bytes"]) / 2**20 if pd.notna(cell["peak_bytes"]) else math.nan, digits=4),
         ]
@@ -424,9 +435,14 @@ def _averaged(rows: pd.DataFrame) -> "pd.Series[Any]":
     first = rows.iloc[0].copy()
     runs = rows.drop_duplicates("identity")
     if len(runs) > 1:
-        for column in (*COST_COLUMNS, "nfe"):
+        for column in (*COST_COLUMNS, *RATE_COST_COLUMNS, "nfe"):
             first[column] = runs[column].astype(float).mean()
     return first
+
+
+def _rates(rows: pd.DataFrame) -> str:
+    """The learning rates that the models of a cell were trained with, several where seeds found different ones."""
+    return ", ".join(f"{rate:g}" for rate in sorted(set(rows["learning_rate"].dropna()))) or "–"
 
 
 def _sum(row: "pd.Series[Any]", *columns: str) -> float:

@@ -56,6 +56,11 @@ def settled_guidance(job: Job) -> dict[str, Any]:
     )
 
 
+def settled_rates(job: Job) -> Mapping[str, Any]:
+    """The learning rates of a job's training, those that were found for it where they were to be found."""
+    return job.parent("learning_rate").record.facts if "learning_rate" in job.parents else job.settings["training"]
+
+
 def trained_probe(job: Job, kind: str) -> Probe:
     """The probe of a kind that a job hangs on, ready for use."""
     parent = job.parent("probe")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments import custom, published
+from experiments.build import AUTO
 from experiments.conditions import conditions_of, sample_size, task_of
 from experiments.resolve import shift_name
 from ldm.first_stage import FIRST_STAGES
@@ -25,6 +26,7 @@ OF_MODEL = (
     "weighting",
     "denoiser",
     "learning_rate_factor",
+    "learning_rate_rule",
     "seed",
     "weights",
     "settings",
@@ -88,7 +90,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "task": task_of(config),
         **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
         "denoiser": config["denoiser"]["name"],
-        "learning_rate_factor": config["trainer"]["learning_rate_factor"],
+        **_rate_axes(config["trainer"]["learning_rate_factor"]),
         "shift": shift_name(config["diffusion"]["shift"], config["ae"]["f"]),
         "sampler": config["sampler"]["name"],
         **{key: config["sampler"].get(key) for key in SAMPLER_OPTIONS},
@@ -113,6 +115,13 @@ def choices() -> dict[str, dict[str, Choice]]:
         "regulariser": {name: Choice(part.labels.title) for name, part in FIRST_STAGES.items()},
         "sampler": {name: Choice(part.title, tuple(options_of(part))) for name, part in SAMPLERS.items()},
     }
+
+
+def _rate_axes(factor: float | str) -> dict[str, Any]:
+    """The factor of the learning rate that was given, or that it is found: what is found is no choice of the user's."""
+    if factor == AUTO:
+        return {"learning_rate_factor": None, "learning_rate_rule": "tuned"}
+    return {"learning_rate_factor": factor, "learning_rate_rule": None}
 
 
 def _guidance_axes(guidance: Mapping[str, Any]) -> dict[str, Any]:

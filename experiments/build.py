@@ -38,7 +38,7 @@ from ldm.samplers import Sampler, build_sampler, time_grid
 from ldm.training import precision as precision_rule
 
 AUTO = "auto"
-"""The value of guidance.scale that asks for a stage of its own to find it."""
+"""The value of guidance.scale and of trainer.learning_rate that asks for a stage of its own to find it."""
 
 
 def command_line() -> str:

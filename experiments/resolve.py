@@ -46,6 +46,12 @@ PAPER_DECAY = 0.9999
 FEWEST_TO_TUNE = 16
 """With fewer samples or reference images the kernel distance that tuning goes by is left out."""
 
+FEWEST_TO_TRY = 16
+"""Of training images, of which a quarter is set aside to compare learning rates by."""
+
+RATE_RULE = ("learning_rate_candidates", "learning_rate_share")
+"""Settings of how a learning rate is found, inactive where it is given."""
+
 
 def resolve(composed: Config, facts: DataFacts) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The config with every null filled in, and notes. Raises: UserError for settings that cannot work."""
@@ -70,6 +76,30 @@ def _typed(config: Config, facts: DataFacts) -> Settled:
     """Values of another type, or out of their range, are refused before anything is derived from them."""
     check_settings(config)
     return {}, []
+
+
+def _learning_rate(config: Config, facts: DataFacts) -> Settled:
+    """Which multiples of the scale's rate are tried where each cell finds its own: the factor is not known then."""
+    rule = {name: config["trainer"][name] for name in RATE_RULE}
+    trainer = {key: value for key, value in config["trainer"].items() if key not in rule}
+    if trainer["learning_rate"] != AUTO:
+        return {"trainer": trainer}, []
+    asked = f"trainer.learning_rate={AUTO}"
+    if published.is_given(config["denoiser"]):
+        raise UserError(f"{asked}: the denoiser is given and not trained, so it has no rate to find; leave it out")
+    if trainer["learning_rate_factor"] != 1:
+        raise UserError(
+            f"{asked} finds the factor: leave out trainer.learning_rate_factor={trainer['learning_rate_factor']}, or "
+            "give other trainer.learning_rate_candidates"
+        )
+    if 0 < facts.train_images < FEWEST_TO_TRY:
+        raise UserError(
+            f"{asked} sets training images aside and needs at least {FEWEST_TO_TRY}, and data={config['data']['name']} "
+            f"has {facts.train_images}; give more images, or trainer.learning_rate as a number"
+        )
+    candidates = _candidates("trainer.learning_rate_candidates", rule["learning_rate_candidates"], "[0.3,1,3]")
+    found = {**rule, "learning_rate_candidates": candidates}
+    return {"trainer": {**trainer, **found, "learning_rate": None, "learning_rate_factor": AUTO}}, []
 
 
 def _data(config: Config, facts: DataFacts) -> Settled:
@@ -199,7 +229,8 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
         if trainer["decay"] != "constant":
             notes.append(f"trainer.decay={trainer['decay']}: a milestone is not what a run that ends there would be")
     factor = trainer["learning_rate_factor"]
-    return {"trainer": {**trainer, "learning_rate": trainer["learning_rate"] * factor}}, notes
+    rate = trainer["learning_rate"] * (1 if factor == AUTO else factor)
+    return {"trainer": {**trainer, "learning_rate": rate}}, notes
 
 
 def _denoiser(config: Config, facts: DataFacts) -> Settled:
@@ -249,7 +280,10 @@ def _guidance(config: Config, facts: DataFacts) -> Settled:
         return {"guidance": {"scale": scale, "interval": None, "rescale": 0.0}}, []
     chosen = {"scale": scale, "interval": interval, "rescale": float(rescale)}
     if scale == AUTO:
-        chosen |= {"candidates": _candidates(given["candidates"]), "tuning_samples": given["tuning_samples"]}
+        chosen |= {
+            "candidates": _candidates("guidance.candidates", given["candidates"], "[1,1.5,2,3]"),
+            "tuning_samples": given["tuning_samples"],
+        }
     return {"guidance": chosen}, []
 
 
@@ -262,14 +296,12 @@ def _usual_guidance(config: Config) -> Mapping[str, Any]:
     return usual
 
 
-def _candidates(given: Any) -> list[float]:
-    """The guidance scales that tuning tries, rising. Raises: UserError where they are no choice."""
-    scales = sorted({float(scale) for scale in given})
-    if len(scales) < 2 or len(scales) != len(given):
-        raise UserError(
-            f"guidance.candidates={given} is not a list of two or more different scales from 0 on, e.g. [1,1.5,2,3]"
-        )
-    return scales
+def _candidates(key: str, given: Any, example: str) -> list[float]:
+    """What is tried, rising. Raises: UserError where it is no choice."""
+    values = sorted({float(value) for value in given})
+    if len(values) < 2 or len(values) != len(given):
+        raise UserError(f"{key}={given} is not a list of two or more different numbers, e.g. {example}")
+    return values
 
 
 def _sampler(config: Config, facts: DataFacts) -> Settled:
@@ -375,6 +407,7 @@ def _tiles(config: Config, facts: DataFacts) -> Settled:
 
 ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
     _typed,
+    _learning_rate,
     _data,
     _given_first_stage,
     _custom,

@@ -180,7 +180,13 @@ class _Trainer:
     length: float = option(above=0, help="times the images of the scale")
     batch: int | None = _count("a step", high=MOST_AT_ONCE)
     micro_batch: int | None = _count("in one pass", high=MOST_AT_ONCE)
-    learning_rate: float | None = option(above=0, help="the rate of AdamW")
+    learning_rate: float | None = option(
+        above=0, words=("auto",), help="the rate of AdamW; auto: found for each cell by short trials"
+    )
+    learning_rate_candidates: tuple[float, ...] = option(
+        above=0, help="multiples of the scale's rates tried by trainer.learning_rate=auto"
+    )
+    learning_rate_share: float = option(above=0, high=1, help="of the training's images, what each trial sees")
     learning_rate_factor: float = option(above=0, help="times that rate")
     matrix_learning_rate: float | None = option(
         low=0, help="the rate of Muon for the denoiser's matrices; 0: AdamW for all"

@@ -8,7 +8,8 @@ from analysis.collect import Study
 def with_flops(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the FLOPs of diffusion training that each had cost after its images seen, and with the shares before.
 
-    Columns `spent`, and `total` with first stage and encoding; rows of given denoisers, whose cost nobody knows, go.
+    Columns `spent`, and `total` with first stage, encoding and the trials that found a learning rate; rows of given
+    denoisers, whose cost nobody knows, go.
     """
     each = {
         one.record.identity: one.record.cost.flops / one.record.cost.images
@@ -16,7 +17,7 @@ def with_flops(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
         if one.record.stage == "diffusion" and one.record.cost.images
     }
     spent = rows["model"].map(each).astype(float) * rows["images_seen"].astype(float)
-    share = rows["first_stage_flops"].fillna(0) + rows["latents_flops"].fillna(0)
+    share = rows[["first_stage_flops", "latents_flops", "learning_rate_flops"]].fillna(0).sum(axis=1)
     return rows.assign(spent=spent, total=spent + share)[spent > 0]
 
 

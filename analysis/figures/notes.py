@@ -8,6 +8,10 @@ import pandas as pd
 from analysis import protocols
 from analysis.axes import TUNED
 from analysis.collect import Study
+from analysis.fairness import found_rates
+
+MOST_RATES = 6
+"""Learning rates that a note names."""
 
 SEEDS = {"seed": "training seeds", "ae_seed": "first-stage seeds", "sampler_seed": "sampler seeds"}
 
@@ -41,6 +45,9 @@ def notes_of(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     if len(tuned := sorted(set(rows["guidance_scale"][rows["guidance_rule"] == TUNED].dropna()))):
         taken = f"{tuned[0]:g} to {tuned[-1]:g}" if len(tuned) > 1 else f"{tuned[0]:g}"
         notes.append(f"Guidance was found for each cell: {taken}; any but 1 costs a second network call a step.")
+    if (rows["learning_rate_rule"] == TUNED).any() and (found := found_rates(study)):
+        more = f" and {len(found) - MOST_RATES} more, in table.md" if len(found) > MOST_RATES else ""
+        notes.append(f"Learning rates were found: {'; '.join(rate.short for rate in found[:MOST_RATES])}{more}.")
     notes += protocols.note(study, protocols.mixed(rows))
     gaps = [gap for gap in study.missing if gap.goal == goal]
     if gaps:

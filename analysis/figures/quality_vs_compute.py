@@ -48,13 +48,15 @@ def draw(study: Study) -> Figure:
         style.key("with the first stage's share", marker="o", color=style.MUTED),
         style.key("diffusion training alone (faint)", **ALONE, color=style.MUTED),
     ]
+    has_trials = study.frame["learning_rate_flops"].notna().any()
+    trials = ", and the trials by which learning rates were found" if has_trials else ""
     first = f"All points at {steps} sampler steps." if steps else sampled_with(study)
     return quality_figure(
         study,
         "Sample quality against training compute",
         draw_panel,
         stage,
-        note=f"{first} The share includes encoding the training set once.".strip(),
+        note=f"{first} The share includes encoding the training set once{trials}.".strip(),
         keys=keys,
         ends=stage == "progress",
     )

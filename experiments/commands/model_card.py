@@ -84,9 +84,10 @@ def _budget(records: Mapping[str, StageRecord]) -> Iterator[str]:
     for name in ("first_stage", "diffusion"):
         record = records[name]
         training = record.config.get("training", {})
+        rate = record.facts.get("learning_rate", training.get("learning_rate", "-"))  # as found, where it was
         yield (
             f"| {name} | {record.identity} | {record.facts.get('images_seen', 0):,} | {training.get('batch', '-')} | "
-            f"{training.get('learning_rate', '-')} | {record.config.get('seed', 0)} | {record.cost.seconds:,.0f} | "
+            f"{rate} | {record.config.get('seed', 0)} | {record.cost.seconds:,.0f} | "
             f"{record.cost.flops:.3g} |"
         )
     environment = records["diffusion"].environment

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from experiments import axes, build, labels, stage_settings
-from experiments.artifacts import cached_latents, first_stage_of, latent_scale_of
+from experiments.artifacts import cached_latents, first_stage_of, latent_scale_of, settled_rates
 from experiments.budget import images_at
 from experiments.conditions import DataFacts, Vocabulary, annotations_read, conditions_of, fields_of
 from experiments.console import reporting
@@ -15,6 +16,7 @@ from experiments.published import is_given, latent_scale
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning
+from ldm.data.latents import CachedLatents
 from ldm.denoiser import UNetOptions
 from ldm.diffusion import DenoisingModel
 from ldm.parts import defaults_of
@@ -31,20 +33,10 @@ def run(job: Job) -> Outcome:
     config = job.settings
     if is_given(config["denoiser"]):
         return _given(job)
-    images = job.images("train", annotations_read(config))
-    ae, latents = job.parent("first_stage").settings, job.parent("latents").record.facts
-    first_stage, scale = first_stage_of(job), latent_scale_of(job)
-    data = cached_latents(job, images, first_stage, fields_of(config["conditioning"], images, job.device))
-    known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale)
-
-    def fresh() -> tuple[DenoisingModel, Conditioning]:
-        return build.denoising_model(config, ae, latents["shape"][1], known, job.device, encode)
-
-    model, conditions = fresh()
-    settings = _settings(job)
-    training = DiffusionTraining(model, conditions, data, settings)
-    # One step of a model that is thrown away, for the count of its operations.
-    flops_per_step = count_flops(lambda: DiffusionTraining(*fresh(), data, settings).accumulate_gradients())
+    material, settings = training_material(job), training_settings(job)
+    model, conditions = material.fresh()
+    training = DiffusionTraining(model, conditions, material.data, settings)
+    flops_per_step = material.flops_per_step(settings)
     milestones = images_at(config["training"]["milestones"], settings.images, settings.batch)
 
     def keep_milestone(step: int) -> None:
@@ -62,10 +54,11 @@ def run(job: Job) -> Outcome:
             "images_seen": training.images_seen,
             "steps": training.step,
             "batch": settings.batch,
-            "vocabulary": dataclasses.asdict(known),
+            "learning_rate": settings.learning_rate,
+            "vocabulary": dataclasses.asdict(material.known),
             "milestones": milestones,
             "flops_per_image": flops_per_step / settings.batch,
-            "latent_shape": latents["shape"],
+            "latent_shape": job.parent("latents").record.facts["shape"],
         },
         cost=meter.cost(training.images_seen, flops_per_step * training.step),
     )
@@ -93,19 +86,48 @@ def _given(job: Job) -> Outcome:
     )
 
 
-def _settings(job: Job) -> DiffusionSettings:
-    training = job.settings["training"]
+@dataclasses.dataclass(frozen=True)
+class TrainingMaterial:
+    """What a model is trained on, and how it begins: `fresh()` gives it and its conditioning with initial weights."""
+
+    data: CachedLatents
+    known: Vocabulary
+    fresh: Callable[[], tuple[DenoisingModel, Conditioning]]
+
+    def flops_per_step(self, settings: DiffusionSettings) -> float:
+        """FLOPs of one step, counted on a model that is thrown away."""
+        return count_flops(lambda: DiffusionTraining(*self.fresh(), self.data, settings).accumulate_gradients())
+
+
+def training_material(job: Job) -> TrainingMaterial:
+    """The latents that a job hangs on, and the model of its settings, whose weights its seed alone decides."""
+    config = job.settings
+    images = job.images("train", annotations_read(config))
+    ae, side = job.parent("first_stage").settings, job.parent("latents").record.facts["shape"][1]
+    first_stage, scale = first_stage_of(job), latent_scale_of(job)
+    data = cached_latents(job, images, first_stage, fields_of(config["conditioning"], images, job.device))
+    known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale)
+
+    def fresh() -> tuple[DenoisingModel, Conditioning]:
+        return build.denoising_model(config, ae, side, known, job.device, encode)
+
+    return TrainingMaterial(data, known, fresh)
+
+
+def training_settings(job: Job) -> DiffusionSettings:
+    """How a job trains, with the rates that the stage `learning_rate` chose where it hangs on one."""
+    training, found = job.settings["training"], settled_rates(job)
     return DiffusionSettings(
         seed=job.settings["seed"],
         images=training["images"],
         batch=training["batch"],
-        learning_rate=training["learning_rate"],
+        learning_rate=found["learning_rate"],
         warm_up=training["warm_up"],
         weight_decay=training["weight_decay"],
         gradient_clip=training["gradient_clip"],
         ema_half_life=math.inf if training["ema_half_life"] == UNLIMITED else training["ema_half_life"],
         ema_share=training.get("ema_share", 0.05),
-        matrix_rate=training.get("matrix_learning_rate", 0),
+        matrix_rate=found.get("matrix_learning_rate", 0),
         condition_dropout=job.settings["conditioning"]["dropout"],
         decay=training["decay"],
         micro_batch=job.machine.micro_batch,
@@ -137,8 +159,8 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 
 def needs(config: Settings) -> tuple[str, ...]:
-    """A given denoiser reads no latents."""
-    return ("first_stage",) if is_given(config["denoiser"]) else ("latents",)
+    """A given denoiser reads no latents; rates are found before only where the config asks for it."""
+    return ("first_stage",) if is_given(config["denoiser"]) else ("latents", "learning_rate")
 
 
 def estimate(settings: Settings, counts: Counts) -> Estimate | None:
@@ -154,7 +176,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
 
 STAGE = Stage(
     name="diffusion",
-    parents=("first_stage", "latents"),
+    parents=("first_stage", "latents", "learning_rate"),
     version=1,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_MODEL,
     until=(),

@@ -36,6 +36,7 @@ from ldm.conditioning import Condition, Conditioning
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, Guidance
+from ldm.diffusion.levels import loss_over_levels
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.metrics.codebook import CODEBOOK_PERPLEXITY_SHARE, CODEBOOK_USAGE, codebook_usage, perplexity
@@ -56,7 +57,7 @@ from ldm.metrics.latent_space import (
 from ldm.metrics.rate import code_histogram
 from ldm.metrics.reconstruction import mean_value
 from ldm.metrics.values import INTERPOLATED_LATENTS, NOISED_LATENTS, SMALL_DENOISER, MetricValue, Variant
-from ldm.randomness import SampleNoise, generator
+from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
@@ -67,9 +68,6 @@ NUDGE = 0.1
 
 NOISED = 0.5
 """Noise of latents whose decoded images are compared with real ones."""
-
-LEVELS_AN_IMAGE = 8
-"""Noise levels at which the small denoiser is asked about each held-out image, one of each eighth of the schedule."""
 
 DISTANCES = (FRECHET, FRECHET_INFINITY, KERNEL)
 """What is kept of the metrics of decoded images."""
@@ -242,18 +240,7 @@ def _unexplained(small: Generator, latents: Tensor, indices: list[int], seed: in
 
     Where latents have unit variance, v has it too, and a denoiser that knows nothing but that leaves 1.
     """
-    steps = small.model.schedule.steps
-    noise = SampleNoise(seed, indices)
-    drawn = torch.stack([torch.rand(LEVELS_AN_IMAGE, generator=generator(seed, "level", i)) for i in indices])
-    total = torch.zeros(len(indices), dtype=torch.float64)
-    for part in range(LEVELS_AN_IMAGE):
-        levels = ((part + drawn[:, part].double()) / LEVELS_AN_IMAGE * steps).long()
-        eps = noise(tuple(latents.shape[1:]))
-        for first in range(0, len(indices), BATCH):
-            own = slice(first, first + BATCH)
-            z, e = latents[own].to(small.device), eps[own].to(small.device)
-            error = small.model.loss(z, small.model.schedule.time(levels[own]), e, Condition())
-            total[own] += error.double().cpu() / LEVELS_AN_IMAGE
+    total = loss_over_levels(small.model, latents, indices, seed, lambda part: Condition(), small.device, BATCH)
     return mean_value(SMALL_DENOISER_ERROR, np.asarray(total))
 
 

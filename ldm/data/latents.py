@@ -1,6 +1,6 @@
 """The latent cache: encodings of the training images, and batches of normalised latents drawn from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,25 @@ class CachedLatents:
         Shapes: indices (N,); each field (N, ...).
         """
         return {name: value.to(self.device) for name, value in self.fields_of(indices.numpy(), draw).items()}
+
+
+class ChosenLatents:
+    """Some latents of a cache, by their places in it, as if there were no others."""
+
+    def __init__(self, cached: CachedLatents, places: Sequence[int]) -> None:
+        self.cached = cached
+        self.places = torch.tensor(places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+        """As `CachedLatents.latents`, of the indices among those chosen."""
+        return self.cached.latents(self.places[indices], draw)
+
+    def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
+        """As `CachedLatents.fields`, of the indices among those chosen."""
+        return self.cached.fields(self.places[indices], draw)
 
 
 def open_packed(path: Path) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Whether cells had equal chances: what the table says of tuned guidance and of several learning rates."""
+"""Whether cells had equal chances: what the table says of tuned guidance, found and several learning rates."""
 
 from dataclasses import replace
 
@@ -6,20 +6,24 @@ import pandas as pd
 import pytest
 from synthetic_store import JUDGE, Recipe, build
 
-from analysis.collect import read_study
+from analysis.collect import Finished, read_study
 from analysis.fairness import (
     RateCheck,
     Tuning,
+    found_rates,
     learning_rate_check,
     rate_checks,
     tuned_guidance,
+    tuned_rates,
     tunings,
     undecided,
     verdict,
 )
 from analysis.figures import FIGURES
+from analysis.figures.milestones import with_flops
+from analysis.figures.notes import notes_of
 from analysis.table import markdown
-from ldm.records import ResultRow
+from ldm.records import Cell, ResultRow, StageRecord
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +155,79 @@ def test_scales_that_noise_alone_may_have_ordered_are_said(study):
     assert low < high  # the intervals overlap, and yet the two are told apart
     assert undecided(tuning) == [4.0]
     assert "2; not distinguishable: 4 |" in tuned_guidance((tuning,))
+
+
+def _found(label, factor, losses, apart, seed=0):
+    """The record of a model whose rate was found; `losses` by factor, None where the trial diverged."""
+    tried = [
+        {"factor": at, "loss": loss, "ci_low": loss and loss - 0.01, "ci_high": loss and loss + 0.01}
+        | {"diverged": loss is None, "is_apart": at in apart}
+        for at, loss in losses.items()
+    ]
+    facts = {"factor": factor, "learning_rate": factor * 1e-3, "n": 93, "images": 1500, "tried": tried}
+    facts["is_at_the_end"] = factor in (min(losses), max(losses))
+    record = StageRecord("learning_rate", f"{label} {seed}", config={}, parents={}, facts=facts)
+    return Finished(label, Cell("cell", {}, (), {}), record)
+
+
+@pytest.fixture
+def found(study):
+    """The study as if every model had found its rate: those of f = 4 another one with each seed."""
+    is_higher = (study.frame["f"] == 8) | (study.frame["seed"] == 1)
+    frame = study.frame.assign(
+        learning_rate_rule="tuned",
+        learning_rate_factor=float("nan"),
+        learning_rate=is_higher.fillna(False).map({True: 3e-3, False: 1e-3}),
+        learning_rate_flops=2e15,
+        learning_rate_seconds=30.0,
+    )
+    records = (
+        _found("KL f=4, seed=0", 1.0, {0.3: 0.52, 1.0: 0.501, 3.0: 0.5}, (0.3,)),
+        _found("KL f=4, seed=1", 3.0, {0.3: 0.52, 1.0: 0.51, 3.0: 0.5}, (0.3, 1.0), seed=1),
+        _found("KL f=8", 0.3, {0.3: 0.4, 1.0: 0.41, 3.0: None}, (1.0, 3.0)),
+    )
+    axes = replace(study.axes, all=(*study.axes.all, "learning_rate_rule"))
+    return replace(study, frame=frame, axes=axes, finished=(*study.finished, *records))
+
+
+def test_what_was_tried_for_a_learning_rate_is_said_with_what_was_taken(found, study):
+    text = tuned_rates(found_rates(found))
+    assert "| model | ×0.3 | ×1 | ×3 | n | images seen | taken |" in text
+    assert "| 93 | 3 × 1,500 | 0.001 (×1); not distinguishable: ×3 |" in text
+    assert "| 0.003 (×3); best at the end of the candidates |" in text
+    assert "| diverged | 93 | 3 × 1,500 | 0.0003 (×0.3); best at the end of the candidates |" in text
+    assert "## Learning rates that were found" in markdown(found)
+    assert tuned_rates(found_rates(study)) == ""
+    assert "Learning rates" not in markdown(study)
+
+
+def test_trainings_of_one_cell_that_found_different_rates_are_averaged(found, study):
+    """What they found is told, and is no choice; the cells have no rates that a check could compare."""
+    cells = markdown(found).split("## Cells")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in cells.splitlines() if line.startswith(("| 4 ", "| 8 "))]
+    assert [row[4] for row in rows] == ["0.001, 0.003"] * 2 + ["0.003"] * 2
+    assert all("(2 trainings)" in row[5] for row in rows)
+    assert "learning rate rule" not in cells
+    assert rate_checks(found) == []
+
+
+def test_trials_count_in_the_cost_of_training(found, study):
+    before, after = (markdown(each).split("## Cells")[1].splitlines() for each in (study, found))
+    place = before[2].split(" | ").index("training: PFLOP")
+    own, all_in_all = (lines[4].split(" | ") for lines in (before, after))
+    assert float(all_in_all[place + 1]) - float(own[place]) == pytest.approx(2, abs=0.01)
+    assert all_in_all[place + 3] == "2"
+    rows = [each.frame[each.frame["stage"] == "progress"] for each in (study, found)]
+    totals = [with_flops(each, own)["total"].to_numpy() for each, own in zip((study, found), rows, strict=True)]
+    assert totals[1] - totals[0] == pytest.approx(2e15)
+
+
+def test_figures_name_the_rates_that_were_found_and_which_are_an_end(found, study):
+    [note] = [note for note in notes_of(found, found.frame, "evaluation") if "earning rates" in note]
+    assert "KL f=4, seed=0 0.001; KL f=4, seed=1 0.003 (best at the end of the candidates)" in note
+    assert not [note for note in notes_of(study, study.frame, "evaluation") if "earning rates" in note]
+
+
+def test_a_found_rate_is_a_choice_beside_one_that_was_given(found, study):
+    both = replace(found, frame=pd.concat([study.frame, found.frame], ignore_index=True))
+    assert "learning rate rule" in markdown(both).split("## Cells")[1].split("\n## ")[0]

@@ -51,6 +51,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     },
     "cosine": ("diffusion.schedule=cosine", "diffusion.shift=auto", "diffusion.weighting=min_snr", "ae.f=2"),
     "budget of FLOPs": ("trainer.budget=flops", "ae.f=8"),
+    "tuned learning rate": ("trainer.learning_rate=auto", "trainer.learning_rate_share=0.25"),
     "trainer": ("trainer.length=2", "trainer.learning_rate_factor=0.5", "trainer.decay=cosine"),
     "own sizes": ("ae.channels=5", "denoiser.num_res_blocks=1", "ae.kl_weight=1e-3", "latents.scale=per_channel"),
     "until latents": ("until=latents",),

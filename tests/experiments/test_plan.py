@@ -153,19 +153,21 @@ OTHER_VALUES = {
     "samples.overlap": 2,
     "samples.paste_known": True,
 }
-GROUPS = {"first_stage": ("ae",), "diffusion": (), "samples": ()}
+OTHER_VALUES |= {path.replace("diffusion", "learning_rate", 1): value for path, value in OTHER_VALUES.items()}
+GROUPS = {"first_stage": ("ae",), "diffusion": (), "learning_rate": (), "samples": ()}
 
 
 @pytest.mark.parametrize("path", [f"{stage.name}.{path}" for stage in STAGES for path in stage.defaults])
 def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path):
     stage, *keys = path.split(".")
     is_own = stage == "samples" and len(keys) == 1
-    if stage == "diffusion" and keys[0] == "training":
+    if stage in ("diffusion", "learning_rate") and keys[0] == "training":
         keys[0] = "trainer"
     keys = ["samples", *keys] if is_own else [*GROUPS[stage], *keys]
     # Where there are transformers, known pixels, and guidance, without which how it acts is inactive; without tiles
     # nothing overlaps.
     cell = ["ae=vq", "conditioning=[class,inpaint]", "conditioning.dropout=0.1", "guidance.scale=2"]
+    cell += ["trainer.learning_rate=auto"] if stage == "learning_rate" else []
     given = [*cell, *(["samples.tile=4"] if path == "samples.overlap" else [])]
     before, other = settings_of(*given), settings_of(*given)
     del _inside(before, keys)[keys[-1]]

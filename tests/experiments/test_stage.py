@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 
 EVERYTHING = (
-    *("ae.f=4", "conditioning=[class,text]", "guidance.scale=auto", "metrics.also.inception=true"),
+    *("ae.f=4", "conditioning=[class,text]", "trainer.learning_rate=auto"),
+    *("guidance.scale=auto", "metrics.also.inception=true"),
     *(f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation", "sampler_check")),
 )
 CAPTIONS = {"captions": Annotation("captions")}

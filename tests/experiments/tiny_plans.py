@@ -20,7 +20,7 @@ from experiments.tracking import Silent
 from ldm.records import StageRecord
 
 ON_REQUEST = {
-    *("other_references", "coding", "predictors", "likelihood", "tuning", "sampler_check"),
+    *("other_references", "coding", "predictors", "likelihood", "learning_rate", "tuning", "sampler_check"),
     *("training_set", "memorisation"),
 }
 """Stages that a plan holds only where its config asks for them."""
