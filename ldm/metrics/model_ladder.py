@@ -68,7 +68,7 @@ def checked(made: Sequence[Made]) -> list[Checked]:
     ends = [one for one in made if one.kind != MILESTONE]
     for better in ends:
         for worse in ends:
-            if worse.first_stage != better.first_stage or worse is better:
+            if worse.first_stage != better.first_stage or worse is better or worse.kind == DECODED:
                 continue
             if better.kind == DECODED:
                 pairs.append((SAMPLES_ABOVE if worse.kind == SAMPLES else GAUSSIAN_ABOVE, worse, better))
