@@ -136,6 +136,7 @@ def store_figure(entries: Sequence[Entry]) -> Figure:
         own = [row for row in entry["store"]["rows"] if row["kind"] == MILESTONE]
         _drawn(axes, own, "images_seen", unit_of(entry), looks)
         axes.set_xscale("log")
+        style.sparse_log_ticks(axes, "x")
         axes.set_xlabel("images seen in training")
     for line in grid:
         line[0].set_ylabel("distance / that of blur 1 px")
@@ -160,13 +161,18 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _looks(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """How each series is drawn: samples in colours by their order, milestones in those of their f."""
+    """How each series is drawn: samples in colours by their order, milestones in those of their f, behind the others.
+
+    Of decoded images and Gaussians the first series has full marks, all others have hollow ones.
+    """
     looks: dict[str, dict[str, Any]] = {}
     told = list(dict.fromkeys(_name(row) for row in rows if row["kind"] not in (*STYLES, MILESTONE)))
     trained = list(dict.fromkeys(row["series"] for row in rows if row["kind"] == MILESTONE))
-    for row in rows:
+    first: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: row["kind"] == MILESTONE):
         if row["kind"] in STYLES:
-            look = STYLES[row["kind"]]
+            is_first = first.setdefault(row["kind"], row["series"]) == row["series"]
+            look = {**STYLES[row["kind"]], "fillstyle": "full" if is_first else "none"}
         elif row["kind"] == MILESTONE:
             dash = ("-", "--", ":", "-.")[trained.index(row["series"]) % 4]
             look = {"color": style.colour(row["f"]), "marker": ".", "linestyle": dash}
