@@ -203,7 +203,7 @@ def _of_store(
     for sentence in reversed_pairs(by_title):
         say(sentence)
     for note in notes:
-        say(f"left out: {note}")
+        say(note)
     say(f"{saturated_share(images.reference):.2g} of the values of the reference images are 0 or 255")
     return {name: {"store": as_json(found, own, checks[name])} for name, own in made.items()}
 

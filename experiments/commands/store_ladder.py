@@ -28,7 +28,7 @@ from ldm.records import Cell, Sweep
 LEAST = 20
 """Images of a set below which no interval says anything."""
 
-NO_MILESTONES = "milestones: their samples are not kept; --make makes them anew from the weights that are"
+NO_MILESTONES = "left out: milestones, whose samples are not kept; --make makes them anew from the weights that are"
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def stored(root: Path, which: str | None, device: str) -> Stored:
         raise UserError(f"no stage of these sweeps of {root} that makes images is finished: run them first")
     if len(heldout) > 1:
         raise UserError(f"the sweeps of {root} are of {len(heldout)} image sets: choose one by --sweep ID")
-    notes = [f"{len(missing)} stages are not finished"] if missing else []
-    notes += [f"{len(larger)} sets of samples larger than the training images"] if larger else []
+    notes = [f"left out: {len(missing)} not finished of the stages that make images"] if missing else []
+    notes += [f"left out: {_sets(len(larger))} of samples larger than the training images"] if larger else []
     return Stored(root, sweeps, *heldout.values(), list(artifacts.values()), extractors, notes)
 
 
@@ -121,7 +121,7 @@ def measured(
                 for extractor in extractors:
                     features = one.seen(extractor, n).features
                     if len(features) < LEAST:
-                        few += 1
+                        few += extractor is extractors[0]
                         continue
                     excerpts[extractor.name] += one.is_excerpt and not one.was_seen_by(extractor)
                     measured_as = (len(features), distance(features, reference[extractor.name]), _saturated(one))
@@ -129,12 +129,12 @@ def measured(
                     made[extractor.name].append(Made(*about, *measured_as, one.images_seen))
             reporter.advance_to(done)
     notes = [
-        f"{name} did not see {count} sets of samples when they were made, and sees the part in their pictures: "
-        "samples.keep=images saves all, --make makes them anew"
+        f"{name} did not see {_sets(count)} of samples when they were made, and sees now what their pictures hold: run "
+        "with samples.keep=images, which saves all, or give --make, which makes them anew"
         for name, count in excerpts.items()
         if count
     ]
-    notes += [f"{few} sets of fewer than {LEAST} images"] if few else []
+    notes += [f"left out: {_sets(few)} of fewer than {LEAST} images"] if few else []
     has_milestones = any(artifact.record.stage == "progress" for artifact in found.artifacts)
     notes += [NO_MILESTONES] if has_milestones and not make else []
     return made, [*found.notes, *notes]
@@ -145,6 +145,10 @@ def _wanted(artifact: Artifact, indices: Sequence[int], make: bool) -> Iterator[
     for one in sets_of(artifact, indices, len(indices), make):
         if one.kind != DECODED or artifact.axes["regulariser"] != "identity":
             yield one
+
+
+def _sets(n: int) -> str:
+    return "1 set" if n == 1 else f"{n} sets"
 
 
 def _saturated(one: MadeSet) -> float:

@@ -145,7 +145,7 @@ def test_targets_are_series_of_their_own_and_larger_samples_are_left_out(
     assert run(store, "-m", "diffusion.target=eps,v", *SHORT).returncode == 0
     assert run(store, "samples.height=64", *SHORT).returncode == 0
     both = stored(store, "all", "cpu")
-    assert both.notes == ("1 sets of samples larger than the training images",)
+    assert both.notes == ["left out: 1 set of samples larger than the training images"]
     file = tmp_path / "ladder.json"
     assert main(["--store", str(store), "--sweep", "all", "--json", str(file)]) == 0
     [entry] = json.loads(file.read_text())
