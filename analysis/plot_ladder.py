@@ -26,7 +26,8 @@ from ldm.errors import UserError
 DESCRIPTION = """Reads what `python -m experiments.ladder --json` wrote, of one or more extractors, and draws a panel a
 damage and a line an extractor. Distances of extractors have no common scale, so each is divided by the extractor's own
 distance of a blur of 1 pixel (at a side of 32): what lies above 1 is worse than that blur to its eyes. Where the
-numbers hold rows of a store (`--store`), a second file, its name ending in _store, has a panel an extractor of them."""
+numbers hold rows of a store (`--store`), a second file, its name ending in _store, has a panel an extractor of them, in
+the extractor's own unit."""
 
 COLOURS = ("#5b02a3", "#e97158", "#0d0887", "#cb4678", "#f0a02c", "#3a7d44")
 COLUMNS = 5
@@ -123,32 +124,33 @@ def store_figure(entries: Sequence[Entry]) -> Figure:
     rows = [row for entry in entries for row in entry["store"]["rows"]]
     has_milestones = any(row["kind"] == MILESTONE for row in rows)
     lines = 2 if has_milestones else 1
-    figure, grid = style.new_figure(lines, len(entries), max(5.4 * len(entries), 7.5), 3.6 * lines, sharey="row")
+    figure, grid = style.new_figure(lines, len(entries), max(5.4 * len(entries), 7.5), 3.6 * lines)
     looks = _looks(rows)
     factors = sorted({row["f"] for row in rows})
     for entry, axes in zip(entries, grid[0], strict=True):
         own = [row for row in entry["store"]["rows"] if row["kind"] != MILESTONE]
-        axes.axhspan(*(entry["floor"][end] / unit_of(entry) for end in ("low", "high")), color=style.FAINT, alpha=0.3)
-        _drawn(axes, own, "f", unit_of(entry), looks)
+        axes.axhspan(entry["floor"]["low"], entry["floor"]["high"], color=style.FAINT, alpha=0.3)
+        _drawn(axes, own, "f", looks)
         style.factor_axis(axes, factors)
         axes.set_title(entry["title"])
     for entry, axes in zip(entries, grid[1] if has_milestones else [], strict=False):
         own = [row for row in entry["store"]["rows"] if row["kind"] == MILESTONE]
-        _drawn(axes, own, "images_seen", unit_of(entry), looks)
+        _drawn(axes, own, "images_seen", looks)
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
         axes.set_xlabel("images seen in training")
     for line in grid:
-        line[0].set_ylabel("distance / that of blur 1 px")
-        style.value_scale(line[0], *_bounds(line[0]))
+        line[0].set_ylabel("kernel distance")
+        for axes in line:
+            style.value_scale(axes, *_bounds(axes))
     first = entries[0]
     style.finish(
         figure,
         "What extractors see of what models made",
         [f"{first['set']}, {first['side']} px, up to {first['n']} images a set, seed {first['seed']}"],
         [
-            "Kernel distances with 95 % intervals, in units of each extractor's own of blur 1 px. Band: the undamaged "
-            "half. A good extractor puts decoded images lowest and lets them rise with f."
+            "95 % intervals. Band: the undamaged half. Distances of two extractors have no common scale; compare orders. A "
+            "good extractor puts decoded images lowest and lets them rise with f."
         ],
         [style.key(label, **look) for label, look in _keys(looks).items()],
     )
@@ -195,16 +197,13 @@ def _keys(looks: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return keys
 
 
-def _drawn(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], place: str, unit: float, looks: Mapping[str, dict[str, Any]]
-) -> None:
+def _drawn(axes: Axes, rows: Sequence[Mapping[str, Any]], place: str, looks: Mapping[str, dict[str, Any]]) -> None:
     """A line for each series, its values at `place`."""
     for name in dict.fromkeys(map(_name, rows)):
         own = sorted((row for row in rows if _name(row) == name), key=lambda row: float(row[place]))
-        values = [row["kd"] / unit for row in own]
-        axes.plot([row[place] for row in own], values, markersize=5, label=name, **looks[name])
-        for row, value in zip(own, values, strict=True):
-            style.interval(axes, row[place], value, row["low"] / unit, row["high"] / unit, looks[name]["color"])
+        axes.plot([row[place] for row in own], [row["kd"] for row in own], markersize=5, label=name, **looks[name])
+        for row in own:
+            style.interval(axes, row[place], row["kd"], row["low"], row["high"], looks[name]["color"])
 
 
 def _bounds(axes: Axes) -> tuple[list[float], list[float]]:
@@ -226,10 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--out {options.out} ends in neither .png nor .svg")
         style.apply()
         entries = read(options.files)
-        print(write_atomic(options.out, style.rendered(figure_of(entries))[kind]))
         if any("store" in entry for entry in entries):
             beside = options.out.with_stem(f"{options.out.stem}_store")
             print(write_atomic(beside, style.rendered(store_figure(entries))[kind]))
+        print(write_atomic(options.out, style.rendered(figure_of(entries))[kind]))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

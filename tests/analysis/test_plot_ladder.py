@@ -97,17 +97,17 @@ def drawn(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in lines}
 
 
-def test_series_of_a_store_are_drawn_over_f_in_the_same_units() -> None:
+def test_series_of_a_store_are_drawn_over_f_in_each_extractors_own_unit() -> None:
     entries = [of_store(ladder("a", 1.0), MADE), of_store(ladder("b", 10.0), MADE), ladder("c", 1.0)]
     panels = store_figure(entries).axes
     assert [axes.get_title() for axes in panels] == ["a", "b"]
     assert drawn(panels[0]) == {
-        "decoded, kl": ([4, 8], [1, 2]),
-        "decoded, vq": ([4], [1.5]),
-        "samples, kl, target v": ([4], [3]),
-        "samples, kl, target eps": ([4], [4]),
+        "decoded, kl": ([4, 8], [3, 6]),
+        "decoded, vq": ([4], [4.5]),
+        "samples, kl, target v": ([4], [9]),
+        "samples, kl, target eps": ([4], [12]),
     }
-    assert drawn(panels[1])["decoded, kl"] == ([4, 8], pytest.approx([0.1, 0.2]))
+    assert drawn(panels[1])["decoded, kl"] == ([4, 8], [3, 6])
     looks = {tuple(sorted((key, str(value)) for key, value in look.items())) for look in _looks(rows_of(MADE)).values()}
     assert len(looks) == 4  # no two look alike
 
@@ -120,7 +120,7 @@ def rows_of(made: dict[tuple[str, str, int, int | None], float]) -> list[dict[st
 def test_milestones_are_drawn_over_training() -> None:
     upper, lower = store_figure([of_store(ladder("a", 1.0), MADE | TRAINED)]).axes
     assert not any(name.startswith("milestone") for name in drawn(upper))
-    assert drawn(lower) == {"milestone, kl, f = 4": ([10, 20], [1, 0.5])}
+    assert drawn(lower) == {"milestone, kl, f = 4": ([10, 20], [3, 1.5])}
 
 
 def test_many_series_of_samples_share_the_last_colour_and_its_key() -> None:
