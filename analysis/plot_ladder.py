@@ -141,16 +141,14 @@ def store_figure(entries: Sequence[Entry]) -> Figure:
         axes.set_xlabel("images seen in training")
     for line in grid:
         line[0].set_ylabel("kernel distance")
-        for axes in line:
-            style.value_scale(axes, *_bounds(axes))
     first = entries[0]
     style.finish(
         figure,
         "What extractors see of what models made",
         [f"{first['set']}, {first['side']} px, up to {first['n']} images a set, seed {first['seed']}"],
         [
-            "95 % intervals. Band: the undamaged half. Distances of two extractors have no common scale; compare orders. A "
-            "good extractor puts decoded images lowest and lets them rise with f."
+            "95 % intervals. Band: the undamaged half. Two extractors have no common scale: compare orders. "
+            "A good extractor puts decoded images lowest and lets them rise with f."
         ],
         [style.key(label, **look) for label, look in _keys(looks).items()],
     )
@@ -199,18 +197,12 @@ def _keys(looks: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _drawn(axes: Axes, rows: Sequence[Mapping[str, Any]], place: str, looks: Mapping[str, dict[str, Any]]) -> None:
     """A line for each series, its values at `place`."""
+    style.value_scale(axes, [row["kd"] for row in rows], [row["low"] for row in rows])
     for name in dict.fromkeys(map(_name, rows)):
         own = sorted((row for row in rows if _name(row) == name), key=lambda row: float(row[place]))
         axes.plot([row[place] for row in own], [row["kd"] for row in own], markersize=5, label=name, **looks[name])
         for row in own:
             style.interval(axes, row[place], row["kd"], row["low"], row["high"], looks[name]["color"])
-
-
-def _bounds(axes: Axes) -> tuple[list[float], list[float]]:
-    """The values of the series that are drawn, and the lower ends of intervals."""
-    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
-    lows = [float(min(line.get_ydata())) for line in axes.lines]  # type: ignore[arg-type]
-    return [float(value) for line in named for value in line.get_ydata()], lows  # type: ignore[union-attr]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -85,7 +85,8 @@ def stored(root: Path, which: str | None, device: str) -> Stored:
         raise UserError(f"the sweeps of {root} are of {len(heldout)} image sets: choose one by --sweep ID")
     notes = [f"left out: {len(missing)} not finished of the stages that make images"] if missing else []
     notes += [f"left out: {_sets(len(larger))} of samples larger than the training images"] if larger else []
-    return Stored(root, sweeps, *heldout.values(), list(artifacts.values()), extractors, notes)
+    [images] = heldout.values()
+    return Stored(root, sweeps, images, list(artifacts.values()), extractors, notes)
 
 
 def _extractors(store: Store, cell: Cell) -> tuple[dict[str | None, Mapping[str, Any]], list[Mapping[str, Any]]]:
