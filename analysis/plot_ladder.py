@@ -197,7 +197,6 @@ def _keys(looks: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _drawn(axes: Axes, rows: Sequence[Mapping[str, Any]], place: str, looks: Mapping[str, dict[str, Any]]) -> None:
     """A line for each series, its values at `place`."""
-    style.value_scale(axes, [row["kd"] for row in rows], [row["low"] for row in rows])
     for name in dict.fromkeys(map(_name, rows)):
         own = sorted((row for row in rows if _name(row) == name), key=lambda row: float(row[place]))
         axes.plot([row[place] for row in own], [row["kd"] for row in own], markersize=5, label=name, **looks[name])
