@@ -14,6 +14,7 @@ Cells with the same trainings are compared training by training. P-values are tw
 and corrected by Holm's procedure. The best cell is chosen by the data, so it is corrected for all pairs from which it
 was chosen. What is no better than a Gaussian of its latents, which needs no network, is not among these: it gets no
 verdict (`against_gaussian`). Nor do cells whose limits take the verdict (`analysis.limits`), or those of `scale=tiny`.
+A pair that another extractor's kernel distance tells apart the other way round has none either (`contradicted`).
 
 Source of the factor: Birge 1932, Phys. Rev. 40, 207 (the ratio by which errors that do not explain a scatter grow); of
 degrees of freedom of sums: Welch 1947, Biometrika 34.
@@ -31,13 +32,16 @@ from analysis.axes import Axes, choices
 from analysis.headline import OF_SAMPLES, direction, floors_of, is_of_samples
 from analysis.labels import is_given, named_value
 from ldm.errors import UserError
-from ldm.records import DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS, GROUPS, ResultRow
+from ldm.records import DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS, GENERATION, GROUPS, ResultRow
 
 LEVEL = 0.05
 
 BETTER, WORSE, ALIKE = "better", "worse", "not distinguishable"
 UNKNOWN = "training variance unknown"
 FIRST_STAGE_UNKNOWN = "first-stage training variance unknown"
+DISAGREE = "extractors disagree"
+"""What is said of two cells that another extractor tells apart the other way round."""
+
 UNLIKE = 0.2
 """Chance that cells that scatter alike have one that is taken to scatter more."""
 
@@ -166,7 +170,7 @@ class Comparison:
     """What is known of `cell` against `other`: difference of means, its plain 95 % interval, p by Holm, verdict.
 
     `verdict` is None where nothing tells how far the values may be off; `unknown`: what else it does not know;
-    `limits`: what limits `cell`, in a line.
+    `limits`: what limits `cell`, in a line; `contradicted_by`: the extractors that say the contrary, in a line.
     """
 
     cell: str
@@ -181,12 +185,15 @@ class Comparison:
     unknown: str
     n: int
     limits: str = ""
+    contradicted_by: str = ""
 
     @property
     def sentence(self) -> str:
         """The verdict, with what it does not know, and where it is about an order what limits the cell."""
         if self.verdict is None:
             return NO_VERDICT
+        if self.verdict == DISAGREE:
+            return f"no verdict: {DISAGREE} ({self.contradicted_by} has it the other way round)"
         is_order = self.verdict in (BETTER, WORSE, ALIKE)
         said = [self.verdict, *([self.unknown, *([PROVISIONAL] if is_order else [])] if self.unknown else [])]
         return with_limits(", ".join(said), self.limits if is_order else "")
@@ -521,7 +528,8 @@ class Table:
     """One metric under one protocol: the cells' means, the best first, and the others against it.
 
     `gaussian`, `decoded`: by cell what it is against the Gaussian of its latents, and against the decoded floor, where
-    these were measured. `limits`: by cell what limits it. `tiny`: the cells of `scale=tiny`.
+    these were measured. `limits`: by cell what limits it. `tiny`: the cells of `scale=tiny`. `others`: the extractors
+    that were asked beside the metric's own.
     """
 
     metric: str
@@ -533,6 +541,7 @@ class Table:
     decoded: Mapping[str, Comparison] = field(default_factory=dict)
     limits: Mapping[str, Sequence[Limit]] = field(default_factory=dict)
     tiny: frozenset[str] = frozenset()
+    others: tuple[str, ...] = ()
 
     @property
     def unbeaten(self) -> frozenset[str]:
@@ -603,7 +612,70 @@ def _table(
     else:
         other = _named(cells, against)
         found = compare([cell for cell in able if cell is not other], other, factor, sign)
-    return replace(table, comparisons=[replace(item, limits=words[item.cell]) for item in found])
+    others = _other_extractors(frame, pairs, axes)
+    found = [replace(item, limits=words[item.cell]) for item in contradicted(found, others)]
+    return replace(table, comparisons=found, others=tuple(dict.fromkeys(one.name for one in others)))
+
+
+KERNEL = "kd"
+"""The kind of kernel distances, whichever extractor saw the images."""
+
+
+@dataclass(frozen=True)
+class OtherExtractor:
+    """An extractor beside a table's own: its kernel distances of cells, by the names that they have in the table."""
+
+    name: str
+    cells: Mapping[str, Measured]
+
+
+def contradicted(found: Sequence[Comparison], others: Sequence[OtherExtractor]) -> list[Comparison]:
+    """The comparisons, without a verdict where another extractor tells the two cells apart the other way round.
+
+    Each is asked about the same pairs at the same level, corrected for as many. One that does not tell two cells apart,
+    or has not measured both, changes nothing.
+    """
+    contrary: dict[int, list[str]] = {}
+    for one in others:
+        asked = [i for i, item in enumerate(found) if item.cell in one.cells and item.other in one.cells]
+        factor = seed_factor(list(one.cells.values()))
+        for other in dict.fromkeys(found[i].other for i in asked):
+            own = [i for i in asked if found[i].other == other]
+            cells = [one.cells[found[i].cell] for i in own]
+            for i, said in zip(own, compare(cells, one.cells[other], factor, 1.0, found[own[0]].pairs), strict=True):
+                if {found[i].verdict, said.verdict} == {BETTER, WORSE}:
+                    contrary.setdefault(i, []).append(one.name)
+    said_by = {i: ", ".join(dict.fromkeys(names)) for i, names in contrary.items()}
+    return [
+        replace(item, verdict=DISAGREE, contradicted_by=said_by[i]) if i in said_by else item
+        for i, item in enumerate(found)
+    ]
+
+
+def _other_extractors(
+    frame: pd.DataFrame, pairs: Sequence[tuple[Measured, pd.DataFrame]], axes: Axes
+) -> list[OtherExtractor]:
+    """Those that measured two of these cells or more, which come with their rows; none beside other metrics.
+
+    Asked are only distances that may stand for quality. A cell is the same whichever extractor is its own.
+    """
+    first = pairs[0][1].iloc[0]
+    if pd.isna(first["headline_from"]) or first["group"] != GENERATION:
+        return []
+    apart = [axis for axis in axes.settings if axis != "extractor"]
+
+    def key(rows: pd.DataFrame) -> tuple[str, ...]:
+        return tuple(str(values.iloc[0]) for values in _named_values(rows, apart))
+
+    names = {key(own): cell.name for cell, own in pairs}
+    is_like = (frame["stage"] == first["stage"]) & (frame["variant"] == first["variant"])
+    rows = frame[is_like & (frame["kind"] == KERNEL) & (frame["network"] != first["network"])]
+    found = []
+    for (network, _), own in rows.groupby(["network", "protocol"], sort=False):
+        by_key = {key(cell): one_cell(cell, first_stage=axes.first_stage) for cell in by_cell(own, axes)}
+        cells = {names[k]: replace(cell, name=names[k]) for k, cell in by_key.items() if k in names}
+        found += [OtherExtractor(str(network), cells)] if len(cells) > 1 else []
+    return found
 
 
 def _named(cells: Sequence[Measured], start: str) -> Measured:

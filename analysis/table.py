@@ -224,6 +224,11 @@ def _compared(found: Table, against: str | None) -> str:
             f"{LEVEL:g}, p-values corrected by Holm for the {pairs} pair{'s' * (pairs != 1)} that {chosen}; intervals "
             "are not."
         )
+    if found.comparisons and found.others:
+        said.append(
+            f"No verdict on two cells that another extractor ({', '.join(found.others)}) tells apart the other way "
+            "round by its kernel distance, at the same level and corrected for as many pairs."
+        )
     if found.gaussian:
         said.append(
             "The Gaussian has the mean and covariance of the training latents and needs no network; of cells that are "

@@ -30,7 +30,7 @@ from ldm.data.fields import Fields
 from ldm.data.latents import CachedLatents
 from ldm.metrics.features import Extractor, Features
 from ldm.metrics.gaussian_latents import LEAST_IMAGES, LatentGaussian, fitted, images_fitted
-from ldm.metrics.values import GAUSSIAN_LATENTS, GAUSSIAN_LATENTS_BY_CLASS
+from ldm.metrics.values import GAUSSIAN_LATENTS, GAUSSIAN_LATENTS_BY_CLASS, Variant
 from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, ResultRow
 from ldm.training.flops import count_flops
@@ -56,16 +56,14 @@ def run(job: Job) -> Outcome:
     images, model, chunks = job.images("train"), first_stage_of(job), Chunks(job.folder)
     data = cached_latents(job, images, model, Fields(images, {}))
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
-    shares, left_out = {GAUSSIAN_LATENTS: [_Share(np.arange(n), np.arange(len(images)))]}, list[LeftOut]()
-    if images.classes:
-        shares[GAUSSIAN_LATENTS_BY_CLASS], left_out = _by_class(images, drawn_images(len(images), n, seed))
+    shares, left_out = _shares(images, n, seed)
     reference, protocol = reference_features(job), generation_protocol(job, n)
     rows, shown = list[ResultRow](), list[Tensor]()
     with torch.inference_mode(), reporting(job.label, len(shares) * n) as reporter:
         for position, (variant, own) in enumerate(shares.items()):
-            parts, drawer = list[dict[str, NDArray[Any]]](), _Drawer(data, extractor, seed, own)
+            parts, drawer = list[dict[str, NDArray[Any]]](), _Drawer(data, seed, own)
             for first in range(0, n, BATCH):
-                seen = functools.partial(drawer.seen, range(first, min(first + BATCH, n)))
+                seen = functools.partial(_seen, drawer, extractor, range(first, min(first + BATCH, n)))
                 parts.append(chunks.chunk(f"{variant.prefix}{first:08d}", seen))
                 reporter.advance_to(position * n + min(first + BATCH, n))
             arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -87,6 +85,27 @@ def run(job: Job) -> Outcome:
     )
 
 
+@torch.inference_mode()
+def drawn_again(job: Job, n: int) -> dict[str, Tensor]:
+    """The first n samples of each Gaussian of a finished artifact, uint8 (n, 3, H, W), by what they were drawn from."""
+    images, n, seed = job.images("train"), min(n, job.settings["n_samples"]), job.settings["seed"]
+    data, found = cached_latents(job, images, first_stage_of(job), Fields(images, {})), {}
+    for variant, own in _shares(images, n, seed)[0].items():
+        drawer = _Drawer(data, seed, own)
+        drawn = [drawer.drawn(range(first, min(first + BATCH, n))) for first in range(0, n, BATCH)]
+        order = np.argsort(np.concatenate([number for number, _ in drawn]))
+        found[variant.words] = torch.cat([image for _, image in drawn])[order]
+    return found
+
+
+def _shares(images: ImageCache, n: int, seed: int) -> tuple[dict[Variant, list[_Share]], list[LeftOut]]:
+    """How n samples are shared out: one Gaussian of all images, and one of each class where they have classes."""
+    shares, left_out = {GAUSSIAN_LATENTS: [_Share(np.arange(n), np.arange(len(images)))]}, list[LeftOut]()
+    if images.classes:
+        shares[GAUSSIAN_LATENTS_BY_CLASS], left_out = _by_class(images, drawn_images(len(images), n, seed))
+    return shares, left_out
+
+
 def _by_class(images: ImageCache, asked: Sequence[int]) -> tuple[list[_Share], list[LeftOut]]:
     """Samples by the class of the images that they are asked for; those of too small a class are of all images."""
     of_samples = images.labels[list(asked)]
@@ -104,8 +123,8 @@ def _by_class(images: ImageCache, asked: Sequence[int]) -> tuple[list[_Share], l
 class _Drawer:
     """Draws the samples of all shares, one share after the other, and holds the Gaussian of one."""
 
-    def __init__(self, data: CachedLatents, extractor: Extractor, seed: int, shares: Sequence[_Share]) -> None:
-        self.data, self.extractor, self.seed, self.shares = data, extractor, seed, shares
+    def __init__(self, data: CachedLatents, seed: int, shares: Sequence[_Share]) -> None:
+        self.data, self.seed, self.shares = data, seed, shares
         self.order = [(index, int(number)) for index, share in enumerate(shares) for number in share.samples]
         self.gaussian = functools.lru_cache(maxsize=1)(self._fitted)
 
@@ -119,16 +138,20 @@ class _Drawer:
         parts = (own[taken[first : first + ENCODE_BATCH]] for first in range(0, len(taken), ENCODE_BATCH))
         return fitted((self.means(part).cpu() for part in parts), len(taken))
 
-    def seen(self, positions: range) -> Mapping[str, NDArray[Any]]:
-        """Numbers of these samples, what the extractor sees in them, and the images of those that are shown."""
+    def drawn(self, positions: range) -> tuple[NDArray[np.int64], Tensor]:
+        """Numbers and images of these samples. Shapes: (n,), uint8 (n, 3, H, W)."""
         latents, numbers = list[Tensor](), list[int]()
         for index, part in itertools.groupby((self.order[i] for i in positions), key=lambda item: item[0]):
             own = [number for _, number in part]
             latents.append(self.gaussian(index).draw(SampleNoise(self.seed, own)))
             numbers += own
-        images = to_uint8(self.data.first_stage.decode(torch.cat(latents).to(self.data.device)))
-        number = np.array(numbers)
-        return {"number": number, "image": images.numpy()[number < SHOWN], **self.extractor(images).arrays}
+        return np.array(numbers), to_uint8(self.data.first_stage.decode(torch.cat(latents).to(self.data.device)))
+
+
+def _seen(drawer: _Drawer, extractor: Extractor, positions: range) -> Mapping[str, NDArray[Any]]:
+    """Numbers of these samples, what the extractor sees in them, and the images of those that are shown."""
+    number, images = drawer.drawn(positions)
+    return {"number": number, "image": images.numpy()[number < SHOWN], **extractor(images).arrays}
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

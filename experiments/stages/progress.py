@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,16 @@ from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
-from experiments.generate import Generator, asked_conditions, flops_per_image, generate, generator_of, images_of
+from experiments.generate import (
+    AskedConditions,
+    Batch,
+    Generator,
+    asked_conditions,
+    flops_per_image,
+    generate,
+    generator_of,
+    images_of,
+)
 from experiments.published import is_given
 from experiments.scoring import (
     SHORT_SAMPLER,
@@ -34,8 +44,7 @@ from ldm.records import LeftOut, ResultRow
 def run(job: Job) -> Outcome:
     """Rows by images seen. A kill loses one milestone's samples."""
     meter, config = Meter(job.device), job.settings
-    milestones = job.parent("diffusion").record.facts["milestones"]
-    settings = {**SHORT_SAMPLER, "steps": config["steps"], "seed": config["seed"]}
+    milestones, settings = milestones_of(job), _sampler(config)
     asked = asked_conditions(job, config["n_samples"], config["seed"])
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
@@ -43,14 +52,12 @@ def run(job: Job) -> Outcome:
     rows, left_out, chunks, n = list[ResultRow](), list[LeftOut](), Chunks(job.folder), config["n_samples"]
 
     def seen(source: Generator, before: int, reporter: Reporter) -> Mapping[str, NDArray[np.float32]]:
-        sampler = build.sampler(settings, source.model.schedule)
-        batches = generate(source, sampler, settings, Guidance(), asked, range(n), job.machine.batch)
+        batches = _samples(job, source, asked, n)
         return features_of(images_of(batches, reporter, before), extractor).arrays
 
     with reporting(job.label, len(milestones) * n) as reporter:
         for position, images_seen in enumerate(milestones):
-            weights = job.parent("diffusion").file(f"milestones/{images_seen}.safetensors")
-            source = generator_of(job, weights, config["precision"])
+            source = _source(job, images_seen)
             made = functools.partial(seen, source, position * n, reporter)
             features = Features.of(chunks.chunk(str(images_seen), made))
             reporter.advance_to((position + 1) * n)
@@ -69,6 +76,34 @@ def run(job: Job) -> Outcome:
             seconds=meter.seconds + chunks.seconds_before,
         ),
     )
+
+
+def milestones_of(job: Job) -> list[int]:
+    """The numbers of images seen at which the training that a job hangs on left its weights."""
+    found: list[int] = job.parent("diffusion").record.facts["milestones"]
+    return found
+
+
+def sampled_again(job: Job, images_seen: int, n: int) -> Iterator[Batch]:
+    """The first n samples of a milestone of a finished artifact, which keeps none of them."""
+    n = min(n, job.settings["n_samples"])
+    asked = asked_conditions(job, n, job.settings["seed"])
+    return _samples(job, _source(job, images_seen), asked, n)
+
+
+def _sampler(config: Settings) -> dict[str, Any]:
+    return {**SHORT_SAMPLER, "steps": config["steps"], "seed": config["seed"]}
+
+
+def _source(job: Job, images_seen: int) -> Generator:
+    weights = job.parent("diffusion").file(f"milestones/{images_seen}.safetensors")
+    return generator_of(job, weights, job.settings["precision"])
+
+
+def _samples(job: Job, source: Generator, asked: AskedConditions, n: int) -> Iterator[Batch]:
+    settings = _sampler(job.settings)
+    sampler = build.sampler(settings, source.model.schedule)
+    return generate(source, sampler, settings, Guidance(), asked, range(n), job.machine.batch)
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

@@ -181,16 +181,18 @@ def _floor(
     extractor = extractor_of(job, settings["extractor"])
     split, indices = floor_images(settings, splits)
     protocol = generation_protocol(job, len(indices), split)
-
-    def decoded() -> Iterator[Tensor]:
-        for part, encoding in encodings(model, splits[split], indices, job.device):
-            noise = SampleNoise(seed, list(part), job.device)
-            packed = model.pack(encoding)
-            shape = (model.channels, *packed.shape[2:])
-            yield to_uint8(model.decode(model.latent(packed, noise(shape))))
-
-    features = features_of(decoded(), extractor)
+    features = features_of(decoded(model, splits[split], indices, seed, job.device), extractor)
     return *generation_rows(features, reference_features(job), protocol, DECODED_IMAGES), protocol
+
+
+@torch.inference_mode()
+def decoded(model: FirstStage, images: ImageCache, indices: Sequence[int], seed: int, device: str) -> Iterator[Tensor]:
+    """The chosen images through a first stage, posteriors drawn by (seed, index), as samples are decoded; uint8."""
+    for part, encoding in encodings(model, images, indices, device):
+        noise = SampleNoise(seed, list(part), device)
+        packed = model.pack(encoding)
+        shape = (model.channels, *packed.shape[2:])
+        yield to_uint8(model.decode(model.latent(packed, noise(shape))))
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,18 @@ def run(job: Job) -> Outcome:
             _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents, sums)
             reporter.advance_to(indices.stop)
     return _collected(job, meter, source, asked, n, batch_size, kept)
+
+
+def sampled_again(job: Job, n: int) -> Iterator[Batch]:
+    """The first n samples of a finished artifact, from its networks, seeds and conditions."""
+    config, n = job.settings, min(n, job.settings["n_samples"])
+    size = maps_size(config, job.parent("diffusion").settings["conditioning"], job.resolution)
+    asked = asked_conditions(job, n, config["sampler"]["seed"], size)
+    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
+    source = at_sample_size(source, config, job.resolution)
+    sampler = build.sampler(config["sampler"], source.model.schedule)
+    guidance, pasted = build.guidance(settled_guidance(job)), config["paste_known"]
+    return generate(source, sampler, config["sampler"], guidance, asked, range(n), job.machine.batch, pasted)
 
 
 def judges_of(job: Job) -> dict[str | None, Extractor]:

@@ -10,6 +10,7 @@ import torch
 from ldm.metrics.features import (
     EfficientNetLite2ColourExtractor,
     EfficientNetLite2Extractor,
+    EfficientNetLite2InnerExtractor,
     Extractor,
     InceptionExtractor,
     inception_file,
@@ -72,6 +73,9 @@ EXTRACTORS: Final[Mapping[str, ExtractorSource]] = {
     "efficientnet_lite2": _efficientnet_lite2(EfficientNetLite2Extractor, "EfficientNet-Lite2", EXTRACTION_SIDE),
     "efficientnet_lite2_colour": _efficientnet_lite2(
         EfficientNetLite2ColourExtractor, "EfficientNet-Lite2 and colours", COLOUR_SIDE
+    ),
+    "efficientnet_lite2_inner": _efficientnet_lite2(
+        EfficientNetLite2InnerExtractor, "EfficientNet-Lite2's inner maps and colours", COLOUR_SIDE
     ),
     "inception": ExtractorSource("Inception", _inception, inception_file),
     "dinov2": _transformer("dinov2", "DINOv2"),

@@ -34,6 +34,7 @@ EXTRACTOR_TITLES: Final = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "efficientnet_lite2": "EfficientNet-Lite2",
     "efficientnet_lite2_colour": "EfficientNet-Lite2 and colours",
+    "efficientnet_lite2_inner": "EfficientNet-Lite2's inner maps and colours",
     "inception": "Inception-v3",
     "dinov2": "DINOv2",
     "clip": "CLIP",
@@ -204,10 +205,13 @@ class EfficientNetLite2Extractor:
         features = self._head(self._deepest(images))
         return collected(features, self.network.classifier(features))
 
-    def _deepest(self, images: Tensor) -> Tensor:
+    def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         x = resized(images, self.size, "bilinear", self.device)
         x = self.network.preprocess(x / 127.5 - 1).to(self.dtype, memory_format=torch.channels_last)
-        return self.network.taps(x)[-1]
+        return tuple(self.network.taps(x))
+
+    def _deepest(self, images: Tensor) -> Tensor:
+        return self._maps(images)[-1]
 
     def _head(self, maps: Tensor) -> Tensor:
         return F.relu6(self.network.head(maps)).float().mean(dim=(2, 3))
@@ -242,10 +246,36 @@ class EfficientNetLite2ColourExtractor(EfficientNetLite2Extractor):
         """Features of uint8 images (N, 3, H, W) of any size: (N, 403) and logits (N, 1000)."""
         maps = self._deepest(images)
         logits = self.network.classifier(self._head(maps))
-        shapes = F.normalize(maps.float().mean(dim=(2, 3)))
-        colours = _colours(images.to(self.device))
-        length = (shapes.shape[1] + colours.shape[1]) ** 0.5
-        return collected(torch.cat([length * shapes, colours], dim=1), logits)
+        return collected(_beside(_pooled(maps), _colours(images.to(self.device))), logits)
+
+
+class EfficientNetLite2InnerExtractor(EfficientNetLite2Extractor):
+    """A second opinion beside `EfficientNetLite2ColourExtractor`, of maps that it does not look at.
+
+    The last maps of strides 8 and 16 of EfficientNet-Lite2, each pooled to one length, in place of the deepest: 168
+    features of parts and textures beside the same 51 of colour. Logits are those of the whole network.
+    """
+
+    name = "efficientnet_lite2_inner"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Features of uint8 images (N, 3, H, W) of any size: (N, 219) and logits (N, 1000)."""
+        *_, eighth, sixteenth, deepest = self._maps(images)
+        inner = torch.cat([_pooled(eighth), _pooled(sixteenth)], dim=1) / 2**0.5
+        logits = self.network.classifier(self._head(deepest))
+        return collected(_beside(inner, _colours(images.to(self.device))), logits)
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    """The means of maps at one length. Shapes: (N, C, h, w); result (N, C)."""
+    return F.normalize(maps.float().mean(dim=(2, 3)))
+
+
+def _beside(shapes: Tensor, colours: Tensor) -> Tensor:
+    """Shapes whose squares add up to the number of features, beside colours. Shapes: (N, c), (N, d); (N, c + d)."""
+    length = (shapes.shape[1] + colours.shape[1]) ** 0.5
+    return torch.cat([length * shapes, colours], dim=1)
 
 
 def _colours(images: Tensor) -> Tensor:

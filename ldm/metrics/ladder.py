@@ -7,7 +7,7 @@ undamaged half measures is the floor, step 0 of every row.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ def climb(
     def rung(damage: Damage | None, strength: int) -> Rung:
         damaged = images if damage is None else damage(images, strength, seed, labels)
         amount = 0.0 if damage is None else damage.amount(strength, min(images.shape[2:]))
-        return Rung(strength, amount, len(damaged), _distance(_seen(see, damaged, known), of_reference))
+        return Rung(strength, amount, len(damaged), distance(_seen(see, damaged, known), of_reference))
 
     floor, rows = rung(None, 0), []
     for damage in damages(labels is not None):
@@ -157,15 +157,26 @@ def damages(with_labels: bool) -> tuple[Damage, ...]:
     return tuple(damage for damage in DAMAGES.values() if with_labels or not damage.needs_labels)
 
 
-def verdict(above: Rung, below: Rung) -> str:
+class Measured(Protocol):
+    """The kernel distance of n images."""
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def distance(self) -> Interval: ...
+
+
+def verdict(above: Measured, below: Measured) -> str:
     """Whether one rung lies above another: HELD, OPEN or REVERSED, by the interval of the paired difference."""
-    # Rungs of as many images are made of the same ones, in the same order.
+    # Rungs of as many images are made of the same ones, in the same order. Pairs of unlike images change no variance.
     shared = (GENERATED, REFERENCE) if above.n == below.n else (REFERENCE,)
     found = difference(above.distance, below.distance, shared)
     return HELD if found.low > 0 else REVERSED if found.high < 0 else OPEN
 
 
-def _distance(features: Array, reference: Array) -> Interval:
+def distance(features: Array, reference: Array) -> Interval:
+    """The kernel distance with its 95 % interval. Shapes: (n, d), (m, d)."""
     return distance_interval(*kernel_distance(features, reference))
 
 

@@ -78,6 +78,8 @@ class Recipe:
     task: str | None = None
     still_gains: float = 0.02
     """By how much of its end's value a distance falls in the last doubling of the images seen."""
+    also: Mapping[str, Mapping[tuple[str, int], float]] = field(default_factory=dict)
+    """Kernel distances by extractors beside the cells' own, by regulariser and f."""
     gaussian: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Kernel distances of a Gaussian of the latents and of one of each class, by f."""
     budget: str = "images"  # or flops: every training costs as much as that of f = 4
@@ -411,6 +413,12 @@ def _cell(
             _row("class_accuracy", 0.7 - 0.03 * math.log2(f), n, 0.03, judge.id, 48_000, seed),
             _row("shuffled_class_accuracy", 0.12, n, 0.03, judge.id, 48_000, seed),
         )
+        beside = {name: replace(protocol, extractor=name) for name in recipe.also}
+        rows += tuple(
+            _row(f"kd_{name}", values[regulariser, f] + luck, n, 0.0015, beside[name].id, 48_000, seed)
+            for name, values in recipe.also.items()
+            if (regulariser, f) in values
+        )
         if recipe.conditioning == "superres":
             rows += (_row("superres_psnr", 24.0, n, 0.3, pair.id), _row("superres_ssim", 0.7, n, 0.01, pair.id))
         elif recipe.conditioning == "inpaint":
@@ -419,7 +427,8 @@ def _cell(
                 for band, extra in (("", 0.0), ("_mask40_60", 0.1))
                 for metric, value, spread in ((fd, 2.0, 0.1), ("lpips_alex", 0.14, 0.01))
             )
-        return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=protocols | judged, **common)
+        measured_by = protocols | judged | {one.id: asdict(one) for one in beside.values()}
+        return StageRecord("evaluation", identity, parents={}, rows=rows, protocols=measured_by, **common)
 
     def memorisation(identity: str) -> StageRecord:
         row = _row(f"nearer_train_{extractor}", recipe.nearer, n, 0.03, at, 48_000, seed)

@@ -36,6 +36,7 @@ CHECKED_ELSEWHERE = {
     "metrics.extractor": "looked up in EXTRACTORS",
     "metrics.also.efficientnet_lite2": "a switch or a path",
     "metrics.also.efficientnet_lite2_colour": "a switch or a path",
+    "metrics.also.efficientnet_lite2_inner": "a switch or a path",
     "metrics.also.inception": "a switch or a path",
     "metrics.also.dinov2": "a switch or a path",
     "metrics.also.clip": "a switch or a path",

@@ -10,7 +10,7 @@ from tiny_plans import changed, plan_of
 
 from experiments.stage import targets
 from experiments.stages import STAGES
-from experiments.stages.gaussian import _by_class, _Drawer, _Share
+from experiments.stages.gaussian import _by_class, _Drawer, _seen, _Share
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.metrics.features import Features
 from ldm.metrics.gaussian_latents import centred
@@ -70,9 +70,9 @@ def as_it_is(images):
 
 def seen(shares, sizes, seed=0):
     """What stands in the chunks of samples drawn in batches of these sizes, in the order of their numbers."""
-    drawer = _Drawer(Pixels(), as_it_is, seed, shares)
+    drawer = _Drawer(Pixels(), seed, shares)
     ends = np.cumsum(sizes).tolist()
-    parts = [drawer.seen(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    parts = [_seen(drawer, as_it_is, range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
     order = np.argsort(np.concatenate([part["number"] for part in parts]))
     return np.concatenate([part["features"] for part in parts])[order]
 
@@ -92,8 +92,8 @@ def test_images_that_never_vary_are_drawn_as_they_are():
     data = Pixels()
     data.pixels = torch.full((5, 3, 4, 4), 0.5)
     assert centred([data.pixels]).covariance.abs().max() == 0
-    drawer = _Drawer(data, as_it_is, 0, [_Share(np.arange(2), np.arange(5))])
-    assert set(drawer.seen(range(2))["image"].ravel().tolist()) == {191}
+    drawer = _Drawer(data, 0, [_Share(np.arange(2), np.arange(5))])
+    assert set(drawer.drawn(range(2))[1].flatten().tolist()) == {191}
 
 
 def test_its_rows_are_floors_of_their_first_stage_under_the_protocol_of_the_samples(swept_store: Path) -> None:

@@ -289,3 +289,17 @@ def test_weights_that_cannot_be_had_are_said_with_the_way_out(tmp_path, monkeypa
     for part in (features_module.INCEPTION_FILE, str(tmp_path), "metrics.extractor=efficientnet_lite2"):
         assert part in message
     assert "\n" not in message
+
+
+def test_inner_maps_have_one_length_each_beside_the_same_colours(colour):
+    inner, images = load_extractor("efficientnet_lite2_inner"), pictures(n=4, side=64)
+    found = inner(images)
+    assert (inner.name, inner.size, found.features.shape) == ("efficientnet_lite2_inner", 64, (4, 219))
+    with torch.no_grad():
+        network = efficientnet_lite.load("lite2")
+        taps = network.taps(network.preprocess(images.float() / 127.5 - 1))
+    pooled = [tap.mean(dim=(2, 3)) for tap in taps if 64 // tap.shape[2] in (8, 16)]
+    expected = torch.cat([(219 / 2) ** 0.5 * x / x.norm(dim=1, keepdim=True) for x in pooled], dim=1)
+    np.testing.assert_allclose(found.features[:, :168], expected, atol=1e-3)
+    np.testing.assert_array_equal(found.features[:, 168:], colour(images).features[:, 352:])
+    np.testing.assert_allclose(found.logits, colour(images).logits, atol=1e-5)
