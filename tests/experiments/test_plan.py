@@ -476,7 +476,7 @@ def test_the_cells_of_a_study_cost_the_same_flops(scale):
         spent[f] = seen * flops_per_training_image(config, f, Vocabulary(len(FACTS.classes)))
     assert max(spent.values()) / min(spent.values()) < 1.02, spent
     usual = {f: plan_of(f"ae.f={f}", scale=scale).config["trainer"]["batch"] for f in (4, 16, 32)}
-    assert usual == ({4: 32, 16: 64, 32: 128} if scale == "cpu" else dict.fromkeys(usual, usual[4]))
+    assert usual == ({4: 64, 16: 512, 32: 1024} if scale == "cpu" else dict.fromkeys(usual, usual[4]))
     given = plan_of("ae.f=32", "trainer.batch=16", scale=scale).config["trainer"]
     assert given["batch"] == 16
 
@@ -540,3 +540,23 @@ def test_the_half_life_of_the_average_may_have_no_limit():
     assert changed(plan_of(), plan_of("trainer.ema_half_life=none")) == FROM_DIFFUSION_ON
     with pytest.raises(UserError, match=r"trainer\.ema_half_life=never is no number of images above 0 or none"):
         plan_of("trainer.ema_half_life=never")
+
+
+def test_guidance_is_the_scales_for_the_class_where_none_is_set():
+    usual = {"scale": 3.0, "interval": [0.2, 0.8], "rescale": 0.0}
+    none = {"scale": 1.0, "interval": None, "rescale": 0.0}
+    found = {
+        overrides: plan_of(*overrides, scale="cpu").config["guidance"]
+        for overrides in (
+            (),
+            ("conditioning=none",),
+            ("conditioning=superres",),
+            ("conditioning.dropout=0",),
+            ("guidance.scale=1",),
+            ("guidance.scale=2",),
+        )
+    }
+    assert found[()] == usual
+    assert found[("guidance.scale=2",)] == {**none, "scale": 2}
+    assert all(found[kind] == none for kind in list(found)[1:5])
+    assert all(plan_of(scale=scale).config["guidance"] == none for scale in ("tiny", "gpu"))
