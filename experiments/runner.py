@@ -190,6 +190,7 @@ def environment() -> dict[str, Any]:
         "program": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "host": platform.node(),
         "machine": platform.machine(),
         "processor": gpu or processor(),
         "threads": torch.get_num_threads(),

@@ -34,10 +34,15 @@ UNHASHED = (*CHECKPOINTS, "record.json", "failure.json")
 
 
 class Store:
-    """Artifacts under one root folder. Raises UserError where that folder cannot be used."""
+    """Artifacts under one root folder; nothing is written there where `is_read_only`.
 
-    def __init__(self, root: Path) -> None:
+    Raises: UserError where that folder cannot be used.
+    """
+
+    def __init__(self, root: Path, is_read_only: bool = False) -> None:
         self.root = root
+        if is_read_only:
+            return
         try:
             (root / "claims").mkdir(parents=True, exist_ok=True)
             if os.access(root, os.W_OK):
