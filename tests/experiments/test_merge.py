@@ -13,6 +13,7 @@ import pytest
 from all_plans import CELLS
 from tiny_plans import plan_of
 
+from analysis.collect import collect
 from experiments.commands import ledger, merge, timing
 from experiments.identity import follows
 from experiments.stage import Plan
@@ -359,3 +360,21 @@ def test_places_that_are_no_stores_are_refused_before_anything_is_copied(plan, t
         assert sentence in said
     assert not (tmp_path / "c").exists()
     assert os.listdir(tmp_path / "other") == ["letter.txt"]
+
+
+def test_stores_read_together_give_the_table_of_the_merged_store(swept_store, tmp_path):
+    """Two machines made half of a sweep each, and both its beginning."""
+    a, b = (Path(shutil.copytree(swept_store, tmp_path / name)) for name in "ab")
+    halves: dict[str, list[Path]] = {}
+    for path in sorted(swept_store.glob("*/*/record.json")):
+        halves.setdefault(path.parent.parent.name, []).append(path.parent)
+    for stage, folders in halves.items():
+        for number, folder in enumerate(folders[1:]):
+            shutil.rmtree((a, b)[number % 2] / stage / folder.name)
+    [sweep] = Store(b).sweeps()
+    Store(b).write_sweep(dataclasses.replace(sweep, command="python run.py on another day"))
+    assert run(a, b, "--into", tmp_path / "c") == 0
+    for which in (None, "all"):
+        merged = collect(tmp_path / "c", which).to_csv()
+        assert merged == collect([a, b], which).to_csv()
+    assert len(collect(tmp_path / "c")) == len(collect(swept_store)) > len(collect(a))
