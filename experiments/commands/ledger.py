@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def verify(store: Store) -> int:
     """Checks every file of the store against what was written; 1 where some are damaged, each of which is said."""
-    records = sorted(store.root.glob("*/*/record.json"))
+    records = store.records()
     caches = sorted(path.parent for path in store.root.glob("data/*/meta.json"))
     sweeps = sorted(store.root.glob("sweeps/*.json"))
     damaged, without = 0, 0

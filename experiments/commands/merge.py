@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from experiments.claims import Claim
 from experiments.cli import exit_code
 from experiments.commands import timing
 from experiments.commands.ledger import existing_store
@@ -83,11 +84,12 @@ class Into:
         if self.is_dry:
             self._take(source, record, tally)
             return
-        with self.store.claim("/".join(key), lambda: say(f"{'  '.join(key)}  waits: another process works on it")):
+        waiting = f"{'  '.join(key)}  waits: another process works on it"
+        with self.store.claim("/".join(key), lambda: say(waiting)) as claim:
             recover(self.store, key)
-            self._take(source, record, tally)
+            self._take(source, record, tally, claim)
 
-    def _take(self, source: Store, record: StageRecord, tally: Tally) -> None:
+    def _take(self, source: Store, record: StageRecord, tally: Tally, claim: Claim | None = None) -> None:
         key = (record.stage, record.identity)
         held = self.record(key)
         if held is not None:
@@ -100,11 +102,11 @@ class Into:
             if not is_newer:
                 tally.foreign.add(key)
                 return
-        if self.is_dry:
+        if claim is None:
             check_files(source, record)
             self.ahead[key] = record
         else:
-            copy(source, record, self.store)
+            copy(source, record, self.store, claim)
         if held is None:
             tally.copied += 1
         if tally.foreign.intersection(record.parents.items()):
@@ -147,21 +149,23 @@ def check_files(source: Store, record: StageRecord) -> None:
         source.file(record, name)
 
 
-def copy(source: Store, record: StageRecord, target: Store) -> None:
+def copy(source: Store, record: StageRecord, target: Store, claim: Claim) -> None:
     """Puts an artifact in its place by one rename, whatever lies there; its files are checked as they are copied.
 
-    Raises: UserError where a file is damaged.
+    Raises: UserError where a file is damaged; LostClaimError where another process took over.
     """
     origin, folder = source.folder(record.stage, record.identity), target.folder(record.stage, record.identity)
     place = target.root / MERGING / record.stage / record.identity
     shutil.rmtree(place, ignore_errors=True)
     for name in (*names_of(origin, record), "record.json"):
         _copy_file(origin / name, place / name, (record.files or {}).get(name))
+    claim.check()
     folder.parent.mkdir(exist_ok=True)
     if folder.exists():  # what a try that was stopped left there, or the artifact that is not kept
         os.rename(folder, _before(place))
     os.rename(place, folder)
     shutil.rmtree(_before(place), ignore_errors=True)
+    target.forget_tries(record.stage, record.identity)
 
 
 def _before(place: Path) -> Path:
@@ -225,7 +229,7 @@ def is_named_rightly(record: StageRecord) -> bool | None:
 def join(source: Store, into: Into) -> Tally:
     """Copies what one store holds into another, saying what is refused and what differs."""
     tally = Tally()
-    paths = sorted(source.root.glob("*/*/record.json"), key=_place_in_order)
+    paths = sorted(source.records(), key=_place_in_order)
     with reporting(f"artifacts of {source.root}", len(paths)) as reporter:
         for done, path in enumerate(paths, start=1):
             try:
