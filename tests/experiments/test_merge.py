@@ -67,8 +67,8 @@ def held(root: Path) -> set[str]:
 
 def everything(root: Path) -> dict[str, bytes]:
     """Every file below a folder but claims, by its path."""
-    paths = (path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.parent.name != "claims"}
+    paths = (path for path in root.rglob("*") if path.is_file() and "claims" not in path.parts)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
 def run(*arguments: object) -> int:
