@@ -14,7 +14,7 @@ from analysis.costs import costs, share
 from analysis.labels import CellLabels
 from analysis.literature import Published
 from analysis.missing import Missing, gaps
-from analysis.store import Records, chosen_sweeps
+from analysis.store import Records, Stores, as_stores, chosen_sweeps, named
 from analysis.timings import timings
 from ldm.errors import UserError
 from ldm.records import Cell, LeftOut, ResultRow, StageRecord, StageShape, Sweep
@@ -22,11 +22,12 @@ from ldm.records import Cell, LeftOut, ResultRow, StageRecord, StageShape, Sweep
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished stage: its record, the first cell that it is of, and what it measures of that cell in words."""
+    """A finished stage: its record, its folder, the first cell that it is of, what it measures of that in words."""
 
     label: str
     cell: Cell
     record: StageRecord
+    folder: Path = Path()
 
 
 @dataclass(frozen=True, eq=False)  # a frame has no truth value; so studies are keys of caches
@@ -34,7 +35,8 @@ class Study:
     """All that the tables and figures are made of: `frame` is `results.csv`, `published` is drawn behind it.
 
     `stages`: what the sweeps' programs know of their stages. `finished`: the records, for what is no row. `metric`: the
-    one that the figures of sample quality are to draw, None for the headline.
+    one that the figures of sample quality are to draw, None for the headline. `stores`: where all of it was read.
+    `differing`: a sentence for each artifact that another of them holds with other results.
     """
 
     sweep: str
@@ -50,22 +52,26 @@ class Study:
     published: tuple[Published, ...] = ()
     timings: pd.DataFrame = field(default_factory=pd.DataFrame)
     metric: str | None = None
+    stores: tuple[Path, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
-def collect(store: Path, sweep: str | None = None) -> pd.DataFrame:
+def collect(stores: Stores, sweep: str | None = None) -> pd.DataFrame:
     """The tidy table of a sweep (None: the latest, "all": every sweep); stage and identity name a row's record."""
-    return read_study(store, sweep).frame
+    return read_study(stores, sweep).frame
 
 
-def read_study(store: Path, sweep: str | None = None) -> Study:
+def read_study(stores: Stores, sweep: str | None = None) -> Study:
     """The rows, protocols, records and missing results of one sweep (None: the latest, "all": every sweep).
 
-    Raises: UserError where the store or sweep cannot be read, does not exist, or holds no finished row.
+    Of several stores it is what one would hold that the others were merged into the first of.
+
+    Raises: UserError where a store or sweep cannot be read, does not exist, or holds no finished row.
     """
     try:
-        return _study(Records(store), chosen_sweeps(store, sweep), sweep)
+        return _study(Records(stores), chosen_sweeps(stores, sweep), sweep)
     except OSError as error:
-        raise UserError(f"The store '{store}' cannot be read ({error}): check its permissions.") from error
+        raise UserError(f"The {named(as_stores(stores))} cannot be read ({error}): check its permissions.") from error
 
 
 def _study(records: Records, sweeps: Sequence[Sweep], asked: str | None) -> Study:
@@ -86,13 +92,15 @@ def _study(records: Records, sweeps: Sequence[Sweep], asked: str | None) -> Stud
                 record = records.get(stage, cell.stages.get(stage))
                 if record is None or (stage, record.identity) in finished:
                     continue
-                finished[stage, record.identity] = Finished(labels.label(cell, stage), cell, record)
+                finished[stage, record.identity] = Finished(
+                    labels.label(cell, stage), cell, record, records.folder(record)
+                )
                 common = _common(sweep, cell, record, shape, spent) | share(spent, shape.axes, needed[stage])
                 rows += [common | _measured(record, older_metrics.filled(item)) for item in record.rows]
     if not rows:
         failures = sum(gap.failed for gap in missing.values())
         raise UserError(
-            f"Sweep '{sweeps[-1].sweep}' of the store '{records.store}' holds no finished result "
+            f"Sweep '{sweeps[-1].sweep}' of the {named(records.stores)} holds no finished result "
             f"({len(missing)} missing, {failures} of them failed): see `python -m experiments.ledger`."
         )
     every = [cell for sweep in sweeps for cell in sweep.cells]
@@ -108,7 +116,9 @@ def _study(records: Records, sweeps: Sequence[Sweep], asked: str | None) -> Stud
         missing=tuple(missing.values()),
         protocols={name: fields for one in finished.values() for name, fields in one.record.protocols.items()},
         left_out=tuple(dict.fromkeys(left_out)),
-        timings=timings(records.store, {cell.stages["samples"] for cell in every if "samples" in cell.stages}),
+        timings=timings(records, {cell.stages["samples"] for cell in every if "samples" in cell.stages}),
+        stores=records.stores,
+        differing=tuple(records.differing),
     )
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from analysis.collect import Study
 
 
-def pictures(study: Study, store: Path) -> Iterator[tuple[str, Path]]:
+def pictures(study: Study) -> Iterator[tuple[str, Path]]:
     """By readable file name, such as "samples_KL_f=4_20_steps_grid.png", where each picture of the study lies."""
     taken: set[str] = set()
     for finished in study.finished:
         record = finished.record
         words = dict.fromkeys((record.stage, finished.label))
-        for path in sorted((store / record.stage / record.identity).glob("*.png")):
+        for path in sorted(finished.folder.glob("*.png")):
             name = re.sub(r"[^\w=.]+", "_", "_".join([*words, path.stem]))
             if name in taken:  # what sets it apart stands in no label
                 name = f"{name}_{record.identity}"

@@ -12,6 +12,7 @@ if __package__ in {None, ""}:
     # Run as a script, Python looks beside this file; the packages lie one folder up.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from analysis.store import Stores
 from ldm.errors import UserError, nearest
 
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
@@ -25,9 +26,17 @@ metrics.predictors was."""
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command = argparse.ArgumentParser(prog="plot_tradeoffs.py", description=DESCRIPTION)
-    command.add_argument("--store", type=Path, default=Path("store"), help="folder that run.py wrote (default: store)")
     command.add_argument(
-        "--out", type=Path, help="folder for table and figures (default: analysis/<sweep> inside the store)"
+        "--store",
+        dest="stores",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder that run.py wrote (default: store); given several times, the stores are read as one, in which the "
+        "first has the last word",
+    )
+    command.add_argument(
+        "--out", type=Path, help="folder for table and figures (default: analysis/<sweep> inside the first store)"
     )
     command.add_argument("--sweep", metavar="ID|all", help="sweep to draw, or all of them (default: the latest)")
     command.add_argument(
@@ -59,8 +68,13 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def stores_of(options: argparse.Namespace) -> list[Path]:
+    """The stores that a command line names."""
+    return options.stores or [Path("store")]
+
+
 def draw(
-    store: Path,
+    stores: Stores,
     out: Path | None,
     sweep: str | None,
     allow_mixed: bool,
@@ -71,7 +85,7 @@ def draw(
 ) -> list[Path]:
     """Writes table and figures of a sweep and returns their paths, in the order of writing.
 
-    Raises: UserError where the store cannot be read, the sweep has no finished row, protocols are mixed, or nothing of
+    Raises: UserError where a store cannot be read, the sweep has no finished row, protocols are mixed, or nothing of
     that metric was measured.
     """
     from analysis import checklist as checks
@@ -84,12 +98,12 @@ def draw(
     from analysis.rate_curves import rate_curves_frame
     from analysis.table import markdown
 
-    study = read_study(store, sweep)
+    study = read_study(stores, sweep)
     protocols.check(study, allow_mixed)
     if metric is not None and metric not in (known := drawable(study.frame)):
         raise UserError(f"--metric '{metric}' is none of {', '.join(known)}{nearest(metric, known)}.")
     compared = compare.tables(study.frame, study.axes, against, limits.by_cell_id(limits.known(study)))
-    folder = out if out is not None else store / "analysis" / study.sweep / (metric or "")
+    folder = out if out is not None else study.stores[0] / "analysis" / study.sweep / (metric or "")
     results = study.frame.drop(columns=list(UNPRINTED))
     written = [
         write_atomic(folder / "results.csv", results.to_csv(index=False).encode()),
@@ -112,8 +126,10 @@ def draw(
     for name, figure_of in figures_of(study).items():
         for kind, content in style.rendered(figure_of(study)).items():
             written.append(write_atomic(folder / f"{name}.{kind}", content))
-    shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study, store)]
+    shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study)]
     gaps = {gap.label for gap in study.missing}
+    if study.differing:
+        print(f"{len(study.differing)} artifacts have other results in another store: {folder / 'table.md'} names them")
     print(f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing")
     if shown:
         print(f"{len(shown)} pictures of samples, reconstructions and others: {folder / 'pictures'}/")
@@ -149,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         written = draw(
-            options.store,
+            stores_of(options),
             options.out,
             options.sweep,
             options.allow_mixed_protocols,

@@ -12,7 +12,8 @@ if __package__ in {None, ""}:
 
 from markdown_it import MarkdownIt
 
-from analysis.plot_tradeoffs import draw, parser, write_atomic
+from analysis.plot_tradeoffs import draw, parser, stores_of, write_atomic
+from analysis.store import Stores
 from ldm.errors import UserError
 
 DESCRIPTION = """Writes what plot_tradeoffs.py writes, and report.html: figures, table, verdicts, protocols, missing
@@ -44,13 +45,13 @@ def page(title: str, texts: Sequence[str], figures: Sequence[Path]) -> str:
 
 
 def write(
-    store: Path, out: Path | None, sweep: str | None, allow_mixed: bool, overlay: bool, against: str | None
+    stores: Stores, out: Path | None, sweep: str | None, allow_mixed: bool, overlay: bool, against: str | None
 ) -> Path:
     """The page's path, after everything that it is made of was written beside it.
 
     Raises: UserError as `plot_tradeoffs.draw` does.
     """
-    written = draw(store, out, sweep, allow_mixed, overlay, checklist=True, against=against)
+    written = draw(stores, out, sweep, allow_mixed, overlay, checklist=True, against=against)
     texts = [path.read_text(encoding="utf-8") for path in written if path.suffix == ".md"]
     folder = written[0].parent
     made = page(f"Report: {folder.name}", texts, [path for path in written if path.suffix == ".svg"])
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command.parse_args(arguments)
     try:
         path = write(
-            options.store,
+            stores_of(options),
             options.out,
             options.sweep,
             options.allow_mixed_protocols,

@@ -75,11 +75,14 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Whether the sampler limits": limited.section(study, marks),
         "Memorisation: distances to the nearest training image": memorisation.section(study, marks),
         "Floors: the same distances for real images": _floors(study, marks),
+        "Results that differ between stores": "\n".join(f"- {sentence}." for sentence in study.differing),
         "Missing": _missing(study),
         "Protocols": _protocols(study, marks),
         "Metrics left out": _left_out(study),
     }
     head = [f"# Sweep {study.sweep}", *(f"    {command}" for command in study.commands)]
+    if len(study.stores) > 1:
+        head.append(f"Read from the stores {', '.join(f'`{store}`' for store in study.stores)}, as if they were one.")
     return "\n\n".join(head + [f"## {title}\n\n{body}" for title, body in sections.items() if body]) + "\n"
 
 

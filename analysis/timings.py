@@ -1,19 +1,17 @@
 """What `python -m experiments.timing` measured of sample sets."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 import pandas as pd
 
-from ldm.records import read_record
+from analysis.store import Records
 
 
-def timings(store: Path, sampled: Collection[str]) -> pd.DataFrame:
+def timings(records: Records, sampled: Collection[str]) -> pd.DataFrame:
     """A line a sample set of these, machine and batch, with seconds by part."""
     found = []
-    for path in sorted((store / "timing").glob("*/record.json")):
-        record = read_record(path.parent)
-        if record is None or record.parents["samples"] not in sampled:
+    for record in records.all_of("timing"):
+        if record.parents["samples"] not in sampled:
             continue
         batch = record.config["batch"]
         found.append(

@@ -1,5 +1,6 @@
 """What names an artifact: a hash of its stage, the version of its code, its settings and its parents' identities."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 from experiments.stage import Settings, Stage
 from ldm import interop
 from ldm.errors import UserError
-from ldm.records import content_hash
+from ldm.records import StageRecord, content_hash
 
 WEIGHT_FILES = ("weights", "perceptual_path", "encoder", "clip_model", "lpips_weights")
 """Settings whose values are paths of weights, of a file or of a folder."""
@@ -30,6 +31,29 @@ def identity(stage: Stage, settings: Settings, parents: Mapping[str, str]) -> st
         "parents": parents,
     }
     return content_hash(hashed)
+
+
+def follows(stage: Stage, record: StageRecord) -> bool | None:
+    """Whether a record's identity follows from its settings under this version of the stage's code, or an earlier one.
+
+    None: it cannot be told here, since the settings name files by their paths, and not these files lie there.
+    """
+    versions = (dataclasses.replace(stage, version=number) for number in range(stage.version, 0, -1))
+    try:
+        is_same = any(identity(each, record.config, record.parents) == record.identity for each in versions)
+    except UserError:
+        return None
+    return None if not is_same and _names_files(record.config) else is_same
+
+
+def _names_files(settings: Settings) -> bool:
+    """Whether the content of files is hashed with these settings."""
+    if OPTIONS in settings and "version" in settings and settings.get("files"):
+        return True
+    return any(
+        _names_files(value) if isinstance(value, Mapping) else key in (*WEIGHT_FILES, MODEL) and value is not None
+        for key, value in settings.items()
+    )
 
 
 def hashed_settings(stage: Stage, settings: Settings) -> dict[str, Any]:

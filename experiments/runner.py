@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.build import prepare_device
+from experiments.claims import Claim
 from experiments.compose import without_environment
 from experiments.console import clock, complete, say
 from experiments.custom import SOURCES, sources_of
@@ -36,18 +37,19 @@ def machine_of(config: Mapping[str, Any]) -> Machine:
     )
 
 
-def job_of(stage: Stage, plan: Plan, store: Store, log: Log) -> Job:
-    """The job of a stage of a plan, all that it hangs on being complete."""
+def job_of(stage: Stage, plan: Plan, store: Store, log: Log, claim: Claim | None = None) -> Job:
+    """The job of a stage of a plan, all that it hangs on being complete; `claim`: under which it is to be made."""
     planned = plan.stages[stage.name]
     return Job(
         stage=stage,
         planned=planned,
-        folder=store.folder(stage.name, planned.identity),
+        folder=store.place(stage.name, planned.identity, claim),
         parents={ancestor.name: _parent(ancestor, store) for ancestor in plan.needed((stage.name,))[:-1]},
         machine=machine_of(plan.config),
         label=stage.line(plan.axes),
         log=log,
         image_sets=Images(plan.config["data"], store, plan.config["workers"]),
+        still_ours=claim.check if claim else lambda: None,
     )
 
 
@@ -80,26 +82,29 @@ def _complete(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> bool:
     if store.is_complete(planned.name, planned.identity):
         return False
     waiting = f"{stage.line(plan.axes)}  waits: another process works on it"
-    with store.claim(f"{planned.name}/{planned.identity}", functools.partial(say, waiting)):
+    with store.claim(f"{planned.name}/{planned.identity}", functools.partial(say, waiting)) as claim:
         if store.is_complete(planned.name, planned.identity):
             return False
         try:
-            _run_stage(stage, plan, store, tracker)
+            _run_stage(stage, plan, store, tracker, claim)
         except BaseException as error:
+            if claim.is_lost():  # whatever failed then: what it worked with is another process's now
+                shutil.rmtree(store.place(planned.name, planned.identity, claim), ignore_errors=True)
+                claim.check()
             if not isinstance(error, KeyboardInterrupt):
                 store.fail(planned.name, planned.identity, error, plan.config["command"])
             raise
         return True
 
 
-def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None:
+def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: Claim) -> None:
     planned, started = plan.stages[stage.name], time.monotonic()
-    store.begin(stage.name, planned.identity)
+    store.begin(stage.name, planned.identity, claim)
     prepare_device(plan.config["device"])
     with tracker.stage_run(plan, planned, stage.axes) as run:
-        made_with = _with_sources(planned, plan, store.folder(stage.name, planned.identity))
+        made_with = _with_sources(planned, plan, store.place(stage.name, planned.identity, claim))
         try:
-            outcome = stage.run(job_of(stage, plan, store, run))
+            outcome = stage.run(job_of(stage, plan, store, run, claim))
             _check_numbers(outcome)
         except NotFiniteError as error:
             raise NotFiniteError(f"{stage.line(plan.axes)}: {error}; {_advice(plan)}") from error
@@ -123,8 +128,9 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> None
             created=now(),
             axes={axis: plan.axes[axis] for axis in stage.axes if axis in plan.axes},
         )
+        claim.check()  # a mirror is a shared place, too
         run.finish(record)
-        store.finish(record)
+        store.finish(record, claim)
     rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
     complete(stage.name, planned.identity)
     say(f"{stage.line(plan.axes)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
@@ -190,6 +196,7 @@ def environment() -> dict[str, Any]:
         "program": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "host": platform.node(),
         "machine": platform.machine(),
         "processor": gpu or processor(),
         "threads": torch.get_num_threads(),

@@ -163,7 +163,8 @@ class ImageSets(Protocol):
 class Job:
     """One stage at work: what its identity hashes, and nothing else that can change a number.
 
-    `parents` holds all that the stage hangs on, parents of parents included.
+    `parents` holds all that the stage hangs on, parents of parents included. `still_ours` stops a job that another
+    process took over, since this one gave no sign of life; to be called before what is to be gone on from is written.
     """
 
     stage: Stage
@@ -174,6 +175,7 @@ class Job:
     label: str
     log: Log
     image_sets: ImageSets
+    still_ours: Callable[[], None] = lambda: None
 
     @property
     def settings(self) -> Settings:

@@ -1,17 +1,19 @@
 """The store: one folder an artifact, complete only when its record exists, made by one process at a time."""
 
+import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from experiments import claims
+from experiments.claims import Claim
 from ldm.errors import UserError
 from ldm.intact import TEMPORARY, check_file, file_hash
 from ldm.records import STORE_MARK, StageRecord, Sweep, read_record, read_sealed, sealed, write_json
@@ -34,10 +36,15 @@ UNHASHED = (*CHECKPOINTS, "record.json", "failure.json")
 
 
 class Store:
-    """Artifacts under one root folder. Raises UserError where that folder cannot be used."""
+    """Artifacts under one root folder; nothing is written there where `is_read_only`.
 
-    def __init__(self, root: Path) -> None:
+    Raises: UserError where that folder cannot be used.
+    """
+
+    def __init__(self, root: Path, is_read_only: bool = False) -> None:
         self.root = root
+        if is_read_only:
+            return
         try:
             (root / "claims").mkdir(parents=True, exist_ok=True)
             if os.access(root, os.W_OK):
@@ -50,8 +57,13 @@ class Store:
             raise UserError(f"store={root} is not writable; give another folder with store=DIR")
 
     def folder(self, stage: str, identity: str) -> Path:
-        """Where the artifact lies, whether complete or not."""
+        """Where the artifact lies when it is complete; else what is known of its last try."""
         return self.root / stage / identity
+
+    def place(self, stage: str, identity: str, claim: Claim | None) -> Path:
+        """Where the holder of a claim makes the artifact, a folder of its own; without a claim where it is to lie."""
+        folder = self.folder(stage, identity)
+        return folder if claim is None else folder.with_name(f"{identity}.{claim.token}")
 
     def record(self, stage: str, identity: str) -> StageRecord | None:
         """The record of a complete artifact, else None. Raises UserError for one that cannot be read."""
@@ -73,25 +85,55 @@ class Store:
             check_file(folder / name, record.files[name], f"remove the folder {folder} to compute it anew")
         return folder / name
 
+    def records(self) -> list[Path]:
+        """The files of all records of complete artifacts; those of tries that were stopped at their end are none."""
+        return sorted(path for path in self.root.glob("*/*/record.json") if "." not in path.parent.name)
+
     def is_complete(self, stage: str, identity: str) -> bool:
         """Whether the artifact needs no more work."""
         return (self.folder(stage, identity) / "record.json").exists()
 
-    def finish(self, record: StageRecord) -> None:
-        """Writes the record, with the hashes of all files, which makes the artifact complete; forgets failures."""
+    def finish(self, record: StageRecord, claim: Claim | None = None) -> None:
+        """Writes the record, with the hashes of all files, which makes the artifact complete; forgets failures.
+
+        What was made under a claim takes its place by one rename. Raises: LostClaimError where it is not ours any more.
+        """
         folder = self.folder(record.stage, record.identity)
-        paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-        named = {path.relative_to(folder).as_posix(): path for path in paths}
+        place = self.place(record.stage, record.identity, claim)
+        paths = (path for path in sorted(place.rglob("*")) if path.is_file() and not path.name.startswith("."))
+        named = {path.relative_to(place).as_posix(): path for path in paths}
         files = {
             name: file_hash(path)
             for name, path in named.items()
             if name not in UNHASHED and not name.startswith(f"{CHUNKS}/")
         }
-        write_json(folder / "record.json", sealed(dataclasses.replace(record, files=files).to_json()))
-        # Only now: a kill before the record is written must still find what to go on from.
+        write_json(place / "record.json", sealed(dataclasses.replace(record, files=files).to_json()))
+        if claim is not None:
+            claim.check()
+            self._publish(place, folder)
+        # Only now: a kill before the record is in its place must still find what to go on from.
         for name in (*CHECKPOINTS, "failure.json"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / CHUNKS, ignore_errors=True)
+        self.forget_tries(record.stage, record.identity)
+
+    def _publish(self, place: Path, folder: Path) -> None:
+        """Renames a whole artifact to where it is to lie; of two that do, one alone succeeds."""
+        if folder.exists() and not (folder / "record.json").exists():
+            shutil.rmtree(folder)
+        os.rename(place, folder)
+
+    def _tries(self, stage: str, identity: str) -> dict[int, Path]:
+        """What tries of an artifact left that were stopped, by the token of their claim; 0 where there was none."""
+        folder = self.folder(stage, identity)
+        numbered = {path.name.rpartition(".")[2]: path for path in folder.parent.glob(f"{identity}.*")}
+        found = {int(token): path for token, path in numbered.items() if token.isdigit()}
+        return {0: folder, **found} if folder.exists() and not self.is_complete(stage, identity) else found
+
+    def forget_tries(self, stage: str, identity: str) -> None:
+        """Removes what tries left of an artifact that is complete."""
+        for path in self._tries(stage, identity).values():
+            shutil.rmtree(path, ignore_errors=True)
 
     def failure(self, stage: str, identity: str) -> Failure | None:
         """Why the last try failed, None where none did."""
@@ -103,12 +145,24 @@ class Store:
         except (OSError, ValueError, TypeError):
             return Failure(f"{path} cannot be read", "", "")
 
-    def begin(self, stage: str, identity: str) -> None:
-        """Makes the artifact's folder, and removes the failure and half-written files of an earlier try from it."""
-        folder = self.folder(stage, identity)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
-        for path in folder.rglob(".*"):
+    def begin(self, stage: str, identity: str, claim: Claim | None = None) -> None:
+        """Makes the folder to work in, and removes the failure and half-written files of an earlier try from it.
+
+        What the last try left is gone on from. It is taken as it lies where that try has ended; what a process left
+        that may wake again is copied, so that no two processes ever write in one folder.
+        """
+        place = self.place(stage, identity, claim)
+        (self.folder(stage, identity) / "failure.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder(stage, identity).rmdir()  # where nothing but the failure was kept there
+        if claim is not None and (tries := self._tries(stage, identity)):
+            last = tries[max(tries)]
+            if last != place:
+                shutil.rmtree(place, ignore_errors=True)
+                last.rename(place) if claim.is_sure else _copy_whole_files(last, place)
+            (place / "record.json").unlink(missing_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
+        for path in place.rglob(".*"):
             if TEMPORARY.fullmatch(path.name) and path.is_file():
                 path.unlink(missing_ok=True)
 
@@ -119,32 +173,17 @@ class Store:
         write_json(self.folder(stage, identity) / "failure.json", failure.__dict__)
         return failure
 
-    @contextmanager
-    def claim(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+    def claim(self, name: str, waiting: Callable[[], None]) -> AbstractContextManager[Claim]:
         """Holds the right to make `name`; waits where another process has it, after a call of `waiting`.
 
-        The lock belongs to the process, so a kill at any moment frees it.
+        A process of this host that is killed holds nothing from that moment on, one of another host until its lease
+        has run out.
         """
-        path = self.root / "claims" / f"{name.replace('/', '-')}.lock"
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return claims.hold(self.root / "claims", name, waiting)
 
     def is_claimed(self, name: str) -> bool:
         """Whether some process works on `name` now."""
-        path = self.root / "claims" / f"{name.replace('/', '-')}.lock"
-        if not path.exists():
-            return False
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+        return claims.is_held(self.root / "claims", name)
 
     def write_sweep(self, sweep: Sweep) -> Path:
         """Keeps which cells a call asked for."""
@@ -156,6 +195,19 @@ class Store:
         """All sweeps, the oldest first."""
         found = [read_sweep(path) for path in (self.root / "sweeps").glob("*.json")]
         return sorted(found, key=lambda sweep: sweep.created)
+
+
+def _copy_whole_files(source: Path, target: Path) -> None:
+    """Copies a folder in which another process may be at work, without the files that it has not finished."""
+
+    def copy_if_there(origin: str, copied: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(origin, copied)
+
+    def unfinished(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if TEMPORARY.fullmatch(name)]
+
+    shutil.copytree(source, target, ignore=unfinished, copy_function=copy_if_there)
 
 
 def read_sweep(path: Path) -> Sweep:

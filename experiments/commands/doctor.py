@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from experiments import claims
 from experiments.cli import exit_code, sentence_for, with_scale, without
 from experiments.compose import composed, settings_only
 from experiments.conditions import CONDITIONS, conditions_of
@@ -146,13 +147,13 @@ def examine_tracking(values: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def examine_store(store: Path) -> Iterator[Finding]:
-    """Whether files can be written where the store lies or will lie, and whether its locks hold."""
+    """Whether files can be written where the store lies or will lie, and whether claims hold there."""
     place = _existing(store)
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-") as folder:
             trial = Store(Path(folder))
             with trial.claim("doctor", lambda: None):
-                is_exclusive = trial.is_claimed("doctor")
+                is_exclusive = trial.is_claimed("doctor") and claims.can_be_held(Path(folder))
             is_freed = not trial.is_claimed("doctor")
     except (OSError, UserError) as error:
         yield Finding(
@@ -161,13 +162,13 @@ def examine_store(store: Path) -> Iterator[Finding]:
         return
     if is_exclusive and is_freed:
         state = "exists" if store.exists() else "will be made"
-        yield Finding("store", Verdict.WORKS, f"{store} {state}; files and locks (flock) work there")
+        yield Finding("store", Verdict.WORKS, f"{store} {state}; files and claims work there")
     else:
         yield Finding(
             "store",
             Verdict.BROKEN,
-            f"{place} has no working locks (flock), so two processes could compute the same artifact",
-            "give a folder on a local disk, or on a network disk mounted with locks, with --store DIR",
+            f"{place} creates a file twice that may be created once, so two processes could compute the same artifact",
+            "give a folder on a local disk, or on another network disk, with --store DIR",
         )
 
 

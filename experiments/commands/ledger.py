@@ -69,13 +69,13 @@ Launch = Callable[[Sequence[str]], int]
 """Runs run.py with these overrides and returns its exit code."""
 
 
-def existing_store(root: Path) -> Store:
+def existing_store(root: Path, is_read_only: bool = False) -> Store:
     """The store that lies at `root`; nothing is created. Raises UserError where there is none."""
     if not root.exists():
         raise UserError(f"there is no store at {root}; give its folder with --store DIR, or run python run.py first")
     if not root.is_dir() or not (root / "sweeps").is_dir():
         raise UserError(f"{root} holds no sweeps, so it is no store; give another folder with --store DIR")
-    return Store(root)
+    return Store(root, is_read_only)
 
 
 def chosen_sweeps(store: Store, which: str | None) -> list[Sweep]:
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def verify(store: Store) -> int:
     """Checks every file of the store against what was written; 1 where some are damaged, each of which is said."""
-    records = sorted(store.root.glob("*/*/record.json"))
+    records = store.records()
     caches = sorted(path.parent for path in store.root.glob("data/*/meta.json"))
     sweeps = sorted(store.root.glob("sweeps/*.json"))
     damaged, without = 0, 0

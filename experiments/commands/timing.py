@@ -146,6 +146,16 @@ def timing_identity(samples: str, machine: Machine, batch: int, repeats: int) ->
     return content_hash([STAGE, CODE_VERSION, samples, dataclasses.asdict(machine), batch, repeats])
 
 
+def follows(record: StageRecord) -> bool | None:
+    """Whether a timing's identity follows from what its record says; None for one that is older than its settings."""
+    try:
+        config, machine = record.config, Machine(**record.config["machine"])
+        known = timing_identity(record.parents["samples"], machine, config["batch"], config["repeats"])
+    except (KeyError, TypeError):
+        return None
+    return known == record.identity
+
+
 def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: int, speed: Speed) -> StageRecord:
     """What analysis reads: medians by part as cost of one batch, all repeats among the facts."""
     parts = {name: statistics.median(getattr(speed, name)) for name in ("encode", "denoise", "decode")}

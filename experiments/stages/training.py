@@ -59,6 +59,7 @@ def run_training(
             logged, logged_images = now, report.images_seen
         if now - saved >= job.machine.checkpoint_seconds:
             _checked(report)  # what is saved can be gone on from
+            job.still_ours()
             save_checkpoint(path, {"training": training.state_dict(), "seconds": meter.seconds})
             saved = now
     if report is not None:

@@ -26,7 +26,7 @@ def test_every_picture_has_a_name_of_its_own_that_names_its_cell(tmp_path: Path)
     for shade, finished in enumerate(study.finished):
         if finished.record.stage in ("samples", "reconstruction"):
             picture(store / finished.record.stage / finished.record.identity / "grid.png", shade)
-    found = dict(pictures(study, store))
+    found = dict(pictures(study))
     assert len(found) >= 4
     assert len({path.read_bytes() for path in found.values()}) == len(found)
     assert all("f=" in name and " " not in name for name in found)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tiny_plans import settings_of
 
+from experiments import claims
 from experiments.commands import doctor
 from experiments.commands.doctor import Verdict
 from ldm.errors import UserError
@@ -82,14 +83,18 @@ def test_a_store_is_tried_without_leaving_anything_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_is_a_file_or_keeps_no_locks_is_broken(tmp_path, monkeypatch):
+def test_a_store_that_is_a_file_or_holds_no_claims_is_broken(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("text")
     [found] = doctor.examine_store(tmp_path / "file")
     assert found.verdict is Verdict.BROKEN
-    monkeypatch.setattr("fcntl.flock", lambda file, how: None)
+
+    def open_again(path, how, **rest):
+        return open(path, how.replace("x", "w"), **rest)
+
+    monkeypatch.setattr(claims, "open", open_again, raising=False)
     [found] = doctor.examine_store(tmp_path / "store")
     assert found.verdict is Verdict.BROKEN
-    assert "flock" in found.text
+    assert "creates a file twice" in found.text
 
 
 def test_images_that_cannot_be_used_are_named(tmp_path):
