@@ -51,6 +51,9 @@ ROUNDING = 1e-9
 BETTER_THAN_GAUSSIAN, NO_BETTER = "better than the Gaussian", "no better than the Gaussian"
 """What is said of a cell against what needs no network; the second stands in place of a verdict."""
 
+SUFFICES = "a Gaussian suffices"
+"""In place of "no better" where decoded images are not told apart from it either, so that nothing could be better."""
+
 PROVISIONAL = "provisional order"
 """What is added to a verdict that hangs on one training of either stage."""
 
@@ -501,7 +504,8 @@ def against_gaussian(
 ) -> Comparison | None:
     """A cell with these rows against samples of a Gaussian of its latents, of the same protocol; None without any.
 
-    Where the cell is told the class, against the better of that and samples of a Gaussian of each class.
+    Where the cell is told the class, against the better of that and samples of a Gaussian of each class. It suffices
+    where neither the cell nor decoded images are told apart from it.
     """
     first = rows.iloc[0]
     variants = (GAUSSIAN, GAUSSIAN_BY_CLASS) if "class" in str(first["conditioning"]).split("+") else (GAUSSIAN,)
@@ -512,7 +516,9 @@ def against_gaussian(
         return None
     better = min(baselines, key=lambda one: sign * one.mean)
     found = _against_no_network(cell, better, factor, sign)
-    said = {BETTER: BETTER_THAN_GAUSSIAN, ALIKE: NO_BETTER, WORSE: NO_BETTER}
+    room = above_decoded(frame, rows, better, factor)
+    is_room = room is None or room.verdict != ALIKE
+    said = {BETTER: BETTER_THAN_GAUSSIAN, ALIKE: NO_BETTER if is_room else SUFFICES, WORSE: NO_BETTER}
     return replace(found, verdict=said.get(found.verdict or ""))
 
 

@@ -17,6 +17,7 @@ from analysis.collect import Finished, Study
 from analysis.compare import (
     BETTER,
     NO_BETTER,
+    SUFFICES,
     WORSE,
     Comparison,
     Limit,
@@ -226,13 +227,22 @@ def at_chance(candidate: Candidate) -> str | None:
 
 
 def gaussian(candidate: Candidate) -> str | None:
-    """Whether the cell is no better than a Gaussian of its latents."""
+    """Whether the cell is no better than a Gaussian of its latents, though decoded images are."""
+    return _against_gaussian(candidate, NO_BETTER, "")
+
+
+def suffices(candidate: Candidate) -> str | None:
+    """Whether neither the cell nor decoded images are better than a Gaussian of its latents."""
+    return _against_gaussian(candidate, SUFFICES, ", and decoded images are no better") or ""  # NO_BETTER says what is missing
+
+
+def _against_gaussian(candidate: Candidate, verdict: str, beside: str) -> str | None:
     found = against_gaussian(candidate.study.frame, candidate.rows, candidate.cell, candidate.factor, candidate.sign)
     if found is None or found.verdict is None:
         return None
     by = text.difference(found.difference, found.low, found.high)
-    less = f"The {_short(candidate.metric.title)} less that of the Gaussian is {by}."
-    return less if found.verdict == NO_BETTER else ""
+    less = f"The {_short(candidate.metric.title)} less that of the Gaussian is {by}{beside}."
+    return less if found.verdict == verdict else ""
 
 
 def out_of_scale(candidate: Candidate) -> str | None:
@@ -274,6 +284,7 @@ LIMITS: Mapping[str, Kind] = {
     "sampler": Kind(sampler),
     "memorisation": Kind(memorisation),
     "at chance": Kind(at_chance, takes_verdict=True),
+    SUFFICES: Kind(suffices),
     NO_BETTER: Kind(gaussian, takes_verdict=True),
     "out of scale": Kind(out_of_scale, takes_verdict=True),
     "too few images": Kind(too_few_images, takes_verdict=True),
