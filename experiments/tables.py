@@ -42,7 +42,8 @@ def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
     family = row_family(config["scale"]["denoiser"], given["name"], config)
     table = row.get("denoiser") or ({} if family is None else for_factor(family, f, config["scale"], "denoiser"))
     defaults = defaults_of(part)
-    settings = filled(given, {**defaults, **table})
+    sizes = getattr(part, "sizes", {}).get(given.get("size"), {})
+    settings = filled(given, {**defaults, **table, **sizes}) | ({"size": None} if sizes else {})
     if not has_tokens(config["conditioning"]):
         settings |= {key: defaults[key] for key in part.context_options}
     return settings
