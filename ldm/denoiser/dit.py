@@ -34,6 +34,9 @@ EMBEDDING_STD = 0.02
 
 NORM_EPSILON = 1e-6
 
+FREQUENCY_SHIFT = 1.0
+"""Of what is trained here: that of diffusers' class, so that it can be exported. The paper's code has 0."""
+
 
 def to_patches(x: Tensor, patch: int) -> Tensor:
     """Patches as tokens, each its pixels row by row with their channels: (N, C, H, W) -> (N, H W / p^2, p^2 C).
@@ -113,10 +116,10 @@ class LevelEmbedding(nn.Module):
     """What steers all blocks: the index's sinusoid through two layers, plus what is added, such as a class; then SiLU.
 
     That SiLU stands here once rather than in every block. `frequency_shift` moves the sinusoid's frequencies to
-    10000^(-i / (half - shift)): 1 in diffusers. Shapes: (N,) -> (N, width); added (N, width).
+    10000^(-i / (half - shift)). Shapes: (N,) -> (N, width); added (N, width).
     """
 
-    def __init__(self, width: int, frequency_shift: float = 0.0) -> None:
+    def __init__(self, width: int, frequency_shift: float) -> None:
         super().__init__()
         self.frequency_shift = frequency_shift
         self.first = nn.Linear(LEVEL_FEATURES, width)
@@ -263,7 +266,7 @@ class DiT(nn.Module):
         swiglu: bool = False,
         rope: bool = False,
         qk_norm: bool = False,
-        frequency_shift: float = 0.0,
+        frequency_shift: float = FREQUENCY_SHIFT,
         feed_forward_epsilon: float = NORM_EPSILON,
     ) -> None:
         super().__init__()
@@ -277,6 +280,9 @@ class DiT(nn.Module):
         self.context_dim = context_dim
         self.adds_context = adds_context
         self.rope = rope
+        self.feed_forward_epsilon = feed_forward_epsilon
+        beyond = {"rms_norm": rms_norm, "swiglu": swiglu, "rope": rope, "qk_norm": qk_norm}
+        self.beyond_the_paper = tuple(name for name, is_on in beyond.items() if is_on)
         crossed = None if adds_context else context_dim
         self.embed = nn.Linear(patch * patch * in_channels, width)
         self.level = LevelEmbedding(width, frequency_shift)
