@@ -40,6 +40,11 @@ def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
     part = look_up(DENOISERS, given["name"], "denoiser.name")
     row, _ = architecture(config, f)
     family = row_family(config["scale"]["denoiser"], given["name"], config)
+    if "denoiser" in row and given["name"] != "unet":
+        raise UserError(
+            f"denoiser.architecture={given['architecture']} is a UNet of the paper's, which denoiser={given['name']} "
+            "is not: leave denoiser.architecture out"
+        )
     table = row.get("denoiser") or ({} if family is None else for_factor(family, f, config["scale"], "denoiser"))
     defaults = defaults_of(part)
     sizes = getattr(part, "sizes", {}).get(given.get("size"), {})

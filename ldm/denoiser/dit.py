@@ -378,16 +378,6 @@ def check_width(width: int, heads: int, rope: bool) -> None:
         )
 
 
-def check_patch(latent_side: int, patch: int) -> None:
-    """Raises UserError for a patch that does not divide the latent's side; names those that do."""
-    if latent_side % patch:
-        fitting = [str(each) for each in PATCHES if latent_side % each == 0]
-        raise UserError(
-            f"denoiser.patch={patch} does not divide the latent's side, {latent_side}: use denoiser.patch="
-            f"{' or '.join(fitting)}"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class DiTOptions:
     """The options of a `DiT`, which is a `Denoiser`; see there for what they mean together."""
@@ -412,6 +402,20 @@ class DiTOptions:
         """As often as two divides the patch's side."""
         return self.patch.bit_length() - 1
 
+    @property
+    def divides(self) -> str:
+        """What the sides of latents must be divisible by, in words."""
+        return f"denoiser.patch={self.patch}"
+
+    def check_side(self, latent_side: int) -> None:
+        """Raises UserError for a patch that does not divide the latent's side; names those that do."""
+        if latent_side % self.patch:
+            fitting = [str(each) for each in PATCHES if latent_side % each == 0]
+            raise UserError(
+                f"denoiser.patch={self.patch} does not divide the latent's side, {latent_side}: use denoiser.patch="
+                f"{' or '.join(fitting)}"
+            )
+
     def build(
         self,
         *,
@@ -425,7 +429,7 @@ class DiTOptions:
 
         Raises: UserError for sizes that do not fit each other or the side.
         """
-        check_patch(latent_side, self.patch)
+        self.check_side(latent_side)
         return DiT(
             in_channels=in_channels,
             out_channels=out_channels,
