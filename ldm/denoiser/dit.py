@@ -84,12 +84,14 @@ def grid_rotation(height: int, width: int, channels: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _embedded(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(grid_embedding(height, width, channels)).to(device, dtype)
+    with torch.inference_mode(False):  # a tensor of inference could not be trained with later
+        return torch.from_numpy(grid_embedding(height, width, channels)).to(device, dtype)
 
 
 @lru_cache(maxsize=64)
 def _rotation(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(grid_rotation(height, width, channels)[:, :, None]).to(device, dtype)
+    with torch.inference_mode(False):
+        return torch.from_numpy(grid_rotation(height, width, channels)[:, :, None]).to(device, dtype)
 
 
 def rotated(x: Tensor, rotation: Tensor) -> Tensor:
@@ -147,7 +149,9 @@ class SelfAttention(nn.Module):
         """Shapes: tokens (N, L, width), rotation as in `rotated` or None; result as tokens."""
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
         if self.norm_q is not None and self.norm_k is not None:
-            q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
+            # In the weights' own dtype: torch has no fused kernel for two, and says so at every step.
+            exact = self.norm_q.weight.dtype
+            q, k = self.norm_q(q.to(exact)).to(v.dtype), self.norm_k(k.to(exact)).to(v.dtype)
         if rotation is not None:
             q, k = rotated(q, rotation), rotated(k, rotation)
         return self.out(attend(q, k, v))

@@ -44,6 +44,14 @@ def test_every_entry_declares_options_with_help(name):
     assert all(each.help for each in options_of(part).values())
 
 
+def test_options_of_one_name_have_one_default():
+    """Identities leave out what is at its default by the option's name, whose denoiser's it may be."""
+    found: dict[str, object] = {}
+    for part in DENOISERS.values():
+        for name, each in options_of(part).items():
+            assert found.setdefault(name, each.default) == each.default, name
+
+
 def test_the_options_of_the_unet_reach_it():
     given = {**SMALL["unet"], "num_heads": 2, "num_head_channels": None, "dropout": 0.25, "transformer_depth": 2}
     network = denoiser_options("unet", given).build(in_channels=3, out_channels=3, latent_side=8, context_dim=5)

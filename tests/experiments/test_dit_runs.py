@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from all_plans import made_up_facts
+from dit_checkpoint import made_up
 from program import environment, run
 from tiny_plans import changed, identities, plan_of
 
@@ -121,3 +123,14 @@ def test_a_sweep_of_both_denoisers_has_them_side_by_side(tmp_path):
     index = json.loads(Path(out, "model_index.json").read_text())
     assert index["transformer"] == ["diffusers", "DiTTransformer2DModel"]
     assert "`class_labels`" in Path(out, "README.md").read_text()
+    again = run(store, "denoiser=pretrained", f"denoiser.path={out}", "ae=identity", "ae.f=1", "precision=fp32")
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_a_published_checkpoint_is_a_given_denoiser(tmp_path):
+    torch.save(made_up(channels=3, classes=3), tmp_path / "DiT.pt")
+    plan = plan_of("denoiser=pretrained", f"denoiser.path={tmp_path / 'DiT.pt'}", "ae=identity", "ae.f=1")
+    axes = {axis: plan.axes[axis] for axis in ("resolution", "conditioning", "target", "weights")}
+    assert axes == {"resolution": 8, "conditioning": "class", "target": "eps", "weights": "DiT.pt (raw)"}
+    assert plan.config["denoiser"]["halvings"] == 1
+    build.check_networks(plan.config, Vocabulary(3))
