@@ -10,7 +10,7 @@ import torch
 
 from experiments import build, custom
 from experiments.data_facts import Vocabulary
-from experiments.tables import denoiser_settings, factors
+from experiments.tables import PAPERS_OWN, denoiser_settings, factors
 from ldm.denoiser import DENOISERS, UNetOptions
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError
@@ -57,16 +57,13 @@ def images_of_equal_flops(config: Mapping[str, Any], images: float, f: int, know
     return max(1, round(images * of_reference / flops_per_training_image(config, f, known)))
 
 
-REFERENCE_DENOISER = "unet"
-"""By whose cost trainer.budget=flops goes for all denoisers of this program; a user's own goes by its own."""
-
-
 def _with_reference_denoiser(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the UNet of the scale in place of another denoiser of this program; a user's own stays."""
     given = config["denoiser"]
-    if custom.is_custom(given) or given["name"] == REFERENCE_DENOISER:
+    if custom.is_custom(given) or given["name"] == PAPERS_OWN:
         return config
-    options = dict.fromkeys(options_of(DENOISERS[REFERENCE_DENOISER]))
-    return {**config, "denoiser": {"name": REFERENCE_DENOISER, "architecture": given["architecture"], **options}}
+    options = dict.fromkeys(options_of(DENOISERS[PAPERS_OWN]))
+    return {**config, "denoiser": {"name": PAPERS_OWN, "architecture": given["architecture"], **options}}
 
 
 def fewest_images(config: Mapping[str, Any], images: float, known: Vocabulary) -> int:

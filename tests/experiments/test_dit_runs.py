@@ -95,6 +95,11 @@ def test_what_does_not_fit_is_refused_in_one_sentence(overrides, said, budget):
     assert "\n" not in str(refused.value)
 
 
+def test_the_training_of_the_papers_unets_is_not_its_own():
+    with pytest.raises(UserError, match=r"trainer.budget=paper is how the paper trained its UNets, which denoiser=dit"):
+        plan_of("denoiser=dit", "trainer.budget=paper", scale="paper")
+
+
 def test_a_unet_of_the_paper_is_no_architecture_of_it():
     with pytest.raises(UserError, match=r"denoiser.architecture=text_f4 is a UNet of the paper's, which denoiser=dit"):
         plan_of("denoiser=dit", "denoiser.architecture=text_f4", scale="paper")
