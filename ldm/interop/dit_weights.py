@@ -104,7 +104,8 @@ def read(path: Path, weights: str) -> Loaded:
     if heads is None:
         known = ", ".join(str(size["width"]) for size in SIZES.values())
         raise UserError(
-            f"{path} is a diffusion transformer of width {width}, of which its heads are not known: {known}"
+            f"{path} is a diffusion transformer of width {width}, whose heads no file tells: they are known of the "
+            f"paper's widths alone, {known}"
         )
     channels, patch = state[SIGN].shape[1:3]
     network, conditioning = _network(state, heads, str(path), frequency_shift=0.0, epsilon=NORM_EPSILON)

@@ -121,7 +121,10 @@ def test_checkpoints_that_are_not_understood_are_refused(tmp_path):
     for changes, said in [
         ({"pos_embed": state["pos_embed"] + 0.1}, "other embeddings of places"),
         ({"blocks.0.attn.q_norm.weight": torch.ones(64)}, "1 weights too many, such as 'blocks.0.attn.q_norm.weight'"),
-        (made_up(width=96), "a diffusion transformer of width 96, of which its heads are not known"),
+        (
+            made_up(width=96),
+            "of width 96, whose heads no file tells: they are known of the paper's widths alone, 384, 768, 1024, 1152",
+        ),
     ]:
         torch.save({**state, **changes}, tmp_path / "DiT.pt")
         with pytest.raises(UserError, match=said):
