@@ -233,7 +233,8 @@ def gaussian(candidate: Candidate) -> str | None:
 
 def suffices(candidate: Candidate) -> str | None:
     """Whether neither the cell nor decoded images are better than a Gaussian of its latents."""
-    return _against_gaussian(candidate, SUFFICES, ", and decoded images are no better") or ""  # NO_BETTER says what is missing
+    found = _against_gaussian(candidate, SUFFICES, ", and decoded images are no better")
+    return found or ""  # that nothing was measured is said of the next
 
 
 def _against_gaussian(candidate: Candidate, verdict: str, beside: str) -> str | None:

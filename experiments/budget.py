@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from experiments import build
+from experiments import build, custom
 from experiments.data_facts import Vocabulary
-from experiments.tables import denoiser_settings, factors
-from ldm.denoiser import UNetOptions
+from experiments.tables import PAPERS_OWN, denoiser_settings, factors
+from ldm.denoiser import DENOISERS, UNetOptions
 from ldm.diffusion.schedule import STEPS
 from ldm.errors import UserError
-from ldm.parts import defaults_of
+from ldm.parts import defaults_of, options_of
 from ldm.samplers import asked_levels
 from ldm.training.flops import count_flops
 
@@ -48,10 +48,22 @@ def steps_within(config: Mapping[str, Any], calls: int) -> int:
 
 
 def images_of_equal_flops(config: Mapping[str, Any], images: float, f: int, known: Vocabulary) -> int:
-    """Images after which training at f has cost as many FLOPs as `images` of them at the scale's reference factor."""
+    """Images after which training at f has cost as many FLOPs as `images` of them at the scale's reference factor.
+
+    There they are a UNet's, whichever of this program's denoisers the config has, so that these cost alike too.
+    """
     reference = config["scale"]["trainer"]["flops_reference_f"]
-    ratio = flops_per_training_image(config, reference, known) / flops_per_training_image(config, f, known)
-    return max(1, round(images * ratio))
+    of_reference = flops_per_training_image(_with_reference_denoiser(config), reference, known)
+    return max(1, round(images * of_reference / flops_per_training_image(config, f, known)))
+
+
+def _with_reference_denoiser(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the UNet of the scale in place of another denoiser of this program; a user's own stays."""
+    given = config["denoiser"]
+    if custom.is_custom(given) or given["name"] == PAPERS_OWN:
+        return config
+    options = dict.fromkeys(options_of(DENOISERS[PAPERS_OWN]))
+    return {**config, "denoiser": {"name": PAPERS_OWN, "architecture": given["architecture"], **options}}
 
 
 def fewest_images(config: Mapping[str, Any], images: float, known: Vocabulary) -> int:

@@ -167,11 +167,14 @@ def denoiser(settings: Mapping[str, Any], channels: int, side: int, conditions: 
     """The network for latents of `channels` and `side`, or the one that was given."""
     if published.is_given(settings):
         return published.denoiser(settings)
-    return options_of_denoiser(settings).build(
+    options = options_of_denoiser(settings)
+    told = {"tokens": conditions.tokens} if getattr(options, "counts_tokens", False) else {}
+    return options.build(
         in_channels=channels + conditions.concat_channels,
         out_channels=channels,
         latent_side=side,
         context_dim=conditions.context_dim,
+        **told,
     )
 
 

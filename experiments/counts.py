@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from experiments import build
 from experiments.conditions import Vocabulary, sample_size
 from experiments.stage import Estimate, Machine, Settings
-from ldm.denoiser.unet import UNet
 from ldm.first_stage.contract import TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import discriminator_loss
@@ -219,7 +218,7 @@ def _first_stage_step(
     return Step(before * plain + (1 - before) * late, _saved_bytes(forward, _of(*networks)))
 
 
-def _of(*networks: nn.Module | UNet) -> set[int]:
+def _of(*networks: nn.Module) -> set[int]:
     return {id(parameter) for network in networks for parameter in network.parameters()}
 
 

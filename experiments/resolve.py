@@ -31,6 +31,7 @@ from experiments.tables import (
     options_of_denoiser,
     paper_training,
 )
+from ldm.denoiser import ChecksSide
 from ldm.errors import UserError
 from ldm.first_stage.build import filled_options
 from ldm.parts import options_of
@@ -234,9 +235,14 @@ def _trainer(config: Config, facts: DataFacts) -> Settled:
 
 
 def _denoiser(config: Config, facts: DataFacts) -> Settled:
-    """Sizes of a denoiser that is trained."""
-    is_given = published.is_given(config["denoiser"])
-    return ({} if is_given else {"denoiser": denoiser_settings(config, config["ae"]["f"])}), []
+    """Sizes of a denoiser that is trained. Raises: UserError where it is one that such latents do not suit."""
+    if published.is_given(config["denoiser"]):
+        return {}, []
+    settings = denoiser_settings(config, config["ae"]["f"])
+    options = options_of_denoiser(settings)
+    if isinstance(options, ChecksSide):
+        options.check_side(config["data"]["resolution"] // config["ae"]["f"])
+    return {"denoiser": settings}, []
 
 
 def _diffusion(config: Config, facts: DataFacts) -> Settled:
@@ -342,7 +348,9 @@ def _samples(config: Config, facts: DataFacts) -> Settled:
 def _sample_size(config: Config, samples: Mapping[str, Any]) -> dict[str, int | None]:
     """Both sides of the samples, or neither where they are the training images': these are no other samples."""
     resolution, f, denoiser = config["data"]["resolution"], config["ae"]["f"], config["denoiser"]
-    halvings = denoiser["halvings"] if published.is_given(denoiser) else options_of_denoiser(denoiser).halvings
+    options = None if published.is_given(denoiser) else options_of_denoiser(denoiser)
+    halvings = denoiser["halvings"] if options is None else options.halvings
+    divides = options.divides if isinstance(options, ChecksSide) else f"{halvings} halvings in the denoiser"
     unit = math.lcm(f * 2**halvings, side_unit(config["conditioning"]))
     sides = {name: resolution if samples[name] is None else samples[name] for name in ("height", "width")}
     for name, side in sides.items():
@@ -352,11 +360,11 @@ def _sample_size(config: Config, samples: Mapping[str, Any]) -> dict[str, int | 
                 fitting = " or ".join(str(n) for n in (resolution // unit * unit, larger) if n)
                 raise UserError(
                     f"data.resolution={resolution} is no side for images of this model: it must be a multiple of "
-                    f"{unit} (ae.f={f} and {halvings} halvings in the denoiser); use {fitting}"
+                    f"{unit} (ae.f={f} and {divides}); use {fitting}"
                 )
             raise UserError(
                 f"samples.{name}={side} is no side for samples of this model: it must be a multiple of {unit} "
-                f"(ae.f={f} and {halvings} halvings in the denoiser) and at least the {resolution} px of the training "
+                f"(ae.f={f} and {divides}) and at least the {resolution} px of the training "
                 f"images, the windows in which samples are measured; use samples.{name}={larger}"
             )
     return dict.fromkeys(sides) if set(sides.values()) == {resolution} else sides

@@ -10,6 +10,9 @@ from ldm.denoiser import DENOISERS, Denoiser, denoiser_options
 from ldm.errors import UserError, nearest
 from ldm.parts import defaults_of, look_up
 
+PAPERS_OWN = "unet"
+"""The denoiser of all rows of the paper, and the one by whose cost trainer.budget=flops goes."""
+
 
 def filled(group: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """The group with what is null in it taken from the table, where it says."""
@@ -40,9 +43,15 @@ def denoiser_settings(config: Mapping[str, Any], f: int) -> dict[str, Any]:
     part = look_up(DENOISERS, given["name"], "denoiser.name")
     row, _ = architecture(config, f)
     family = row_family(config["scale"]["denoiser"], given["name"], config)
+    if "denoiser" in row and given["name"] != PAPERS_OWN:
+        raise UserError(
+            f"denoiser.architecture={given['architecture']} is a UNet of the paper's, which denoiser={given['name']} "
+            "is not: leave denoiser.architecture out"
+        )
     table = row.get("denoiser") or ({} if family is None else for_factor(family, f, config["scale"], "denoiser"))
     defaults = defaults_of(part)
-    settings = filled(given, {**defaults, **table})
+    sizes = getattr(part, "sizes", {}).get(given.get("size"), {})
+    settings = filled(given, {**defaults, **table, **sizes}) | ({"size": None} if sizes else {})
     if not has_tokens(config["conditioning"]):
         settings |= {key: defaults[key] for key in part.context_options}
     return settings
@@ -118,6 +127,12 @@ def paper_training(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if rows is None:
         raise UserError(
             f"trainer.budget=paper is defined at scale=paper, not at scale={scale['name']}; use images or flops"
+        )
+    kind = config["denoiser"]["name"]
+    if kind != PAPERS_OWN and kind in DENOISERS:
+        raise UserError(
+            f"trainer.budget=paper is how the paper trained its UNets, which denoiser={kind} is not: use images or "
+            "flops"
         )
     if name is None:
         return for_factor(rows, f, scale, "training row")

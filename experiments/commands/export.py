@@ -23,7 +23,7 @@ from experiments.stage import Plan
 from experiments.stages import STAGES
 from experiments.store import Store
 from experiments.tracking import Silent
-from ldm.denoiser.unet import UNet
+from ldm.denoiser import DiT, UNet
 from ldm.errors import UserError
 from ldm.interop.export import TrainedModel, is_plain, write_pipeline
 from ldm.records import StageRecord
@@ -98,8 +98,8 @@ def trained_model(plan: Plan, store: Store) -> TrainedModel:
     there = {name: s for name, s in plan.stages.items() if name == sampling.name or store.is_complete(name, s.identity)}
     job = job_of(sampling, dataclasses.replace(plan, stages=there), store, Silent())
     made = generator_of(job, job.parent("diffusion").file("weights.safetensors"), plan.config["precision"])
-    if not isinstance(made.model.network, UNet):
-        raise UserError("only a denoiser of this program's own architecture (denoiser=unet) can be exported")
+    if not isinstance(made.model.network, UNet | DiT):
+        raise UserError("only a denoiser of this program's own architecture (denoiser=unet or dit) can be exported")
     sampler = plan.config["sampler"]
     return TrainedModel(
         first_stage=made.first_stage,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from experiments.conditions import DataFacts
 from experiments.stage import Plan
 from ldm.conditioning import ClassConditioning
+from ldm.denoiser import DiT
 from ldm.interop.export import TrainedModel
 from ldm.records import StageRecord
 
@@ -62,8 +63,11 @@ def _use(name: str, plan: Plan, facts: DataFacts, model: TrainedModel, is_plain:
         yield f"diffusers has no spacing {asked}, with which the samples measured below were drawn. The scheduler's is"
         yield f"{model.spacing}, so its samples are others."
     if isinstance(model.conditioning, ClassConditioning):
-        yield "A class is one token for cross-attention: row `label` of the tensor in `class_embedding/`, (N, 1, dim),"
-        yield "is `encoder_hidden_states` of the UNet."
+        if isinstance(model.network, DiT):
+            yield "The transformer embeds classes itself: they are its `class_labels`."
+        else:
+            yield "A class is one token for cross-attention: row `label` of the tensor in `class_embedding/`,"
+            yield "(N, 1, dim), is `encoder_hidden_states` of the UNet."
         if is_guided:
             yield f"Row {model.conditioning.classes} means no class; guidance is uncond + s (cond - uncond)."
         shown = ", ".join(f"{number} {label}" for number, label in enumerate(facts.classes))

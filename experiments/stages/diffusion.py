@@ -17,7 +17,7 @@ from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning
 from ldm.data.latents import CachedLatents
-from ldm.denoiser import UNetOptions
+from ldm.denoiser import DENOISERS
 from ldm.diffusion import DenoisingModel
 from ldm.parts import defaults_of
 from ldm.training.checkpoint import save_weights
@@ -184,7 +184,7 @@ STAGE = Stage(
     run=run,
     label=labels.model,
     defaults={
-        **{f"denoiser.{key}": value for key, value in defaults_of(UNetOptions).items()},
+        **{f"denoiser.{key}": value for part in DENOISERS.values() for key, value in defaults_of(part).items()},
         "diffusion.shift": 1,
         "training.ema_share": 0.05,
         "training.matrix_learning_rate": 0,

@@ -32,15 +32,17 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-def sinusoidal_embedding(index: Tensor, width: int) -> Tensor:
-    """cos(index w_i), then sin(index w_i), with w_i = 10000^(-i / half), half = width // 2; one 0 more if width is odd.
+def sinusoidal_embedding(index: Tensor, width: int, shift: float = 0.0) -> Tensor:
+    """cos(index w_i), then sin(index w_i), with w_i = 10000^(-i / (half - shift)), half = width // 2.
 
-    Float32 whatever index's dtype, as in the reference, so that imported weights meet the features they know.
+    One 0 more if width is odd. Float32 whatever index's dtype, as in the reference, so that imported weights meet the
+    features they know.
 
     Shapes: index (N,), any real numbers; result (N, width). Source: Vaswani et al. 2017, section 3.5.
     """
     half = width // 2
-    frequency = torch.exp(-math.log(PERIOD) * torch.arange(half, dtype=torch.float32, device=index.device) / half)
+    place = torch.arange(half, dtype=torch.float32, device=index.device)
+    frequency = torch.exp(-math.log(PERIOD) * place / (half - shift))
     angle = index.float()[:, None] * frequency
     return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2))
 

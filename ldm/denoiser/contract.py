@@ -1,6 +1,6 @@
 """What a denoiser is: options from which its network can be built."""
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -11,6 +11,9 @@ class Denoiser(Protocol):
     The network is called as `network(x, index, context=None, concat=None)`, with `context_mask` too where a condition's
     tokens differ in number. Shapes: x (N, C, h, w), index (N,), context (N, tokens, context_dim), concat (N, C', h, w)
     with C + C' = `in_channels`; result (N, `out_channels`, h, w), in x's dtype.
+
+    Two things a class may say besides: `counts_tokens = True`, and `build` is also given `tokens`, the number of
+    context tokens; `sizes`, by the values of its option `size`, what other options are then (unless they are given).
     """
 
     title: ClassVar[str]
@@ -27,4 +30,18 @@ class Denoiser(Protocol):
 
         Raises: UserError for options that do not fit each other or the side.
         """
+        ...
+
+
+@runtime_checkable
+class ChecksSide(Protocol):
+    """What the options of a denoiser have besides where they say themselves which sides of latents suit them."""
+
+    @property
+    def divides(self) -> str:
+        """What the sides must be divisible by, in words."""
+        ...
+
+    def check_side(self, latent_side: int) -> None:
+        """Raises UserError for a side that does not suit them."""
         ...

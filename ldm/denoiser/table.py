@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm.denoiser.contract import Denoiser
+from ldm.denoiser.dit import DiTOptions
 from ldm.denoiser.unet import UNetOptions
 from ldm.parts import checked, look_up
 
 DENOISERS: Mapping[str, type[Denoiser]] = {
     "unet": UNetOptions,
+    "dit": DiTOptions,
 }
 
 

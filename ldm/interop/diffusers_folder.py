@@ -15,6 +15,7 @@ from ldm.conditioning import Conditioning, SuperResolutionConditioning
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
+from ldm.interop import dit_weights
 from ldm.interop.contract import Loaded, RawConditioning, WeightsKind, check_taken
 from ldm.interop.diffusers_autoencoder import wrapped_autoencoder
 from ldm.interop.diffusers_conditioning import class_embedding, ldm_bert, transformers_text
@@ -51,16 +52,20 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
         "cross_attention_dim": 1280,
     },
+    dit_weights.DIFFUSERS_CLASS: {"in_channels": 4, "sample_size": 32},
 }
 """What these classes take where a config says nothing (files older than the option), beyond what their readers know."""
 
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 _ALL_UNETS = (*UNETS, *(GROUPED + name for name in UNETS))
+_NETWORKS = (*_ALL_UNETS, dit_weights.DIFFUSERS_CLASS)
 FIRST_STAGES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
-_PARTS = ("vae", "vqvae", "unet", "scheduler", "bert", "text_encoder", "class_embedding")
+DENOISERS = ("unet", "transformer")
+"""Names of a pipeline's denoiser; with "_ema" behind it, of its moving average."""
+_PARTS = ("vae", "vqvae", *DENOISERS, "scheduler", "bert", "text_encoder", "class_embedding")
 _STATISTICS = ("latents_mean", "latents_std")
 WEIGHTS_KIND = "_weights"
-"""Where the index of an export says which weights its UNet has."""
+"""Where the index of an export says which weights its denoiser has."""
 
 AVERAGING = frozenset(
     ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
@@ -72,8 +77,9 @@ _PASSED_OVER = ("tokenizer", "feature_extractor", "safety_checker", "image_encod
 
 
 def read(folder: Path, weights: str) -> Loaded:
-    """The model or the pipeline in a folder; `weights` as in `ldm.interop.load` ("ema": from `unet_ema`, if there).
+    """The model or the pipeline in a folder.
 
+    `weights` as in `ldm.interop.load` ("ema": from `unet_ema` or `transformer_ema`, if there).
     Raises: UserError for a class or an option that this program has not, or weights that are missing or do not fit.
     """
     if (folder / INDEX).is_file():
@@ -85,11 +91,12 @@ def read(folder: Path, weights: str) -> Loaded:
         raise UserError(f"weights=ema, but {folder} holds one network and does not say of which weights; use raw")
     check_taken(folder, weights, held)
     told = f"diffusers {kind}"
-    if kind in _ALL_UNETS:
+    if kind in _NETWORKS:
+        network, classes = _network(folder)
         return Loaded(
             told,
-            network=_unet(folder),
-            conditioning=_raw(_classes(folder)),
+            network=network,
+            conditioning=_raw(classes),
             latent_shape=_latent_shape(config),
             weights=held,
         )
@@ -140,16 +147,15 @@ def _pipeline(folder: Path, weights: str) -> Loaded:
             scale, shift = latent_scale({**_statistics(index), **config})
     else:
         scale, shift = latent_scale(_statistics(index))
-    network, taken = _denoiser(folder, index, weights)
-    shape = _latent_shape(_config(folder / "unet")) if network is not None else None
+    place, taken = _denoiser(folder, parts, index, weights)
+    network, classes = (None, None) if place is None else _network(place)
+    shape = None if place is None else _latent_shape(_config(place))
     schedule, target = _noise(folder / "scheduler") if "scheduler" in parts else (None, "eps")
-    averaged = folder / "unet_ema"
-    told = None if network is None else _classes(averaged if taken == "ema" and averaged.is_dir() else folder / "unet")
     return Loaded(
         source=f"diffusers {pipeline}",
         first_stage=first_stage,
         network=network,
-        conditioning=_raw(told or _conditioning(folder, parts, pipeline, first_stage)),
+        conditioning=_raw(classes or _conditioning(folder, parts, pipeline, first_stage)),
         schedule=schedule,
         target=target,
         scale=scale,
@@ -165,20 +171,24 @@ def _statistics(index: Mapping[str, Any]) -> dict[str, Any]:
     return {name: index[name] for name in _STATISTICS if index.get(name) is not None}
 
 
-def _denoiser(folder: Path, index: Mapping[str, Any], weights: str) -> tuple[nn.Module | None, WeightsKind]:
-    """The network and which of its weights it has."""
-    if "unet" not in index:
+def _denoiser(
+    folder: Path, parts: Mapping[str, Any], index: Mapping[str, Any], weights: str
+) -> tuple[Path | None, WeightsKind]:
+    """The folder of the network and which of its weights it has."""
+    name = next((name for name in DENOISERS if name in parts), None)
+    if name is None:
         return None, "raw"
-    if (folder / "unet_ema").is_dir() and weights != "raw":
-        return _unet(folder / "unet_ema"), "ema"
-    held: WeightsKind = "ema" if index.get(WEIGHTS_KIND) == "ema" or _is_average(folder / "unet") else "raw"
+    averaged = folder / f"{name}_ema"
+    if averaged.is_dir() and weights != "raw":
+        return averaged, "ema"
+    held: WeightsKind = "ema" if index.get(WEIGHTS_KIND) == "ema" or _is_average(folder / name) else "raw"
     if weights not in ("auto", held):
         kind = "moving average" if held == "ema" else "plain weights"
         raise UserError(
-            f"weights={weights}, but the UNet of {folder} has its {kind} and there is no unet_ema beside it: use "
-            f"weights={held} or auto"
+            f"weights={weights}, but the {'UNet' if name == 'unet' else name} of {folder} has its {kind} and there is "
+            f"no {averaged.name} beside it: use weights={held} or auto"
         )
-    return _unet(folder / "unet"), held
+    return folder / name, held
 
 
 def _noise(folder: Path) -> tuple[Schedule, str]:
@@ -221,19 +231,19 @@ def _first_stage(folder: Path) -> FirstStage:
     return wrapped_autoencoder(config, weights_of(folder))
 
 
-def _unet(folder: Path) -> nn.Module:
+def _network(folder: Path) -> tuple[nn.Module, Conditioning | None]:
+    """The denoiser in a folder, and the classes that it embeds itself."""
     config = _config(folder)
-    if config["_class_name"] not in _ALL_UNETS:
+    if config["_class_name"] not in _NETWORKS:
         raise UserError(
-            f"{folder} holds a {config['_class_name']}, which this program has not: it reads {' and '.join(UNETS)}"
+            f"{folder} holds a {config['_class_name']}, which this program has not: it reads "
+            f"{', '.join(UNETS)} and {dit_weights.DIFFUSERS_CLASS}"
         )
-    return unet_from_diffusers(config, weights_of(folder))
-
-
-def _classes(folder: Path) -> Conditioning | None:
-    """The classes that a UNet itself embeds."""
-    config = _config(folder)
-    return classes_from_diffusers(config, weights_of(folder)) if config.get("num_class_embeds") else None
+    weights = weights_of(folder)
+    if config["_class_name"] == dit_weights.DIFFUSERS_CLASS:
+        return dit_weights.from_diffusers(config, weights)
+    classes = classes_from_diffusers(config, weights) if config.get("num_class_embeds") else None
+    return unet_from_diffusers(config, weights), classes
 
 
 def _raw(conditioning: Conditioning | None) -> RawConditioning | None:
@@ -245,7 +255,9 @@ def _latent_shape(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
     if size is None:
         return None
     height, width = (size, size) if isinstance(size, int) else size
-    return config["out_channels"], height, width
+    # A diffusion transformer may give the variance beside what it predicts.
+    channels = config["in_channels" if config["_class_name"] == dit_weights.DIFFUSERS_CLASS else "out_channels"]
+    return channels, height, width
 
 
 def _resolution(config: Mapping[str, Any]) -> int | None:

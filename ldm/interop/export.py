@@ -1,4 +1,4 @@
-"""Writes a trained model as a diffusers pipeline folder: autoencoder, UNet, class table, scheduler, model card.
+"""Writes a trained model as a diffusers pipeline folder: autoencoder, denoiser, class table, scheduler, model card.
 
 `python -m ldm.interop.export --help` says how to do it for a cell of a store.
 """
@@ -13,10 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.conditioning import ClassConditioning, Conditioning, Unconditional
+from ldm.denoiser.dit import DiT
 from ldm.denoiser.unet import UNet
 from ldm.diffusion.schedule import Schedule
 from ldm.errors import UserError
@@ -27,6 +29,7 @@ from ldm.interop.diffusers_denoiser import GROUPED, diffusers_unet_state, unet_c
 from ldm.interop.diffusers_first_stage import KL_CLASS, first_stage_config, to_diffusers
 from ldm.interop.diffusers_folder import CONFIG, INDEX, SCHEDULER_CONFIG, WEIGHTS, WEIGHTS_KIND
 from ldm.interop.diffusers_schedule import ddim_config
+from ldm.interop.dit_weights import diffusers_config, diffusers_state
 
 FORMAT_OF = "0.31.0"
 """The version of diffusers from which on the folder is read."""
@@ -44,7 +47,7 @@ class TrainedModel:
 
     first_stage: FirstStage
     scale: LatentScale
-    network: UNet
+    network: UNet | DiT
     conditioning: Conditioning
     schedule: Schedule
     target: str
@@ -105,24 +108,36 @@ def write_pipeline(folder: Path, model: TrainedModel, card: str) -> None:
 
 def _parts(model: TrainedModel) -> dict[str, _Part]:
     """The components that have weights, by the names that diffusers' latent diffusion pipelines give them."""
-    config = unet_config(model.network, model.latent_side)
-    code = "grouped_unet" if config["_class_name"].startswith(GROUPED) else None
-    parts = {"unet": _Part(config, diffusers_unet_state(model.network), code)}
+    if not isinstance(model.conditioning, ClassConditioning | Unconditional):
+        raise UserError(
+            f"a model with {type(model.conditioning).__name__} cannot be exported: unconditional and class-conditional "
+            "ones can"
+        )
+    parts = _denoiser_parts(model)
     if model.first_stage.factor > 1:
         resolution = model.latent_side * model.first_stage.factor
         coder = first_stage_config(model.first_stage, resolution)
         coder |= _coder_scale(model.scale, has_channels=coder["_class_name"] == KL_CLASS)
         parts["vqvae"] = _Part(coder, to_diffusers(model.first_stage.state_dict()))
-    if isinstance(model.conditioning, ClassConditioning):
-        table = model.conditioning.embedding.weight
-        classes, dim = model.conditioning.classes, table.shape[1]
+    return parts
+
+
+def _denoiser_parts(model: TrainedModel) -> dict[str, _Part]:
+    """The network, and its class table where it does not hold that itself."""
+    network, conditions = model.network, model.conditioning
+    table = conditions.embedding.weight if isinstance(conditions, ClassConditioning) else None
+    if isinstance(network, DiT):
+        # Its class asks for classes always, and has a row for none of them.
+        told = torch.zeros(2, 1) if table is None else table
+        config = diffusers_config(network, model.latent_side, len(told) - 1)
+        return {"transformer": _Part(config, diffusers_state(network, told))}
+    config = unet_config(network, model.latent_side)
+    code = "grouped_unet" if config["_class_name"].startswith(GROUPED) else None
+    parts = {"unet": _Part(config, diffusers_unet_state(network), code)}
+    if table is not None and isinstance(conditions, ClassConditioning):
+        classes, dim = conditions.classes, table.shape[1]
         sizes = {"_class_name": "ClassEmbedding", "classes": classes, "dim": dim, "null_class": len(table) > classes}
         parts["class_embedding"] = _Part(sizes, {CLASS_TABLE: table}, "class_embedding")
-    elif not isinstance(model.conditioning, Unconditional):
-        raise UserError(
-            f"a model with {type(model.conditioning).__name__} cannot be exported: unconditional and class-conditional "
-            "ones can"
-        )
     return parts
 
 
@@ -153,7 +168,7 @@ def _index(model: TrainedModel, parts: Mapping[str, _Part]) -> dict[str, Any]:
     index: dict[str, Any] = {**common, **entries, "scheduler": ["diffusers", "DDIMScheduler"]}
     if has_own_classes and _is_one_number(model.scale):
         return {"_class_name": "LDMPipeline", **index}
-    absent = {name: [None, None] for name in ("vqvae", "class_embedding") if name not in parts}
+    absent = {name: [None, None] for name in ("unet", "transformer", "vqvae", "class_embedding") if name not in parts}
     coder = parts["vqvae"].config if "vqvae" in parts else {}
     is_told = "latents_std" in coder or (coder and _is_one_number(model.scale))
     pipeline_scale = {} if is_told else _by_channel(model.scale)

@@ -8,6 +8,7 @@ _SIGNS = (
     ("the first stage of a CompVis latent diffusion model", ("first_stage_model.",)),
     ("a CompVis or guided-diffusion UNet on its own", ("input_blocks.",)),
     ("a diffusers autoencoder", ("encoder.down_blocks.", "decoder.up_blocks.")),
+    ("a diffusion transformer", ("x_embedder.", "pos_embed.proj.")),
     ("a diffusers UNet", ("down_blocks.", "mid_block.")),
     ("a text encoder of transformers", ("text_model.", "bert.", "encoder.block.")),
     ("a tiny autoencoder", ("0.weight", "encoder.0.weight", "encoder.layers.0.weight", "decoder.layers.0.weight")),

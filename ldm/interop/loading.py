@@ -7,15 +7,17 @@ from typing import TypeVar
 from torch import nn
 
 from ldm.errors import UserError
-from ldm.interop import autoencoder_file, compvis_checkpoint, diffusers_folder
+from ldm.interop import autoencoder_file, compvis_checkpoint, diffusers_folder, dit_weights
 from ldm.interop.contract import Loaded, check_weights
+from ldm.interop.tensors import read_tensors
 
 CHECKPOINTS = ("model.ckpt", "last.ckpt")
 """Names that CompVis gives its checkpoints; the first that is there is taken."""
 
 READABLE = (
-    "a CompVis checkpoint (model.ckpt or last.ckpt) with its yaml beside it, a diffusers folder, or the weights "
-    "of an autoencoder (one file, .safetensors, .ckpt or .pth, or the two files of a tiny one)"
+    "a CompVis checkpoint (model.ckpt or last.ckpt) with its yaml beside it, a diffusers folder, the weights "
+    "of a diffusion transformer (one file), or those of an autoencoder (one file, .safetensors, .ckpt or .pth, or the "
+    "two files of a tiny one)"
 )
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -92,7 +94,8 @@ def _read(path: Path, weights: str) -> Loaded:
     if file is not None:
         return compvis_checkpoint.read(file, weights)
     if path.is_file():
-        return autoencoder_file.read(path, weights)
+        is_dit = dit_weights.is_dit(read_tensors(path))
+        return (dit_weights if is_dit else autoencoder_file).read(path, weights)
     if _is_diffusers(path):
         return diffusers_folder.read(path, weights)
     half = autoencoder_file.tiny_half_in(path)

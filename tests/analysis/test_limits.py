@@ -137,8 +137,7 @@ def gaussian(store):
 def suffices(store):
     value = kernel_distance("kl", 4, 20)
     made(store, gaussian={4: (0.08, value), 8: (0.08, 0.06), 16: (0.08, 0.06)})
-    study = amended(store, "gaussian", with_value(f"gaussian_class_{KERNEL}", value, 0.05))
-    return study
+    return amended(store, "gaussian", with_value(f"gaussian_class_{KERNEL}", value, 0.05))
 
 
 def out_of_scale(store):

@@ -15,7 +15,8 @@ SMALL = {
         "attention_sides": [4],
         "num_heads": None,
         "num_head_channels": 16,
-    }
+    },
+    "dit": {"width": 32, "depth": 2, "heads": 2, "patch": 2},
 }
 """Options of a small network of each."""
 
@@ -31,7 +32,7 @@ def test_every_entry_builds_a_network_that_halves_as_often_as_it_says(name, cont
     out = network(x, torch.tensor([3.0, 500.0]).double(), context=context, concat=concat)
     assert (out.shape, out.dtype) == (x.shape, x.dtype)
     if options.halvings:
-        with pytest.raises(UserError, match=f"cannot be halved {options.halvings} times"):
+        with pytest.raises(UserError, match=r"cannot be halved 2 times|does not divide the latent's side"):
             options.build(in_channels=3, out_channels=3, latent_side=side + 1, context_dim=context_dim)
 
 
@@ -41,6 +42,14 @@ def test_every_entry_declares_options_with_help(name):
     assert part.title
     assert set(part.context_options) <= set(options_of(part))
     assert all(each.help for each in options_of(part).values())
+
+
+def test_options_of_one_name_have_one_default():
+    """Identities leave out what is at its default by the option's name, whose denoiser's it may be."""
+    found: dict[str, object] = {}
+    for part in DENOISERS.values():
+        for name, each in options_of(part).items():
+            assert found.setdefault(name, each.default) == each.default, name
 
 
 def test_the_options_of_the_unet_reach_it():
@@ -54,7 +63,7 @@ def test_the_options_of_the_unet_reach_it():
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("unett", {}, "denoiser.name=unett is none of unet, did you mean 'unet'?"),
+        ("unett", {}, "denoiser.name=unett is none of unet, dit, did you mean 'unet'?"),
         (
             "unet",
             {"chanel_mult": [1]},

@@ -14,8 +14,9 @@ from experiments import build
 from experiments.budget import flops_per_training_image, images_at, network_calls
 from experiments.conditions import DataFacts, Vocabulary, larger_maps
 from experiments.stages import STAGES
+from ldm.denoiser import UNetOptions
 from ldm.errors import UserError
-from ldm.parts import option
+from ldm.parts import option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.training.flops import count_flops
 
@@ -139,6 +140,8 @@ OTHER_VALUES = {
     "diffusion.denoiser.transformer_depth": 2,
     "diffusion.denoiser.use_scale_shift_norm": True,
     "diffusion.denoiser.resblock_updown": True,
+    "diffusion.denoiser.size": "S",
+    **{f"diffusion.denoiser.{name}": True for name in ("rms_norm", "swiglu", "rope", "qk_norm")},
     "diffusion.diffusion.shift": 2,
     "diffusion.diffusion.weighting": "min_snr",
     "diffusion.training.ema_share": 0.5,
@@ -168,6 +171,8 @@ def test_an_option_at_its_default_leaves_the_identity_as_before_it_existed(path)
     # nothing overlaps.
     cell = ["ae=vq", "conditioning=[class,inpaint]", "conditioning.dropout=0.1", "guidance.scale=2"]
     cell += ["trainer.learning_rate=auto"] if stage == "learning_rate" else []
+    if keys[0] == "denoiser" and keys[-1] not in options_of(UNetOptions):
+        cell.append("denoiser=dit")
     given = [*cell, *(["samples.tile=4"] if path == "samples.overlap" else [])]
     before, other = settings_of(*given), settings_of(*given)
     del _inside(before, keys)[keys[-1]]

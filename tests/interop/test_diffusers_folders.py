@@ -387,7 +387,7 @@ def test_what_cannot_be_read_is_named(diffusers, tmp_path):
             load(folder)
 
     refused("unet/config.json", "flip_sin_to_cos=False", flip_sin_to_cos=False)
-    refused("unet/config.json", "holds a DiTTransformer2DModel", _class_name="DiTTransformer2DModel")
+    refused("unet/config.json", "holds a PixArtTransformer2DModel", _class_name="PixArtTransformer2DModel")
     refused("unet/config.json", "the UNet has novelty='deep', an option", novelty="deep")
     refused("vqvae/config.json", "the autoencoder has novelty=2, an option", novelty=2)
     refused("vqvae/config.json", "act_fn", act_fn="relu")

@@ -10,24 +10,28 @@ from diffusers.utils.torch_utils import randn_tensor
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
-    """z from noise by `scheduler` and `unet`; the image by `vqvae` of z / scaling_factor * latents_std + latents_mean.
+    """z from noise by `scheduler` and `unet` or `transformer`, which embeds classes itself; then the image.
 
-    The latter two stand in the config of an AutoencoderKL, else (VQModel, pixels without `vqvae`) in model_index.json.
+    That is given by `vqvae` of z / scaling_factor * latents_std + latents_mean. The latter two stand in the config of
+    an AutoencoderKL, else (VQModel, pixels without `vqvae`) in model_index.json.
     """
 
-    _optional_components = ["vqvae", "class_embedding"]  # noqa: RUF012
+    _optional_components = ["unet", "transformer", "vqvae", "class_embedding"]  # noqa: RUF012
 
     def __init__(
         self,
-        unet: Any,
         scheduler: Any,
+        unet: Any = None,
+        transformer: Any = None,
         vqvae: Any = None,
         class_embedding: Any = None,
         latents_mean: Sequence[float] | None = None,
         latents_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, vqvae=vqvae, class_embedding=class_embedding)
+        self.register_modules(
+            unet=unet, transformer=transformer, scheduler=scheduler, vqvae=vqvae, class_embedding=class_embedding
+        )
         self.register_to_config(latents_mean=latents_mean, latents_std=latents_std)
 
     @torch.no_grad()
@@ -46,13 +50,14 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
         Shapes: class_labels (N,), latents and z (N, C, h, w); images as "np" (N, H, W, 3).
         """
-        if (class_labels is None) != (self.class_embedding is None):
+        if (class_labels is None) != (self._classes == 0):
             raise ValueError("class_labels must be given to a class-conditional model, and to no other")
         labels = None if class_labels is None else torch.as_tensor(class_labels, device=self._execution_device)
-        side = self.unet.config.sample_size
-        shape = (batch_size if labels is None else len(labels), self.unet.config.out_channels, side, side)
+        network = self.unet or self.transformer
+        side = network.config.sample_size
+        shape = (batch_size if labels is None else len(labels), network.config.out_channels, side, side)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
+            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=network.dtype)
         z = latents * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(num_inference_steps)
         options = {"eta": eta} if "eta" in inspect.signature(self.scheduler.step).parameters else {}
@@ -67,16 +72,28 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     def _prediction(
         self, z: torch.Tensor, step: torch.Tensor, labels: torch.Tensor | None, guidance_scale: float
     ) -> torch.Tensor:
-        if labels is None:
-            return self.unet(z, step).sample
-        told = self.unet(z, step, self.class_embedding(labels)).sample
-        if guidance_scale == 1:
+        told = self._told(z, step, labels)
+        if labels is None or guidance_scale == 1:
             return told
-        if not self.class_embedding.config.null_class:
+        if self.class_embedding is not None and not self.class_embedding.config.null_class:
             raise ValueError("the model was trained without a null class: use guidance_scale=1")
-        null = torch.full_like(labels, self.class_embedding.config.classes)
-        empty = self.unet(z, step, self.class_embedding(null)).sample
+        empty = self._told(z, step, torch.full_like(labels, self._classes))
         return empty + guidance_scale * (told - empty)
+
+    @property
+    def _classes(self) -> int:
+        """How many the model is told; 0: none."""
+        if self.transformer is not None:
+            table = self.transformer.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight
+            return self.transformer.config.num_embeds_ada_norm if table.any() else 0
+        return 0 if self.class_embedding is None else self.class_embedding.config.classes
+
+    def _told(self, z: torch.Tensor, step: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """The prediction with these labels."""
+        if self.transformer is not None:
+            given = torch.zeros(len(z), dtype=torch.long, device=z.device) if labels is None else labels
+            return self.transformer(z, step.to(z.device).expand(len(z)), class_labels=given).sample
+        return self.unet(z, step, *(() if labels is None else (self.class_embedding(labels),))).sample
 
     def _decoded(self, z: torch.Tensor) -> torch.Tensor:
         configs = [self.config] if self.vqvae is None else [self.vqvae.config, self.config]
