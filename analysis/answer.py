@@ -57,9 +57,10 @@ STANDARD = {"kid": "kd", "fid": "fd", "kernel": "kd", "frechet": "fd"}
 class Option:
     """A cell that a person may take.
 
-    `barred`: why it is not recommended whatever its value, "" where nothing bars it. `misses`: the budgets that it does
-    not keep. `chance`: the probability that it is the best of those that fit and nothing bars, None where nothing
-    tells; `near`: that it is within `Answer.within` of that. `is_on_front`: whether no cell is better, beyond the interval, that costs no more to train and to sample.
+    `models`: the identities of its diffusion models. `barred`: why it is not recommended whatever its value, "" where
+    nothing bars it. `misses`: the budgets that it does not keep. `chance`: the probability that it is the best of those
+    that may be taken, None where nothing tells; `near`: that it is within `Answer.within` of that. `is_on_front`:
+    whether no cell is better, beyond the interval, that costs no more to train and to sample.
     """
 
     mean: Mean
@@ -173,10 +174,11 @@ def metric_of(study: Study, name: str | None, compared: Sequence[Table]) -> Head
     kinds = {str(kind): str(own["metric"][own["kind"] == kind].iloc[0]) for kind in own["kind"] if kind}
     chosen = name if name in metrics else kinds.get(short)
     if chosen is None:
-        names = [*kinds, *(metric for metric in metrics if metric not in kinds)]
+        unnamed = set(own["metric"][own["kind"] == ""]) - set(kinds)
+        names = [*kinds, *(metric for metric in metrics if metric in unnamed)]
         raise UserError(
             f"--metric '{name}' was not measured of the cells, or no end of it is better{nearest(name, names)}: give "
-            f"one of {', '.join(names)}."
+            f"one of {', '.join(names)}, or a name that results.csv has."
         )
     return headline.chosen(study.frame, chosen, "evaluation")[0]
 

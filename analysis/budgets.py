@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -43,12 +43,12 @@ class Spent:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of budget: the field of `Spent` that it bounds, from above or below, and its units."""
+    """A kind of budget: what of `Spent` it bounds, from above or below, and its units."""
 
-    field: str
+    cost: str
     is_most: bool
     words: str
-    units: Mapping[str, float]
+    units: Mapping[str, float] = field(hash=False)
 
 
 _SECONDS = {
@@ -95,24 +95,24 @@ class Budget:
     @property
     def words(self) -> str:
         """The bound as a person writes it."""
-        return self.kind.words.format(_amount(self.kind.field, self.bound))
+        return self.kind.words.format(_amount(self.kind.cost, self.bound))
 
     def fits(self, spent: Spent) -> bool:
         """Whether a cell is within it; one whose cost is not known is not."""
-        cost = getattr(spent, self.kind.field)
+        cost = getattr(spent, self.kind.cost)
         return bool(cost <= self.bound if self.kind.is_most else cost >= self.bound)
 
     def excess(self, spent: Spent) -> float:
         """By which factor a cell misses it; 1 and less: it fits, infinite: nobody knows."""
-        cost = getattr(spent, self.kind.field)
+        cost = getattr(spent, self.kind.cost)
         if not cost > 0:
             return math.inf
         return float(cost / self.bound if self.kind.is_most else self.bound / cost)
 
     def cost_in_words(self, spent: Spent) -> str:
         """What a cell costs of it."""
-        unit = {"images_per_second": " images/s", "flops": " FLOPs", "peak_bytes": " MiB"}.get(self.kind.field, "")
-        return _amount(self.kind.field, getattr(spent, self.kind.field)) + unit
+        unit = {"images_per_second": " images/s", "flops": " FLOPs", "peak_bytes": " MiB"}.get(self.kind.cost, "")
+        return _amount(self.kind.cost, getattr(spent, self.kind.cost)) + unit
 
 
 def read(written: Sequence[str]) -> tuple[Budget, ...]:
@@ -158,9 +158,9 @@ def duration(seconds: float) -> str:
     return f"{text.number(seconds / 60)} min"
 
 
-def _amount(field: str, value: float) -> str:
+def _amount(cost: str, value: float) -> str:
     """A cost in the unit of its field, memory in MiB."""
-    match field:
+    match cost:
         case "seconds":
             return duration(value)
         case "flops":

@@ -2,7 +2,9 @@
 
 The milestones of a training are values at several budgets of one run with a constant rate, so each is what a run that
 ends there would have been. A saturating power law a + b C^-c is fitted to those of each cell, C the FLOPs of diffusion
-training, with b >= 0 and a no better than decoded real images, which no diffusion model behind that first stage beats.
+training, with b >= 0 and a no less than of decoded real images, which no diffusion model behind a first stage beats.
+Metrics of which higher is better have no such bound, and are not carried on.
+
 Errors come from a bootstrap over the milestones' errors: in each draw all milestones of all cells move with the noise
 and reference images that they share, and the law is fitted anew.
 
@@ -33,7 +35,7 @@ from analysis.compare import (
     one_cell,
     seed_factor,
 )
-from analysis.headline import Headline, floors_of, headline
+from analysis.headline import Headline, chosen, floors_of, headline
 from analysis.labels import row_label
 from analysis.milestones import with_flops
 from ldm.records import DECODED
@@ -66,8 +68,8 @@ class Curve:
     """The milestones of a cell, whatever its seeds, and the law through them.
 
     `spent`: FLOPs of diffusion training at each milestone; `share`: of what comes before it, once. `seconds`: a FLOP of
-    diffusion training takes; `share_seconds`: what comes before it. `laws`: (draws, 3) as a, b, c of the signed metric,
-    C in units of the last milestone's; the first is the fit to the values themselves. `fitted`: how many milestones
+    diffusion training takes; `share_seconds`: what comes before it. `laws`: (draws, 3) as a, b, c, with C in units of
+    the last milestone's; the first is the fit to the values themselves. `fitted`: how many milestones
     that is of; `misfit`: by how much their errors were enlarged.
     """
 
@@ -88,7 +90,7 @@ class Curve:
     trainings: int
 
     def at(self, spent: Array) -> Array:
-        """The signed metric of each law after so many FLOPs of diffusion training: (draws, budgets).
+        """The metric of each law after so many FLOPs of diffusion training: (draws, budgets).
 
         Infinite below the first milestone of the fit and beyond `REACH`, where nothing is known.
         """
@@ -118,7 +120,7 @@ class Crossing:
 class Race:
     """Curves that are measured alike, over budgets in FLOPs of diffusion training.
 
-    `values`: by curve the signed metric, (draws, budgets). `chances`: by curve the share of draws in which it is best.
+    `values`: by curve the metric, (draws, budgets). `chances`: by curve the share of draws in which it is best.
     """
 
     metric: Headline
@@ -129,13 +131,12 @@ class Race:
 
     @property
     def spent(self) -> float:
-        """The largest budget that was spent."""
-        return max(float(curve.spent[-1]) for curve in self.curves)
+        """The budget that every cell was trained with at least."""
+        return min(float(curve.spent[-1]) for curve in self.curves)
 
-    @property
-    def sign(self) -> float:
-        """1 where lower is better, -1 where higher is."""
-        return _sign(self.metric)
+    def place(self, budget: float) -> int:
+        """The index of the budget, of those on which curves are compared, that is nearest to this one."""
+        return int(np.abs(np.log(self.budgets / budget)).argmin())
 
     @property
     def leaders(self) -> list[int]:
@@ -144,10 +145,13 @@ class Race:
 
 
 @lru_cache(maxsize=4)
-def race(study: Study) -> Race | None:
-    """The curves of a study; None where fewer than two cells have enough milestones that are measured alike."""
-    metric = headline(study.frame, "progress")
-    if metric is None or metric.higher_is_better is None:
+def race(study: Study, name: str | None = None) -> Race | None:
+    """The curves of a study by the metric of this name, the headline of milestones for None.
+
+    None where higher is better, or fewer than two cells have enough milestones that are measured alike.
+    """
+    metric = headline(study.frame, "progress") if name is None else chosen(study.frame, name, "progress")[0]
+    if metric is None or metric.higher_is_better is not False:
         return None
     rows = study.frame[(study.frame["stage"] == "progress") & (study.frame["metric"] == metric.metric)]
     rows = with_flops(study, rows)
@@ -202,7 +206,7 @@ def crossings(found: Race) -> list[Crossing]:
 
 
 def _crossing(budgets: Array, first: Array, then: Array) -> float | None:
-    """The last budget at which `first` is better and from which on `then` is, interpolated; None where there is none."""
+    """The last budget at which `then` becomes better than `first`, interpolated; None where there is none."""
     with np.errstate(invalid="ignore"):
         ahead = then - first
     places = np.flatnonzero((ahead[:-1] > 0) & (ahead[1:] <= 0) & np.isfinite(ahead[:-1]))
@@ -221,12 +225,12 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
         if len(points) >= LEAST_MILESTONES:
             cells.append((own, points))
     factor = seed_factor([point for _, points in cells for point in points])
-    sign, random = _sign(metric), np.random.default_rng(SEED)
+    random = np.random.default_rng(SEED)
     shared: dict[int, Array] = {}
     found = []
     for own, points in cells:
         spent = own.groupby("images_seen")["spent"].mean().to_numpy(float)
-        values = sign * np.array([point.mean for point in points])
+        values = np.array([point.mean for point in points])
         noise, error = _noise(points, factor, shared, random)
         if noise is None:
             continue
@@ -249,7 +253,7 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
                 str(one["regulariser"]),
                 frozenset(own["model"]),
                 spent,
-                sign * values,
+                values,
                 low,
                 high,
                 share,
@@ -302,7 +306,7 @@ def _alone(point: Measured) -> float:
 
 
 def fit(x: Array, values: Array, error: Array, best_possible: float) -> Array:
-    """Laws a + b x^-c through values of which lower is better, (draws, milestones): (draws, 3).
+    """Laws a + b x^-c through values, (draws, milestones): (draws, 3).
 
     Least squares weighed by the errors, in a and b exactly for each of `POWERS`, with b >= 0 and a >= `best_possible`.
     """
@@ -342,22 +346,15 @@ def _late(x: Array, values: Array, error: Array, best_possible: float) -> tuple[
 
 
 def _best_possible(study: Study, rows: pd.DataFrame, metric: Headline) -> float:
-    """The signed value that no diffusion model behind this first stage beats; minus infinity where nothing tells.
+    """The value that no diffusion model behind this first stage beats: of decoded real images, or 0.
 
-    The lower end of the interval of decoded real images, where the metric has no bias that depends on n; else 0 for
-    distances.
+    The lower end of the interval of the former; 0 where that is not measured, or depends on n.
     """
-    if metric.higher_is_better:
-        return -math.inf
     floor = of_first_stage(floors_of(study.frame, metric.metric, DECODED), rows)
     if floor.empty or not metric.is_unbiased:
         return 0.0
     lowest = floor["ci_low"].fillna(floor["value"]).astype(float).min()
     return float(max(lowest, 0.0))
-
-
-def _sign(metric: Headline) -> float:
-    return -1.0 if metric.higher_is_better else 1.0
 
 
 def band(values: Array, level: float = 0.95) -> tuple[Array, Array]:

@@ -27,20 +27,30 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } pre { background: #f5f5f5;
 """
 
 
+FIRST = "crossings"
+"""The figure that stands beside the first section, before all others."""
+
+
 def page(title: str, texts: Sequence[str], figures: Sequence[Path]) -> str:
-    """A page of figures, held as data, and Markdown texts; the first text's head stands above the figures."""
+    """A page of figures, held as data, and Markdown texts.
+
+    The first text's first section and the figure that belongs to it stand above the other figures.
+    """
     rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n\n".join(texts))
     rendered = rendered.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    head, mark, rest = rendered.partition("<h2>")
-    shown = "".join(
-        f'<figure><img alt="{html.escape(path.stem)}" src="data:image/svg+xml;base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}"></figure>\n'
-        for path in figures
-    )
+    head, *sections = rendered.split("<h2>")
+    shown = "".join(map(_figure, sorted(figures, key=lambda path: path.stem != FIRST)))
+    sections = [f"<h2>{section}" for section in sections]
+    body = "".join([head, *sections[:1], shown, *sections[1:]])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>\n{head}{shown}{mark}{rest}</body></html>\n"
+        f"<style>{STYLE}</style></head><body>\n{body}</body></html>\n"
     )
+
+
+def _figure(path: Path) -> str:
+    held = base64.b64encode(path.read_bytes()).decode()
+    return f'<figure><img alt="{html.escape(path.stem)}" src="data:image/svg+xml;base64,{held}"></figure>\n'
 
 
 def write(
