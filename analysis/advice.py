@@ -268,7 +268,7 @@ def _unspent(study: Study, answer: Answer) -> list[str]:
         return []
     beyond = any(spent.get(c.name, 0.0) > 1.01 * c.spent[-1] for c in found.curves)
     return [
-        f"With all of {_bounds(bounds)} spent on one cell, first stage included, the best by the fitted curves is "
+        f"Were {_bounds(bounds)} all spent on one cell, first stage included, the best by the fitted curves would be "
         f"{likely}{' (extrapolated)' if beyond else ''}."
     ]
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import pandas as pd
 from scipy.special import ndtri
 
-from analysis import chance, headline, limits, speeds
+from analysis import chance, limits, speeds
 from analysis.budgets import Budget, Spent, spent_on
 from analysis.collect import Study
 from analysis.compare import (
@@ -28,12 +28,14 @@ from analysis.compare import (
     against_best,
     by_cell,
     compare,
+    compared_rows,
     error_of_difference,
     measured,
     seed_factor,
     tables,
 )
-from analysis.headline import Headline
+from analysis.headline import Headline, direction, headline
+from analysis.headline import chosen as of_name
 from ldm.errors import UserError, nearest
 from ldm.records import Cell
 
@@ -145,30 +147,29 @@ def answers(
 
     Raises: UserError where no end of the metric is better, or it was not measured.
     """
-    known = limits.known(study)
-    compared = tables(study.frame, study.axes, limits=limits.by_cell_id(known))
-    wanted = metric_of(study, metric, compared)
+    wanted = metric_of(study, metric)
     if wanted is None:
         return ()
-    found = []
-    for table in compared:
-        if table.metric == wanted.metric:
-            rows = study.frame[study.frame["metric"] == table.metric]
-            rows = rows[(rows["protocol"] == table.protocol) & headline.is_of_samples(rows)]
-            found.append(_answer(study, table, rows, wanted, budgets, within))
-    return tuple(found)
+    known = limits.by_cell_id(limits.known(study))
+    rows = compared_rows(study.frame)
+    rows = rows[rows["metric"] == wanted.metric]
+    return tuple(
+        _answer(study, table, rows[rows["protocol"] == table.protocol], wanted, budgets, within)
+        for table in tables(study.frame, study.axes, limits=known, metric=wanted.metric)
+    )
 
 
-def metric_of(study: Study, name: str | None, compared: Sequence[Table]) -> Headline | None:
+def metric_of(study: Study, name: str | None) -> Headline | None:
     """The metric of that name: as results.csv has it, or without its network; the headline for None.
 
     Raises: UserError with the names that are known where it is none of them.
     """
     if name is None:
-        found = headline.headline(study.frame)
+        found = headline(study.frame)
         return found if found is not None and found.higher_is_better is not None else None
-    rows = study.frame[study.frame["metric"].isin({table.metric for table in compared})]
-    metrics = list(dict.fromkeys(rows["metric"]))
+    rows = compared_rows(study.frame)
+    metrics = [str(metric) for metric, own in rows.groupby("metric", sort=False) if direction(own) is not None]
+    rows = rows[rows["metric"].isin(metrics)]
     short = STANDARD.get(name, name)
     own = rows[(rows["network"] == rows["extractor"]) | (rows["network"] == "")]
     kinds = {str(kind): str(own["metric"][own["kind"] == kind].iloc[0]) for kind in own["kind"] if kind}
@@ -180,7 +181,7 @@ def metric_of(study: Study, name: str | None, compared: Sequence[Table]) -> Head
             f"--metric '{name}' was not measured of the cells, or no end of it is better{nearest(name, names)}: give "
             f"one of {', '.join(names)}, or a name that results.csv has."
         )
-    return headline.chosen(study.frame, chosen, "evaluation")[0]
+    return of_name(study.frame, chosen, "evaluation")[0]
 
 
 def _answer(

@@ -575,22 +575,32 @@ class Table:
 
 
 def tables(
-    frame: pd.DataFrame, axes: Axes, against: str | None = None, limits: Mapping[str, Sequence[Limit]] = {}
+    frame: pd.DataFrame,
+    axes: Axes,
+    against: str | None = None,
+    limits: Mapping[str, Sequence[Limit]] = {},
+    metric: str | None = None,
 ) -> list[Table]:
     """Of every metric of samples whose better end is known, by protocol; against the best, or the cell so named.
 
     Those of stages behind the samples are among them where their group is none that this program knows. `limits`: by
-    column `cell`, what limits it.
+    column `cell`, what limits it. `metric`: the only one.
     Raises: UserError where not exactly one cell's name begins with `against`.
     """
-    is_evaluation = (frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)
-    rows = frame[is_evaluation | (is_of_samples(frame) & ~frame["group"].isin(GROUPS))]
+    rows = compared_rows(frame)
+    rows = rows if metric is None else rows[rows["metric"] == metric]
     found = []
     for _, own in rows.groupby(["metric", "protocol"], sort=False):
         higher = direction(own)
         if higher is not None:
             found.append(_table(frame, own, axes, higher, against, limits))
     return found
+
+
+def compared_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of samples by which cells may be compared."""
+    is_evaluation = (frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)
+    return frame[is_evaluation | (is_of_samples(frame) & ~frame["group"].isin(GROUPS))]
 
 
 def _table(
