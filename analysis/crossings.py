@@ -48,6 +48,9 @@ LEAST_MILESTONES = 4
 POWERS = np.geomspace(0.05, 2.0, 40)
 """The exponents c that are tried; at the lower end the law is almost a straight line over log C."""
 
+STEPS = 8
+"""Halvings of the step from one exponent to the next."""
+
 BY_CHANCE = 0.05
 """Probability of missing milestones as far by chance, below which the first of them is left out."""
 
@@ -308,26 +311,38 @@ def _alone(point: Measured) -> float:
 def fit(x: Array, values: Array, error: Array, best_possible: float) -> Array:
     """Laws a + b x^-c through values, (draws, milestones): (draws, 3).
 
-    Least squares weighed by the errors, in a and b exactly for each of `POWERS`, with b >= 0 and a >= `best_possible`.
+    Least squares weighed by the errors with b >= 0 and a >= `best_possible`: in a and b exactly, in c by the best of
+    `POWERS` and then by ever smaller steps from it.
     """
-    weight = 1 / error**2
-    chosen, least = np.zeros((len(values), 3)), np.full(len(values), np.inf)
-    for power in POWERS:
-        basis = x**-power
-        middle = (weight * basis).sum() / weight.sum()
-        centred = basis - middle
-        slope = np.maximum((values * weight * centred).sum(axis=1) / (weight * centred**2).sum(), 0.0)
-        level = (values * weight).sum(axis=1) / weight.sum() - slope * middle
-        held = level < best_possible
-        if held.any():
-            beyond = np.maximum(((values - best_possible) * weight * basis).sum(axis=1), 0.0)
-            slope = np.where(held, beyond / (weight * basis**2).sum(), slope)
-            level = np.where(held, best_possible, level)
-        loss = (weight * (values - level[:, None] - slope[:, None] * basis) ** 2).sum(axis=1)
-        is_less = loss < least
-        least = np.where(is_less, loss, least)
-        chosen[is_less] = np.column_stack([level, slope, np.full(len(values), power)])[is_less]
-    return chosen
+    weight, draws = 1 / error**2, len(values)
+    best = _lines(x, values, weight, np.full(draws, POWERS[0]), best_possible)
+    for power in POWERS[1:]:
+        best = _better(best, _lines(x, values, weight, np.full(draws, power), best_possible))
+    ratio = float(POWERS[1] / POWERS[0])
+    for step in (ratio ** (sign / 2**k) for k in range(1, STEPS + 1) for sign in (1, -1)):
+        power = np.clip(best[:, 3] * step, POWERS[0], POWERS[-1])
+        best = _better(best, _lines(x, values, weight, power, best_possible))
+    return best[:, 1:]
+
+
+def _lines(x: Array, values: Array, weight: Array, power: Array, best_possible: float) -> Array:
+    """Of each draw the best a + b x^-c for its c: (draws, 4) as loss, a, b, c."""
+    basis, total = x ** -power[:, None], weight.sum()
+    middle = (weight * basis).sum(axis=1) / total
+    centred = basis - middle[:, None]
+    slope = np.maximum((values * weight * centred).sum(axis=1) / (weight * centred**2).sum(axis=1), 0.0)
+    level = (values * weight).sum(axis=1) / total - slope * middle
+    held = level < best_possible
+    beyond = ((values - best_possible) * weight * basis).sum(axis=1) / (weight * basis**2).sum(axis=1)
+    slope = np.where(held, np.maximum(beyond, 0.0), slope)
+    level = np.where(held, best_possible, level)
+    loss = (weight * (values - level[:, None] - slope[:, None] * basis) ** 2).sum(axis=1)
+    return np.column_stack([loss, level, slope, power])
+
+
+def _better(these: Array, those: Array) -> Array:
+    """By draw the one of less loss."""
+    return np.where(those[:, :1] < these[:, :1], those, these)
 
 
 def _late(x: Array, values: Array, error: Array, best_possible: float) -> tuple[Array, int, float]:

@@ -90,7 +90,9 @@ def test_where_none_fits_the_nearest_is_named(clear):
     found = one(clear, "600 images/s")
     assert found.best is None
     [said, *_] = sentences(clear, found)
-    assert said == "No cell fits at least 600 images/s; the nearest is KL f = 16, 8 channels, 20 steps with 517 images/s."
+    assert (
+        said == "No cell fits at least 600 images/s; the nearest is KL f = 16, 8 channels, 20 steps with 517 images/s."
+    )
 
 
 def test_a_tie_is_a_tie(free):
@@ -134,7 +136,9 @@ def test_where_all_are_limited_none_is_recommended_and_the_curves_say_what_it_ta
     found = one(study)
     assert (found.best, found.alike) == (None, ())
     [said, *_] = sentences(study, found)
-    assert said.startswith("No recommendation yet: something other than its latent space holds back each of the 3 cells")
+    assert said.startswith(
+        "No recommendation yet: something other than its latent space holds back each of the 3 cells"
+    )
     assert "(training: all)" in said
     assert "about 8 times the training is needed (`trainer.length=8`)" in said
     assert "- training (all cells): train longer" in "\n".join(spoken(study, found, tmp_path))
@@ -196,7 +200,7 @@ def test_metrics_are_named_as_in_results_or_short(free):
     assert one(free, metric="fid").metric.metric == f"fd_{JUDGE}"
     precise = one(free, metric="precision")
     assert (precise.metric.higher_is_better, f_of(precise.best)) == (True, 4)
-    with pytest.raises(UserError, match="did you mean 'precision'.*give one of fd, kd, precision"):
+    with pytest.raises(UserError, match=r"did you mean 'precision'.*give one of fd, kd, precision"):
         answers(free, "precison")
 
 
@@ -219,7 +223,9 @@ def test_budgets_are_read_as_people_write_them(written, cost, bound):
     assert (found.kind.cost, found.bound) == (cost, pytest.approx(bound))
 
 
-@pytest.mark.parametrize("written", ["5 bananas", "images/s", "-5 images/s", "0 h", "five h", "5", "", "nan h", "1e999 s"])
+@pytest.mark.parametrize(
+    "written", ["5 bananas", "images/s", "-5 images/s", "0 h", "five h", "5", "", "nan h", "1e999 s"]
+)
 def test_what_is_no_budget_is_refused_with_the_forms(written):
     with pytest.raises(UserError, match=r'5 images/s", "2 h training", "1e15 FLOPs" or "8 GiB memory"'):
         read([written])
@@ -247,7 +253,9 @@ def test_the_command_prints_the_answer_and_what_comes_next(tmp_path, capsys):
     assert "python -m ldm.interop.export OUT --cell kl-f8-" in said
 
 
-@pytest.mark.parametrize("wrong", [["--budget", "5 bananas"], ["--metric", "kdi"], ["--within", "x"], ["--sweep", "no"]])
+@pytest.mark.parametrize(
+    "wrong", [["--budget", "5 bananas"], ["--metric", "kdi"], ["--within", "x"], ["--sweep", "no"]]
+)
 def test_what_is_wrong_is_one_sentence(tmp_path, capsys, wrong):
     made(tmp_path)
     assert main(["--store", str(tmp_path), *wrong]) == 2
