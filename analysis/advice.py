@@ -29,6 +29,9 @@ SURE = 0.95
 TIMES = 4
 """Times the training for which it is said what the curves expect."""
 
+LENGTHS = ("trainer.length", "trainer.images")
+"""Settings that say how long a diffusion model is trained."""
+
 SAMPLES = 5000
 """Samples that the next steps draw."""
 
@@ -56,8 +59,13 @@ def section(study: Study) -> str:
     found = answers(study)
     if not found:
         return ""
-    told = [" ".join(sentences(study, one)) for one in found]
+    told = [" ".join([*_protocol(one, found), *sentences(study, one)]) for one in found]
     return "\n\n".join([*told, "`python analysis/ask.py` answers for a budget, and says what to run next."])
+
+
+def _protocol(answer: Answer, among: Sequence[Answer]) -> list[str]:
+    """How an answer's metric was measured, where there are several ways."""
+    return [f"Of what was measured by protocol `{answer.protocol}`:"] if len(among) > 1 else []
 
 
 def sentences(study: Study, answer: Answer) -> list[str]:
@@ -102,15 +110,21 @@ def _nothing(study: Study, answer: Answer) -> str:
 
 def _needed_training(study: Study) -> str:
     """What training the ends of the curves suggest, in short; `limits.budget` has the numbers."""
-    ends = limits.ends(study)
-    gaining = [end for end in ends.values() if end.is_gaining]
-    told = [end.enough // end.last for end in gaining if end.enough is not None]
-    if ends and not gaining:
+    ends = limits.ends(study).values()
+    if ends and not any(end.is_gaining for end in ends):
         return "By the curves over training more images would not help."
-    if told:
-        times = max(told)
-        return f"By the curves over training about {times} times the training is needed (`trainer.length={times}`)."
-    return "How much more training is needed cannot be extrapolated: train longer (`trainer.length=2`)."
+    if (times := _times_needed(study)) is None:
+        return "How much more training is needed cannot be extrapolated: train twice as long (`trainer.length=2`)."
+    return (
+        f"By the curves over training about {times} times the training is needed (`trainer.length={times}`, where it "
+        "was 1)."
+    )
+
+
+def _times_needed(study: Study) -> int | None:
+    """Times its training that the cell that needs most still gains; None where nothing can be extrapolated."""
+    told = [end.enough // end.last for end in limits.ends(study).values() if end.enough is not None]
+    return max(told, default=None)
 
 
 def _all(options: Sequence[Option]) -> str:
@@ -176,7 +190,7 @@ def spoken(study: Study, answer: Answer, store: Path) -> list[str]:
         told += _cheaper(answer)
         told += _settling(answer)
     else:
-        told += _remedies(answer)
+        told += _remedies(answer, _times_needed(study) or 2)
     told += _unspent(study, answer)
     told += _front(answer)
     if best is not None and best.cell is not None:
@@ -186,7 +200,9 @@ def spoken(study: Study, answer: Answer, store: Path) -> list[str]:
 
 def _question(answer: Answer) -> str:
     bounds = f", with {_bounds(answer.budgets)}" if answer.budgets else ""
-    return f"Asked: the best {answer.metric.title} ({answer.metric.better}){bounds}."
+    n = min(option.mean.n for option in answer.options)
+    how = f"{answer.metric.better}; n = {n:,}, protocol {answer.protocol}"
+    return f"Asked: the best {answer.metric.title} ({how}){bounds}."
 
 
 def _cheaper(answer: Answer) -> list[str]:
@@ -229,8 +245,8 @@ def _needed(one: Open) -> str:
     return f"{item.cell}: the difference is {gap}; to see one of that size takes {what}."
 
 
-def _remedies(answer: Answer) -> list[str]:
-    """What to do about what holds cells back, each limit once."""
+def _remedies(answer: Answer, times: int) -> list[str]:
+    """What to do about what holds cells back, each limit once; `times`: how much more training is advised."""
     names = dict.fromkeys(name for option in answer.fitting for name in option.mean.limits.split(", ") if name)
     told = ["What holds cells back, and what to do about it:"]
     for name in names:
@@ -238,7 +254,7 @@ def _remedies(answer: Answer) -> list[str]:
         if name in REMEDIES:
             steps = max((int(o.cell.axes.get("steps") or 0) for o in own if o.cell is not None), default=0)
             whose = "all cells" if len(own) == len(answer.fitting) else _short_names(own, answer.options)
-            told.append(f"- {name} ({whose}): {REMEDIES[name].format(times=TIMES, steps=2 * steps)}.")
+            told.append(f"- {name} ({whose}): {REMEDIES[name].format(times=times, steps=2 * steps)}.")
     return told
 
 
@@ -300,13 +316,17 @@ def _front(answer: Answer) -> list[str]:
 
 
 def _next(study: Study, answer: Answer, best: Option, cell: Cell, store: Path) -> list[str]:
-    """Commands for the chosen cell, each behind what it does."""
+    """Commands for the chosen cell, each behind what it does; an experiment's own length is not known here."""
     given = [item for item in cell.overrides if item.partition("=")[0].lstrip("+") != "store"]
     own = [*given, f"store={store}"]
+    keys = {item.partition("=")[0].lstrip("+") for item in given}
+    is_set = "experiment" in keys and not keys & set(LENGTHS)
     return [
         "Next:",
         f"  repeat it         {_command(own)}",
-        f"  train it longer   {_command(_longer(given, TIMES) + own[-1:])}{_gain(study, answer, best)}",
+        f"  train it longer   {_command(_longer(given, TIMES) + own[-1:])}",
+        *_expected(study, answer, best),
+        *(["                    # where the experiment sets trainer.length, multiply that"] if is_set else []),
         f"  sample and keep   {_command([*own, f'metrics.n_samples={SAMPLES}', 'samples.keep=images'])}",
         f"  export            python -m ldm.interop.export OUT --cell {cell.cell} {shlex.quote(f'store={store}')}",
     ]
@@ -316,23 +336,22 @@ def _longer(given: Sequence[str], times: int) -> list[str]:
     """The overrides with so many times the training images."""
     for index, item in enumerate(given):
         key, _, value = item.partition("=")
-        if key.lstrip("+") in ("trainer.length", "trainer.images"):
+        if key.lstrip("+") in LENGTHS:
             longer = f"{float(value) * times:g}" if key.endswith("length") else str(int(float(value) * times))
             return [*given[:index], f"{key}={longer}", *given[index + 1 :]]
     return [*given, f"trainer.length={times}"]
 
 
-def _gain(study: Study, answer: Answer, best: Option) -> str:
-    """What the cell's curve expects of that, as a comment behind the command."""
+def _expected(study: Study, answer: Answer, best: Option) -> list[str]:
+    """What the cell's curve expects of that, as a comment below the command."""
     found = _race(study, answer)
-    own = [] if found is None else [curve for curve in found.curves if curve.models & best.models]
-    if found is None or not own:
-        return ""
-    [curve] = own[:1]
-    drawn = curve.at(np.array([curve.spent[-1], TIMES * curve.spent[-1]]))
-    low, high = band(drawn)
-    now, then = text.number(drawn[0, 0]), text.difference(float(drawn[0, 1]), float(low[1]), float(high[1]))
-    return f"\n                    # its milestones: {now} now, {then} by its fitted curve, extrapolated"
+    for curve in found.curves if found is not None else ():
+        if curve.models & best.models:
+            drawn = curve.at(np.array([curve.spent[-1], TIMES * curve.spent[-1]]))
+            low, high = band(drawn)
+            then = text.difference(float(drawn[0, 1]), float(low[1]), float(high[1]))
+            return [f"                    # its milestones: {text.number(drawn[0, 0])} now, {then} extrapolated"]
+    return []
 
 
 def _command(overrides: Iterable[str]) -> str:

@@ -113,6 +113,7 @@ class Answer:
     """
 
     metric: Headline
+    protocol: str
     options: tuple[Option, ...]
     budgets: tuple[Budget, ...] = ()
     within: float = WITHIN
@@ -197,7 +198,7 @@ def _answer(
     options = [_option(table, mean, *by_name[mean.name], budgets, given) for mean in table.means]
     front = on_front([option for option in options if not option.barred], factor, sign)
     options = [replace(option, is_on_front=option.name in front) for option in options]
-    found = Answer(metric, tuple(options), budgets, within, is_tiny=len(table.tiny) == len(table.means))
+    found = Answer(metric, table.protocol, tuple(options), budgets, within, is_tiny=len(table.tiny) == len(table.means))
     running = [option for option in options if option.may_be_taken]
     if not running or all(option.mean.limits or option.barred for option in found.fitting):
         return found

@@ -27,21 +27,20 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } pre { background: #f5f5f5;
 """
 
 
-FIRST = "crossings"
-"""The figure that stands beside the first section, before all others."""
+ANSWER = ("Recommendation", "crossings")
+"""The section of the table and the figure that stand before all others, where there are these."""
 
 
 def page(title: str, texts: Sequence[str], figures: Sequence[Path]) -> str:
-    """A page of figures, held as data, and Markdown texts.
-
-    The first text's first section and the figure that belongs to it stand above the other figures.
-    """
+    """A page of figures, held as data, and Markdown texts; the first text's head and the answer stand above all."""
     rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n\n".join(texts))
     rendered = rendered.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    head, *sections = rendered.split("<h2>")
-    shown = "".join(map(_figure, sorted(figures, key=lambda path: path.stem != FIRST)))
-    sections = [f"<h2>{section}" for section in sections]
-    body = "".join([head, *sections[:1], shown, *sections[1:]])
+    head, *others = rendered.split("<h2>")
+    sections = [f"<h2>{section}" for section in others]
+    section, figure = ANSWER
+    above = int(rendered.startswith(f"{head}<h2>{section}</h2>"))
+    shown = "".join(map(_figure, sorted(figures, key=lambda path: path.stem != figure)))
+    body = "".join([head, *sections[:above], shown, *sections[above:]])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>\n{body}</body></html>\n"

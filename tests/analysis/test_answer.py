@@ -13,12 +13,13 @@ from synthetic_store import JUDGE, Recipe, build
 from test_limits import FREE, KERNEL, STORES, made
 
 from analysis import chance
-from analysis.advice import NONE_OF_TINY, section, sentences, spoken
+from analysis.advice import NONE_OF_TINY, REMEDIES, _longer, section, sentences, spoken
 from analysis.answer import answers
 from analysis.ask import main, share
 from analysis.budgets import duration, read
 from analysis.collect import Study, read_study
 from analysis.compare import Measured, Training, seed_factor
+from analysis.limits import LIMITS
 from analysis.table import markdown
 from ldm.errors import UserError
 
@@ -140,7 +141,7 @@ def test_where_all_are_limited_none_is_recommended_and_the_curves_say_what_it_ta
         "No recommendation yet: something other than its latent space holds back each of the 3 cells"
     )
     assert "(training: all)" in said
-    assert "about 8 times the training is needed (`trainer.length=8`)" in said
+    assert "about 8 times the training is needed (`trainer.length=8`, where it was 1)" in said
     assert "- training (all cells): train longer" in "\n".join(spoken(study, found, tmp_path))
 
 
@@ -271,9 +272,11 @@ def test_the_script_runs_from_the_root_without_torch():
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
 
 
-def test_a_length_that_was_given_is_multiplied(tmp_path):
-    from analysis.advice import _longer
+def test_there_is_a_remedy_for_every_limit():
+    assert set(REMEDIES) == set(LIMITS)
 
+
+def test_a_length_that_was_given_is_multiplied():
     assert _longer(["ae.f=4", "trainer.length=2.5"], 4) == ["ae.f=4", "trainer.length=10"]
     assert _longer(["trainer.images=1000"], 4) == ["trainer.images=4000"]
     assert _longer(["ae.f=4"], 4) == ["ae.f=4", "trainer.length=4"]
