@@ -11,6 +11,10 @@ if __package__ in {None, ""}:
     # Run as a script, Python looks beside this file; the packages lie one folder up.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from analysis.advice import NOTHING_MEASURED, spoken
+from analysis.answer import answers
+from analysis.budgets import read
+from analysis.collect import read_study
 from ldm.errors import UserError
 
 DESCRIPTION = """Says which cell of a sweep to take: the best within a budget, with the probability that it is, those
@@ -59,11 +63,6 @@ def share(written: str) -> float:
 
 def ask(store: Path, sweep: str | None, metric: str | None, budgets: Sequence[str], within: str) -> str:
     """The answer as it is printed. Raises: UserError where the store, the metric or a budget cannot be read."""
-    from analysis.advice import NOTHING_MEASURED, spoken
-    from analysis.answer import answers
-    from analysis.budgets import read
-    from analysis.collect import read_study
-
     bounds, reach = read(budgets), share(within)
     study = read_study(store, sweep)
     found = answers(study, metric, bounds, reach)
