@@ -59,7 +59,7 @@ def section(study: Study) -> str:
     found = answers(study)
     if not found:
         return ""
-    told = [" ".join([*_protocol(one, found), *sentences(study, one)]) for one in found]
+    told = [said for one in found for said in (*_protocol(one, found), *sentences(study, one))]
     return "\n\n".join([*told, "`python analysis/ask.py` answers for a budget, and says what to run next."])
 
 
@@ -138,8 +138,8 @@ def _held_back(options: Sequence[Option]) -> str:
         own = [*option.mean.limits.split(", "), *option.barred.split(", ")]
         for name in dict.fromkeys(filter(None, own)):
             counts[name] = counts.get(name, 0) + 1
-    named = ((name, "all" if count == len(options) else str(count)) for name, count in counts.items())
-    return ", ".join(f"{name}: {count}" for name, count in named)
+    most = sorted(counts.items(), key=lambda item: -item[1])
+    return "; ".join(f"{name}: {'all' if count == len(options) else count}" for name, count in most)
 
 
 def _race(study: Study, answer: Answer) -> Race | None:
@@ -150,22 +150,21 @@ def _race(study: Study, answer: Answer) -> Race | None:
 def _outlook(found: Race) -> str:
     """Which cell is the best as trained and with more training, by the fitted curves, and which overtakes where."""
     title = found.metric.title.partition(",")[0]
-    told = [
-        f"by the curves of the {title} over training the best is, at the {found.spent:.2g} FLOPs of diffusion training "
-        f"that every cell had, {_chances(found, found.spent)}",
-        f"at {TIMES} times that (extrapolated) {_chances(found, TIMES * found.spent)}",
-    ]
     ahead = [_overtakes(one, found) for one in crossings(found) if one.is_extrapolated and one.share >= LIKELY]
-    told += ahead[:1] or [f"no cell overtakes another within {REACH:g} times that"]
-    joined = "; ".join(told)
-    return joined[0].upper() + joined[1:] + "."
+    return (
+        f"Probability of the smallest {title} by the curves over training (figure `crossings`): at the "
+        f"{found.spent:.2g} FLOPs of diffusion training that every cell had {_chances(found, found.spent)}; at {TIMES} "
+        f"times that, extrapolated, {_chances(found, TIMES * found.spent)}; "
+        f"{ahead[0] if ahead else f'no cell overtakes another within {REACH:g} times that'}."
+    )
 
 
 def _overtakes(one: Crossing, found: Race) -> str:
     way = "overtakes" if one.share > SURE else "may overtake"
+    at, low, high = (text.number(budget / found.spent, digits=2) for budget in (one.at, one.low, one.high))
     return (
-        f"{one.then} {way} {one.first} at about {one.at / found.spent:.2g} times that ({one.at:.1e} FLOPs, 95 % "
-        f"interval {one.low:.1e} to {one.high:.1e}, in {one.share:.0%} of the draws)"
+        f"{one.then} {way} {one.first} at about {at} times that (95 % interval {low} to {high} times, in "
+        f"{100 * one.share:.0f} % of the draws)"
     )
 
 
@@ -176,7 +175,7 @@ def _chances(found: Race, budget: float) -> str:
 
 def _listed_chances(chances: Mapping[str, float]) -> str:
     likely = sorted(((value, name) for name, value in chances.items() if value >= LIKELY), reverse=True)
-    return ", ".join(f"{name} {_with(value)}" for value, name in likely[:MOST_NAMED])
+    return ", ".join(f"{name}: {_probability(value)}" for value, name in likely[:MOST_NAMED])
 
 
 def spoken(study: Study, answer: Answer, store: Path) -> list[str]:
@@ -284,8 +283,8 @@ def _unspent(study: Study, answer: Answer) -> list[str]:
         return []
     beyond = any(spent.get(c.name, 0.0) > 1.01 * c.spent[-1] for c in found.curves)
     return [
-        f"Were {_bounds(bounds)} all spent on one cell, first stage included, the best by the fitted curves would be "
-        f"{likely}{' (extrapolated)' if beyond else ''}."
+        f"Were {_bounds(bounds)} all spent on one cell, first stage included, the probability of being the best "
+        f"by the fitted curves would be{', extrapolated,' if beyond else ''} {likely}."
     ]
 
 

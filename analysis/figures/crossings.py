@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, placing, style
+from analysis import limits, looks, placing, style
 from analysis.collect import Study
 from analysis.crossings import REACH, Array, Race, band, race
 from analysis.figures.notes import counted, facts_of, notes_of
@@ -20,6 +20,9 @@ SHADE = "#f1f1f1"
 DASHED = (0, (4, 2))
 WIDE = 4.0
 """From what ratio of the largest value to the least on the axis is logarithmic."""
+
+
+LIMITED = "Something limits every cell (table.md), so this is an order of distances and not yet of latent spaces."
 
 
 def has_data(study: Study) -> bool:
@@ -81,6 +84,7 @@ def draw(study: Study) -> Figure:
         "Fit: a + b C^-c, C the FLOPs. Bands and probabilities: bootstrap over the milestones' intervals, with the "
         "noise and reference images that cells share; what a fit misses enlarges its errors. In the grey part nothing "
         "was measured: curves may bend where the law does not.",
+        *([LIMITED] if (known := limits.known(study)) and all(one.limits for one in known) else []),
         sampled_with(study),
         *notes_of(study, rows, "progress"),
     ]
