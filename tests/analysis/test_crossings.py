@@ -188,10 +188,10 @@ def test_seeds_are_one_curve_whose_scatter_counts(tmp_path):
 
 @pytest.mark.slow
 def test_intervals_of_crossings_hold_the_truth(study):
-    """Over 60 simulated studies the 95 % interval of the crossing leaves it out in no more than chance allows."""
+    """Over 200 simulated studies the 95 % interval of the crossing leaves it out in no more than chance allows."""
     random, inside = np.random.default_rng(5), 0
-    for _ in range(60):
+    for _ in range(200):
         told = crossings(race(following(study, LAWS, noise=random)))
         assert len(told) == 1
         inside += told[0].low < CROSSED * SPENT < told[0].high
-    assert inside >= 52
+    assert inside >= 181  # 190 expected, three deviations below
