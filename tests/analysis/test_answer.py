@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from synthetic_store import JUDGE, Recipe, build
@@ -159,6 +160,31 @@ def test_the_recommendation_stands_first_in_the_table(clear):
     page = markdown(clear)
     assert page.index("## Recommendation") < page.index("## Cells")
     assert section(clear) in page
+
+
+def test_speeds_that_were_timed_count_the_slowest_machine(clear):
+    """On one machine all cells are as fast as they were made, on the other f = 4 makes 20 images a second."""
+    rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
+    speeds = dict(zip(rows["samples"], rows["sample_images_per_second"], strict=True))
+    slow = set(rows["samples"][rows["f"] == 4])
+    timed = [
+        {"samples": samples, "machine": machine, "batch": 8, "precision": "fp32", "is_alone": True, "repeats": 3}
+        | {"created": "now", "sample_images_per_second": 20.0 if machine == "b" and samples in slow else speed}
+        for samples, speed in speeds.items()
+        for machine in ("a", "b")
+    ]
+    study = dataclasses.replace(clear, timings=pd.DataFrame(timed))
+    assert f_of(one(study).best) == 4
+    assert [f_of(option) for option in one(study).options if option.spent.images_per_second == 20] == [4]
+    assert f_of(one(study, "100 images/s").best) == 8
+
+
+def test_each_way_of_measuring_has_an_answer_of_its_own(tmp_path):
+    """The cell at f = 8 was measured on other images, so it is compared with none."""
+    build(tmp_path, dataclasses.replace(FREE, odd_protocol=[("kl", 8)]))
+    study = read_study(tmp_path)
+    assert [{f_of(option) for option in found.options} for found in answers(study)] == [{4, 16}, {8}]
+    assert section(study).count("Of what was measured by protocol `") == 2
 
 
 def test_seeds_take_the_proviso_away(tmp_path):
