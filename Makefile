@@ -1,4 +1,4 @@
-# make demo   the main job with all defaults, and its figures
+# make demo   the main job with all defaults, its figures, and what they answer
 # make test   environment, linter, type checker, tests
 PYTHON ?= python3
 VENV   := .venv
@@ -12,6 +12,7 @@ CONSTRAINTS ?= -c constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python run.py -m hydra/launcher=local ae.f=1,4,8,16,32 store=$(STORE)
 	$(BIN)/python analysis/plot_tradeoffs.py --store $(STORE)
+	$(BIN)/python analysis/ask.py --store $(STORE)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

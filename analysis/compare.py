@@ -153,6 +153,15 @@ class SeedFactor:
 
 
 @dataclass(frozen=True)
+class Error:
+    """Variance of an estimate and its degrees of freedom; `common`: what of it no further training averages away."""
+
+    variance: float
+    freedom: float
+    common: float = 0.0
+
+
+@dataclass(frozen=True)
 class Mean:
     """A cell's mean over its trainings with a 95 % interval (None where nothing tells one), what of, and its limits."""
 
@@ -283,14 +292,20 @@ def mean_over_seeds(cell: Measured, factor: SeedFactor) -> Mean:
     """The mean of a cell; over trainings where there are several, else of the one model that was trained."""
     several = len(cell.trainings) > 1
     estimand = f"mean over training seeds of {cell.estimand or 'the value'}" if several else cell.estimand
+    error = error_of_mean(cell, factor)
+    low, high = (None, None) if error is None else cell.bounds or _bounds(cell.mean, error)
+    counts = (len(cell.values), len(cell.trainings))
+    return Mean(cell.name, cell.mean, cell.std, *counts, low, high, estimand, cell.n)
+
+
+def error_of_mean(cell: Measured, factor: SeedFactor) -> Error | None:
+    """Of the mean over a cell's trainings; None where nothing tells it."""
     trainings = list(cell.trainings.values())
     error = _error(trainings, _scale(cell), factor, [cell])
-    if error is not None and len(trainings) > 1 and _mean_deviations(one.deviations for one in trainings) is None:
+    if error is not None and len(trainings) > 1 and mean_deviations(cell) is None:
         # Where it is not told apart, all of the sampling variance may be common to all trainings.
-        error = _sum(error, _Error(_scale(cell) or 0.0, math.inf))
-    low, high = (None, None) if error is None else cell.bounds or _bounds(cell.mean, error)
-    counts = (len(cell.values), len(trainings))
-    return Mean(cell.name, cell.mean, cell.std, *counts, low, high, estimand, cell.n)
+        error = _sum(error, Error(_scale(cell) or 0.0, math.inf))
+    return error
 
 
 def against_best(cells: Sequence[Measured], higher_is_better: bool = False, level: float = LEVEL) -> list[Comparison]:
@@ -345,14 +360,6 @@ def _unknown(a: Measured, b: Measured) -> str:
 
 
 @dataclass(frozen=True)
-class _Error:
-    """Variance of an estimate and its degrees of freedom."""
-
-    variance: float
-    freedom: float
-
-
-@dataclass(frozen=True)
 class _Difference:
     value: float
     low: float | None = None
@@ -360,9 +367,9 @@ class _Difference:
     p: float | None = None
 
 
-def _difference(a: Measured, b: Measured, factor: SeedFactor) -> _Difference:
-    """The difference of means, training by training where both have the same, and its uncorrected p-value."""
-    value, error = a.mean - b.mean, None
+def error_of_difference(a: Measured, b: Measured, factor: SeedFactor) -> Error | None:
+    """Of the difference of two means, training by training where both have the same; None where nothing tells it."""
+    error = None
     mine, others = list(a.trainings.values()), list(b.trainings.values())
     if a.trainings.keys() == b.trainings.keys():
         pairs = [_less(a.trainings[key], b.trainings[key]) for key in a.trainings]
@@ -372,11 +379,21 @@ def _difference(a: Measured, b: Measured, factor: SeedFactor) -> _Difference:
         apart = [_error(one, _scale(cell), factor, [cell]) for one, cell in ((mine, a), (others, b))]
         if apart[0] is not None and apart[1] is not None:
             error = _sum(apart[0], apart[1])
-            u, v = (_mean_deviations(one.deviations for one in cell) for cell in (mine, others))
+            u, v = mean_deviations(a), mean_deviations(b)
             if u is not None and v is not None and _alike(u, v):
-                error = _Error(max(error.variance - 2 * _inner(u, v), ROUNDING * error.variance), error.freedom)
+                shared = 2 * _inner(u, v)
+                variance, common = max(error.variance - shared, ROUNDING * error.variance), error.common - shared
+                error = Error(variance, error.freedom, min(max(common, 0.0), variance))
     # Shares of few images come in steps, and two may be the same.
     if error is None or error.variance <= (ROUNDING * max(abs(a.mean), abs(b.mean))) ** 2:
+        return None
+    return error
+
+
+def _difference(a: Measured, b: Measured, factor: SeedFactor) -> _Difference:
+    """The difference of means and its uncorrected p-value."""
+    value, error = a.mean - b.mean, error_of_difference(a, b, factor)
+    if error is None:
         return _Difference(value)
     p = 2 * float(stdtr(error.freedom, -abs(value) / math.sqrt(error.variance)))
     return _Difference(value, *_bounds(value, error), p)
@@ -394,15 +411,15 @@ def _less(a: Training, b: Training) -> Training:
 
 def _error(
     trainings: Sequence[Training], scale: float | None, factor: SeedFactor, cells: Sequence[Measured]
-) -> _Error | None:
+) -> Error | None:
     """Of the mean of trainings, or of differences of them, of these cells; None where nothing tells it.
 
     `scale`: the sampling variance in whose units `factor` is.
     """
     n, variance = len(trainings), _known_mean(training.variance for training in trainings)
     if n == 1:
-        return None if variance is None else _Error(variance, _freedom(trainings[0].deviations))
-    scatter = _Error(_variance([training.value for training in trainings]) / n, n - 1)
+        return None if variance is None else Error(variance, _freedom(trainings[0].deviations), variance)
+    scatter = Error(_variance([training.value for training in trainings]) / n, n - 1)
     if variance is None or not scale:
         return scatter
     mean = _mean_deviations(training.deviations for training in trainings)
@@ -412,16 +429,16 @@ def _error(
         common = max((n * n * _inner(mean, mean) - apart) / (n * (n - 1)), 0.0)
     # Samples alone make trainings vary by what these do not have in common.
     least = max(variance - common, 0.0)
-    pooled = _Error(max(factor.factor * scale, least) / n, factor.freedom or math.inf)
+    pooled = Error(max(factor.factor * scale, least) / n, factor.freedom or math.inf)
     if scatter.variance > pooled.variance:
         others = factor.without(cells)
         if not others.freedom:  # nothing says whether these are unlike others
-            pooled = _Error(scatter.variance, pooled.freedom)
+            pooled = Error(scatter.variance, pooled.freedom)
         else:
             expected = max(others.factor * scale, least) / n
             if fdtrc(scatter.freedom, others.freedom, scatter.variance / expected) < UNLIKE / factor.cells:
                 pooled = scatter
-    return _sum(pooled, _Error(common, _freedom(mean)))
+    return _sum(pooled, Error(common, _freedom(mean), common))
 
 
 def _scale(cell: Measured) -> float | None:
@@ -440,14 +457,20 @@ def _alike(u: Deviations, v: Deviations) -> bool:
 
 def _freedom(deviations: Deviations | None) -> float:
     """Of the sum of squares (Welch and Satterthwaite); infinite where it is not told."""
-    return _sum(*(_Error(_inner((d,), (d,)), len(d) - 1) for d in deviations or ())).freedom
+    return _sum(*(Error(_inner((d,), (d,)), len(d) - 1) for d in deviations or ())).freedom
 
 
-def _sum(*errors: _Error) -> _Error:
+def _sum(*errors: Error) -> Error:
     """Of a sum of independent estimates."""
     variance = math.fsum(error.variance for error in errors)
     shares = math.fsum(error.variance**2 / error.freedom for error in errors)
-    return _Error(variance, variance**2 / shares if shares else math.inf)
+    common = math.fsum(error.common for error in errors)
+    return Error(variance, variance**2 / shares if shares else math.inf, common)
+
+
+def mean_deviations(cell: Measured) -> Deviations | None:
+    """What blocks of images do to the mean over a cell's trainings; None where that is not told apart."""
+    return _mean_deviations(one.deviations for one in cell.trainings.values())
 
 
 def _mean_deviations(given: Iterable[Deviations | None]) -> Deviations | None:
@@ -459,7 +482,7 @@ def _mean_deviations(given: Iterable[Deviations | None]) -> Deviations | None:
     return tuple(tuple(map(_mean, zip(*blocks, strict=True))) for blocks in zip(*known, strict=True))
 
 
-def _bounds(value: float, error: _Error) -> tuple[float, float]:
+def _bounds(value: float, error: Error) -> tuple[float, float]:
     quantile = float(ndtri(0.975) if math.isinf(error.freedom) else stdtrit(error.freedom, 0.975))
     half = quantile * math.sqrt(error.variance)
     return value - half, value + half
@@ -567,22 +590,32 @@ class Table:
 
 
 def tables(
-    frame: pd.DataFrame, axes: Axes, against: str | None = None, limits: Mapping[str, Sequence[Limit]] = {}
+    frame: pd.DataFrame,
+    axes: Axes,
+    against: str | None = None,
+    limits: Mapping[str, Sequence[Limit]] = {},
+    metric: str | None = None,
 ) -> list[Table]:
     """Of every metric of samples whose better end is known, by protocol; against the best, or the cell so named.
 
     Those of stages behind the samples are among them where their group is none that this program knows. `limits`: by
-    column `cell`, what limits it.
+    column `cell`, what limits it. `metric`: the only one.
     Raises: UserError where not exactly one cell's name begins with `against`.
     """
-    is_evaluation = (frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)
-    rows = frame[is_evaluation | (is_of_samples(frame) & ~frame["group"].isin(GROUPS))]
+    rows = compared_rows(frame)
+    rows = rows if metric is None else rows[rows["metric"] == metric]
     found = []
     for _, own in rows.groupby(["metric", "protocol"], sort=False):
         higher = direction(own)
         if higher is not None:
             found.append(_table(frame, own, axes, higher, against, limits))
     return found
+
+
+def compared_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of samples by which cells may be compared."""
+    is_evaluation = (frame["stage"] == "evaluation") & frame["variant"].isin(OF_SAMPLES)
+    return frame[is_evaluation | (is_of_samples(frame) & ~frame["group"].isin(GROUPS))]
 
 
 def _table(

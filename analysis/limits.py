@@ -354,11 +354,16 @@ def section(found: Sequence[Known]) -> str:
     )
 
 
-def budget(study: Study) -> str:
-    """What training the curves over the images seen suggest: an extrapolation, which is said."""
+def ends(study: Study) -> dict[str, Curve]:
+    """By name of a cell the end of its training, each training once, where it tells whether it still gains."""
     models = {frozenset(one.rows["model"]): one for one in candidates(study)}
     named = {one.cell.name: found for one in models.values() if (found := curve(one)) is not None}
-    named = {name: found for name, found in named.items() if found.change.verdict is not None}
+    return {name: found for name, found in named.items() if found.change.verdict is not None}
+
+
+def budget(study: Study) -> str:
+    """What training the curves over the images seen suggest: an extrapolation, which is said."""
+    named = ends(study)
     gaining = {name: found for name, found in named.items() if found.is_gaining}
     told = {name: enough for name, found in gaining.items() if (enough := found.enough) is not None}
     if named and not gaining:

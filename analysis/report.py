@@ -28,20 +28,29 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } pre { background: #f5f5f5;
 """
 
 
+ANSWER = ("Recommendation", "crossings")
+"""The section of the table and the figure that stand before all others, where there are these."""
+
+
 def page(title: str, texts: Sequence[str], figures: Sequence[Path]) -> str:
-    """A page of figures, held as data, and Markdown texts; the first text's head stands above the figures."""
+    """A page of figures, held as data, and Markdown texts; the first text's head and the answer stand above all."""
     rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n\n".join(texts))
     rendered = rendered.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    head, mark, rest = rendered.partition("<h2>")
-    shown = "".join(
-        f'<figure><img alt="{html.escape(path.stem)}" src="data:image/svg+xml;base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}"></figure>\n'
-        for path in figures
-    )
+    head, *others = rendered.split("<h2>")
+    sections = [f"<h2>{section}" for section in others]
+    section, figure = ANSWER
+    above = int(rendered.startswith(f"{head}<h2>{section}</h2>"))
+    shown = "".join(map(_figure, sorted(figures, key=lambda path: path.stem != figure)))
+    body = "".join([head, *sections[:above], shown, *sections[above:]])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>\n{head}{shown}{mark}{rest}</body></html>\n"
+        f"<style>{STYLE}</style></head><body>\n{body}</body></html>\n"
     )
+
+
+def _figure(path: Path) -> str:
+    held = base64.b64encode(path.read_bytes()).decode()
+    return f'<figure><img alt="{html.escape(path.stem)}" src="data:image/svg+xml;base64,{held}"></figure>\n'
 
 
 def write(

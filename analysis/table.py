@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import fairness, limited, limits, memorisation, protocols, rates, text
+from analysis import advice, fairness, limited, limits, memorisation, protocols, rates, text
 from analysis.axes import REPEATED, TUNED, Axes, choices
 from analysis.collect import Study
 from analysis.columns import COST_COLUMNS, RATE_COST_COLUMNS
@@ -60,6 +60,7 @@ def markdown(study: Study, against: str | None = None) -> str:
     """
     marks, known = _marks(study), limits.known(study)
     sections = {
+        "Recommendation": advice.section(study),
         "Cells": _cells(study, marks),
         "What limits each cell": limits.section(known),
         "Which cells are better": _comparison(study, marks, against, known),

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
-from analysis.figures.milestones import sampled_with, with_flops
 from analysis.figures.panels import Panel, draw_points
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
+from analysis.milestones import sampled_with, with_flops
 from analysis.placing import PointLabel
 
 ALIKE = 0.1

@@ -365,7 +365,7 @@ def test_every_figure_names_n_data_budget_and_protocol(study, figures):
     for name, figure in figures.items():
         text = _text(figure)
         protocol = next(p for p in study.protocols if p in text)
-        n = 256 if name in ("quality_vs_training", "quality_vs_compute", "quality_at_budgets") else 512
+        n = 256 if name in ("quality_vs_training", "quality_vs_compute", "quality_at_budgets", "crossings") else 512
         assert f"n = {n}" in text
         assert "emoji 32 px" in text
         assert "equal budget in images" in text

@@ -24,6 +24,7 @@ OUTPUTS = {"results.csv", "table.md", "means.csv", "comparisons.csv"} | {
         "quality_vs_training",
         "quality_vs_compute",
         "quality_at_budgets",
+        "crossings",
     )
     for kind in ("png", "svg")
 }

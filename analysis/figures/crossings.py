@@ -1,0 +1,129 @@
+"""Fitted curves over training compute and what they become with more, and how probable it is that each is the best."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import limits, looks, placing, style
+from analysis.collect import Study
+from analysis.crossings import REACH, Array, Race, band, race
+from analysis.figures.notes import counted, facts_of, notes_of
+from analysis.milestones import sampled_with
+from analysis.placing import PointLabel
+
+MOST_NAMED = 8
+"""Curves that are labelled, those with the best chances first."""
+
+SHADE = "#f1f1f1"
+DASHED = (0, (4, 2))
+WIDE = 4.0
+"""From what ratio of the largest value to the least on the axis is logarithmic."""
+
+
+LIMITED = "Something limits every cell (table.md), so this is an order of distances and not yet of latent spaces."
+
+
+def has_data(study: Study) -> bool:
+    """Whether several cells have enough milestones that are measured alike."""
+    return race(study, study.metric) is not None
+
+
+def draw(study: Study) -> Figure:
+    """Above the milestones with their fits, below the probability of being the best; beyond what was spent dashed."""
+    found = race(study, study.metric)
+    assert found is not None  # `has_data`
+    figure, grid = style.new_figure(2, 1, 6.6, 6.6, sharex=True, height_ratios=(1.35, 1))
+    (above,), (below,) = grid
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
+    named = set(np.argsort(-found.chances.max(axis=1), kind="stable")[:MOST_NAMED].tolist())
+    ends: tuple[list[PointLabel], list[PointLabel]] = ([], [])
+    for index, curve in enumerate(found.curves):
+        tint, marker = style.colour(curve.f), look_of[curve.regulariser].marker
+        values = found.values[index]
+        low, high = band(values)
+        above.fill_between(found.budgets, low, high, color=tint, alpha=0.12, linewidth=0, zorder=1)
+        for axes, line in (
+            (above, np.where(np.isfinite(values[0]), values[0], np.nan)),
+            (below, _chance(found, index)),
+        ):
+            end = int((found.budgets <= curve.spent[-1]).sum())
+            axes.plot(found.budgets[:end], line[:end], color=tint, zorder=3)
+            # From the last point on, so that the line has no gap.
+            start = max(end - 1, 0)
+            axes.plot(found.budgets[start:], line[start:], color=tint, linestyle=DASHED, alpha=0.8, zorder=3)
+        faint: dict[str, Any] = {"color": tint, "markersize": 5, "linestyle": "", "zorder": 4}
+        for at, (x, y) in enumerate(zip(curve.spent, curve.value, strict=True)):
+            is_used = at >= len(curve.spent) - curve.fitted
+            above.plot(x, y, marker, markerfacecolor=tint if is_used else "white", **faint)
+            style.interval(above, float(x), float(y), float(curve.low[at]), float(curve.high[at]), tint)
+        if index in named:
+            for labels, line in zip(ends, (values[0], _chance(found, index)), strict=True):
+                if np.isfinite(line[-1]):
+                    labels.append(PointLabel(float(found.budgets[-1]), float(line[-1]), curve.name, tint))
+    _frame(found, above, below)
+    shown = [value for curve in found.curves for value in curve.value]
+    lows = [low for curve in found.curves for low in curve.low if np.isfinite(low)]
+    if min([*shown, *lows]) > 0 and max(shown) > WIDE * min(shown):
+        above.set_yscale("log")
+        style.sparse_log_ticks(above, "y")
+    else:
+        style.value_scale(above, shown, lows)
+    above.set_ylabel(found.metric.label)
+    keys = [
+        style.key("milestone, 95 % interval", marker="o"),
+        *([style.key("too early for the fit", marker="o", **style.HOLLOW)] if _is_early(found) else []),
+        style.key("fit", linestyle="-", linewidth=1.6),
+        style.key(f"extrapolated, up to {REACH:g} times", linestyle=DASHED, linewidth=1.6),
+    ]
+    rows = study.frame[(study.frame["stage"] == "progress") & (study.frame["metric"] == found.metric.metric)]
+    facts = f"{found.metric.title}, n = {counted(rows['n'])} samples at each milestone"
+    notes = [
+        "Budgets count the FLOPs of diffusion training alone; first stages are trained before, once.",
+        "Fit: a + b C^-c, C the FLOPs. Bands and probabilities: bootstrap over the milestones' intervals, with the "
+        "noise and reference images that cells share; what a fit misses enlarges its errors. In the grey part nothing "
+        "was measured: curves may bend where the law does not.",
+        *([LIMITED] if (known := limits.known(study)) and all(one.limits for one in known) else []),
+        sampled_with(study),
+        *notes_of(study, rows, "progress"),
+    ]
+    margin = placing.label_margin([label for labels in ends for label in labels], 0.75)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + margin - 0.75, height)
+    style.finish(
+        figure,
+        "Which cell is best after how much training?",
+        [facts_of(study, rows, facts)],
+        notes,
+        keys,
+        margin=margin,
+    )
+    for axes, labels in zip((above, below), ends, strict=True):
+        placing.end_labels(axes, labels)
+    return figure
+
+
+def _frame(found: Race, above: Axes, below: Axes) -> None:
+    """Axes, and the part where nothing was measured."""
+    for axes in (above, below):
+        axes.set_xscale("log")
+        axes.set_xlim(min(float(curve.spent[0]) for curve in found.curves) / 1.2, found.budgets[-1])
+        axes.axvspan(found.spent, found.budgets[-1], color=SHADE, zorder=0, linewidth=0)
+    above.text(
+        found.spent * 1.06, 0.97, "not measured", transform=above.get_xaxis_transform(), va="top", color=style.MUTED
+    )
+    style.sparse_log_ticks(below, "x")
+    below.set_ylim(-0.02, 1.02)
+    below.set_xlabel("compute of diffusion training in FLOPs (one multiply-add = 2)")
+    below.set_ylabel("probability of being\nthe best")
+
+
+def _chance(found: Race, index: int) -> Array:
+    """A curve's probability of being the best, where it is known."""
+    is_known = np.isfinite(found.values[index][0])
+    return np.where(is_known, found.chances[index], np.nan)
+
+
+def _is_early(found: Race) -> bool:
+    return any(curve.fitted < len(curve.spent) for curve in found.curves)
