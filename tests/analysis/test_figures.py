@@ -107,7 +107,7 @@ def test_regularisers_of_one_rate_are_named_together(tmp_path):
     notes = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
     assert "; VQ, fsq = rate_index_crossentropy (indices under the training histogram), hollow" in notes
     rows = study.frame[study.frame["stage"] == "reconstruction"]
-    assert "`rate_index_crossentropy` (VQ, fsq)" in rates.sentence(study.axes, rows)
+    assert rates.sentence(study.axes, rows).count("rate_index_crossentropy") == 1
     assert {"o", "s", "^"} <= {line.get_marker() for line in figure.axes[0].get_lines()}
 
 
