@@ -32,15 +32,18 @@ class Named:
 FAMILIES = {
     "kl": Family("KL", "o", "-", 6.5),
     "vq": Family("VQ", "s", (0, (4.0, 2.0)), 6.0),
+    "fsq": Family("FSQ", "^", ":", 6.5),
+    "lfq": Family("LFQ", "v", "-.", 6.5),
+    "bsq": Family("BSQ", "P", (0, (6.0, 1.5)), 6.5),
     "identity": Family("pixels (f = 1)", "D", "-", 6.0),
 }
-MARKERS = "^vPXph*d"
+MARKERS = "Xph*d<>8"
 LINES: Sequence[str | tuple[int, tuple[float, ...]]] = (
-    ":",
-    "-.",
-    (0, (6.0, 1.5)),
     (0, (1.5, 1.5)),
     (0, (5.0, 1.5, 1.0, 1.5, 1.0, 1.5)),
+    (0, (8.0, 1.5, 2.0, 1.5)),
+    (0, (2.5, 1.0)),
+    (0, (1.0, 2.5)),
 )
 # Okabe and Ito's colours, which are told apart under the common colour blindnesses, but for euler, which is ddim.
 SAMPLERS = {

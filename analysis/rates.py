@@ -1,6 +1,6 @@
 """The rate of a first stage, and the distortion that goes with it, as its rows declare them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -42,37 +42,48 @@ def is_distortion(rows: pd.DataFrame) -> "pd.Series[bool]":
     return rows["kind"].isin(DISTORTIONS) & rows["variant"].isin(("", POSTERIOR_SAMPLE))
 
 
-def short(regulariser: str, title: str, rows: pd.DataFrame) -> str:
-    """The regulariser's drawn rate in few words for an axis; empty where it has none or needs none."""
-    for row in rate(rows[rows["regulariser"] == regulariser]).to_dict("records"):
-        words = SHORT.get(row["metric"], row["title"])
-        return f"{title} {words}" if words else ""
-    return ""
-
-
-def note(regulariser: str, title: str, rows: pd.DataFrame) -> str:
-    """What rates of a regulariser are drawn, e.g. "pixels = rate_lossless, hollow rate_raw (24 bits per pixel)"."""
-    own = rows[rows["regulariser"] == regulariser]
-    drawn, cruder = (_named(found) for found in (rate(own), cruder_rate(own)))
-    sampled = " with the distortion of a posterior sample" if (own["variant"] == POSTERIOR_SAMPLE).any() else ""
-    hollow = f", hollow {cruder}" if cruder else ""
-    return f"{title} = {drawn}{sampled}{hollow}"
+def short(regularisers: Sequence[str], axes: Axes, rows: pd.DataFrame) -> list[str]:
+    """The drawn rates in few words for an axis, e.g. "VQ/FSQ cross-entropy"; without those that need no words."""
+    words = {}
+    for name in regularisers:
+        drawn = rate(rows[rows["regulariser"] == name]).to_dict("records")
+        words[name] = SHORT.get(drawn[0]["metric"], drawn[0]["title"]) if drawn else ""
+    return [f"{'/'.join(titles)} {said}" for said, titles in _titles_by(words, axes).items()]
 
 
 def sentence(axes: Axes, rows: pd.DataFrame) -> str:
     """Which rate and PSNR stand for each regulariser of the rows, as a sentence before another one."""
-    found = []
+    words = {}
     for regulariser, own in rows.groupby("regulariser", sort=False):
         names = " or ".join(f"`{metric}`" for metric in dict.fromkeys(rate(own)["metric"]))
         sampled = " with the PSNR of a posterior sample" if (own["variant"] == POSTERIOR_SAMPLE).any() else ""
-        found += [f"{names}{sampled} ({axes.title('regulariser', regulariser)})"] if names else []
+        words[str(regulariser)] = f"{names}{sampled}" if names else ""
+    found = [f"{said} ({', '.join(titles)})" for said, titles in _titles_by(words, axes).items()]
     return f"The rate is {', '.join(found)}. " if found else ""
 
 
 def notes(regularisers: Sequence[str], axes: Axes, rows: pd.DataFrame) -> list[str]:
-    """Which rates of these regularisers are drawn, in a sentence; nothing where there are none."""
-    named = [note(name, axes.title("regulariser", name), rows) for name in regularisers]
+    """Which rates of these regularisers are drawn, in a sentence; nothing where there are none.
+
+    E.g. "pixels = rate_lossless, hollow rate_raw (24 bits per pixel)".
+    """
+    words = {}
+    for name in regularisers:
+        own = rows[rows["regulariser"] == name]
+        drawn, cruder = (_named(found) for found in (rate(own), cruder_rate(own)))
+        sampled = " with the distortion of a posterior sample" if (own["variant"] == POSTERIOR_SAMPLE).any() else ""
+        words[name] = f"{drawn}{sampled}" + (f", hollow {cruder}" if cruder else "")
+    named = [f"{', '.join(titles)} = {said}" for said, titles in _titles_by(words, axes).items()]
     return [f"Rates: {'; '.join(named)}."] if named else []
+
+
+def _titles_by(words: Mapping[str, str], axes: Axes) -> dict[str, list[str]]:
+    """The titles of the regularisers of which the same is said, by that; without those of which nothing is."""
+    found: dict[str, list[str]] = {}
+    for name, said in words.items():
+        if said:
+            found.setdefault(said, []).append(axes.title("regulariser", name))
+    return found
 
 
 def _named(rows: pd.DataFrame) -> str:

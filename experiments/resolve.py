@@ -150,8 +150,7 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     training = filled(ae["training"], for_regulariser(table, "training", ae))
     rates = table.get("matrix_learning_rate", {})
     training = filled(training, {"matrix_learning_rate": rates.get(ae["f"], 0)})
-    channels = ae["channels"] or for_factor(table["latent_channels"], ae["f"], scale, "latent channels")
-    settled = {**ae, "channels": channels, "architecture": sizes, "loss": loss, "training": training}
+    settled = {**ae, "architecture": sizes, "loss": loss, "training": training}
     own = filled_options(settled, lambda name: _of(table, name, ae["f"], scale))
     return {"ae": own}, notes
 
@@ -168,7 +167,7 @@ def _loss(config: Config, table: Config) -> dict[str, Any]:
 def _of(table: Config, name: str, f: int, scale: Config) -> Any:
     """What a scale says of an option of a regulariser, for all f or for this one; None where it says nothing."""
     value = table.get(name)
-    return for_factor(value, f, scale, name) if isinstance(value, Mapping) else value
+    return for_factor(value, f, scale, name.replace("_", " ")) if isinstance(value, Mapping) else value
 
 
 def _given_denoiser(config: Config, facts: DataFacts) -> Settled:

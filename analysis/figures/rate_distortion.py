@@ -21,6 +21,9 @@ from analysis.looks import Family, Named
 from analysis.placing import PointLabel
 from analysis.rate_curves import RateCurve, rate_curves
 
+LABEL_WIDTH = 60
+"""Letters in a line below an axis of half the figure's width."""
+
 
 @dataclass(frozen=True)
 class CodedLatents:
@@ -58,7 +61,7 @@ def draw(study: Study) -> Figure:
     mixed = protocols.mixed(distortions)
     letters = {name: mark for name, mark in protocols.letters(study.frame).items() if name in mixed}
     present = [name for name in look_of if not points.empty and name in set(points["regulariser"])]
-    named = [words for name in present if (words := rates.short(name, study.axes.title("regulariser", name), rows))]
+    named = rates.short(present, study.axes, rows)
     keys = looks.family_keys(look_of, present)
     if not points.empty:
         keys.append(style.key("cruder bound", marker="o", **style.HOLLOW))
@@ -78,7 +81,8 @@ def draw(study: Study) -> Figure:
         (grid[0][1], "psnr", "PSNR in dB (higher is better)"),
     ):
         axes.set_ylabel(label)
-        axes.set_xlabel(f"rate in bits per pixel\n({listed([*named, 'codecs without headers'])})")
+        rated = textwrap.fill(f"({listed([*named, 'codecs without headers'])})", LABEL_WIDTH, break_long_words=False)
+        axes.set_xlabel(f"rate in bits per pixel\n{rated}")
         if points.empty and not curves:
             style.empty(axes, "no first stage with a rate is finished")
             continue

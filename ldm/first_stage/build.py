@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ldm.errors import UserError
+from ldm.first_stage.bsq import BSQFirstStage
 from ldm.first_stage.coder import Coders
 from ldm.first_stage.contract import FirstStage, TrainableFirstStage
+from ldm.first_stage.fsq import FSQFirstStage
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.initialisation import INITIALISATIONS, start_near_linear
 from ldm.first_stage.kl import KLFirstStage
+from ldm.first_stage.lfq import LFQFirstStage
 from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.perceptual import PerceptualLoss
 from ldm.first_stage.vq import VQFirstStage
@@ -17,6 +20,9 @@ from ldm.parts import checked, look_up, options_of
 FIRST_STAGES: Mapping[str, type[TrainableFirstStage]] = {
     "kl": KLFirstStage,
     "vq": VQFirstStage,
+    "fsq": FSQFirstStage,
+    "lfq": LFQFirstStage,
+    "bsq": BSQFirstStage,
     "identity": IdentityFirstStage,
 }
 """By the name that a config gives its regulariser."""
@@ -38,16 +44,14 @@ def options_in(ae: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def filled_options(ae: Mapping[str, Any], default: Callable[[str], Any]) -> dict[str, Any]:
-    """A config's group `ae` with what `default` says in place of the options of its regulariser that are null.
+    """A config's group `ae` with what its regulariser says, given `default`, of its options and channels that are null.
 
     `default` gives None for a name that it does not have. Raises: UserError for a value that is not allowed.
     """
     kind = first_stage_class(ae["regulariser"])
-    group = dict(ae if kind.group is None else ae[kind.group])
-    for name in options_of(kind.Options):
-        if name in group and group[name] is None:
-            group[name] = default(name)
-    filled = group if kind.group is None else {**ae, kind.group: group}
+    channels, options = kind.filled(ae["channels"], options_in(ae), default)
+    own = options if kind.group is None else {kind.group: {**ae[kind.group], **options}}
+    filled = {**ae, "channels": channels, **own}
     _checked_options(kind, options_in(filled))
     return filled
 

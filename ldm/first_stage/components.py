@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.first_stage.coder import Decoder, Downsample, Encoder, Level, ResidualBlock, Upsample
-from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.contract import TrainableFirstStage
 from ldm.layers import normalised
 from ldm.randomness import generator
 
@@ -46,11 +46,12 @@ def images_to_start_from(count: int, resolution: int, factor: int) -> int:
 
 
 @torch.no_grad()
-def start_from_components(model: FirstStage, images: Tensor, seed: int) -> None:
+def start_from_components(model: TrainableFirstStage, images: Tensor, seed: int) -> None:
     """Sets the trunk of a model with near-linear weights by `images` (N, 3, H, W) in [-1, 1], on the model's device.
 
     Latents are the principal components of the encoder's last features, with variance 1; a KL model's log-variances
-    stay where the near-linear start has them. Raises: UserError for a first stage without our coders.
+    stay where the near-linear start has them. The decoder is fitted to what it is given of them: where codes are fixed,
+    to the codes. Raises: UserError for a first stage without our coders.
     """
     encoder, decoder, to_latent, from_latent = (
         getattr(model, name, None) for name in ("encoder", "decoder", "to_latent", "from_latent")
@@ -66,7 +67,7 @@ def start_from_components(model: FirstStage, images: Tensor, seed: int) -> None:
     for projection in (to_latent, from_latent):
         assert isinstance(projection, nn.Conv2d)
         _set(projection, torch.eye(model.channels, projection.in_channels), torch.zeros(model.channels))
-    start.decoder(decoder, latent, features, images)
+    start.decoder(decoder, model.first_decoded(latent), features, images)
 
 
 class _Start:

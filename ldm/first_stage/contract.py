@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
@@ -230,9 +230,27 @@ class TrainableFirstStage(FirstStage):
     reduction: ClassVar[Reduction]
 
     @classmethod
+    def filled(
+        cls, channels: int | None, options: Mapping[str, Any], default: Callable[[str], Any]
+    ) -> tuple[int, dict[str, Any]]:
+        """Channels of the latent and options, with what is None of them as `default` says by name, None for no word.
+
+        Raises: UserError where they do not fit together.
+        """
+        own = {name: default(name) if value is None else value for name, value in options.items()}
+        return channels or default("latent_channels"), own
+
+    @classmethod
     @abstractmethod
     def build(cls, coders: Coders, channels: int, options: Any) -> Self:
         """One with random weights; `options` is an `Options`. Raises: UserError where they do not fit together."""
+
+    def first_decoded(self, latent: Tensor) -> Tensor:
+        """What the decoder is given at the very start of a latent of the encoder's: as a rule the latent itself.
+
+        Shapes: (N, C, h, w) both, C the coders' channels.
+        """
+        return latent
 
     @abstractmethod
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:

@@ -3,7 +3,7 @@
 Source: van den Oord et al., arXiv 1711.00937; Rombach et al., arXiv 2112.10752, section 3.1.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
@@ -12,17 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.first_stage.coder import Coders, Decoder, Encoder
-from ldm.first_stage.contract import (
-    EncodedImages,
-    Labels,
-    Reconstruction,
-    TrainableFirstStage,
-    at_least_float32,
-)
+from ldm.first_stage.contract import Reconstruction, at_least_float32
+from ldm.first_stage.quantised import MOST_CODES, QuantisedFirstStage, Quantiser, labels_of_codes
 from ldm.metrics.codebook import code_counts
-from ldm.metrics.coded_latents import coded_indices
-from ldm.metrics.rate import index_rates
-from ldm.metrics.values import Measured
 from ldm.parts import option
 
 DISTANCES_AT_ONCE = 2**24
@@ -32,20 +24,12 @@ REVIVE_UNTIL: Final = 0.8
 """Share of the training after which codes are left alone, so that the last revived still settle."""
 
 
-@dataclass(frozen=True)
-class Quantised:
-    """Latents at their nearest codes: latent, the code vectors (N, C, h, w), and indices, their numbers (N, h, w)."""
-
-    latent: Tensor
-    indices: Tensor
-
-
 def _rows(latents: Tensor) -> Tensor:
     """(N, C, h, w) to (N h w, C)."""
     return latents.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-class VectorQuantiser(nn.Module):
+class VectorQuantiser(Quantiser):
     """A codebook of `codes` vectors of `channels`.
 
     `beta` weighs the commitment term; with `legacy` it stands on the codebook term instead, as in the code the paper's
@@ -91,14 +75,6 @@ class VectorQuantiser(nn.Module):
         """The code vectors (N, C, h, w) of indices (N, h, w)."""
         return F.embedding(indices, self.codebook).permute(0, 3, 1, 2)
 
-    def forward(self, raw: Tensor) -> Quantised:
-        """The nearest code at each position; gradients reach the codebook, not `raw`.
-
-        Shapes: raw (N, C, h, w); result as `Quantised` says.
-        """
-        indices = self.nearest(raw)
-        return Quantised(self.embed(indices), indices)
-
     def loss(self, raw: Tensor, quantised: Tensor) -> Tensor:
         """Codebook term |sg(z) - e|^2 plus commitment term |z - sg(e)|^2, one weighted by beta; mean over elements.
 
@@ -107,6 +83,10 @@ class VectorQuantiser(nn.Module):
         codebook = F.mse_loss(quantised, raw.detach())
         commitment = F.mse_loss(raw, quantised.detach())
         return self.beta * codebook + commitment if self.legacy else codebook + self.beta * commitment
+
+    def penalties(self, raw: Tensor, quantised: Tensor) -> dict[str, Tensor]:
+        """{"codebook"}: both terms of `loss`. Shapes: as there."""
+        return {"codebook": self.loss(raw, quantised)}
 
     @torch.no_grad()
     def count(self, indices: Tensor) -> None:
@@ -137,8 +117,8 @@ class VectorQuantiser(nn.Module):
         self.usage.zero_()
 
 
-class VQFirstStage(TrainableFirstStage):
-    """Encodes to the latent before quantisation; decoding quantises first.
+class VQFirstStage(QuantisedFirstStage):
+    """Quantises to a codebook that is trained.
 
     `revive_every`: training steps between revivals of codes that were not used since the last, 0 = never.
     """
@@ -147,34 +127,21 @@ class VQFirstStage(TrainableFirstStage):
     class Options:
         """What a VQ model has beside its coder."""
 
-        codes: int = option(low=1, high=2**24, help="size of the codebook")
+        codes: int = option(low=1, high=MOST_CODES, help="size of the codebook")
         weight: float = option(1.0, low=0, help="weight of the codebook and commitment terms")
         beta: float = option(0.25, low=0, help="weight of the commitment term within them")
         legacy: bool = option(False, help="beta on the codebook term, as the reference trained its models")
         revive_every: int = option(50, low=0, unit="steps", help="between revivals of unused codes; 0 = never")
 
     regulariser = "vq"
-    labels = Labels(
-        title="VQ",
-        rate="rate_index_crossentropy",
-        crude_rate="rate_index_log2",
-    )
+    labels = labels_of_codes("VQ")
     group = "codebook"
     penalties: ClassVar[Mapping[str, str]] = {"codebook": "weight"}
-    reduction = "mean"
-    is_drawn = False
+    quantiser: VectorQuantiser
 
     def __init__(self, encoder: Encoder, decoder: Decoder, quantiser: VectorQuantiser, revive_every: int = 0) -> None:
-        super().__init__()
-        self.factor = encoder.factor
-        self.channels = quantiser.channels
-        self.cache_channels = quantiser.channels
-        self.encoder = encoder
-        self.decoder = decoder
-        self.quantiser = quantiser
+        super().__init__(encoder, decoder, quantiser)
         self.revive_every = revive_every
-        self.to_latent = nn.Conv2d(encoder.z_channels, quantiser.channels, 1)
-        self.from_latent = nn.Conv2d(quantiser.channels, decoder.z_channels, 1)
 
     @classmethod
     def build(cls, coders: Coders, channels: int, options: Any) -> Self:
@@ -183,73 +150,17 @@ class VQFirstStage(TrainableFirstStage):
         quantiser = VectorQuantiser(options.codes, channels, options.beta, options.legacy)
         return cls(encoder, decoder, quantiser, options.revive_every)
 
-    @property
-    def codebook(self) -> VectorQuantiser:
-        """The quantiser."""
-        return self.quantiser
-
-    def encode(self, image: Tensor) -> Tensor:
-        """The latent before quantisation. Shapes: as in the contract."""
-        return at_least_float32(self.to_latent(self.encoder(image)))
-
-    def latent(self, packed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The packed latent itself; `noise` has no effect. Shapes: as in the contract."""
-        return packed
-
-    def quantise(self, raw: Tensor) -> Quantised:
-        """The nearest codes of a raw latent (N, channels, h, w), as `Quantised` says."""
-        return self.quantiser(raw)
-
-    def decode(self, raw: Tensor) -> Tensor:
-        """The image of the nearest codes of a raw latent. Shapes: as in the contract."""
-        return self.decode_quantised(self.quantise(raw).latent)
-
-    def decode_quantised(self, latent: Tensor) -> Tensor:
-        """The image of a latent that is quantised already, or is meant to be decoded as it is.
-
-        Shapes: as `decode`.
-        """
-        return at_least_float32(self.decoder(self.from_latent(latent)))
-
-    def decode_counted(self, raw: Tensor) -> Tensor:
-        """The image without the search for the nearest codes. Shapes: as in the contract."""
-        return self.decode_quantised(raw)
-
-    def rates(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Indices at the size of the codebook, and under the histogram of the training indices."""
-        codes = self.quantiser.codes
-        return index_rates(self._indices(train), self._indices(heldout), codes, heldout.pixels, len(train))
-
-    def coded(self, train: EncodedImages, heldout: EncodedImages) -> Measured:
-        """Indices under the histogram of the training indices."""
-        return coded_indices(self._indices(train), self._indices(heldout), self.quantiser.codes, heldout.pixels)
-
-    def _indices(self, images: EncodedImages) -> Iterator[Tensor]:
-        for latent in images.encodings():
-            assert isinstance(latent, Tensor)
-            yield self.quantiser.nearest(latent)
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
-        return self.decoder.head.weight
+    def first_decoded(self, latent: Tensor) -> Tensor:
+        """The latent itself, which codes are near once they began. Shapes: as in the contract."""
+        return latent
 
     def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Decodes the codes with the straight-through gradient; regularisation {"codebook"}; training counts usage.
-
-        Shapes: as in the contract.
-        """
-        raw = self.encode(image)
-        quantised = self.quantise(raw)
+        """Decodes the codes with the straight-through gradient; training counts usage. Shapes: as in the contract."""
+        result = super().forward_train(image, noise)
         if self.training:
-            self.quantiser.count(quantised.indices)
-        straight_through = raw + (quantised.latent - raw).detach()
-        return Reconstruction(
-            image=self.decode_quantised(straight_through),
-            latent=straight_through,
-            regularisation={"codebook": self.quantiser.loss(raw, quantised.latent)},
-            indices=quantised.indices,
-        )
+            assert result.indices is not None
+            self.quantiser.count(result.indices)
+        return result
 
     @torch.no_grad()
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
@@ -262,8 +173,3 @@ class VQFirstStage(TrainableFirstStage):
         elif self.revive_every > 0 and step % self.revive_every == 0 and step < REVIVE_UNTIL * steps:
             return {self.quantiser.codebook: self.quantiser.revive_dead_codes(self.encode(image), draw)}
         return {}
-
-    def forward_counted(self, image: Tensor) -> Reconstruction:
-        """Decodes latents in place of their codes. Shapes: as in the contract."""
-        raw = self.encode(image)
-        return Reconstruction(self.decode_quantised(raw), raw, {"codebook": self.quantiser.loss(raw, raw)})

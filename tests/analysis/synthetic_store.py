@@ -300,7 +300,7 @@ def _cell(
                 _row("rate_kl_prior", 1.25 * r, n, 0.05 * r, at),
                 _row("rate_kl_fitted", r, n, 0.05 * r, at),
             ]
-        elif regulariser == "vq":
+        elif regulariser in ("vq", "fsq"):
             rows += [
                 _row("rate_index_log2", 1.2 * r, n, 0.0, at),
                 _row("rate_index_crossentropy", r, n, 0.02 * r, at),

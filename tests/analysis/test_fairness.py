@@ -20,8 +20,8 @@ from analysis.fairness import (
     verdict,
 )
 from analysis.figures import FIGURES
-from analysis.figures.milestones import with_flops
 from analysis.figures.notes import notes_of
+from analysis.milestones import with_flops
 from analysis.table import markdown
 from ldm.records import Cell, ResultRow, StageRecord
 

@@ -21,7 +21,7 @@ from synthetic_store import (
     rate,
 )
 
-from analysis import looks, protocols, style
+from analysis import looks, protocols, rates, style
 from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
@@ -96,6 +96,19 @@ def test_rate_distortion_pairs_kl_rates_with_posterior_samples(figures):
     }
     assert {(x, y) for x, y, _ in _markers(left, "D")} == {(10.3, 0.0)}
     assert left.get_xscale() == "log"
+
+
+def test_regularisers_of_one_rate_are_named_together(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl", "vq", "fsq"), factors=(4,), steps=(5,)))
+    study = read_study(tmp_path)
+    figure = FIGURES["rate_distortion"].draw(study)
+    label = " ".join(figure.axes[0].get_xlabel().split())
+    assert label == "rate in bits per pixel (KL fitted, VQ/fsq cross-entropy, codecs without headers)"
+    notes = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+    assert "; VQ, fsq = rate_index_crossentropy (indices under the training histogram), hollow" in notes
+    rows = study.frame[study.frame["stage"] == "reconstruction"]
+    assert rates.sentence(study.axes, rows).count("rate_index_crossentropy") == 1
+    assert {"o", "s", "^"} <= {line.get_marker() for line in figure.axes[0].get_lines()}
 
 
 @pytest.fixture(scope="module")

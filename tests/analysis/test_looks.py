@@ -10,12 +10,21 @@ from analysis.figures import FIGURES
 
 
 def test_new_regularisers_have_markers_of_their_own_behind_those_that_are_set():
-    found = looks.families(["fsq", "identity", "lfq", "kl", "fsq", ""])
-    assert list(found) == ["kl", "identity", "fsq", "lfq"]
+    found = looks.families(["mine", "identity", "yours", "kl", "mine", ""])
+    assert list(found) == ["kl", "identity", "mine", "yours"]
     assert {name: found[name] for name in ("kl", "identity")} == {n: looks.FAMILIES[n] for n in ("kl", "identity")}
     assert len({look.marker for look in found.values()}) == 4
-    assert found["fsq"].line != found["lfq"].line
-    assert [key.get_label() for key in looks.family_keys(found, ["lfq", "kl"])] == ["KL", "lfq"]
+    assert found["mine"].line != found["yours"].line
+    assert [key.get_label() for key in looks.family_keys(found, ["yours", "kl"])] == ["KL", "yours"]
+
+
+def test_every_regulariser_of_the_program_has_a_look_of_its_own():
+    new = [f"new{index}" for index in range(4)]
+    found = looks.families([*looks.FAMILIES, *new])
+    assert {"kl", "vq", "fsq", "lfq", "bsq", "identity"} == looks.FAMILIES.keys()
+    assert len({look.marker for look in found.values()}) == len(found)
+    lines = [look.line for name, look in found.items() if name != "identity"]
+    assert len(set(lines)) == len(lines)
 
 
 @pytest.mark.parametrize("coloured", [looks.samplers, looks.codecs])

@@ -21,7 +21,7 @@ GIVEN = "given"
 FILES = ("folder", "cifar10", "lsun", "coco", "imagenet", "places", "webdataset", "parquet")
 CONFIGS = [
     *([f"data={name}", f"+data.path={GIVEN}"] for name in FILES),
-    *([f"ae={name}"] for name in ("kl", "vq", "identity")),
+    *([f"ae={name}"] for name in ("kl", "vq", "fsq", "lfq", "bsq", "identity")),
     *([f"sampler={name}"] for name in ("ddim", "ddpm", "plms", "dpmpp", "heun", "euler", "unipc")),
     ["conditioning=[class,text,layout,semantic,superres,inpaint]"],
     ["diffusion.schedule=linear"],

@@ -344,6 +344,19 @@ def test_what_a_stage_needs_stands_before_it():
 
 
 @pytest.mark.parametrize(
+    ("scale", "f", "levels", "bits"),
+    [("tiny", 4, [8, 8], 6), ("cpu", 4, [8, 8, 8], 9), ("cpu", 32, [8, 8, 8], 9), ("gpu", 8, [7, 5, 5, 5, 5], 12)],
+)
+def test_quantisers_have_about_as_many_codes_as_a_codebook(scale, f, levels, bits):
+    fsq, lfq, bsq = (plan_of(f"ae={name}", f"ae.f={f}", scale=scale).config["ae"] for name in ("fsq", "lfq", "bsq"))
+    assert (fsq["levels"], fsq["channels"]) == (levels, len(levels))
+    assert (lfq["channels"], bsq["channels"]) == (bits, bits)
+    given = plan_of("ae=fsq", f"ae.f={f}", f"ae.levels={levels}", f"ae.channels={len(levels)}", scale=scale)
+    default = plan_of("ae=fsq", f"ae.f={f}", scale=scale)
+    assert given.stages["first_stage"].identity == default.stages["first_stage"].identity
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["ae.f=3"], ["ae.f=3", "power of two"]),
@@ -357,6 +370,10 @@ def test_what_a_stage_needs_stands_before_it():
         (["metrics.n_samples=10.5"], ["metrics.n_samples=10.5 is no whole number of samples"]),
         (["metrics.progress_steps=0"], ["metrics.progress_steps=0 is no whole number of steps from 1 to 1000"]),
         (["metrics.extractor=efficientnet_lite0"], ["metrics.extractor=efficientnet_lite0 is none of", "lite2"]),
+        (["ae=fsq", "ae.channels=4"], ["ae.channels=4 does not fit ae.levels=[8, 8]", "leave ae.channels out"]),
+        (["ae=fsq", "ae.levels=[8,2]"], ["ae.levels=[8, 2] is no list of whole numbers from 3 on"]),
+        (["ae=lfq", "ae.channels=30"], ["ae.channels=30 gives 2^30 codes", "24 channels or fewer"]),
+        (["ae=bsq", "ae.temperature=0"], ["ae.temperature=0 is no number above 0"]),
         (["ae.kl_weight=-1"], ["ae.kl_weight=-1 is no number from 0 on"]),
         (["seed=foo"], ["seed=foo is no whole number from 0"]),
         (["ae.seed=1.5"], ["ae.seed=1.5 is no whole number"]),

@@ -4,6 +4,10 @@ import torch
 
 from ldm.first_stage import build_first_stage
 
+OPTIONS = {"vq": {"codes": 29}, "fsq": {"levels": [5, 4, 3]}}
+CODES = {"vq": 29, "fsq": 5 * 4 * 3, "lfq": 2**3, "bsq": 2**3}
+"""Of first stages with three channels."""
+
 
 def small(regulariser, factor, **changes):
     """A narrow first stage for 32 px."""
@@ -18,7 +22,7 @@ def small(regulariser, factor, **changes):
         "attn_sides": (),
         "mid_attention": True,
         "dropout": 0.0,
-        "options": {"codes": 29} if regulariser == "vq" else {},
+        "options": OPTIONS.get(regulariser, {}),
     }
     torch.manual_seed(0)
     return build_first_stage(**{**values, **changes})

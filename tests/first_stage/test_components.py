@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_first_stage import small
+from small_first_stage import CODES, small
 
 from ldm.first_stage.components import images_to_start_from, start_from_components
 from ldm.first_stage.kl import START_LOGVAR
@@ -94,6 +94,26 @@ def test_latents_start_uncorrelated_with_variance_one(regulariser):
     torch.testing.assert_close(covariance, torch.eye(3), atol=0.1, rtol=0)
     if regulariser == "kl":
         assert torch.equal(encoding.logvar, torch.full_like(encoding.logvar, START_LOGVAR))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("regulariser", ["fsq", "lfq", "bsq"])
+def test_fixed_codes_start_in_use_and_the_decoder_is_fitted_to_them(regulariser):
+    seen = images(n=256)
+    model = started(regulariser, seen=seen)
+    indices = model.quantise(model.encode(seen)).indices
+    counts = torch.bincount(indices.flatten(), minlength=model.codes)
+    frequency = counts / counts.sum()
+    perplexity = torch.special.entr(frequency).sum().exp()
+    assert perplexity > 0.5 * CODES[regulariser]
+    # A decoder that was fitted to the latents themselves knows nothing of how the codes lie beside them.
+    other = small(regulariser, 4, initialisation="components")
+    other.first_decoded = lambda latent: latent
+    start_from_components(other, seen, 0)
+    unseen = images(n=64, seed=1)
+    errors = [squared_error(m.eval().decode(m.encode(unseen)), unseen) for m in (model, other)]
+    assert errors[0] < errors[1]
+    assert errors[0] < unseen.var()
 
 
 def test_the_start_is_a_function_of_seed_and_images():

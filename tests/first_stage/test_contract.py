@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small_first_stage import small
+from small_first_stage import CODES, small
 
-from ldm.first_stage import FirstStage, Gaussian
+from ldm.first_stage import FIRST_STAGES, FirstStage, Gaussian
 from ldm.first_stage.contract import at_least_float32
 
 
@@ -12,7 +12,8 @@ def noise(*shape, seed=1, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-ALL = [("kl", 2), ("kl", 8), ("vq", 4), ("vq", 32), ("identity", 1)]
+ALL = [("kl", 2), ("kl", 8), ("vq", 4), ("vq", 32), ("fsq", 4), ("lfq", 8), ("bsq", 32), ("identity", 1)]
+TRAINED = ["kl", *CODES]
 
 
 def test_gaussian_kl_equals_torch_distributions():
@@ -52,10 +53,10 @@ def test_training_pass_decodes_the_latent_of_the_packed_encoding(regulariser, fa
     reconstruction = first_stage.forward_train(image, draw)
     raw = first_stage.latent(first_stage.pack(first_stage.encode(image)), draw)
     torch.testing.assert_close(reconstruction.image, first_stage.decode(raw), rtol=1e-4, atol=1e-5)
-    assert set(reconstruction.regularisation) == {"kl": {"kl"}, "vq": {"codebook"}, "identity": set()}[regulariser]
+    assert set(reconstruction.regularisation) == set(FIRST_STAGES[regulariser].penalties)
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+@pytest.mark.parametrize("regulariser", TRAINED)
 def test_reconstruction_gradient_reaches_every_parameter(regulariser):
     first_stage = small(regulariser, 4, attn_sides=(16,))
     reconstruction = first_stage.forward_train(noise(2, 3, 32, 32), noise(2, 3, 8, 8, seed=2))
@@ -65,7 +66,7 @@ def test_reconstruction_gradient_reaches_every_parameter(regulariser):
     assert [name for name in silent if not name.endswith("key.bias")] == []
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+@pytest.mark.parametrize("regulariser", TRAINED)
 def test_last_layer_is_what_the_image_leaves_by(regulariser):
     first_stage = small(regulariser, 2)
     raw = noise(1, 3, 16, 16)
@@ -85,7 +86,7 @@ def test_identity_returns_the_image_itself_and_has_no_last_layer():
         _ = first_stage.last_layer
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+@pytest.mark.parametrize("regulariser", TRAINED)
 def test_results_leave_in_float32_under_autocast(regulariser):
     first_stage = small(regulariser, 4)
     with torch.autocast("cpu", torch.bfloat16):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from encoded import Encoded
-from small_first_stage import small
+from small_first_stage import CODES, small
 
 from ldm.errors import UserError
 from ldm.first_stage import FIRST_STAGES
@@ -27,6 +27,11 @@ PIXELS = 32 * 32
 
 def made(regulariser):
     return small(regulariser, 1 if regulariser == "identity" else 4).eval()
+
+
+def at_four(value):
+    """What a scale says for f = 4."""
+    return value[4] if isinstance(value, dict) else value
 
 
 def numbers(measured):
@@ -49,9 +54,12 @@ def test_options_are_what_its_config_holds_with_the_same_defaults(regulariser):
     # What is null stands for the scale's value; the options' own defaults are those of the small scales.
     given = {name: value for name, value in found.items() if value is not None}
     scale = yaml.safe_load((CONF.parent / "scale" / "cpu.yaml").read_text())["ae"]
-    filled = {name: scale[name] for name in found if name not in given and not isinstance(scale[name], dict)}
-    assert given | filled == defaults
-    assert all(isinstance(scale[name], dict) for name in options if name not in defaults)
+    alike = {name: scale[name] for name in found if name not in given and not isinstance(scale.get(name, {}), dict)}
+    assert given | alike == defaults
+    if regulariser != "identity":  # which has none
+        channels, filled = kind.filled(None, found, lambda name: at_four(scale.get(name)))
+        assert channels > 0
+        assert None not in filled.values()
 
 
 @pytest.mark.parametrize("regulariser", FIRST_STAGES)
@@ -69,7 +77,11 @@ def test_the_loss_takes_weights_and_reduction_from_the_class():
     vq = build_first_stage_loss("vq", {"codes": 3, "weight": 2.0}, None, 1.0, 0.75)
     assert (kl.reduction, kl.regularisation_weights) == ("sum", {"kl": 0.5})
     assert (vq.reduction, vq.regularisation_weights) == ("mean", {"codebook": 2.0})
-    with pytest.raises(UserError, match="ae=klx is none of kl, vq, identity, did you mean 'kl'"):
+    fsq = build_first_stage_loss("fsq", {"levels": [3, 4]}, None, 1.0, 0.75)
+    lfq = build_first_stage_loss("lfq", {"entropy_weight": 0.3}, None, 1.0, 0.75)
+    assert (fsq.reduction, fsq.regularisation_weights) == ("mean", {})
+    assert (lfq.reduction, lfq.regularisation_weights) == ("mean", {"entropy": 0.3, "commitment": 0.25})
+    with pytest.raises(UserError, match="ae=klx is none of kl, vq, fsq, lfq, bsq, identity, did you mean 'kl'"):
         first_stage_class("klx")
 
 
@@ -78,10 +90,13 @@ def test_codes_are_those_of_the_codebook_and_the_decoder_takes_their_vectors(reg
     model = made(regulariser)
     raw = torch.randn(2, model.channels, 8, 8, generator=torch.Generator().manual_seed(1))
     assert (model.codes is None) == (model.codebook is None)
+    assert model.codes == CODES.get(regulariser)
     if model.codebook is not None:
         indices = model.codebook.nearest(raw)
         assert indices.shape == (2, 8, 8)
-        assert int(indices.max()) < model.codes == 29
+        assert 0 <= int(indices.min()) < int(indices.max()) < model.codes
+        taken = model.decode_quantised(model.codebook.embed(indices))
+        torch.testing.assert_close(model.decode(raw), taken)
 
 
 @pytest.mark.parametrize("regulariser", FIRST_STAGES)
@@ -136,27 +151,40 @@ def test_posterior_rates_are_the_divergences():
     }
 
 
-def test_index_rates_are_the_code_lengths():
-    model = made("vq")
-    with torch.no_grad():
-        model.quantiser.codebook.mul_(20)  # or all positions choose one code
+@torch.no_grad()
+def spread_over_codes(model):
+    """At the start all positions choose one code: their differences are small beside their mean."""
+    latents = torch.cat([model.to_latent(model.encoder(image / 127.5 - 1)) for image in Encoded(model).images()])
+    of_channel = (0, 2, 3)
+    std, mean = latents.std(of_channel), latents.mean(of_channel)
+    model.to_latent.bias.sub_(mean).div_(std)
+    model.to_latent.weight.div_(std.view(-1, 1, 1, 1))
+    if model.regulariser == "vq":
+        model.quantiser.codebook.mul_(20)
+
+
+@pytest.mark.parametrize("regulariser", CODES)
+@torch.no_grad()
+def test_index_rates_are_the_code_lengths(regulariser):
+    model, codes = made(regulariser), CODES[regulariser]
+    spread_over_codes(model)
     train, heldout = Encoded(model), Encoded(model, 7, seed=1)
     found = model.rates(train, heldout)
     seen, held = (
         torch.cat([model.quantise(latent).indices for latent in images.encodings()]) for images in (train, heldout)
     )
-    counts = torch.bincount(seen.flatten(), minlength=29)
+    counts = torch.bincount(seen.flatten(), minlength=codes)
     assert (counts > 0).sum() > 3
     frequency = counts[counts > 0] / counts.sum()
     crossentropy = index_crossentropy(held.numpy(), counts.numpy(), PIXELS)
     assert list(numbers(found).items()) == [
-        ("rate_index_log2", index_log2(29, 64, PIXELS)),
+        ("rate_index_log2", index_log2(codes, 64, PIXELS)),
         ("rate_index_crossentropy", crossentropy.mean()),
     ]
     assert [value.n for value in found.values] == [7, 7]
     assert list(found.facts) == ["codes", "codebook_usage", "codebook_perplexity", "rate_images"]
-    assert (found.facts["codes"], found.facts["rate_images"]) == (29, 12)
-    assert found.facts["codebook_usage"] == pytest.approx(float((counts > 0).sum()) / 29)
+    assert (found.facts["codes"], found.facts["rate_images"]) == (codes, 12)
+    assert found.facts["codebook_usage"] == pytest.approx(float((counts > 0).sum()) / codes)
     assert found.facts["codebook_perplexity"] == pytest.approx(float((-(frequency * frequency.log()).sum()).exp()))
     size = coded_size(held, index_model(counts.numpy()))
     assert numbers(model.coded(train, heldout))["coded_index"] == size.together / (7 * PIXELS)
@@ -196,7 +224,7 @@ def test_an_unregularised_first_stage_has_no_rate_and_says_why():
 def test_labels_are_plain_data():
     for kind in FIRST_STAGES.values():
         assert all(isinstance(value, str) for value in dataclasses.asdict(kind.labels).values())
-    assert not any(isinstance(made(name).encode(torch.zeros(1, 3, 32, 32)), Gaussian) for name in ("vq", "identity"))
+    assert not any(isinstance(made(name).encode(torch.zeros(1, 3, 32, 32)), Gaussian) for name in (*CODES, "identity"))
 
 
 def test_latents_that_are_points_are_coded_in_steps_of_the_curve_alone():

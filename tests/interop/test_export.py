@@ -47,7 +47,7 @@ def first_stage(regulariser):
         resolution=4 * SIDE,
         mid_attention=True,
         dropout=0.0,
-        options={"codes": 11} if regulariser == "vq" else {},
+        options={"vq": {"codes": 11}, "fsq": {"levels": [5] * 4}}.get(regulariser, {}),
         **sizes,
     )
 
@@ -257,6 +257,9 @@ def test_what_diffusers_has_not_is_refused(tmp_path):
         ({"spacing": "quadratic"}, "sampler.spacing=quadratic"),
         ({"spacing": "neutral"}, "sampler.spacing=neutral"),
         ({"first_stage": tiny}, "TinyFirstStage has no class in diffusers"),
+        ({"first_stage": first_stage("fsq")}, "FSQFirstStage has no class in diffusers: it cannot be exported"),
+        ({"first_stage": first_stage("lfq")}, "LFQFirstStage has no class in diffusers"),
+        ({"first_stage": first_stage("bsq")}, "BSQFirstStage has no class in diffusers"),
         ({"conditioning": SuperResolutionConditioning(4, 4)}, "SuperResolutionConditioning cannot be exported"),
         ({"network": trained(resblock_updown=True).network}, "resblock_updown=true has no counterpart"),
     ):

@@ -14,6 +14,7 @@ from ldm.first_stage.losses import FirstStageLoss
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
 
 SIDE = 16
+OPTIONS = {"vq": {"codes": 24, "revive_every": 2}, "fsq": {"levels": [8, 5, 5]}}
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
             attn_sides=(),
             mid_attention=False,
             dropout=dropout,
-            options={"codes": 24, "revive_every": 2} if regulariser == "vq" else {},
+            options=OPTIONS.get(regulariser, {}),
             initialisation="components" if changes.get("from_components") else "reference",
         )
         settings = {
@@ -78,7 +79,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
         }
         return FirstStageTraining(
             model,
-            FirstStageLoss(None, "mean", {"kl": 1e-6, "codebook": 1.0}),
+            FirstStageLoss(None, "mean", {"kl": 1e-6, "codebook": 1.0, "entropy": 0.1, "commitment": 0.25}),
             None if norm is None else PatchDiscriminator(8, 1, norm),
             pictures,
             FirstStageSettings(**{**settings, **changes}),

@@ -28,6 +28,9 @@ def advanced_to(training, step):
         {"regulariser": "kl", "norm": None, "dropout": 0.2},
         {"regulariser": "vq", "matrix_rate": 1e-3, "from_components": True},
         {"regulariser": "vq", "norm": "batch", "dropout": 0.2},
+        {"regulariser": "fsq", "matrix_rate": 1e-3, "from_components": True},
+        {"regulariser": "lfq", "autocast": torch.bfloat16},
+        {"regulariser": "bsq", "norm": None},
     ],
     ids=lambda kind: " ".join([kind["regulariser"], *(name for name in ("autocast", "matrix_rate") if name in kind)]),
 )
@@ -54,6 +57,16 @@ def test_a_training_that_starts_at_components_loses_less_at_once(first_stage_tra
         first_stage_training("kl", from_components=chosen).advance().numbers()["l1"] for chosen in (False, True)
     )
     assert components < 0.7 * reference
+
+
+@pytest.mark.parametrize("regulariser", ["kl", "vq", "fsq", "lfq", "bsq"])
+def test_a_short_training_brings_images_nearer_and_leaves_codes_in_use(regulariser, first_stage_training):
+    training = first_stage_training(regulariser, norm=None, images=320, learning_rate=4e-3, from_components=True)
+    reports = [report.numbers() for report in train_first_stage(training)]
+    before, after = (sum(r["l1"] for r in part) for part in (reports[:8], reports[-8:]))
+    assert after < 0.6 * before
+    assert ("codebook_perplexity" in reports[-1]) == (regulariser != "kl")
+    assert reports[-1].get("codebook_perplexity", 4) > 3
 
 
 def test_autocast_changes_the_first_step_by_rounding_only(first_stage_training):
