@@ -45,6 +45,7 @@ REMEDIES: Mapping[str, str] = {
     "training": "train longer (`trainer.length={times}`)",
     "sampler": "take twice the sampler's steps (`sampler.steps={steps}`)",
     "at chance": "train longer, and sample under guidance (`guidance.scale=2`)",
+    "a Gaussian suffices": "take a smaller f: no model of these latents can be told from a baseline without a network",
     "no better than the Gaussian": "train longer, until the diffusion model beats a baseline without a network",
     "first stage": "take a first stage that loses less: a smaller f, more channels or a longer training of its own",
     "memorisation": "take more training images, or train shorter",

@@ -44,7 +44,7 @@ from ldm.records import LeftOut, ResultRow
 def run(job: Job) -> Outcome:
     """Rows by images seen. A kill loses one milestone's samples."""
     meter, config = Meter(job.device), job.settings
-    milestones, settings = milestones_of(job), _sampler(config)
+    milestones, settings = milestones_of(job), _sampler(job)
     asked = asked_conditions(job, config["n_samples"], config["seed"])
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
@@ -91,8 +91,8 @@ def sampled_again(job: Job, images_seen: int, n: int) -> Iterator[Batch]:
     return _samples(job, _source(job, images_seen), asked, n)
 
 
-def _sampler(config: Settings) -> dict[str, Any]:
-    return {**SHORT_SAMPLER, "steps": config["steps"], "seed": config["seed"]}
+def _sampler(job: Job) -> dict[str, Any]:
+    return {**SHORT_SAMPLER, "steps": job.settings["steps"], "seed": job.settings["seed"]}
 
 
 def _source(job: Job, images_seen: int) -> Generator:
@@ -101,7 +101,7 @@ def _source(job: Job, images_seen: int) -> Generator:
 
 
 def _samples(job: Job, source: Generator, asked: AskedConditions, n: int) -> Iterator[Batch]:
-    settings = _sampler(job.settings)
+    settings = _sampler(job)
     sampler = build.sampler(settings, source.model.schedule)
     return generate(source, sampler, settings, Guidance(), asked, range(n), job.machine.batch)
 

@@ -56,7 +56,7 @@ def said_of(capsys, *overrides: str) -> str:
     [
         ("sampler.stepps=3", ["'sampler.stepps' is no setting", "did you mean 'sampler.steps'?"]),
         ("samplers.steps=3", ["'samplers", "is no setting"]),
-        ("ae=klv", ["ae=klv is no choice", "did you mean 'kl'?", "(there are custom, identity, kl, pretrained, vq)"]),
+        ("ae=klv", ["ae=klv is no choice", "did you mean 'kl'?", "(there are bsq, custom, fsq, identity, kl"]),
         ("data=folder", ["data.path must be given"]),
         ("hydra/launcher=ray", ["hydra/launcher=ray needs packages: pip install -e '.[ray]'"]),
         ("hydra/launcher=locl", ["hydra/launcher=locl is no choice", "did you mean 'local'?"]),

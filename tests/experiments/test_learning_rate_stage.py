@@ -64,7 +64,7 @@ def test_every_trial_is_the_same_share_of_its_own_training(f: int) -> None:
     plan = plan_of(AUTO, f"ae.f={f}", scale="cpu")
     whole, trial = (plan.stages[name].settings["training"] for name in ("diffusion", "learning_rate"))
     assert trial["images"] == round(whole["images"] / 8)
-    assert trial["warm_up"] == round(whole["warm_up"] / 8) == 125
+    assert trial["warm_up"] == round(whole["warm_up"] / 8) == 250
     assert trial["learning_rate_candidates"] == [0.3, 1, 3]
     assert (trial["learning_rate"], trial["batch"]) == (1.5e-3, whole["batch"])
 

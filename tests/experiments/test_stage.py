@@ -201,7 +201,7 @@ def test_only_what_plans_a_stage_is_given_a_config(path):
 
 def test_what_a_stage_is_handed_holds_no_config():
     held = {cls: {field.name for field in dataclasses.fields(cls)} for cls in (Job, Machine, Parent, PlannedStage)}
-    assert held[Job] == {"stage", "planned", "folder", "parents", "machine", "label", "log", "image_sets"}
+    assert held[Job] == {"stage", "planned", "folder", "parents", "machine", "label", "log", "image_sets", "still_ours"}
     assert held[Parent] == {"record", "settings", "file"}
     assert held[PlannedStage] == {"name", "identity", "settings", "parents"}
     assert held[Machine] == {"device", "workers", "batch", "micro_batch", "checkpoint_seconds"}
