@@ -112,8 +112,9 @@ def run_grid(
         except Exception as error:  # the store tells which jobs did their work
             say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
 
-    with whole(_weights(ahead, time_needed)):
-        lost = run_waves(cells, asked, store, launch_in_sweep)
+    weights = _weights(ahead, time_needed)
+    with whole(weights):
+        lost = run_waves(cells, asked, store, launch_in_sweep, weights)
     left = _missing(stages, store)
     _track_cells(unmeasured, store, values, name)
     _say_end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values)

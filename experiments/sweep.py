@@ -1,7 +1,7 @@
 """A sweep as waves of jobs: every stage once, in any launcher, a failure stopping only what hangs on it."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.axes import choices, other_settings
@@ -12,6 +12,9 @@ from ldm.records import Cell, Sweep
 
 Launch = Callable[[Sequence[Sequence[str]]], None]
 """Runs one job for each list of overrides and returns when all have ended, whatever became of them."""
+
+
+NOTHING_TIMED: Mapping[tuple[str, str], float] = {}
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,17 @@ def in_waves(jobs: Sequence[tuple[PlannedStage, Point]]) -> list[list[tuple[Plan
     return [[job for job, at in zip(jobs, levels, strict=True) if at == level] for level in sorted(set(levels))]
 
 
-def run_waves(points: Sequence[Point], asked: Sequence[str], store: Store, launch: Launch) -> list[Lost]:
+def run_waves(
+    points: Sequence[Point],
+    asked: Sequence[str],
+    store: Store,
+    launch: Launch,
+    seconds: Mapping[tuple[str, str], float] = NOTHING_TIMED,
+) -> list[Lost]:
     """Launches what is missing, parents first, and returns what could not be made and has itself to blame.
 
-    What hangs on a failed stage is not tried; it is made by the next call, when the cause is gone.
+    What hangs on a failed stage is not tried; it is made by the next call, when the cause is gone. `seconds`: how long
+    stages will take, as far as it is known. The longest of a wave begin first, so that none is left over at its end.
     """
     lost: list[Lost] = []
     for wave in in_waves(missing(points, asked, store)):
@@ -93,6 +103,7 @@ def run_waves(points: Sequence[Point], asked: Sequence[str], store: Store, launc
         ]
         if not ready:
             continue
+        ready.sort(key=lambda job: -seconds.get((job[0].name, job[0].identity), 0.0))
         launch([[*point.overrides, *handed(planned)] for planned, point in ready])
         killed = [
             (planned, point)

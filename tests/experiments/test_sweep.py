@@ -78,6 +78,16 @@ def test_every_identity_is_launched_once_and_beside_all_that_does_not_wait_for_i
     assert run_waves(points, TARGETS, store, lambda jobs: pytest.fail("nothing is missing")) == []
 
 
+def test_the_longest_of_a_wave_begin_first_and_others_in_their_order(tmp_path, points):
+    plain, timed = (Bookkeeper(Store(tmp_path / name), points) for name in ("plain", "timed"))
+    run_waves(points, TARGETS, plain.store, plain)
+    models = [job for job in plain.waves[2] if job[0] == "diffusion"]
+    run_waves(points, TARGETS, timed.store, timed, {models[1]: 7.0, models[2]: 9.0})
+    others = [job for job in plain.waves[2] if job not in models[1:]]
+    assert timed.waves[2] == [models[2], models[1], *others]
+    assert timed.waves[:2] == plain.waves[:2]
+
+
 def test_one_more_number_of_steps_is_one_sample_set_a_model(tmp_path, points):
     store = Store(tmp_path)
     run_waves(points, TARGETS, store, Bookkeeper(store, points))
