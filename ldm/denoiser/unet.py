@@ -15,6 +15,7 @@ from ldm.denoiser.blocks import (
     NORM_GROUPS,
     Block,
     Convolution,
+    Convolution3,
     ResidualBlock,
     TimeEmbedding,
     doubled,
@@ -90,7 +91,7 @@ class UNet(nn.Module):
     self-attention whose joint projection is laid out by `head_order`. With `adds_context` it is self-attention too, and
     the context, one token as wide as the time embedding (4 `model_channels`), is added to that. `in_channels` counts
     x_t and concatenated maps. `recompute` trades compute for memory in training (gradient checkpointing). Norms have
-    `norm_groups`, or the largest divisor of their width below.
+    `norm_groups`, or the largest divisor of their width below. `dense_small_maps`: see `Convolution3`.
 
     Raises: UserError for sizes that do not fit each other.
     Source: Rombach et al. 2022, section 3.3 and appendix E.2; Dhariwal and Nichol 2021, section 3.
@@ -117,6 +118,7 @@ class UNet(nn.Module):
         head_order: HeadOrder = "heads_first",
         recompute: bool = False,
         norm_groups: int = NORM_GROUPS,
+        dense_small_maps: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -184,7 +186,10 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(middle)
         self.up = nn.ModuleList(nn.ModuleList(blocks) for blocks in up)
         self.norm_out = group_norm(channels, groups=norm_groups)
-        self.conv_out = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.conv_out = zeroed(Convolution3(channels, out_channels))
+        for module in self.modules():
+            if isinstance(module, Convolution3):
+                module.dense = dense_small_maps
 
     def forward(
         self,
@@ -256,6 +261,9 @@ class UNetOptions:
     use_scale_shift_norm: bool = option(False, help="whether the time embedding scales and shifts")
     resblock_updown: bool = option(False, help="whether residual blocks change the side")
     dropout: float = option(0.0, low=0, below=1, help="share of activations dropped in training")
+    dense_small_maps: bool = option(
+        False, help="whether convolutions on sides 1 and 2 are computed as matrix products, equal up to rounding"
+    )
 
     @property
     def halvings(self) -> int:

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from ldm.conditioning.contract import Conditioning
 from ldm.data.fields import Draw
+from ldm.denoiser.blocks import TimeEmbedding
+from ldm.denoiser.dit import LevelEmbedding
 from ldm.diffusion.model import DenoisingModel
 from ldm.randomness import derived_seed, generator, numpy_generator
 from ldm.training.ema import ExponentialMovingAverage
@@ -162,13 +164,21 @@ class DiffusionTraining:
 ADAM, MUON = "optimiser", "muon"
 """The optimisers in checkpoints; the first stood there alone before there were two."""
 
+EMBEDDINGS = (TimeEmbedding, LevelEmbedding)
+
 LEAST_RANK = 16
 """Rows and columns of a matrix from which on Muon steps it; smaller ones touch the latent's few channels."""
 
 
 def matrices_of(network: nn.Module) -> list[Tensor]:
-    """The weights of linear maps and convolutions, as matrices of outputs by inputs, that are not small."""
-    inner = [module.weight for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    """The weights of linear maps and convolutions, as matrices of outputs by inputs, that are not small.
+
+    Without those that embed the noise level: as all embeddings they are left to Adam, and as the widest square ones they
+    would take a third of Muon's time.
+    """
+    embedding = {part for module in network.modules() if isinstance(module, EMBEDDINGS) for part in module.modules()}
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    inner = [layer.weight for layer in layers if layer not in embedding]
     return [weight for weight in inner if min(weight.shape[0], weight[0].numel()) >= LEAST_RANK]
 
 

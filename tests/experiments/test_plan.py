@@ -498,7 +498,7 @@ def test_the_cells_of_a_study_cost_the_same_flops(scale):
         spent[f] = seen * flops_per_training_image(config, f, Vocabulary(len(FACTS.classes)))
     assert max(spent.values()) / min(spent.values()) < 1.02, spent
     usual = {f: plan_of(f"ae.f={f}", scale=scale).config["trainer"]["batch"] for f in (4, 16, 32)}
-    assert usual == ({4: 64, 16: 512, 32: 1024} if scale == "cpu" else dict.fromkeys(usual, usual[4]))
+    assert usual == ({4: 64, 16: 512, 32: 2048} if scale == "cpu" else dict.fromkeys(usual, usual[4]))
     given = plan_of("ae.f=32", "trainer.batch=16", scale=scale).config["trainer"]
     assert given["batch"] == 16
 
