@@ -60,8 +60,8 @@ def doubled(x: Tensor) -> Tensor:
 class Convolution3(nn.Conv2d):
     """A 3 x 3 convolution with padding 1; with `dense`, on maps of sides 1 and 2 a product with one matrix.
 
-    There most taps fall on padding, and a framework multiplies by them: by 9 of them for each that counts at side 1. The
-    product is the same up to rounding. FLOPs are counted as those of the convolution, so that a switch moves no budget.
+    There most taps fall on padding, and frameworks multiply by them all the same: at side 1 by nine where one counts.
+    The product is equal up to rounding. FLOPs are counted as those of the convolution: the switch moves no budget.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:

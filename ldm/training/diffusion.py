@@ -173,8 +173,8 @@ LEAST_RANK = 16
 def matrices_of(network: nn.Module) -> list[Tensor]:
     """The weights of linear maps and convolutions, as matrices of outputs by inputs, that are not small.
 
-    Without those that embed the noise level: as all embeddings they are left to Adam, and as the widest square ones they
-    would take a third of Muon's time.
+    Without those that embed the noise level: as all embeddings they are left to Adam, and being the largest square ones
+    they would take a third of Muon's time.
     """
     embedding = {part for module in network.modules() if isinstance(module, EMBEDDINGS) for part in module.modules()}
     layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ldm.denoiser.attention import SelfAttention, SpatialTransformer, TokenAttention, reorder_heads
 from ldm.denoiser.blocks import (
     Convolution,
+    Convolution3,
     ResidualBlock,
     doubled,
     group_norm,
@@ -147,3 +148,24 @@ def test_context_is_a_set_of_tokens_and_pixels_move_with_their_values(randomised
     torch.testing.assert_close(transformer(x, unused, context.flip(1)), out)
     torch.testing.assert_close(transformer(x.flip(3), unused, context), out.flip(3))
     assert (transformer(x, unused, context.roll(1, dims=0)) - out).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_on_small_maps_a_convolution_is_a_product_with_one_matrix(sides, randomised, monkeypatch):
+    layer = randomised(Convolution3(5, 7)).double()
+    x = torch.randn(3, 5, *sides, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(3, 7, *sides, dtype=torch.float64)
+    found = []
+    for dense in (False, True):
+        layer.dense = dense
+        result = layer(x)
+        found.append((result, *torch.autograd.grad(result, [x, layer.weight, layer.bias], gradient)))
+    for plain, product in zip(*found, strict=True):
+        torch.testing.assert_close(product, plain, rtol=1e-12, atol=1e-12)
+    # Elsewhere it is the convolution: larger maps, other strides, and where FLOPs are counted.
+    monkeypatch.setattr("ldm.denoiser.blocks.dense_matrix", lambda *_: pytest.fail("no product is asked for"))
+    assert layer(torch.zeros(1, 5, 3, 2, dtype=torch.float64)).shape == (1, 7, 3, 2)
+    assert layer.to("meta")(torch.zeros(1, 5, *sides, dtype=torch.float64, device="meta")).shape == (1, 7, *sides)
+    strided = Convolution3(5, 7, stride=2)
+    strided.dense = True
+    assert strided(torch.zeros(1, 5, *sides)).shape == (1, 7, 1, 1)

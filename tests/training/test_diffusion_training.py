@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ldm.conditioning import ClassConditioning
 from ldm.data.fields import Draw
+from ldm.denoiser import UNet
+from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
-from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
+from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
 from ldm.training.rate import learning_rate_factor
 
 
@@ -226,6 +228,18 @@ def test_muon_steps_the_matrices_of_the_network_alone_at_its_own_rate():
     assert group["lr"] == pytest.approx(2e-3 * factor, rel=1e-12)
     assert run.optimisers["optimiser"].param_groups[0]["lr"] == pytest.approx(5e-3 * factor, rel=1e-12)
     assert set(training().optimisers) == {"optimiser"}
+
+
+def test_muon_leaves_what_embeds_the_noise_level_to_adam():
+    sizes = {"in_channels": 4, "out_channels": 4}
+    attention = {"latent_side": 4, "attention_sides": [4], "num_heads": 2}
+    unet = UNet(**sizes, **attention, model_channels=32, channel_mult=[1], num_res_blocks=1)
+    transformer = DiT(**sizes, width=32, depth=1, heads=2, patch=1)
+    for network, embedding in ((unet, unet.time_embedding), (transformer, transformer.level)):
+        stepped = {id(weight) for weight in matrices_of(network)}
+        assert stepped
+        assert all(weight.ndim < 2 or min(weight.shape) >= 16 for weight in embedding.parameters())
+        assert not stepped & {id(weight) for weight in embedding.parameters()}
 
 
 def test_a_resumed_run_with_muon_equals_an_uninterrupted_one_bit_for_bit(differences, tmp_path):
