@@ -1,8 +1,30 @@
 """Layers that first stages and denoisers share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_COUNTED = ContextVar("counted", default=False)
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Within it layers run as their FLOPs are to be counted, without what computes the same by other products."""
+    before = _COUNTED.set(True)
+    try:
+        yield
+    finally:
+        _COUNTED.reset(before)
+
+
+def is_counted() -> bool:
+    """Whether FLOPs are being counted."""
+    return _COUNTED.get()
+
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers import normalised
+from ldm.layers import is_counted, normalised
 
 PERIOD = 10_000.0
 
@@ -70,7 +70,7 @@ class Convolution3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: x (N, in_channels, H, W); result (N, out_channels, H / stride, W / stride)."""
-        if not self.dense or x.is_meta or self.stride != (1, 1) or x.shape[2:] not in SMALL_MAPS:
+        if not self.dense or is_counted() or self.stride != (1, 1) or x.shape[2:] not in SMALL_MAPS:
             return super().forward(x)
         assert self.bias is not None
         height, width = x.shape[2:]

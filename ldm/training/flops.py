@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldm.layers import counted
+
 Shape = tuple[int, ...]
 
 
@@ -33,6 +35,6 @@ _ATTENTION = {
 
 def count_flops(call: Callable[[], object]) -> float:
     """FLOPs of the matrix products, convolutions and attention that `call` runs, forward and backward alike."""
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+    with counted(), FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         call()
     return float(counter.get_total_flops())
