@@ -66,7 +66,7 @@ def test_every_trial_is_the_same_share_of_its_own_training(f: int) -> None:
     assert trial["images"] == round(whole["images"] / 8)
     assert trial["warm_up"] == round(whole["warm_up"] / 8) == 250
     assert trial["learning_rate_candidates"] == [0.3, 1, 3]
-    assert (trial["learning_rate"], trial["batch"]) == (1.5e-3, whole["batch"])
+    assert (trial["learning_rate"], trial["batch"]) == (3e-3, whole["batch"])
 
 
 def test_the_small_denoiser_of_predictors_is_trained_at_the_scale_s_rate() -> None:
