@@ -114,6 +114,18 @@ class TimeEmbedding(nn.Module):
         return F.silu(embedded if added is None else embedded + added.to(embedded.dtype))
 
 
+def check_inputs(
+    title: str, in_channels: int, context_dim: int | None, x: Tensor, context: Tensor | None, concat: Tensor | None
+) -> None:
+    """Raises ValueError for inputs of other channels, or with or without a context unlike the network of that title."""
+    given = x.shape[1] + (0 if concat is None else concat.shape[1])
+    if given != in_channels:
+        raise ValueError(f"{title} takes {in_channels} channels, x and concatenated maps, but got {given}")
+    if (context is None) != (context_dim is None):
+        called = "without a context" if context is None else "with a context"
+        raise ValueError(f"{title} was built with context_dim {context_dim}, but called {called}")
+
+
 class Block(nn.Module, ABC):
     """A part of the UNet that may read the time embedding and the context, or ignore them."""
 

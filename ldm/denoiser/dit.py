@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.denoiser.blocks import PERIOD, sinusoidal_embedding, zeroed
+from ldm.denoiser.blocks import PERIOD, check_inputs, sinusoidal_embedding, zeroed
 from ldm.errors import UserError
 from ldm.layers import attend
 from ldm.parts import option
@@ -355,16 +355,9 @@ class DiT(nn.Module):
         zeroed(self.out)
 
     def _check(self, x: Tensor, context: Tensor | None, concat: Tensor | None) -> None:
-        given = x.shape[1] + (0 if concat is None else concat.shape[1])
-        if given != self.in_channels:
-            raise ValueError(f"the DiT takes {self.in_channels} channels, x and concatenated maps, but got {given}")
+        check_inputs("the DiT", self.in_channels, self.context_dim, x, context, concat)
         if any(side % self.patch for side in x.shape[2:]):
             raise ValueError(f"sides {tuple(x.shape[2:])} cannot be divided into patches of side {self.patch}")
-        if (context is None) != (self.context_dim is None):
-            raise ValueError(
-                f"the DiT was built with context_dim {self.context_dim}, but called "
-                f"{'without a context' if context is None else 'with a context'}"
-            )
         if self.adds_context and context is not None and context.shape[1] != 1:
             raise ValueError(f"the DiT adds one token to the noise level's, but was given {context.shape[1]}")
 

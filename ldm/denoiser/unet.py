@@ -18,6 +18,7 @@ from ldm.denoiser.blocks import (
     Convolution3,
     ResidualBlock,
     TimeEmbedding,
+    check_inputs,
     doubled,
     group_norm,
     halved,
@@ -232,16 +233,9 @@ class UNet(nn.Module):
         return h
 
     def _check(self, x: Tensor, context: Tensor | None, concat: Tensor | None) -> None:
-        given = x.shape[1] + (0 if concat is None else concat.shape[1])
-        if given != self.in_channels:
-            raise ValueError(f"the UNet takes {self.in_channels} channels, x and concatenated maps, but got {given}")
+        check_inputs("the UNet", self.in_channels, self.context_dim, x, context, concat)
         if any(side % 2**self.halvings for side in x.shape[2:]):
             raise ValueError(f"sides {tuple(x.shape[2:])} cannot be halved {self.halvings} times")
-        if (context is None) != (self.context_dim is None):
-            raise ValueError(
-                f"the UNet was built with context_dim {self.context_dim}, but called "
-                f"{'without a context' if context is None else 'with a context'}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
