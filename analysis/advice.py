@@ -10,6 +10,7 @@ from analysis import limits, text
 from analysis.answer import Answer, Open, Option, answers
 from analysis.budgets import Budget
 from analysis.collect import Study
+from analysis.compare import NO_BETTER, SUFFICES
 from analysis.crossings import REACH, Crossing, Curve, Race, band, chances_at, crossings, race
 from analysis.headline import headline
 from ldm.records import Cell
@@ -44,9 +45,9 @@ LIKELY = 0.05
 REMEDIES: Mapping[str, str] = {
     "training": "train longer (`trainer.length={times}`)",
     "sampler": "take twice the sampler's steps (`sampler.steps={steps}`)",
-    "at chance": "train longer, and sample under guidance (`guidance.scale=2`)",
-    "a Gaussian suffices": "take a smaller f: no model of these latents can be told from a baseline without a network",
-    "no better than the Gaussian": "train longer, until the diffusion model beats a baseline without a network",
+    "at chance": "train longer, and sample under more guidance (`guidance.scale`)",
+    SUFFICES: "take a smaller f: no model of these latents can be told from a baseline without a network",
+    NO_BETTER: "train longer, until the diffusion model beats a baseline without a network",
     "first stage": "take a first stage that loses less: a smaller f, more channels or a longer training of its own",
     "memorisation": "take more training images, or train shorter",
     "out of scale": "look at the samples, and train longer",

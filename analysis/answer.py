@@ -20,6 +20,7 @@ from analysis.compare import (
     ALIKE,
     BETTER,
     LEVEL,
+    NO_BETTER,
     Comparison,
     Mean,
     Measured,
@@ -122,7 +123,6 @@ class Answer:
     cheapest: Option | None = None
     fastest: Option | None = None
     is_tiny: bool = False
-    is_known: bool = True
 
     @property
     def fitting(self) -> tuple[Option, ...]:
@@ -218,7 +218,6 @@ def _answer(
         alike=tuple(_open(told[item.cell], item, best, factor) for item in verdicts if item.verdict in (ALIKE, None)),
         cheapest=_least(close, best, lambda option: option.spent.flops),
         fastest=_least(close, best, lambda option: 1 / option.spent.images_per_second),
-        is_known=behind is not None,
     )
 
 
@@ -231,7 +230,7 @@ def _option(
     given: Mapping[str, Cell],
 ) -> Option:
     own = [limit.name for limit in table.limits.get(mean.name, ()) if limit.takes_verdict or limit.name == COPIES]
-    own += ["no better than the Gaussian"] if mean.name in table.unbeaten else []
+    own += [NO_BETTER] if mean.name in table.unbeaten else []
     own += ["scale=tiny"] if mean.name in table.tiny else []
     spent = spent_on(rows)
     misses = tuple(budget for budget in budgets if not budget.fits(spent))

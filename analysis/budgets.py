@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis import text
+from analysis.costs import TRAINED
 from ldm.errors import UserError
 
 FORMS = '"5 images/s", "2 h training", "1e15 FLOPs" or "8 GiB memory"'
@@ -138,10 +139,7 @@ def _one(written: str) -> Budget:
 def spent_on(rows: pd.DataFrame) -> Spent:
     """What a cell with these rows costs, one a repetition."""
     runs = rows.drop_duplicates("identity")
-    training = {
-        unit: runs[[f"{stage}_{unit}" for stage in ("first_stage", "latents", "diffusion")]].astype(float)
-        for unit in ("flops", "seconds")
-    }
+    training = {unit: runs[[f"{stage}_{unit}" for stage in TRAINED]].astype(float) for unit in ("flops", "seconds")}
     # Of a denoiser that is given nobody knows what it cost; a first stage that is given costs nothing more.
     totals = {unit: own.sum(axis=1).where(own[f"diffusion_{unit}"].notna()).mean() for unit, own in training.items()}
     speed, memory = (runs[column].astype(float).mean() for column in ("sample_images_per_second", "peak_bytes"))

@@ -35,6 +35,7 @@ from analysis.compare import (
     one_cell,
     seed_factor,
 )
+from analysis.costs import TRAINED
 from analysis.headline import Headline, chosen, floors_of, headline
 from analysis.labels import row_label
 from analysis.milestones import with_flops
@@ -246,7 +247,9 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
         low, high = np.array(bounds).T
         one = own.sort_values("images_seen").iloc[-1]
         share, share_seconds = (
-            float(own[[f"first_stage_{unit}", f"latents_{unit}"]].astype(float).sum(axis=1).mean())
+            float(
+                own[[f"{stage}_{unit}" for stage in TRAINED if stage != "diffusion"]].astype(float).sum(axis=1).mean()
+            )
             for unit in ("flops", "seconds")
         )
         found.append(
