@@ -60,7 +60,8 @@ class Records:
 
     def all_of(self, stage: str) -> Iterator[StageRecord]:
         """The records of a stage, in the order of their identities."""
-        identities = {path.parent.name for store in self.stores for path in (store / stage).glob("*/record.json")}
+        paths = (path for store in self.stores for path in (store / stage).glob("*/record.json"))
+        identities = {path.parent.name for path in paths if "." not in path.parent.name}  # tries that were stopped have
         found = (self.get(stage, identity) for identity in sorted(identities))
         return (record for record in found if record is not None)
 

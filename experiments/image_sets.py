@@ -143,7 +143,7 @@ def _stored(path: Path, store: Store) -> ImageSet | StoredSet:
 
 
 def _reference_of(store: Store, extractor: str | None) -> StoredSet:
-    folders = sorted(folder.parent for folder in store.root.glob("reference/*/record.json"))
+    folders = [path.parent for path in store.records("reference")]
     found = [one for folder in folders if isinstance(one := _stored(folder, store), StoredSet)]
     fitting = [one for one in found if extractor in (None, one.extractor["name"])]
     if len(fitting) != 1:

@@ -110,8 +110,8 @@ Made = Mapping[str, Sequence[StageRecord]]
 def _made(stage: Stage, store: Path) -> Made:
     found: dict[str, list[StageRecord]] = {}
     artifacts = Store(store)
-    for folder in sorted((store / stage.name).glob("*")):
-        record = artifacts.record(stage.name, folder.name)
+    for path in artifacts.records(stage.name):
+        record = artifacts.record(stage.name, path.parent.name)
         if record is not None and _is_present(stage, record):
             found.setdefault(pixels_hash(stage, record.config, record.parents), []).append(record)
     return found

@@ -85,9 +85,9 @@ class Store:
             check_file(folder / name, record.files[name], f"remove the folder {folder} to compute it anew")
         return folder / name
 
-    def records(self) -> list[Path]:
-        """The files of all records of complete artifacts; those of tries that were stopped at their end are none."""
-        return sorted(path for path in self.root.glob("*/*/record.json") if "." not in path.parent.name)
+    def records(self, stage: str = "*") -> list[Path]:
+        """The files of the records of complete artifacts, of all or of a stage's; those of stopped tries are none."""
+        return sorted(path for path in self.root.glob(f"{stage}/*/record.json") if "." not in path.parent.name)
 
     def is_complete(self, stage: str, identity: str) -> bool:
         """Whether the artifact needs no more work."""

@@ -15,6 +15,9 @@ TIMING = "timing"
 OF_THE_MACHINE = ("made_on", "batch")
 """Facts that say where, or how many at a time, and change no result; a batch that does is a setting."""
 
+YOUNGER = ("learning_rate",)
+"""Facts that records of the same identity had no place for before, and that repeat their settings."""
+
 PICTURE = ".png"
 """How files end that people look at, whose bytes depend on the library that packs them."""
 
@@ -27,7 +30,7 @@ def differences(one: StageRecord, other: StageRecord) -> list[str]:
     found = [*_moved(*rows), *_only_in_one(*rows)]
     if sorted(left.metric for left in one.left_out) != sorted(left.metric for left in other.left_out):
         found.append("the metrics left out")
-    facts = [name for name in sorted({*one.facts, *other.facts}) if name not in OF_THE_MACHINE]
+    facts = [name for name in sorted({*one.facts, *other.facts}) if name not in (*OF_THE_MACHINE, *YOUNGER)]
     if changed := [name for name in facts if not _agree(one.facts.get(name), other.facts.get(name))]:
         found.append(f"facts {', '.join(changed)}")
     if one.files is not None and other.files is not None:
@@ -94,6 +97,8 @@ def _apart(one: ResultRow, other: ResultRow) -> float:
     if any((a is None) != (b is None) for a, b in pairs):
         return math.inf
     known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not all(math.isfinite(number) for pair in known for number in pair):
+        return 0.0 if all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in known) else math.inf
     size = max(abs(number) for pair in known for number in pair)
     return max(abs(a - b) for a, b in known) / size if size else 0.0
 
@@ -104,6 +109,6 @@ def _agree(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_agree(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_agree, one, other))
-    if isinstance(one, float) and isinstance(other, int | float):
+    if isinstance(one, int | float) and isinstance(other, int | float) and float in (type(one), type(other)):
         return math.isclose(one, other, rel_tol=AGREEMENT, abs_tol=1e-12)
     return bool(one == other)

@@ -65,7 +65,8 @@ def stored(root: Path, which: str | None, device: str) -> Stored:
         if reference is None:
             continue
         job = finished_job(store, cell, reference, machine)
-        heldout.setdefault(f"{job.settings['heldout']} {job.resolution}", job.images("heldout"))
+        if (key := f"{job.settings['heldout']} {job.resolution}") not in heldout:
+            heldout[key] = job.images("heldout")
         seen_by, settings = _extractors(store, cell)
         extractors += [one for one in settings if one not in extractors]
         for stage, identity in ((stage, cell.stages[stage]) for stage in MADE_BY if stage in cell.stages):
@@ -119,13 +120,14 @@ def measured(
     with reporting(f"ladder         {found.root}", len(found.artifacts)) as reporter:
         for done, artifact in enumerate(found.artifacts, 1):
             for one in _wanted(artifact, indices, make):
+                share = functools.cache(functools.partial(_saturated, one))
                 for extractor in extractors:
                     features = one.seen(extractor, n).features
                     if len(features) < LEAST:
                         few += extractor is extractors[0]
                         continue
                     excerpts[extractor.name] += one.is_excerpt and not one.was_seen_by(extractor)
-                    measured_as = (len(features), distance(features, reference[extractor.name]), _saturated(one))
+                    measured_as = (len(features), distance(features, reference[extractor.name]), share())
                     about = (one.kind, titles[one.identity], one.axes["f"], one.first_stage)
                     made[extractor.name].append(Made(*about, *measured_as, one.images_seen))
             reporter.advance_to(done)

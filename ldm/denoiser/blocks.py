@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -88,10 +89,18 @@ def dense_matrix(weight: Tensor, height: int, width: int) -> Tensor:
 
     Shapes: weight (out, in, 3, 3); result (height * width * out, height * width * in).
     """
-    places = torch.cartesian_prod(torch.arange(height), torch.arange(width))
-    rows, columns = (places[None, :] - places[:, None] + 1).unbind(2)  # of the tap from each output to each input
+    rows, columns = _taps(height, width, weight.device)
     taps = weight.permute(2, 3, 0, 1)[rows, columns]
-    return taps.permute(0, 2, 1, 3).reshape(len(places) * weight.shape[0], len(places) * weight.shape[1])
+    return taps.permute(0, 2, 1, 3).reshape(len(rows) * weight.shape[0], len(rows) * weight.shape[1])
+
+
+@lru_cache(maxsize=16)
+def _taps(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of the tap from each output (first axis) to each input (second)."""
+    with torch.inference_mode(False):  # a backward pass may keep what was first asked for while sampling
+        places = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+        rows, columns = (places[None, :] - places[:, None] + 1).unbind(2)
+        return rows.to(device), columns.to(device)
 
 
 class TimeEmbedding(nn.Module):

@@ -14,11 +14,13 @@ from all_plans import CELLS
 from tiny_plans import plan_of
 
 from analysis.collect import collect
+from analysis.store import Records
 from experiments.commands import ledger, merge, timing
 from experiments.identity import follows
 from experiments.stage import Plan
 from experiments.stages import STAGES
 from experiments.store import Store
+from ldm.joined import differences
 from ldm.records import Cell, Cost, ResultRow, StageRecord, Sweep, read_record
 
 ROWS = (ResultRow("kd", 0.25, 32, "p", 0.2, 0.3),)
@@ -283,6 +285,27 @@ def test_costs_machines_dates_and_rounding_are_no_difference(plan, tmp_path):
     assert run(b.root, "--into", a.root) == 0
     c = store_of(tmp_path / "c", plan, ("samples",), facts={"nfe": 3, "batch": 8})
     assert run(c.root, "--into", a.root) == 2
+
+
+def test_no_number_beside_a_number_is_a_difference_and_a_fact_that_is_younger_is_none():
+    record = StageRecord("diffusion", "i", {}, {}, {"nfe": 3}, (ResultRow("kd", 1.0, 8, "p", 0.5, 1.5),))
+    for none in (float("nan"), float("inf")):
+        lost = dataclasses.replace(record, rows=(dataclasses.replace(record.rows[0], value=none),))
+        assert differences(record, lost) != []
+        assert differences(lost, record) != []
+        assert differences(lost, lost) == []
+    told = dataclasses.replace(record, facts={"nfe": 3.0000000001, "learning_rate": 1e-3})
+    assert differences(record, told) == differences(told, record) == []
+    assert differences(record, dataclasses.replace(told, facts={"nfe": 4})) == ["facts nfe"]
+
+
+def test_a_try_that_was_stopped_at_its_end_is_nowhere_taken_for_an_artifact(plan, tmp_path):
+    store = store_of(tmp_path / "a", plan, ("samples",))
+    identity = plan.stages["samples"].identity
+    shutil.copytree(store.folder("samples", identity), store.folder("samples", f"{identity}.7"))
+    shutil.rmtree(store.folder("samples", identity))
+    assert store.records("samples") == store.records() == []
+    assert list(Records([store.root]).all_of("samples")) == []
 
 
 def test_files_that_differ_are_a_difference_and_pictures_are_none(plan, tmp_path, capsys):
