@@ -1,5 +1,6 @@
 """The ladder of a store: images made anew are those of the stages, and rows stand in all outputs."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -99,9 +100,10 @@ def test_kept_features_stand_for_images_where_the_same_extractor_saw_them(found:
     assert one.was_seen_by(extractor)
     kept = one.seen(extractor, 25).features
     np.testing.assert_allclose(kept, features_of([one.images()], extractor).features, atol=1e-2)
-    extractor.size = 96  # another one
-    assert not one.was_seen_by(extractor)
-    assert np.abs(one.seen(extractor, 25).features - kept).max() > 0.1
+    other = copy.copy(extractor)  # the extractor itself is shared by all that runs in this process
+    other.size = 96
+    assert not one.was_seen_by(other)
+    assert np.abs(one.seen(other, 25).features - kept).max() > 0.1
 
 
 def test_the_command_shows_and_writes_every_set(
