@@ -43,19 +43,15 @@ def to_patches(x: Tensor, patch: int) -> Tensor:
 
     A view at patch 1 where x is channels_last.
     """
-    rows = x.permute(0, 2, 3, 1)
-    if patch == 1:
-        return rows.flatten(1, 2)
-    return rows.unflatten(2, (-1, patch)).unflatten(1, (-1, patch)).transpose(2, 3).flatten(3).flatten(1, 2)
+    rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, patch)).unflatten(1, (-1, patch))
+    return rows.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 def from_patches(tokens: Tensor, patch: int, sides: tuple[int, int]) -> Tensor:
     """The inverse of `to_patches` for a map of these sides: (N, H W / p^2, p^2 C) -> (N, C, H, W), channels_last."""
     height, width = sides
-    rows = tokens.unflatten(1, (height // patch, width // patch))
-    if patch > 1:
-        rows = rows.unflatten(3, (patch, patch, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-    return rows.permute(0, 3, 1, 2)
+    rows = tokens.unflatten(1, (height // patch, width // patch)).unflatten(3, (patch, patch, -1))
+    return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def grid_embedding(height: int, width: int, channels: int) -> np.ndarray:
@@ -64,10 +60,8 @@ def grid_embedding(height: int, width: int, channels: int) -> np.ndarray:
     Shapes: result (height * width, channels), `channels` a multiple of 4. Source: Peebles and Xie 2022, section 3.2,
     as their code has them.
     """
-    frequency = PERIOD ** -(np.arange(channels // 4) / (channels // 4))
-    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    angles = [place.reshape(-1, 1) * frequency for place in (columns, rows)]
-    return np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1).astype(np.float32)
+    rows, columns = _angles(height, width, channels)
+    return np.concatenate([wave(angle) for angle in (columns, rows) for wave in (np.sin, np.cos)], 1).astype(np.float32)
 
 
 def grid_rotation(height: int, width: int, channels: int) -> np.ndarray:
@@ -76,10 +70,15 @@ def grid_rotation(height: int, width: int, channels: int) -> np.ndarray:
     Shapes: result (2, height * width, channels / 2), `channels` of one head, a multiple of 4.
     Source: Su et al. 2021, section 3.2.2, along both axes as in Yao and Wang 2025 (LightningDiT).
     """
+    angle = np.concatenate(_angles(height, width, channels), axis=1)
+    return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+
+
+def _angles(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each token's row and its column, times falling frequencies. Shapes: (height * width, channels / 4) both."""
     frequency = PERIOD ** -(np.arange(channels // 4) / (channels // 4))
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    angle = np.concatenate([place.reshape(-1, 1) * frequency for place in (rows, columns)], axis=1)
-    return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+    return rows.reshape(-1, 1) * frequency, columns.reshape(-1, 1) * frequency
 
 
 @lru_cache(maxsize=64)
