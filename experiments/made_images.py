@@ -13,16 +13,13 @@ from experiments.artifacts import first_stage_of
 from experiments.console import reporting
 from experiments.generate import Batch, images_of
 from experiments.saved_samples import IMAGES
-from experiments.scoring import FEATURE_BATCH, feature_file, features_of
+from experiments.scoring import FEATURE_BATCH, STATED, feature_file, features_of
 from experiments.stage import Job
 from experiments.stages import gaussian, progress, reconstruction, samples
 from ldm.metrics.features import Extractor, Features
 from ldm.metrics.model_ladder import DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS, MILESTONE, SAMPLES
 from ldm.records import GAUSSIAN as OF_ALL_IMAGES
 from ldm.records import StageRecord
-
-STATED = ("name", "weights_hash", "size", "resize", "precision")
-"""What protocols say of an extractor; two that agree in it see the same."""
 
 MADE_BY: Mapping[str, str] = {
     "reconstruction": DECODED,

@@ -22,6 +22,9 @@ from ldm.training.flops import count_flops
 
 FEATURE_BATCH = 100
 
+STATED = ("name", "weights_hash", "size", "resize", "precision")
+"""What protocols say of an extractor; two that agree in it see the same."""
+
 
 def features_of(batches: Iterable[Tensor], extractor: Extractor) -> Features:
     """Features of uint8 images (N, 3, H, W) that come in batches."""
@@ -105,13 +108,7 @@ class ReferenceImages:
         facts = {
             "reference_fingerprint": judged_against.fingerprint,
             "n_reference": len(reference),
-            "extractor": {
-                "name": extractor.name,
-                "weights_hash": extractor.weights_hash,
-                "size": extractor.size,
-                "resize": extractor.resize,
-                "precision": extractor.precision,
-            },
+            "extractor": {name: getattr(extractor, name) for name in STATED},
         }
         protocol = protocol_from(self.job.settings, self.job.resolution, facts, len(floor), _other(split))
         rows, left_out = generation_rows(floor, reference, protocol, REAL_IMAGES)

@@ -100,13 +100,7 @@ class Store:
         """
         folder = self.folder(record.stage, record.identity)
         place = self.place(record.stage, record.identity, claim)
-        paths = (path for path in sorted(place.rglob("*")) if path.is_file() and not path.name.startswith("."))
-        named = {path.relative_to(place).as_posix(): path for path in paths}
-        files = {
-            name: file_hash(path)
-            for name, path in named.items()
-            if name not in UNHASHED and not name.startswith(f"{CHUNKS}/")
-        }
+        files = {name: file_hash(path) for name, path in lasting_files(place).items()}
         write_json(place / "record.json", sealed(dataclasses.replace(record, files=files).to_json()))
         if claim is not None:
             claim.check()
@@ -195,6 +189,13 @@ class Store:
         """All sweeps, the oldest first."""
         found = [read_sweep(path) for path in (self.root / "sweeps").glob("*.json")]
         return sorted(found, key=lambda sweep: sweep.created)
+
+
+def lasting_files(folder: Path) -> dict[str, Path]:
+    """The files of an artifact that its record holds hashes of, by their path in its folder."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path for name, path in named.items() if name not in UNHASHED and not name.startswith(f"{CHUNKS}/")}
 
 
 def _copy_whole_files(source: Path, target: Path) -> None:

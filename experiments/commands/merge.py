@@ -20,9 +20,9 @@ from experiments.commands.ledger import existing_store
 from experiments.console import reporting, say
 from experiments.identity import follows
 from experiments.stages import STAGES
-from experiments.store import CHUNKS, UNHASHED, Store, read_sweep
+from experiments.store import Store, lasting_files, read_sweep
 from ldm.errors import UserError
-from ldm.intact import TEMPORARY, check_file, file_hash
+from ldm.intact import check_file, file_hash
 from ldm.joined import disagreement, name_apart
 from ldm.records import SCHEMA, StageRecord, Sweep, is_store
 
@@ -136,11 +136,7 @@ class Into:
 
 def names_of(folder: Path, record: StageRecord) -> list[str]:
     """The files of an artifact: those of its record, or all that lie there where it is older than hashes."""
-    if record.files is not None:
-        return list(record.files)
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not TEMPORARY.fullmatch(path.name))
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return [name for name in names if name not in UNHASHED and not name.startswith(f"{CHUNKS}/")]
+    return list(lasting_files(folder) if record.files is None else record.files)
 
 
 def check_files(source: Store, record: StageRecord) -> None:
