@@ -1,5 +1,6 @@
 """What run.py does with composed configs: one cell, one job of a sweep, or a whole grid."""
 
+import dataclasses
 import json
 import os
 import secrets
@@ -26,7 +27,7 @@ from experiments.stage import Plan, targets
 from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
 from experiments.store import Store, now
-from experiments.sweep import Launch, Point, as_sweep, distinct, run_waves, say_lost
+from experiments.sweep import Due, Launch, Point, as_sweep, distinct, run_missing, say_lost
 from experiments.tracking import Tracker, check_tracking, mode_of
 from ldm.errors import UserError
 
@@ -106,15 +107,12 @@ def run_grid(
     _say_work(points, cells, len(stages), ahead, time_needed)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
-    def launch_in_sweep(jobs: Sequence[Sequence[str]]) -> None:
-        try:
-            launch([[*job, f"sweep.id={name}"] for job in jobs])
-        except Exception as error:  # the store tells which jobs did their work
-            say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
+    def launch_in_sweep(jobs: Sequence[Due]) -> None:
+        launch([dataclasses.replace(job, overrides=(*job.overrides, f"sweep.id={name}")) for job in jobs])
 
     weights = _weights(ahead, time_needed)
     with whole(weights):
-        lost = run_waves(cells, asked, store, launch_in_sweep, weights)
+        lost = run_missing(cells, asked, store, launch_in_sweep, weights)
     left = _missing(stages, store)
     _track_cells(unmeasured, store, values, name)
     _say_end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values)

@@ -7,8 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -28,10 +27,51 @@ number of threads, and workers that each take all cores wait for one another (an
 
 
 @dataclass(frozen=True)
+class Turn:
+    """When a job may begin: when those numbered `after` have ended, if `may_begin` says so then; else it is left out.
+
+    `ended` is called when it has ended, not where it was left out.
+    """
+
+    after: Collection[int] = ()
+    may_begin: Callable[[], bool] = lambda: True
+    ended: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
 class Done:
     """A job has ended; `error` says why it did not succeed."""
 
     error: str | None
+
+
+class _Waiting:
+    """Jobs of one call that have not begun, by number, and what became of the others."""
+
+    def __init__(self, jobs: Sequence[Job], turns: Sequence[Turn]) -> None:
+        self.jobs, self.turns = jobs, turns
+        self.numbers = dict.fromkeys(range(len(jobs)))
+        self.errors: list[str | None] = [None] * len(jobs)
+        self.not_ended = set(self.numbers)
+
+    def next(self) -> int | None:
+        """Takes out the first job whose turn it is, and all before it that are left out; None where all must wait."""
+        for number in list(self.numbers):
+            turn = self.turns[number]
+            if not self.not_ended.isdisjoint(turn.after):
+                continue
+            del self.numbers[number]
+            if turn.may_begin():
+                return number
+            self.not_ended.discard(number)
+            return self.next()  # what waited for it is to be left out, too
+        return None
+
+    def end(self, number: int, error: str | None) -> None:
+        """A job has ended."""
+        self.errors[number] = error
+        self.not_ended.discard(number)
+        self.turns[number].ended()
 
 
 @dataclass
@@ -57,46 +97,52 @@ class Workers:
         self.count, self.threads = count, threads
         self.workers: list[_Worker] = []
 
-    def run(self, jobs: Sequence[Job]) -> list[str | None]:
-        """Runs all jobs and returns, for each, why it did not succeed; None where it did."""
-        errors: list[str | None] = [None] * len(jobs)
-        waiting = deque(range(len(jobs)))
+    def run(self, jobs: Sequence[Job], turns: Sequence[Turn] | None = None) -> list[str | None]:
+        """Runs all jobs, the first whose turn it is first, and returns, for each, why it did not succeed.
+
+        None stands for those that did, and for those that were left out.
+        """
+        waiting = _Waiting(jobs, turns or [Turn()] * len(jobs))
         try:
-            while waiting or any(worker.job is not None for worker in self.workers):
-                self._hand_out(waiting, jobs)
-                busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
+            while waiting.numbers or self._busy():
+                self._hand_out(waiting)
+                busy = {worker.connection: worker for worker in self._busy()}
                 for connection in wait(list(busy)):
-                    self._listen(busy[connection], errors)  # type: ignore[index]
+                    self._listen(busy[connection], waiting)  # type: ignore[index]
         except BaseException:
             self.end()
             raise
-        return errors
+        return waiting.errors
 
-    def _hand_out(self, waiting: deque[int], jobs: Sequence[Job]) -> None:
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.job is not None]
+
+    def _hand_out(self, waiting: _Waiting) -> None:
         for worker in [w for w in self.workers if w.job is None and not w.process.is_alive()]:
             self._bury(worker)  # killed while it waited
-        free = [worker for worker in self.workers if worker.job is None]
-        for _ in range(min(len(waiting) - len(free), self.count - len(self.workers))):
-            self.workers.append(fresh := _start(self.threads))
-            free.append(fresh)
-        for worker in free[: len(waiting)]:
-            worker.job = waiting.popleft()
-            try:
-                worker.connection.send(jobs[worker.job])
-            except OSError:  # killed this very moment: what listens to it finds out
-                continue
+        while len(self._busy()) < self.count and (number := waiting.next()) is not None:
+            worker = next((worker for worker in self.workers if worker.job is None), None) or self._started()
+            worker.job = number
+            # A worker that was killed this very moment: what listens to it finds out.
+            with contextlib.suppress(OSError):
+                worker.connection.send(waiting.jobs[number])
 
-    def _listen(self, worker: _Worker, errors: list[str | None]) -> None:
+    def _started(self) -> _Worker:
+        self.workers.append(fresh := _start(self.threads))
+        return fresh
+
+    def _listen(self, worker: _Worker, waiting: _Waiting) -> None:
         """Takes in one thing that a worker sent, or that it has died."""
         assert worker.job is not None
+        number = worker.job
         try:
             message: Event | Done = worker.connection.recv()
         except (EOFError, OSError):
             self._bury(worker)
-            errors[worker.job] = f"its process ended in the middle of it (exit code {worker.process.exitcode})"
-            return
+            message = Done(f"its process ended in the middle of it (exit code {worker.process.exitcode})")
         if isinstance(message, Done):
-            errors[worker.job], worker.job = message.error, None
+            worker.job = None
+            waiting.end(number, message.error)
         else:
             worker.relayed.show(message)
 
