@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from ldm.conditioning.contract import Conditioning
 from ldm.data.fields import Draw
 from ldm.denoiser.blocks import TimeEmbedding
-from ldm.denoiser.dit import LevelEmbedding
 from ldm.diffusion.model import DenoisingModel
 from ldm.randomness import derived_seed, generator, numpy_generator
 from ldm.training.ema import ExponentialMovingAverage
@@ -164,8 +163,6 @@ class DiffusionTraining:
 ADAM, MUON = "optimiser", "muon"
 """The optimisers in checkpoints; the first stood there alone before there were two."""
 
-EMBEDDINGS = (TimeEmbedding, LevelEmbedding)
-
 LEAST_RANK = 16
 """Rows and columns of a matrix from which on Muon steps it; smaller ones touch the latent's few channels."""
 
@@ -176,7 +173,7 @@ def matrices_of(network: nn.Module) -> list[Tensor]:
     Without those that embed the noise level: as all embeddings they are left to Adam, and being the largest square ones
     they would take a third of Muon's time.
     """
-    embedding = {part for module in network.modules() if isinstance(module, EMBEDDINGS) for part in module.modules()}
+    embedding = {part for module in network.modules() if isinstance(module, TimeEmbedding) for part in module.modules()}
     layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
     inner = [layer.weight for layer in layers if layer not in embedding]
     return [weight for weight in inner if min(weight.shape[0], weight[0].numel()) >= LEAST_RANK]
