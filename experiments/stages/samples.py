@@ -88,9 +88,7 @@ def run(job: Job) -> Outcome:
                     config["paste_known"],
                 )
             with meter.part("features"):
-                seen = batch.images
-                if config["height"] is not None:
-                    seen = windows(seen, job.resolution, settings["seed"], indices)
+                seen = as_seen(batch.images, indices, job)
                 features = {judge: extractor(seen) for judge, extractor in judges.items()}
             with meter.part("task"):
                 task = {k: v for measure in measures for k, v in measure(batch.images, indices, batch.fields).items()}
@@ -114,6 +112,13 @@ def sampled_again(job: Job, n: int) -> Iterator[Batch]:
     sampler = build.sampler(config["sampler"], source.model.schedule)
     guidance, pasted = build.guidance(settled_guidance(job)), config["paste_known"]
     return generate(source, sampler, config["sampler"], guidance, asked, range(n), job.machine.batch, pasted)
+
+
+def as_seen(images: torch.Tensor, indices: range, job: Job) -> torch.Tensor:
+    """The samples of these indices, uint8 (N, 3, H, W), as extractors see them: windows of those that are larger."""
+    if job.settings["height"] is None:
+        return images
+    return windows(images, job.resolution, job.settings["sampler"]["seed"], indices)
 
 
 def judges_of(job: Job) -> dict[str | None, Extractor]:
