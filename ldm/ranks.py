@@ -199,5 +199,5 @@ class _BatchMean(torch.autograd.Function):
         return ranks.sum(weight * mean)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return context.ranks.sum(context.weight * gradients[0]), None, None
