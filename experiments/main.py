@@ -20,6 +20,7 @@ from experiments.custom import check_sources, is_custom
 from experiments.forecast import Forecast, forecast
 from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
+from experiments.ranks import devices_of
 from experiments.resolve import with_scale_sizes
 from experiments.runner import run_stages
 from experiments.scoring import left_out_by_number
@@ -42,6 +43,7 @@ def run_one(config: DictConfig, command: str) -> int:
     if values["sweep"]["target"]:
         _run_job(values)
         return 0
+    devices_of(values)
     store = Store(Path(values["store"]))
     plan = plan_of(values, store)
     point = Point(tuple(values["overrides"]), plan)
@@ -87,6 +89,8 @@ def run_grid(
     for overrides in grid:
         values = plain(compose(overrides), command)
         settings.append(values)
+        if workers is not None:
+            devices_of(values)
         store = Store(Path(values["store"]))
         # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
         decided = [f"{key}={values[key]}" for key in ("device", "precision")]

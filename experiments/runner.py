@@ -17,6 +17,7 @@ from experiments.compose import without_environment
 from experiments.console import clock, complete, say
 from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
+from experiments.ranks import devices_of, run_on_devices
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
 from experiments.store import Store, now
 from experiments.tracking import Tracker
@@ -99,12 +100,17 @@ def _complete(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> bool:
 
 def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: Claim) -> None:
     planned, started = plan.stages[stage.name], time.monotonic()
+    is_divided = stage.divides is not None and stage.divides(planned.settings)
+    devices = devices_of(plan.config) if is_divided else 1
     store.begin(stage.name, planned.identity, claim)
-    prepare_device(plan.config["device"])
     with tracker.stage_run(plan, planned, stage.axes) as run:
         made_with = _with_sources(planned, plan, store.place(stage.name, planned.identity, claim))
         try:
-            outcome = stage.run(job_of(stage, plan, store, run, claim))
+            work = functools.partial(_work, stage, plan, store)
+            if devices > 1:
+                outcome = run_on_devices(work, run, claim, plan.config["device"], devices)
+            else:
+                outcome = work(run, claim)
             _check_numbers(outcome)
         except NotFiniteError as error:
             raise NotFiniteError(f"{stage.line(plan.axes)}: {error}; {_advice(plan)}") from error
@@ -123,6 +129,7 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: 
                 **environment(),
                 **made_with,
                 "device": plan.config["device"],
+                "devices": devices,
                 "config": without_environment(plan.config),
             },
             created=now(),
@@ -134,6 +141,12 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: 
     rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
     complete(stage.name, planned.identity)
     say(f"{stage.line(plan.axes)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
+
+
+def _work(stage: Stage, plan: Plan, store: Store, log: Log, claim: Claim) -> Outcome:
+    """What a stage comes to, or this process's share of it."""
+    prepare_device(plan.config["device"])
+    return stage.run(job_of(stage, plan, store, log, claim))
 
 
 def _with_sources(planned: PlannedStage, plan: Plan, folder: Path) -> dict[str, Any]:

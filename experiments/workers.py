@@ -169,14 +169,14 @@ def _start(threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, threads), daemon=True)
-    with _environment(dict.fromkeys(THREAD_VARIABLES, str(threads))):
+    with in_environment(dict.fromkeys(THREAD_VARIABLES, str(threads))):
         process.start()
     there.close()  # held by the worker alone, so that its death closes it
     return _Worker(process, here)
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """The environment with these in it, for processes that start here."""
     before = dict(os.environ)
     os.environ.update(variables)
@@ -192,7 +192,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _serve(connection: Connection, threads: int) -> None:
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     sending = threading.Lock()
 
     def send(message: Event | Done) -> None:
@@ -215,7 +215,7 @@ def _serve(connection: Connection, threads: int) -> None:
             send(Done(f"{type(error).__name__}: {error}"))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A parent that was killed tells its workers nothing, but they can see it."""
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -13,6 +13,7 @@ from experiments.counts import Counts, training_bytes, training_estimate
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
+from ldm.ranks import ALONE, Ranks, these
 from ldm.training.checkpoint import save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
@@ -30,15 +31,18 @@ def run(job: Job) -> Outcome:
         facts = {**shape, "given": True, "parameters": build.first_stage_parameters(model, None)}
         return Outcome(facts=facts, cost=Meter(job.device).cost(0))
     images = job.images("train")
+    ranks = these()
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
     plain, adversarial = (
-        _flops_of_step(training_of(config, images, job.device), last=False),
-        _flops_of_step(training_of(config, images, job.device), last=True),
+        ranks.sum_number(_flops_of_step(training_of(config, images, job.device, ranks), last), job.device)
+        for last in (False, True)
     )
-    training = training_of(config, images, job.device)
+    training = training_of(config, images, job.device, ranks)
     with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
-        meter = run_training(job, training, steps, reporter, lambda step: None)
+        meter = run_training(job, training, steps, reporter, lambda step: None, ranks)
+    if not ranks.is_first:
+        return Outcome()
     save_weights(job.folder / "weights.safetensors", training.model.state_dict())
     total = training.settings.steps
     before = min(total, math.ceil(training.settings.adversarial_from * total)) if training.discriminator else total
@@ -55,7 +59,7 @@ def run(job: Job) -> Outcome:
     )
 
 
-def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTraining:
+def training_of(ae: Settings, images: ImageCache, device: str, ranks: Ranks = ALONE) -> FirstStageTraining:
     """The training of a first stage of a group `ae` that was filled in, at its beginning."""
     loss, training = ae["loss"], ae["training"]
     model = build.first_stage(ae, images.resolution).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,7 +83,7 @@ def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTrai
         from_components=ae.get("architecture", {}).get("initialisation") == "components",
     )
     criterion = build.first_stage_loss(ae, perceptual)
-    return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast)
+    return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast, ranks)
 
 
 def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
@@ -136,4 +140,5 @@ STAGE = Stage(
         "training.matrix_learning_rate": 0,
     },
     estimate=estimate,
+    divides=build.is_trained,
 )

@@ -40,6 +40,7 @@ from experiments.task import measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.intact import write_atomically
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
+from ldm.ranks import these
 from ldm.records import StageRecord
 
 SHOWN = 64
@@ -53,7 +54,7 @@ COMPARED = 4
 def run(job: Job) -> Outcome:
     """Writes features.npz, those of other judges, grid.png; task.npz of samples with conditions; images.npy if asked.
 
-    A kill loses one batch.
+    A kill loses one batch. Several ranks take the batches in turn, and the first gathers them in order.
     """
     config, conditioning = job.settings, job.parent("diffusion").settings["conditioning"]
     meter = Meter(job.device)
@@ -68,8 +69,9 @@ def run(job: Job) -> Outcome:
     measures = measures_of(conditioning, config, asked, judges[None], probes, job.device)
     kept = saved_images(job.stage, job.planned, job.folder.parents[1])
     (job.folder / CHUNKS).mkdir(exist_ok=True)
+    ranks = these()
     with reporting(job.label, n) as reporter:
-        for first in range(0, n, batch_size):
+        for first in range(0, n, batch_size)[ranks.rank :: ranks.count]:
             indices = range(first, min(first + batch_size, n))
             path = part_path(job.folder, indices)
             if "sums" in (saved_arrays(path) or ()):
@@ -99,6 +101,9 @@ def run(job: Job) -> Outcome:
             sums = _scale_sums(source, batch) if kept is None else np.zeros(len(SUMS))
             _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents, sums)
             reporter.advance_to(indices.stop)
+        ranks.wait()
+    if not ranks.is_first:
+        return Outcome()
     return _collected(job, meter, source, asked, n, batch_size, kept)
 
 
@@ -330,6 +335,11 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
     return Estimate(n, n * counts.sampling(counts.calls))
 
 
+def divides(settings: Settings) -> bool:
+    """Its batches are."""
+    return True
+
+
 STAGE = Stage(
     name="samples",
     parents=("diffusion", "probe", "tuning"),
@@ -352,4 +362,5 @@ STAGE = Stage(
     },
     estimate=estimate,
     notes=sample_notes,
+    divides=divides,
 )

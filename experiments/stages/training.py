@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from experiments.console import Reporter
 from experiments.cost import Meter
 from experiments.stage import Job
+from ldm.ranks import ALONE, Ranks
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.step import StepReport
 
@@ -32,18 +33,28 @@ def run_training(
     steps: Iterator[StepReport],
     reporter: Reporter,
     after_step: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> Meter:
     """Resumes from checkpoint.pt where there is one and runs to the end; returns the meter, which counts earlier tries.
 
-    `after_step(step)` is called behind every step, and again for a step that a killed run had not checkpointed.
+    `after_step(step)` is called behind every step, and again for a step that a killed run had not checkpointed. Of
+    several ranks all go on from the same checkpoint, and the first alone looks at what comes, logs and saves.
 
     Raises: DivergedError where a loss is not finite.
     """
     path = job.folder / "checkpoint.pt"
+    if not ranks.is_first:
+        ranks.wait()  # until damaged ones are gone
     checkpoint = load_checkpoint(path)
+    if ranks.is_first:
+        ranks.wait()
     if checkpoint is not None:
         training.load_state_dict(checkpoint["training"])
     meter = Meter(job.device, checkpoint["seconds"] if checkpoint else 0.0)
+    if not ranks.is_first:
+        for _ in steps:
+            pass
+        return meter
     saved = logged = time.monotonic()
     logged_images = None
     report = None

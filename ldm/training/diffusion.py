@@ -13,7 +13,8 @@ from ldm.conditioning.contract import Conditioning
 from ldm.data.fields import Draw
 from ldm.denoiser.blocks import TimeEmbedding
 from ldm.diffusion.model import DenoisingModel
-from ldm.randomness import derived_seed, generator, numpy_generator
+from ldm.randomness import generator, numpy_generator
+from ldm.ranks import ALONE, Ranks
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
@@ -70,15 +71,25 @@ class DiffusionSettings:
 
 
 class DiffusionTraining:
-    """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k)."""
+    """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k).
+
+    With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
+    """
 
     def __init__(
-        self, model: DenoisingModel, conditioning: Conditioning, data: TrainingLatents, settings: DiffusionSettings
+        self,
+        model: DenoisingModel,
+        conditioning: Conditioning,
+        data: TrainingLatents,
+        settings: DiffusionSettings,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.conditioning = conditioning
         self.data = data
         self.settings = settings
+        self.ranks = ranks
+        ranks.check_batch(settings.batch)
         self.step = 0
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
         self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
@@ -107,31 +118,36 @@ class DiffusionTraining:
     def accumulate_gradients(self) -> Tensor:
         """Computes the gradients of this step's batch, micro-batch by micro-batch, and returns the mean loss.
 
-        Shapes: ().
+        Everything random is drawn for the whole batch, of which a rank takes its items. Shapes: ().
         """
         s = self.settings
         draw = generator(s.seed, "step", self.step)
-        torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
+        torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         indices = torch.randint(len(self.data), (s.batch,), generator=draw)
         x0 = self.data.latents(indices, draw)
         noise = torch.randn(x0.shape, generator=draw).to(x0.device)
         levels = torch.randint(self.model.schedule.steps, (s.batch,), generator=draw)
         dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
-        fields = self.data.fields(indices, lambda item: numpy_generator(s.seed, "fields", self.step, item))
+        mine = self.ranks.share(s.batch)
+        fields = self.data.fields(
+            indices[mine], lambda item: numpy_generator(s.seed, "fields", self.step, mine.start + item)
+        )
         if s.condition_dropout > 0:
-            fields = self.conditioning.drop(fields, dropped.to(x0.device))
+            fields = self.conditioning.drop(fields, dropped[mine].to(x0.device))
+        x0, noise, levels = x0[mine], noise[mine], levels[mine]
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         micro = s.micro_batch or s.batch
         total = torch.zeros((), device=x0.device)
-        for first in range(0, s.batch, micro):
+        for first in range(0, len(x0), micro):
             part = slice(first, first + micro)
             condition = self.conditioning({name: value[part] for name, value in fields.items()})
             times = self.model.schedule.time(levels[part])
             loss = self.model.loss(x0[part], times, noise[part], condition).sum() / s.batch
             loss.backward()
             total += loss.detach()
-        return total
+        self.ranks.sum_gradients(self.trained.parameters())
+        return self.ranks.sum(total)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""

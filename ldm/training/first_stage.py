@@ -14,7 +14,8 @@ from ldm.first_stage.contract import FirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, OwnLoss, discriminator_loss
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
-from ldm.randomness import derived_seed, generator
+from ldm.randomness import generator
+from ldm.ranks import ALONE, Part, Ranks, batch_sum, part_of_batch
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
@@ -57,6 +58,7 @@ class FirstStageTraining:
     """First stage, discriminator and both optimisers at one step; everything random at step k follows from (seed, k).
 
     `discriminator` None trains without adversarial term. `autocast` is the dtype networks compute in (None: float32).
+    With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
     """
 
     def __init__(
@@ -68,7 +70,10 @@ class FirstStageTraining:
         settings: FirstStageSettings,
         device: str,
         autocast: torch.dtype | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
+        ranks.check_batch(settings.batch)
         self.model, self.loss, self.discriminator = model, loss, discriminator
         self.images, self.settings, self.device, self.autocast = images, settings, device, autocast
         self.step = 0
@@ -93,25 +98,28 @@ class FirstStageTraining:
             for group in optimiser.param_groups if optimiser else ():
                 group["lr"] = group["full_rate"] * factor
         draw = generator(s.seed, "step", self.step)
-        torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
+        torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         if self.step == 0 and s.from_components:
             self._start_from_components()
-        image = self._batch(draw)
-        self._before_step(image, draw)
-        values, reconstruction = self._autoencoder_step(image, draw)
-        if self.is_adversarial:
-            values["discriminator"] = self._discriminator_step(image, reconstruction)
+        with part_of_batch(self.ranks, s.batch) as part:
+            image = self._batch(part, draw)
+            self._before_step(image, draw)
+            values, reconstruction = self._autoencoder_step(image, part, draw)
+            if self.is_adversarial:
+                values["discriminator"] = self._discriminator_step(image, reconstruction, part)
         self.step += 1
-        return StepReport(self.step, self.images_seen, values)
+        return StepReport(self.step, self.images_seen, self.ranks.mean_of(values, part.weight))
 
-    def _batch(self, draw: torch.Generator) -> Tensor:
-        indices = torch.randint(len(self.images), (self.settings.batch,), generator=draw)
-        flip = torch.rand(self.settings.batch, generator=draw) < 0.5
+    def _batch(self, part: Part, draw: torch.Generator) -> Tensor:
+        """This rank's images of the batch."""
+        indices = torch.randint(len(self.images), (part.total,), generator=draw)[part.items]
+        flip = (torch.rand(part.total, generator=draw) < 0.5)[part.items]
         return self.images.batch(indices, flip).to(self.device, memory_format=torch.channels_last)
 
-    def _autoencoder_step(self, image: Tensor, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    def _autoencoder_step(self, image: Tensor, part: Part, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         side = image.shape[-1] // self.model.factor
-        noise = torch.randn((len(image), self.model.channels, side, side), generator=draw).to(self.device)
+        shape = (part.total, self.model.channels, side, side)
+        noise = torch.randn(shape, generator=draw)[part.items].to(self.device)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
         with self._autocast():
@@ -126,17 +134,18 @@ class FirstStageTraining:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         terms.total.backward()
+        self.ranks.sum_gradients(self.model.parameters(), part.weight)
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         for optimiser in self.optimisers.values():
             optimiser.step()
         values = {**terms.scalars(), "loss": (terms.l1 + terms.perceptual).detach()}
         if result.indices is not None and self.model.codes is not None:
-            counts = code_counts(result.indices, self.model.codes)
+            counts = batch_sum(code_counts(result.indices, self.model.codes))
             values |= {"codebook_perplexity": perplexity(counts), "codebook_usage": codebook_usage(counts)}
         return values, result.image.detach()
 
-    def _discriminator_step(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+    def _discriminator_step(self, image: Tensor, reconstruction: Tensor, part: Part) -> Tensor:
         assert self.discriminator is not None
         assert self.discriminator_optimiser is not None
         self.discriminator.requires_grad_(True)
@@ -145,6 +154,7 @@ class FirstStageTraining:
             loss = discriminator_loss(self.discriminator(image), self.discriminator(reconstruction))
         self.discriminator_optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.sum_gradients(self.discriminator.parameters(), part.weight)
         self.discriminator_optimiser.step()
         return loss.detach()
 

@@ -12,6 +12,7 @@ from ldm.data.fields import Draw
 from ldm.denoiser import UNet
 from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
+from ldm.ranks import ALONE, Ranks
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
 from ldm.training.rate import learning_rate_factor
@@ -56,7 +57,14 @@ class Latents:
         return {"label": self.labels[indices]}
 
 
-def training(start: int = 0, dropout: float = 0.0, target: str = "eps", data: Latents | None = None, **changes):
+def training(
+    start: int = 0,
+    dropout: float = 0.0,
+    target: str = "eps",
+    data: Latents | None = None,
+    ranks: Ranks = ALONE,
+    **changes,
+):
     torch.manual_seed(start)
     settings = {
         "seed": 3,
@@ -73,7 +81,7 @@ def training(start: int = 0, dropout: float = 0.0, target: str = "eps", data: La
     data = data or Latents()
     model = DenoisingModel(Network(dropout).to(data.levels.dtype), make_schedule("scaled_linear"), target)
     conditioning = ClassConditioning(2, 4).to(data.levels.dtype)
-    return DiffusionTraining(model, conditioning, data, DiffusionSettings(**{**settings, **changes}))
+    return DiffusionTraining(model, conditioning, data, DiffusionSettings(**{**settings, **changes}), ranks)
 
 
 def advanced_to(run: DiffusionTraining, step: int) -> DiffusionTraining:
