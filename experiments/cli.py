@@ -14,6 +14,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.console import say
 from experiments.schema import CONF, leaves
+from experiments.stopping import EXIT_CODE as STOPPED
+from experiments.stopping import StoppedError
 from ldm.errors import UserError, nearest
 
 SCALES = ("tiny", "cpu", "gpu", "paper")
@@ -179,9 +181,12 @@ def without(overrides: Sequence[str], key: str) -> list[str]:
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """What `work` returns, or 2 after one sentence about what the user can mend."""
+    """What `work` returns, 2 after one sentence about what the user can mend, 130 or 143 where it was stopped."""
     try:
         return work()
+    except (KeyboardInterrupt, StoppedError) as stop:
+        say("stopped; the same command goes on from what it saved")
+        return 130 if isinstance(stop, KeyboardInterrupt) else STOPPED
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         say(f"error: {sentence_for(error)}", style="bold red")
         return 2
