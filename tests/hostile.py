@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 FEW, MANY = 50, 10_000
@@ -21,6 +21,7 @@ def fuzzed(**drawn: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Call
                 deadline=None,
                 database=None,
                 derandomize=True,
+                phases=[Phase.generate],  # to shrink an example takes longer than to look at it
                 suppress_health_check=list(HealthCheck),
             )
             quiet(given(**drawn)(check))()
