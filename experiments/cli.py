@@ -190,3 +190,22 @@ def exit_code(work: Callable[[], int]) -> int:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         say(f"error: {sentence_for(error)}", style="bold red")
         return 2
+    except Exception as error:
+        if not _is_of_composing(error):
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        say(f"error: these settings cannot be composed ({said}); python run.py --help lists them", style="bold red")
+        return 2
+
+
+COMPOSING = ("hydra", "omegaconf", "antlr4", "yaml")
+"""Packages that compose settings; what they raise of Python's own errors is about the settings, too."""
+
+
+def _is_of_composing(error: BaseException) -> bool:
+    """Whether an error was raised in one of the packages that compose settings, and not in what they call."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in COMPOSING

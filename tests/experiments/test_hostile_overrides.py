@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 from hostile import fuzzed
-from hydra.errors import HydraException
 from hypothesis import strategies as st
-from omegaconf.errors import OmegaConfBaseException
 from program import ROOT, run
 
-from experiments.cli import sentence_for
+from experiments.cli import exit_code
 from experiments.compose import composed
 from experiments.harmless import check_harmless
 from experiments.settings import defaults
@@ -52,14 +50,20 @@ OVERRIDES = st.builds(
 
 @fuzzed(override=st.one_of(OVERRIDES, st.text(st.characters(), max_size=12)))
 def test_overrides_of_chance_are_composed_or_refused_in_a_sentence(override: str) -> None:
-    try:
+    scale = [] if override.lstrip("+~").startswith("scale=") else ["scale=tiny"]
+
+    def compose() -> int:
         check_harmless(["run.py", override])
-        values = composed([override, *([] if override.lstrip("+~").startswith("scale=") else ["scale=tiny"])])
-        assert values["ae"]
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        said = sentence_for(error)
-        assert 5 < len(said) < 3000
-        assert "Traceback" not in said
+        return 0 if composed([override, *scale])["ae"] else 1
+
+    assert exit_code(compose) in (0, 2)
+
+
+def test_what_hydra_raises_of_python_is_a_sentence_and_what_is_ours_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: len(composed(["ae=1e999"]))) == 2
+    assert "these settings cannot be composed (Config group override must be a string" in capsys.readouterr().out
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 // 0)
 
 
 @pytest.mark.parametrize(
