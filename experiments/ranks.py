@@ -28,6 +28,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessException
 from experiments.claims import Claim
 from experiments.console import Event, Relayed, relay_to
 from experiments.stage import Log, Outcome
+from experiments.stopping import stop_on_signals
 from experiments.workers import PATIENCE_SECONDS, THREAD_VARIABLES, cores, end_with_parent, in_environment
 from ldm.errors import UserError
 from ldm.ranks import these
@@ -220,10 +221,12 @@ def _serve(
     claim: Claim,
     connections: Sequence[Connection],
 ) -> None:
-    """The life of a rank. The first one shows, logs and is told to stop; the others end with it."""
+    """The life of a rank. The first one shows, logs and is told to stop, and saves; the others end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its ranks
+    stop_on_signals()
     if rank > 0:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     sending = threading.Lock()
 

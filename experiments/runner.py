@@ -19,11 +19,18 @@ from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
 from experiments.ranks import devices_of, run_on_devices
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
+from experiments.stopping import StoppedError
 from experiments.store import Store, now
 from experiments.tracking import Tracker
 from ldm import __version__
+from ldm.errors import UserError
 from ldm.finite import NotFiniteError
+from ldm.memory import is_out_of_memory
 from ldm.records import RATE, WINDOWS, StageRecord, write_json
+
+
+class OutOfMemoryError(UserError):
+    """A stage needs more memory than there is."""
 
 
 def machine_of(config: Mapping[str, Any]) -> Machine:
@@ -92,7 +99,7 @@ def _complete(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> bool:
             if claim.is_lost():  # whatever failed then: what it worked with is another process's now
                 shutil.rmtree(store.place(planned.name, planned.identity, claim), ignore_errors=True)
                 claim.check()
-            if not isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, KeyboardInterrupt | StoppedError):
                 store.fail(planned.name, planned.identity, error, plan.config["command"])
             raise
         return True
@@ -114,6 +121,10 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: 
             _check_numbers(outcome)
         except NotFiniteError as error:
             raise NotFiniteError(f"{stage.line(plan.axes)}: {error}; {_advice(plan)}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(f"{stage.line(plan.axes)}: {_of_memory(error, plan)}") from error
         _check_protocols(outcome, stage.name)
         record = StageRecord(
             stage=stage.name,
@@ -176,6 +187,17 @@ def _check_numbers(outcome: Outcome) -> None:
     none = [row.metric for row in outcome.rows if not math.isfinite(row.value)]
     if none:
         raise NotFiniteError(f"the measured {', '.join(none)} is no number (NaN or infinite)")
+
+
+def _of_memory(error: BaseException, plan: Plan) -> str:
+    """What to do where memory does not suffice."""
+    said = str(error).strip().partition("\n")[0]
+    where = "of the GPU" if plan.config["device"] == "cuda" else "of this machine"
+    return (
+        f"the memory {where} does not suffice ({said}); close other programs, sample fewer images at a time "
+        f"(samples.batch={max(1, plan.config['samples']['batch'] // 2)}), train with smaller batches "
+        "(ae.training.batch, trainer.batch), or choose a smaller scale"
+    )
 
 
 def _advice(plan: Plan) -> str:

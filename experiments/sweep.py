@@ -9,6 +9,7 @@ from experiments.axes import choices, other_settings
 from experiments.console import complete, say
 from experiments.stage import Plan, PlannedStage, Stage, targets
 from experiments.store import Store
+from ldm.errors import UserError
 from ldm.records import Cell, Sweep
 
 
@@ -29,6 +30,9 @@ class Due:
 Launch = Callable[[Sequence[Due]], None]
 """Runs jobs and returns when all have ended, whatever became of them."""
 
+TRIES = 3
+"""How often a stage is begun whose process is killed, before it is given up."""
+
 NOTHING_TIMED: Mapping[tuple[str, str], float] = {}
 
 
@@ -48,6 +52,10 @@ class Lost:
     point: Point
     reason: str
     command: str
+
+
+class KilledError(UserError):
+    """A stage was given up, since its process was killed each time."""
 
 
 def distinct(points: Sequence[Point]) -> list[Point]:
@@ -155,10 +163,12 @@ def run_missing(
     if not jobs:
         return []
     launch_all(jobs)
-    lost = [planned for planned, _ in blamed()]
-    failed = [planned.identity for planned in lost if store.failure(planned.name, planned.identity)]
-    if killed := len(lost) - len(failed):
-        say(f"jobs that ended without a word (killed?) are tried once more: {killed}", style="yellow")
+    for _ in range(TRIES - 1):
+        lost = [planned for planned, _ in blamed()]
+        failed = [planned.identity for planned in lost if store.failure(planned.name, planned.identity)]
+        if len(failed) == len(lost):
+            break
+        say(f"jobs that ended without a word (killed?) are tried again: {len(lost) - len(failed)}", style="yellow")
         left = [(planned, point) for planned, point in jobs if not is_complete(planned)]
         launch_all([(planned, point) for planned, point in left if planned.identity not in failed])
     return [_lost(planned, point, store) for planned, point in blamed()]
@@ -178,10 +188,16 @@ def _longest_way_first(
 
 
 def _lost(planned: PlannedStage, point: Point, store: Store) -> Lost:
-    failure = store.failure(planned.name, planned.identity)
-    reason = failure.error if failure else "its job ended without a word (killed?)"
+    """What failed, or is given up as failed since its process was killed in every try."""
     command = "python run.py " + " ".join(shell_word(override) for override in point.overrides)
-    return Lost(planned, point, reason, command)
+    failure = store.failure(planned.name, planned.identity)
+    if failure is None:
+        error = KilledError(
+            f"its process was killed {TRIES} times in the middle of it, and it is given up; where memory does not "
+            "suffice, run fewer at a time (hydra.launcher.workers), or with smaller batches"
+        )
+        failure = store.fail(planned.name, planned.identity, error, command)
+    return Lost(planned, point, failure.error, command)
 
 
 def handed(planned: PlannedStage) -> list[str]:

@@ -13,13 +13,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from experiments.console import Event, Relayed, relay_to
+from experiments.stopping import stop_on_signals
 from ldm.errors import UserError
 
 Job = Callable[[], None]
 """A picklable piece of work; what comes of it is on disk."""
 
-PATIENCE_SECONDS = 5.0
-"""How long a worker that was told to end may take."""
+PATIENCE_SECONDS = 20.0
+"""How long a worker that was told to end may take, which saves its training behind the step that it is at."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What the libraries below torch, numpy and scipy read at their start: numpy's linear algebra knows nothing of torch's
@@ -192,6 +193,7 @@ def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _serve(connection: Connection, threads: int) -> None:
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
+    stop_on_signals()
     threading.Thread(target=end_with_parent, daemon=True).start()
     sending = threading.Lock()
 

@@ -61,6 +61,7 @@ def run(job: Job) -> Outcome:
             "learning_rate": settings.learning_rate,
             "vocabulary": dataclasses.asdict(material.known),
             "milestones": milestones,
+            **training.smaller_passes,
             "flops_per_image": flops_per_step / settings.batch,
             "latent_shape": job.parent("latents").record.facts["shape"],
         },

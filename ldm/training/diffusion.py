@@ -1,5 +1,6 @@
 """Training of the denoising model: a state that can be saved at any step, and a generator that advances it."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from ldm.conditioning.contract import Conditioning
 from ldm.data.fields import Draw
 from ldm.denoiser.blocks import TimeEmbedding
 from ldm.diffusion.model import DenoisingModel
+from ldm.memory import give_back_unused, is_out_of_memory
 from ldm.randomness import generator, numpy_generator
 from ldm.ranks import ALONE, Ranks
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingLatents(Protocol):
@@ -69,11 +73,17 @@ class DiffusionSettings:
         """Optimiser steps, the last batch complete."""
         return -(-self.images // self.batch)
 
+    @property
+    def passes_of(self) -> int:
+        """Images in one pass: `micro_batch`, or the whole batch."""
+        return min(self.micro_batch or self.batch, self.batch)
+
 
 class DiffusionTraining:
     """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k).
 
     With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
+    `micro_batch`: images in one pass, fewer than the settings ask for once memory did not suffice.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class DiffusionTraining:
         self.ranks = ranks
         ranks.check_batch(settings.batch)
         self.step = 0
+        self.micro_batch = settings.passes_of
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
         self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
         self.optimisers = self._optimisers()
@@ -100,6 +111,11 @@ class DiffusionTraining:
         """Images seen so far."""
         return self.step * self.settings.batch
 
+    @property
+    def smaller_passes(self) -> dict[str, int]:
+        """`micro_batch` by name where memory made it smaller than the settings ask for, to be written down."""
+        return {"micro_batch": self.micro_batch} if self.micro_batch < self.settings.passes_of else {}
+
     def advance(self) -> StepReport:
         """One optimiser step."""
         s = self.settings
@@ -107,13 +123,36 @@ class DiffusionTraining:
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = factor * (s.matrix_rate if name == MUON else s.learning_rate)
-        loss = self.accumulate_gradients()
+        loss = self._gradients_that_fit()
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip or math.inf)
         for optimiser in self.optimisers.values():
             optimiser.step()
         self.step += 1
         self.ema.update(self.trained, s.batch, self.images_seen)
         return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
+
+    def _gradients_that_fit(self) -> Tensor:
+        """As `accumulate_gradients`; where memory does not suffice anew, from then on in passes of half as many images.
+
+        A step is begun again with the same batch and noise, so that no more than rounding changes.
+        """
+        while True:
+            try:
+                return self.accumulate_gradients()
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self.micro_batch == 1:
+                    raise
+            # Only here are the tensors of the pass that failed, which the error held, no more.
+            self.micro_batch = -(-self.micro_batch // 2)
+            give_back_unused()
+            logger.warning(
+                "memory does not suffice at step %d: from here on %d images in one pass (trainer.micro_batch=%d), "
+                "the batch stays at %d",
+                self.step + 1,
+                self.micro_batch,
+                self.micro_batch,
+                self.settings.batch,
+            )
 
     def accumulate_gradients(self) -> Tensor:
         """Computes the gradients of this step's batch, micro-batch by micro-batch, and returns the mean loss.
@@ -137,7 +176,7 @@ class DiffusionTraining:
         x0, noise, levels = x0[mine], noise[mine], levels[mine]
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        micro = s.micro_batch or s.batch
+        micro = self.micro_batch
         total = torch.zeros((), device=x0.device)
         for first in range(0, len(x0), micro):
             part = slice(first, first + micro)
@@ -153,6 +192,7 @@ class DiffusionTraining:
         """All that a resumed run needs to go on bit for bit."""
         return {
             "step": self.step,
+            **self.smaller_passes,
             "trained": self.trained.state_dict(),
             "ema": self.ema.module.state_dict(),
             **{name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
@@ -161,6 +201,7 @@ class DiffusionTraining:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.step = state["step"]
+        self.micro_batch = min(self.micro_batch, state.get("micro_batch", self.micro_batch))
         self.trained.load_state_dict(state["trained"])
         self.ema.module.load_state_dict(state["ema"])
         for name, optimiser in self.optimisers.items():
