@@ -1,12 +1,12 @@
 """The answer in sentences: which cell to take, how sure that is, what would settle it, and what to run next."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from analysis import limits, text
+from analysis import commands, limits, text
 from analysis.answer import Answer, Open, Option, answers
 from analysis.budgets import Budget
 from analysis.collect import Study
@@ -254,7 +254,7 @@ def _remedies(answer: Answer, times: int) -> list[str]:
         own = [option for option in answer.fitting if name in option.mean.limits.split(", ")]
         if name in REMEDIES:
             steps = max((int(o.cell.axes.get("steps") or 0) for o in own if o.cell is not None), default=0)
-            whose = "all cells" if len(own) == len(answer.fitting) else _short_names(own, answer.options)
+            whose = "all cells" if len(own) == len(answer.fitting) else _listed(short_names(own, answer.options))
             told.append(f"- {name} ({whose}): {REMEDIES[name].format(times=times, steps=2 * steps)}.")
     return told
 
@@ -324,11 +324,11 @@ def _next(study: Study, answer: Answer, best: Option, cell: Cell, store: Path) -
     is_set = "experiment" in keys and not keys & set(LENGTHS)
     return [
         "Next:",
-        f"  repeat it         {_command(own)}",
-        f"  train it longer   {_command(_longer(given, TIMES) + own[-1:])}",
+        f"  repeat it         {commands.run(own)}",
+        f"  train it longer   {commands.run(_longer(given, TIMES) + own[-1:])}",
         *_expected(study, answer, best),
         *(["                    # where the experiment sets trainer.length, multiply that"] if is_set else []),
-        f"  sample and keep   {_command([*own, f'metrics.n_samples={SAMPLES}', 'samples.keep=images'])}",
+        f"  sample and keep   {commands.run([*own, f'metrics.n_samples={SAMPLES}', 'samples.keep=images'])}",
         f"  export            python -m ldm.interop.export OUT --cell {cell.cell} {shlex.quote(f'store={store}')}",
     ]
 
@@ -355,10 +355,6 @@ def _expected(study: Study, answer: Answer, best: Option) -> list[str]:
     return []
 
 
-def _command(overrides: Iterable[str]) -> str:
-    return " ".join(["python run.py", *map(shlex.quote, overrides)])
-
-
 def _that_fit(answer: Answer) -> str:
     return f" with {_bounds(answer.budgets)}" if answer.budgets else ""
 
@@ -376,14 +372,18 @@ def _names(options: Sequence[Option], with_chance: bool = False) -> str:
     return "; ".join(told) + more
 
 
-def _short_names(options: Sequence[Option], among: Sequence[Option]) -> str:
+def _listed(names: Sequence[str]) -> str:
+    return ("; " if any(", " in name for name in names) else ", ").join(names)
+
+
+def short_names(options: Sequence[Option], among: Sequence[Option]) -> list[str]:
     """Names without the parts that do not tell the cells apart."""
     parts = {option.name: option.name.split(", ") for option in among}
     heads = {own[0] for own in parts.values()}
     shared = set.intersection(*map(set, parts.values()))
     if len(heads) == len(parts):
-        return ", ".join(parts[option.name][0] for option in options)
-    return "; ".join(", ".join(part for part in parts[option.name] if part not in shared) for option in options)
+        return [parts[option.name][0] for option in options]
+    return [", ".join(part for part in parts[option.name] if part not in shared) for option in options]
 
 
 def _interval(option: Option) -> str:

@@ -33,7 +33,6 @@ from analysis.compare import (
     error_of_difference,
     measured,
     seed_factor,
-    tables,
 )
 from analysis.headline import Headline, direction, headline
 from analysis.headline import chosen as of_name
@@ -151,12 +150,12 @@ def answers(
     wanted = metric_of(study, metric)
     if wanted is None:
         return ()
-    known = limits.by_cell_id(limits.known(study))
     rows = compared_rows(study.frame)
     rows = rows[rows["metric"] == wanted.metric]
     return tuple(
         _answer(study, table, rows[rows["protocol"] == table.protocol], wanted, budgets, within)
-        for table in tables(study.frame, study.axes, limits=known, metric=wanted.metric)
+        for table in limits.compared(study)
+        if table.metric == wanted.metric
     )
 
 

@@ -218,7 +218,10 @@ def with_limits(said: str, limits: str) -> str:
 
 def by_cell(rows: pd.DataFrame, axes: Axes) -> list[pd.DataFrame]:
     """The rows of each cell, whatever its seeds, in their order."""
-    return [own for _, own in rows.groupby(_named_values(rows, axes.settings), sort=False)]
+    positions: dict[tuple[str, ...], list[int]] = {}
+    for position, key in enumerate(_keys(rows, axes.settings)):
+        positions.setdefault(key, []).append(position)
+    return [rows.iloc[own] for own in positions.values()]
 
 
 def measured(rows: pd.DataFrame, axes: Axes) -> list[Measured]:
@@ -267,8 +270,10 @@ NAMED = ("f", "regulariser", "channels", "steps", "extractor")
 """Axes that a cell's name says anyway, or the metric does."""
 
 
-def _named_values(rows: pd.DataFrame, axes: Sequence[str]) -> list["pd.Series[Any]"]:
-    return [rows[axis].astype(object).where(rows[axis].notna(), "").map(str) for axis in axes]
+def _keys(rows: pd.DataFrame, axes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Of each row what it has of the axes, in words; as one block, since studies have forty axes and small groups."""
+    values = rows[list(axes)].astype(object)
+    return [tuple(map(str, row)) for row in values.where(values.notna(), "").to_numpy()]
 
 
 def _name(row: "pd.Series[Any]", axes: Axes, varying: Sequence[str]) -> str:
@@ -594,16 +599,14 @@ def tables(
     axes: Axes,
     against: str | None = None,
     limits: Mapping[str, Sequence[Limit]] = {},
-    metric: str | None = None,
 ) -> list[Table]:
     """Of every metric of samples whose better end is known, by protocol; against the best, or the cell so named.
 
     Those of stages behind the samples are among them where their group is none that this program knows. `limits`: by
-    column `cell`, what limits it. `metric`: the only one.
+    column `cell`, what limits it.
     Raises: UserError where not exactly one cell's name begins with `against`.
     """
     rows = compared_rows(frame)
-    rows = rows if metric is None else rows[rows["metric"] == metric]
     found = []
     for _, own in rows.groupby(["metric", "protocol"], sort=False):
         higher = direction(own)
@@ -704,7 +707,7 @@ def _other_extractors(
     apart = [axis for axis in axes.settings if axis != "extractor"]
 
     def key(rows: pd.DataFrame) -> tuple[str, ...]:
-        return tuple(str(values.iloc[0]) for values in _named_values(rows, apart))
+        return _keys(rows.head(1), apart)[0]
 
     names = {key(own): cell.name for cell, own in pairs}
     is_like = (frame["stage"] == first["stage"]) & (frame["variant"] == first["variant"])

@@ -23,6 +23,7 @@ from analysis.compare import (
     Limit,
     Measured,
     SeedFactor,
+    Table,
     above_decoded,
     against_gaussian,
     by_cell,
@@ -32,6 +33,7 @@ from analysis.compare import (
     names_of,
     one_cell,
     seed_factor,
+    tables,
 )
 from analysis.headline import Headline, direction, headline, title_of
 from analysis.limited import Doubled, doubled
@@ -292,11 +294,12 @@ LIMITS: Mapping[str, Kind] = {
 }
 
 
-def candidates(study: Study) -> list[Candidate]:
+@lru_cache(maxsize=2)
+def candidates(study: Study) -> tuple[Candidate, ...]:
     """The cells of a study that its headline metric was measured of."""
     metric = headline(study.frame)
     if metric is None:
-        return []
+        return ()
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
     pairs, found = doubled(study), list[Candidate]()
     for _, own in rows.groupby("protocol", sort=False):
@@ -304,7 +307,7 @@ def candidates(study: Study) -> list[Candidate]:
         factor = seed_factor(cells)
         for cell, its in zip(cells, by_cell(own, study.axes), strict=True):
             found.append(Candidate(study, metric, its, cell, factor, pairs))
-    return found
+    return tuple(found)
 
 
 @lru_cache(maxsize=2)
@@ -324,6 +327,15 @@ def _known(candidate: Candidate) -> Known:
 def by_cell_id(found: Iterable[Known]) -> dict[str, tuple[Limit, ...]]:
     """The limits by the column `cell`, as `analysis.compare.tables` takes them."""
     return {cell: one.limits for one in found for cell in one.cells}
+
+
+@lru_cache(maxsize=4)
+def compared(study: Study, against: str | None = None) -> tuple[Table, ...]:
+    """The tables of all metrics with what limits each cell (`analysis.compare.tables`); kept, as `known` is.
+
+    Raises: UserError as that does.
+    """
+    return tuple(tables(study.frame, study.axes, against, by_cell_id(known(study))))
 
 
 def is_limited(rows: pd.DataFrame, found: Sequence[Known]) -> "pd.Series[bool]":
@@ -354,6 +366,7 @@ def section(found: Sequence[Known]) -> str:
     )
 
 
+@lru_cache(maxsize=2)
 def ends(study: Study) -> dict[str, Curve]:
     """By name of a cell the end of its training, each training once, where it tells whether it still gains."""
     models = {frozenset(one.rows["model"]): one for one in candidates(study)}

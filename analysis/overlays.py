@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import style
+from analysis import numbers, style
 from analysis.collect import Study
 from analysis.literature import NAMES, PAPER, UNKNOWN, Measured, Published, named, protocol_differences, unlike_settings
 from analysis.placing import PointLabel
@@ -57,6 +57,10 @@ def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str, frame: 
         axes.plot(*zip(*points, strict=True), "-", color=SHADE, linewidth=0.9, zorder=0.8)
         for at, value in points:
             axes.plot(at, value, "x", color=SHADE, markersize=4, zorder=0.9)
+        drawn = pd.DataFrame(points, columns=["x", "value"])
+        numbers.keep(
+            axes, f"published: {', '.join(name)}", drawn, "x", SHADE, "-", "x", is_beside=True, group="published"
+        )
         namesakes = zip(*(other for same, other, _ in lines if same == name), strict=True)
         told = [part for part, parts in zip(made, namesakes, strict=True) if len(set(parts)) > 1]
         labels.append(PointLabel(*points[-1], ", ".join([*name, *told]), SHADE))
@@ -96,6 +100,10 @@ def draw_rates(axes: Axes, published: Sequence[Published]) -> list[PointLabel]:
         if number.metric == "psnr" and rate is not None:
             axes.plot(rate, number.value, "x", color=SHADE, markersize=4.5, zorder=0.9)
             labels.append(PointLabel(rate, number.value, f"f = {number.f}", SHADE))
+            drawn = pd.DataFrame({"x": [rate], "value": [number.value], "f": [number.f]})
+            numbers.keep(
+                axes, f"published: f = {number.f}", drawn, "x", SHADE, "", "x", is_beside=True, group="published"
+            )
     return labels
 
 

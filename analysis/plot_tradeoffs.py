@@ -5,8 +5,9 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in {None, ""}:
     # Run as a script, Python looks beside this file; the packages lie one folder up.
@@ -15,12 +16,18 @@ if __package__ in {None, ""}:
 from analysis.store import Stores
 from ldm.errors import UserError, nearest
 
+if TYPE_CHECKING:  # what is slow to import waits until a command is known to be right
+    from matplotlib.figure import Figure
+
+    from analysis.collect import Study
+
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
-cell), means.csv (over seeds), comparisons.csv (each cell against the best, with a verdict) and five figures as PNG and
-SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training, quality_vs_compute; quality_at_budgets
-and crossings where trainings have several milestones; quality_vs_nfe where several samplers were swept;
-progressive_coding where metrics.likelihood was asked for; predictors.md, how well predictors of latent spaces ranked
-them, where metrics.predictors was."""
+cell), means.csv (over seeds), comparisons.csv (each cell against the best, with a verdict), cells.tex, cells.md and
+cells.csv (for a paper, the best in bold), captions.md, and figures as PNG, SVG and PDF, each with its numbers as CSV:
+rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training, quality_vs_compute; front where the costs of
+several cells are known; quality_at_budgets and crossings where trainings have several milestones; quality_vs_nfe where
+several samplers were swept; progressive_coding where metrics.likelihood was asked for; predictors.md, how well
+predictors of latent spaces ranked them, where metrics.predictors was."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,6 +80,20 @@ def stores_of(options: argparse.Namespace) -> list[Path]:
     return options.stores or [Path("store")]
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What was written of a sweep: its study, the paths in the order of writing, and the figures by name."""
+
+    study: "Study"
+    paths: list[Path]
+    figures: "Mapping[str, Figure]"
+
+    @property
+    def folder(self) -> Path:
+        """Where all of it lies."""
+        return self.paths[0].parent
+
+
 def draw(
     stores: Stores,
     out: Path | None,
@@ -85,11 +106,29 @@ def draw(
 ) -> list[Path]:
     """Writes table and figures of a sweep and returns their paths, in the order of writing.
 
+    Raises: UserError as `write` does.
+    """
+    return write(stores, out, sweep, allow_mixed, overlay, checklist, against, metric).paths
+
+
+def write(
+    stores: Stores,
+    out: Path | None,
+    sweep: str | None,
+    allow_mixed: bool,
+    overlay: bool = False,
+    checklist: bool = False,
+    against: str | None = None,
+    metric: str | None = None,
+    kinds: Sequence[str] = ("png", "svg", "pdf"),
+) -> Written:
+    """Writes table and figures of a sweep; `kinds`: the figures' files.
+
     Raises: UserError where a store cannot be read, the sweep has no finished row, protocols are mixed, or nothing of
     that metric was measured.
     """
     from analysis import checklist as checks
-    from analysis import compare, limits, papers, predictors, protocols, style
+    from analysis import compare, limits, numbers, papers, predictors, print_tables, protocols, style
     from analysis.collect import read_study
     from analysis.columns import UNPRINTED
     from analysis.figures import figures_of
@@ -102,7 +141,9 @@ def draw(
     protocols.check(study, allow_mixed)
     if metric is not None and metric not in (known := drawable(study.frame)):
         raise UserError(f"--metric '{metric}' is none of {', '.join(known)}{nearest(metric, known)}.")
-    compared = compare.tables(study.frame, study.axes, against, limits.by_cell_id(limits.known(study)))
+    if overlay or metric is not None:
+        study = dataclasses.replace(study, published=papers.ldm() if overlay else (), metric=metric)
+    compared = limits.compared(study, against)
     folder = out if out is not None else study.stores[0] / "analysis" / study.sweep / (metric or "")
     results = study.frame.drop(columns=list(UNPRINTED))
     written = [
@@ -111,6 +152,7 @@ def draw(
         write_atomic(folder / "means.csv", compare.means_frame(compared).to_csv(index=False).encode()),
         write_atomic(folder / "comparisons.csv", compare.comparisons_frame(compared).to_csv(index=False).encode()),
     ]
+    written += [write_atomic(folder / name, table.encode()) for name, table in print_tables.files(study).items()]
     if not study.timings.empty:
         written.append(write_atomic(folder / "timings.csv", study.timings.to_csv(index=False).encode()))
     if not (widened := rate_curves_frame(study)).empty:
@@ -119,13 +161,15 @@ def draw(
         written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
     if (study.frame["stage"] == "predictors").any():
         written.append(write_atomic(folder / "predictors.md", predictors.markdown(study).encode()))
-    if overlay:
-        study = dataclasses.replace(study, published=papers.ldm())
-    study = dataclasses.replace(study, metric=metric)
     style.apply()
-    for name, figure_of in figures_of(study).items():
-        for kind, content in style.rendered(figure_of(study)).items():
+    figures = {name: figure_of(study) for name, figure_of in figures_of(study).items()}
+    for name, figure in figures.items():
+        for kind, content in style.rendered(figure, kinds).items():
             written.append(write_atomic(folder / f"{name}.{kind}", content))
+        if isinstance(figure, numbers.NumberedFigure):
+            shown = numbers.frame(figure.planes).to_csv(index=False)
+            written.append(write_atomic(folder / f"{name}.csv", shown.encode()))
+    written.append(write_atomic(folder / "captions.md", numbers.captions(figures).encode()))
     shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study)]
     gaps = {gap.label for gap in study.missing}
     if study.differing:
@@ -133,7 +177,7 @@ def draw(
     print(f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing")
     if shown:
         print(f"{len(shown)} pictures of samples, reconstructions and others: {folder / 'pictures'}/")
-    return written
+    return Written(study, written, figures)
 
 
 def write_atomic(path: Path, content: bytes) -> Path:

@@ -1,7 +1,5 @@
 """Writes the report of a sweep, one self-contained page: `python analysis/report.py [--store DIR] [--out DIR]`."""
 
-import base64
-import html
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,47 +8,22 @@ if __package__ in {None, ""}:
     # Run as a script, Python looks beside this file; the packages lie one folder up.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from markdown_it import MarkdownIt
-
-from analysis.plot_tradeoffs import draw, parser, stores_of, write_atomic
+from analysis import commands, plot_tradeoffs
+from analysis.numbers import NumberedFigure
+from analysis.page import charts, gallery, spending, training
+from analysis.page.document import document
 from analysis.store import Stores
 from ldm.errors import UserError
 
-DESCRIPTION = """Writes what plot_tradeoffs.py writes, and report.html: figures, table, verdicts, protocols, missing
-results and the check list against published numbers, in one page that needs no other file."""
+DESCRIPTION = """Writes what plot_tradeoffs.py writes, with figures as SVG, and report.html: the recommendation,
+interactive figures with their numbers, tables that sort and filter, pictures, costs, protocols, missing results and the
+check list against published numbers, in one page that needs no other file and no network."""
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-div.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; }
-"""
+TEXTS = ("table.md", "checklist.md", "predictors.md")
+"""The files that the page is written of, the first one's head above all."""
 
-
-ANSWER = ("Recommendation", "crossings")
-"""The section of the table and the figure that stand before all others, where there are these."""
-
-
-def page(title: str, texts: Sequence[str], figures: Sequence[Path]) -> str:
-    """A page of figures, held as data, and Markdown texts; the first text's head and the answer stand above all."""
-    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n\n".join(texts))
-    rendered = rendered.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    head, *others = rendered.split("<h2>")
-    sections = [f"<h2>{section}" for section in others]
-    section, figure = ANSWER
-    above = int(rendered.startswith(f"{head}<h2>{section}</h2>"))
-    shown = "".join(map(_figure, sorted(figures, key=lambda path: path.stem != figure)))
-    body = "".join([head, *sections[:above], shown, *sections[above:]])
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>\n{body}</body></html>\n"
-    )
-
-
-def _figure(path: Path) -> str:
-    held = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img alt="{html.escape(path.stem)}" src="data:image/svg+xml;base64,{held}"></figure>\n'
+ANSWERED_BY = ("front", "crossings")
+"""The figures that stand with the recommendation."""
 
 
 def write(
@@ -60,21 +33,32 @@ def write(
 
     Raises: UserError as `plot_tradeoffs.draw` does.
     """
-    written = draw(stores, out, sweep, allow_mixed, overlay, checklist=True, against=against)
-    texts = [path.read_text(encoding="utf-8") for path in written if path.suffix == ".md"]
-    folder = written[0].parent
-    made = page(f"Report: {folder.name}", texts, [path for path in written if path.suffix == ".svg"])
-    return write_atomic(folder / "report.html", made.encode())
+    written = plot_tradeoffs.write(
+        stores, out, sweep, allow_mixed, overlay, checklist=True, against=against, kinds=("svg",)
+    )
+    study, folder, told = written.study, written.folder, commands.by_identity(written.study)
+    made = [
+        charts.chart(name, figure.words, figure.planes, told, folder / f"{name}.svg")
+        for name, figure in written.figures.items()
+        if isinstance(figure, NumberedFigure)
+    ]
+    if curves := training.planes(study):
+        made.append(charts.chart("training_curves", training.WORDS, curves, told))
+    if (spent := spending.chart(study)) is not None:
+        made.append(spent)
+    texts = [path.read_text(encoding="utf-8") for path in written.paths if path.name in TEXTS]
+    page = document(f"Report: {folder.name}", texts, ANSWERED_BY, made, gallery.sections(study))
+    return plot_tradeoffs.write_atomic(folder / "report.html", page.encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0, or 2 with one sentence where the user can mend it."""
-    command = parser()
+    command = plot_tradeoffs.parser()
     command.prog, command.description = "report.py", DESCRIPTION
     options = command.parse_args(arguments)
     try:
         path = write(
-            stores_of(options),
+            plot_tradeoffs.stores_of(options),
             options.out,
             options.sweep,
             options.allow_mixed_protocols,

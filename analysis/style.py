@@ -9,10 +9,13 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from analysis.numbers import NumberedFigure, Words
 
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -73,7 +76,7 @@ def new_figure(
     rows: int, columns: int, width: float, height: float, **subplots: Any
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure without pyplot's global state, and its grid of axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = NumberedFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots).tolist()
 
@@ -90,6 +93,8 @@ def finish(
 
     `margin`: inches kept free at the right of every panel.
     """
+    if isinstance(figure, NumberedFigure):
+        figure.words = Words(title, tuple(subtitle), tuple(notes))
     width, height = figure.get_size_inches()
     wrapped = [line for text in subtitle for line in _wrap(text, width, 8.8)]
     footer = [line for text in notes for line in _wrap(text, width, 8.2)]
@@ -124,16 +129,27 @@ def finish(
     figure.set_layout_engine("none")
 
 
-def rendered(figure: Figure) -> dict[str, bytes]:
-    """A finished figure as PNG of 150 dots per inch and as SVG, by the ends of their files' names.
+KINDS = ("png", "svg", "pdf")
+"""The kinds of files of figures, by the ends of their names; PNG has 150 dots per inch."""
+
+
+def rendered(figure: Figure, kinds: Sequence[str] = KINDS) -> dict[str, bytes]:
+    """A finished figure as files of these kinds.
 
     The canvases are asked themselves: `savefig` would draw each twice, for a layout that stands already.
     """
-    png, svg = io.BytesIO(), io.BytesIO()
     figure.set_dpi(150)
-    FigureCanvasAgg(figure).print_png(png)
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-    return {"png": png.getvalue(), "svg": svg.getvalue()}
+    found = {}
+    for kind in kinds:
+        file = io.BytesIO()
+        if kind == "png":
+            FigureCanvasAgg(figure).print_png(file)
+        elif kind == "svg":
+            FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+        else:
+            FigureCanvasPdf(figure).print_pdf(file, metadata={"CreationDate": None})
+        found[kind] = file.getvalue()
+    return found
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:

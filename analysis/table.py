@@ -19,7 +19,6 @@ from analysis.compare import (
     by_cell,
     names_of,
     one_cell,
-    tables,
     with_limits,
 )
 from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of, heading, headline
@@ -63,7 +62,7 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Recommendation": advice.section(study),
         "Cells": _cells(study, marks),
         "What limits each cell": limits.section(known),
-        "Which cells are better": _comparison(study, marks, against, known),
+        "Which cells are better": _comparison(study, marks, against),
         "Fidelity and diversity": _neighbourhoods(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
         "Coded latents, on held-out images": _coding(study, marks),
@@ -162,13 +161,12 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     )
 
 
-def _comparison(study: Study, marks: Mapping[str, str], against: str | None, known: Sequence[limits.Known]) -> str:
+def _comparison(study: Study, marks: Mapping[str, str], against: str | None) -> str:
     """Every cell against the best, or the one named, by the headline metric and those of no known group."""
     rows, chosen = study.frame, headline(study.frame)
     shown = {chosen.metric} if chosen is not None else set[str]()
     shown |= set(rows["metric"][~rows["group"].isin(GROUPS)])  # of which no other section says which cell is better
-    compared = tables(rows, study.axes, against, limits.by_cell_id(known))
-    found = [table for table in compared if table.metric in shown]
+    found = [table for table in limits.compared(study, against) if table.metric in shown]
     if found and all(len(table.tiny) == len(table.means) for table in found):
         return NO_VERDICTS_OF_TINY
     found = [table for table in found if table.comparisons or table.gaussian or any(table.limits.values())]

@@ -21,6 +21,7 @@ from experiments.forecast import Forecast, forecast
 from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
 from experiments.ranks import devices_of
+from experiments.report import write_report
 from experiments.resolve import with_scale_sizes
 from experiments.runner import run_stages
 from experiments.scoring import left_out_by_number
@@ -67,7 +68,7 @@ def run_one(config: DictConfig, command: str) -> int:
         say(f"  the traceback is in the store: python -m experiments.ledger --store {store.root}")
         return 1
     _track_cells([plan] if computed else [], store, values, name)
-    _say_end(store, len(wanted), computed, 1, values)
+    _end(store, len(wanted), computed, 1, values, name)
     return 0
 
 
@@ -119,7 +120,7 @@ def run_grid(
         lost = run_missing(cells, asked, store, launch_in_sweep, weights)
     left = _missing(stages, store)
     _track_cells(unmeasured, store, values, name)
-    _say_end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values)
+    _end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values, name)
     if lost:
         say_lost(lost, store)
         raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
@@ -251,15 +252,27 @@ def _say_work(
     )
 
 
-def _say_end(store: Store, stages: int, computed: int, cells: int, values: Mapping[str, Any]) -> None:
+def _end(store: Store, stages: int, computed: int, cells: int, values: Mapping[str, Any], sweep: str) -> None:
+    """Says what is there, and writes the report of it."""
     say(
         f"{cells} cell{'s' * (cells != 1)}: {stages} stages complete, {computed} computed now. Results: {store.root}",
         style="bold",
     )
-    say(f"  python analysis/plot_tradeoffs.py --store {shlex.quote(str(store.root))}")
+    if _wants_report(values):
+        write_report(store.root, sweep)
+    else:
+        say(f"  python analysis/plot_tradeoffs.py --store {shlex.quote(str(store.root))}")
     if mode_of(values["tracker"]["mode"]) == "offline" and computed:
         runs = shlex.quote(str(store.root / "wandb"))
         say(f"  wandb sync {runs}/offline-run-*    # uploads the runs of W&B, where you want them there")
+
+
+def _wants_report(values: Mapping[str, Any]) -> bool:
+    """Whether the run ends by writing a report; by default where samples were measured whose numbers mean something."""
+    wanted: bool | None = values["report"]
+    if wanted is not None:
+        return wanted
+    return values["until"] == "evaluation" and values["scale"]["name"] != "tiny"
 
 
 def _sweep_name() -> str:

@@ -48,6 +48,7 @@ class _Run:
     precision: str = option(choices=("auto", "bf16", "fp32"), help="number format of the networks")
     until: str = option(help="the last stage; measurements of what is made are included")
     workers: int | None = _count("that decode images", "threads")
+    report: bool | None = option(help="whether the run ends by writing report.html")
 
 
 @dataclass(frozen=True)

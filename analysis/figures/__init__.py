@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from analysis.collect import Study
 from analysis.figures import (
     crossings,
+    front,
     progressive_coding,
     quality_at_budgets,
     quality_vs_compute,
@@ -39,6 +40,7 @@ FIGURES: Mapping[str, Drawing] = {
     "quality_vs_training": Drawing(quality_vs_training.draw),
     "quality_vs_compute": Drawing(quality_vs_compute.draw),
     "quality_at_budgets": Drawing(quality_at_budgets.draw, quality_at_budgets.has_data),
+    "front": Drawing(front.draw, front.has_data),
     "crossings": Drawing(crossings.draw, crossings.has_data),
     "quality_vs_nfe": Drawing(quality_vs_nfe.draw, quality_vs_nfe.has_data),
     "progressive_coding": Drawing(progressive_coding.draw, progressive_coding.has_data),

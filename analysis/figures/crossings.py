@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import limits, looks, placing, style
+from analysis import limits, looks, numbers, placing, style
 from analysis.collect import Study
 from analysis.crossings import REACH, Array, Race, band, race
 from analysis.figures.notes import counted, facts_of, notes_of
@@ -53,11 +54,17 @@ def draw(study: Study) -> Figure:
             # From the last point on, so that the line has no gap.
             start = max(end - 1, 0)
             axes.plot(found.budgets[start:], line[start:], color=tint, linestyle=DASHED, alpha=0.8, zorder=3)
+            drawn = pd.DataFrame({"x": found.budgets, "value": line, "f": curve.f})
+            fit = f"{curve.name}, fit" if axes is above else curve.name
+            numbers.keep(axes, fit, drawn[:end], "x", tint, group=curve.name)
+            numbers.keep(axes, f"{fit}, extrapolated", drawn[start:], "x", tint, DASHED, group=curve.name)
         faint: dict[str, Any] = {"color": tint, "markersize": 5, "linestyle": "", "zorder": 4}
         for at, (x, y) in enumerate(zip(curve.spent, curve.value, strict=True)):
             is_used = at >= len(curve.spent) - curve.fitted
             above.plot(x, y, marker, markerfacecolor=tint if is_used else "white", **faint)
             style.interval(above, float(x), float(y), float(curve.low[at]), float(curve.high[at]), tint)
+        points = {"x": curve.spent, "value": curve.value, "ci_low": curve.low, "ci_high": curve.high, "f": curve.f}
+        numbers.keep(above, curve.name, pd.DataFrame(points), "x", tint, "", marker)
         if index in named:
             for labels, line in zip(ends, (values[0], _chance(found, index)), strict=True):
                 if np.isfinite(line[-1]):

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import protocols, style
+from analysis import numbers, protocols, style
 from analysis.collect import Study
 from analysis.figures.notes import listed
 from analysis.figures.panels import Panel
@@ -97,3 +97,5 @@ def draw_marks(axes: Axes, variant: str, values: pd.DataFrame) -> None:
             zorder=5,
             **LOOKS[variant].mark(style.colour(point["f"])),
         )
+        own, group = values[values["f"] == point["f"]], LOOKS[variant].name
+        numbers.keep_level(axes, f"{group}, f = {point['f']}", own, style.colour(point["f"]), group)

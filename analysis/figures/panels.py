@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes as Plot
 
-from analysis import looks, style
+from analysis import looks, numbers, style
 from analysis.axes import REPEATED, TUNED, Axes
 from analysis.compare import SeedFactor, by_cell, mean_over_seeds, one_cell, seed_factor
 from analysis.labels import is_given, named_value, told_apart
@@ -122,6 +122,26 @@ def mean_of(rows: pd.DataFrame, factor: SeedFactor) -> tuple[float, float, float
     mean = mean_over_seeds(one_cell(rows), factor)
     low, high = (math.nan if bound is None else bound for bound in (mean.low, mean.high))
     return mean.value, low, high
+
+
+def draw_line(
+    axes: Plot,
+    rows: pd.DataFrame,
+    x: str,
+    name: str,
+    tint: str,
+    look_of: Mapping[str, Family],
+    line: Any = None,
+    sizes: Sequence[float] | None = None,
+) -> None:
+    """A line of a figure of quality through rows in their order, with its points; `line`: its style, where not the
+    regulariser's.
+    """
+    look = look_of[rows["regulariser"].iloc[-1]]
+    line = look.line if line is None else line
+    axes.plot(rows[x], rows["value"], color=tint, linestyle=line, zorder=2)
+    draw_points(axes, rows, x, look_of, sizes)
+    numbers.keep(axes, name, rows, x, tint, line, look.marker, tints=[style.colour(f) for f in rows["f"]])
 
 
 def draw_points(

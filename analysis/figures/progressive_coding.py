@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import looks, papers, placing, protocols, style
+from analysis import looks, numbers, papers, placing, protocols, style
 from analysis.codecs import codec_curves, codec_marks, codec_note, codecs
 from analysis.collect import Finished, Study
 from analysis.labels import CellLabels
@@ -83,8 +84,10 @@ def draw(study: Study) -> Figure:
     for (name, images), points in curves.items():
         rates = [point.bits_per_pixel / COLOUR_CHANNELS for point in points]
         axes.plot(rates, [point.rmse255 for point in points], zorder=1, **_codec_look(codec_of[name]))
+        drawn_codec = pd.DataFrame({"x": rates, "value": [point.rmse255 for point in points]})
+        text = codec_of[name].name + marks[images]
+        numbers.keep(axes, text, drawn_codec, "x", codec_of[name].colour, ":", is_beside=True)
         if marks[images]:
-            text = codec_of[name].name + marks[images]
             ends.append(PointLabel(rates[-1], points[-1].rmse255, text, codec_of[name].colour))
     for name in dict.fromkeys(name for name, _ in curves):
         keys.append(style.key(f"{codec_of[name].name}, without headers", **_codec_look(codec_of[name])))
@@ -137,6 +140,8 @@ def _draw(axes: Axes, curve: CodingCurve, look: Family) -> PointLabel:
     arrived = rate > FEWEST_BITS
     tint = style.colour(curve.f)
     axes.plot(rate[arrived], error[arrived], color=tint, linestyle=look.line, zorder=2)
+    drawn = pd.DataFrame({"x": rate[arrived], "value": error[arrived], "f": curve.f, "n": curve.n})
+    numbers.keep(axes, curve.label, drawn, "x", tint, look.line)
     if curve.bounds:
         low, high = np.array(curve.bounds)[arrived].T
         axes.fill_between(rate[arrived], low, high, color=tint, alpha=BAND, linewidth=0, zorder=1)

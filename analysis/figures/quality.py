@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import limits, looks, overlays, placing, style
+from analysis import limits, looks, numbers, overlays, placing, style
 from analysis.collect import Study
 from analysis.figures.floors import LOOKS, draw_marks, floor, floor_by_f, floor_key, floor_note
 from analysis.figures.notes import counted, facts_of, listed, notes_of
@@ -67,11 +67,12 @@ def quality_figure(
         axes.set_visible(True)
         labels = draw(axes, panel, metric)
         if overlay is not None:
-            numbers = overlays.behind(study, metric.metric, stage, overlay[0], (panel.family, "identity"))
-            labels += overlays.draw(axes, numbers, *overlay, study.frame)
-            shown += numbers
+            published = overlays.behind(study, metric.metric, stage, overlay[0], (panel.family, "identity"))
+            labels += overlays.draw(axes, published, *overlay, study.frame)
+            shown += published
         if not real.empty:
             axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
+            numbers.keep_level(axes, f"real images (floor): {float(real['value'].mean()):.3g}", real, style.INK)
         if floors:
             for variant in LOOKS:
                 draw_marks(axes, variant, floor_by_f(study, variant, metric, panel))

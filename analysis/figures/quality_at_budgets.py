@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
-from analysis.figures.panels import Panel, draw_points
+from analysis.figures.panels import Panel, draw_line
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.milestones import sampled_with, with_flops
@@ -43,8 +43,7 @@ def draw(study: Study) -> Figure:
             if fs := [f"f = {f}" for f, (_, is_between) in found.items() if is_between]:
                 between[f"{' and '.join(fs)} at {name}"] = None
             shade = f"{0.62 * (1 - position / max(1, len(budgets) - 1)):.3f}"
-            axes.plot(line["f"], line["value"], color=shade, linestyle=look_of[panel.family].line, zorder=2)
-            draw_points(axes, line, "f", look_of)
+            draw_line(axes, line, "f", name, shade, look_of, look_of[panel.family].line)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["f"]), float(last["value"]), name, shade))
         style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, style
+from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.figures.panels import Panel, draw_points, label_of_f
 from analysis.figures.quality import quality_figure
@@ -39,6 +39,9 @@ def draw(study: Study) -> Figure:
             draw_points(axes, own.tail(1), "total", look_of)
             axes.plot(end["spent"], end["value"], **ALONE, color=tint, zorder=3)
             labels.append(label_of_f(end, "total"))
+            name = f"f = {f}"
+            numbers.keep(axes, name, own, "total", tint, look.line, look.marker)
+            numbers.keep(axes, f"{name}, diffusion training alone", own, "spent", tint, ":", "|", group=name)
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
         axes.set_xlabel("training compute in FLOPs (one multiply-add = 2)")

@@ -3,10 +3,10 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, style
+from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.figures.floors import LOOKS, floor_by_f
-from analysis.figures.panels import Panel, draw_points
+from analysis.figures.panels import Panel, draw_line
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
@@ -23,14 +23,14 @@ def draw(study: Study) -> Figure:
         for position, steps in enumerate(counts):
             line = panel.rows[panel.rows["steps"] == steps].sort_values("f")
             shade = _shade(position, len(counts))
-            axes.plot(line["f"], line["value"], color=shade, linestyle=look.line, zorder=2)
-            draw_points(axes, line, "f", look_of)
+            draw_line(axes, line, "f", f"{steps} steps", shade, look_of, look.line)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["f"]), float(last["value"]), f"{steps} steps", shade))
         for variant, floor_look in LOOKS.items():
             line = floor_by_f(study, variant, metric, panel)
             if not line.empty:
                 axes.plot(line["f"], line["value"], zorder=1, **floor_look.stroke())
+                numbers.keep(axes, floor_look.name, line, "f", style.FLOOR, floor_look.line, is_beside=True)
                 end = line.iloc[-1]
                 ends.append(PointLabel(float(end["f"]), float(end["value"]), floor_look.name, style.FLOOR))
         style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))

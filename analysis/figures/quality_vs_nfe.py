@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, style
+from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.figures.panels import Panel, draw_mark
 from analysis.figures.quality import quality_figure
@@ -26,6 +26,7 @@ def draw(study: Study) -> Figure:
             for point in line.to_dict("records"):
                 style.interval(axes, point["nfe"], point["value"], point["ci_low"], point["ci_high"], tint)
                 draw_mark(axes, point, "nfe", look.marker, tint, look.size - 1.5)
+            numbers.keep(axes, str(name), line, "nfe", tint, look.line, look.marker)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["nfe"]), float(last["value"]), str(name), tint))
         axes.set_xscale("log")

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from analysis import looks, speeds, style
 from analysis.collect import Study
 from analysis.figures.notes import listed
-from analysis.figures.panels import Panel, draw_points, label_of_f
+from analysis.figures.panels import Panel, draw_line, label_of_f
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
@@ -22,12 +22,9 @@ def draw(study: Study) -> Figure:
         counts = sorted(int(s) for s in timed["steps"].dropna().unique())
         for f, own in timed.groupby("f"):
             line = own.sort_values("steps")
-            look = look_of[line["regulariser"].iloc[0]]
-            axes.plot(
-                line["sample_images_per_second"], line["value"], color=style.colour(f), linestyle=look.line, zorder=2
-            )
             sizes = [4.0 + 5.0 * counts.index(int(s)) / max(1, len(counts) - 1) for s in line["steps"]]
-            draw_points(axes, line, "sample_images_per_second", look_of, sizes if len(counts) > 1 else None)
+            drawn = sizes if len(counts) > 1 else None
+            draw_line(axes, line, "sample_images_per_second", f"f = {f}", style.colour(f), look_of, sizes=drawn)
             best = line.iloc[-1]
             labels.append(label_of_f(best, "sample_images_per_second"))
         axes.set_xscale("log")

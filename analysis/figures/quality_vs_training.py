@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
-from analysis.figures.panels import Panel, draw_points
+from analysis.figures.panels import Panel, draw_line
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.milestones import sampled_with
@@ -20,9 +20,7 @@ def draw(study: Study) -> Figure:
         ends = []
         for f, own in panel.rows.groupby("f"):
             line = own.sort_values("images_seen")
-            look = look_of[line["regulariser"].iloc[0]]
-            axes.plot(line["images_seen"], line["value"], color=style.colour(f), linestyle=look.line, zorder=2)
-            draw_points(axes, line, "images_seen", look_of)
+            draw_line(axes, line, "images_seen", f"f = {f}", style.colour(f), look_of)
             last = line.iloc[-1]
             ends.append(PointLabel(float(last["images_seen"]), float(last["value"]), f"f = {f}", style.colour(f)))
         axes.set_xscale("log")

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, overlays, placing, protocols, rates, style
+from analysis import looks, numbers, overlays, placing, protocols, rates, style
 from analysis.codecs import Codec, codec_curves, codec_marks, codec_note, codecs
 from analysis.collect import Study
 from analysis.compare import SeedFactor, one_cell, seed_factor
@@ -135,6 +135,8 @@ def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) 
         heights = rmse if column == "rmse" else [math.nan if value is None else value for value in psnr]
         tint = style.colour(latents.f)
         axes.plot(at, heights, ":", color=tint, linewidth=1.1, marker=".", markersize=4, zorder=1)
+        drawn = pd.DataFrame({"x": at, "value": heights, "f": latents.f})
+        numbers.keep(axes, f"{latents.label}, latents in steps, coded", drawn, "x", tint, ":", ".")
         if factors.count(latents.f) > 1 and math.isfinite(heights[-1]):
             labels.append(PointLabel(at[-1], heights[-1], latents.label, tint))
     return labels
@@ -148,6 +150,8 @@ def _draw_rate_curves(axes: Axes, column: str, curves: Sequence[RateCurve]) -> l
         tint = style.colour(curve.f)
         at, heights = curve.along(error)
         axes.plot(at, heights, "-", color=tint, linewidth=1.3, zorder=2)
+        drawn = pd.DataFrame({"x": at, "value": heights, "f": curve.f})
+        numbers.keep(axes, f"{curve.label}, posteriors of other widths", drawn, "x", tint, "-")
         axes.plot(*curve.along(error, "coded_"), ".", color=tint, markersize=4.5, zorder=2)
         if factors.count(curve.f) > 1 and at:
             labels.append(PointLabel(at[-1], heights[-1], curve.label, tint))
@@ -217,6 +221,8 @@ def _draw_codecs(axes: Axes, column: str, shared: RateAxes) -> list[PointLabel]:
         heights = [point.rmse255 if column == "rmse" else point.psnr or math.nan for point in curve]
         sizes, look = [point.bits_per_pixel for point in curve], shared.codec_of[name]
         axes.plot(sizes, heights, ":", color=look.colour, linewidth=1.8, marker=".", markersize=3.5, zorder=1)
+        drawn = pd.DataFrame({"x": sizes, "value": heights})
+        numbers.keep(axes, look.name + marks[images], drawn, "x", look.colour, ":", ".", is_beside=True)
         if marks[images]:
             labels.append(PointLabel(sizes[-1], heights[-1], look.name + marks[images], look.colour))
     return labels
@@ -231,6 +237,11 @@ def _draw_first_stages(axes: Axes, column: str, shared: RateAxes) -> list[PointL
     for regulariser, own in shared.points.groupby("regulariser", sort=False):
         drawn = own[own[column].map(math.isfinite)].sort_values("f")
         look = shared.look_of[str(regulariser)]
+        renamed = {f"{column}_{end}": f"ci_{end}" for end in ("low", "high")}
+        renamed |= {f"rate_{end}": f"x_{end}" for end in ("low", "high")}
+        tints = [style.colour(f) for f in drawn["f"]]
+        shown = drawn.rename(columns=renamed)
+        numbers.keep(axes, look.name, shown, "rate", style.MUTED, look.line, look.marker, column, tints)
         for _, line in drawn.groupby([*apart, "measured"], sort=False, dropna=False):
             axes.plot(line["rate"], line[column], color=style.FAINT, linestyle=look.line, linewidth=1.3, zorder=1)
         for point in drawn.to_dict("records"):

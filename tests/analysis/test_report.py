@@ -38,9 +38,10 @@ def test_the_figures_are_held_in_the_page_itself(made):
     page = (made / "report.html").read_text()
     held = {base64.b64decode(found) for found in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)}
     assert held == {path.read_bytes() for path in made.glob("*.svg")}
+    assert {path.stem for path in made.glob("*.svg")} == set(re.findall(r'download="(\w+)\.svg"', page))
     assert len(held) >= 5
     # Nothing is fetched or read from elsewhere.
-    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 
 
 def test_mixed_protocols_are_refused_as_in_the_figures(tmp_path, capsys):

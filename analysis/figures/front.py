@@ -1,0 +1,139 @@
+"""The answer as a figure: what each cell costs, how good it is, and which cells are on the front."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import advice, looks, numbers, placing, style
+from analysis.answer import Answer, Option, answers
+from analysis.budgets import Spent
+from analysis.collect import Study
+from analysis.figures.notes import counted, facts_of, notes_of
+from analysis.placing import PointLabel
+
+COSTS: Sequence[tuple[str, bool, Callable[[Spent], float]]] = (
+    ("training compute in FLOPs, first stage included", True, lambda spent: spent.flops),
+    ("sampling throughput in images per second", False, lambda spent: spent.images_per_second),
+)
+"""Label of the axis, whether less is better, and the cost itself."""
+
+BEST_SIZE = 15.0
+MOST_LABELS = 10
+
+
+def has_data(study: Study) -> bool:
+    """Whether the costs of several cells are known, of the headline metric."""
+    return study.metric is None and any(len(_known(answer)) > 1 for answer in answers(study)[:1])
+
+
+def draw(study: Study) -> Figure:
+    """A panel a cost: all cells with their intervals, a line along the front, a ring around the recommended one."""
+    answer = answers(study)[0]
+    options = _known(answer)
+    figure, grid = style.new_figure(1, 2, 10.2, 4.3, sharey=True)
+    look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
+    labelled = _labelled(answer, options)
+    sign = -1.0 if answer.metric.higher_is_better else 1.0
+    pending: list[tuple[Axes, list[PointLabel]]] = []
+    for axes, (label, is_less_better, cost) in zip(grid[0], COSTS, strict=True):
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        shown = [option for option in options if cost(option.spent) > 0]
+        rows = _rows(study, shown, cost)
+        front = rows[_on_front(rows["x"] * (1 if is_less_better else -1), sign * rows["value"])].sort_values("x")
+        where = "post" if is_less_better else "pre"
+        axes.step(front["x"], front["value"], where=where, color=style.FAINT, linewidth=1.4, zorder=1)
+        numbers.keep(axes, "front of the means", front, "x", style.FAINT, "-", is_beside=True)
+        for family, own in rows.groupby("regulariser", sort=False):
+            look, tints = look_of[str(family)], [style.colour(f) for f in own["f"]]
+            for point, tint in zip(own.to_dict("records"), tints, strict=True):
+                style.interval(axes, point["x"], point["value"], point["ci_low"], point["ci_high"], tint)
+                face = tint if point["is_on_front"] else "white"
+                at = (point["x"], point["value"])
+                axes.plot(*at, look.marker, color=tint, markerfacecolor=face, markersize=look.size, zorder=4)
+            numbers.keep(axes, look.name, own, "x", style.MUTED, "", look.marker, tints=tints)
+        if answer.best is not None and cost(answer.best.spent) > 0:
+            at = (cost(answer.best.spent), answer.best.mean.value)
+            axes.plot(*at, "o", markersize=BEST_SIZE, markerfacecolor="none", color=style.INK, zorder=5)
+            ring = pd.DataFrame({"x": [at[0]], "value": [at[1]]})
+            numbers.keep(axes, "recommended", ring, "x", style.INK, "", "ring", is_beside=True)
+        style.sparse_log_ticks(axes, "x")
+        spots = [(option, cost(option.spent)) for option in labelled if cost(option.spent) > 0]
+        names = dict(zip((o.name for o in labelled), advice.short_names(labelled, answer.options), strict=True))
+        pending.append((axes, [PointLabel(x, o.mean.value, names[o.name], style.INK) for o, x in spots]))
+    values = [option.mean.value for option in options]
+    style.value_scale(grid[0][0], values, [o.mean.low for o in options if o.mean.low is not None])
+    grid[0][0].set_ylabel(answer.metric.label)
+    keys = looks.family_keys(look_of, [_family(option) for option in options])
+    keys.append(style.key("beaten at no more cost, or barred", marker="o", **style.HOLLOW))
+    keys.append(style.key("front of the means", color=style.FAINT, linestyle="-", linewidth=1.4))
+    if answer.best is not None:
+        keys.append(style.key("recommended", marker="o", markersize=11, markerfacecolor="none"))
+    rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == answer.metric.metric)]
+    facts = f"{answer.metric.title}, n = {counted(rows['n'])} samples"
+    style.finish(figure, finding(answer), [facts_of(study, rows, facts)], notes_of(study, rows, "evaluation"), keys)
+    for axes, labels in pending:
+        placing.place_labels(axes, labels)
+    return figure
+
+
+def finding(answer: Answer) -> str:
+    """What the figure shows, in a line; no order where a tie is."""
+    if answer.is_tiny:
+        return "Quality and cost (scale=tiny: no numbers to go by)"
+    if answer.best is None:
+        return "Quality and cost: no cell can be recommended yet"
+    [best] = advice.short_names([answer.best], answer.options)
+    if len(answer.alike) == len([option for option in answer.options if option.may_be_taken]) - 1 and answer.alike:
+        return "No cell can be told apart from the best: take the cheapest"
+    if answer.alike:
+        return f"{best} has the best mean; {len(answer.alike)} more cannot be told apart from it"
+    return f"{best} is the best, at these costs"
+
+
+def _known(answer: Answer) -> list[Option]:
+    return [option for option in answer.options if option.spent.flops > 0 or option.spent.images_per_second > 0]
+
+
+def _labelled(answer: Answer, options: Sequence[Option]) -> list[Option]:
+    """The cells that are named: the recommended one and those on the front, the best first, as far as there is room."""
+    return [option for option in options if option is answer.best or option.is_on_front][:MOST_LABELS]
+
+
+def _family(option: Option) -> str:
+    return "" if option.cell is None else str(option.cell.axes.get("regulariser", ""))
+
+
+def _rows(study: Study, options: Sequence[Option], cost: Callable[[Spent], float]) -> pd.DataFrame:
+    """A row a cell: cost, mean with its interval, and what tells which cell it is."""
+    found = [
+        {
+            "x": cost(option.spent),
+            "value": option.mean.value,
+            "ci_low": math.nan if option.mean.low is None else option.mean.low,
+            "ci_high": math.nan if option.mean.high is None else option.mean.high,
+            "n": option.mean.n,
+            "f": 0 if option.cell is None else option.cell.axes["f"],
+            "regulariser": _family(option),
+            "steps": None if option.cell is None else option.cell.axes.get("steps"),
+            "cell": option.name,
+            "model": min(option.models),
+            "is_on_front": option.is_on_front,
+        }
+        for option in options
+    ]
+    return pd.DataFrame(found)
+
+
+def _on_front(cost: "pd.Series[float]", loss: "pd.Series[float]") -> "np.ndarray":
+    """Which points no other one beats in both; of equals the first."""
+    order = np.lexsort((loss, cost))
+    best = np.minimum.accumulate(np.asarray(loss, float)[order])
+    is_first = np.concatenate([[True], best[1:] < best[:-1]])
+    found = np.zeros(len(order), bool)
+    found[order] = is_first
+    return found

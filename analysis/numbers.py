@@ -1,0 +1,155 @@
+"""The numbers that a figure shows, kept with it: its CSV file and the interactive page are made of what was drawn."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes as Plot
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+TOLD = ("f", "regulariser", "channels", "sampler", "steps", "guidance_scale", "images_seen", "n", "protocol")
+"""Columns of rows that go with the numbers, where a figure's rows have them."""
+
+SOURCES = ("cell", "model", "first_stage", "identity")
+"""Columns that say of what a number is."""
+
+NUMBERS = ("value", "ci_low", "ci_high", "x_low", "x_high")
+"""Columns of the numbers themselves."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line or a group of points: its name, its numbers, and how it is drawn.
+
+    `rows`: a number a row, with columns `x` and `value`, and as far as they are known those of `NUMBERS`, `TOLD` and
+    `SOURCES`. `line`: the line's style as Matplotlib has it, "" where points are not joined. `tints`: of the marks,
+    where they differ from the line's. `is_beside`: whether it is no result of this study's cells but stands beside
+    them. `group`: the series with whose key it is switched on and off, where that is not its own.
+    """
+
+    name: str
+    rows: pd.DataFrame
+    tint: str
+    line: Any = "-"
+    marker: str = ""
+    tints: Sequence[str] = ()
+    is_beside: bool = False
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is written around the panels of a figure: its title, the facts below it, and its notes."""
+
+    title: str = ""
+    facts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis: what it says in a line, and whether it is logarithmic."""
+
+    title: str
+    is_log: bool = False
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A panel as numbers."""
+
+    heading: str
+    x: Scale
+    y: Scale
+    series: Sequence[Series]
+
+
+class NumberedFigure(Figure):
+    """A figure that knows the numbers in each of its panels, and its words."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.series: dict[Plot, list[Series]] = {}
+        self.words = Words()
+
+    @property
+    def planes(self) -> list[Plane]:
+        """Its panels in which there is anything; those that share an axis say of it the same."""
+        x, y = (
+            [label for plot in self.axes if (label := of(plot))] or [""] for of in (Plot.get_xlabel, Plot.get_ylabel)
+        )
+        return [
+            Plane(
+                one_line(axes.get_title(loc="left")),
+                Scale(one_line(axes.get_xlabel() or x[-1]), axes.get_xscale() == "log"),
+                Scale(one_line(axes.get_ylabel() or y[0]), axes.get_yscale() == "log"),
+                series,
+            )
+            for axes, series in self.series.items()
+        ]
+
+
+def keep(
+    axes: Plot,
+    name: str,
+    rows: pd.DataFrame,
+    x: str,
+    tint: str,
+    line: Any = "-",
+    marker: str = "",
+    value: str = "value",
+    tints: Sequence[str] = (),
+    is_beside: bool = False,
+    group: str = "",
+) -> None:
+    """Keeps with the figure what was drawn of these rows: their columns `x` and `value`.
+
+    A figure that keeps no numbers is left as it is.
+    """
+    figure = axes.get_figure(root=True)
+    if not isinstance(figure, NumberedFigure) or rows.empty:
+        return
+    columns = {
+        "x": rows[x].astype(float),
+        "value": rows[value].astype(float),
+        **{column: rows[column] for column in (*NUMBERS[1:], *TOLD, *SOURCES) if column in rows},
+    }
+    kept = pd.DataFrame(columns).reset_index(drop=True)
+    figure.series.setdefault(axes, []).append(
+        Series(name, kept, to_hex(tint), line, marker, tuple(tints), is_beside, group)
+    )
+
+
+def keep_level(axes: Plot, name: str, rows: pd.DataFrame, tint: str, group: str = "") -> None:
+    """Keeps a level that was drawn across the panel: the mean of rows that have no place on its x axis."""
+    level = rows.iloc[[0]].assign(x=math.nan, value=float(rows["value"].mean()), ci_low=math.nan, ci_high=math.nan)
+    keep(axes, name, level, "x", tint, "--", is_beside=True, group=group)
+
+
+def frame(planes: Sequence[Plane]) -> pd.DataFrame:
+    """All numbers of a figure, one a row: the panel, the line, what both axes say, and of what each number is."""
+    parts = [
+        one.rows.assign(panel=plane.heading, series=one.name, x_axis=plane.x.title, y_axis=plane.y.title)
+        for plane in planes
+        for one in plane.series
+    ]
+    if not parts:
+        return pd.DataFrame()
+    first = ["panel", "series", "x_axis", "x", "y_axis", *NUMBERS]
+    found = pd.concat(parts, ignore_index=True)
+    return found[[name for name in (*first, *TOLD, *SOURCES) if name in found]]
+
+
+def captions(figures: Mapping[str, Figure]) -> str:
+    """What stands around each figure, for the text that it is set in, as Markdown."""
+    told = {name: figure.words for name, figure in figures.items() if isinstance(figure, NumberedFigure)}
+    parts = [f"## {name}\n\n**{one.title}.** {' '.join((*one.facts, *one.notes))}" for name, one in told.items()]
+    return "\n\n".join(["# Captions", *parts]) + "\n"
+
+
+def one_line(text: str) -> str:
+    """A text of a figure without its line breaks."""
+    return " ".join(text.split())
