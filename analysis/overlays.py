@@ -42,13 +42,13 @@ def behind(study: Study, metric: str, stage: str, x: str, regularisers: Sequence
     return [number for number in found if number.measured.data in data] or found
 
 
-def draw(axes: Axes, numbers: Sequence[Published], x: str, line_of: str, frame: pd.DataFrame) -> list[PointLabel]:
-    """Grey lines through numbers of one table that were measured and made alike, and a label for each line's end.
+def draw(axes: Axes, found: Sequence[Published], x: str, line_of: str, frame: pd.DataFrame) -> list[PointLabel]:
+    """Grey lines through published numbers of one table that were measured and made alike, and a label for each line's end.
 
     `frame`: ours, beside whose f they stand.
     """
     lines: dict[tuple[tuple[str, ...], tuple[str, ...], Measured], list[Published]] = {}
-    for number in numbers:
+    for number in found:
         key = (_named(number, line_of, frame), _made(number, x), number.measured)
         lines.setdefault(key, []).append(number)
     labels = []

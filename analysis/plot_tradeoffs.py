@@ -167,8 +167,8 @@ def write(
         for kind, content in style.rendered(figure, kinds).items():
             written.append(write_atomic(folder / f"{name}.{kind}", content))
         if isinstance(figure, numbers.NumberedFigure):
-            shown = numbers.frame(figure.planes).to_csv(index=False)
-            written.append(write_atomic(folder / f"{name}.csv", shown.encode()))
+            drawn = numbers.frame(figure.planes).to_csv(index=False)
+            written.append(write_atomic(folder / f"{name}.csv", drawn.encode()))
     written.append(write_atomic(folder / "captions.md", numbers.captions(figures).encode()))
     shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study)]
     gaps = {gap.label for gap in study.missing}

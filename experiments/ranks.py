@@ -262,5 +262,5 @@ def _with_traceback(error: Exception, rank: int) -> Exception:
         copy = pickle.loads(pickle.dumps(error))
         assert str(copy) == str(error)
         copy.add_note(f"In the process of device {rank}:\n{where}")
-        return copy  # type: ignore[no-any-return]
+        return copy
     return RankLostError(f"the process of device {rank} failed: {text}\n{where}")

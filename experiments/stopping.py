@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C, what ends a process politely, and what Slurm sends before a job's time is over."""
@@ -35,7 +35,7 @@ class HeldBack:
     """Signals that came while they were held back; `handlers`: what each would have done at once."""
 
     def __init__(self) -> None:
-        self.handlers = {number: signal.getsignal(number) for number in STOPPING}
+        self.handlers: dict[int, Any] = {number: signal.getsignal(number) for number in STOPPING}
         self.came: list[int] = []
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -75,5 +75,5 @@ def held_back() -> Iterator[HeldBack]:
     finally:
         for number, handler in known.items():
             signal.signal(number, handler)
-        for number in held.came:
-            signal.raise_signal(number)
+        for came in held.came:
+            signal.raise_signal(came)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -45,8 +46,8 @@ def draw(study: Study) -> Figure:
         shown = [option for option in options if cost(option.spent) > 0]
         rows = _rows(study, shown, cost)
         front = rows[_on_front(rows["x"] * (1 if is_less_better else -1), sign * rows["value"])].sort_values("x")
-        where = "post" if is_less_better else "pre"
-        axes.step(front["x"], front["value"], where=where, color=style.FAINT, linewidth=1.4, zorder=1)
+        side: Literal["pre", "post"] = "post" if is_less_better else "pre"
+        axes.step(front["x"], front["value"], where=side, color=style.FAINT, linewidth=1.4, zorder=1)
         numbers.keep(axes, "front of the means", front, "x", style.FAINT, "-", is_beside=True)
         for family, own in rows.groupby("regulariser", sort=False):
             look, tints = look_of[str(family)], [style.colour(f) for f in own["f"]]

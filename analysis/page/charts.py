@@ -109,7 +109,11 @@ def _trace(one: Series, plane: Plane, x: Mapping[str, Any], told: Mapping[str, s
     """A series as Plotly draws it; a level, which has no place on the x axis, as a line across the panel."""
     rows, is_level = one.rows, bool(one.rows["x"].isna().all())
     hover = [_hover(one.name, row, plane, told) for row in rows.to_dict("records")]
-    marks = {"symbol": SYMBOLS.get(one.marker, "circle"), "size": 5 if one.is_beside else 8, "color": one.tint}
+    marks: dict[str, Any] = {
+        "symbol": SYMBOLS.get(one.marker, "circle"),
+        "size": 5 if one.is_beside else 8,
+        "color": one.tint,
+    }
     if one.tints:
         marks["color"] = list(one.tints)
     mode = "+".join([*(["lines"] if one.line else []), *(["markers"] if one.marker else [])])
