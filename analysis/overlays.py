@@ -43,7 +43,7 @@ def behind(study: Study, metric: str, stage: str, x: str, regularisers: Sequence
 
 
 def draw(axes: Axes, found: Sequence[Published], x: str, line_of: str, frame: pd.DataFrame) -> list[PointLabel]:
-    """Grey lines through published numbers of one table that were measured and made alike, and a label for each line's end.
+    """Grey lines through the numbers of one table that were measured and made alike, and a label for each line's end.
 
     `frame`: ours, beside whose f they stand.
     """
