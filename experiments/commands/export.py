@@ -68,6 +68,13 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
             f"diffusers has no sampler.spacing={asked}, so its scheduler is {model.spacing}; what that changes: python "
             f"run.py -m {shlex.join(others)} sampler.spacing={asked},{model.spacing}"
         )
+    left_out = {
+        "sampler.shift": plan.config["sampler"].get("shift"),
+        "guidance.milestone": plan.config["guidance"].get("milestone"),
+    }
+    for key, value in left_out.items():
+        if value is not None:
+            say(f"the pipeline samples without {key}={value:g}, which diffusers has not")
     return 0
 
 

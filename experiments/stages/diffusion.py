@@ -130,6 +130,7 @@ def training_settings(job: Job) -> DiffusionSettings:
         matrix_rate=found.get("matrix_learning_rate", 0),
         condition_dropout=job.settings["conditioning"]["dropout"],
         decay=training["decay"],
+        times=build.times(job.settings["diffusion"]),
         micro_batch=job.machine.micro_batch,
     )
 

@@ -24,7 +24,6 @@ from ldm.diffusion import clipped, guided
 from ldm.diffusion.likelihood import coding_times, discretised_nats, gaussian_nats, received
 from ldm.errors import UserError
 from ldm.finite import require_finite
-from ldm.first_stage.contract import finite
 from ldm.metrics.likelihood import (
     LATENT_DENSITY,
     PROGRESSIVE_BITS,
@@ -115,8 +114,7 @@ def coded(
     indices = asked.indices[part.start : part.stop]
     image = images.batch(indices).to(source.device)
     noise = SampleNoise(asked.seed, list(indices), source.device)
-    packed = source.first_stage.pack(finite(source.first_stage.encode(image)))
-    z = source.scale.normalise(source.first_stage.latent(packed, noise(source.latent_shape)))
+    z = source.encode(image, noise(source.latent_shape))
     told = {name: value.to(source.device) for name, value in asked.of(part).items()}
     denoise = guided(source.model, source.conditioning(told))
     if clip == "range":

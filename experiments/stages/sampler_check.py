@@ -16,7 +16,7 @@ from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
-from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
+from experiments.generate import asked_conditions, flops_per_image, generate, images_of, sampling_generator
 from experiments.scoring import described, extractor_of, features_of, sample_protocol
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.diffusion.schedule import STEPS
@@ -38,7 +38,7 @@ def run(job: Job) -> Outcome:
     n, guidance = config["n_samples"], settled_guidance(job)
     asked = asked_conditions(job, n, config["sampler"]["seed"])
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
-    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
+    source = sampling_generator(job)
     chunks, batch_size, cost, flops = Chunks(job.folder), job.machine.batch, flops_per_image(source, asked), 0.0
     both = [{**config["sampler"], "steps": steps} for steps in (config["sampler"]["steps"], config["twice"])]
 

@@ -16,7 +16,7 @@ from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
-from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
+from experiments.generate import asked_conditions, flops_per_image, generate, images_of, sampling_generator
 from experiments.scoring import described, extractor_of, features_of, sample_protocol, sample_rows
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
@@ -39,7 +39,7 @@ def run(job: Job) -> Outcome:
     asked = asked_conditions(job, n, settings["seed"])
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
-    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
+    source = sampling_generator(job)
     sampler = build.sampler(settings, source.model.schedule)
     mark = "tuning samples, by a seed of their own"
     how = sample_protocol(job, n)

@@ -14,6 +14,7 @@ from ldm.data.fields import Draw
 from ldm.denoiser.blocks import TimeEmbedding
 from ldm.denoiser.dit import LevelEmbedding
 from ldm.diffusion.model import DenoisingModel
+from ldm.diffusion.times import UNIFORM, TimeDensity
 from ldm.randomness import derived_seed, generator, numpy_generator
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
@@ -47,7 +48,7 @@ class DiffusionSettings:
 
     `gradient_clip` is the largest norm of the gradient, 0 for none. `ema_share`: of the images seen so far, the longest
     that the EMA's half-life may be, which it always is where `ema_half_life` is infinite. `matrix_rate`: the rate of
-    Muon for the network's matrices; 0 = AdamW for all.
+    Muon for the network's matrices; 0 = AdamW for all. `times`: how often each noise level is drawn.
     """
 
     seed: int
@@ -62,6 +63,7 @@ class DiffusionSettings:
     decay: str = "constant"
     ema_share: float = 0.05
     matrix_rate: float = 0
+    times: TimeDensity = UNIFORM
     micro_batch: int | None = None
 
     @property
@@ -116,20 +118,21 @@ class DiffusionTraining:
         indices = torch.randint(len(self.data), (s.batch,), generator=draw)
         x0 = self.data.latents(indices, draw)
         noise = torch.randn(x0.shape, generator=draw).to(x0.device)
-        levels = torch.randint(self.model.schedule.steps, (s.batch,), generator=draw)
+        levels = s.times.draw(s.batch, self.model.schedule.steps, draw)
         dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
         fields = self.data.fields(indices, lambda item: numpy_generator(s.seed, "fields", self.step, item))
         if s.condition_dropout > 0:
             fields = self.conditioning.drop(fields, dropped.to(x0.device))
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        micro = s.micro_batch or s.batch
+        micro, counts = s.micro_batch or s.batch, s.times.weights(self.model.schedule.steps)
         total = torch.zeros((), device=x0.device)
         for first in range(0, s.batch, micro):
             part = slice(first, first + micro)
             condition = self.conditioning({name: value[part] for name, value in fields.items()})
             times = self.model.schedule.time(levels[part])
-            loss = self.model.loss(x0[part], times, noise[part], condition).sum() / s.batch
+            losses = self.model.loss(x0[part], times, noise[part], condition)
+            loss = (counts[levels[part]].to(losses) * losses).sum() / s.batch
             loss.backward()
             total += loss.detach()
         return total

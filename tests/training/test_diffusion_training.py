@@ -12,6 +12,7 @@ from ldm.data.fields import Draw
 from ldm.denoiser import UNet
 from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
+from ldm.diffusion.times import LogitNormalTimes
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
 from ldm.training.rate import learning_rate_factor
@@ -141,6 +142,23 @@ def test_what_is_random_at_a_step_does_not_depend_on_what_went_before():
         assert torch.equal(one.data.asked[step], other_history.data.asked[step])
         assert not torch.equal(one.model.network.calls[step][0], other_seed.model.network.calls[step][0])
     assert len({tuple(x.flatten().tolist()) for x, _, _ in one.model.network.calls}) == 10
+
+
+def test_noise_levels_are_drawn_as_the_density_says_and_unbiased_losses_are_weighted():
+    """A mean loss of a batch is that of its levels, each over how often it is drawn."""
+    times = LogitNormalTimes(0.5, 2.0, unbiased=True)
+    run = training(images=3000, batch=3000, condition_dropout=0.0, times=times)
+    found = float(run.accumulate_gradients())
+    (x_t, index, _) = run.model.network.calls[0]
+    expected = times.draw(200_000, 1000, torch.Generator().manual_seed(0)).double()
+    assert float(index.mean()) == pytest.approx(float(expected.mean()), rel=0.03)
+    plain = training(images=3000, batch=3000, condition_dropout=0.0, times=LogitNormalTimes(0.5, 2.0))
+    losses = []
+    plain.model.loss = lambda *a: losses.append(DenoisingModel.loss(plain.model, *a)) or losses[-1]
+    plain.accumulate_gradients()
+    assert torch.equal(plain.model.network.calls[0][0], x_t)
+    weighted = times.weights(1000)[index.long()] * losses[0].detach().double()
+    assert found == pytest.approx(float(weighted.mean()), rel=1e-5)
 
 
 def test_images_noise_levels_and_dropped_conditions_are_drawn_evenly():
