@@ -37,6 +37,7 @@ OF_LATENTS = ("conditioning", "latent_scale", "schedule", "shift")
 
 SAMPLER_OPTIONS = sampler_axes()
 OF_SAMPLES = (
+    "ema_length",
     "sampler",
     *SAMPLER_OPTIONS,
     "sampler_shift",
@@ -66,7 +67,7 @@ GROUPS = (
 )
 KEYS = (
     *(f"ae.{key}" for key in ("f", "channels", "seed", "path")),
-    *("data.resolution", "trainer.budget", "trainer.learning_rate_factor", "latents.scale"),
+    *("data.resolution", "trainer.budget", "trainer.learning_rate_factor", "trainer.ema_length", "latents.scale"),
     *(f"diffusion.{key}" for key in ("schedule", "shift", "target", "weighting")),
     *(f"diffusion.{key}" for key in ("times", "times_mean", "times_std", "times_unbiased")),
     *("denoiser.path", "denoiser.weights", "metrics.extractor"),
@@ -94,6 +95,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "task": task_of(config),
         **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
         "denoiser": config["denoiser"]["name"],
+        "ema_length": config["trainer"].get("ema_length"),
         **_rate_axes(config["trainer"]["learning_rate_factor"]),
         "shift": shift_name(config["diffusion"]["shift"], config["ae"], (config["data"]["resolution"],) * 2),
         "times": _times(config["diffusion"]),

@@ -131,7 +131,7 @@ def sampling_generator(job: Job) -> Generator:
     The guide is the weights as they were averaged at that milestone.
     """
     precision, diffusion = job.settings["precision"], job.parent("diffusion")
-    source = generator_of(job, diffusion.file("weights.safetensors"), precision)
+    source = generator_of(job, artifacts.final_weights(job), precision)
     share = job.settings["guidance"].get("milestone")
     if share is None:
         return source

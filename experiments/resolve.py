@@ -50,6 +50,9 @@ FEWEST_TO_TUNE = 16
 FEWEST_TO_TRY = 16
 """Of training images, of which a quarter is set aside to compare learning rates by."""
 
+POWER_EMA = ("ema_length", "ema_lengths", "ema_snapshots")
+"""Settings of averages that are made after training, inactive where there are none."""
+
 RATE_RULE = ("learning_rate_candidates", "learning_rate_share")
 """Settings of how a learning rate is found, inactive where it is given."""
 
@@ -101,6 +104,21 @@ def _learning_rate(config: Config, facts: DataFacts) -> Settled:
     candidates = _candidates("trainer.learning_rate_candidates", rule["learning_rate_candidates"], "[0.3,1,3]")
     found = {**rule, "learning_rate_candidates": candidates}
     return {"trainer": {**trainer, **found, "learning_rate": None, "learning_rate_factor": AUTO}}, []
+
+
+def _ema_length(config: Config, facts: DataFacts) -> Settled:
+    """How an average of weights is made after training; nothing of it where none is asked for."""
+    trainer = config["trainer"]
+    plain = {key: value for key, value in trainer.items() if key not in POWER_EMA}
+    length = trainer["ema_length"]
+    if length is None:
+        return {"trainer": plain}, []
+    if published.is_given(config["denoiser"]):
+        raise UserError(f"trainer.ema_length={length}: the denoiser is given and not trained; leave it out")
+    chosen = {"ema_length": length, "ema_snapshots": trainer["ema_snapshots"]}
+    if length == AUTO:
+        chosen["ema_lengths"] = _candidates("trainer.ema_lengths", trainer["ema_lengths"], "[0.05,0.1,0.2]")
+    return {"trainer": {**plain, **chosen}}, []
 
 
 def _data(config: Config, facts: DataFacts) -> Settled:
@@ -423,6 +441,13 @@ def _sample_size(config: Config, samples: Mapping[str, Any]) -> dict[str, int | 
 def _tuning(config: Config, facts: DataFacts) -> Settled:
     """How many samples each candidate of guidance is measured by, the same for every cell of a scale."""
     guidance, samples, metrics = config["guidance"], config["samples"], config["metrics"]
+    if config["trainer"].get("ema_length") == AUTO:
+        _enough_to_tune(config, facts, f"trainer.ema_length={AUTO}", "trainer.ema_length")
+        if metrics["progress_samples"] < FEWEST_TO_TUNE:
+            raise UserError(
+                f"trainer.ema_length={AUTO} compares samples with real images; metrics.progress_samples="
+                f"{metrics['progress_samples']} is too few to measure, use {FEWEST_TO_TUNE} or more"
+            )
     if guidance["scale"] != AUTO:
         return {}, []
     guidance = filled(guidance, {"tuning_samples": metrics["progress_samples"]})
@@ -430,22 +455,28 @@ def _tuning(config: Config, facts: DataFacts) -> Settled:
         raise UserError(
             f"guidance.tuning_samples={guidance['tuning_samples']} is too few to measure; use {FEWEST_TO_TUNE} or more"
         )
-    images, kind = {
-        "heldout": (facts.heldout_images, "held-out"),
-        "train": (facts.train_images, "training"),
-    }[metrics["reference"]]
-    if images < FEWEST_TO_TUNE:
-        raise UserError(
-            f"guidance.scale={AUTO} compares samples with at least {FEWEST_TO_TUNE} {kind} images "
-            f"(metrics.reference={metrics['reference']}), and data={config['data']['name']} has {images}; "
-            "give more images, hold out a larger share, or give guidance.scale as a number"
-        )
+    _enough_to_tune(config, facts, f"guidance.scale={AUTO}", "guidance.scale")
     if samples["height"] is not None:
         raise UserError(
             f"guidance.scale={AUTO} tunes at the training size only, and these samples are "
             f"{samples['width']}x{samples['height']} px; tune there first and give the scale that it finds"
         )
     return {"guidance": guidance}, []
+
+
+def _enough_to_tune(config: Config, facts: DataFacts, asked: str, key: str) -> None:
+    """Raises UserError where there are too few real images to compare candidates of the setting `key` with."""
+    reference = config["metrics"]["reference"]
+    images, kind = {
+        "heldout": (facts.heldout_images, "held-out"),
+        "train": (facts.train_images, "training"),
+    }[reference]
+    if images < FEWEST_TO_TUNE:
+        raise UserError(
+            f"{asked} compares samples with at least {FEWEST_TO_TUNE} {kind} images "
+            f"(metrics.reference={reference}), and data={config['data']['name']} has {images}; "
+            f"give more images, hold out a larger share, or give {key} as a number"
+        )
 
 
 def _tiles(config: Config, facts: DataFacts) -> Settled:
@@ -466,6 +497,7 @@ def _tiles(config: Config, facts: DataFacts) -> Settled:
 ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
     _typed,
     _learning_rate,
+    _ema_length,
     _data,
     _given_first_stage,
     _custom,

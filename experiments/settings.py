@@ -26,6 +26,7 @@ from ldm.interop.contract import WEIGHTS
 from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.samplers.spacing import FINALS, SPACINGS
+from ldm.training.power_ema import LONGEST
 
 SHIFT_RULES: Final = ("auto", "auto_dim")
 """Words for a shift that follows from the latents (`experiments.resolve.shift_of`)."""
@@ -217,6 +218,14 @@ class _Trainer:
     ema_share: float | None = option(
         above=0, high=1, help="of the images seen so far, the longest that this half-life may be"
     )
+    ema_length: float | None = option(
+        above=0,
+        high=LONGEST,
+        words=("auto",),
+        help="of an average of weights made after training; null: ema_half_life and ema_share",
+    )
+    ema_lengths: tuple[float, ...] = option(above=0, high=LONGEST, help="lengths tried by trainer.ema_length=auto")
+    ema_snapshots: int = option(low=2, high=1000, help="times that averages are kept, where there is an ema_length")
     milestones: tuple[float, ...] | None = option(
         above=0, high=1, words=("auto",), help="shares of the training at which quality is measured; auto: halvings"
     )

@@ -2,6 +2,7 @@
 
 from experiments.stage import Stage
 from experiments.stages import (
+    averaging,
     coding,
     diffusion,
     evaluation,
@@ -37,6 +38,7 @@ STAGES: tuple[Stage, ...] = (
     predictors.STAGE,
     learning_rate.STAGE,
     diffusion.STAGE,
+    averaging.STAGE,
     progress.STAGE,
     level_error.STAGE,
     likelihood.STAGE,

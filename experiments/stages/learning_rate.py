@@ -234,7 +234,7 @@ class _Behind:
         self.to.image(name, path)
 
 
-LEFT_OUT = ("milestones", "learning_rate_share")
+LEFT_OUT = ("milestones", "learning_rate_share", "ema_snapshots")
 """Settings of a whole training that its trials do not read, or only through what they are made of."""
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments import axes, labels, stage_settings
+from experiments.artifacts import final_weights
 from experiments.chunks import Chunks
 from experiments.conditions import DataFacts, annotations_read, fields_of
 from experiments.console import reporting
@@ -57,7 +58,7 @@ def run(job: Job) -> Outcome:
     meter, config = Meter(job.device), job.settings
     diffusion = job.parent("diffusion").settings
     images = job.images("heldout", annotations_read(diffusion))
-    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
+    source = generator_of(job, final_weights(job), config["precision"])
     indices = chosen(len(images), config["n_samples"], config["seed"], "likelihood")
     try:
         times = coding_times(source.model.schedule, config["levels"])
@@ -200,9 +201,9 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
 
 STAGE = Stage(
     name="likelihood",
-    parents=("diffusion",),
+    parents=("diffusion", "averaging"),
     version=1,
-    axes=axes.OF_DATA + axes.OF_FIRST_STAGE + axes.OF_MODEL,
+    axes=(*axes.OF_DATA, *axes.OF_FIRST_STAGE, *axes.OF_MODEL, "ema_length"),
     until=stage_settings.FROM_DIFFUSION_ON,
     settings=settings,
     run=run,

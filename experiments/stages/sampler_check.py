@@ -129,7 +129,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
 
 STAGE = Stage(
     name="sampler_check",
-    parents=("diffusion", "reference", "tuning"),
+    parents=("diffusion", "averaging", "reference", "tuning"),
     version=1,
     axes=axes.ALL,
     until=("samples", "evaluation"),

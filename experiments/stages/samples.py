@@ -325,7 +325,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
 
 STAGE = Stage(
     name="samples",
-    parents=("diffusion", "probe", "tuning"),
+    parents=("diffusion", "averaging", "probe", "tuning"),
     version=1,
     axes=axes.ALL,
     until=("samples",),

@@ -18,6 +18,7 @@ from ldm.diffusion.times import UNIFORM, TimeDensity
 from ldm.randomness import derived_seed, generator, numpy_generator
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
+from ldm.training.power_ema import PowerAverage
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
 
@@ -49,6 +50,7 @@ class DiffusionSettings:
     `gradient_clip` is the largest norm of the gradient, 0 for none. `ema_share`: of the images seen so far, the longest
     that the EMA's half-life may be, which it always is where `ema_half_life` is infinite. `matrix_rate`: the rate of
     Muon for the network's matrices; 0 = AdamW for all. `times`: how often each noise level is drawn.
+    `power_lengths`: of further averages, of which others can be made afterwards.
     """
 
     seed: int
@@ -64,6 +66,7 @@ class DiffusionSettings:
     ema_share: float = 0.05
     matrix_rate: float = 0
     times: TimeDensity = UNIFORM
+    power_lengths: tuple[float, ...] = ()
     micro_batch: int | None = None
 
     @property
@@ -85,6 +88,7 @@ class DiffusionTraining:
         self.step = 0
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
         self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
+        self.averages = {length: PowerAverage(self.trained, length) for length in settings.power_lengths}
         self.optimisers = self._optimisers()
 
     @property
@@ -105,6 +109,8 @@ class DiffusionTraining:
             optimiser.step()
         self.step += 1
         self.ema.update(self.trained, s.batch, self.images_seen)
+        for average in self.averages.values():
+            average.update(self.trained, self.step)
         return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
 
     def accumulate_gradients(self) -> Tensor:
@@ -143,6 +149,7 @@ class DiffusionTraining:
             "step": self.step,
             "trained": self.trained.state_dict(),
             "ema": self.ema.module.state_dict(),
+            **{f"average {length:g}": average.module.state_dict() for length, average in self.averages.items()},
             **{name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
         }
 
@@ -151,6 +158,8 @@ class DiffusionTraining:
         self.step = state["step"]
         self.trained.load_state_dict(state["trained"])
         self.ema.module.load_state_dict(state["ema"])
+        for length, average in self.averages.items():
+            average.module.load_state_dict(state[f"average {length:g}"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
 

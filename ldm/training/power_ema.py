@@ -1,8 +1,8 @@
 """Averages of weights whose length is chosen after training (Karras et al. 2024, arXiv 2312.02696, section 3).
 
 A power-function average after step n weighs the weights of step k by (k/n)^(g+1) - ((k-1)/n)^(g+1), the integral over
-that step of its profile p(t; n, g) = (g + 1) t^g / n^(g+1), 0 < t <= n. The relative standard deviation of the profile,
-sqrt((g + 1) / ((g + 2)^2 (g + 3))), is what its length is called by: 0.1 is an average over about a tenth of the training.
+that step of its profile p(t; n, g) = (g + 1) t^g / n^(g+1), 0 < t <= n. Its length is named by the standard deviation
+of the profile over n, sqrt((g + 1) / ((g + 2)^2 (g + 3))): 0.1 averages over about a tenth of the training.
 """
 
 import copy
@@ -23,7 +23,7 @@ STORED_LENGTHS = (0.05, 0.1)
 
 
 def exponent(length: float) -> float:
-    """g of an average of relative standard deviation `length`, the largest root of (g + 2)^2 (g + 3) = (g + 1) / length^2.
+    """g of an average of that length, the largest root of (g + 2)^2 (g + 3) = (g + 1) / length^2.
 
     Raises: ValueError for a length outside 0 to `LONGEST`.
     """
@@ -91,7 +91,7 @@ def reconstruction(stored: Sequence[Profile], wanted: Profile) -> Reconstruction
 
 
 def combined(snapshots: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The named tensors of snapshots, summed with these weights in float64; what is no floating number as in the last."""
+    """The named tensors of snapshots, summed with these weights in float64; whole numbers are those of the last."""
     result: dict[str, Tensor] = {}
     for name, last in snapshots[-1].items():
         if not last.is_floating_point():

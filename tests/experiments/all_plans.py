@@ -60,6 +60,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "errors at noise levels": ("metrics.level_error=true",),
     "budget of FLOPs": ("trainer.budget=flops", "ae.f=8"),
     "tuned learning rate": ("trainer.learning_rate=auto", "trainer.learning_rate_share=0.25"),
+    "an average of a length": ("trainer.ema_length=0.1", "metrics.likelihood=true"),
+    "a tuned average": ("trainer.ema_length=auto", "guidance.scale=auto", "metrics.sampler_check=true"),
     "trainer": ("trainer.length=2", "trainer.learning_rate_factor=0.5", "trainer.decay=cosine"),
     "own sizes": ("ae.channels=5", "denoiser.num_res_blocks=1", "ae.kl_weight=1e-3", "latents.scale=per_channel"),
     "until latents": ("until=latents",),

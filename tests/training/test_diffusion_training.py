@@ -15,6 +15,7 @@ from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.diffusion.times import LogitNormalTimes
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
+from ldm.training.power_ema import exponent
 from ldm.training.rate import learning_rate_factor
 
 
@@ -98,6 +99,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dropout, stop, di
     changed = differences(whole.state_dict(), first.state_dict())
     for part in ("/step", "/trained/denoiser.first.weight", "/ema/denoiser.first.weight", "/optimiser/state/0/exp_avg"):
         assert part in changed
+
+
+def test_power_averages_are_sums_over_all_steps_and_survive_a_resumption(tmp_path, differences):
+    """Those of step k count (k/n)^(g+1) - ((k-1)/n)^(g+1); the training itself does not change."""
+    whole, path = training(power_lengths=(0.1, 0.2)), []
+    for _ in train(whole):
+        path.append(torch.cat([p.detach().flatten() for p in whole.trained.parameters()]))
+    for length, average in whole.averages.items():
+        k = torch.arange(11, dtype=torch.float64) / 10
+        expected = (k ** (exponent(length) + 1)).diff() @ torch.stack(path).double()
+        found = torch.cat([p.flatten() for p in average.module.parameters()]).double()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert differences(advanced_to(training(), 10).trained.state_dict(), whole.trained.state_dict()) == []
+    first = advanced_to(training(power_lengths=(0.1, 0.2)), 4)
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    resumed = training(start=99, power_lengths=(0.1, 0.2))
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert differences(advanced_to(resumed, 10).state_dict(), whole.state_dict()) == []
 
 
 def test_the_average_follows_conditioning_and_denoiser():
