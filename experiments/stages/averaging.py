@@ -39,11 +39,7 @@ def run(job: Job) -> Outcome:
     length = asked if asked != build.AUTO else found.facts["length"]
     weights, made = _average(job, length)
     save_weights(job.folder / "weights.safetensors", weights)
-    return dataclasses.replace(
-        found,
-        facts={**found.facts, "length": length, "error": made.error},
-        rows=[MetricValue(LENGTH, length, 1).row(), *found.rows],
-    )
+    return dataclasses.replace(found, facts={**found.facts, "length": length, "error": made.error})
 
 
 def _average(job: Job, length: float) -> tuple[dict[str, Tensor], Reconstruction]:
@@ -96,7 +92,7 @@ def _tried(job: Job) -> Outcome:
     flops = images * (one.denoise(config["steps"], guided=False) + one.decode)
     return Outcome(
         facts={"length": best, "n": n, "is_at_the_end": best in (min(tried), max(tried))},
-        rows=[value.row(protocol.id) for value in tried.values()],
+        rows=[value.row(protocol.id) for value in (MetricValue(LENGTH, best, n), *tried.values())],
         protocols=described([protocol]),
         cost=meter.cost(images, flops, seconds=meter.seconds + chunks.seconds_before),
     )
