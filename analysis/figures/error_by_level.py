@@ -51,7 +51,7 @@ def draw(study: Study) -> Figure:
     drawn, look_of = level_curves(study), looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     ends = [_draw(axes, curve, look_of[curve.regulariser].line) for curve in drawn]
     axes.axhline(1, color=style.MUTED, linewidth=0.8, zorder=1)
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")  # of eps, little that is wrong at the noisy end is much of x0
     axes.set_xlabel("log-SNR (little noise to the right)")
     axes.set_ylabel("squared error of v (lower is better)")
     margin = placing.label_margin(ends)
