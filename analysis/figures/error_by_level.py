@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from analysis import looks, placing, style
 from analysis.collect import Finished, Study
 from analysis.labels import CellLabels
+from analysis.looks import Family
 from analysis.placing import PointLabel
 
 LEAST_WIDTH = 5.0
@@ -49,7 +50,7 @@ def draw(study: Study) -> Figure:
     """The squared error of v over the log-SNR; 1 is that of a Gaussian with the latents' variance in every number."""
     figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
     drawn, look_of = level_curves(study), looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
-    ends = [_draw(axes, curve, look_of[curve.regulariser].line) for curve in drawn]
+    ends = [_draw(axes, curve, look_of[curve.regulariser]) for curve in drawn]
     axes.axhline(1, color=style.MUTED, linewidth=0.8, zorder=1)
     axes.set_yscale("log")  # of eps, little that is wrong at the noisy end is much of x0
     axes.set_xlabel("log-SNR (little noise to the right)")
@@ -68,9 +69,9 @@ def draw(study: Study) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, curve: LevelCurve, line: str) -> PointLabel:
+def _draw(axes: Axes, curve: LevelCurve, look: Family) -> PointLabel:
     tint = style.colour(curve.f)
-    axes.plot(curve.centres, curve.errors, color=tint, linestyle=line, marker="o", markersize=3, zorder=2)
+    axes.plot(curve.centres, curve.errors, color=tint, linestyle=look.line, marker="o", markersize=3, zorder=2)
     return PointLabel(curve.centres[-1], curve.errors[-1], curve.label, tint)
 
 
