@@ -1,6 +1,7 @@
 """What stages read of the artifacts that they hang on."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,12 @@ def first_stage_of(job: Job) -> FirstStage:
         model.load_state_dict(load_weights(parent.file("weights.safetensors")))
     model.eval().requires_grad_(False)
     return model.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def final_weights(job: Job) -> Path:
+    """The weights of a job's denoiser and conditioning: as averaged in training, or over a length chosen afterwards."""
+    maker = "averaging" if "averaging" in job.parents else "diffusion"
+    return job.parent(maker).file("weights.safetensors")
 
 
 def latent_facts(job: Job) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ OF_MODEL = (
     "shift",
     "target",
     "weighting",
+    "times",
     "denoiser",
     "learning_rate_factor",
     "learning_rate_rule",
@@ -36,12 +37,15 @@ OF_LATENTS = ("conditioning", "latent_scale", "schedule", "shift")
 
 SAMPLER_OPTIONS = sampler_axes()
 OF_SAMPLES = (
+    "ema_length",
     "sampler",
     *SAMPLER_OPTIONS,
+    "sampler_shift",
     "guidance_scale",
     "guidance_rule",
     "guidance_interval",
     "guidance_rescale",
+    "guidance_guide",
     "height",
     "width",
     "tile",
@@ -63,11 +67,12 @@ GROUPS = (
 )
 KEYS = (
     *(f"ae.{key}" for key in ("f", "channels", "seed", "path")),
-    *("data.resolution", "trainer.budget", "trainer.learning_rate_factor", "latents.scale"),
+    *("data.resolution", "trainer.budget", "trainer.learning_rate_factor", "trainer.ema_length", "latents.scale"),
     *(f"diffusion.{key}" for key in ("schedule", "shift", "target", "weighting")),
+    *(f"diffusion.{key}" for key in ("times", "times_mean", "times_std", "times_unbiased")),
     *("denoiser.path", "denoiser.weights", "metrics.extractor"),
-    *(f"sampler.{key}" for key in (*SAMPLER_OPTIONS, "nfe", "seed")),
-    *(f"guidance.{key}" for key in ("scale", "interval", "rescale")),
+    *(f"sampler.{key}" for key in (*SAMPLER_OPTIONS, "shift", "nfe", "seed")),
+    *(f"guidance.{key}" for key in ("scale", "interval", "rescale", "guide", "milestone")),
     *(f"samples.{key}" for key in ("height", "width", "tile")),
     "seed",
 )
@@ -90,9 +95,12 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "task": task_of(config),
         **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},
         "denoiser": config["denoiser"]["name"],
+        "ema_length": config["trainer"].get("ema_length"),
         **_rate_axes(config["trainer"]["learning_rate_factor"]),
-        "shift": shift_name(config["diffusion"]["shift"], config["ae"]["f"]),
+        "shift": shift_name(config["diffusion"]["shift"], config["ae"], (config["data"]["resolution"],) * 2),
+        "times": _times(config["diffusion"]),
         "sampler": config["sampler"]["name"],
+        "sampler_shift": _sampler_shift(config),
         **{key: config["sampler"].get(key) for key in SAMPLER_OPTIONS},
         "guidance_scale": config["guidance"]["scale"],
         **_guidance_axes(config["guidance"]),
@@ -117,6 +125,20 @@ def choices() -> dict[str, dict[str, Choice]]:
     }
 
 
+def _times(diffusion: Mapping[str, Any]) -> str | None:
+    """The density of the noise levels that a training draws, where it is not uniform."""
+    if "times" not in diffusion:
+        return None
+    spread = f"logit-normal({diffusion['times_mean']:g}, {diffusion['times_std']:g})"
+    return spread + (" unbiased" if diffusion["times_unbiased"] else "")
+
+
+def _sampler_shift(config: Mapping[str, Any]) -> str | None:
+    """The shift of the noise levels that a sampler visits, where it is not the training's."""
+    shift = config["sampler"].get("shift")
+    return None if shift is None else shift_name(shift, config["ae"], sample_size(config))
+
+
 def _rate_axes(factor: float | str) -> dict[str, Any]:
     """The factor of the learning rate that was given, or that it is found: what is found is no choice of the user's."""
     if factor == AUTO:
@@ -127,9 +149,14 @@ def _rate_axes(factor: float | str) -> dict[str, Any]:
 def _guidance_axes(guidance: Mapping[str, Any]) -> dict[str, Any]:
     """How guidance acts; nothing where there is none."""
     if guidance["scale"] == 1:
-        return {"guidance_interval": None, "guidance_rescale": None}
+        return {"guidance_interval": None, "guidance_rescale": None, "guidance_guide": None}
     low, high = guidance["interval"] or (0, 1)
-    return {"guidance_interval": f"{low:g} to {high:g}", "guidance_rescale": guidance["rescale"]}
+    share = guidance.get("milestone")
+    return {
+        "guidance_interval": f"{low:g} to {high:g}",
+        "guidance_rescale": guidance["rescale"],
+        "guidance_guide": None if share is None else f"milestone at {share:g}",
+    }
 
 
 def other_settings(overrides: Iterable[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from experiments.tables import options_of_denoiser
 from ldm.conditioning import Conditioning
 from ldm.data.contract import ImageCache
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
+from ldm.diffusion.times import UNIFORM, TimeDensity, make_times
 from ldm.errors import UserError
 from ldm.first_stage.build import FIRST_STAGES, build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
@@ -34,7 +35,7 @@ from ldm.metrics.features import Extractor
 from ldm.metrics.perceptual import perceptual_distances
 from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
-from ldm.samplers import Sampler, build_sampler, time_grid
+from ldm.samplers import Sampler, build_sampler, shifted, time_grid
 from ldm.training import precision as precision_rule
 
 AUTO = "auto"
@@ -186,6 +187,13 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
     return make_schedule(settings["schedule"], settings["beta_start"], settings["beta_end"], shift)
 
 
+def times(settings: Mapping[str, Any]) -> TimeDensity:
+    """How often training draws each noise level, of a resolved group `diffusion`. Raises UserError for what is not."""
+    if "times" not in settings:
+        return UNIFORM
+    return make_times(settings["times"], *(settings[f"times_{key}"] for key in ("mean", "std", "unbiased")))
+
+
 def denoising_model(
     config: Mapping[str, Any],
     ae: Mapping[str, Any],
@@ -285,12 +293,13 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
     if custom.is_custom(config["denoiser"]):
         where = f"denoiser.target={config['denoiser']['target']}"
         trials.denoiser(network, conditions, ae["channels"], side, where)
-    if config["guidance"]["scale"] != 1:
+    if config["guidance"]["scale"] != 1 and "milestone" not in config["guidance"]:
         published.check_null(conditions)
     levels = schedule(config["diffusion"])
-    found, times = sampler(config["sampler"], levels), time_grid_of(config["sampler"], levels)
+    times(config["diffusion"]).weights(levels.steps)
+    found, grid = sampler(config["sampler"], levels), time_grid_of(config["sampler"], levels)
     if custom.is_custom(config["sampler"]):
-        trials.sampler(found, times, f"sampler.target={config['sampler']['target']}")
+        trials.sampler(found, grid, f"sampler.target={config['sampler']['target']}")
     metrics = config["metrics"]
     if custom.is_custom(metrics):
         trials.extractor(custom.extractor(metrics, "cpu"), f"metrics.target={metrics['target']}")
@@ -307,7 +316,8 @@ def _try_first_stage(settings: str, resolution: int) -> None:
 
 def time_grid_of(settings: Mapping[str, Any], noise_schedule: Schedule) -> torch.Tensor:
     """The noise levels that a sampler visits. Raises UserError for an unknown spacing or end, or too many steps."""
-    return time_grid(settings["spacing"], settings["steps"], settings["final"], noise_schedule)
+    times = time_grid(settings["spacing"], settings["steps"], settings["final"], noise_schedule)
+    return shifted(times, noise_schedule, settings["shift"]) if "shift" in settings else times
 
 
 def parameters(module: nn.Module) -> int:

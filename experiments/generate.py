@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import artifacts, build
+from experiments.budget import images_at
 from experiments.conditions import AskedConditions, annotations_read, conditions_of, fields_of, larger_maps
 from experiments.conditions.asked import drawn_images
 from experiments.console import Reporter
@@ -20,9 +21,9 @@ from experiments.published import is_given
 from experiments.scoring import conditions_split
 from experiments.stage import Job, Settings
 from ldm.conditioning.contract import Conditioning
-from ldm.diffusion import DenoisingModel, Guidance, clipped, guided
+from ldm.diffusion import Denoise, DenoisingModel, Guidance, autoguided, clipped, guided
 from ldm.finite import require_finite
-from ldm.first_stage.contract import FirstStage
+from ldm.first_stage.contract import FirstStage, finite
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.tiled import Tiling, decode_tiled
 from ldm.randomness import SampleNoise, generator
@@ -43,10 +44,19 @@ def maps_size(settings: Settings, conditioning: Settings, resolution: int) -> tu
 
 
 @dataclass(frozen=True)
+class Guide:
+    """A worse model that guides another by autoguidance, with its own tau_theta."""
+
+    model: DenoisingModel
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True)
 class Generator:
     """All that sampling needs, for samples whose latents have `latent_shape`.
 
     `latent_range` = extremes of the normalised training latents, for clipping. `tiling` None: they are decoded whole.
+    `guide` None: guidance is classifier-free.
     """
 
     model: DenoisingModel
@@ -57,6 +67,23 @@ class Generator:
     latent_range: tuple[float, float]
     device: str
     tiling: Tiling | None = None
+    guide: Guide | None = None
+
+    def denoise(self, told: Mapping[str, Tensor], n: int, guidance: Guidance) -> Denoise:
+        """The model under guidance for n samples with these fields, which are on the device."""
+        condition = self.conditioning(told)
+        if self.guide is not None:
+            return autoguided(self.model, condition, self.guide.model, self.guide.conditioning(told), guidance)
+        null = self.conditioning.null(told, n) if guidance.scale != 1 else None
+        return guided(self.model, condition, null, guidance)
+
+    def encode(self, image: Tensor, noise: Tensor) -> Tensor:
+        """Normalised latents of images on the device, those of a KL first stage drawn by `noise` of the latents' shape.
+
+        Shapes: image (N, 3, H, W); result (N, C, h, w).
+        """
+        packed = self.first_stage.pack(finite(self.first_stage.encode(image)))
+        return self.scale.normalise(self.first_stage.latent(packed, noise))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Images, uint8 (N, 3, H, W) on the CPU, of raw latents."""
@@ -98,6 +125,22 @@ def generator_of(job: Job, weights: Path, precision: str) -> Generator:
     return Generator(model, conditions, first_stage, scale, shape, (low, high), job.device)
 
 
+def sampling_generator(job: Job) -> Generator:
+    """The generator of a job that makes samples of the trained model, with the milestone that guides it where one does.
+
+    The guide is the weights as they were averaged at that milestone.
+    """
+    precision, diffusion = job.settings["precision"], job.parent("diffusion")
+    source = generator_of(job, artifacts.final_weights(job), precision)
+    share = job.settings["guidance"].get("milestone")
+    if share is None:
+        return source
+    training = diffusion.settings["training"]
+    [images_seen] = images_at([share], training["images"], training["batch"])
+    early = generator_of(job, diffusion.file(f"milestones/{images_seen}.safetensors"), precision)
+    return replace(source, guide=Guide(early.model, early.conditioning))
+
+
 def asked_conditions(job: Job, n: int, seed: int, size: tuple[int, int] | None = None) -> AskedConditions:
     """The conditions of n samples: of training images drawn by (seed, i), so as frequent as in training, or of held-out
     images, each as often as any other, in an order drawn by the seed.
@@ -135,9 +178,7 @@ def generate(
         fields = asked.of(part)
         started = time.monotonic()
         told = {name: value.to(source.device) for name, value in fields.items()}
-        condition = source.conditioning(told)
-        null = source.conditioning.null(told, len(part)) if guidance.scale != 1 else None
-        denoise = guided(source.model, condition, null, guidance)
+        denoise = source.denoise(told, len(part), guidance)
         if settings["clip"] == "range":
             denoise = clipped(denoise, *source.latent_range)
         noise = SampleNoise(settings["seed"], part, source.device)

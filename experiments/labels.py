@@ -27,6 +27,7 @@ def samples(axes: Axes) -> str:
     if axes["guidance_scale"] != 1:
         scale = axes["guidance_scale"]
         text += f" guidance {scale if isinstance(scale, str) else format(scale, 'g')}"
+        text += f" by {axes['guidance_guide']}" if axes.get("guidance_guide") else ""
     if (axes["height"], axes["width"]) != (axes["resolution"], axes["resolution"]):
         text += f" {axes['width']}x{axes['height']} px"
     return text

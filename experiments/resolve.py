@@ -20,7 +20,7 @@ from experiments.conditions import (
     side_unit,
 )
 from experiments.data_facts import DataFacts
-from experiments.settings import check_settings
+from experiments.settings import SHIFT_RULES, check_settings
 from experiments.tables import (
     architecture,
     denoiser_settings,
@@ -49,6 +49,9 @@ FEWEST_TO_TUNE = 16
 
 FEWEST_TO_TRY = 16
 """Of training images, of which a quarter is set aside to compare learning rates by."""
+
+POWER_EMA = ("ema_length", "ema_lengths", "ema_snapshots")
+"""Settings of averages that are made after training, inactive where there are none."""
 
 RATE_RULE = ("learning_rate_candidates", "learning_rate_share")
 """Settings of how a learning rate is found, inactive where it is given."""
@@ -101,6 +104,21 @@ def _learning_rate(config: Config, facts: DataFacts) -> Settled:
     candidates = _candidates("trainer.learning_rate_candidates", rule["learning_rate_candidates"], "[0.3,1,3]")
     found = {**rule, "learning_rate_candidates": candidates}
     return {"trainer": {**trainer, **found, "learning_rate": None, "learning_rate_factor": AUTO}}, []
+
+
+def _ema_length(config: Config, facts: DataFacts) -> Settled:
+    """How an average of weights is made after training; nothing of it where none is asked for."""
+    trainer = config["trainer"]
+    plain = {key: value for key, value in trainer.items() if key not in POWER_EMA}
+    length = trainer["ema_length"]
+    if length is None:
+        return {"trainer": plain}, []
+    if published.is_given(config["denoiser"]):
+        raise UserError(f"trainer.ema_length={length}: the denoiser is given and not trained; leave it out")
+    chosen = {"ema_length": length, "ema_snapshots": trainer["ema_snapshots"]}
+    if length == AUTO:
+        chosen["ema_lengths"] = _candidates("trainer.ema_lengths", trainer["ema_lengths"], "[0.05,0.1,0.2]")
+    return {"trainer": {**plain, **chosen}}, []
 
 
 def _data(config: Config, facts: DataFacts) -> Settled:
@@ -184,14 +202,15 @@ def _conditioning(config: Config, facts: DataFacts) -> Settled:
     if config["samples"]["paste_known"] and not leaves_known(settled):
         raise UserError("samples.paste_known=true needs conditioning=inpaint: only then are pixels given")
     scale, has_conditions = config["guidance"]["scale"], bool(conditions_of({"conditioning": settled}))
+    is_classifier_free = scale not in (None, 1) and config["guidance"]["guide"] == "unconditional"
     if not has_conditions:
         settled = {"dropout": 0.0, **{key: settled[key] for key in ("path", "taken") if key in settled}}
-        if scale not in (None, 1):
+        if is_classifier_free:
             raise UserError(
-                f"guidance.scale={scale} needs a condition, and this model has none; "
-                "use guidance.scale=1, or data with classes and conditioning=class"
+                f"guidance.scale={scale} needs a condition, and this model has none; use guidance.scale=1, "
+                "guidance.guide=milestone, or data with classes and conditioning=class"
             )
-    elif scale not in (None, 1) and settled["dropout"] == 0:
+    elif is_classifier_free and settled["dropout"] == 0:
         raise UserError(
             f"guidance.scale={scale} needs a model that was also trained without its condition; "
             "use guidance.scale=1, or train with conditioning.dropout=0.1"
@@ -249,28 +268,43 @@ def _diffusion(config: Config, facts: DataFacts) -> Settled:
     if published.is_given(config["denoiser"]):
         return {}, []
     diffusion = filled(config["diffusion"], config["scale"]["diffusion"])
-    return {"diffusion": {**diffusion, "shift": shift_of(diffusion.get("shift"), config["ae"]["f"])}}, []
+    if diffusion["times"] == "uniform":
+        diffusion = {key: value for key, value in diffusion.items() if not key.startswith("times")}
+    side = config["data"]["resolution"]
+    return {"diffusion": {**diffusion, "shift": shift_of(diffusion.get("shift"), config["ae"], (side, side))}}, []
 
 
-def shift_of(given: Any, f: int) -> float:
-    """The shift of the noise schedule as a number: docs/decisions/0011 says why "auto" is what it is."""
+FULL_SIZE = 4096
+"""Numbers in a latent at which shift=auto_dim is 1 (Zheng et al. 2025, arXiv 2510.11690, section 4.2)."""
+
+
+def shift_of(given: Any, ae: Config, size: tuple[int, int]) -> float:
+    """A shift of noise levels as a number, for the latents of images of that height and width.
+
+    docs/decisions/0011 says why "auto" is what it is. "auto_dim" is sqrt(C H W / 4096), below 1 for small latents.
+    """
+    f = ae["f"]
     if given is None:
         return 1.0
     if given == "auto":
         return max(1.0, 4.0 / f)
+    if given == "auto_dim":
+        return math.sqrt(ae["channels"] * (size[0] // f) * (size[1] // f) / FULL_SIZE)
     return float(given)
 
 
-def shift_name(shift: float, f: int) -> str:
+def shift_name(shift: float, ae: Config, size: tuple[int, int]) -> str:
     """How tables name a shift: by the rule where it follows it, so that cells of several f share a name."""
     if shift == 1:
         return "none"
-    return "auto" if shift == shift_of("auto", f) else f"{shift:g}"
+    return next((rule for rule in SHIFT_RULES if shift == shift_of(rule, ae, size)), f"{shift:g}")
 
 
 def _guidance(config: Config, facts: DataFacts) -> Settled:
     """The guidance settings, checked; what no guidance leaves inactive at its default."""
     given = config["guidance"]
+    if given["scale"] is None and given["guide"] == "milestone":
+        raise UserError("guidance.guide=milestone needs guidance.scale, a number above 1 (2, for example) or auto")
     if given["scale"] is None:
         given = filled(given, _usual_guidance(config))
     scale, interval, rescale = given["scale"], given.get("interval"), given.get("rescale", 0.0)
@@ -283,13 +317,36 @@ def _guidance(config: Config, facts: DataFacts) -> Settled:
         interval = None if list(interval) == [0, 1] else [float(end) for end in interval]
     if scale == 1:
         return {"guidance": {"scale": scale, "interval": None, "rescale": 0.0}}, []
-    chosen = {"scale": scale, "interval": interval, "rescale": float(rescale)}
+    chosen = {"scale": scale, "interval": interval, "rescale": float(rescale), **_guide(config)}
     if scale == AUTO:
         chosen |= {
             "candidates": _candidates("guidance.candidates", given["candidates"], "[1,1.5,2,3]"),
             "tuning_samples": given["tuning_samples"],
         }
     return {"guidance": chosen}, []
+
+
+GUIDE_SHARE = 1 / 16
+"""Of the training, where a guide that is not named is taken (Karras et al. 2024 find a sixteenth good)."""
+
+
+def _guide(config: Config) -> dict[str, float]:
+    """The milestone that guides, as the share of the training at which it was kept; nothing of other guidance."""
+    given, trainer = config["guidance"], config["trainer"]
+    if given["guide"] != "milestone":
+        return {}
+    earlier = [share for share in trainer["milestones"] if share < 1]
+    if not earlier:
+        raise UserError(
+            "guidance.guide=milestone needs a milestone of this training before its end, and there is none: "
+            "give trainer.milestones, e.g. [0.0625,1], and a denoiser that is trained here"
+        )
+    if given["milestone"] is None:
+        return {"milestone": min(earlier, key=lambda share: abs(math.log(share / GUIDE_SHARE)))}
+    if given["milestone"] not in earlier:
+        kept = ", ".join(f"{share:g}" for share in earlier)
+        raise UserError(f"guidance.milestone={given['milestone']:g} is no milestone before the end: {kept}")
+    return {"milestone": given["milestone"]}
 
 
 def _usual_guidance(config: Config) -> Mapping[str, Any]:
@@ -318,6 +375,7 @@ def _sampler(config: Config, facts: DataFacts) -> Settled:
         own_options(given["name"], given)
         inactive = inactive_options(given["name"])
     settings = {key: value for key, value in given.items() if key not in inactive}
+    settings = _with_shift(settings, config)
     calls, usual = settings.pop("nfe", None), dict(config["scale"]["sampler"])
     steps = usual.pop("steps")
     settings = filled(settings, usual)
@@ -328,6 +386,17 @@ def _sampler(config: Config, facts: DataFacts) -> Settled:
             f"sampler.steps={settings['steps']} and sampler.nfe={calls} both say how long to sample; give one of them"
         )
     return {"sampler": {**settings, "steps": steps_within({**config, "sampler": settings}, calls)}}, []
+
+
+def _with_shift(sampler: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The sampler's settings with its own shift as a number, without one where it samples as was trained."""
+    given = sampler.pop("shift", None)
+    if given is None:
+        return sampler
+    shift = shift_of(given, config["ae"], sample_size(config))
+    # The shift of a given denoiser's schedule is not told here.
+    is_trained_so = not published.is_given(config["denoiser"]) and shift == config["diffusion"]["shift"]
+    return sampler if is_trained_so else {**sampler, "shift": shift}
 
 
 def _metrics(config: Config, facts: DataFacts) -> Settled:
@@ -372,6 +441,13 @@ def _sample_size(config: Config, samples: Mapping[str, Any]) -> dict[str, int | 
 def _tuning(config: Config, facts: DataFacts) -> Settled:
     """How many samples each candidate of guidance is measured by, the same for every cell of a scale."""
     guidance, samples, metrics = config["guidance"], config["samples"], config["metrics"]
+    if config["trainer"].get("ema_length") == AUTO:
+        _enough_to_tune(config, facts, f"trainer.ema_length={AUTO}", "trainer.ema_length")
+        if metrics["progress_samples"] < FEWEST_TO_TUNE:
+            raise UserError(
+                f"trainer.ema_length={AUTO} compares samples with real images; metrics.progress_samples="
+                f"{metrics['progress_samples']} is too few to measure, use {FEWEST_TO_TUNE} or more"
+            )
     if guidance["scale"] != AUTO:
         return {}, []
     guidance = filled(guidance, {"tuning_samples": metrics["progress_samples"]})
@@ -379,22 +455,28 @@ def _tuning(config: Config, facts: DataFacts) -> Settled:
         raise UserError(
             f"guidance.tuning_samples={guidance['tuning_samples']} is too few to measure; use {FEWEST_TO_TUNE} or more"
         )
-    images, kind = {
-        "heldout": (facts.heldout_images, "held-out"),
-        "train": (facts.train_images, "training"),
-    }[metrics["reference"]]
-    if images < FEWEST_TO_TUNE:
-        raise UserError(
-            f"guidance.scale={AUTO} compares samples with at least {FEWEST_TO_TUNE} {kind} images "
-            f"(metrics.reference={metrics['reference']}), and data={config['data']['name']} has {images}; "
-            "give more images, hold out a larger share, or give guidance.scale as a number"
-        )
+    _enough_to_tune(config, facts, f"guidance.scale={AUTO}", "guidance.scale")
     if samples["height"] is not None:
         raise UserError(
             f"guidance.scale={AUTO} tunes at the training size only, and these samples are "
             f"{samples['width']}x{samples['height']} px; tune there first and give the scale that it finds"
         )
     return {"guidance": guidance}, []
+
+
+def _enough_to_tune(config: Config, facts: DataFacts, asked: str, key: str) -> None:
+    """Raises UserError where there are too few real images to compare candidates of the setting `key` with."""
+    reference = config["metrics"]["reference"]
+    images, kind = {
+        "heldout": (facts.heldout_images, "held-out"),
+        "train": (facts.train_images, "training"),
+    }[reference]
+    if images < FEWEST_TO_TUNE:
+        raise UserError(
+            f"{asked} compares samples with at least {FEWEST_TO_TUNE} {kind} images "
+            f"(metrics.reference={reference}), and data={config['data']['name']} has {images}; "
+            f"give more images, hold out a larger share, or give {key} as a number"
+        )
 
 
 def _tiles(config: Config, facts: DataFacts) -> Settled:
@@ -415,6 +497,7 @@ def _tiles(config: Config, facts: DataFacts) -> Settled:
 ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
     _typed,
     _learning_rate,
+    _ema_length,
     _data,
     _given_first_stage,
     _custom,

@@ -25,6 +25,8 @@ def pixels_hash(stage: Stage, settings: Settings, parents: Mapping[str, str]) ->
     """What makes the pixels of sample i, of a samples stage's settings and the identities of its parents."""
     makers = {key: value for key, value in settings.items() if key not in (*CHANGES_NO_PIXEL, "n_samples")}
     made_by = {"model": parents["diffusion"]}
+    if "averaging" in parents:
+        made_by["averaging"] = parents["averaging"]
     if "tuning" in parents:  # another extractor may have found another guidance
         made_by["tuning"] = parents["tuning"]
     return content_hash({"config": hashed_settings(stage, makers), **made_by})

@@ -13,7 +13,8 @@ from experiments.artifacts import reference_facts
 from experiments.data_facts import DataFacts
 from experiments.stage import Job, Settings
 from ldm.data.contract import SPLITS, ImageCache, Split
-from ldm.metrics.distribution import KINDS, generation_metrics, metric_name
+from ldm.errors import UserError
+from ldm.metrics.distribution import KERNEL, KINDS, generation_metrics, metric_name, metric_of
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 from ldm.metrics.values import REAL_IMAGES, MetricValue, Variant, variant_left_out
 from ldm.randomness import generator
@@ -257,6 +258,20 @@ def sample_rows(
     numbers = range(len(features))
     values, left_out = generation_metrics(features, reference, protocol.extractor, protocol.evaluation_seed, numbers)
     return _varied_rows(values, left_out, protocol, images_seen, variants)
+
+
+def kernel_row(features: Features, reference: Features, protocol: Protocol, asked: str) -> ResultRow:
+    """The kernel distance of samples by which a setting is found, as `asked` for.
+
+    Raises: UserError where it cannot be given: the plan counts images, of which some may have been unusable.
+    """
+    metric = metric_of(KERNEL, protocol.extractor).name
+    rows, left_out = sample_rows(features, reference, protocol, None)
+    for item in left_out:
+        if item.metric == metric:
+            raise UserError(f"{asked} goes by {metric}, which cannot be given: {item.reason}")
+    [row] = [row for row in rows if row.metric == metric]
+    return row
 
 
 def _varied_rows(

@@ -15,9 +15,10 @@ from experiments.custom import is_custom
 from experiments.schema import CONF
 from ldm.data.sources import SOURCES
 from ldm.denoiser import DENOISERS
-from ldm.diffusion.guidance import CLIPS
+from ldm.diffusion.guidance import CLIPS, GUIDES
 from ldm.diffusion.schedule import SCHEDULES, STEPS
 from ldm.diffusion.target import TARGETS
+from ldm.diffusion.times import TIMES
 from ldm.diffusion.weighting import WEIGHTINGS
 from ldm.first_stage.build import FIRST_STAGES
 from ldm.first_stage.initialisation import INITIALISATIONS
@@ -25,6 +26,10 @@ from ldm.interop.contract import WEIGHTS
 from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.samplers.spacing import FINALS, SPACINGS
+from ldm.training.power_ema import LONGEST
+
+SHIFT_RULES: Final = ("auto", "auto_dim")
+"""Words for a shift that follows from the latents (`experiments.resolve.shift_of`)."""
 
 
 def _seed(what: str) -> Any:
@@ -112,9 +117,13 @@ class _Conditioning:
 @dataclass(frozen=True)
 class _Diffusion:
     schedule: str = option(choices=SCHEDULES, help="noise schedule")
-    shift: float | None = option(above=0, words=("auto",), help="shift of the noise schedule")
+    shift: float | None = option(above=0, words=SHIFT_RULES, help="shift of the noise schedule")
     target: str | None = option(choices=TARGETS, help="what the network predicts")
     weighting: str = option(choices=WEIGHTINGS, help="weight of the loss over t")
+    times: str = option(choices=TIMES, help="density of the t that training draws")
+    times_mean: float = option(help="mean of logit(t), of times=logit_normal")
+    times_std: float = option(above=0, help="standard deviation of logit(t)")
+    times_unbiased: bool = option(help="whether losses are over their density, so that it changes their noise alone")
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,9 @@ class _Sampler:
     final: str = option(choices=FINALS, help="where the time grid ends")
     clip: str | None = option(
         choices=CLIPS, help="whether estimates of x0 are clamped to the range of the training latents"
+    )
+    shift: float | None = option(
+        above=0, words=SHIFT_RULES, help="shift of the noise levels that are visited; null: as trained"
     )
     seed: int = _seed("the samples' noise")
 
@@ -145,6 +157,10 @@ class _Samples:
 class _Guidance:
     scale: float | None = option(low=0, words=("auto",), help="scale of classifier-free guidance; 1: none")
     interval: tuple[float, ...] | None = option(low=0, high=1, help="[low, high] of t at which guidance acts")
+    guide: str = option(choices=GUIDES, help="the worse model that guidance leads away from")
+    milestone: float | None = option(
+        above=0, high=1, help="share of the training at which guide=milestone was kept; null: nearest to a sixteenth"
+    )
     rescale: float = option(low=0, high=1, help="share of the prediction that is given the conditional one's deviation")
     candidates: tuple[float, ...] = option(low=0, help="scales tried by guidance.scale=auto")
     tuning_samples: int | None = _count("of each candidate", low=2, high=MOST_SAMPLES)
@@ -162,6 +178,7 @@ class _Metrics:
     progress_steps: int = option(low=1, high=STEPS, unit="steps", help="of DDIM for them")
     coding: bool = option(help="whether latents are sent through an entropy coder")
     predictors: bool = option(help="whether the latent space is measured before diffusion is trained on it")
+    level_error: bool = option(help="whether the error on held-out images is measured at each noise level")
     likelihood: bool = option(help="whether the variational bound is measured")
     likelihood_samples: int | None = _count("of the held-out ones", low=2, high=MOST_SAMPLES)
     likelihood_levels: int | None = option(
@@ -202,6 +219,14 @@ class _Trainer:
     ema_share: float | None = option(
         above=0, high=1, help="of the images seen so far, the longest that this half-life may be"
     )
+    ema_length: float | None = option(
+        above=0,
+        high=LONGEST,
+        words=("auto",),
+        help="of an average of weights made after training; null: ema_half_life and ema_share",
+    )
+    ema_lengths: tuple[float, ...] = option(above=0, high=LONGEST, help="lengths tried by trainer.ema_length=auto")
+    ema_snapshots: int = option(low=2, high=1000, help="times that averages are kept, where there is an ema_length")
     milestones: tuple[float, ...] | None = option(
         above=0, high=1, words=("auto",), help="shares of the training at which quality is measured; auto: halvings"
     )

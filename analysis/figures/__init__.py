@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from analysis.collect import Study
 from analysis.figures import (
     crossings,
+    error_by_level,
     front,
     progressive_coding,
     quality_at_budgets,
@@ -43,6 +44,7 @@ FIGURES: Mapping[str, Drawing] = {
     "front": Drawing(front.draw, front.has_data),
     "crossings": Drawing(crossings.draw, crossings.has_data),
     "quality_vs_nfe": Drawing(quality_vs_nfe.draw, quality_vs_nfe.has_data),
+    "error_by_level": Drawing(error_by_level.draw, error_by_level.has_data),
     "progressive_coding": Drawing(progressive_coding.draw, progressive_coding.has_data),
 }
 """All figures by the names of their files, in the order in which they are drawn."""

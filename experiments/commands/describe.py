@@ -364,6 +364,10 @@ def _records(store: Store, stage: str) -> Iterator[StageRecord]:
             yield record
 
 
+OFF_BY_DEFAULT = ("shift", "times", "sampler_shift", "guidance_guide", "ema_length")
+"""Axes that are shown where they are given."""
+
+
 def _print(found: Description) -> None:
     axes, facts = found.plan.axes, found.facts
     shown = (
@@ -380,7 +384,8 @@ def _print(found: Description) -> None:
         "seed",
     )
     say(f"cell {found.plan.cell if facts else '(unknown without the images)'}", style="bold")
-    say("  " + "  ".join(f"{axis}={axes[axis]}" for axis in shown))
+    given = [axis for axis in OFF_BY_DEFAULT if axes.get(axis) not in (None, "none")]
+    say("  " + "  ".join(f"{axis}={axes[axis]}" for axis in (*shown, *given)))
     if facts:
         say(
             f"  {facts.train_images:,} training images, {facts.heldout_images:,} held out, {len(facts.classes)} classes"

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.artifacts import final_weights
 from experiments.cli import exit_code, with_scale
 from experiments.commands.ledger import existing_store
 from experiments.commands.model_card import MEASURED, model_card
@@ -68,6 +69,13 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
             f"diffusers has no sampler.spacing={asked}, so its scheduler is {model.spacing}; what that changes: python "
             f"run.py -m {shlex.join(others)} sampler.spacing={asked},{model.spacing}"
         )
+    left_out = {
+        "sampler.shift": plan.config["sampler"].get("shift"),
+        "guidance.milestone": plan.config["guidance"].get("milestone"),
+    }
+    for key, value in left_out.items():
+        if value is not None:
+            say(f"the pipeline samples without {key}={value:g}, which diffusers has not")
     return 0
 
 
@@ -97,7 +105,7 @@ def trained_model(plan: Plan, store: Store) -> TrainedModel:
     [sampling] = [stage for stage in STAGES if stage.name == "samples"]
     there = {name: s for name, s in plan.stages.items() if name == sampling.name or store.is_complete(name, s.identity)}
     job = job_of(sampling, dataclasses.replace(plan, stages=there), store, Silent())
-    made = generator_of(job, job.parent("diffusion").file("weights.safetensors"), plan.config["precision"])
+    made = generator_of(job, final_weights(job), plan.config["precision"])
     if not isinstance(made.model.network, UNet | DiT):
         raise UserError("only a denoiser of this program's own architecture (denoiser=unet or dit) can be exported")
     sampler = plan.config["sampler"]

@@ -27,7 +27,7 @@ from experiments.artifacts import settled_guidance
 from experiments.cli import exit_code
 from experiments.commands.ledger import chosen_sweeps, existing_store
 from experiments.console import say
-from experiments.generate import Generator, asked_conditions, generate, generator_of, maps_size, wait_for
+from experiments.generate import Generator, asked_conditions, generate, maps_size, sampling_generator, wait_for
 from experiments.runner import environment, job_of, processor
 from experiments.stage import Job, Plan, PlannedStage
 from experiments.stages import STAGES
@@ -194,8 +194,7 @@ def finished_job(store: Store, cell: Cell, samples: StageRecord, machine: Machin
 def measure(job: Job, batch: int, repeats: int) -> Speed:
     """Times one batch after making it once, and watches what others do to the machine meanwhile."""
     config, diffusion = job.settings, job.parent("diffusion")
-    weights = diffusion.file("weights.safetensors")
-    source = at_sample_size(generator_of(job, weights, config["precision"]), config, job.resolution)
+    source = at_sample_size(sampling_generator(job), config, job.resolution)
     size = maps_size(config, diffusion.settings["conditioning"], job.resolution)
     asked = asked_conditions(job, batch, config["sampler"]["seed"], size)
     sampler, guidance = (

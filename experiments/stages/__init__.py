@@ -2,6 +2,7 @@
 
 from experiments.stage import Stage
 from experiments.stages import (
+    averaging,
     coding,
     diffusion,
     evaluation,
@@ -9,6 +10,7 @@ from experiments.stages import (
     gaussian,
     latents,
     learning_rate,
+    level_error,
     likelihood,
     memorisation,
     other_references,
@@ -36,7 +38,9 @@ STAGES: tuple[Stage, ...] = (
     predictors.STAGE,
     learning_rate.STAGE,
     diffusion.STAGE,
+    averaging.STAGE,
     progress.STAGE,
+    level_error.STAGE,
     likelihood.STAGE,
     probe.STAGE,
     tuning.STAGE,

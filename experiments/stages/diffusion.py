@@ -24,6 +24,7 @@ from ldm.ranks import ALONE, Ranks, these
 from ldm.training.checkpoint import save_weights
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
+from ldm.training.power_ema import STORED_LENGTHS, Profile
 
 
 def run(job: Job) -> Outcome:
@@ -40,8 +41,14 @@ def run(job: Job) -> Outcome:
     training = DiffusionTraining(model, conditions, material.data, settings, ranks)
     flops_per_step = material.flops_per_step(settings, ranks)
     milestones = images_at(config["training"]["milestones"], settings.images, settings.batch)
+    snapshots = snapshot_steps(config["training"])
 
     def keep_milestone(step: int) -> None:
+        if step in snapshots:
+            for length, average in training.averages.items():
+                path = job.folder / snapshot_file(Profile(length, step))
+                path.parent.mkdir(exist_ok=True)
+                save_weights(path, average.module.state_dict())
         if (seen := step * settings.batch) in milestones:
             folder = job.folder / "milestones"
             folder.mkdir(exist_ok=True)
@@ -91,6 +98,17 @@ def _given(job: Job) -> Outcome:
     )
 
 
+def snapshot_steps(training: Settings) -> list[int]:
+    """The steps, evenly over a training of these settings, after which its power averages are kept; most often none."""
+    number, steps = training.get("ema_snapshots", 0), math.ceil(training["images"] / training["batch"])
+    return sorted({max(1, round(steps * (i + 1) / number)) for i in range(number)})
+
+
+def snapshot_file(profile: Profile) -> str:
+    """Where a training keeps one of its power averages."""
+    return f"snapshots/{profile.step}-{profile.length:g}.safetensors"
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingMaterial:
     """What a model is trained on, and how it begins: `fresh()` gives it and its conditioning with initial weights."""
@@ -136,6 +154,8 @@ def training_settings(job: Job) -> DiffusionSettings:
         matrix_rate=found.get("matrix_learning_rate", 0),
         condition_dropout=job.settings["conditioning"]["dropout"],
         decay=training["decay"],
+        times=build.times(job.settings["diffusion"]),
+        power_lengths=STORED_LENGTHS if training.get("ema_snapshots") else (),
         micro_batch=job.machine.micro_batch,
     )
 
@@ -143,8 +163,9 @@ def training_settings(job: Job) -> DiffusionSettings:
 UNLIMITED = "none"
 """In place of a half-life of the EMA: the share of the images seen alone says how long it is."""
 
-NAMES = ("micro_batch", "devices", "checkpoint_seconds", "budget", "learning_rate_factor")
-"""Settings of a training that change no numbers, or only through what is filled in for the names that they give."""
+NAMES = ("micro_batch", "devices", "checkpoint_seconds", "budget", "learning_rate_factor", "ema_length", "ema_lengths")
+"""Settings of a training that change no numbers, or only through what is filled in for the names that they give,
+or what the stage `averaging` does afterwards."""
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

@@ -179,7 +179,8 @@ def _judge(job: Job, material: TrainingMaterial, aside: list[int]) -> _Judge:
         def condition(part: slice) -> Condition:
             return training.conditioning({name: value[part] for name, value in told.items()})
 
-        found = loss_over_levels(training.model, latents, aside, seed, condition, job.device, BATCH)
+        times = training.settings.times
+        found = loss_over_levels(training.model, latents, aside, seed, condition, job.device, BATCH, times)
         return np.asarray(found)
 
     model, conditions = material.fresh()
@@ -233,7 +234,7 @@ class _Behind:
         self.to.image(name, path)
 
 
-LEFT_OUT = ("milestones", "learning_rate_share")
+LEFT_OUT = ("milestones", "learning_rate_share", "ema_snapshots")
 """Settings of a whole training that its trials do not read, or only through what they are made of."""
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments import axes, labels, stage_settings
+from experiments.artifacts import final_weights
 from experiments.chunks import Chunks
 from experiments.conditions import DataFacts, annotations_read, fields_of
 from experiments.console import reporting
@@ -24,7 +25,6 @@ from ldm.diffusion import clipped, guided
 from ldm.diffusion.likelihood import coding_times, discretised_nats, gaussian_nats, received
 from ldm.errors import UserError
 from ldm.finite import require_finite
-from ldm.first_stage.contract import finite
 from ldm.metrics.likelihood import (
     LATENT_DENSITY,
     PROGRESSIVE_BITS,
@@ -58,7 +58,7 @@ def run(job: Job) -> Outcome:
     meter, config = Meter(job.device), job.settings
     diffusion = job.parent("diffusion").settings
     images = job.images("heldout", annotations_read(diffusion))
-    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
+    source = generator_of(job, final_weights(job), config["precision"])
     indices = chosen(len(images), config["n_samples"], config["seed"], "likelihood")
     try:
         times = coding_times(source.model.schedule, config["levels"])
@@ -115,8 +115,7 @@ def coded(
     indices = asked.indices[part.start : part.stop]
     image = images.batch(indices).to(source.device)
     noise = SampleNoise(asked.seed, list(indices), source.device)
-    packed = source.first_stage.pack(finite(source.first_stage.encode(image)))
-    z = source.scale.normalise(source.first_stage.latent(packed, noise(source.latent_shape)))
+    z = source.encode(image, noise(source.latent_shape))
     told = {name: value.to(source.device) for name, value in asked.of(part).items()}
     denoise = guided(source.model, source.conditioning(told))
     if clip == "range":
@@ -202,9 +201,9 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
 
 STAGE = Stage(
     name="likelihood",
-    parents=("diffusion",),
+    parents=("diffusion", "averaging"),
     version=1,
-    axes=axes.OF_DATA + axes.OF_FIRST_STAGE + axes.OF_MODEL,
+    axes=(*axes.OF_DATA, *axes.OF_FIRST_STAGE, *axes.OF_MODEL, "ema_length"),
     until=stage_settings.FROM_DIFFUSION_ON,
     settings=settings,
     run=run,

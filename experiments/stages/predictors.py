@@ -263,7 +263,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
         "precision": config["precision"],
         "small_denoiser": {
             "denoiser": small_denoiser_settings(config),
-            "diffusion": {**config["diffusion"], "target": "v", "weighting": "plain"},
+            "diffusion": {**_usual_times(config["diffusion"]), "target": "v", "weighting": "plain"},
             "images": images_of_small_denoiser(config, facts.vocabulary(annotations_read(config))),
             "batch": trainer["batch"],
             "learning_rate": trainer["learning_rate"],
@@ -271,6 +271,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
             "steps": metrics["progress_steps"],
         },
     }
+
+
+def _usual_times(diffusion: Settings) -> Settings:
+    """The noise schedule, without how often the cell's training draws its levels: latents are looked at alike."""
+    return {key: value for key, value in diffusion.items() if not key.startswith("times")}
 
 
 STAGE = Stage(

@@ -27,9 +27,9 @@ from experiments.generate import (
     asked_conditions,
     flops_per_image,
     generate,
-    generator_of,
     maps_size,
     sample_size,
+    sampling_generator,
 )
 from experiments.pictures import read_grid, save_grid
 from experiments.saved_samples import IMAGES, SavedImages, sample_notes, saved_images
@@ -61,8 +61,7 @@ def run(job: Job) -> Outcome:
     n, batch_size, settings = config["n_samples"], job.machine.batch, config["sampler"]
     asked = asked_conditions(job, n, settings["seed"], maps_size(config, conditioning, job.resolution))
     judges = judges_of(job)
-    weights = job.parent("diffusion").file("weights.safetensors")
-    source = at_sample_size(generator_of(job, weights, config["precision"]), config, job.resolution)
+    source = at_sample_size(sampling_generator(job), config, job.resolution)
     sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(settled_guidance(job))
     trained = job.parent("probe").record.facts["probes"] if "probe" in job.parents else ()
     probes = {kind: trained_probe(job, kind) for kind in trained}
@@ -112,8 +111,7 @@ def sampled_again(job: Job, n: int) -> Iterator[Batch]:
     config, n = job.settings, min(n, job.settings["n_samples"])
     size = maps_size(config, job.parent("diffusion").settings["conditioning"], job.resolution)
     asked = asked_conditions(job, n, config["sampler"]["seed"], size)
-    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
-    source = at_sample_size(source, config, job.resolution)
+    source = at_sample_size(sampling_generator(job), config, job.resolution)
     sampler = build.sampler(config["sampler"], source.model.schedule)
     guidance, pasted = build.guidance(settled_guidance(job)), config["paste_known"]
     return generate(source, sampler, config["sampler"], guidance, asked, range(n), job.machine.batch, pasted)
@@ -342,7 +340,7 @@ def divides(settings: Settings) -> bool:
 
 STAGE = Stage(
     name="samples",
-    parents=("diffusion", "probe", "tuning"),
+    parents=("diffusion", "averaging", "probe", "tuning"),
     version=1,
     axes=axes.ALL,
     until=("samples",),

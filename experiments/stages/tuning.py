@@ -16,11 +16,10 @@ from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
 from experiments.counts import Counts
-from experiments.generate import asked_conditions, flops_per_image, generate, generator_of, images_of
-from experiments.scoring import described, extractor_of, features_of, sample_protocol, sample_rows
+from experiments.generate import asked_conditions, flops_per_image, generate, images_of, sampling_generator
+from experiments.scoring import described, extractor_of, features_of, kernel_row, sample_protocol
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.diffusion import Guidance
-from ldm.errors import UserError
 from ldm.metrics.distribution import KERNEL, metric_of
 from ldm.metrics.features import Features
 from ldm.randomness import derived_seed
@@ -39,7 +38,7 @@ def run(job: Job) -> Outcome:
     asked = asked_conditions(job, n, settings["seed"])
     extractor = extractor_of(job, job.parent("reference").settings["extractor"])
     reference = reference_features(job)
-    source = generator_of(job, job.parent("diffusion").file("weights.safetensors"), config["precision"])
+    source = sampling_generator(job)
     sampler = build.sampler(settings, source.model.schedule)
     mark = "tuning samples, by a seed of their own"
     how = sample_protocol(job, n)
@@ -57,13 +56,7 @@ def run(job: Job) -> Outcome:
             made = functools.partial(seen, build.guidance(settled), len(tried) * n, reporter)
             features = Features.of(chunks.chunk(f"{scale:g}", made))
             reporter.advance_to((len(tried) + 1) * n)
-            rows, left_out = sample_rows(features, reference, protocol, None)
-            for item in left_out:
-                if item.metric == metric:  # the plan counts images, of which some may have been unusable
-                    raise UserError(
-                        f"guidance.scale={build.AUTO} goes by {metric}, which cannot be given: {item.reason}"
-                    )
-            [row] = [row for row in rows if row.metric == metric]
+            row = kernel_row(features, reference, protocol, f"guidance.scale={build.AUTO}")
             told = ("value", "ci_low", "ci_high", "deviations", "alone")
             tried.append({"scale": scale, **{name: getattr(row, name) for name in told}})
             calls = network_calls({**config, "guidance": settled, "diffusion": diffusion["diffusion"]})
@@ -116,7 +109,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
 
 STAGE = Stage(
     name="tuning",
-    parents=("diffusion", "reference"),
+    parents=("diffusion", "averaging", "reference"),
     version=3,
     axes=axes.ALL,
     until=(),

@@ -1,6 +1,6 @@
 """Diffusion: schedules, targets, the denoising model and guidance; is handed a network and imports none."""
 
-from ldm.diffusion.guidance import Guidance, clipped, guided
+from ldm.diffusion.guidance import Guidance, autoguided, clipped, guided
 from ldm.diffusion.model import Denoise, DenoisingModel
 from ldm.diffusion.schedule import FlowSchedule, Schedule, VariancePreservingSchedule, make_schedule
 
@@ -11,6 +11,7 @@ __all__ = [
     "Guidance",
     "Schedule",
     "VariancePreservingSchedule",
+    "autoguided",
     "clipped",
     "guided",
     "make_schedule",

@@ -43,6 +43,11 @@ class Schedule(Protocol):
         """The number of indices that the network is trained on."""
         ...
 
+    @property
+    def shift(self) -> float:
+        """By whose square its SNR is divided."""
+        ...
+
     def alpha(self, t: Tensor) -> Tensor:
         """The signal's factor; result of t's shape."""
         ...
@@ -73,6 +78,7 @@ class VariancePreservingSchedule:
 
     def __init__(self, betas: Tensor, shift: float = 1.0) -> None:
         self.steps = len(betas)
+        self.shift = shift
         self.alpha_bar = torch.cumprod(1 - betas.double().cpu(), dim=0)
         if shift != 1:
             self.alpha_bar = self.alpha_bar / (self.alpha_bar + shift**2 * (1 - self.alpha_bar))
@@ -112,6 +118,19 @@ class VariancePreservingSchedule:
         below_first = 1 + (position + 1) * (self.alpha_bar[0] - 1)
         value = torch.where(weight == 0, on_grid, between)
         return torch.where(position < 0, below_first, value).to(t.device)
+
+
+def time_at(schedule: Schedule, log_snr: Tensor) -> Tensor:
+    """The t in [0, 1] at which a schedule has that log-SNR; its ends where it has none so high or low.
+
+    By bisection, since schedules need tell no inverse. Shapes: any; result alike, float64.
+    """
+    low, high = torch.zeros_like(log_snr, dtype=torch.float64), torch.ones_like(log_snr, dtype=torch.float64)
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_cleaner = schedule.log_snr(middle) > log_snr
+        low, high = torch.where(is_cleaner, middle, low), torch.where(is_cleaner, high, middle)
+    return high
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from ldm.samplers.euler import Euler
 from ldm.samplers.heun import Heun
 from ldm.samplers.loop import Sampler, asked_levels, sample
 from ldm.samplers.plms import PLMS
-from ldm.samplers.spacing import step_indices, time_grid
+from ldm.samplers.spacing import shifted, step_indices, time_grid
 from ldm.samplers.table import SAMPLERS, build_sampler, inactive_options, own_options, sampler_axes
 from ldm.samplers.unipc import UniPC
 
@@ -27,6 +27,7 @@ __all__ = [
     "own_options",
     "sample",
     "sampler_axes",
+    "shifted",
     "step_indices",
     "time_grid",
 ]

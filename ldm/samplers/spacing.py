@@ -7,7 +7,7 @@ import torch
 from scipy.special import ellipkinc
 from torch import Tensor
 
-from ldm.diffusion.schedule import Schedule, make_schedule
+from ldm.diffusion.schedule import Schedule, make_schedule, time_at
 from ldm.errors import UserError
 from ldm.parts import look_up
 
@@ -105,3 +105,19 @@ def time_grid(spacing: str, steps: int, final: str = "clean", schedule: Schedule
     times = (step_indices(spacing, steps, schedule).double().flip(0) + 1) / schedule.steps
     end = look_up(FINALS, final, "sampler.final")(schedule.steps)
     return torch.cat([times[times > end], torch.tensor([end], dtype=torch.float64)])
+
+
+def shifted(times: Tensor, schedule: Schedule, shift: float) -> Tensor:
+    """Falling noise levels in place of these, with the SNR that a schedule shifted by `shift` has there.
+
+    The network was trained on `schedule`, with its own shift. r = sigma / alpha becomes q r / (1 + (q - 1) r / R), q
+    the ratio of the shifts and R the r at t = 1: q r, but that t = 1 stays where it is, and no two levels become one.
+    Of the straight path R is infinite, and t becomes q t / (1 + (q - 1) t).
+    Shapes: as `times`. Source: Esser et al. 2024, eq. 23; what is done about R is our own.
+    """
+    ratio, inner = shift / schedule.shift, (times > 0) & (times < 1)
+    r, largest = (torch.exp(-schedule.log_snr(t) / 2) for t in (times[inner], torch.ones((), dtype=torch.float64)))
+    moved = ratio * r / (1 + (ratio - 1) * r / largest)
+    result = times.clone()
+    result[inner] = time_at(schedule, -2 * torch.log(moved))
+    return result

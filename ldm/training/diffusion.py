@@ -14,11 +14,13 @@ from ldm.conditioning.contract import Conditioning
 from ldm.data.fields import Draw
 from ldm.denoiser.blocks import TimeEmbedding
 from ldm.diffusion.model import DenoisingModel
+from ldm.diffusion.times import UNIFORM, TimeDensity
 from ldm.memory import give_back_unused, is_out_of_memory
 from ldm.randomness import generator, numpy_generator
 from ldm.ranks import ALONE, Ranks
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
+from ldm.training.power_ema import PowerAverage
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
 
@@ -51,7 +53,8 @@ class DiffusionSettings:
 
     `gradient_clip` is the largest norm of the gradient, 0 for none. `ema_share`: of the images seen so far, the longest
     that the EMA's half-life may be, which it always is where `ema_half_life` is infinite. `matrix_rate`: the rate of
-    Muon for the network's matrices; 0 = AdamW for all.
+    Muon for the network's matrices; 0 = AdamW for all. `times`: how often each noise level is drawn.
+    `power_lengths`: of further averages, of which others can be made afterwards.
     """
 
     seed: int
@@ -66,6 +69,8 @@ class DiffusionSettings:
     decay: str = "constant"
     ema_share: float = 0.05
     matrix_rate: float = 0
+    times: TimeDensity = UNIFORM
+    power_lengths: tuple[float, ...] = ()
     micro_batch: int | None = None
 
     @property
@@ -104,6 +109,7 @@ class DiffusionTraining:
         self.micro_batch = settings.passes_of
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
         self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
+        self.averages = {length: PowerAverage(self.trained, length) for length in settings.power_lengths}
         self.optimisers = self._optimisers()
 
     @property
@@ -129,6 +135,8 @@ class DiffusionTraining:
             optimiser.step()
         self.step += 1
         self.ema.update(self.trained, s.batch, self.images_seen)
+        for average in self.averages.values():
+            average.update(self.trained, self.step)
         return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
 
     def _gradients_that_fit(self) -> Tensor:
@@ -165,7 +173,7 @@ class DiffusionTraining:
         indices = torch.randint(len(self.data), (s.batch,), generator=draw)
         x0 = self.data.latents(indices, draw)
         noise = torch.randn(x0.shape, generator=draw).to(x0.device)
-        levels = torch.randint(self.model.schedule.steps, (s.batch,), generator=draw)
+        levels = s.times.draw(s.batch, self.model.schedule.steps, draw)
         dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
         mine = self.ranks.share(s.batch)
         fields = self.data.fields(
@@ -176,13 +184,14 @@ class DiffusionTraining:
         x0, noise, levels = x0[mine], noise[mine], levels[mine]
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        micro = self.micro_batch
+        micro, counts = self.micro_batch, s.times.weights(self.model.schedule.steps)
         total = torch.zeros((), device=x0.device)
         for first in range(0, len(x0), micro):
             part = slice(first, first + micro)
             condition = self.conditioning({name: value[part] for name, value in fields.items()})
             times = self.model.schedule.time(levels[part])
-            loss = self.model.loss(x0[part], times, noise[part], condition).sum() / s.batch
+            losses = self.model.loss(x0[part], times, noise[part], condition)
+            loss = (counts[levels[part]].to(losses) * losses).sum() / s.batch
             loss.backward()
             total += loss.detach()
         self.ranks.sum_gradients(self.trained.parameters())
@@ -195,6 +204,7 @@ class DiffusionTraining:
             **self.smaller_passes,
             "trained": self.trained.state_dict(),
             "ema": self.ema.module.state_dict(),
+            **{f"average {length:g}": average.module.state_dict() for length, average in self.averages.items()},
             **{name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
         }
 
@@ -204,6 +214,8 @@ class DiffusionTraining:
         self.micro_batch = min(self.micro_batch, state.get("micro_batch", self.micro_batch))
         self.trained.load_state_dict(state["trained"])
         self.ema.module.load_state_dict(state["ema"])
+        for length, average in self.averages.items():
+            average.module.load_state_dict(state[f"average {length:g}"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
 

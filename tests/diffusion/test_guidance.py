@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm.conditioning import Condition
-from ldm.diffusion import DenoisingModel, Guidance, clipped, guided, make_schedule
+from ldm.diffusion import DenoisingModel, Guidance, autoguided, clipped, guided, make_schedule
 from ldm.diffusion.target import TARGETS
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
@@ -91,3 +91,64 @@ def test_clipping_clamps_the_estimate_alone(network):
     assert torch.equal(result[inside], estimate[inside])
     assert (result[estimate < low] == low).all()
     assert (result[estimate > high] == high).all()
+
+
+class Exact(torch.nn.Module):
+    """E[x_0 | x_t] of Gaussian data around 0 with standard deviation `spread`, the x_0 target of any size of image."""
+
+    def __init__(self, spread):
+        super().__init__()
+        self.spread, self.calls = spread, 0
+
+    def forward(self, x, index, context=None, concat=None):
+        self.calls += 1
+        t = SCHEDULE.time(index)
+        alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+        gain = alpha * self.spread**2 / ((alpha * self.spread) ** 2 + sigma**2)
+        return gain.view(-1, 1, 1, 1).to(x) * x
+
+
+def exact(spread):
+    return DenoisingModel(Exact(spread), SCHEDULE, "x0")
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1.7, 3.0])
+def test_autoguidance_of_exact_gaussian_denoisers_is_the_score_of_their_extrapolated_densities(scale):
+    """The score of p_1^w / p_0^(w - 1) of x_t, a Gaussian whose precision is w / v_1 + (1 - w) / v_0."""
+    narrow, wide = exact(0.5), exact(2.0)
+    result = autoguided(narrow, Condition(), wide, Condition(), Guidance(scale))(X_T, T)
+    alpha, sigma = SCHEDULE.alpha(T), SCHEDULE.sigma(T)
+    precision = scale / ((0.5 * alpha) ** 2 + sigma**2) + (1 - scale) / ((2.0 * alpha) ** 2 + sigma**2)
+    score = (alpha * result - X_T) / sigma**2  # Tweedie's formula
+    torch.testing.assert_close(score, -precision * X_T, rtol=1e-10, atol=1e-12)
+
+
+def test_autoguidance_at_scale_one_or_outside_its_interval_asks_the_model_alone():
+    model, guide = exact(0.5), exact(2.0)
+    assert torch.equal(
+        autoguided(model, Condition(), guide, Condition(), Guidance(1.0))(X_T, T), model.denoise(X_T, T, Condition())
+    )
+    within = autoguided(model, Condition(), guide, Condition(), Guidance(2.0, (0.7, 0.9)))
+    assert torch.equal(within(X_T, T), model.denoise(X_T, T, Condition()))
+    assert guide.network.calls == 0
+    within(X_T, torch.tensor(0.8, dtype=torch.float64))
+    assert guide.network.calls == 1
+
+
+def test_a_model_that_guides_itself_changes_nothing_at_any_scale():
+    model = exact(0.8)
+    found = autoguided(model, Condition(), model, Condition(), Guidance(5.0))(X_T, T)
+    torch.testing.assert_close(found, model.denoise(X_T, T, Condition()), rtol=1e-13, atol=1e-13)
+
+
+def test_both_models_are_told_their_own_condition(network):
+    """By the classes' vectors of their own tau_theta; rescaling acts as under classifier-free guidance."""
+    model, found = DenoisingModel(network, SCHEDULE), []
+    for rescale in (0.0, 1.0):
+        network.calls.clear()
+        found.append(autoguided(model, GIVEN, model, NULL, Guidance(3.0, rescale=rescale))(X_T, T))
+        assert torch.equal(network.calls[0][2], NULL.context)
+        assert torch.equal(network.calls[1][2], GIVEN.context)
+        same = guided(model, GIVEN, NULL, Guidance(3.0, rescale=rescale))(X_T, T)
+        torch.testing.assert_close(found[-1], same, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(*found)

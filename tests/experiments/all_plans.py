@@ -39,6 +39,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "large variance": ("sampler=ddpm", "sampler.variance=large"),
     "network calls": ("sampler=heun", "sampler.nfe=15", "guidance.scale=2"),
     "guidance": ("guidance.scale=2", "guidance.interval=[0.1,0.8]", "guidance.rescale=0.5"),
+    "autoguidance": ("guidance.guide=milestone", "guidance.scale=2", "conditioning=none"),
+    "tuned autoguidance": ("guidance.guide=milestone", "guidance.scale=auto", "guidance.milestone=0.5"),
     "tuned guidance": ("guidance.scale=auto", "metrics.n_samples=40", "guidance.tuning_samples=20"),
     **{
         f"conditioning {name}": (f"conditioning={name}",)
@@ -53,8 +55,13 @@ CELLS: dict[str, tuple[str, ...]] = {
         for target in ("x0", "v", "flow")
     },
     "cosine": ("diffusion.schedule=cosine", "diffusion.shift=auto", "diffusion.weighting=min_snr", "ae.f=2"),
+    "times and shifts": ("diffusion.times=logit_normal", "diffusion.shift=auto_dim", "sampler.shift=1"),
+    "unbiased times": ("diffusion.times=logit_normal", "diffusion.times_std=2", "diffusion.times_unbiased=true"),
+    "errors at noise levels": ("metrics.level_error=true",),
     "budget of FLOPs": ("trainer.budget=flops", "ae.f=8"),
     "tuned learning rate": ("trainer.learning_rate=auto", "trainer.learning_rate_share=0.25"),
+    "an average of a length": ("trainer.ema_length=0.1", "metrics.likelihood=true"),
+    "a tuned average": ("trainer.ema_length=auto", "guidance.scale=auto", "metrics.sampler_check=true"),
     "trainer": ("trainer.length=2", "trainer.learning_rate_factor=0.5", "trainer.decay=cosine"),
     "own sizes": ("ae.channels=5", "denoiser.num_res_blocks=1", "ae.kl_weight=1e-3", "latents.scale=per_channel"),
     "until latents": ("until=latents",),

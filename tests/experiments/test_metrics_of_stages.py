@@ -10,7 +10,8 @@ from analysis.collect import read_study
 from analysis.table import markdown
 from ldm.records import DETAIL, GROUPS
 
-ASKED = [f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation", "sampler_check")]
+MEASURES = ("coding", "predictors", "likelihood", "memorisation", "sampler_check", "level_error")
+ASKED = [f"metrics.{name}=true" for name in MEASURES]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def test_every_row_of_every_stage_says_what_its_metric_is(store: Path) -> None:
     records = [json.loads(path.read_text()) for path in store.glob("*/*/record.json")]
     rows = [row for record in records for row in record["rows"]]
     written = {"reference", "reconstruction", "gaussian", "coding", "predictors", "progress", "likelihood", "probe"}
-    written |= {"sampler_check", "evaluation", "training_set", "memorisation"}
+    written |= {"level_error", "sampler_check", "evaluation", "training_set", "memorisation"}
     assert {record["stage"] for record in records if record["rows"]} == written
     for row in rows:
         assert row["title"], row["metric"]

@@ -21,7 +21,7 @@ EXPERIMENTS = ROOT / "experiments"
 
 EVERYTHING = (
     *("ae.f=4", "conditioning=[class,text]", "trainer.learning_rate=auto"),
-    *("guidance.scale=auto", "metrics.also.inception=true"),
+    *("guidance.scale=auto", "metrics.also.inception=true", "trainer.ema_length=auto", "metrics.level_error=true"),
     *(f"metrics.{name}=true" for name in ("coding", "predictors", "likelihood", "memorisation", "sampler_check")),
 )
 CAPTIONS = {"captions": Annotation("captions")}

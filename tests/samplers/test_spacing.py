@@ -1,5 +1,7 @@
 """The grids of noise levels: against the reference's and diffusers' arithmetic, and their ends."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from ldm.diffusion.schedule import STEPS as TOTAL
 from ldm.diffusion.schedule import VariancePreservingSchedule, make_schedule, scaled_linear_betas
 from ldm.errors import UserError
-from ldm.samplers import step_indices, time_grid
+from ldm.samplers import shifted, step_indices, time_grid
 from ldm.samplers.spacing import FINALS, NEUTRAL_SCALES, SPACINGS
 
 HUNDRED = VariancePreservingSchedule(scaled_linear_betas(steps=100))
@@ -118,3 +120,41 @@ def test_neutral_follows_the_schedule():
     for spacing in SPACINGS:
         a, b = (step_indices(spacing, 20, SCHEDULES[name]).tolist() for name in ("scaled_linear", "cosine"))
         assert (a == b) == (spacing != "neutral")
+
+
+@pytest.mark.parametrize("q", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("trained", [1.0, 2.0])
+def test_a_shifted_grid_has_the_noise_levels_of_a_schedule_of_that_shift(q, trained):
+    """Of the straight path exactly, against the closed form and the schedule's own shift."""
+    schedule = make_schedule("flow", shift=trained)
+    times = time_grid("trailing", 20, "clean", schedule)
+    found = shifted(times, schedule, q)
+    wanted = make_schedule("flow", shift=q)
+    torch.testing.assert_close(schedule.log_snr(found[1:-1]), wanted.log_snr(times[1:-1]), rtol=1e-10, atol=1e-10)
+    ratio = q / trained
+    torch.testing.assert_close(found, ratio * times / (1 + (ratio - 1) * times), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 2.0, 20.0])
+@pytest.mark.parametrize("final", ["clean", "alpha0"])
+def test_a_shifted_grid_of_a_schedule_that_ends_keeps_its_ends_and_its_number_of_levels(q, final):
+    schedule = make_schedule("scaled_linear")
+    times = time_grid("trailing", 50, final)
+    found = shifted(times, schedule, q)
+    assert found[0] == times[0]
+    assert final == "alpha0" or found[-1] == 0
+    assert (found.diff() < 0).all()
+    assert len(found) == len(times)
+    clean = times[(times > 0) & (times < 0.3)]
+    moved = found[(times > 0) & (times < 0.3)]
+    # Where there is little noise the SNR is that of the shift, to the share r / R that the end is kept for.
+    far = (1 + (q - 1) * torch.exp((schedule.log_snr(torch.ones(1)) - schedule.log_snr(clean)) / 2)).log()
+    torch.testing.assert_close(
+        schedule.log_snr(moved), schedule.log_snr(clean) - 2 * math.log(q) + 2 * far, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_the_shift_that_was_trained_with_changes_nothing():
+    for schedule in (make_schedule("scaled_linear", shift=1.7), make_schedule("flow", shift=1.7)):
+        times = time_grid("neutral", 15, "clean", schedule)
+        torch.testing.assert_close(shifted(times, schedule, 1.7), times, rtol=0, atol=1e-10)

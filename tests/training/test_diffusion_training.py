@@ -12,9 +12,11 @@ from ldm.data.fields import Draw
 from ldm.denoiser import UNet
 from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
+from ldm.diffusion.times import LogitNormalTimes
 from ldm.ranks import ALONE, Ranks
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
+from ldm.training.power_ema import exponent
 from ldm.training.rate import learning_rate_factor
 
 ON_A_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -134,6 +136,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dropout, stop, di
         assert part in changed
 
 
+def test_power_averages_are_sums_over_all_steps_and_survive_a_resumption(tmp_path, differences):
+    """Those of step k count (k/n)^(g+1) - ((k-1)/n)^(g+1); the training itself does not change."""
+    whole, path = training(power_lengths=(0.1, 0.2)), []
+    for _ in train(whole):
+        path.append(torch.cat([p.detach().flatten() for p in whole.trained.parameters()]))
+    for length, average in whole.averages.items():
+        k = torch.arange(11, dtype=torch.float64) / 10
+        expected = (k ** (exponent(length) + 1)).diff() @ torch.stack(path).double()
+        found = torch.cat([p.flatten() for p in average.module.parameters()]).double()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert differences(advanced_to(training(), 10).trained.state_dict(), whole.trained.state_dict()) == []
+    first = advanced_to(training(power_lengths=(0.1, 0.2)), 4)
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    resumed = training(start=99, power_lengths=(0.1, 0.2))
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert differences(advanced_to(resumed, 10).state_dict(), whole.state_dict()) == []
+
+
 def test_the_average_follows_conditioning_and_denoiser():
     run = advanced_to(training(learning_rate=0.02), 10)
     names = {name.split(".")[0] for name, _ in run.ema.module.named_parameters()}
@@ -176,6 +196,23 @@ def test_what_is_random_at_a_step_does_not_depend_on_what_went_before():
         assert torch.equal(one.data.asked[step], other_history.data.asked[step])
         assert not torch.equal(one.model.network.calls[step][0], other_seed.model.network.calls[step][0])
     assert len({tuple(x.flatten().tolist()) for x, _, _ in one.model.network.calls}) == 10
+
+
+def test_noise_levels_are_drawn_as_the_density_says_and_unbiased_losses_are_weighted():
+    """A mean loss of a batch is that of its levels, each over how often it is drawn."""
+    times = LogitNormalTimes(0.5, 2.0, unbiased=True)
+    run = training(images=3000, batch=3000, condition_dropout=0.0, times=times)
+    found = float(run.accumulate_gradients())
+    (x_t, index, _) = run.model.network.calls[0]
+    expected = times.draw(200_000, 1000, torch.Generator().manual_seed(0)).double()
+    assert float(index.mean()) == pytest.approx(float(expected.mean()), rel=0.03)
+    plain = training(images=3000, batch=3000, condition_dropout=0.0, times=LogitNormalTimes(0.5, 2.0))
+    losses = []
+    plain.model.loss = lambda *a: losses.append(DenoisingModel.loss(plain.model, *a)) or losses[-1]
+    plain.accumulate_gradients()
+    assert torch.equal(plain.model.network.calls[0][0], x_t)
+    weighted = times.weights(1000)[index.long()] * losses[0].detach().double()
+    assert found == pytest.approx(float(weighted.mean()), rel=1e-5)
 
 
 def test_images_noise_levels_and_dropped_conditions_are_drawn_evenly():

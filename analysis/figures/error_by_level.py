@@ -1,0 +1,80 @@
+"""At which noise levels models err: the error of v on held-out images over the log-SNR, one line a model."""
+
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import looks, placing, style
+from analysis.collect import Finished, Study
+from analysis.labels import CellLabels
+from analysis.looks import Family
+from analysis.placing import PointLabel
+
+LEAST_WIDTH = 5.0
+"""Inches beside the margin that holds the labels."""
+
+
+@dataclass(frozen=True)
+class LevelCurve:
+    """The error of one model in each bin of log-SNR at its last milestone; `centres` of the bins, n held-out images."""
+
+    label: str
+    f: int
+    regulariser: str
+    centres: tuple[float, ...]
+    errors: tuple[float, ...]
+    n: int
+
+
+def level_curves(study: Study) -> list[LevelCurve]:
+    """The curves of the models whose error was measured, named by what these differ in."""
+    found = [one for one in study.finished if "level_error" in one.record.facts]
+    labels = CellLabels([one.cell for one in found], study.axes, study.stages)
+    return [_curve(one, labels.label(one.cell, one.record.stage)) for one in found]
+
+
+def _curve(one: Finished, label: str) -> LevelCurve:
+    told = one.record.facts["level_error"]
+    return LevelCurve(
+        label,
+        int(one.cell.axes["f"]),
+        str(one.cell.axes["regulariser"]),
+        tuple((low + high) / 2 for low, high in told["log_snr"]),
+        tuple(told["errors"][-1]),
+        one.record.rows[0].n,
+    )
+
+
+def draw(study: Study) -> Figure:
+    """The squared error of v over the log-SNR; 1 is that of a Gaussian with the latents' variance in every number."""
+    figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
+    drawn, look_of = level_curves(study), looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
+    ends = [_draw(axes, curve, look_of[curve.regulariser]) for curve in drawn]
+    axes.axhline(1, color=style.MUTED, linewidth=0.8, zorder=1)
+    axes.set_yscale("log")  # of eps, little that is wrong at the noisy end is much of x0
+    axes.set_xlabel("log-SNR (little noise to the right)")
+    axes.set_ylabel("squared error of v (lower is better)")
+    margin = placing.label_margin(ends)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(max(width, LEAST_WIDTH + margin), height)
+    counts = " or ".join(f"{count:,}" for count in sorted({curve.n for curve in drawn}))
+    notes = [
+        "Each model at its last milestone, without guidance. Line at 1: a model that knows nothing but the variance of "
+        "latents. Latents of different first stages are different data: compare lines of one first stage."
+    ]
+    subtitle = [f"n = {counts} held-out images; sweep {study.sweep}"]
+    style.finish(figure, "Error of the denoiser at each noise level", subtitle, notes, [], margin=margin)
+    placing.end_labels(axes, ends)
+    return figure
+
+
+def _draw(axes: Axes, curve: LevelCurve, look: Family) -> PointLabel:
+    tint = style.colour(curve.f)
+    axes.plot(curve.centres, curve.errors, color=tint, linestyle=look.line, marker="o", markersize=3, zorder=2)
+    return PointLabel(curve.centres[-1], curve.errors[-1], curve.label, tint)
+
+
+def has_data(study: Study) -> bool:
+    """Whether the error at noise levels was measured."""
+    return bool(level_curves(study))
