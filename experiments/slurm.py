@@ -200,8 +200,7 @@ export {threads}
 case "${{SLURM_ARRAY_TASK_ID:-0}}" in
 {cases}
 esac
-"$@" &
-work=$!
+work=
 
 at_the_end() {{
     trap '' USR2
@@ -222,6 +221,8 @@ at_the_end() {{
 }}
 trap at_the_end USR2
 trap : TERM
+"$@" &
+work=$!
 wait "$work"
 code=$?
 while [ "$code" -gt 128 ] && kill -0 "$work" 2>/dev/null; do
