@@ -216,8 +216,8 @@ at_the_end() {{
         echo "requeued {most} times, and not done: give it more time with hydra.launcher.timeout_min"
         exit 1
     fi
-    scontrol requeue "$SLURM_JOB_ID" || exit 1
-    sleep 120
+    scontrol requeue "$SLURM_JOB_ID" && sleep 120 # within which Slurm ends this script
+    exit 1
 }}
 trap at_the_end USR2
 trap : TERM

@@ -425,7 +425,7 @@ def test_the_command_plans_once_submits_and_ends(slurm, tmp_path, capsys):
     assert command.main([*arguments, "hydra.launcher.partition=long"]) == 0
     said = capsys.readouterr().out
     assert "1 cell (2 points" in said
-    assert "submitted 9 jobs" in said
+    assert "submitted 10 jobs" in said
     assert f"python -m experiments.ledger --store {folder} --sweep 2" in said
     assert {job["options"]["partition"] for job in slurm.jobs} == {"long"}
     store = Store(folder)
@@ -434,7 +434,7 @@ def test_the_command_plans_once_submits_and_ends(slurm, tmp_path, capsys):
     assert submissions.read(store, sweep.sweep).launcher == ("hydra.launcher.partition=long",)
     assert command.main(arguments) == 0
     assert "submitted 0 jobs" in (said := capsys.readouterr().out)
-    assert "9 wait or run already" in said
+    assert "10 wait or run already" in said
     assert command.main([*arguments[1:]]) == 2
     assert "multirun" in capsys.readouterr().out
     assert command.main([*arguments, "hydra/launcher=local"]) == 2
