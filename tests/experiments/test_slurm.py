@@ -19,7 +19,7 @@ PATIENCE = 1200.0
 
 JOBS = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.at_once=3", "hydra.launcher.signal_delay_s=300")
 CELL = ("ae=vq", "ae.f=32", "until=first_stage", "precision=fp32")
-TRAINED = (*CELL, "ae.training.images=16000", "trainer.checkpoint_seconds=0")
+TRAINED = (*CELL, "ae.training.images=8000", "trainer.checkpoint_seconds=0")
 """Long enough to be interrupted in three times."""
 
 
