@@ -135,17 +135,32 @@ def hold(root: Path, name: str, waiting: Callable[[], None]) -> Iterator[Claim]:
         claim.end()
 
 
-def is_held(root: Path, name: str) -> bool:
-    """Whether some process works on `name`, as far as one look tells: on other hosts, by the time of its last sign."""
+def at_work(root: Path, name: str) -> Held | None:
+    """The claim under which some process works on `name`, as far as one look tells: on other hosts, by its last sign.
+
+    None where nobody does.
+    """
     folder = folder_of(root, name)
     held = newest(folder)
     if held is None or held.is_over or _has_ended(held):
-        return False
+        return None
     if held.holder is not None and _is_here(held.holder):
-        return True
+        return held
     with contextlib.suppress(OSError):
-        return time.time() - (folder / f"{held.token}.json").stat().st_mtime < (held.lease or Lease.seconds)
-    return True
+        if time.time() - _last_sign(folder, held) >= (held.lease or Lease.seconds):
+            return None
+    return held
+
+
+def began(root: Path, name: str, held: Held) -> float | None:
+    """About when a claim was taken, in seconds since 1970 by the clock of its file; None where it cannot be told."""
+    with contextlib.suppress(OSError):
+        return _last_sign(folder_of(root, name), held) - (held.beat or 0) * lease_of(root).beat
+    return None
+
+
+def _last_sign(folder: Path, held: Held) -> float:
+    return (folder / f"{held.token}.json").stat().st_mtime
 
 
 def folder_of(root: Path, name: str) -> Path:

@@ -3,11 +3,15 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -19,7 +23,7 @@ from experiments.stopping import StoppedError
 from ldm.errors import UserError, nearest
 
 SCALES = ("tiny", "cpu", "gpu", "paper")
-LAUNCHER_EXTRAS = {"joblib": "cluster", "submitit_slurm": "cluster", "ray": "ray"}
+LAUNCHER_EXTRAS = {"joblib": "cluster", "ray": "ray"}
 """Launchers that come as plugins of Hydra, and which of this package's extras installs each."""
 
 
@@ -46,6 +50,15 @@ def has_no_choice(overrides: Sequence[str], globbed: Collection[str]) -> bool:
         group in globbed and (name in _only_shared(group) or "???" in (CONF / group / f"{name}.yaml").read_text())
         for group, name in pairs
     )
+
+
+def spanned(arguments: Sequence[str], params: Mapping[str, Any], loader: ConfigLoader) -> list[list[str]]:
+    """The points of the grid that overrides span; `params`: what an experiment sweeps, of which theirs win."""
+    asked = [f"{key}={values}" for key, values in params.items()]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*asked, *arguments])
+    [grid] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    globbed = {override.key_or_group for override in overrides if "glob(" in (override.input_line or "")}
+    return [list(point) for point in grid if not has_no_choice(point, globbed)]
 
 
 def with_scale(argv: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ def run_one(config: DictConfig, command: str) -> int:
     """Runs a single cell, or a sweep's job, and returns the exit code."""
     values = plain(_with_hydra(config), command)
     if values["sweep"]["target"]:
-        _run_job(values)
-        return 0
+        return 0 if _run_job(values) else 1
     devices_of(values)
     store = Store(Path(values["store"]))
     plan = plan_of(values, store)
@@ -72,25 +72,47 @@ def run_one(config: DictConfig, command: str) -> int:
     return 0
 
 
-def run_grid(
-    grid: Sequence[Sequence[str]],
-    compose: Callable[[Sequence[str]], DictConfig],
-    launch: Launch,
-    workers: int | None = 1,
-) -> None:
-    """Runs all points of a grid, stage by stage; `workers`: processes at work on this machine, None: on others.
+@dataclass(frozen=True)
+class Grid:
+    """A call's grid, planned: all its points, the cells of them that differ, and the stages that they ask for.
 
-    Raises: UserError before anything runs where a point cannot work; CellsFailedError at the end where stages failed.
+    `values`: the plain config of a point; what cannot be swept stands in it.
+    """
+
+    sweep: str
+    points: Sequence[Point]
+    cells: Sequence[Point]
+    values: Mapping[str, Any]
+    store: Store
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The stages that `until` asks for."""
+        return targets(STAGES, self.values["until"])
+
+    @property
+    def stages(self) -> set[tuple[str, str]]:
+        """All stages of all cells, by name and identity."""
+        return {(planned.name, planned.identity) for cell in self.cells for planned in cell.plan.needed(self.asked)}
+
+
+def plan_grid(
+    grid: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig], command: str, is_here: bool
+) -> Grid:
+    """Plans all points of a grid, says what there is to say of them, and keeps the sweep.
+
+    `is_here`: whether its jobs run on this machine, whose devices must suffice then.
+
+    Raises: UserError where a point cannot work.
     """
     name = _sweep_name()
-    command = build.command_line()
     points: list[Point] = []
     values: dict[str, Any] = {}
     settings = list[Mapping[str, Any]]()
     for overrides in grid:
         values = plain(compose(overrides), command)
         settings.append(values)
-        if workers is not None:
+        if is_here:
             devices_of(values)
         store = Store(Path(values["store"]))
         # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
@@ -100,27 +122,41 @@ def run_grid(
     if len({str(point.plan.config["store"]) for point in points}) > 1:
         raise UserError("store cannot be swept: give one folder, e.g. store=results")
     cells = distinct(points)
-    asked = targets(STAGES, values["until"])
     _say_data(settings, store)
     tracking = check_tracking(values["tracker"]["mode"], store.root)
     _say_notes([point.plan for point in cells], values["until"], store, tracking)
     _say_left_out([point.plan for point in cells], values["until"])
     store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
-    stages = {(planned.name, planned.identity) for cell in cells for planned in cell.plan.needed(asked)}
+    return Grid(name, points, cells, values, store)
+
+
+def run_grid(
+    grid: Sequence[Sequence[str]],
+    compose: Callable[[Sequence[str]], DictConfig],
+    launch: Launch,
+    workers: int | None = 1,
+) -> None:
+    """Runs all points of a grid, stage by stage; `workers`: processes at work on this machine, None: on others.
+
+    Raises: UserError before anything runs where a point cannot work, or where the launcher is refused what it asks for;
+    CellsFailedError at the end where stages failed.
+    """
+    planned = plan_grid(grid, compose, build.command_line(), workers is not None)
+    cells, values, store, stages = planned.cells, planned.values, planned.store, planned.stages
     ahead = _missing(stages, store)
     time_needed = _forecast([cell.plan for cell in cells], ahead, store, workers) if workers else None
-    _say_work(points, cells, len(stages), ahead, time_needed)
+    say_work(planned, time_needed)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
     def launch_in_sweep(jobs: Sequence[Due]) -> None:
-        launch([dataclasses.replace(job, overrides=(*job.overrides, f"sweep.id={name}")) for job in jobs])
+        launch([dataclasses.replace(job, overrides=(*job.overrides, f"sweep.id={planned.sweep}")) for job in jobs])
 
     weights = _weights(ahead, time_needed)
     with whole(weights):
-        lost = run_missing(cells, asked, store, launch_in_sweep, weights)
+        lost = run_missing(cells, planned.asked, store, launch_in_sweep, weights)
     left = _missing(stages, store)
-    _track_cells(unmeasured, store, values, name)
-    _end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values, name)
+    _track_cells(unmeasured, store, values, planned.sweep)
+    _end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values, planned.sweep)
     if lost:
         say_lost(lost, store)
         raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
@@ -147,8 +183,9 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
     return plan
 
 
-def _run_job(values: Mapping[str, Any]) -> None:
-    """A sweep's job: the stage that it was handed, after a check that it plans what the sweep planned."""
+def _run_job(values: Mapping[str, Any]) -> bool:
+    """A sweep's job: the stage that it was handed, after a check that it plans what the sweep planned; whether it is
+    complete now."""
     store, target, expected = Store(Path(values["store"])), values["sweep"]["target"], values["sweep"]["identity"]
     plan = plan_of(values, store)
     try:
@@ -164,6 +201,8 @@ def _run_job(values: Mapping[str, Any]) -> None:
         run_stages(STAGES, plan, plan.needed((target,)), store, tracker)
     except Exception as error:  # kept in the store, said at the end of the sweep; the other jobs go on
         say(f"  failed: {type(error).__name__}: {error}", style="red")
+        return False
+    return True
 
 
 def _with_hydra(config: DictConfig) -> DictConfig:
@@ -235,20 +274,17 @@ def _say_notes(plans: Sequence[Plan], until: str, store: Store, others: Sequence
         say(f"note: {note}", style="yellow")
 
 
-def _say_work(
-    points: Sequence[Point],
-    cells: Sequence[Point],
-    stages: int,
-    ahead: Collection[tuple[str, str]],
-    time_needed: Forecast | None,
-) -> None:
+def say_work(grid: Grid, time_needed: Forecast | None = None) -> None:
+    """How much a grid is, and how much of it is to be done."""
+    cells, points, stages = grid.cells, grid.points, grid.stages
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
     trained = {c.plan.stages["first_stage"].identity for c in cells if build.is_trained(c.plan.config["ae"])}
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
         f"{len(cells)} cell{'s' * (len(cells) != 1)}{same}: {len(trained)} trained first stages, "
-        f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; {len(ahead)} of "
-        f"{stages} stages are not in the store yet{f', {time_needed}' if time_needed else ''}"
+        f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; "
+        f"{len(_missing(stages, grid.store))} of {len(stages)} stages are not in the store yet"
+        f"{f', {time_needed}' if time_needed else ''}"
     )
 
 

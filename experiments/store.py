@@ -177,7 +177,17 @@ class Store:
 
     def is_claimed(self, name: str) -> bool:
         """Whether some process works on `name` now."""
-        return claims.is_held(self.root / "claims", name)
+        return claims.at_work(self.root / "claims", name) is not None
+
+    def worker_on(self, name: str) -> str:
+        """Which process works on `name` now and since when, in words; "" where none does."""
+        root = self.root / "claims"
+        held = claims.at_work(root, name)
+        if held is None:
+            return ""
+        who = f"{held.holder.host}, process {held.holder.process}" if held.holder else "a process"
+        since = claims.began(root, name, held)
+        return who if since is None else f"{who}, since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M} UTC"
 
     def write_sweep(self, sweep: Sweep) -> Path:
         """Keeps which cells a call asked for."""

@@ -112,9 +112,14 @@ def in_waves(launch: Callable[[Sequence[Sequence[str]]], None]) -> Launch:
 
 
 def _launched(call: Callable[[], None]) -> None:
-    """Calls a launcher; what it raises is said and no more, since the store tells which jobs did their work."""
+    """Calls a launcher; what it raises is said and no more, since the store tells which jobs did their work.
+
+    Raises: UserError where the launcher itself is refused what it asks for.
+    """
     try:
         call()
+    except UserError:
+        raise
     except Exception as error:
         say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
 
@@ -203,6 +208,12 @@ def _lost(planned: PlannedStage, point: Point, store: Store) -> Lost:
 def handed(planned: PlannedStage) -> list[str]:
     """The overrides that tell a job which stage it is to make, and of which identity."""
     return [f"sweep.target={planned.name}", f"sweep.identity='{planned.identity}'"]
+
+
+def stage_handed(overrides: Sequence[str]) -> tuple[str, str]:
+    """The stage, and its identity, that `handed` put among a job's overrides."""
+    values = dict(override.partition("=")[::2] for override in overrides)
+    return values["sweep.target"], values["sweep.identity"].strip("'")
 
 
 def shell_word(override: str) -> str:

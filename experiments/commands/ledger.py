@@ -3,7 +3,7 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +13,10 @@ from rich.table import Table
 
 from experiments.cli import exit_code, without
 from experiments.console import reporting, say
+from experiments.slurm import SlurmError
 from experiments.stages import STAGES
 from experiments.store import Failure, Store, read_sweep
+from experiments.submissions import Jobs, is_submitted, look
 from experiments.sweep import shell_word
 from ldm.data.cache import check_cache, has_hashes
 from ldm.errors import UserError, nearest
@@ -29,6 +31,7 @@ class State(StrEnum):
 
     DONE = "done"
     RUNNING = "running"
+    QUEUED = "queued"
     FAILED = "failed"
     MISSING = "missing"
 
@@ -36,6 +39,7 @@ class State(StrEnum):
 STYLES: Mapping[State, str] = {
     State.DONE: "green",
     State.RUNNING: "cyan",
+    State.QUEUED: "blue",
     State.FAILED: "bold red",
     State.MISSING: "yellow",
 }
@@ -43,12 +47,13 @@ STYLES: Mapping[State, str] = {
 
 @dataclass(frozen=True)
 class StageState:
-    """One stage of one cell; `failure` of its last try where the state is FAILED."""
+    """One stage of one cell; `failure` of its last try where the state is FAILED, `where` it runs, and since when."""
 
     stage: str
     identity: str
     state: State
     failure: Failure | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Entry:
         """Whether nothing is left to do."""
         return all(stage.state is State.DONE for stage in self.stages.values())
 
+
+NO_JOBS = Jobs()
 
 Launch = Callable[[Sequence[str]], int]
 """Runs run.py with these overrides and returns its exit code."""
@@ -101,24 +108,30 @@ def chosen_sweeps(store: Store, which: str | None) -> list[Sweep]:
     return found
 
 
-def state_of(store: Store, stage: str, identity: str) -> StageState:
-    """How far one stage is: complete, claimed by a process, failed at its last try, or none of these."""
+def state_of(store: Store, stage: str, identity: str, jobs: Jobs = NO_JOBS) -> StageState:
+    """How far one stage is: complete, at work, in Slurm's queue, failed at its last try, or none of these."""
     if store.is_complete(stage, identity):
         return StageState(stage, identity, State.DONE)
-    if store.is_claimed(f"{stage}/{identity}"):
-        return StageState(stage, identity, State.RUNNING)
-    failure = store.failure(stage, identity)
+    job = jobs.states.get((stage, identity))
+    if worker := store.worker_on(f"{stage}/{identity}"):
+        return StageState(stage, identity, State.RUNNING, where=worker if job is None else f"{worker}, job {job.job}")
+    if job and job.is_at_work:
+        return StageState(stage, identity, State.RUNNING, where=f"{job.node}, since {job.start}, job {job.job}")
+    if job and job.is_waiting:
+        return StageState(stage, identity, State.QUEUED)
+    failure = store.failure(stage, identity) or jobs.failure(store, (stage, identity))
     return StageState(stage, identity, State.FAILED if failure else State.MISSING, failure)
 
 
 def entries(store: Store, sweeps: Sequence[Sweep]) -> list[Entry]:
     """The cells of the sweeps, each once, as the latest sweep that has it names it."""
+    jobs = _jobs(store, {key for sweep in sweeps for cell in sweep.cells for key in cell.stages.items()})
     latest: dict[tuple[str, ...], tuple[Sweep, Cell]] = {}
     for sweep in sweeps:
         for cell in sweep.cells:
             latest[tuple(cell.stages.values())] = (sweep, cell)
     states = {
-        (name, identity): state_of(store, name, identity)
+        (name, identity): state_of(store, name, identity, jobs)
         for _, cell in latest.values()
         for name, identity in cell.stages.items()
     }
@@ -128,9 +141,22 @@ def entries(store: Store, sweeps: Sequence[Sweep]) -> list[Entry]:
     ]
 
 
+def _jobs(store: Store, stages: Set[tuple[str, str]]) -> Jobs:
+    """The jobs of Slurm that make these stages; where it does not answer, that is said."""
+    try:
+        return look(store, {stage for stage in stages if not store.is_complete(*stage)})
+    except SlurmError as error:
+        say(f"note: what waits in the queue reads as missing, and what was killed too: {error}", style="yellow")
+        return NO_JOBS
+
+
 def retry(store: Store, found: Sequence[Entry], launch: Launch) -> None:
-    """Runs what the entries lack, each artifact once; what hangs on a stage that fails again is left alone."""
-    stopped_at: set[tuple[str, str]] = set()
+    """Runs what the entries lack, each artifact once; what hangs on a stage that fails again is left alone.
+
+    So is what waits in Slurm's queue, and hangs on that.
+    """
+    states = [state for entry in found for state in entry.stages.values()]
+    stopped_at = {(state.stage, state.identity) for state in states if state.state is State.QUEUED}
     for entry in found:
         for target in _leaves(entry):
             lineage = [(name, entry.cell.stages[name]) for name in _ancestry(entry, target)]
@@ -178,6 +204,14 @@ def say_summary(found: Sequence[Entry]) -> None:
     say(f"{sum(entry.is_done for entry in found)} of {len(found)} cells done; stages: {stages}", style="bold")
 
 
+def say_running(found: Sequence[Entry]) -> None:
+    """Where each artifact is made that is at work, and since when."""
+    states = {(s.stage, s.identity): s for entry in found for s in entry.stages.values()}
+    for state in states.values():
+        if state.state is State.RUNNING:
+            say(f"  running: {state.stage} {state.identity} on {state.where}", style="cyan")
+
+
 def say_failures(store: Store, found: Sequence[Entry]) -> None:
     """Each failed artifact once: why, the command that repeats it, and where its traceback lies."""
     said: set[tuple[str, str]] = set()
@@ -192,7 +226,8 @@ def say_failures(store: Store, found: Sequence[Entry]) -> None:
             say("")
             say(f"failed: {stage.stage} {stage.identity} ({place}): {_first_line(stage.failure.error)}", style="red")
             say(f"  repeat it with: {repeat_command(entry.cell)}")
-            say(f"  traceback: {store.folder(stage.stage, stage.identity) / 'failure.json'}")
+            if stage.failure.traceback:
+                say(f"  traceback: {store.folder(stage.stage, stage.identity) / 'failure.json'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -267,25 +302,30 @@ def _report(root: Path, which: str | None, is_retry: bool) -> int:
     # Wide enough for every column also where the output is a file, for which rich would assume 80 characters.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table(found))
     say_summary(found)
+    say_running(found)
     say_failures(store, found)
     if not is_retry:
-        _say_how_to_go_on(found, root, which)
+        _say_how_to_go_on(found, store, which)
         return 0
     _say_unmade(found)
     return 0 if all(entry.is_done for entry in found) else 1
 
 
-def _say_how_to_go_on(found: Sequence[Entry], root: Path, which: str | None) -> None:
-    if any(stage.state in (State.FAILED, State.MISSING) for entry in found for stage in entry.stages.values()):
+def _say_how_to_go_on(found: Sequence[Entry], store: Store, which: str | None) -> None:
+    left = [e for e in found if any(s.state in (State.FAILED, State.MISSING) for s in e.stages.values())]
+    place = f"--store {shell_word(str(store.root))}"
+    if any(not is_submitted(store, entry.sweep.sweep) for entry in left):
         chosen = "" if which is None else f" --sweep {which}"
-        command = f"python -m experiments.ledger --store {shell_word(str(root))}{chosen} --retry"
-        say(f"  run what failed or is missing: {command}")
+        say(f"  run what failed or is missing: python -m experiments.ledger {place}{chosen} --retry")
+    for sweep in dict.fromkeys(entry.sweep.sweep for entry in left):
+        if is_submitted(store, sweep):
+            say(f"  submit what failed or is missing: python -m experiments.submit --retry {place} --sweep {sweep}")
 
 
 def _say_unmade(found: Sequence[Entry]) -> None:
     """A stage that was run without failing and is still missing now has another identity."""
     for entry in found:
-        is_stopped = any(stage.state in (State.FAILED, State.RUNNING) for stage in entry.stages.values())
+        is_stopped = any(stage.state in (State.FAILED, State.RUNNING, State.QUEUED) for stage in entry.stages.values())
         if entry.is_done or is_stopped:
             continue
         say("")

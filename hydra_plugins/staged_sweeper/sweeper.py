@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -31,16 +29,11 @@ class StagedSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the grid that the command line spans."""
-        from experiments.cli import has_no_choice
+        from experiments.cli import spanned
         from experiments.main import run_grid
         from experiments.sweep import in_waves
 
-        overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
-            [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
-        )
-        [grid] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        globbed = {override.key_or_group for override in overrides if "glob(" in (override.input_line or "")}
-        grid = [point for point in grid if not has_no_choice(point, globbed)]
+        grid = spanned(arguments, self.params, self.hydra_context.config_loader)
         compose = self.hydra_context.config_loader.load_sweep_config
         jobs = 0
 

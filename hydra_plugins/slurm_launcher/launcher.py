@@ -1,0 +1,41 @@
+"""The launcher that Hydra finds: submits a sweep's jobs to Slurm, and waits until they have ended."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.store import Store
+from experiments.submissions import resources_of, say_tally, submit, tasks_due, wait_for
+from experiments.sweep import Due
+
+
+class SlurmLauncher(Launcher):
+    """Who would rather not wait submits with `python -m experiments.submit`, which has the same settings."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `launch`. Raises: UserError for a setting that cannot be."""
+        self.config = config
+        self.resources = resources_of(OmegaConf.to_container(config.hydra.launcher, resolve=True))
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """As Hydra calls it, without any order. Raises: UserError where Slurm refuses the jobs."""
+        self.launch_in_order([Due(tuple(overrides)) for overrides in job_overrides])
+        return [JobReturn(overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+
+    def launch_in_order(self, jobs: Sequence[Due]) -> None:
+        """Submits all jobs, each behind those it waits for, and returns when they have ended, as the store tells.
+
+        Raises: UserError where Slurm refuses them.
+        """
+        store, tasks = Store(Path(self.config.store)), tasks_due(jobs)
+        [sweep] = {value for key, _, value in (o.partition("=") for o in tasks[0].overrides) if key == "sweep.id"}
+        say_tally(submit(store, sweep, tasks, self.resources), sweep)
+        wait_for(store, {task.key: job.ended for task, job in zip(tasks, jobs, strict=True)})
