@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from program import ROOT
 
+from experiments.overview import overview, read
 from experiments.schema import CONF
-from experiments.settings import check_settings, declared, defaults, overview, reference
+from experiments.settings import check_settings, declared, defaults, reference, spelled
 from ldm.errors import UserError
 from ldm.parts import Option
 
@@ -130,6 +133,22 @@ def test_help_shows_what_each_setting_of_the_chosen_groups_may_be() -> None:
     assert lines["sampler.steps=7"].strip() == "whole number of steps from 1 to 1000 or null; of the time grid"
     assert "size of the codebook" in lines["ae.codebook.codes=null"]
     assert not any(key.startswith(("ae.kl_weight", "scale.", "hydra.", "sweep.")) for key in lines)
+
+
+def test_the_file_of_help_is_what_the_program_declares() -> None:
+    """experiments/overview.py says how it is written."""
+    assert read() == spelled()
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import runpy, sys\nsys.argv = ['run.py', '--help']\ntry: runpy.run_path('run.py', run_name='__main__')\n"
+        "finally: print(sorted({'torch', 'scipy', 'wandb'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert any(line.startswith("ae.f=") and "downsampling factor" in line for line in done.stdout.splitlines())
 
 
 def test_the_page_of_settings_is_what_the_program_declares() -> None:
