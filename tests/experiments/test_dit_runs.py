@@ -35,7 +35,7 @@ def test_first_stage_and_patches_share_the_compression(scale):
     """The tokens are as many at every f, as far as a patch is more than one latent pixel."""
     sides = set()
     for f in (1, 2, 4, 8):
-        config = plan_of("denoiser=dit", f"ae.f={f}", scale=scale).config
+        config = plan_of("denoiser=dit", f"ae.f={f}", "trainer.budget=images", scale=scale).config
         sides.add(config["data"]["resolution"] // f // config["denoiser"]["patch"])
     assert len(sides) == 1
 
