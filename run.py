@@ -7,9 +7,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import exit_code, sentence_for, with_scale
+from experiments.cli import CellsFailedError, exit_code, sentence_for, with_scale
 from experiments.console import say
 from experiments.harmless import check_harmless
+from experiments.overview import overview
 from experiments.stopping import stop_on_signals
 from ldm.errors import UserError
 
@@ -37,9 +38,6 @@ def run() -> int:
     # that also does something else. Read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ["LDM_PROCESS"] = str(os.getpid())
-    from experiments.main import CellsFailedError
-    from experiments.settings import overview
-
     OmegaConf.register_new_resolver("settings_help", overview)
     check_harmless(sys.argv)
     sys.argv = with_scale(sys.argv)

@@ -1,36 +1,50 @@
-"""How a comparison is timed: the contestants in turn, so that a drifting machine treats them alike."""
+"""How two who do the same work are timed: in turn in one process, so that a drifting machine treats them alike."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-Contestants = Mapping[str, Callable[[], object]]
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds a call over all rounds, and images a call (0 where a call handles none)."""
+class Paired:
+    """Seconds of a call of ours and of the peer's, round by round."""
 
-    name: str
-    median: float
-    fastest: float
-    slowest: float
-    images: int = 0
+    ours: tuple[float, ...]
+    peer: tuple[float, ...]
 
     @property
-    def images_per_second(self) -> float | None:
-        """Throughput at the median, None where calls handle no images."""
-        return self.images / self.median if self.images else None
+    def ratios(self) -> list[float]:
+        """How many times as fast ours was in each round."""
+        return [peer / ours for ours, peer in zip(self.ours, self.peer, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the rounds: one that other work disturbed does not move it."""
+        return statistics.median(self.ratios)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The quartiles of the ratio over the rounds."""
+        low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        return low, high
 
 
-def race(contestants: Contestants, rounds: int, images: int = 0) -> list[Timing]:
-    """Times every contestant once a round, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for counted in range(rounds + 1):
-        for name, call in contestants.items():
-            started = time.perf_counter()
-            call()
-            if counted:
-                seconds[name].append(time.perf_counter() - started)
-    return [Timing(name, statistics.median(s), min(s), max(s), images) for name, s in seconds.items()]
+def in_turn(ours: Call, peer: Call, rounds: int, clock: Callable[[], float] = time.perf_counter) -> Paired:
+    """Times both once a round, after one round that is not counted; who begins changes from round to round.
+
+    Calls return when their work is done. Raises: ValueError for fewer than 2 rounds, which have no spread.
+    """
+    if rounds < 2:
+        raise ValueError(f"{rounds} rounds have no spread: 2 or more are needed")
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        order = (0, 1) if number % 2 else (1, 0)
+        for who in order:
+            started = clock()
+            (ours, peer)[who]()
+            if number:
+                seconds[who].append(clock() - started)
+    return Paired(tuple(seconds[0]), tuple(seconds[1]))

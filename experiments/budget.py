@@ -138,7 +138,7 @@ def _text(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-@functools.lru_cache
+@functools.cache
 def _flops_of_training_image(
     settings: str, condition_settings: str, channels: int, side: int, f: int, known: Vocabulary
 ) -> float:

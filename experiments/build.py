@@ -286,10 +286,7 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
     ae, resolution, side = config["ae"], config["data"]["resolution"], config["data"]["resolution"] // config["ae"]["f"]
     if custom.is_custom(ae):
         _try_first_stage(json.dumps(ae, sort_keys=True), resolution)
-    with torch.device("meta"):
-        first_stage(ae, resolution)
-        conditions = conditioning(config["conditioning"], known, ae)
-        network = denoiser(config["denoiser"], ae["channels"], side, conditions)
+    conditions, network = _networks_of(config, known)
     if custom.is_custom(config["denoiser"]):
         where = f"denoiser.target={config['denoiser']['target']}"
         trials.denoiser(network, conditions, ae["channels"], side, where)
@@ -305,6 +302,30 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
         trials.extractor(custom.extractor(metrics, "cpu"), f"metrics.target={metrics['target']}")
     for extra, measure in zip(metrics["extra"], custom.measures(metrics["extra"]), strict=True):
         trials.measure(measure, f"metrics.extra={extra['target']}")
+
+
+def _networks_of(config: Mapping[str, Any], known: Vocabulary) -> tuple[Conditioning, nn.Module]:
+    """Conditioning and denoiser without memory, after the first stage; cells of a sweep that share them have them once.
+
+    Those of files and of the user's own, which may change, are built anew. Raises: UserError where their sizes do not
+    fit.
+    """
+    groups = {name: config[name] for name in ("ae", "conditioning", "denoiser")}
+    if "seed" in groups["ae"]:
+        groups["ae"] = {**groups["ae"], "seed": 0}  # there are no weights that could differ
+    own = any(custom.is_custom(group) or published.is_given(group) for group in groups.values())
+    build = _built.__wrapped__ if own else _built
+    found: tuple[Conditioning, nn.Module] = build(json.dumps(groups), config["data"]["resolution"], known)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _built(groups: str, resolution: int, known: Vocabulary) -> tuple[Conditioning, nn.Module]:
+    ae, conditions, network = json.loads(groups).values()
+    with torch.device("meta"):
+        first_stage(ae, resolution)
+        found = conditioning(conditions, known, ae)
+        return found, denoiser(network, ae["channels"], resolution // ae["f"], found)
 
 
 @functools.lru_cache

@@ -27,6 +27,10 @@ LAUNCHER_EXTRAS = {"joblib": "cluster", "ray": "ray"}
 """Launchers that come as plugins of Hydra, and which of this package's extras installs each."""
 
 
+class CellsFailedError(Exception):
+    """Some cells of a sweep could not be computed; what is known of them has been said."""
+
+
 def check_given_once(argv: Sequence[str]) -> None:
     """Raises: UserError for a key that is given two values, of which one would be lost without a word."""
     seen: dict[str, str] = {}

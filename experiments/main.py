@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from experiments import build
-from experiments.compose import plain, settings_only
+from experiments.cli import CellsFailedError
+from experiments.compose import composed_grid, plain, settings_only
 from experiments.conditions import annotations_read
 from experiments.console import say, whole
 from experiments.custom import check_sources, is_custom
@@ -33,10 +34,6 @@ from experiments.store import Store, now
 from experiments.sweep import Due, Launch, Point, as_sweep, distinct, run_missing, say_lost
 from experiments.tracking import Tracker, check_tracking, mode_of
 from ldm.errors import UserError
-
-
-class CellsFailedError(Exception):
-    """Some cells of a sweep could not be computed; what is known of them has been said."""
 
 
 def run_one(config: DictConfig, command: str) -> int:
@@ -106,21 +103,14 @@ def plan_grid(
     Raises: UserError where a point cannot work.
     """
     name = _sweep_name()
-    points: list[Point] = []
-    values: dict[str, Any] = {}
-    settings = list[Mapping[str, Any]]()
-    for overrides in grid:
-        values = plain(compose(overrides), command)
-        settings.append(values)
-        if is_here:
+    settings = list(composed_grid(grid, compose, command))
+    if is_here:
+        for values in settings:
             devices_of(values)
-        store = Store(Path(values["store"]))
-        # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
-        decided = [f"{key}={values[key]}" for key in ("device", "precision")]
-        point = Point((*overrides, *(d for d in decided if d not in overrides)), plan_of(values, store))
-        points.append(point)
-    if len({str(point.plan.config["store"]) for point in points}) > 1:
+    if len({values["store"] for values in settings}) > 1:
         raise UserError("store cannot be swept: give one folder, e.g. store=results")
+    values, store = settings[-1], Store(Path(settings[-1]["store"]))
+    points = [planned_point(point, values, store) for point, values in zip(grid, settings, strict=True)]
     cells = distinct(points)
     _say_data(settings, store)
     tracking = check_tracking(values["tracker"]["mode"], store.root)
@@ -160,6 +150,13 @@ def run_grid(
     if lost:
         say_lost(lost, store)
         raise CellsFailedError(f"{len(lost)} of the sweep's stages failed")
+
+
+def planned_point(overrides: Sequence[str], values: Mapping[str, Any], store: Store) -> Point:
+    """A point of a grid with its plan. Raises: UserError where it cannot work."""
+    # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
+    decided = [f"{key}={values[key]}" for key in ("device", "precision")]
+    return Point((*overrides, *(d for d in decided if d not in overrides)), plan_of(values, store))
 
 
 def plan_of(values: Mapping[str, Any], store: Store) -> Plan:

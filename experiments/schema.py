@@ -1,6 +1,6 @@
 """Unknown keys are errors: what an experiment file adds must exist in the groups it chooses from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,15 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
             here = f"{path}.{key}" if path else str(key)
             yield here
             yield from leaves(inner, here)
+
+
+def leaf_values(config: Mapping[str, Any], ends: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values by dotted key; one under a key of `ends` is not looked into."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name != "options" and f"{prefix}{name}" not in ends:
+            yield from leaf_values(value, ends, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 @lru_cache

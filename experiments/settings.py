@@ -3,16 +3,17 @@
 Values are checked when they are composed, before anything is read or run. Defaults stand in conf/ alone.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from experiments.conditions import CONDITIONS
 from experiments.custom import is_custom
-from experiments.schema import CONF
+from experiments.schema import CONF, leaf_values
 from ldm.data.sources import SOURCES
 from ldm.denoiser import DENOISERS
 from ldm.diffusion.guidance import CLIPS, GUIDES
@@ -287,13 +288,21 @@ def declared(config: Mapping[str, Any] | None = None) -> dict[str, tuple[Option,
 
     Of parts those that the config chooses; without one, all.
     """
+    chosen = tuple(None if config is None else config[group].get(key) for group, key in CHOOSES.items())
+    known = tuple(map(tuple, (*PARTS.values(), FIRST_STAGES, CONDITIONS)))
+    return _declared(tuple(name if isinstance(name, str) else None for name in chosen), known)
+
+
+@functools.lru_cache
+def _declared(chosen: tuple[str | None, ...], known: tuple[tuple[str, ...], ...]) -> dict[str, tuple[Option, bool]]:
+    """For parts that are chosen by `CHOOSES`; `known`: the names in all tables."""
+    choice = dict(zip(CHOOSES, chosen, strict=True))
     found: list[tuple[str, Option, bool]] = []
     for group, cls in GROUPS.items():
         found += _under(group, options_of(cls), is_open=False)
     for group, table in PARTS.items():
-        key = CHOOSES.get(group)
-        chosen = None if config is None or key is None else config[group].get(key)
-        parts = [table[chosen]] if isinstance(chosen, str) and chosen in table else list(table.values())
+        name = choice.get(group)
+        parts = [table[name]] if name in table else list(table.values())
         for part in parts:
             found += _under(group, options_of(part), is_open=True)
     for kind in FIRST_STAGES.values():
@@ -319,15 +328,6 @@ _OWN_TOO: Final = {f"{group}.{name}" for group, cls in GROUPS.items() if group f
 """Settings that a class of the user's own does not replace."""
 
 
-def leaf_values(config: Mapping[str, Any], ends: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values by dotted key; one under a key of `ends` is not looked into."""
-    for name, value in config.items():
-        if isinstance(value, Mapping) and name != "options" and f"{prefix}{name}" not in ends:
-            yield from leaf_values(value, ends, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def defaults() -> dict[str, Any]:
     """What conf/ gives to every setting that it has, by dotted key; of groups with a choice, all of its files."""
     found: dict[str, Any] = {}
@@ -343,26 +343,23 @@ def _plain(path: Path) -> Mapping[str, Any]:
     return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra", "sweep")}
 
 
-def overview(*, _root_: DictConfig) -> str:
-    """The settings of a composed config, a line each: its value, what it may be, and what it is; for --help."""
-    kept = [str(key) for key in _root_ if key not in _NO_SETTINGS]
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(_root_, kept))
-    assert isinstance(plain, dict)
-    known = declared(plain)  # type: ignore[arg-type]
-    lines = []
-    for key, value in leaf_values(plain, known):  # type: ignore[arg-type]
-        each, is_open = known.get(key, (None, False))
-        null = " or null" if each and (each.is_optional or is_open) and "null" not in each.allowed else ""
-        said = f"{each.allowed}{null}; {each.help}" if each else ""
-        lines.append(f"{f'{key}={_shown(value)}':<44} {said}".rstrip())
-    return "\n".join(lines)
+def spelled() -> dict[str, dict[str, str]]:
+    """What --help says of each setting, by dotted key: under "" of all, under KEY=NAME where that choice differs."""
+    found = {"": _words(declared())}
+    for group, key in CHOOSES.items():
+        for name in PARTS[group]:
+            chosen = {each: {} for each in CHOOSES} | {group: {key: name}}
+            words = _words(declared(chosen)).items()
+            found[f"{group}.{key}={name}"] = {key: text for key, text in words if found[""][key] != text}
+    return {choice: words for choice, words in found.items() if words}
 
 
-_NO_SETTINGS: Final = ("hydra", "sweep", "scale")
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _words(known: Mapping[str, tuple[Option, bool]]) -> dict[str, str]:
+    nulls = {key: each.is_optional or is_open for key, (each, is_open) in known.items()}
+    return {
+        key: f"{each.allowed}{' or null' if nulls[key] and 'null' not in each.allowed else ''}; {each.help}"
+        for key, (each, _) in sorted(known.items())
+    }
 
 
 def reference(defaults: Mapping[str, Any]) -> str:

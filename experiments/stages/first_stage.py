@@ -33,10 +33,8 @@ def run(job: Job) -> Outcome:
     images = job.images("train")
     ranks = these()
     # A step before the discriminator takes part and one after cost differently; both are counted as they run.
-    plain, adversarial = (
-        ranks.sum_number(_flops_of_step(training_of(config, images, job.device, ranks), last), job.device)
-        for last in (False, True)
-    )
+    both = _flops_of_steps(training_of(config, images, job.device, ranks))
+    plain, adversarial = (ranks.sum_number(flops, job.device) for flops in both)
     training = training_of(config, images, job.device, ranks)
     with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
@@ -86,13 +84,15 @@ def training_of(ae: Settings, images: ImageCache, device: str, ranks: Ranks = AL
     return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast, ranks)
 
 
-def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
-    """FLOPs of an early or of the last step of a training that is thrown away, whatever weights it starts from."""
+def _flops_of_steps(rehearsal: FirstStageTraining) -> tuple[float, float]:
+    """FLOPs of an early and of the last step of a training that is thrown away, whatever weights it starts from."""
     rehearsal.settings = dataclasses.replace(rehearsal.settings, from_components=False)
     rehearsal.advance()  # the first step also starts the codebook, and makes the optimiser's state
-    if last:
-        rehearsal.step = rehearsal.settings.steps - 1
-    return count_flops(rehearsal.advance)
+    early = count_flops(rehearsal.advance)
+    if rehearsal.discriminator is None:
+        return early, early
+    rehearsal.step = rehearsal.settings.steps - 1
+    return early, count_flops(rehearsal.advance)
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

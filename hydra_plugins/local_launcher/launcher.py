@@ -1,8 +1,11 @@
 """The launcher that Hydra finds: hands a sweep's jobs to worker processes that last as long as the sweep."""
 
+from __future__ import annotations
+
 import functools
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -10,8 +13,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from experiments.console import say
-from experiments.sweep import Due
 from experiments.workers import Turn, Workers, cores
+
+if TYPE_CHECKING:
+    from experiments.sweep import Due
 
 
 class LocalLauncher(Launcher):
@@ -31,6 +36,8 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Runs jobs that wait for none; whether they did their work, the store tells."""
+        from experiments.sweep import Due  # Hydra reads its plugins for --help, too, which needs no torch
+
         errors = self.launch_in_order([Due(tuple(overrides)) for overrides in job_overrides], initial_job_idx)
         return [
             JobReturn(overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED)

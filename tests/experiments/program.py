@@ -11,6 +11,8 @@ from typing import Any
 
 from warm_python import WarmPython
 
+from ldm.records import STORE_MARK
+
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("trainer.milestones=[1.0]", "precision=fp32")
 SWEEP = ("-m", "ae=kl,vq", "ae.f=1,4", *SHORT)
@@ -35,7 +37,12 @@ def _warm_python() -> WarmPython:
 
 def run(store: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Runs to the end, beginning where the imports are done."""
-    return _warm_python().run(command(store, *arguments)[1:], store.parent)
+    return python(*command(store, *arguments)[1:], folder=store.parent)
+
+
+def python(*arguments: str | Path, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    """Runs `python SCRIPT ...` or `python -m MODULE ...` to the end, beginning where the imports are done."""
+    return _warm_python().run(list(map(str, arguments)), folder)
 
 
 def run_stopped(store: Path, number: int, seconds: float, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -54,6 +61,16 @@ def run_afresh(store: Path, *arguments: str, with_gpu: bool = False) -> "subproc
 def copy_of(store: Path, folder: Path) -> Path:
     """A store of one's own that holds the same."""
     return Path(shutil.copytree(store, folder / "store", ignore=shutil.ignore_patterns("claims")))
+
+
+def with_images_of(store: Path, folder: Path) -> Path:
+    """A store of one's own that holds the images and what is known of the reference, which all cells share."""
+    kept = ("data", "reference", STORE_MARK)
+
+    def others(inside: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(inside) == store and name not in kept]
+
+    return Path(shutil.copytree(store, folder / "store", ignore=others))
 
 
 def latest_stages(store: Path) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """Diffusion transformers in plans, sweeps, tables and exports, beside the UNet."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +8,7 @@ import pytest
 import torch
 from all_plans import made_up_facts
 from dit_checkpoint import made_up
-from program import environment, run
+from program import SHORT, python, run
 from tiny_plans import changed, identities, plan_of
 
 from experiments import build
@@ -37,7 +35,7 @@ def test_first_stage_and_patches_share_the_compression(scale):
     """The tokens are as many at every f, as far as a patch is more than one latent pixel."""
     sides = set()
     for f in (1, 2, 4, 8):
-        config = plan_of("denoiser=dit", f"ae.f={f}", scale=scale).config
+        config = plan_of("denoiser=dit", f"ae.f={f}", "trainer.budget=images", scale=scale).config
         sides.add(config["data"]["resolution"] // f // config["denoiser"]["patch"])
     assert len(sides) == 1
 
@@ -105,25 +103,19 @@ def test_a_unet_of_the_paper_is_no_architecture_of_it():
         plan_of("denoiser=dit", "denoiser.architecture=text_f4", scale="paper")
 
 
-def test_a_sweep_of_both_denoisers_has_them_side_by_side(tmp_path):
-    store = tmp_path / "store"
-    done = run(
-        store, "-m", "denoiser=unet,dit", "conditioning=class,none", "ae.f=1", "trainer.matrix_learning_rate=0.01"
-    )
+def test_a_sweep_of_both_denoisers_has_them_side_by_side(begun_store, tmp_path):
+    store, rate = begun_store, "trainer.matrix_learning_rate=0.01"
+    done = run(store, "-m", "denoiser=unet,dit", "conditioning=class,none", "ae.f=1", rate, *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 cells" in done.stdout
-    drawn = subprocess.run(
-        [sys.executable, "analysis/plot_tradeoffs.py", "--store", store, "--out", tmp_path / "out"],
-        env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    drawn = python("analysis/plot_tradeoffs.py", "--store", store, "--out", tmp_path / "out")
     assert drawn.returncode == 0, drawn.stderr
     frame = pd.read_csv(tmp_path / "out" / "results.csv")
     assert set(frame["denoiser"].dropna()) == {"unet", "dit"}
     assert "denoiser" in (tmp_path / "out" / "table.md").read_text()
     out = tmp_path / "export"
-    cell = ["denoiser=dit", "conditioning=class", "ae.f=1", "trainer.matrix_learning_rate=0.01"]
-    command = [sys.executable, "-m", "ldm.interop.export", out, *cell, "scale=tiny", f"store={store}", "device=cpu"]
-    written = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    cell = ["denoiser=dit", "conditioning=class", "ae.f=1", rate, *SHORT, "scale=tiny", f"store={store}", "device=cpu"]
+    written = python("-m", "ldm.interop.export", out, *cell)
     assert written.returncode == 0, written.stdout + written.stderr
     index = json.loads(Path(out, "model_index.json").read_text())
     assert index["transformer"] == ["diffusers", "DiTTransformer2DModel"]

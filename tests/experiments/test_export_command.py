@@ -1,12 +1,11 @@
 """The command `python -m ldm.interop.export` on a trained store."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from program import ROOT, environment, run
+from program import python, run
 from safetensors.torch import load_file
 
 from experiments.commands.export import main
@@ -28,8 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(store: Path, out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "ldm.interop.export", str(out), *arguments, f"store={store}"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    return python("-m", "ldm.interop.export", out, *arguments, f"store={store}")
 
 
 def record_of(store: Path, stage: str) -> StageRecord:
@@ -109,7 +107,6 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path, capsys):
 
 
 def test_the_public_name_of_the_command():
-    command = [sys.executable, "-m", "ldm.interop.export", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    done = python("-m", "ldm.interop.export", "--help")
     assert done.returncode == 0
     assert "python -m ldm.interop.export" in done.stdout

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from program import SHORT, copy_of, run
+from program import SHORT, copy_of, run, with_images_of
 from safetensors.torch import load_file
 from scipy import stats
 from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of
@@ -188,9 +188,9 @@ MUON = "trainer.matrix_learning_rate=0.002"
 
 
 @pytest.fixture(scope="module")
-def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def latents(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the latents of pixels alone."""
-    store = tmp_path_factory.mktemp("latents") / "store"
+    store = with_images_of(swept_store, tmp_path_factory.mktemp("latents"))
     done = run(store, *CELL, "until=latents")
     assert done.returncode == 0, done.stdout + done.stderr
     return store

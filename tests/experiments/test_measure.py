@@ -175,13 +175,13 @@ def test_a_broken_file_is_left_out_and_said(tmp_path: Path, capsys: pytest.Captu
         list(found.batches(range(30), 16, 8))
 
 
-def test_reconstructions_by_given_weights_have_the_stores_own_numbers(tmp_path: Path) -> None:
+def test_reconstructions_by_given_weights_have_the_stores_own_numbers(begun_store: Path, tmp_path: Path) -> None:
     """The first stage and the held-out images of a run, as files."""
     model = write(tmp_path / "model", *made_of(KL))
-    done = run(tmp_path / "store", "ae=pretrained", f"ae.path={model}", "until=first_stage", "precision=fp32")
+    done = run(begun_store, "ae=pretrained", f"ae.path={model}", "until=first_stage", "precision=fp32")
     assert done.returncode == 0, done.stdout + done.stderr
-    [(_, record)] = records(tmp_path / "store", "reconstruction")
-    heldout = open_cache(next((tmp_path / "store").glob("data/heldout-*")))
+    [(_, record)] = records(begun_store, "reconstruction")
+    heldout = open_cache(next(begun_store.glob("data/heldout-*")))
     place = save(tmp_path / "images", heldout.images, "{:05d}.png")
     n = record.config["n_samples"]
     [own] = measured(tmp_path, place, "--autoencoder", model, "--n", n)

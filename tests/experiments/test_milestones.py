@@ -12,8 +12,8 @@ pytestmark = pytest.mark.program
 CELL = ("ae=identity", "ae.f=1", "until=diffusion", "precision=fp32", "trainer.ema_half_life=none")
 
 
-def test_the_weights_of_a_milestone_are_those_of_a_run_that_ends_there(tmp_path: Path) -> None:
-    store = tmp_path / "store"
+def test_the_weights_of_a_milestone_are_those_of_a_run_that_ends_there(begun_store: Path) -> None:
+    store = begun_store
     done = run(store, *CELL, "trainer.milestones=auto")
     assert done.returncode == 0, done.stdout + done.stderr
     longer = store / "diffusion" / latest_stages(store)["diffusion"]

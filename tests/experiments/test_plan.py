@@ -350,11 +350,12 @@ def test_what_a_stage_needs_stands_before_it():
     [("tiny", 4, [8, 8], 6), ("cpu", 4, [8, 8, 8], 9), ("cpu", 32, [8, 8, 8], 9), ("gpu", 8, [7, 5, 5, 5, 5], 12)],
 )
 def test_quantisers_have_about_as_many_codes_as_a_codebook(scale, f, levels, bits):
-    fsq, lfq, bsq = (plan_of(f"ae={name}", f"ae.f={f}", scale=scale).config["ae"] for name in ("fsq", "lfq", "bsq"))
+    common = (f"ae.f={f}", "trainer.budget=images")  # as many FLOPs would be counted, which takes long
+    fsq, lfq, bsq = (plan_of(f"ae={name}", *common, scale=scale).config["ae"] for name in ("fsq", "lfq", "bsq"))
     assert (fsq["levels"], fsq["channels"]) == (levels, len(levels))
     assert (lfq["channels"], bsq["channels"]) == (bits, bits)
-    given = plan_of("ae=fsq", f"ae.f={f}", f"ae.levels={levels}", f"ae.channels={len(levels)}", scale=scale)
-    default = plan_of("ae=fsq", f"ae.f={f}", scale=scale)
+    given = plan_of("ae=fsq", *common, f"ae.levels={levels}", f"ae.channels={len(levels)}", scale=scale)
+    default = plan_of("ae=fsq", *common, scale=scale)
     assert given.stages["first_stage"].identity == default.stages["first_stage"].identity
 
 
@@ -475,7 +476,7 @@ def _network(plan, classes):
 def test_the_cells_of_a_study_have_the_same_parameters(scale, conditioning):
     counts = {}
     for f in (1, 2, 4, 8, 16, 32):
-        plan = plan_of(f"ae.f={f}", f"conditioning={conditioning}", scale=scale)
+        plan = plan_of(f"ae.f={f}", f"conditioning={conditioning}", "trainer.budget=images", scale=scale)
         counts[f] = sum(build.parameters(part) for part in _network(plan, len(FACTS.classes)))
     assert max(counts.values()) / min(counts.values()) < 1.07, counts
 

@@ -1,12 +1,13 @@
 """What protocols say of images: a difference in how they were drawn or asked for is a difference of protocol."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from program import run
+from program import run, with_images_of
 from tiny_plans import job_for, plan_of
 
 from experiments.protocols import through_distance, through_extractor
@@ -109,9 +110,10 @@ def test_swept_axes_are_no_part_of_reconstructions_either(swept: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def against_training(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def against_training(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """Records by stage of pixels as their own latents, where samples would be compared with the training images."""
-    store = tmp_path_factory.mktemp("reference") / "store"
+    store = with_images_of(swept_store, tmp_path_factory.mktemp("reference"))
+    shutil.rmtree(store / "reference")
     done = run(store, "ae.f=1", "until=first_stage", "metrics.reference=train")
     assert done.returncode == 0, done.stdout + done.stderr
     paths = store.glob("*/*/record.json")

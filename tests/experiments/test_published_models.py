@@ -161,21 +161,19 @@ def assert_same_images(ours, expected):
 
 @pytest.mark.data
 @pytest.mark.program
-def test_one_command_measures_a_published_model_at_several_steps(models, tmp_path):
+def test_one_command_measures_a_published_model_at_several_steps(models, begun_store):
     path = models / "unconditional_vq"
     done = run(
-        tmp_path / "store",
+        begun_store,
         *("-m", "ae=pretrained", "denoiser=pretrained", f"denoiser.path={path}", "sampler.steps=2,4"),
         *("samples.keep=images", "precision=fp32", "sampler.spacing=uniform", "sampler.final=alpha0"),
     )
     assert done.returncode == 0, done.stderr
-    counts = {
-        name: sum(stage == name for stage, _ in records(tmp_path / "store")) for name in ("samples", "evaluation")
-    }
+    counts = {name: sum(stage == name for stage, _ in records(begun_store)) for name in ("samples", "evaluation")}
     assert counts == {"samples": 2, "evaluation": 2}
-    assert {stage for stage, _ in records(tmp_path / "store")} == {"reference", "first_stage", "diffusion", *counts}
+    assert {stage for stage, _ in records(begun_store)} == {"reference", "first_stage", "diffusion", *counts}
     model = interop.load(path)
-    for images, config in sampled(tmp_path / "store"):
+    for images, config in sampled(begun_store):
         x_T = SampleNoise(0, range(len(images)))(model.latent_shape)
         z = interop.sample(model, x_T, config["sampler"]["steps"])
         assert_same_images(images, to_uint8(model.first_stage.decode(model.latent_scale().denormalise(z))))

@@ -1,7 +1,7 @@
 """Runs commands of the program in forks of one process that has its imports behind it.
 
-Importing torch takes longer than many tiny runs compute. A command has its own arguments, working folder, output and
-exit code, as in a process that starts afresh.
+Importing torch takes longer than many tiny runs compute, and so do reading the networks that judge and Hydra's files.
+A command has its own arguments, working folder, output and exit code, as in a process that starts afresh.
 """
 
 import atexit
@@ -14,6 +14,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from parsed_once import parse_once
 
 IMPORTED = ("experiments.main", "hydra.main", "torch._dynamo")
 
@@ -58,10 +60,25 @@ def _asked() -> Iterator[list[str]]:
         return
 
 
+def _read_once() -> None:
+    """What nearly every command reads first: Hydra's plugins, the files of conf/, the weights in packages."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from experiments.compose import composed
+    from ldm.pretrained import efficientnet_lite
+
+    parse_once()
+    composed(["scale=tiny"])
+    GlobalHydra.instance().clear()
+    for variant in efficientnet_lite.VARIANTS:
+        efficientnet_lite.load(variant)
+
+
 def _serve(root: str) -> None:
     sys.path[0] = root
     for name in IMPORTED:
         __import__(name)
+    _read_once()
     gc.freeze()  # else the first collection of each fork would copy all that is here
     for arguments in _asked():
         if arguments[0] == "-m":

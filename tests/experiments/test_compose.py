@@ -1,0 +1,74 @@
+"""Points of a grid that differ in values alone are not composed, and are what composing them gives."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from omegaconf import DictConfig
+
+from experiments.compose import _composed, composed_grid, plain, sets_value
+from experiments.schema import CONF
+from ldm.errors import UserError
+
+TINY = ("scale=tiny", "device=cpu", "precision=fp32")
+SAMPLER = ("sampler.steps=3", "guidance.interval=[0.1,0.8]", "trainer.milestones=null", "ae.loss.perceptual=none")
+OTHER_SAMPLER = (
+    *("sampler.steps=null", "guidance.interval=[0.5,1]", "trainer.milestones=[0.5,1.0]"),
+    "ae.loss.perceptual='lpips_vgg'",
+)
+
+
+class Composing:
+    """Hydra, with the points that it composed."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, ...]] = []
+
+    def __call__(self, point: Sequence[str]) -> DictConfig:
+        self.points.append(tuple(point))
+        return copy.deepcopy(_composed(tuple(point), CONF))
+
+
+def test_every_point_is_what_composing_it_gives() -> None:
+    axes = (("ae=kl", "ae=vq"), ("seed=0", "seed=1"), (SAMPLER, OTHER_SAMPLER))
+    grid = [(*TINY, ae, seed, *sampler) for ae, seed, sampler in itertools.product(*axes)]
+    hydra, each = Composing(), Composing()
+    assert list(composed_grid(grid, hydra, "command")) == [plain(each(point), "command") for point in grid]
+    assert [point[3] for point in hydra.points] == ["ae=kl", "ae=vq"]
+    assert len(each.points) == 8
+
+
+def test_settings_that_refer_to_others_are_composed_anew() -> None:
+    """The seeds of a pair."""
+    grid = [(*TINY, "+experiment=f_study", f"ae.seed={seed}") for seed in (0, 1)]
+    hydra = Composing()
+    assert [values["seed"] for values in composed_grid(grid, hydra, "")] == [0, 1]
+    assert len(hydra.points) == 2
+
+
+def test_a_value_that_is_none_of_its_setting_is_refused_wherever_it_stands() -> None:
+    for first, second in (("ae.f=4", "ae.f=four"), ("ae.f=four", "ae.f=4")):
+        with pytest.raises(UserError, match=r"ae\.f=four is no whole number"):
+            list(composed_grid([(*TINY, first), (*TINY, second)], Composing(), ""))
+
+
+@pytest.mark.parametrize(
+    ("override", "is_value"),
+    [
+        ("ae.f=4", True),
+        ("seed=3", True),
+        ("data.path='a b'", True),
+        ("sampler.steps=", True),
+        ("ae=kl", False),
+        ("store=here", False),
+        ("+ae.g=4", False),
+        ("~ae.f", False),
+        ("hydra/launcher=local", False),
+        ("sampler.options={share: 0.5}", False),
+        ("seed=${ae.seed}", False),
+        ("tracker.entity=${oc.env:NAME}", False),
+    ],
+)
+def test_what_sets_a_value(override: str, is_value: bool) -> None:
+    assert sets_value(override) is is_value
