@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -23,10 +24,10 @@ from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.errors import UserError
 from ldm.first_stage.build import FIRST_STAGES, build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
-from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
+from ldm.first_stage.discriminator import PatchDiscriminator, layers_for, smallest_side_for
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.losses import FirstStageLoss, OwnLoss
-from ldm.first_stage.perceptual import PerceptualLoss, load_perceptual_loss
+from ldm.first_stage.perceptual import PerceptualLoss, load_perceptual_loss, smallest_image
 from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
@@ -131,11 +132,23 @@ def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -
 def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator | None:
     """The discriminator with its initial weights, a function of `ae.seed`; None where it never takes part."""
     settings = ae["loss"]["discriminator"]
-    if settings["start"] >= 1 or settings["weight"] == 0:
+    if not _takes_part(settings):
         return None
     torch.manual_seed(derived_seed(ae["seed"], "discriminator"))
     layers = settings["layers"] or layers_for(resolution)
     return PatchDiscriminator(settings["channels"], layers, settings["norm"])
+
+
+def _takes_part(discriminator: Mapping[str, Any]) -> bool:
+    return bool(discriminator["start"] < 1 and discriminator["weight"] != 0)
+
+
+def smallest_latent(ae: Mapping[str, Any], resolution: int) -> int:
+    """The smallest side of latents whose images the networks of the loss of a first stage in training can take."""
+    settings, pixels = ae["loss"]["discriminator"], smallest_image(ae["loss"]["perceptual"])
+    if _takes_part(settings):
+        pixels = max(pixels, smallest_side_for(settings["layers"] or layers_for(resolution)))
+    return math.ceil(pixels / ae["f"])
 
 
 def encoder_of(first_stage: FirstStage, scale: LatentScale) -> Encode:

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments import checks, custom, published
 from experiments.budget import fewest_images, images_of_equal_flops, milestones, steps_within
-from experiments.build import AUTO, is_trained
+from experiments.build import AUTO, is_trained, smallest_latent
 from experiments.conditions import (
     CONDITIONS,
     annotations_read,
@@ -34,6 +34,8 @@ from experiments.tables import (
 from ldm.denoiser import ChecksSide
 from ldm.errors import UserError
 from ldm.first_stage.build import filled_options
+from ldm.first_stage.shaping import LatentBatch
+from ldm.first_stage.shapings import only_active
 from ldm.parts import options_of
 from ldm.samplers import SAMPLERS, inactive_options, own_options
 
@@ -152,7 +154,13 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     training = filled(training, {"matrix_learning_rate": rates.get(ae["f"], 0)})
     settled = {**ae, "architecture": sizes, "loss": loss, "training": training}
     own = filled_options(settled, lambda name: _of(table, name, ae["f"], scale))
-    return {"ae": own}, notes
+    return {"ae": _shaped(own, config["data"]["resolution"])}, notes
+
+
+def _shaped(ae: Config, resolution: int) -> dict[str, Any]:
+    """The group without what shapes no latents. Raises: UserError where something cannot shape such latents."""
+    side, batch = resolution // ae["f"], ae["training"]["batch"]
+    return only_active(ae, LatentBatch(batch, ae["channels"], side, smallest_latent(ae, resolution)))
 
 
 def _loss(config: Config, table: Config) -> dict[str, Any]:

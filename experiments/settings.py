@@ -21,6 +21,7 @@ from ldm.diffusion.target import TARGETS
 from ldm.diffusion.weighting import WEIGHTINGS
 from ldm.first_stage.build import FIRST_STAGES
 from ldm.first_stage.initialisation import INITIALISATIONS
+from ldm.first_stage.shapings import SHAPINGS, prefix_of
 from ldm.interop.contract import WEIGHTS
 from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
@@ -269,6 +270,8 @@ def declared(config: Mapping[str, Any] | None = None) -> dict[str, tuple[Option,
             found += _under(group, options_of(part), is_open=True)
     for kind in FIRST_STAGES.values():
         found += _under("ae" if kind.group is None else f"ae.{kind.group}", options_of(kind.Options), is_open=True)
+    for shaping in SHAPINGS:
+        found += _under(prefix_of(shaping), options_of(shaping), is_open=False)
     for name, condition in CONDITIONS.items():
         options: type = condition.options
         found += _under(f"conditioning.{name}", options_of(options), is_open=True)

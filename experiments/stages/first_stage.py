@@ -1,7 +1,8 @@
 """Trains a first stage; the identity has nothing to train, and one that was given is only looked at."""
 
 import dataclasses
-import math
+from collections import Counter
+from collections.abc import Hashable
 
 import torch
 
@@ -13,6 +14,7 @@ from experiments.counts import Counts, training_bytes, training_estimate
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
+from ldm.first_stage.shapings import shapings_of
 from ldm.training.checkpoint import save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
@@ -30,18 +32,12 @@ def run(job: Job) -> Outcome:
         facts = {**shape, "given": True, "parameters": build.first_stage_parameters(model, None)}
         return Outcome(facts=facts, cost=Meter(job.device).cost(0))
     images = job.images("train")
-    # A step before the discriminator takes part and one after cost differently; both are counted as they run.
-    plain, adversarial = (
-        _flops_of_step(training_of(config, images, job.device), last=False),
-        _flops_of_step(training_of(config, images, job.device), last=True),
-    )
+    flops = flops_of_training(training_of(config, images, job.device))
     training = training_of(config, images, job.device)
     with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
         meter = run_training(job, training, steps, reporter, lambda step: None)
     save_weights(job.folder / "weights.safetensors", training.model.state_dict())
-    total = training.settings.steps
-    before = min(total, math.ceil(training.settings.adversarial_from * total)) if training.discriminator else total
     return Outcome(
         facts={
             **shape,
@@ -51,7 +47,7 @@ def run(job: Job) -> Outcome:
             "batch": training.settings.batch,
             "latent_side": images.resolution // config["f"],
         },
-        cost=meter.cost(training.images_seen, before * plain + (total - before) * adversarial),
+        cost=meter.cost(training.images_seen, flops),
     )
 
 
@@ -79,16 +75,25 @@ def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTrai
         from_components=ae.get("architecture", {}).get("initialisation") == "components",
     )
     criterion = build.first_stage_loss(ae, perceptual)
-    return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast)
+    shapings, smallest = shapings_of(ae), build.smallest_latent(ae, images.resolution)
+    return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast, shapings, smallest)
 
 
-def _flops_of_step(rehearsal: FirstStageTraining, last: bool) -> float:
-    """FLOPs of an early or of the last step of a training that is thrown away, whatever weights it starts from."""
+def flops_of_training(rehearsal: FirstStageTraining) -> float:
+    """FLOPs of a training, each kind of step counted as it runs, in a rehearsal that is thrown away.
+
+    Kinds are those before the discriminator takes part and after, and the sides of latents that are decoded. Whatever
+    weights it starts from, they cost the same.
+    """
     rehearsal.settings = dataclasses.replace(rehearsal.settings, from_components=False)
+    kinds = [rehearsal.kind(step) for step in range(rehearsal.settings.steps)]
+    last: dict[Hashable, int] = {kind: step for step, kind in enumerate(kinds)}
     rehearsal.advance()  # the first step also starts the codebook, and makes the optimiser's state
-    if last:
-        rehearsal.step = rehearsal.settings.steps - 1
-    return count_flops(rehearsal.advance)
+    flops = 0.0
+    for kind, count in Counter(kinds).items():
+        rehearsal.step = last[kind]
+        flops += count * count_flops(rehearsal.advance)
+    return flops
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:

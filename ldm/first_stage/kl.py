@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ldm.first_stage.coder import Coders, Decoder, Encoder
 from ldm.first_stage.contract import (
     Gaussian,
+    LatentView,
     Reconstruction,
-    TrainableFirstStage,
+    ShapableFirstStage,
     at_least_float32,
+    unchanged,
 )
 from ldm.first_stage.posterior import PosteriorFirstStage
 from ldm.parts import option
@@ -27,7 +29,7 @@ START_LOGVAR: Final = -6.0
 """Log-variance at a near-linear start: a standard deviation of 0.05 around means of about 1."""
 
 
-class KLFirstStage(PosteriorFirstStage, TrainableFirstStage):
+class KLFirstStage(PosteriorFirstStage, ShapableFirstStage):
     """Encodes to a Gaussian for each latent; `encoder` gives 2 z_channels (double_z), `channels` of the latent.
 
     Without `projected` no 1x1 convolution stands between coder and latent, as in some later published autoencoders;
@@ -83,16 +85,24 @@ class KLFirstStage(PosteriorFirstStage, TrainableFirstStage):
         """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         return self.decoder.head.weight
 
-    def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Decodes a draw with `noise` (the mean where None); regularisation {"kl"}. Shapes: as in the contract."""
+    def forward_viewed(self, image: Tensor, noise: Tensor | None, view: LatentView) -> Reconstruction:
+        """Decodes a view of a draw with `noise` (of the mean where None); regularisation {"kl"}.
+
+        Shapes: as in the contract.
+        """
         encoding = self.encode(image)
         raw = self.latent(self.pack(encoding), noise)
-        return Reconstruction(self.decode(raw), raw, {"kl": torch.mean(encoding.kl())})
+        seen = view(raw)
+        return Reconstruction(self.decode(seen), seen, {"kl": torch.mean(encoding.kl())}, whole=raw)
+
+    def decode_train(self, raw: Tensor) -> Reconstruction:
+        """All of `decode`. Shapes: as in the contract."""
+        return Reconstruction(self.decode(raw), raw)
 
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
         """Does nothing. Shapes: as in the contract."""
         return {}
 
-    def forward_counted(self, image: Tensor) -> Reconstruction:
-        """All of `forward_train`. Shapes: as in the contract."""
-        return self.forward_train(image)
+    def forward_counted(self, image: Tensor, view: LatentView = unchanged) -> Reconstruction:
+        """All of `forward_viewed`. Shapes: as in the contract."""
+        return self.forward_viewed(image, None, view)

@@ -149,14 +149,7 @@ class FirstStageLoss(nn.Module):
         Shapes: image and reconstruction (N, 3, H, W), each regularisation term (), last_layer (3, C, kernel, kernel).
         Raises: UserError where a regularisation term has no weight; ValueError where `last_layer` is missing.
         """
-        l1 = (at_least_float32(image) - at_least_float32(reconstruction)).abs().mean()
-        perceptual = (
-            torch.zeros_like(l1)
-            if self.perceptual is None or self.perceptual_weight == 0
-            else self.perceptual(image, reconstruction).mean()
-        )
-        scale = reconstruction[0].numel() if self.reduction == "sum" else 1
-        nll = scale * (l1 + self.perceptual_weight * perceptual)
+        l1, perceptual, nll = self._reconstruction_terms(image, reconstruction)
         penalty = self._penalty(regularisation, nll)
         if discriminator is None or adversarial_factor == 0:
             off = torch.zeros_like(l1.detach())
@@ -182,6 +175,21 @@ class FirstStageLoss(nn.Module):
         value = nll.detach() + torch.where(kept, applied * adversarial.detach(), torch.zeros_like(applied))
         total = with_gradient(value, reconstruction, gradient) + penalty
         return GeneratorTerms(total, nll, l1, perceptual, adversarial, applied, weight.rejected, regularisation)
+
+    def reconstruction(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """L1 and perceptual term in the reduction that is minimised. Shapes: both (N, 3, H, W); result ()."""
+        return self._reconstruction_terms(image, reconstruction)[2]
+
+    def _reconstruction_terms(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """L1 and perceptual term as averages, and both in the reduction that is minimised."""
+        l1 = (at_least_float32(image) - at_least_float32(reconstruction)).abs().mean()
+        perceptual = (
+            torch.zeros_like(l1)
+            if self.perceptual is None or self.perceptual_weight == 0
+            else self.perceptual(image, reconstruction).mean()
+        )
+        scale = reconstruction[0].numel() if self.reduction == "sum" else 1
+        return l1, perceptual, scale * (l1 + self.perceptual_weight * perceptual)
 
     def _penalty(self, regularisation: Mapping[str, Tensor], like: Tensor) -> Tensor:
         penalty = torch.zeros_like(like)

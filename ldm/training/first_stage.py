@@ -1,6 +1,6 @@
 """Training of a first stage against its discriminator: a state that can be saved at any step, and a generator."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ from torch.optim import Optimizer
 
 from ldm.data.contract import ImageCache
 from ldm.first_stage.components import images_to_start_from, start_from_components
-from ldm.first_stage.contract import FirstStage, TrainableFirstStage
+from ldm.first_stage.contract import FirstStage, Reconstruction, ShapableFirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, OwnLoss, discriminator_loss
+from ldm.first_stage.shaping import LatentBatch, LatentShaping, Views, views_at
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 from ldm.randomness import derived_seed, generator
 from ldm.training.muon import Muon
@@ -57,6 +58,7 @@ class FirstStageTraining:
     """First stage, discriminator and both optimisers at one step; everything random at step k follows from (seed, k).
 
     `discriminator` None trains without adversarial term. `autocast` is the dtype networks compute in (None: float32).
+    `shapings` of a `ShapableFirstStage` shape its latents; `smallest` is the smallest side of theirs that is decoded.
     """
 
     def __init__(
@@ -68,9 +70,13 @@ class FirstStageTraining:
         settings: FirstStageSettings,
         device: str,
         autocast: torch.dtype | None = None,
+        shapings: Sequence[LatentShaping] = (),
+        smallest: int = 1,
     ) -> None:
         self.model, self.loss, self.discriminator = model, loss, discriminator
         self.images, self.settings, self.device, self.autocast = images, settings, device, autocast
+        side = images.resolution // model.factor
+        self.shapings, self.latents = shapings, LatentBatch(settings.batch, model.channels, side, smallest)
         self.step = 0
         self.optimisers = self._optimisers(model)
         self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator.parameters())
@@ -85,6 +91,14 @@ class FirstStageTraining:
         """Whether the discriminator takes part in the next step."""
         return self.discriminator is not None and self.settings.is_adversarial(self.step)
 
+    def kind(self, step: int) -> Hashable:
+        """Steps of one kind cost the same: what takes part in them, and the sides of the latents that they decode."""
+        is_adversarial = self.discriminator is not None and self.settings.is_adversarial(step)
+        return is_adversarial, self._views(step).sides
+
+    def _views(self, step: int) -> Views:
+        return views_at(self.shapings, self.latents, self.settings.seed, step)
+
     def advance(self) -> StepReport:
         """One step of the autoencoder and, once it takes part, of the discriminator."""
         s = self.settings
@@ -98,9 +112,10 @@ class FirstStageTraining:
             self._start_from_components()
         image = self._batch(draw)
         self._before_step(image, draw)
-        values, reconstruction = self._autoencoder_step(image, draw)
+        views = self._views(self.step)
+        values, reconstruction = self._autoencoder_step(image, views, draw)
         if self.is_adversarial:
-            values["discriminator"] = self._discriminator_step(image, reconstruction)
+            values["discriminator"] = self._discriminator_step(views.image(image), reconstruction)
         self.step += 1
         return StepReport(self.step, self.images_seen, values)
 
@@ -109,32 +124,54 @@ class FirstStageTraining:
         flip = torch.rand(self.settings.batch, generator=draw) < 0.5
         return self.images.batch(indices, flip).to(self.device, memory_format=torch.channels_last)
 
-    def _autoencoder_step(self, image: Tensor, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    def _autoencoder_step(self, image: Tensor, views: Views, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         side = image.shape[-1] // self.model.factor
         noise = torch.randn((len(image), self.model.channels, side, side), generator=draw).to(self.device)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
         with self._autocast():
-            result = self.model(image, noise)
+            result = self._pass(image, noise, views)
             terms: GeneratorTerms = self.loss.generator_terms(
-                image,
+                views.image(image),
                 result.image,
                 result.regularisation,
                 last_layer=self.model.last_layer,
                 discriminator=self.discriminator if self.is_adversarial else None,
             )
+            beside = self._beside(image, result, views)
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        terms.total.backward()
+        total = sum((weight * term for weight, term in beside.values()), terms.total)
+        total.backward()
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         for optimiser in self.optimisers.values():
             optimiser.step()
         values = {**terms.scalars(), "loss": (terms.l1 + terms.perceptual).detach()}
+        values |= {name: term.detach() for name, (_, term) in beside.items()}
         if result.indices is not None and self.model.codes is not None:
             counts = code_counts(result.indices, self.model.codes)
             values |= {"codebook_perplexity": perplexity(counts), "codebook_usage": codebook_usage(counts)}
         return values, result.image.detach()
+
+    def _pass(self, image: Tensor, noise: Tensor, views: Views) -> Reconstruction:
+        """A training pass; what shapes latents steps in between encoder and decoder."""
+        if not self.shapings:
+            found: Reconstruction = self.model(image, noise)
+            return found
+        assert isinstance(self.model, ShapableFirstStage)
+        return self.model.forward_viewed(image, noise, views.latent)
+
+    def _beside(self, image: Tensor, result: Reconstruction, views: Views) -> dict[str, tuple[float, Tensor]]:
+        """The weights and the reconstruction losses of views that are decoded beside the latents, by name."""
+        found: dict[str, tuple[float, Tensor]] = {}
+        for name, (weight, view) in views.beside.items():
+            assert isinstance(self.model, ShapableFirstStage)
+            assert isinstance(self.loss, FirstStageLoss)
+            assert result.whole is not None
+            again = self.model.decode_train(view.latent(result.whole))
+            found[name] = weight, self.loss.reconstruction(view.image(image), again.image)
+        return found
 
     def _discriminator_step(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         assert self.discriminator is not None

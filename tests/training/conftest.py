@@ -1,6 +1,6 @@
 """Small image sets and first stages to train on, and the comparison of training states."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from ldm.data.contract import ImageCache
 from ldm.first_stage import build_first_stage
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss
+from ldm.first_stage.shaping import LatentShaping
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
 
 SIDE = 16
@@ -50,6 +51,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
         norm: str | None = "group",
         dropout: float = 0.0,
         autocast: torch.dtype | None = None,
+        shapings: Sequence[LatentShaping] = (),
         **changes,
     ) -> FirstStageTraining:
         torch.manual_seed(start)
@@ -85,6 +87,8 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
             FirstStageSettings(**{**settings, **changes}),
             "cpu",
             autocast,
+            shapings,
+            smallest=1 if norm is None else 2,
         )
 
     return build

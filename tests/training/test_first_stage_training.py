@@ -6,6 +6,9 @@ import dataclasses
 import pytest
 import torch
 
+from ldm.first_stage.downsampling import Downsampling
+from ldm.first_stage.equivariance import Equivariance, scaled
+from ldm.randomness import generator
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.first_stage import train_first_stage
 
@@ -31,8 +34,11 @@ def advanced_to(training, step):
         {"regulariser": "fsq", "matrix_rate": 1e-3, "from_components": True},
         {"regulariser": "lfq", "autocast": torch.bfloat16},
         {"regulariser": "bsq", "norm": None},
+        {"regulariser": "kl", "shapings": (Equivariance(rotation=True, scaling=True), Downsampling(0.25))},
     ],
-    ids=lambda kind: " ".join([kind["regulariser"], *(name for name in ("autocast", "matrix_rate") if name in kind)]),
+    ids=lambda kind: " ".join(
+        [kind["regulariser"], *(name for name in ("autocast", "matrix_rate", "shapings") if name in kind)]
+    ),
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, first_stage_training, differences, tmp_path):
     whole = advanced_to(first_stage_training(**kind), 12)
@@ -218,3 +224,42 @@ def test_a_half_finished_last_batch_is_made_whole(first_stage_training):
     state = copy.deepcopy(training.state_dict())
     assert list(train_first_stage(training)) == []
     assert torch.equal(training.model.encoder.stem.weight, state["model"]["encoder.stem.weight"])
+
+
+def test_the_loss_is_that_of_turned_latents_against_turned_images(first_stage_training):
+    """By brute force, from the model before the step."""
+    turning = Equivariance(rotation=True, probability=1.0)
+    training = first_stage_training("kl", norm=None, shapings=(turning, Downsampling(0.25)), learning_rate=1e-9)
+    model, drawn = copy.deepcopy(training.model), []
+    batch, noise = training._batch, torch.randn
+    training._batch = lambda draw: drawn.append(batch(draw)) or drawn[-1]
+    values = training.advance().numbers()
+    [image] = drawn
+    draw = generator(3, "step", 0)
+    torch.randint(12, (4,), generator=draw)
+    torch.rand(4, generator=draw)
+    z = model.encode(image).sample(noise((4, 3, 4, 4), generator=draw))
+    errors = [
+        float((model.decode(z.rot90(turns, (2, 3))) - image.rot90(turns, (2, 3))).abs().mean()) for turns in (1, 2, 3)
+    ]
+    assert min(abs(values["l1"] - error) for error in errors) < 1e-6
+    assert len({round(error, 4) for error in errors}) == 3, "or else the test tells nothing"
+    halved = (model.decode(scaled(z, 2, 4)) - scaled(image, 2, 4)).abs().mean()
+    assert values["downsampling"] == pytest.approx(float(halved), rel=1e-5)  # a quarter's images are below 6 px
+    assert values["total"] == pytest.approx(
+        values["l1"] + 1e-6 * values["kl"] + 0.25 * values["downsampling"], rel=1e-5
+    )
+
+
+def test_a_training_with_turned_latents_makes_decoding_more_equivariant(first_stage_training):
+    def error(*shapings):
+        training = first_stage_training("kl", norm=None, images=480, learning_rate=4e-3, shapings=shapings)
+        for _ in train_first_stage(training):
+            pass
+        image = training.images.batch(range(12))
+        z = training.model.encode(image).mean
+        with torch.no_grad():
+            turned = [(training.model.decode(z.rot90(k, (2, 3))) - image.rot90(k, (2, 3))).abs().mean() for k in (1, 3)]
+        return float(sum(turned))
+
+    assert error(Equivariance(rotation=True)) < 0.8 * error()
