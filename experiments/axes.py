@@ -64,7 +64,7 @@ GROUPS = (
     "guidance",
 )
 KEYS = (
-    *(f"ae.{key}" for key in ("f", "channels", "seed", "path")),
+    *(f"ae.{key}" for key in ("f", "channels", "channels_used", "seed", "path")),
     *(f"{prefix_of(part)}.{key}" for part in SHAPINGS for key in options_of(part)),
     *("data.resolution", "trainer.budget", "trainer.learning_rate_factor", "latents.scale"),
     *(f"diffusion.{key}" for key in ("schedule", "shift", "target", "weighting")),

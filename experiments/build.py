@@ -38,6 +38,9 @@ from ldm.randomness import derived_seed
 from ldm.samplers import Sampler, build_sampler, time_grid
 from ldm.training import precision as precision_rule
 
+NESTED = "nested"
+"""The setting of a first stage from which others are cut; a resolved group has it only where it is one of them."""
+
 AUTO = "auto"
 """The value of guidance.scale and of trainer.learning_rate that asks for a stage of its own to find it."""
 
@@ -93,7 +96,13 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
         dropout=architecture.get("dropout", 0.0),
         options=options_in(ae),
         initialisation=architecture.get("initialisation", "reference"),
+        is_nested=NESTED in ae,
     )
+
+
+def whole(ae: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The resolved group of the first stage that is trained: of nested channels all, whichever of them are used."""
+    return {**ae, "channels": ae[NESTED][-1]} if NESTED in ae else ae
 
 
 def is_trained(ae: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from ldm.training.flops import count_flops
 
 META = torch.device("meta")
 FLOAT_BYTES = 4
-STEPS_LOOKED_AT = 64
+STEPS_LOOKED_AT = 16
 """Of a training whose steps differ by what they decode."""
 
 TRAINED_COPIES = 4
@@ -116,8 +116,10 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
         decode = count_flops(lambda: model.decode_counted(latent))
     step = None
     if build.is_trained(ae):
-        assert isinstance(model, TrainableFirstStage)
-        step = _first_stage_step(ae, model, discriminator, image)
+        with META:
+            trained = build.first_stage(build.whole(ae), resolution)
+        assert isinstance(trained, TrainableFirstStage)
+        step = _first_stage_step(ae, trained, discriminator, image)
     return FirstStageCounts(parameters, shape, encode, decode, step)
 
 

@@ -240,13 +240,18 @@ def _say_work(
     time_needed: Forecast | None,
 ) -> None:
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
-    trained = {c.plan.stages["first_stage"].identity for c in cells if build.is_trained(c.plan.config["ae"])}
+    trained = {_trained_first_stage(cell.plan) for cell in cells if build.is_trained(cell.plan.config["ae"])}
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
         f"{len(cells)} cell{'s' * (len(cells) != 1)}{same}: {len(trained)} trained first stages, "
         f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; {len(ahead)} of "
         f"{stages} stages are not in the store yet{f', {time_needed}' if time_needed else ''}"
     )
+
+
+def _trained_first_stage(plan: Plan) -> str:
+    """The identity of the training of a plan's first stage, which several that are cut from it share."""
+    return plan.stages.get("nested", plan.stages["first_stage"]).identity
 
 
 def _say_end(store: Store, stages: int, computed: int, cells: int, values: Mapping[str, Any]) -> None:

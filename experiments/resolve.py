@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments import checks, custom, published
 from experiments.budget import fewest_images, images_of_equal_flops, milestones, steps_within
-from experiments.build import AUTO, is_trained, smallest_latent
+from experiments.build import AUTO, NESTED, is_trained, smallest_latent
 from experiments.conditions import (
     CONDITIONS,
     annotations_read,
@@ -33,7 +33,7 @@ from experiments.tables import (
 )
 from ldm.denoiser import ChecksSide
 from ldm.errors import UserError
-from ldm.first_stage.build import filled_options
+from ldm.first_stage.build import filled_options, nestable
 from ldm.first_stage.shaping import LatentBatch
 from ldm.first_stage.shapings import only_active
 from ldm.parts import options_of
@@ -152,9 +152,28 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     training = filled(ae["training"], for_regulariser(table, "training", ae))
     rates = table.get("matrix_learning_rate", {})
     training = filled(training, {"matrix_learning_rate": rates.get(ae["f"], 0)})
-    settled = {**ae, "architecture": sizes, "loss": loss, "training": training}
+    channels, used = _channels(ae)
+    settled = {**ae, "channels": channels, "architecture": sizes, "loss": loss, "training": training}
     own = filled_options(settled, lambda name: _of(table, name, ae["f"], scale))
-    return {"ae": _shaped(own, config["data"]["resolution"])}, notes
+    shaped = _shaped(own, config["data"]["resolution"])
+    del shaped["channels_used"]
+    return {"ae": {**shaped, "channels": used or shaped["channels"]}}, notes
+
+
+def _channels(ae: Config) -> tuple[int | None, int | None]:
+    """Channels of the latent that is trained, and of the one that is used; None as the scale has them.
+
+    Raises: UserError where they contradict each other, or none can be cut.
+    """
+    given, nested, used = ae["channels"], ae[NESTED], ae["channels_used"]
+    if nested is None:
+        if used is not None and given not in (None, used):
+            raise UserError(f"ae.channels_used={used} and ae.channels={given} are two numbers: leave one of them out")
+        return given or used, None
+    nestable(ae["regulariser"])
+    if used is not None and used not in nested:
+        raise UserError(f"ae.channels_used={used} is none of ae.nested={list(nested)}: choose one of these")
+    return given or (nested[-1] if nested else None), used
 
 
 def _shaped(ae: Config, resolution: int) -> dict[str, Any]:

@@ -55,6 +55,9 @@ class _Run:
 class _FirstStage:
     f: int | None = option(low=1, help="downsampling factor, a power of two")
     channels: int | None = option(low=1, high=MOST_CHANNELS, help="channels of the latent")
+    channels_used: int | None = option(
+        low=1, high=MOST_CHANNELS, help="of nested channels, how many are used; null: all; else as ae.channels"
+    )
     seed: int = _seed("the first stage's weights and training")
     path: Path | None = option(help="file or folder of given weights")
     weights: str = option(choices=WEIGHTS, help="moving average (auto: where there is one) or plain given weights")

@@ -11,6 +11,7 @@ from experiments.stages import (
     learning_rate,
     likelihood,
     memorisation,
+    nested,
     other_references,
     predictors,
     probe,
@@ -27,6 +28,7 @@ from experiments.stages import (
 STAGES: tuple[Stage, ...] = (
     reference.STAGE,
     other_references.STAGE,
+    nested.STAGE,
     first_stage.STAGE,
     reconstruction.STAGE,
     coding.STAGE,

@@ -1,8 +1,11 @@
-"""Trains a first stage; the identity has nothing to train, and one that was given is only looked at."""
+"""Trains a first stage, or cuts it from one with more channels; the identity has nothing to train, and one that was
+given is only looked at.
+"""
 
 import dataclasses
 from collections import Counter
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 
@@ -14,23 +17,34 @@ from experiments.counts import Counts, training_bytes, training_estimate
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
+from ldm.first_stage.contract import NestableFirstStage
 from ldm.first_stage.shapings import shapings_of
-from ldm.training.checkpoint import save_weights
+from ldm.training.checkpoint import load_weights, save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
 from ldm.training.precision import autocast_dtype
 
 
 def run(job: Job) -> Outcome:
-    """Writes weights.safetensors, checkpoints on the way; nothing where nothing is trained."""
+    """Trains or cuts and writes weights.safetensors; nothing where a first stage has none, or was given."""
     config = job.settings
-    shape = {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
     if config["f"] == 1:
-        return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
+        facts = {**_shape(config), "parameters": {"encoder": 0, "decoder": 0}}
+        return Outcome(facts=facts, cost=Meter(job.device).cost(0))
     if not build.is_trained(config):
         model = build.first_stage(config, job.resolution)
-        facts = {**shape, "given": True, "parameters": build.first_stage_parameters(model, None)}
+        facts = {**_shape(config), "given": True, "parameters": build.first_stage_parameters(model, None)}
         return Outcome(facts=facts, cost=Meter(job.device).cost(0))
+    return _cut(job) if build.NESTED in config else train(job)
+
+
+def _shape(config: Settings) -> dict[str, Any]:
+    return {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
+
+
+def train(job: Job) -> Outcome:
+    """Trains the first stage of a job's settings; writes weights.safetensors, checkpoints on the way."""
+    config = job.settings
     images = job.images("train")
     flops = flops_of_training(training_of(config, images, job.device))
     training = training_of(config, images, job.device)
@@ -40,7 +54,7 @@ def run(job: Job) -> Outcome:
     save_weights(job.folder / "weights.safetensors", training.model.state_dict())
     return Outcome(
         facts={
-            **shape,
+            **_shape(config),
             "parameters": build.first_stage_parameters(training.model, training.discriminator),
             "images_seen": training.images_seen,
             "steps": training.step,
@@ -49,6 +63,19 @@ def run(job: Job) -> Outcome:
         },
         cost=meter.cost(training.images_seen, flops),
     )
+
+
+def _cut(job: Job) -> Outcome:
+    """The first channels of what was trained with more; what it took stands in the record of that training."""
+    parent, meter = job.parent("nested"), Meter(job.device)
+    whole = build.first_stage(parent.settings, job.resolution)
+    assert isinstance(whole, NestableFirstStage)
+    whole.load_state_dict(load_weights(parent.file("weights.safetensors")))
+    own = build.first_stage(job.settings, job.resolution)
+    own.load_state_dict(whole.cut(own.channels))
+    save_weights(job.folder / "weights.safetensors", own.state_dict())
+    facts = {**parent.record.facts, **_shape(job.settings), "parameters": build.first_stage_parameters(own, None)}
+    return Outcome(facts=facts, cost=meter.cost(0))
 
 
 def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTraining:
@@ -115,8 +142,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 def estimate(settings: Settings, counts: Counts) -> Estimate | None:
     """Of the training, where there is one."""
-    if not build.is_trained(settings):
-        return None
+    return training_work(settings, counts) if build.is_trained(settings) and build.NESTED not in settings else None
+
+
+def training_work(settings: Settings, counts: Counts) -> Estimate:
+    """Of a training with these settings."""
     training, step = settings["training"], counts.first_stage.step
     parameters = sum(counts.first_stage.parameters.values())
     memory = training_bytes(parameters, step, training["batch"], settings["precision"], has_ema=False)
@@ -125,7 +155,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
 
 STAGE = Stage(
     name="first_stage",
-    parents=(),
+    parents=("nested",),
     version=1,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE,
     until=(),

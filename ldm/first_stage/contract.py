@@ -304,3 +304,19 @@ class ShapableFirstStage(TrainableFirstStage):
     @abstractmethod
     def forward_counted(self, image: Tensor, view: LatentView = unchanged) -> Reconstruction:
         """`forward_viewed` for counts of FLOPs. Shapes: as there."""
+
+
+class NestableFirstStage(ShapableFirstStage):
+    """A first stage of which one with fewer channels can be cut, the first ones (`ldm.first_stage.nested`)."""
+
+    @classmethod
+    @abstractmethod
+    def build_nested(cls, coders: Coders) -> Self:
+        """One with random weights that can be cut, whose latents have the coders' channels."""
+
+    @abstractmethod
+    def cut(self, channels: int) -> dict[str, Tensor]:
+        """The weights of one that `build_nested` makes for coders of so many channels.
+
+        It encodes to the first of this one's channels, and decodes as this one does where all others are zero.
+        """

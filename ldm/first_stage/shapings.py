@@ -5,10 +5,11 @@ from typing import Any
 
 from ldm.first_stage.downsampling import Downsampling
 from ldm.first_stage.equivariance import Equivariance
+from ldm.first_stage.nested import Nested
 from ldm.first_stage.shaping import LatentBatch, LatentShaping
 from ldm.parts import checked, options_of
 
-SHAPINGS: tuple[type[LatentShaping], ...] = (Equivariance, Downsampling)
+SHAPINGS: tuple[type[LatentShaping], ...] = (Equivariance, Downsampling, Nested)
 
 
 def prefix_of(part: type[LatentShaping]) -> str:
