@@ -147,7 +147,7 @@ class FirstStageTraining:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         for optimiser in self.optimisers.values():
             optimiser.step()
-        values = {**terms.scalars(), "loss": (terms.l1 + terms.perceptual).detach()}
+        values = {**terms.scalars(), "total": total.detach(), "loss": (terms.l1 + terms.perceptual).detach()}
         values |= {name: term.detach() for name, (_, term) in beside.items()}
         if result.indices is not None and self.model.codes is not None:
             counts = code_counts(result.indices, self.model.codes)
