@@ -22,12 +22,14 @@ from ldm.conditioning import Conditioning
 from ldm.data.contract import ImageCache
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.errors import UserError
+from ldm.first_stage.alignment import Alignment, AlignmentTerm
 from ldm.first_stage.build import FIRST_STAGES, build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator, layers_for, smallest_side_for
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.losses import FirstStageLoss, OwnLoss
 from ldm.first_stage.perceptual import PerceptualLoss, load_perceptual_loss, smallest_image
+from ldm.first_stage.shapings import shapings_of
 from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
@@ -136,6 +138,18 @@ def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -
     loss = ae["loss"]
     weights = loss["perceptual_weight"], loss["discriminator"]["weight"]
     return build_first_stage_loss(ae["regulariser"], options_in(ae), perceptual, *weights)
+
+
+def alignment(ae: Mapping[str, Any], channels: int) -> AlignmentTerm | None:
+    """What aligns latents of so many channels, with initial weights that are a function of `ae.seed`; None where off.
+
+    Raises: UserError where the teacher's weights cannot be had.
+    """
+    found = [each for each in shapings_of(ae) if isinstance(each, Alignment)]
+    if not found:
+        return None
+    torch.manual_seed(derived_seed(ae["seed"], "alignment"))
+    return AlignmentTerm(found[0], channels, found[0].load_teacher())
 
 
 def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator | None:
@@ -290,6 +304,13 @@ def check_extractor_weights(name: str, weights: str | None) -> None:
 def check_perceptual_weights(perceptual: str, perceptual_path: str | None) -> None:
     """Raises UserError where the perceptual loss's weights cannot be had."""
     perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
+
+
+def check_teacher_weights(ae: Mapping[str, Any]) -> None:
+    """Raises UserError where the weights of the teacher of an alignment cannot be had."""
+    for each in shapings_of(ae):
+        if isinstance(each, Alignment):
+            each.load_teacher()
 
 
 def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:

@@ -219,6 +219,9 @@ def _first_stage_step(
             assert result.whole is not None
             again = model.decode_counted(view.latent(result.whole))
             total = total + weight * criterion.reconstruction(view.image(image), again)
+        if alignment is not None:
+            assert result.whole is not None
+            total = total + alignment(result.whole, image)
         total.backward()
         if adversary is not None:
             adversary.requires_grad_(True)
@@ -228,6 +231,9 @@ def _first_stage_step(
         result = model.forward_counted(image)
         return criterion.generator_terms(image, result.image, result.regularisation).total
 
+    alignment = build.alignment(ae, model.channels)
+    if alignment is not None:
+        alignment.place(META, torch.float32)
     latents = LatentBatch(
         1, model.channels, image.shape[-1] // model.factor, build.smallest_latent(ae, image.shape[-1])
     )

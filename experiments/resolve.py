@@ -33,9 +33,10 @@ from experiments.tables import (
 )
 from ldm.denoiser import ChecksSide
 from ldm.errors import UserError
-from ldm.first_stage.build import filled_options, nestable
+from ldm.first_stage.build import filled_options, first_stage_class, nestable
+from ldm.first_stage.contract import ShapableFirstStage
 from ldm.first_stage.shaping import LatentBatch
-from ldm.first_stage.shapings import only_active
+from ldm.first_stage.shapings import only_active, shapings_of
 from ldm.parts import options_of
 from ldm.samplers import SAMPLERS, inactive_options, own_options
 
@@ -156,7 +157,11 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     settled = {**ae, "channels": channels, "architecture": sizes, "loss": loss, "training": training}
     own = filled_options(settled, lambda name: _of(table, name, ae["f"], scale))
     shaped = _shaped(own, config["data"]["resolution"])
-    del shaped["channels_used"]
+    if "alignment" in shaped:
+        checks.check_trained_with(
+            config, shaped["alignment"]["teacher"], "the teacher that its latents are aligned with"
+        )
+    shaped.pop("channels_used", None)
     return {"ae": {**shaped, "channels": used or shaped["channels"]}}, notes
 
 
@@ -165,7 +170,7 @@ def _channels(ae: Config) -> tuple[int | None, int | None]:
 
     Raises: UserError where they contradict each other, or none can be cut.
     """
-    given, nested, used = ae["channels"], ae[NESTED], ae["channels_used"]
+    given, nested, used = ae["channels"], ae.get(NESTED), ae.get("channels_used")
     if nested is None:
         if used is not None and given not in (None, used):
             raise UserError(f"ae.channels_used={used} and ae.channels={given} are two numbers: leave one of them out")
@@ -178,6 +183,10 @@ def _channels(ae: Config) -> tuple[int | None, int | None]:
 
 def _shaped(ae: Config, resolution: int) -> dict[str, Any]:
     """The group without what shapes no latents. Raises: UserError where something cannot shape such latents."""
+    if (active := shapings_of(ae)) and not issubclass(first_stage_class(ae["regulariser"]), ShapableFirstStage):
+        raise UserError(
+            f"ae.{active[0].name}: latents of ae={ae['regulariser']} cannot be shaped in training; leave it out"
+        )
     side, batch = resolution // ae["f"], ae["training"]["batch"]
     return only_active(ae, LatentBatch(batch, ae["channels"], side, smallest_latent(ae, resolution)))
 

@@ -103,7 +103,11 @@ def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTrai
     )
     criterion = build.first_stage_loss(ae, perceptual)
     shapings, smallest = shapings_of(ae), build.smallest_latent(ae, images.resolution)
-    return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast, shapings, smallest)
+    alignment = build.alignment(ae, model.channels)
+    networks = (model, criterion, discriminator)
+    if alignment is not None:
+        alignment.place(device, autocast or torch.float32)
+    return FirstStageTraining(*networks, images, settings, device, autocast, shapings, smallest, alignment)
 
 
 def flops_of_training(rehearsal: FirstStageTraining) -> float:

@@ -293,6 +293,14 @@ class ShapableFirstStage(TrainableFirstStage):
         of the result with them.
         """
 
+    @property
+    @abstractmethod
+    def encoder_layer(self) -> Tensor:
+        """The weight of the encoder's last convolution, by which terms on latents are weighed.
+
+        Shapes: (C, channels before, kernel, kernel).
+        """
+
     @abstractmethod
     def decode_train(self, raw: Tensor) -> Reconstruction:
         """Decodes a raw latent with gradients down to it. Shapes: raw (N, channels, h, w)."""

@@ -10,7 +10,7 @@ import torch
 
 from ldm.errors import UserError
 from ldm.first_stage.equivariance import scaled
-from ldm.first_stage.shaping import LatentBatch, LatentShaping, View
+from ldm.first_stage.shaping import LatentBatch, View, ViewShaping
 from ldm.parts import option
 
 FACTORS: Final = (2, 4)
@@ -18,7 +18,7 @@ FACTORS: Final = (2, 4)
 
 
 @dataclass(frozen=True)
-class Downsampling(LatentShaping):
+class Downsampling(ViewShaping):
     """The loss has a second reconstruction beside the first, of latents of half or a quarter of their side.
 
     Pixels and perceptual term are as in the first, with the image made smaller alike; no discriminator sees it.

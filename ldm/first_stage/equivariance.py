@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.first_stage.shaping import LatentBatch, LatentShaping, View
+from ldm.first_stage.shaping import LatentBatch, View, ViewShaping
 from ldm.parts import option
 
 SMALLEST_SCALE: Final = 0.25
@@ -20,7 +20,7 @@ SMALLEST_SCALE: Final = 0.25
 
 
 @dataclass(frozen=True)
-class Equivariance(LatentShaping):
+class Equivariance(ViewShaping):
     """In a share of the training steps the latents tau(z) are decoded, and compared with tau(x) under the whole loss.
 
     tau is a rotation by 90, 180 or 270 degrees, a scaling to a smaller whole side of the latent, or both. It is one for

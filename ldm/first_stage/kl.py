@@ -94,6 +94,11 @@ class KLFirstStage(PosteriorFirstStage, NestableFirstStage):
         return at_least_float32(self.decoder(self.from_latent(raw)))
 
     @property
+    def encoder_layer(self) -> Tensor:
+        """The weight of the encoder's last convolution, of shape (C, channels before, 3, 3)."""
+        return self.encoder.head.weight
+
+    @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         return self.decoder.head.weight

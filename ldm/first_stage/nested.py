@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.first_stage.shaping import LatentBatch, LatentShaping, View
+from ldm.first_stage.shaping import LatentBatch, View, ViewShaping
 from ldm.parts import option
 
 
 @dataclass(frozen=True)
-class Nested(LatentShaping):
+class Nested(ViewShaping):
     """Of each latent the first channels are decoded, as many as one of the numbers by chance, and zeros for the others.
 
     A first stage of fewer channels is cut from the trained one.

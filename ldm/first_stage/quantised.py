@@ -150,6 +150,11 @@ class QuantisedFirstStage(ShapableFirstStage):
             yield self.quantiser.nearest(latent)
 
     @property
+    def encoder_layer(self) -> Tensor:
+        """The weight of the encoder's last convolution, of shape (C, channels before, 3, 3)."""
+        return self.encoder.head.weight
+
+    @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         return self.decoder.head.weight

@@ -1,7 +1,7 @@
 """What shapes the latents of a first stage in training, beside its regulariser.
 
-A shaping says at each step which view of the latents is decoded, and of which view of their images the result should
-be. One that is off takes no part, and no identity holds it.
+Most say at each step which view of the latents is decoded, and of which view of their images the result should be. One
+that is off takes no part, and no identity holds it.
 """
 
 from abc import ABC, abstractmethod
@@ -54,14 +54,18 @@ class LatentShaping(ABC):
     def value(self) -> str | None:
         """What tables call it as it is set; None where it is off."""
 
+    @abstractmethod
+    def check(self, latents: LatentBatch) -> None:
+        """Raises: UserError where it cannot shape such latents."""
+
+
+class ViewShaping(LatentShaping):
+    """One that has views of latents and of their images decoded and compared."""
+
     @property
     @abstractmethod
     def weight(self) -> float | None:
         """Of the reconstruction from a view that is decoded beside the latents; None: it stands in their place."""
-
-    @abstractmethod
-    def check(self, latents: LatentBatch) -> None:
-        """Raises: UserError where it cannot shape such latents."""
 
     @abstractmethod
     def view(self, latents: LatentBatch, draw: torch.Generator) -> View:
@@ -98,7 +102,8 @@ class Views:
 
 def views_at(shapings: Collection[LatentShaping], latents: LatentBatch, seed: int, step: int) -> Views:
     """The views of training step `step`: a pure function of the seed and the step, and of no other shaping."""
-    drawn = [(each, each.view(latents, generator(seed, each.name, step))) for each in shapings]
+    viewing = [each for each in shapings if isinstance(each, ViewShaping)]
+    drawn = [(each, each.view(latents, generator(seed, each.name, step))) for each in viewing]
     return Views(
         [view for each, view in drawn if each.weight is None],
         {each.name: (each.weight, view) for each, view in drawn if each.weight is not None},

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ldm.first_stage.alignment import Alignment
 from ldm.first_stage.downsampling import Downsampling
 from ldm.first_stage.equivariance import Equivariance
 from ldm.first_stage.nested import Nested
 from ldm.first_stage.shaping import LatentBatch, LatentShaping
 from ldm.parts import checked, options_of
 
-SHAPINGS: tuple[type[LatentShaping], ...] = (Equivariance, Downsampling, Nested)
+SHAPINGS: tuple[type[LatentShaping], ...] = (Equivariance, Downsampling, Nested, Alignment)
 
 
 def prefix_of(part: type[LatentShaping]) -> str:

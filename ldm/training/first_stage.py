@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.data.contract import ImageCache
+from ldm.first_stage.alignment import AlignmentTerm
 from ldm.first_stage.components import images_to_start_from, start_from_components
 from ldm.first_stage.contract import FirstStage, Reconstruction, ShapableFirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
@@ -21,6 +22,9 @@ from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
 
 ADAM_BETAS = (0.5, 0.9)  # the reference's, for autoencoder and discriminator
+Weighted = tuple[float | Tensor, Tensor]
+"""A term of the loss, behind its weight; both of shape ()."""
+
 MUON_MOMENTUM = 0.9  # short trainings do not have the time for the usual 0.95
 
 
@@ -59,6 +63,7 @@ class FirstStageTraining:
 
     `discriminator` None trains without adversarial term. `autocast` is the dtype networks compute in (None: float32).
     `shapings` of a `ShapableFirstStage` shape its latents; `smallest` is the smallest side of theirs that is decoded.
+    `alignment`: what one of them adds to the loss, on the device.
     """
 
     def __init__(
@@ -72,11 +77,13 @@ class FirstStageTraining:
         autocast: torch.dtype | None = None,
         shapings: Sequence[LatentShaping] = (),
         smallest: int = 1,
+        alignment: AlignmentTerm | None = None,
     ) -> None:
         self.model, self.loss, self.discriminator = model, loss, discriminator
         self.images, self.settings, self.device, self.autocast = images, settings, device, autocast
         side = images.resolution // model.factor
         self.shapings, self.latents = shapings, LatentBatch(settings.batch, model.channels, side, smallest)
+        self.alignment = alignment
         self.step = 0
         self.optimisers = self._optimisers(model)
         self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator.parameters())
@@ -138,13 +145,13 @@ class FirstStageTraining:
                 last_layer=self.model.last_layer,
                 discriminator=self.discriminator if self.is_adversarial else None,
             )
-            beside = self._beside(image, result, views)
+            beside = {**self._beside(image, result, views), **self._aligned(image, result, terms)}
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         total = sum((weight * term for weight, term in beside.values()), terms.total)
         total.backward()
         if self.settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+            nn.utils.clip_grad_norm_(list(self._trained(self.model)), self.settings.gradient_clip)
         for optimiser in self.optimisers.values():
             optimiser.step()
         values = {**terms.scalars(), "total": total.detach(), "loss": (terms.l1 + terms.perceptual).detach()}
@@ -162,9 +169,19 @@ class FirstStageTraining:
         assert isinstance(self.model, ShapableFirstStage)
         return self.model.forward_viewed(image, noise, views.latent)
 
-    def _beside(self, image: Tensor, result: Reconstruction, views: Views) -> dict[str, tuple[float, Tensor]]:
+    def _aligned(self, image: Tensor, result: Reconstruction, terms: GeneratorTerms) -> dict[str, Weighted]:
+        """The weight and the misalignment of whole latents with a teacher's features of their images."""
+        if self.alignment is None:
+            return {}
+        assert isinstance(self.model, ShapableFirstStage)
+        assert result.whole is not None
+        term, layer = self.alignment(result.whole, image), self.model.encoder_layer
+        of_term = torch.autograd.grad(term, layer, retain_graph=True)[0]
+        return {"alignment": (self.alignment.weight(terms.nll_gradient(result.image, layer), of_term), term)}
+
+    def _beside(self, image: Tensor, result: Reconstruction, views: Views) -> dict[str, Weighted]:
         """The weights and the reconstruction losses of views that are decoded beside the latents, by name."""
-        found: dict[str, tuple[float, Tensor]] = {}
+        found: dict[str, Weighted] = {}
         for name, (weight, view) in views.beside.items():
             assert isinstance(self.model, ShapableFirstStage)
             assert isinstance(self.loss, FirstStageLoss)
@@ -200,13 +217,19 @@ class FirstStageTraining:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)
 
+    def _trained(self, model: FirstStage) -> Iterator[nn.Parameter]:
+        """What is trained beside the discriminator."""
+        yield from model.parameters()
+        if self.alignment is not None:
+            yield from self.alignment.parameters()
+
     def _optimisers(self, model: FirstStage) -> dict[str, Optimizer]:
         """By name: Adam for all weights, or for biases, normalisations and codebook beside Muon."""
         rate = self.settings.matrix_rate
         if rate == 0:
-            return {"adam": self._adam(model.parameters())}
-        convolutions = [weight for weight in model.parameters() if weight.ndim == 4]
-        others = [weight for weight in model.parameters() if weight.ndim != 4]
+            return {"adam": self._adam(self._trained(model))}
+        convolutions = [weight for weight in self._trained(model) if weight.ndim == 4]
+        others = [weight for weight in self._trained(model) if weight.ndim != 4]
         muon = Muon([{"params": convolutions, "full_rate": rate}], lr=rate, momentum=MUON_MOMENTUM)
         return {"muon": muon, "adam": self._adam(others)}
 
@@ -217,19 +240,23 @@ class FirstStageTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""
-        adversary: dict[str, Any] = {}
+        further: dict[str, Any] = {}
         if self.discriminator is not None and self.discriminator_optimiser is not None:
-            adversary = {
+            further = {
                 "discriminator": self.discriminator.state_dict(),
                 "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
             }
+        if self.alignment is not None:
+            further["alignment"] = self.alignment.state_dict()
         optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
-        return {"step": self.step, "model": self.model.state_dict(), "optimisers": optimisers, **adversary}
+        return {"step": self.step, "model": self.model.state_dict(), "optimisers": optimisers, **further}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
+        if self.alignment is not None:
+            self.alignment.load_state_dict(state["alignment"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         if self.discriminator is not None and self.discriminator_optimiser is not None:

@@ -61,6 +61,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     "equivariance": ("ae.equivariance.rotation=true", "ae.equivariance.scaling=true"),
     "downsampling": ("ae=vq", "ae.f=8", "ae.downsampling.loss_weight=0.25"),
     "nested channels": ("ae.nested=[2,4,8]", "ae.channels_used=4"),
+    "alignment": ("ae.f=8", "ae.alignment.teacher=efficientnet_lite0"),
     "a dropped-out first stage": ("ae.architecture.dropout=0.1", "ae.loss.discriminator.norm=batch"),
 }
 

@@ -114,3 +114,14 @@ def test_a_first_stage_is_cut_from_the_nested_one(tmp_path, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(used.encode(image).mean, whole.encode(image).mean[:, :2])
     assert count_first_stage(plan.config["ae"], 32).latent_shape == (2, 8, 8)
+
+
+def test_alignment_is_an_axis_and_its_teacher_must_not_measure():
+    plain, aligned = plan_of(), plan_of("ae.alignment.teacher=efficientnet_lite0")
+    assert (plain.axes["alignment"], aligned.axes["alignment"]) == (None, "efficientnet_lite0")
+    assert "first_stage" in changed(plain, aligned)
+    assert not changed(plain, plan_of("ae.alignment.loss_weight=0.3"))
+    with pytest.raises(UserError, match="dinov2, the teacher that its latents are aligned with, would also be an ext"):
+        plan_of("ae.alignment.teacher=dinov2", "ae.alignment.weights=/w", "metrics.also.dinov2=/w")
+    counted = [count_first_stage(plan.config["ae"], 32).step for plan in (plain, aligned)]
+    assert counted[1].work > counted[0].work

@@ -9,13 +9,24 @@ from torch import Tensor
 
 from ldm.data.contract import ImageCache
 from ldm.first_stage import build_first_stage
+from ldm.first_stage.alignment import Alignment, AlignmentTerm
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss
 from ldm.first_stage.shaping import LatentShaping
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
 
 SIDE = 16
+ALIGNED = Alignment(teacher="efficientnet_lite0", cosine_margin=0.9, distance_margin=0.1)
 OPTIONS = {"vq": {"codes": 24, "revive_every": 2}, "fsq": {"levels": [8, 5, 5]}}
+
+
+class Quarters:
+    """A teacher of the mean colours of an image's quarters."""
+
+    width = 3
+
+    def __call__(self, image: Tensor, side: int) -> Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(image, 2)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +63,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
         dropout: float = 0.0,
         autocast: torch.dtype | None = None,
         shapings: Sequence[LatentShaping] = (),
+        aligned: bool = False,
         **changes,
     ) -> FirstStageTraining:
         torch.manual_seed(start)
@@ -89,6 +101,7 @@ def first_stage_training(pictures) -> Callable[..., FirstStageTraining]:
             autocast,
             shapings,
             smallest=1 if norm is None else 2,
+            alignment=AlignmentTerm(ALIGNED, 3, Quarters()) if aligned else None,
         )
 
     return build

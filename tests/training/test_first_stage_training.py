@@ -38,6 +38,7 @@ def advanced_to(training, step):
         {
             "regulariser": "kl",
             "shapings": (Equivariance(rotation=True, scaling=True), Downsampling(0.25), Nested((1, 2, 3))),
+            "aligned": True,
         },
     ],
     ids=lambda kind: " ".join(
@@ -253,6 +254,29 @@ def test_the_loss_is_that_of_turned_latents_against_turned_images(first_stage_tr
     assert values["total"] == pytest.approx(
         values["l1"] + 1e-6 * values["kl"] + 0.25 * values["downsampling"], rel=1e-5
     )
+
+
+@pytest.mark.parametrize("norm", [None, "group"])
+def test_alignment_is_weighed_by_gradients_at_the_encoders_last_layer(norm, first_stage_training):
+    """By brute force, from the model before the step; with and without a discriminator beside it."""
+    still = {"learning_rate": 1e-9, "adversarial_from": 0.0}
+    training = first_stage_training("kl", norm=norm, aligned=True, **still)
+    model, term = copy.deepcopy(training.model), copy.deepcopy(training.alignment)
+    training.shapings, drawn, batch = [term.options], [], training._batch
+    training._batch = lambda draw: drawn.append(batch(draw)) or drawn[-1]
+    values = training.advance().numbers()
+    draw = generator(3, "step", 0)
+    torch.randint(12, (4,), generator=draw)
+    torch.rand(4, generator=draw)
+    z = model.encode(drawn[0]).sample(torch.randn((4, 3, 4, 4), generator=draw))
+    aligned, l1 = term(z, drawn[0]), (model.decode(z) - drawn[0]).abs().mean()
+    layer = model.encoder.head.weight
+    norms = [float(torch.autograd.grad(each, layer, retain_graph=True)[0].norm()) for each in (l1, aligned)]
+    weight = 0.1 * norms[0] / (norms[1] + 1e-4)
+    assert values["alignment"] == pytest.approx(float(aligned), rel=1e-5)
+    rest = values["l1"] + 1e-6 * values["kl"] + values["adaptive_weight"] * values["adversarial"]
+    assert values["total"] - rest == pytest.approx(weight * values["alignment"], rel=1e-3)
+    assert weight * values["alignment"] > 1e-3
 
 
 @pytest.mark.slow
