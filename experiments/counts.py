@@ -211,17 +211,21 @@ def _first_stage_step(
         result, seen = _passed(model, image, views), views.image(image)
         if adversary is not None:
             adversary.requires_grad_(False)
-        total = criterion.generator_terms(
+        terms = criterion.generator_terms(
             seen, result.image, result.regularisation, last_layer=model.last_layer, discriminator=adversary
-        ).total
+        )
+        total = terms.total
         for weight, view in views.beside.values():
             assert isinstance(criterion, FirstStageLoss)
             assert result.whole is not None
             again = model.decode_counted(view.latent(result.whole))
             total = total + weight * criterion.reconstruction(view.image(image), again)
         if alignment is not None:
+            assert isinstance(model, ShapableFirstStage)
             assert result.whole is not None
-            total = total + alignment(result.whole, image)
+            term, layer = alignment(result.whole, image), model.encoder_layer
+            of_term = torch.autograd.grad(term, layer, retain_graph=True)[0]
+            total = total + alignment.weight(terms.nll_gradient(result.image, layer), of_term) * term
         total.backward()
         if adversary is not None:
             adversary.requires_grad_(True)
