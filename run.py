@@ -4,15 +4,16 @@ import os
 import sys
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import sentence_for, with_scale
-from experiments.console import console, say
+from experiments.cli import exit_code, sentence_for, with_scale
+from experiments.console import say
+from experiments.harmless import check_harmless
+from experiments.stopping import stop_on_signals
 from ldm.errors import UserError
 
-exit_code = 0
+result = 0
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -21,16 +22,16 @@ def main(config: DictConfig) -> None:
     from experiments import build
     from experiments.main import run_one
 
-    global exit_code
+    global result
     try:
-        exit_code = run_one(config, build.command_line())
+        result = run_one(config, build.command_line())
     except (UserError, OmegaConfBaseException) as error:
         say(f"error: {sentence_for(error)}", style="bold red")
-        exit_code = 2
+        result = 2
 
 
 def run() -> int:
-    """Runs Hydra and turns what goes wrong into one sentence and an exit code."""
+    """Runs Hydra, until it ends or is asked to stop, and returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one sentence
     # Threads that wait for each other spin only briefly: as fast on an idle machine, and several times as fast on one
     # that also does something else. Read when torch is first imported.
@@ -40,21 +41,16 @@ def run() -> int:
     from experiments.settings import overview
 
     OmegaConf.register_new_resolver("settings_help", overview)
-
+    check_harmless(sys.argv)
+    sys.argv = with_scale(sys.argv)
     try:
-        sys.argv = with_scale(sys.argv)
         main()
     except CellsFailedError as error:
         say(f"error: {error}", style="bold red")
         return 1
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        say(f"error: {sentence_for(error)}", style="bold red")
-        return 2
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from the last checkpoint")
-        return 130
-    return exit_code
+    return result
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    stop_on_signals()
+    sys.exit(exit_code(run))

@@ -74,6 +74,10 @@ class Claim:
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._beat, name=f"claim on {name}", daemon=True)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the same claim, which can be checked there; signs of life are given by this one alone."""
+        return Claim, (self.folder, self.name, self.token, self.lease, self.is_sure)
+
     def is_lost(self) -> bool:
         """Whether another process has a later claim."""
         return max(tokens(self.folder), default=0) > self.token

@@ -14,6 +14,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.console import say
 from experiments.schema import CONF, leaves
+from experiments.stopping import EXIT_CODE as STOPPED
+from experiments.stopping import StoppedError
 from ldm.errors import UserError, nearest
 
 SCALES = ("tiny", "cpu", "gpu", "paper")
@@ -179,9 +181,31 @@ def without(overrides: Sequence[str], key: str) -> list[str]:
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """What `work` returns, or 2 after one sentence about what the user can mend."""
+    """What `work` returns, 2 after one sentence about what the user can mend, 130 or 143 where it was stopped."""
     try:
         return work()
+    except (KeyboardInterrupt, StoppedError) as stop:
+        say("stopped; the same command goes on from what it saved")
+        return 130 if isinstance(stop, KeyboardInterrupt) else STOPPED
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         say(f"error: {sentence_for(error)}", style="bold red")
         return 2
+    except Exception as error:
+        if not _is_of_composing(error):
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        say(f"error: these settings cannot be composed ({said}); python run.py --help lists them", style="bold red")
+        return 2
+
+
+COMPOSING = ("hydra", "omegaconf", "antlr4", "yaml")
+"""Packages that compose settings; what they raise of Python's own errors is about the settings, too."""
+
+
+def _is_of_composing(error: BaseException) -> bool:
+    """Whether an error was raised in one of the packages that compose settings, and not in what they call."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in COMPOSING

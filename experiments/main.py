@@ -1,5 +1,6 @@
 """What run.py does with composed configs: one cell, one job of a sweep, or a whole grid."""
 
+import dataclasses
 import json
 import os
 import secrets
@@ -19,6 +20,7 @@ from experiments.custom import check_sources, is_custom
 from experiments.forecast import Forecast, forecast
 from experiments.images import check_larger_images, data_facts
 from experiments.plan import make_plan
+from experiments.ranks import devices_of
 from experiments.resolve import with_scale_sizes
 from experiments.runner import run_stages
 from experiments.scoring import left_out_by_number
@@ -26,7 +28,7 @@ from experiments.stage import Plan, targets
 from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
 from experiments.store import Store, now
-from experiments.sweep import Launch, Point, as_sweep, distinct, run_waves, say_lost
+from experiments.sweep import Due, Launch, Point, as_sweep, distinct, run_missing, say_lost
 from experiments.tracking import Tracker, check_tracking, mode_of
 from ldm.errors import UserError
 
@@ -41,6 +43,7 @@ def run_one(config: DictConfig, command: str) -> int:
     if values["sweep"]["target"]:
         _run_job(values)
         return 0
+    devices_of(values)
     store = Store(Path(values["store"]))
     plan = plan_of(values, store)
     point = Point(tuple(values["overrides"]), plan)
@@ -86,6 +89,8 @@ def run_grid(
     for overrides in grid:
         values = plain(compose(overrides), command)
         settings.append(values)
+        if workers is not None:
+            devices_of(values)
         store = Store(Path(values["store"]))
         # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
         decided = [f"{key}={values[key]}" for key in ("device", "precision")]
@@ -106,15 +111,12 @@ def run_grid(
     _say_work(points, cells, len(stages), ahead, time_needed)
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
-    def launch_in_sweep(jobs: Sequence[Sequence[str]]) -> None:
-        try:
-            launch([[*job, f"sweep.id={name}"] for job in jobs])
-        except Exception as error:  # the store tells which jobs did their work
-            say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
+    def launch_in_sweep(jobs: Sequence[Due]) -> None:
+        launch([dataclasses.replace(job, overrides=(*job.overrides, f"sweep.id={name}")) for job in jobs])
 
     weights = _weights(ahead, time_needed)
     with whole(weights):
-        lost = run_waves(cells, asked, store, launch_in_sweep, weights)
+        lost = run_missing(cells, asked, store, launch_in_sweep, weights)
     left = _missing(stages, store)
     _track_cells(unmeasured, store, values, name)
     _say_end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values)

@@ -17,12 +17,20 @@ from experiments.compose import without_environment
 from experiments.console import clock, complete, say
 from experiments.custom import SOURCES, sources_of
 from experiments.images import Images
+from experiments.ranks import devices_of, run_on_devices
 from experiments.stage import Job, Log, Machine, Outcome, Parent, Plan, PlannedStage, Stage
+from experiments.stopping import StoppedError
 from experiments.store import Store, now
 from experiments.tracking import Tracker
 from ldm import __version__
+from ldm.errors import UserError
 from ldm.finite import NotFiniteError
+from ldm.memory import is_out_of_memory
 from ldm.records import RATE, WINDOWS, StageRecord, write_json
+
+
+class OutOfMemoryError(UserError):
+    """A stage needs more memory than there is."""
 
 
 def machine_of(config: Mapping[str, Any]) -> Machine:
@@ -91,7 +99,7 @@ def _complete(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> bool:
             if claim.is_lost():  # whatever failed then: what it worked with is another process's now
                 shutil.rmtree(store.place(planned.name, planned.identity, claim), ignore_errors=True)
                 claim.check()
-            if not isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, KeyboardInterrupt | StoppedError):
                 store.fail(planned.name, planned.identity, error, plan.config["command"])
             raise
         return True
@@ -99,15 +107,24 @@ def _complete(stage: Stage, plan: Plan, store: Store, tracker: Tracker) -> bool:
 
 def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: Claim) -> None:
     planned, started = plan.stages[stage.name], time.monotonic()
+    is_divided = stage.divides is not None and stage.divides(planned.settings)
+    devices = devices_of(plan.config) if is_divided else 1
     store.begin(stage.name, planned.identity, claim)
-    prepare_device(plan.config["device"])
     with tracker.stage_run(plan, planned, stage.axes) as run:
         made_with = _with_sources(planned, plan, store.place(stage.name, planned.identity, claim))
         try:
-            outcome = stage.run(job_of(stage, plan, store, run, claim))
+            work = functools.partial(_work, stage, plan, store)
+            if devices > 1:
+                outcome = run_on_devices(work, run, claim, plan.config["device"], devices)
+            else:
+                outcome = work(run, claim)
             _check_numbers(outcome)
         except NotFiniteError as error:
             raise NotFiniteError(f"{stage.line(plan.axes)}: {error}; {_advice(plan)}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(f"{stage.line(plan.axes)}: {_of_memory(error, plan)}") from error
         _check_protocols(outcome, stage.name)
         record = StageRecord(
             stage=stage.name,
@@ -123,6 +140,7 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: 
                 **environment(),
                 **made_with,
                 "device": plan.config["device"],
+                "devices": devices,
                 "config": without_environment(plan.config),
             },
             created=now(),
@@ -134,6 +152,12 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: 
     rate = f"  {record.cost.images_per_second:,.0f} images/s" if record.cost.images else ""
     complete(stage.name, planned.identity)
     say(f"{stage.line(plan.axes)}  done in {clock(time.monotonic() - started)}{rate}{headline(record)}")
+
+
+def _work(stage: Stage, plan: Plan, store: Store, log: Log, claim: Claim) -> Outcome:
+    """What a stage comes to, or this process's share of it."""
+    prepare_device(plan.config["device"])
+    return stage.run(job_of(stage, plan, store, log, claim))
 
 
 def _with_sources(planned: PlannedStage, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -163,6 +187,17 @@ def _check_numbers(outcome: Outcome) -> None:
     none = [row.metric for row in outcome.rows if not math.isfinite(row.value)]
     if none:
         raise NotFiniteError(f"the measured {', '.join(none)} is no number (NaN or infinite)")
+
+
+def _of_memory(error: BaseException, plan: Plan) -> str:
+    """What to do where memory does not suffice."""
+    said = str(error).strip().partition("\n")[0]
+    where = "of the GPU" if plan.config["device"] == "cuda" else "of this machine"
+    return (
+        f"the memory {where} does not suffice ({said}); close other programs, sample fewer images at a time "
+        f"(samples.batch={max(1, plan.config['samples']['batch'] // 2)}), train with smaller batches "
+        "(ae.training.batch, trainer.batch), or choose a smaller scale"
+    )
 
 
 def _advice(plan: Plan) -> str:

@@ -208,6 +208,9 @@ class _Trainer:
     milestones: tuple[float, ...] | None = option(
         above=0, high=1, words=("auto",), help="shares of the training at which quality is measured; auto: halvings"
     )
+    devices: int = option(
+        low=1, high=1024, words=("auto",), help="GPUs (with device=cpu, processes) that divide a stage; auto: all"
+    )
     checkpoint_seconds: float = option(low=0, unit="seconds", help="between checkpoints")
 
 

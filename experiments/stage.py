@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 
 
+def _no_label(axes: Settings) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of the pipeline: what it hangs on, what its identity hashes, and the function that does its work.
@@ -32,6 +36,8 @@ class Stage:
     names_cell: whether its identity at training seed 0 is the name of the cell. needs(config): which of its parents it
     reads under a config, all that the plan has where None. estimate(settings, counts): its work, where networks do it.
     notes(stage, plans, store): what to say before these plans are run with the store in that folder.
+    divides(settings): whether its work is divided over the devices of a job, where that has several; never where None.
+    Its `run` is then called once for each device, as `ldm.ranks.these` tells it, and the first alone writes.
     """
 
     name: str
@@ -41,13 +47,14 @@ class Stage:
     until: tuple[str, ...]
     settings: Callable[[Settings, DataFacts], Settings | None]
     run: Callable[[Job], Outcome]
-    label: Callable[[Settings], str] = lambda axes: ""
+    label: Callable[[Settings], str] = _no_label
     defaults: Settings = field(default_factory=dict)
     is_result: bool = False
     names_cell: bool = False
     needs: Callable[[Settings], tuple[str, ...]] | None = None
     estimate: Callable[[Settings, Counts], Estimate | None] | None = None
     notes: Callable[[Stage, Sequence[Plan], Path], list[str]] | None = None
+    divides: Callable[[Settings], bool] | None = None
 
     @property
     def shape(self) -> StageShape:

@@ -1,5 +1,6 @@
-"""A sweep as waves of jobs: every stage once, in any launcher, a failure stopping only what hangs on it."""
+"""A sweep as jobs that wait for one another: each stage once, in any launcher; a failure stops what hangs on it."""
 
+import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +9,29 @@ from experiments.axes import choices, other_settings
 from experiments.console import complete, say
 from experiments.stage import Plan, PlannedStage, Stage, targets
 from experiments.store import Store
+from ldm.errors import UserError
 from ldm.records import Cell, Sweep
 
-Launch = Callable[[Sequence[Sequence[str]]], None]
-"""Runs one job for each list of overrides and returns when all have ended, whatever became of them."""
 
+@dataclass(frozen=True)
+class Due:
+    """A job that a launcher is to run: the overrides that tell it what to make.
+
+    It waits until the jobs numbered `after` of the same call have ended, and is left out unless `may_begin` then says
+    that all it hangs on is there. `ended` is to be called when it has ended.
+    """
+
+    overrides: tuple[str, ...]
+    after: tuple[int, ...] = ()
+    may_begin: Callable[[], bool] = lambda: True
+    ended: Callable[[], None] = lambda: None
+
+
+Launch = Callable[[Sequence[Due]], None]
+"""Runs jobs and returns when all have ended, whatever became of them."""
+
+TRIES = 3
+"""How often a stage is begun whose process is killed, before it is given up."""
 
 NOTHING_TIMED: Mapping[tuple[str, str], float] = {}
 
@@ -33,6 +52,10 @@ class Lost:
     point: Point
     reason: str
     command: str
+
+
+class KilledError(UserError):
+    """A stage was given up, since its process was killed each time."""
 
 
 def distinct(points: Sequence[Point]) -> list[Point]:
@@ -71,58 +94,110 @@ def missing(points: Sequence[Point], asked: Sequence[str], store: Store) -> list
     return list(found.values())
 
 
-def depth(plan: Plan, name: str) -> int:
-    """How many of a plan's stages, one behind another, come before the stage of that name."""
-    return max((depth(plan, parent) + 1 for parent in plan.stages[name].parents), default=0)
+def in_waves(launch: Callable[[Sequence[Sequence[str]]], None]) -> Launch:
+    """A launch by a launcher that knows of no order: jobs go to it together where none waits for another of them."""
+
+    def launch_waves(jobs: Sequence[Due]) -> None:
+        waiting = dict(enumerate(jobs))
+        while waiting:
+            wave = {number: job for number, job in waiting.items() if not waiting.keys() & set(job.after)}
+            begun = [job for job in wave.values() if job.may_begin()]
+            if begun:
+                _launched(lambda: launch([job.overrides for job in begun]))  # noqa: B023 (called at once)
+            for number, job in wave.items():
+                del waiting[number]
+                job.ended()
+
+    return launch_waves
 
 
-def in_waves(jobs: Sequence[tuple[PlannedStage, Point]]) -> list[list[tuple[PlannedStage, Point]]]:
-    """Stages with the points that need them, together where nothing waits for another of them."""
-    levels = [depth(point.plan, planned.name) for planned, point in jobs]
-    return [[job for job, at in zip(jobs, levels, strict=True) if at == level] for level in sorted(set(levels))]
+def _launched(call: Callable[[], None]) -> None:
+    """Calls a launcher; what it raises is said and no more, since the store tells which jobs did their work."""
+    try:
+        call()
+    except Exception as error:
+        say(f"the launcher reports: {type(error).__name__}: {error}", style="yellow")
 
 
-def run_waves(
+def run_missing(
     points: Sequence[Point],
     asked: Sequence[str],
     store: Store,
     launch: Launch,
     seconds: Mapping[tuple[str, str], float] = NOTHING_TIMED,
 ) -> list[Lost]:
-    """Launches what is missing, parents first, and returns what could not be made and has itself to blame.
+    """Launches what is missing and returns what could not be made and has itself to blame.
 
     What hangs on a failed stage is not tried; it is made by the next call, when the cause is gone. `seconds`: how long
-    stages will take, as far as it is known. The longest of a wave begin first, so that none is left over at its end.
+    stages will take, as far as it is known. What has the longest way to its end comes first, so that nothing long is
+    left over at the end.
     """
-    lost: list[Lost] = []
-    for wave in in_waves(missing(points, asked, store)):
-        ready = [
-            (planned, point)
-            for planned, point in wave
-            if all(store.is_complete(*parent) for parent in planned.parents.items())
+    jobs = _longest_way_first(missing(points, asked, store), seconds)
+
+    def is_complete(planned: PlannedStage) -> bool:
+        return store.is_complete(planned.name, planned.identity)
+
+    def may_begin(planned: PlannedStage) -> bool:
+        return all(store.is_complete(*parent) for parent in planned.parents.items())
+
+    def ended(planned: PlannedStage) -> None:
+        if is_complete(planned):
+            complete(planned.name, planned.identity)  # said by the job itself where it runs below this process
+
+    def launch_all(these: Sequence[tuple[PlannedStage, Point]]) -> None:
+        numbers = {(planned.name, planned.identity): number for number, (planned, _) in enumerate(these)}
+        due = [
+            Due(
+                (*point.overrides, *handed(planned)),
+                tuple(numbers[parent] for parent in planned.parents.items() if parent in numbers),
+                functools.partial(may_begin, planned),
+                functools.partial(ended, planned),
+            )
+            for planned, point in these
         ]
-        if not ready:
-            continue
-        ready.sort(key=lambda job: -seconds.get((job[0].name, job[0].identity), 0.0))
-        launch([[*point.overrides, *handed(planned)] for planned, point in ready])
-        killed = [
-            (planned, point)
-            for planned, point in ready
-            if not store.is_complete(planned.name, planned.identity)
-            and store.failure(planned.name, planned.identity) is None
-        ]
-        if killed:
-            say(f"jobs that ended without a word (killed?) are tried once more: {len(killed)}", style="yellow")
-            launch([[*point.overrides, *handed(planned)] for planned, point in killed])
-        for planned, point in ready:
-            if store.is_complete(planned.name, planned.identity):
-                complete(planned.name, planned.identity)  # said by the job itself where it runs below this process
-                continue
-            failure = store.failure(planned.name, planned.identity)
-            reason = failure.error if failure else "its job ended without a word (killed?)"
-            command = "python run.py " + " ".join(shell_word(override) for override in point.overrides)
-            lost.append(Lost(planned, point, reason, command))
-    return lost
+        _launched(lambda: launch(due))
+
+    def blamed() -> list[tuple[PlannedStage, Point]]:
+        return [(planned, point) for planned, point in jobs if may_begin(planned) and not is_complete(planned)]
+
+    if not jobs:
+        return []
+    launch_all(jobs)
+    for _ in range(TRIES - 1):
+        lost = [planned for planned, _ in blamed()]
+        failed = [planned.identity for planned in lost if store.failure(planned.name, planned.identity)]
+        if len(failed) == len(lost):
+            break
+        say(f"jobs that ended without a word (killed?) are tried again: {len(lost) - len(failed)}", style="yellow")
+        left = [(planned, point) for planned, point in jobs if not is_complete(planned)]
+        launch_all([(planned, point) for planned, point in left if planned.identity not in failed])
+    return [_lost(planned, point, store) for planned, point in blamed()]
+
+
+def _longest_way_first(
+    jobs: Sequence[tuple[PlannedStage, Point]], seconds: Mapping[tuple[str, str], float]
+) -> list[tuple[PlannedStage, Point]]:
+    """Jobs by the seconds of the longest chain that begins with each; those of equal ways in their order."""
+    ways = dict[tuple[str, str], float]()
+    for planned, _ in reversed(jobs):  # what waits comes after what it waits for
+        key = planned.name, planned.identity
+        ways[key] = ways.get(key, 0.0) + seconds.get(key, 0.0)
+        for parent in planned.parents.items():
+            ways[parent] = max(ways.get(parent, 0.0), ways[key])
+    return sorted(jobs, key=lambda job: -ways[job[0].name, job[0].identity])
+
+
+def _lost(planned: PlannedStage, point: Point, store: Store) -> Lost:
+    """What failed, or is given up as failed since its process was killed in every try."""
+    command = "python run.py " + " ".join(shell_word(override) for override in point.overrides)
+    failure = store.failure(planned.name, planned.identity)
+    if failure is None:
+        error = KilledError(
+            f"its process was killed {TRIES} times in the middle of it, and it is given up; where memory does not "
+            "suffice, run fewer at a time (hydra.launcher.workers), or with smaller batches"
+        )
+        failure = store.fail(planned.name, planned.identity, error, command)
+    return Lost(planned, point, failure.error, command)
 
 
 def handed(planned: PlannedStage) -> list[str]:

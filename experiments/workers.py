@@ -7,20 +7,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from experiments.console import Event, Relayed, relay_to
+from experiments.stopping import stop_on_signals
 from ldm.errors import UserError
 
 Job = Callable[[], None]
 """A picklable piece of work; what comes of it is on disk."""
 
-PATIENCE_SECONDS = 5.0
-"""How long a worker that was told to end may take."""
+PATIENCE_SECONDS = 20.0
+"""How long a worker that was told to end may take, which saves its training behind the step that it is at."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What the libraries below torch, numpy and scipy read at their start: numpy's linear algebra knows nothing of torch's
@@ -28,10 +28,51 @@ number of threads, and workers that each take all cores wait for one another (an
 
 
 @dataclass(frozen=True)
+class Turn:
+    """When a job may begin: when those numbered `after` have ended, if `may_begin` says so then; else it is left out.
+
+    `ended` is called when it has ended, not where it was left out.
+    """
+
+    after: Collection[int] = ()
+    may_begin: Callable[[], bool] = lambda: True
+    ended: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
 class Done:
     """A job has ended; `error` says why it did not succeed."""
 
     error: str | None
+
+
+class _Waiting:
+    """Jobs of one call that have not begun, by number, and what became of the others."""
+
+    def __init__(self, jobs: Sequence[Job], turns: Sequence[Turn]) -> None:
+        self.jobs, self.turns = jobs, turns
+        self.numbers = dict.fromkeys(range(len(jobs)))
+        self.errors: list[str | None] = [None] * len(jobs)
+        self.not_ended = set(self.numbers)
+
+    def next(self) -> int | None:
+        """Takes out the first job whose turn it is, and all before it that are left out; None where all must wait."""
+        for number in list(self.numbers):
+            turn = self.turns[number]
+            if not self.not_ended.isdisjoint(turn.after):
+                continue
+            del self.numbers[number]
+            if turn.may_begin():
+                return number
+            self.not_ended.discard(number)
+            return self.next()  # what waited for it is to be left out, too
+        return None
+
+    def end(self, number: int, error: str | None) -> None:
+        """A job has ended."""
+        self.errors[number] = error
+        self.not_ended.discard(number)
+        self.turns[number].ended()
 
 
 @dataclass
@@ -57,46 +98,52 @@ class Workers:
         self.count, self.threads = count, threads
         self.workers: list[_Worker] = []
 
-    def run(self, jobs: Sequence[Job]) -> list[str | None]:
-        """Runs all jobs and returns, for each, why it did not succeed; None where it did."""
-        errors: list[str | None] = [None] * len(jobs)
-        waiting = deque(range(len(jobs)))
+    def run(self, jobs: Sequence[Job], turns: Sequence[Turn] | None = None) -> list[str | None]:
+        """Runs all jobs, the first whose turn it is first, and returns, for each, why it did not succeed.
+
+        None stands for those that did, and for those that were left out.
+        """
+        waiting = _Waiting(jobs, turns or [Turn()] * len(jobs))
         try:
-            while waiting or any(worker.job is not None for worker in self.workers):
-                self._hand_out(waiting, jobs)
-                busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
+            while waiting.numbers or self._busy():
+                self._hand_out(waiting)
+                busy = {worker.connection: worker for worker in self._busy()}
                 for connection in wait(list(busy)):
-                    self._listen(busy[connection], errors)  # type: ignore[index]
+                    self._listen(busy[connection], waiting)  # type: ignore[index]
         except BaseException:
             self.end()
             raise
-        return errors
+        return waiting.errors
 
-    def _hand_out(self, waiting: deque[int], jobs: Sequence[Job]) -> None:
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.job is not None]
+
+    def _hand_out(self, waiting: _Waiting) -> None:
         for worker in [w for w in self.workers if w.job is None and not w.process.is_alive()]:
             self._bury(worker)  # killed while it waited
-        free = [worker for worker in self.workers if worker.job is None]
-        for _ in range(min(len(waiting) - len(free), self.count - len(self.workers))):
-            self.workers.append(fresh := _start(self.threads))
-            free.append(fresh)
-        for worker in free[: len(waiting)]:
-            worker.job = waiting.popleft()
-            try:
-                worker.connection.send(jobs[worker.job])
-            except OSError:  # killed this very moment: what listens to it finds out
-                continue
+        while len(self._busy()) < self.count and (number := waiting.next()) is not None:
+            worker = next((worker for worker in self.workers if worker.job is None), None) or self._started()
+            worker.job = number
+            # A worker that was killed this very moment: what listens to it finds out.
+            with contextlib.suppress(OSError):
+                worker.connection.send(waiting.jobs[number])
 
-    def _listen(self, worker: _Worker, errors: list[str | None]) -> None:
+    def _started(self) -> _Worker:
+        self.workers.append(fresh := _start(self.threads))
+        return fresh
+
+    def _listen(self, worker: _Worker, waiting: _Waiting) -> None:
         """Takes in one thing that a worker sent, or that it has died."""
         assert worker.job is not None
+        number = worker.job
         try:
             message: Event | Done = worker.connection.recv()
         except (EOFError, OSError):
             self._bury(worker)
-            errors[worker.job] = f"its process ended in the middle of it (exit code {worker.process.exitcode})"
-            return
+            message = Done(f"its process ended in the middle of it (exit code {worker.process.exitcode})")
         if isinstance(message, Done):
-            errors[worker.job], worker.job = message.error, None
+            worker.job = None
+            waiting.end(number, message.error)
         else:
             worker.relayed.show(message)
 
@@ -123,14 +170,14 @@ def _start(threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, threads), daemon=True)
-    with _environment(dict.fromkeys(THREAD_VARIABLES, str(threads))):
+    with in_environment(dict.fromkeys(THREAD_VARIABLES, str(threads))):
         process.start()
     there.close()  # held by the worker alone, so that its death closes it
     return _Worker(process, here)
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """The environment with these in it, for processes that start here."""
     before = dict(os.environ)
     os.environ.update(variables)
@@ -146,7 +193,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _serve(connection: Connection, threads: int) -> None:
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    stop_on_signals()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     sending = threading.Lock()
 
     def send(message: Event | Done) -> None:
@@ -169,7 +217,7 @@ def _serve(connection: Connection, threads: int) -> None:
             send(Done(f"{type(error).__name__}: {error}"))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A parent that was killed tells its workers nothing, but they can see it."""
     parent = multiprocessing.parent_process()
     assert parent is not None

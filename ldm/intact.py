@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,6 +13,18 @@ from ldm.errors import UserError
 
 TEMPORARY: Final = re.compile(r"\..+\.\d+")
 """Names of files that this program has not finished yet."""
+
+
+MOST_INFLATED: Final = 200
+"""An entry of a zip archive that inflates to more than this multiple of its size is not read."""
+
+SMALL: Final = 64 << 20
+"""Bytes up to which an entry may inflate to any multiple of its size, as one plain colour does."""
+
+
+def inflates_too_far(entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry of a zip archive would fill the memory from next to nothing."""
+    return entry.file_size > max(SMALL, MOST_INFLATED * entry.compress_size)
 
 
 def temporary_of(path: Path) -> Path:

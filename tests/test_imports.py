@@ -18,7 +18,10 @@ HYDRA = ("hydra", "omegaconf", "wandb")
 
 EVERYWHERE = tuple(
     f"ldm.{name}"
-    for name in ("errors", "finite", "intact", "joined", "layers", "lines", "parts", "records", "randomness")
+    for name in (
+        *("errors", "finite", "intact", "joined", "layers", "lines", "memory", "parts", "ranks", "records"),
+        "randomness",
+    )
 )
 ROOMS = {
     "pretrained": (),

@@ -20,6 +20,7 @@ from ldm.data.latents import CachedLatents
 from ldm.denoiser import DENOISERS
 from ldm.diffusion import DenoisingModel
 from ldm.parts import defaults_of
+from ldm.ranks import ALONE, Ranks, these
 from ldm.training.checkpoint import save_weights
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
@@ -35,8 +36,9 @@ def run(job: Job) -> Outcome:
         return _given(job)
     material, settings = training_material(job), training_settings(job)
     model, conditions = material.fresh()
-    training = DiffusionTraining(model, conditions, material.data, settings)
-    flops_per_step = material.flops_per_step(settings)
+    ranks = these()
+    training = DiffusionTraining(model, conditions, material.data, settings, ranks)
+    flops_per_step = material.flops_per_step(settings, ranks)
     milestones = images_at(config["training"]["milestones"], settings.images, settings.batch)
 
     def keep_milestone(step: int) -> None:
@@ -46,7 +48,9 @@ def run(job: Job) -> Outcome:
             save_weights(folder / f"{seen}.safetensors", training.ema.module.state_dict())
 
     with reporting(job.label, settings.steps * settings.batch) as reporter:
-        meter = run_training(job, training, train(training), reporter, keep_milestone)
+        meter = run_training(job, training, train(training), reporter, keep_milestone, ranks)
+    if not ranks.is_first:
+        return Outcome()
     save_weights(job.folder / "weights.safetensors", training.ema.module.state_dict())
     return Outcome(
         facts={
@@ -57,6 +61,7 @@ def run(job: Job) -> Outcome:
             "learning_rate": settings.learning_rate,
             "vocabulary": dataclasses.asdict(material.known),
             "milestones": milestones,
+            **training.smaller_passes,
             "flops_per_image": flops_per_step / settings.batch,
             "latent_shape": job.parent("latents").record.facts["shape"],
         },
@@ -94,9 +99,10 @@ class TrainingMaterial:
     known: Vocabulary
     fresh: Callable[[], tuple[DenoisingModel, Conditioning]]
 
-    def flops_per_step(self, settings: DiffusionSettings) -> float:
-        """FLOPs of one step, counted on a model that is thrown away."""
-        return count_flops(lambda: DiffusionTraining(*self.fresh(), self.data, settings).accumulate_gradients())
+    def flops_per_step(self, settings: DiffusionSettings, ranks: Ranks = ALONE) -> float:
+        """FLOPs of one step, counted on a model that is thrown away, of all ranks together."""
+        rehearsal = DiffusionTraining(*self.fresh(), self.data, settings, ranks)
+        return ranks.sum_number(count_flops(rehearsal.accumulate_gradients), self.data.device)
 
 
 def training_material(job: Job) -> TrainingMaterial:
@@ -137,7 +143,7 @@ def training_settings(job: Job) -> DiffusionSettings:
 UNLIMITED = "none"
 """In place of a half-life of the EMA: the share of the images seen alone says how long it is."""
 
-NAMES = ("micro_batch", "checkpoint_seconds", "budget", "learning_rate_factor")
+NAMES = ("micro_batch", "devices", "checkpoint_seconds", "budget", "learning_rate_factor")
 """Settings of a training that change no numbers, or only through what is filled in for the names that they give."""
 
 
@@ -161,6 +167,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def needs(config: Settings) -> tuple[str, ...]:
     """A given denoiser reads no latents; rates are found before only where the config asks for it."""
     return ("first_stage",) if is_given(config["denoiser"]) else ("latents", "learning_rate")
+
+
+def divides(settings: Settings) -> bool:
+    """A training is; a denoiser that was given is only looked at."""
+    return not is_given(settings["denoiser"])
 
 
 def estimate(settings: Settings, counts: Counts) -> Estimate | None:
@@ -192,4 +203,5 @@ STAGE = Stage(
     },
     needs=needs,
     estimate=estimate,
+    divides=divides,
 )

@@ -19,6 +19,7 @@ from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
 from ldm.first_stage.contract import NestableFirstStage
 from ldm.first_stage.shapings import shapings_of
+from ldm.ranks import ALONE, Ranks, these
 from ldm.training.checkpoint import load_weights, save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
@@ -46,11 +47,15 @@ def train(job: Job) -> Outcome:
     """Trains the first stage of a job's settings; writes weights.safetensors, checkpoints on the way."""
     config = job.settings
     images = job.images("train")
-    flops = flops_of_training(training_of(config, images, job.device))
-    training = training_of(config, images, job.device)
+    ranks = these()
+    rehearsal = training_of(config, images, job.device, ranks)
+    flops = ranks.sum_number(flops_of_training(rehearsal), job.device)
+    training = training_of(config, images, job.device, ranks)
     with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
-        meter = run_training(job, training, steps, reporter, lambda step: None)
+        meter = run_training(job, training, steps, reporter, lambda step: None, ranks)
+    if not ranks.is_first:
+        return Outcome()
     save_weights(job.folder / "weights.safetensors", training.model.state_dict())
     return Outcome(
         facts={
@@ -78,7 +83,7 @@ def _cut(job: Job) -> Outcome:
     return Outcome(facts=facts, cost=meter.cost(0))
 
 
-def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTraining:
+def training_of(ae: Settings, images: ImageCache, device: str, ranks: Ranks = ALONE) -> FirstStageTraining:
     """The training of a first stage of a group `ae` that was filled in, at its beginning."""
     loss, training = ae["loss"], ae["training"]
     model = build.first_stage(ae, images.resolution).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,12 +107,13 @@ def training_of(ae: Settings, images: ImageCache, device: str) -> FirstStageTrai
         from_components=ae.get("architecture", {}).get("initialisation") == "components",
     )
     criterion = build.first_stage_loss(ae, perceptual)
-    shapings, smallest = shapings_of(ae), build.smallest_latent(ae, images.resolution)
+    smallest = build.smallest_latent(ae, images.resolution)
     alignment = build.alignment(ae, model.channels)
-    networks = (model, criterion, discriminator)
     if alignment is not None:
         alignment.place(device, autocast or torch.float32)
-    return FirstStageTraining(*networks, images, settings, device, autocast, shapings, smallest, alignment)
+    shaped = {"shapings": shapings_of(ae), "smallest": smallest, "alignment": alignment}
+    networks = (model, criterion, discriminator)
+    return FirstStageTraining(*networks, images, settings, device, autocast, ranks, **shaped)
 
 
 def flops_of_training(rehearsal: FirstStageTraining) -> float:
@@ -175,4 +181,5 @@ STAGE = Stage(
         "training.matrix_learning_rate": 0,
     },
     estimate=estimate,
+    divides=lambda settings: build.is_trained(settings) and build.NESTED not in settings,
 )

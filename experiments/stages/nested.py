@@ -30,4 +30,5 @@ STAGE = Stage(
     label=labels.first_stage,
     defaults=first_stage.STAGE.defaults,
     estimate=estimate,
+    divides=build.is_trained,
 )

@@ -40,6 +40,7 @@ from experiments.task import measures_of, task_facts
 from ldm.first_stage.tiled import Tiling, tiling_difference
 from ldm.intact import write_atomically
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
+from ldm.ranks import these
 from ldm.records import StageRecord
 
 SHOWN = 64
@@ -53,7 +54,7 @@ COMPARED = 4
 def run(job: Job) -> Outcome:
     """Writes features.npz, those of other judges, grid.png; task.npz of samples with conditions; images.npy if asked.
 
-    A kill loses one batch.
+    A kill loses one batch. Several ranks take the batches in turn, and the first gathers them in order.
     """
     config, conditioning = job.settings, job.parent("diffusion").settings["conditioning"]
     meter = Meter(job.device)
@@ -68,8 +69,9 @@ def run(job: Job) -> Outcome:
     measures = measures_of(conditioning, config, asked, judges[None], probes, job.device)
     kept = saved_images(job.stage, job.planned, job.folder.parents[1])
     (job.folder / CHUNKS).mkdir(exist_ok=True)
+    ranks = these()
     with reporting(job.label, n) as reporter:
-        for first in range(0, n, batch_size):
+        for first in range(0, n, batch_size)[ranks.rank :: ranks.count]:
             indices = range(first, min(first + batch_size, n))
             path = part_path(job.folder, indices)
             if "sums" in (saved_arrays(path) or ()):
@@ -88,9 +90,7 @@ def run(job: Job) -> Outcome:
                     config["paste_known"],
                 )
             with meter.part("features"):
-                seen = batch.images
-                if config["height"] is not None:
-                    seen = windows(seen, job.resolution, settings["seed"], indices)
+                seen = as_seen(batch.images, indices, job)
                 features = {judge: extractor(seen) for judge, extractor in judges.items()}
             with meter.part("task"):
                 task = {k: v for measure in measures for k, v in measure(batch.images, indices, batch.fields).items()}
@@ -101,6 +101,9 @@ def run(job: Job) -> Outcome:
             sums = _scale_sums(source, batch) if kept is None else np.zeros(len(SUMS))
             _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents, sums)
             reporter.advance_to(indices.stop)
+        ranks.wait()
+    if not ranks.is_first:
+        return Outcome()
     return _collected(job, meter, source, asked, n, batch_size, kept)
 
 
@@ -114,6 +117,13 @@ def sampled_again(job: Job, n: int) -> Iterator[Batch]:
     sampler = build.sampler(config["sampler"], source.model.schedule)
     guidance, pasted = build.guidance(settled_guidance(job)), config["paste_known"]
     return generate(source, sampler, config["sampler"], guidance, asked, range(n), job.machine.batch, pasted)
+
+
+def as_seen(images: torch.Tensor, indices: range, job: Job) -> torch.Tensor:
+    """The samples of these indices, uint8 (N, 3, H, W), as extractors see them: windows of those that are larger."""
+    if job.settings["height"] is None:
+        return images
+    return windows(images, job.resolution, job.settings["sampler"]["seed"], indices)
 
 
 def judges_of(job: Job) -> dict[str | None, Extractor]:
@@ -325,6 +335,11 @@ def estimate(settings: Settings, counts: Counts) -> Estimate:
     return Estimate(n, n * counts.sampling(counts.calls))
 
 
+def divides(settings: Settings) -> bool:
+    """Its batches are."""
+    return True
+
+
 STAGE = Stage(
     name="samples",
     parents=("diffusion", "probe", "tuning"),
@@ -347,4 +362,5 @@ STAGE = Stage(
     },
     estimate=estimate,
     notes=sample_notes,
+    divides=divides,
 )

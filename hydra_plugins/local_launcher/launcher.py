@@ -10,7 +10,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from experiments.console import say
-from experiments.workers import Workers, cores
+from experiments.sweep import Due
+from experiments.workers import Turn, Workers, cores
 
 
 class LocalLauncher(Launcher):
@@ -29,24 +30,37 @@ class LocalLauncher(Launcher):
         self.task = getattr(sys.modules[task_function.__module__], task_function.__qualname__)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Runs the jobs and returns when all have ended; whether they did their work, the store tells."""
+        """Runs jobs that wait for none; whether they did their work, the store tells."""
+        errors = self.launch_in_order([Due(tuple(overrides)) for overrides in job_overrides], initial_job_idx)
+        return [
+            JobReturn(overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED)
+            for overrides, error in zip(job_overrides, errors, strict=True)
+        ]
+
+    def launch_in_order(self, jobs: Sequence[Due], initial_job_idx: int = 0) -> list[str | None]:
+        """Runs jobs, each as soon as those have ended that it waits for, and returns when all have ended.
+
+        Of each, why it did not succeed; whether it did its work, the store tells.
+        """
         setup_globals()
-        jobs = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-            jobs.append(functools.partial(_run, self.task, config, self.hydra_context))
-        returns = []
-        for overrides, error in zip(job_overrides, self.workers.run(jobs), strict=True):
+        calls = [
+            functools.partial(_run, self.task, self.config, job.overrides, number, self.hydra_context)
+            for number, job in enumerate(jobs, initial_job_idx)
+        ]
+        errors = self.workers.run(calls, [Turn(job.after, job.may_begin, job.ended) for job in jobs])
+        for job, error in zip(jobs, errors, strict=True):
             if error:
-                say(f"  failed: {' '.join(overrides)}: {error}", style="red")
-            returns.append(JobReturn(overrides, status=JobStatus.FAILED if error else JobStatus.COMPLETED))
-        return returns
+                say(f"  failed: {' '.join(job.overrides)}: {error}", style="red")
+        return errors
 
 
-def _run(task: TaskFunction, config: DictConfig, hydra_context: HydraContext) -> None:
-    """One job in a worker. Raises: what the task raises."""
+def _run(
+    task: TaskFunction, sweep: DictConfig, overrides: Sequence[str], number: int, hydra_context: HydraContext
+) -> None:
+    """One job in a worker, composed there. Raises: what the task raises."""
     setup_globals()
+    config = hydra_context.config_loader.load_sweep_config(sweep, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
     JobRuntime.instance().set("name", config.hydra.job.name)
     _ = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context).return_value

@@ -33,6 +33,7 @@ class StagedSweeper(Sweeper):
         """Runs the grid that the command line spans."""
         from experiments.cli import has_no_choice
         from experiments.main import run_grid
+        from experiments.sweep import in_waves
 
         overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
             [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
@@ -48,7 +49,9 @@ class StagedSweeper(Sweeper):
             self.launcher.launch(job_overrides, initial_job_idx=jobs)
             jobs += len(job_overrides)
 
-        run_grid(grid, lambda point: compose(self.config, list(point)), launch, self._workers())
+        # Ours takes the order itself; to Hydra's launchers what may run together is handed wave by wave.
+        in_order = getattr(self.launcher, "launch_in_order", None) or in_waves(launch)
+        run_grid(grid, lambda point: compose(self.config, list(point)), in_order, self._workers())
 
     def _workers(self) -> int | None:
         """How many processes of this machine the launcher's jobs run in; None where they run elsewhere."""

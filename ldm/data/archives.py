@@ -61,7 +61,7 @@ class TarFiles:
             try:
                 with tarfile.open(self.path, "r:") as archive:
                     found = list(_members(archive, 0, "", self.path.stat().st_size))
-            except (tarfile.TarError, OSError) as error:
+            except (tarfile.TarError, OSError, ValueError, RecursionError) as error:  # archives in archives without end
                 raise UserError(
                     f"{self.path} cannot be read as an uncompressed tar archive ({error}); unpack or replace it."
                 ) from error

@@ -38,6 +38,10 @@ ALLOWED = {
 """All that the pickles of the Python version may name: what rebuilds a plain array."""
 
 
+LARGEST_BATCH = 64 << 20
+"""Bytes of a batch, at most; the official ones have 31 million."""
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Reads pickles of plain containers and NumPy arrays; whatever else they name is refused, so nothing can run."""
 
@@ -176,6 +180,8 @@ def _tar_members(path: Path) -> dict[str, bytes]:
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
                 content = archive.extractfile(member) if member.isfile() and _is_batch(name) else None
+                if content is not None and member.size > LARGEST_BATCH:
+                    raise UserError(f"{path} holds {name} of {member.size:,} bytes, which no batch of CIFAR-10 has.")
                 if content is not None:
                     files[name] = content.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -201,7 +207,7 @@ def _batch(name: str, content: bytes, path: Path) -> Labelled:
         except Exception as error:  # a damaged pickle fails in any way
             raise UserError(f"{damaged} ({error}); download the archive again.") from error
     fits = planes.dtype == np.uint8 and planes.shape == (len(labels), 3 * SIDE**2)
-    if not fits or labels.min() < 0 or labels.max() >= len(CLASSES):
+    if not fits or not len(labels) or labels.min() < 0 or labels.max() >= len(CLASSES):
         raise UserError(f"{damaged}: it should hold 3072 bytes and a label from 0 to 9 for each image.")
     images = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return Labelled(np.ascontiguousarray(images), labels)

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 from ldm.data.memo import ContentMemo, signature
 from ldm.errors import UserError
+from ldm.intact import inflates_too_far
 from ldm.records import is_store
 
 READ_BLOCK = 1 << 20
@@ -117,13 +118,6 @@ class DirectoryFiles:
         return identity(crc, size)
 
 
-MOST_INFLATED = 200
-"""A larger entry of a zip archive that inflates to more than this multiple of its size is none of an image set."""
-
-SMALL = 64 << 20
-"""Bytes up to which an entry may inflate to any multiple of its size, as one plain colour does."""
-
-
 class ZipFiles:
     """The files in a zip archive; identities come from its directory, without reading them.
 
@@ -156,7 +150,7 @@ class ZipFiles:
 
     def read(self, name: str) -> bytes:
         info = self._entries[name]
-        if info.file_size > max(SMALL, MOST_INFLATED * info.compress_size):
+        if inflates_too_far(info):
             raise OSError(f"would inflate from {info.compress_size:,} to {info.file_size:,} bytes")
         with self._lock:
             return self._archive.read(info)

@@ -104,21 +104,22 @@ def _taps(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor
 
 
 class TimeEmbedding(nn.Module):
-    """The index's embedding that residual blocks read: sinusoid, linear, SiLU, linear, SiLU.
+    """The index's embedding that all blocks read: sinusoid of `features` numbers, linear, SiLU, linear, SiLU.
 
-    The last SiLU stands here once rather than at the head of every residual block. Shapes: (N,) -> (N, 4 width); what
-    is added before it, such as the embedding of a class, (N, 4 width).
+    The last SiLU stands here once rather than at the head of every block. `frequency_shift` moves the sinusoid's
+    frequencies to 10000^(-i / (half - shift)). Shapes: (N,) -> (N, width); what is added before the last SiLU, such as
+    the embedding of a class, (N, width).
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, features: int, width: int, frequency_shift: float = 0.0) -> None:
         super().__init__()
-        self.width = width
-        self.first = nn.Linear(width, 4 * width)
-        self.second = nn.Linear(4 * width, 4 * width)
+        self.features, self.frequency_shift = features, frequency_shift
+        self.first = nn.Linear(features, width)
+        self.second = nn.Linear(width, width)
 
     def forward(self, index: Tensor, added: Tensor | None = None) -> Tensor:
-        """Embeds the index, (N,) to (N, 4 width), in the dtype of the weights."""
-        features = sinusoidal_embedding(index, self.width).to(self.first.weight.dtype)
+        """Embeds the index, (N,) to (N, width), in the dtype of the weights."""
+        features = sinusoidal_embedding(index, self.features, self.frequency_shift).to(self.first.weight.dtype)
         embedded = self.second(F.silu(self.first(features)))
         return F.silu(embedded if added is None else embedded + added.to(embedded.dtype))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.denoiser.blocks import PERIOD, check_inputs, sinusoidal_embedding, zeroed
+from ldm.denoiser.blocks import PERIOD, TimeEmbedding, check_inputs, zeroed
 from ldm.errors import UserError
 from ldm.layers import attend
 from ldm.parts import option
@@ -111,26 +111,6 @@ def norm(width: int, is_rms: bool, epsilon: float = NORM_EPSILON) -> nn.Module:
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift. Shapes: x (N, L, width), shift and scale (N, width); result as x."""
     return x * (1 + scale)[:, None] + shift[:, None]
-
-
-class LevelEmbedding(nn.Module):
-    """What steers all blocks: the index's sinusoid through two layers, plus what is added, such as a class; then SiLU.
-
-    That SiLU stands here once rather than in every block. `frequency_shift` moves the sinusoid's frequencies to
-    10000^(-i / (half - shift)). Shapes: (N,) -> (N, width); added (N, width).
-    """
-
-    def __init__(self, width: int, frequency_shift: float) -> None:
-        super().__init__()
-        self.frequency_shift = frequency_shift
-        self.first = nn.Linear(LEVEL_FEATURES, width)
-        self.second = nn.Linear(width, width)
-
-    def forward(self, index: Tensor, added: Tensor | None = None) -> Tensor:
-        """Embeds the index, (N,) to (N, width), in the dtype of the weights."""
-        features = sinusoidal_embedding(index, LEVEL_FEATURES, self.frequency_shift).to(self.first.weight.dtype)
-        embedded = self.second(F.silu(self.first(features)))
-        return F.silu(embedded if added is None else embedded + added)
 
 
 class SelfAttention(nn.Module):
@@ -288,7 +268,7 @@ class DiT(nn.Module):
         self.beyond_the_paper = tuple(name for name, is_on in beyond.items() if is_on)
         crossed = None if adds_context else context_dim
         self.embed = nn.Linear(patch * patch * in_channels, width)
-        self.level = LevelEmbedding(width, frequency_shift)
+        self.level = TimeEmbedding(LEVEL_FEATURES, width, frequency_shift)
         projects = adds_context and projects_context and context_dim is not None
         self.project_context = nn.Linear(context_dim or 0, width, bias=False) if projects else nn.Identity()
         self.blocks = nn.ModuleList(

@@ -182,7 +182,7 @@ class UNet(nn.Module):
                     blocks.append(to_double(channels))
                 up.append(blocks)
 
-        self.time_embedding = TimeEmbedding(model_channels)
+        self.time_embedding = TimeEmbedding(model_channels, 4 * model_channels)
         self.down = nn.ModuleList(nn.ModuleList(blocks) for blocks in down)
         self.middle = nn.ModuleList(middle)
         self.up = nn.ModuleList(nn.ModuleList(blocks) for blocks in up)

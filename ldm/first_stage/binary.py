@@ -14,6 +14,7 @@ from ldm.errors import UserError
 from ldm.first_stage.coder import Coders
 from ldm.first_stage.quantised import MOST_CODES, QuantisedFirstStage, Quantiser
 from ldm.parts import option
+from ldm.ranks import batch_mean
 
 MOST_BITS: Final = int(math.log2(MOST_CODES))
 
@@ -33,7 +34,7 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 def entropy_of_mean(logits: Tensor) -> Tensor:
-    """The entropy in nats of the mean over rows of what independent bits say of all 2^bits codes.
+    """The entropy in nats of the mean over the batch's rows of what independent bits say of all 2^bits codes.
 
     Bits beyond `BITS_TOGETHER` are further groups, whose entropies are added: an upper bound.
     Shapes: logits (rows, bits); result ().
@@ -44,7 +45,7 @@ def entropy_of_mean(logits: Tensor) -> Tensor:
 def _entropy_of_mean(logits: Tensor) -> Tensor:
     # The mean of outer products of two halves is one matrix product: no row's 2^bits probabilities are held.
     first, second = (_code_probabilities(half) for half in logits.tensor_split(2, dim=1))
-    return entropy(first.T @ second / len(logits))
+    return entropy(batch_mean(first.T @ second / len(logits)))
 
 
 def _code_probabilities(logits: Tensor) -> Tensor:

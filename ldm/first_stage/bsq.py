@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldm.first_stage.binary import EntropyOptions, SignFirstStage, SignQuantiser, bit_entropy, entropy
 from ldm.first_stage.quantised import labels_of_codes
+from ldm.ranks import batch_mean
 
 
 class SphericalQuantiser(SignQuantiser):
@@ -34,7 +35,8 @@ class SphericalQuantiser(SignQuantiser):
         Shapes: both (N, C, h, w); the term (). Source: arXiv 2406.07548, section 4.2.
         """
         logits = self.logits(raw)
-        used = entropy(torch.sigmoid(logits).mean(0)) + entropy(torch.sigmoid(-logits).mean(0))
+        set_, unset = (batch_mean(torch.sigmoid(bits).mean(0)) for bits in (logits, -logits))
+        used = entropy(set_) + entropy(unset)
         return {"entropy": (bit_entropy(logits).sum(1).mean() - used).to(raw.dtype)}
 
 

@@ -258,6 +258,7 @@ class TrainableFirstStage(FirstStage):
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
         """What the model does of itself before training step `step` of `steps`, from 0, with that step's images.
 
+        Where ranks divide the batch these are the images of one, and `ldm.ranks` completes what is made of them.
         Returns the parameters that were set anew with the mask of their rows, whose optimiser state no longer applies.
         Shapes: image (N, 3, H, W); each mask (rows of the parameter,), booleans.
         """

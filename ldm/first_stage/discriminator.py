@@ -6,9 +6,12 @@ Source: Isola et al. 2017, arXiv 1611.07004 (PatchGAN), as in taming-transformer
 import math
 from typing import Final, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.first_stage.contract import at_least_float32
+from ldm.ranks import batch_is_divided, batch_mean, batch_size
 
 REFERENCE_LAYERS: Final = 3
 CHANNELS_PER_GROUP: Final = 4
@@ -29,6 +32,33 @@ def layers_for(resolution: int) -> int:
 def smallest_side_for(layers: int) -> int:
     """The smallest image side for which a discriminator of so many strided layers has a logit left."""
     return 3 * 2**layers
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the whole batch where ranks divide it; torch's own for that refuses tensors of a CPU."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised maps. Shapes: (N, C, h, w) both."""
+        if not (self.training and batch_is_divided()):
+            return super().forward(image)
+        x = at_least_float32(image)
+        mean = batch_mean(x.mean((0, 2, 3), keepdim=True))
+        variance = batch_mean((x - mean).square().mean((0, 2, 3), keepdim=True))
+        self._follow(mean, variance, batch_size(len(x)) * x.shape[2] * x.shape[3])
+        normalised = (x - mean) * (variance + self.eps).rsqrt()
+        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(image.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, numbers: int) -> None:
+        """Moves the running statistics, that of the variance without bias."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean.flatten().to(self.running_mean.dtype), self.momentum)
+        unbiased = variance.flatten() * (numbers / (numbers - 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
 
 
 class PatchDiscriminator(nn.Module):
@@ -61,7 +91,7 @@ class PatchDiscriminator(nn.Module):
             # Batch normalisation takes away what a bias adds; group normalisation takes it away only from the group.
             stack.append(nn.Conv2d(widths[depth - 1], widths[depth], 4, stride, padding=1, bias=norm == "group"))
             stack.append(
-                nn.BatchNorm2d(widths[depth])
+                BatchNorm(widths[depth])
                 if norm == "batch"
                 else nn.GroupNorm(widths[depth] // CHANNELS_PER_GROUP, widths[depth])
             )

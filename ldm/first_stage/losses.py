@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError, nearest
 from ldm.first_stage.contract import Reduction, at_least_float32
 from ldm.first_stage.perceptual import PerceptualLoss
+from ldm.ranks import batch_mean
 
 ADAPTIVE_EPSILON: Final = 1e-4
 ADAPTIVE_LIMIT: Final = 1e4
@@ -172,8 +173,8 @@ class FirstStageLoss(nn.Module):
         to_image_nll = at_least_float32(torch.autograd.grad(nll, reconstruction)[0])
         to_image_adversarial = at_least_float32(torch.autograd.grad(adversarial, reconstruction)[0])
         weight = adaptive_weight(
-            _through(reconstruction, to_image_nll, last_layer),
-            _through(reconstruction, to_image_adversarial, last_layer),
+            batch_mean(_through(reconstruction, to_image_nll, last_layer)),
+            batch_mean(_through(reconstruction, to_image_adversarial, last_layer)),
         )
         applied = weight.value * self.discriminator_weight * adversarial_factor
         kept = weight.rejected == 0

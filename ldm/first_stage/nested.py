@@ -51,7 +51,7 @@ class Nested(ViewShaping):
     def view(self, latents: LatentBatch, draw: torch.Generator) -> View:
         """The first channels of each latent."""
         numbers = torch.tensor(self.nested)
-        kept = numbers[torch.randint(len(numbers), (latents.n,), generator=draw)]
+        kept = numbers[torch.randint(len(numbers), (latents.n,), generator=draw)][latents.own]
         mask = (torch.arange(latents.channels) < kept[:, None])[:, :, None, None]
 
         def seen(latent: Tensor) -> Tensor:

@@ -17,12 +17,16 @@ from ldm.randomness import generator
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """The shape of a batch of latents, (n, channels, side, side), and the smallest side whose images networks take."""
+    """The shape of a batch of latents, (n, channels, side, side), and the smallest side whose images networks take.
+
+    own: which of the n are at hand, where a batch is divided.
+    """
 
     n: int
     channels: int
     side: int
     smallest: int = 1
+    own: slice = slice(None)
 
     @property
     def limit(self) -> str:

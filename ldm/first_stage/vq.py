@@ -16,6 +16,7 @@ from ldm.first_stage.contract import Reconstruction, at_least_float32
 from ldm.first_stage.quantised import MOST_CODES, QuantisedFirstStage, Quantiser, labels_of_codes
 from ldm.metrics.codebook import code_counts
 from ldm.parts import option
+from ldm.ranks import batch_sum, whole_batch
 
 DISTANCES_AT_ONCE = 2**24
 """Distances held in memory at a time (64 MiB in float32)."""
@@ -91,7 +92,7 @@ class VectorQuantiser(Quantiser):
     @torch.no_grad()
     def count(self, indices: Tensor) -> None:
         """Adds the codes in `indices`, of any shape, to `usage`, (codes,)."""
-        self.usage += code_counts(indices, self.codes)
+        self.usage += batch_sum(code_counts(indices, self.codes))
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
@@ -169,7 +170,8 @@ class VQFirstStage(QuantisedFirstStage):
         Shapes: as in the contract; the mask is (codes,).
         """
         if step == 0:
-            self.quantiser.initialise(self.encode(image), draw)
+            self.quantiser.initialise(whole_batch(self.encode(image)), draw)
         elif self.revive_every > 0 and step % self.revive_every == 0 and step < REVIVE_UNTIL * steps:
-            return {self.quantiser.codebook: self.quantiser.revive_dead_codes(self.encode(image), draw)}
+            dead = self.quantiser.revive_dead_codes(whole_batch(self.encode(image)), draw)
+            return {self.quantiser.codebook: dead}
         return {}

@@ -41,10 +41,11 @@ def read(path: Path, weights: str = "auto", is_part: bool = False) -> Loaded:
     """
     state, taken = read_weights(path, weights)
     check_taken(path, weights, taken)
-    return dataclasses.replace(_read(path, state, is_part), weights=taken)
+    return dataclasses.replace(model_of(path, state, is_part), weights=taken)
 
 
-def _read(path: Path, state: Mapping[str, Tensor], is_part: bool) -> Loaded:
+def model_of(path: Path, state: Mapping[str, Tensor], is_part: bool = False) -> Loaded:
+    """The first stage of the weights that a file holds; else as `read`."""
     if any(_NUMBERED.fullmatch(name) for name in state):
         return Loaded("tiny autoencoder", _tiny_pair(path, state))
     if any(name.startswith(DIFFUSERS_PREFIXES) for name in state):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from ldm.conditioning import (
@@ -45,6 +44,7 @@ from ldm.interop.contract import Loaded, RawConditioning, WeightsKind, check_tak
 from ldm.interop.filling import load_renamed
 from ldm.interop.formats import looks_like
 from ldm.interop.tensors import read_weights
+from ldm.lines import parsed_yaml
 
 ENGINES = ("AutoencodingEngine", "AutoencodingEngineLegacy")
 """Classes of sgm for which a yaml says what regularises the latent."""
@@ -165,8 +165,8 @@ def _config(path: Path, others: Sequence[str] = ()) -> Mapping[str, Any]:
 def _parsed(file: Path) -> Mapping[str, Any]:
     """What a yaml says; nothing for one that is none, such as the settings of another program with tags of its own."""
     try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = parsed_yaml(file.read_text())
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, Mapping) else {}
 

@@ -285,7 +285,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is missing or cannot be read ({error.strerror}), so the folder is no whole model"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no readable json ({error})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no configuration (a json object)")

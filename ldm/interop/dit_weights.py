@@ -15,11 +15,10 @@ from ldm.conditioning import ClassConditioning
 from ldm.denoiser.dit import NORM_EPSILON, PATCHES, SIZES, DiT, grid_embedding
 from ldm.diffusion.schedule import VariancePreservingSchedule, linear_betas
 from ldm.errors import UserError
-from ldm.interop.contract import Loaded, RawConditioning, check_taken
+from ldm.interop.contract import Loaded, RawConditioning
 from ldm.interop.diffusers_options import refuse_unknown
 from ldm.interop.filling import fill
 from ldm.interop.renaming import Substitutions
-from ldm.interop.tensors import read_weights
 
 SIGN = "x_embedder.proj.weight"
 """A weight by whose name a file is known to hold such a network."""
@@ -92,13 +91,11 @@ _UNREAD = ("out_channels", "norm_num_groups", "upcast_attention")
 """Options that the weights tell, or that its network does not read."""
 
 
-def read(path: Path, weights: str) -> Loaded:
-    """A file of the authors' names, such as DiT-XL-2-256x256.pt; `weights` as in `ldm.interop.load`.
+def model_of(path: Path, state: Mapping[str, Tensor]) -> Loaded:
+    """The model of a file's weights by the authors' names, such as those of DiT-XL-2-256x256.pt.
 
     The estimate of the variance that such networks also give is left out. Raises: UserError where it does not fit.
     """
-    state, taken = read_weights(path, weights)
-    check_taken(path, weights, taken)
     width = _of(state, SIGN, path).shape[0]
     heads = next((size["heads"] for size in SIZES.values() if size["width"] == width), None)
     if heads is None:
@@ -116,7 +113,6 @@ def read(path: Path, weights: str) -> Loaded:
         conditioning=None if conditioning is None else RawConditioning(conditioning),
         schedule=VariancePreservingSchedule(linear_betas(1e-4, 0.02)),
         latent_shape=(channels, side, side),
-        weights=taken,
     )
 
 

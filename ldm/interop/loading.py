@@ -8,8 +8,8 @@ from torch import nn
 
 from ldm.errors import UserError
 from ldm.interop import autoencoder_file, compvis_checkpoint, diffusers_folder, dit_weights
-from ldm.interop.contract import Loaded, check_weights
-from ldm.interop.tensors import read_tensors
+from ldm.interop.contract import Loaded, check_taken, check_weights
+from ldm.interop.tensors import read_weights
 
 CHECKPOINTS = ("model.ckpt", "last.ckpt")
 """Names that CompVis gives its checkpoints; the first that is there is taken."""
@@ -94,8 +94,10 @@ def _read(path: Path, weights: str) -> Loaded:
     if file is not None:
         return compvis_checkpoint.read(file, weights)
     if path.is_file():
-        is_dit = dit_weights.is_dit(read_tensors(path))
-        return (dit_weights if is_dit else autoencoder_file).read(path, weights)
+        state, taken = read_weights(path, weights)
+        check_taken(path, weights, taken)
+        reader = dit_weights if dit_weights.is_dit(state) else autoencoder_file
+        return dataclasses.replace(reader.model_of(path, state), weights=taken)
     if _is_diffusers(path):
         return diffusers_folder.read(path, weights)
     half = autoencoder_file.tiny_half_in(path)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ldm.errors import UserError
+from ldm.intact import inflates_too_far
 
 
 class Inert:
@@ -165,8 +166,14 @@ def _told_of(path: Path, head: bytes) -> str | None:
     if told is not None or _is_safetensors(head):
         return told
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            return f"is a damaged zip archive ({error}); fetch it anew"
+        if any(map(inflates_too_far, entries)):
+            return "would inflate to hundreds of times its size, as no checkpoint does: it is refused and not read"
+        names = [entry.filename for entry in entries]
         if names and all(name.endswith(".npy") for name in names):
             return f"is an archive of numpy's arrays (.npz): {SAVE_ANEW}"
         if any(name.endswith("/constants.pkl") for name in names):

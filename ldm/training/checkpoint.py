@@ -45,12 +45,20 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             continue
         content = each.read_bytes()
         state, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-        if hashlib.sha256(state).digest() == digest:
-            loaded: dict[str, Any] = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+        if hashlib.sha256(state).digest() == digest and (loaded := _loaded(state)) is not None:
             return loaded
         logger.warning("%s is damaged, or of an older version: it is discarded, and training goes on from before", each)
         each.unlink()
     return None
+
+
+def _loaded(state: bytes) -> dict[str, Any] | None:
+    """What was saved; None for what this program did not save, whatever its hash says. Nothing of it is run."""
+    try:
+        loaded = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    except Exception:  # torch raises exceptions of many kinds
+        return None
+    return loaded if isinstance(loaded, dict) else None
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

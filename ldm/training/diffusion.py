@@ -1,5 +1,6 @@
 """Training of the denoising model: a state that can be saved at any step, and a generator that advances it."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from torch.optim import Optimizer
 from ldm.conditioning.contract import Conditioning
 from ldm.data.fields import Draw
 from ldm.denoiser.blocks import TimeEmbedding
-from ldm.denoiser.dit import LevelEmbedding
 from ldm.diffusion.model import DenoisingModel
-from ldm.randomness import derived_seed, generator, numpy_generator
+from ldm.memory import give_back_unused, is_out_of_memory
+from ldm.randomness import generator, numpy_generator
+from ldm.ranks import ALONE, Ranks
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingLatents(Protocol):
@@ -69,18 +73,35 @@ class DiffusionSettings:
         """Optimiser steps, the last batch complete."""
         return -(-self.images // self.batch)
 
+    @property
+    def passes_of(self) -> int:
+        """Images in one pass: `micro_batch`, or the whole batch."""
+        return min(self.micro_batch or self.batch, self.batch)
+
 
 class DiffusionTraining:
-    """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k)."""
+    """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k).
+
+    With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
+    `micro_batch`: images in one pass, fewer than the settings ask for once memory did not suffice.
+    """
 
     def __init__(
-        self, model: DenoisingModel, conditioning: Conditioning, data: TrainingLatents, settings: DiffusionSettings
+        self,
+        model: DenoisingModel,
+        conditioning: Conditioning,
+        data: TrainingLatents,
+        settings: DiffusionSettings,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.conditioning = conditioning
         self.data = data
         self.settings = settings
+        self.ranks = ranks
+        ranks.check_batch(settings.batch)
         self.step = 0
+        self.micro_batch = settings.passes_of
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
         self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
         self.optimisers = self._optimisers()
@@ -90,6 +111,11 @@ class DiffusionTraining:
         """Images seen so far."""
         return self.step * self.settings.batch
 
+    @property
+    def smaller_passes(self) -> dict[str, int]:
+        """`micro_batch` by name where memory made it smaller than the settings ask for, to be written down."""
+        return {"micro_batch": self.micro_batch} if self.micro_batch < self.settings.passes_of else {}
+
     def advance(self) -> StepReport:
         """One optimiser step."""
         s = self.settings
@@ -97,7 +123,7 @@ class DiffusionTraining:
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = factor * (s.matrix_rate if name == MUON else s.learning_rate)
-        loss = self.accumulate_gradients()
+        loss = self._gradients_that_fit()
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip or math.inf)
         for optimiser in self.optimisers.values():
             optimiser.step()
@@ -105,39 +131,68 @@ class DiffusionTraining:
         self.ema.update(self.trained, s.batch, self.images_seen)
         return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
 
+    def _gradients_that_fit(self) -> Tensor:
+        """As `accumulate_gradients`; where memory does not suffice anew, from then on in passes of half as many images.
+
+        A step is begun again with the same batch and noise, so that no more than rounding changes.
+        """
+        while True:
+            try:
+                return self.accumulate_gradients()
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self.micro_batch == 1:
+                    raise
+            # Only here are the tensors of the pass that failed, which the error held, no more.
+            self.micro_batch = -(-self.micro_batch // 2)
+            give_back_unused()
+            logger.warning(
+                "memory does not suffice at step %d: from here on %d images in one pass (trainer.micro_batch=%d), "
+                "the batch stays at %d",
+                self.step + 1,
+                self.micro_batch,
+                self.micro_batch,
+                self.settings.batch,
+            )
+
     def accumulate_gradients(self) -> Tensor:
         """Computes the gradients of this step's batch, micro-batch by micro-batch, and returns the mean loss.
 
-        Shapes: ().
+        Everything random is drawn for the whole batch, of which a rank takes its items. Shapes: ().
         """
         s = self.settings
         draw = generator(s.seed, "step", self.step)
-        torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
+        torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         indices = torch.randint(len(self.data), (s.batch,), generator=draw)
         x0 = self.data.latents(indices, draw)
         noise = torch.randn(x0.shape, generator=draw).to(x0.device)
         levels = torch.randint(self.model.schedule.steps, (s.batch,), generator=draw)
         dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
-        fields = self.data.fields(indices, lambda item: numpy_generator(s.seed, "fields", self.step, item))
+        mine = self.ranks.share(s.batch)
+        fields = self.data.fields(
+            indices[mine], lambda item: numpy_generator(s.seed, "fields", self.step, mine.start + item)
+        )
         if s.condition_dropout > 0:
-            fields = self.conditioning.drop(fields, dropped.to(x0.device))
+            fields = self.conditioning.drop(fields, dropped[mine].to(x0.device))
+        x0, noise, levels = x0[mine], noise[mine], levels[mine]
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        micro = s.micro_batch or s.batch
+        micro = self.micro_batch
         total = torch.zeros((), device=x0.device)
-        for first in range(0, s.batch, micro):
+        for first in range(0, len(x0), micro):
             part = slice(first, first + micro)
             condition = self.conditioning({name: value[part] for name, value in fields.items()})
             times = self.model.schedule.time(levels[part])
             loss = self.model.loss(x0[part], times, noise[part], condition).sum() / s.batch
             loss.backward()
             total += loss.detach()
-        return total
+        self.ranks.sum_gradients(self.trained.parameters())
+        return self.ranks.sum(total)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""
         return {
             "step": self.step,
+            **self.smaller_passes,
             "trained": self.trained.state_dict(),
             "ema": self.ema.module.state_dict(),
             **{name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
@@ -146,6 +201,7 @@ class DiffusionTraining:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.step = state["step"]
+        self.micro_batch = min(self.micro_batch, state.get("micro_batch", self.micro_batch))
         self.trained.load_state_dict(state["trained"])
         self.ema.module.load_state_dict(state["ema"])
         for name, optimiser in self.optimisers.items():
@@ -164,8 +220,6 @@ class DiffusionTraining:
 ADAM, MUON = "optimiser", "muon"
 """The optimisers in checkpoints; the first stood there alone before there were two."""
 
-EMBEDDINGS = (TimeEmbedding, LevelEmbedding)
-
 LEAST_RANK = 16
 """Rows and columns of a matrix from which on Muon steps it; smaller ones touch the latent's few channels."""
 
@@ -176,7 +230,7 @@ def matrices_of(network: nn.Module) -> list[Tensor]:
     Without those that embed the noise level: as all embeddings they are left to Adam, and being the largest square ones
     they would take a third of Muon's time.
     """
-    embedding = {part for module in network.modules() if isinstance(module, EMBEDDINGS) for part in module.modules()}
+    embedding = {part for module in network.modules() if isinstance(module, TimeEmbedding) for part in module.modules()}
     layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
     inner = [layer.weight for layer in layers if layer not in embedding]
     return [weight for weight in inner if min(weight.shape[0], weight[0].numel()) >= LEAST_RANK]

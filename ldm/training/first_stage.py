@@ -16,7 +16,8 @@ from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, OwnLoss, discriminator_loss
 from ldm.first_stage.shaping import LatentBatch, LatentShaping, Views, views_at
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
-from ldm.randomness import derived_seed, generator
+from ldm.randomness import generator
+from ldm.ranks import ALONE, Part, Ranks, batch_mean, batch_sum, part_of_batch
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
@@ -62,6 +63,7 @@ class FirstStageTraining:
     """First stage, discriminator and both optimisers at one step; everything random at step k follows from (seed, k).
 
     `discriminator` None trains without adversarial term. `autocast` is the dtype networks compute in (None: float32).
+    With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
     `shapings` of a `ShapableFirstStage` shape its latents; `smallest` is the smallest side of theirs that is decoded.
     `alignment`: what one of them adds to the loss, on the device.
     """
@@ -75,14 +77,18 @@ class FirstStageTraining:
         settings: FirstStageSettings,
         device: str,
         autocast: torch.dtype | None = None,
+        ranks: Ranks = ALONE,
         shapings: Sequence[LatentShaping] = (),
         smallest: int = 1,
         alignment: AlignmentTerm | None = None,
     ) -> None:
+        self.ranks = ranks
+        ranks.check_batch(settings.batch)
         self.model, self.loss, self.discriminator = model, loss, discriminator
         self.images, self.settings, self.device, self.autocast = images, settings, device, autocast
         side = images.resolution // model.factor
-        self.shapings, self.latents = shapings, LatentBatch(settings.batch, model.channels, side, smallest)
+        own = ranks.share(settings.batch)
+        self.shapings, self.latents = shapings, LatentBatch(settings.batch, model.channels, side, smallest, own)
         self.alignment = alignment
         self.step = 0
         self.optimisers = self._optimisers(model)
@@ -114,26 +120,31 @@ class FirstStageTraining:
             for group in optimiser.param_groups if optimiser else ():
                 group["lr"] = group["full_rate"] * factor
         draw = generator(s.seed, "step", self.step)
-        torch.manual_seed(derived_seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
+        torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         if self.step == 0 and s.from_components:
             self._start_from_components()
-        image = self._batch(draw)
-        self._before_step(image, draw)
         views = self._views(self.step)
-        values, reconstruction = self._autoencoder_step(image, views, draw)
-        if self.is_adversarial:
-            values["discriminator"] = self._discriminator_step(views.image(image), reconstruction)
+        with part_of_batch(self.ranks, s.batch) as part:
+            image = self._batch(part, draw)
+            self._before_step(image, draw)
+            values, reconstruction = self._autoencoder_step(image, views, part, draw)
+            if self.is_adversarial:
+                values["discriminator"] = self._discriminator_step(views.image(image), reconstruction, part)
         self.step += 1
-        return StepReport(self.step, self.images_seen, values)
+        return StepReport(self.step, self.images_seen, self.ranks.mean_of(values, part.weight))
 
-    def _batch(self, draw: torch.Generator) -> Tensor:
-        indices = torch.randint(len(self.images), (self.settings.batch,), generator=draw)
-        flip = torch.rand(self.settings.batch, generator=draw) < 0.5
+    def _batch(self, part: Part, draw: torch.Generator) -> Tensor:
+        """This rank's images of the batch."""
+        indices = torch.randint(len(self.images), (part.total,), generator=draw)[part.items]
+        flip = (torch.rand(part.total, generator=draw) < 0.5)[part.items]
         return self.images.batch(indices, flip).to(self.device, memory_format=torch.channels_last)
 
-    def _autoencoder_step(self, image: Tensor, views: Views, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    def _autoencoder_step(
+        self, image: Tensor, views: Views, part: Part, draw: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
         side = image.shape[-1] // self.model.factor
-        noise = torch.randn((len(image), self.model.channels, side, side), generator=draw).to(self.device)
+        shape = (part.total, self.model.channels, side, side)
+        noise = torch.randn(shape, generator=draw)[part.items].to(self.device)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
         with self._autocast():
@@ -150,6 +161,7 @@ class FirstStageTraining:
             optimiser.zero_grad(set_to_none=True)
         total = sum((weight * term for weight, term in beside.values()), terms.total)
         total.backward()
+        self.ranks.sum_gradients(self._trained(self.model), part.weight)
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(list(self._trained(self.model)), self.settings.gradient_clip)
         for optimiser in self.optimisers.values():
@@ -157,7 +169,7 @@ class FirstStageTraining:
         values = {**terms.scalars(), "total": total.detach(), "loss": (terms.l1 + terms.perceptual).detach()}
         values |= {name: term.detach() for name, (_, term) in beside.items()}
         if result.indices is not None and self.model.codes is not None:
-            counts = code_counts(result.indices, self.model.codes)
+            counts = batch_sum(code_counts(result.indices, self.model.codes))
             values |= {"codebook_perplexity": perplexity(counts), "codebook_usage": codebook_usage(counts)}
         return values, result.image.detach()
 
@@ -176,8 +188,9 @@ class FirstStageTraining:
         assert isinstance(self.model, ShapableFirstStage)
         assert result.whole is not None
         term, layer = self.alignment(result.whole, image), self.model.encoder_layer
-        of_term = torch.autograd.grad(term, layer, retain_graph=True)[0]
-        return {"alignment": (self.alignment.weight(terms.nll_gradient(result.image, layer), of_term), term)}
+        of_term = batch_mean(torch.autograd.grad(term, layer, retain_graph=True)[0])
+        of_nll = batch_mean(terms.nll_gradient(result.image, layer))
+        return {"alignment": (self.alignment.weight(of_nll, of_term), term)}
 
     def _beside(self, image: Tensor, result: Reconstruction, views: Views) -> dict[str, Weighted]:
         """The weights and the reconstruction losses of views that are decoded beside the latents, by name."""
@@ -190,7 +203,7 @@ class FirstStageTraining:
             found[name] = weight, self.loss.reconstruction(view.image(image), again.image)
         return found
 
-    def _discriminator_step(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+    def _discriminator_step(self, image: Tensor, reconstruction: Tensor, part: Part) -> Tensor:
         assert self.discriminator is not None
         assert self.discriminator_optimiser is not None
         self.discriminator.requires_grad_(True)
@@ -199,6 +212,7 @@ class FirstStageTraining:
             loss = discriminator_loss(self.discriminator(image), self.discriminator(reconstruction))
         self.discriminator_optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.sum_gradients(self.discriminator.parameters(), part.weight)
         self.discriminator_optimiser.step()
         return loss.detach()
 

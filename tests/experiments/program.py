@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from warm_python import WarmPython
 
@@ -35,6 +36,12 @@ def _warm_python() -> WarmPython:
 def run(store: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Runs to the end, beginning where the imports are done."""
     return _warm_python().run(command(store, *arguments)[1:], store.parent)
+
+
+def run_stopped(store: Path, number: int, seconds: float, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """As `run`, with a signal after so many seconds, if it runs that long."""
+    script = str(ROOT / "tests" / "experiments" / "stopped_run.py")
+    return _warm_python().run([script, str(int(number)), str(seconds), *command(store, *arguments)[1:]], store.parent)
 
 
 def run_afresh(store: Path, *arguments: str, with_gpu: bool = False) -> "subprocess.CompletedProcess[str]":
@@ -71,6 +78,15 @@ def rows(store: Path) -> dict[tuple[str, str, str, int | None], float]:
         record = json.loads(path.read_text())
         for row in record["rows"]:
             found[record["stage"], record["identity"], row["metric"], row["images_seen"]] = row["value"]
+    return found
+
+
+def results(store: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """All that a store's records say but costs, dates and machines: rows, facts, and the hashes of files."""
+    found = {}
+    for path in sorted(store.glob("*/*/record.json")):
+        record = json.loads(path.read_text())
+        found[record["stage"], record["identity"]] = tuple(record[key] for key in ("rows", "facts", "files", "parents"))
     return found
 
 

@@ -18,10 +18,10 @@ def test_a_job_that_fails_is_said_and_the_next_call_makes_what_is_missing(tmp_pa
     assert "DivergedError" in failed.stdout
     assert "repeat it with: python run.py" in failed.stdout
     made = [stage for stage, _ in records(store)]
-    assert sorted(made) == ["first_stage", "reconstruction", "reference"]
+    assert sorted(made) == ["first_stage", "rate_curve", "reconstruction", "reference"]
     again = run(store, *LOCAL, "ae.training.learning_rate=1e-3,1e-4")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "2 cells: 5 stages complete, 2 computed now" in again.stdout
+    assert "2 cells: 7 stages complete, 3 computed now" in again.stdout
 
 
 @pytest.mark.slow

@@ -109,6 +109,7 @@ def test_seeds_change_what_they_seed_and_nothing_before_it():
         "store=elsewhere",
         "until=samples",
         "trainer.micro_batch=4",
+        "trainer.devices=2",
         "trainer.checkpoint_seconds=1",
         "samples.batch=5",
         "tracker.mode=online",

@@ -40,18 +40,19 @@ def test_it_is_planned_on_request_and_changes_nothing_else() -> None:
     assert changed(plan_of(), plan_of(ASKED)) == {"sampler_check"}
     assert plan_of().cell == plan_of(ASKED).cell
     stage = plan_of(ASKED).stages["sampler_check"]
-    assert set(stage.parents) == {"diffusion", "reference"}
-    assert (stage.settings["sampler"]["steps"], stage.settings["twice"]) == (2, 4)
+    assert set(stage.parents) == {"samples", "reference"}
+    assert plan_of(ASKED).stages["samples"].settings["sampler"]["steps"] == 2
+    assert stage.settings == {"twice": 4, "n_samples": 32}
     assert [planned.name for planned in plan_of(ASKED).needed(("sampler_check",))][-1] == "sampler_check"
 
 
 def test_its_identity_goes_by_the_sampler_and_the_number_of_samples() -> None:
     for setting in ("sampler.steps=3", "sampler.seed=1", "guidance.scale=2", "metrics.progress_samples=20"):
         assert "sampler_check" in changed(plan_of(ASKED), plan_of(ASKED, setting)), setting
-    for setting in ("samples.keep=images", "metrics.progress_steps=3"):
+    for setting in ("metrics.progress_steps=3", "metrics.progress_samples=40"):  # of 32 samples
         assert identities(plan_of(ASKED))["sampler_check"] == identities(plan_of(ASKED, setting))["sampler_check"]
-    tuned = plan_of(ASKED, "guidance.scale=auto")
-    assert set(tuned.stages["sampler_check"].parents) == {"diffusion", "reference", "tuning"}
+    needed = {planned.name for planned in plan_of(ASKED, "guidance.scale=auto").needed(("sampler_check",))}
+    assert {"samples", "tuning"} <= needed
 
 
 @pytest.mark.parametrize(("steps", "twice"), [(400, 800), (500, 1000), (700, 1000), (1000, None)])
@@ -112,7 +113,7 @@ def _fading(share: float) -> tuple[str, ...]:
 
 def test_what_changes_with_every_step_is_limited(store: Path) -> None:
     """Strong noise that the second step halves."""
-    record = _check(store, *_fading(0.5), "metrics.progress_samples=160")
+    record = _check(store, *_fading(0.5), "metrics.progress_samples=160", "metrics.n_samples=160")
     facts, [found] = record["facts"], record["rows"]
     assert (facts["steps"], facts["twice"], facts["n"], facts["limited"]) == (1, 2, 160, True), (
         found["ci_low"],
@@ -124,7 +125,7 @@ def test_what_changes_with_every_step_is_limited(store: Path) -> None:
     protocol = record["protocols"][found["protocol"]]
     assert protocol["marks"][-1] == "2 sampler steps against 1, on all images at once"
     assert not found["ci_low"] <= 0 <= found["ci_high"]
-    assert record["cost"]["images"] == 320
+    assert record["cost"]["images"] == 160
 
 
 def test_what_no_step_changes_is_not(store: Path) -> None:

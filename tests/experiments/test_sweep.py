@@ -1,4 +1,4 @@
-"""A sweep in waves, with launchers that only keep books."""
+"""A sweep of jobs that wait for one another, with launchers that only keep books."""
 
 import shlex
 from collections import Counter
@@ -9,7 +9,7 @@ from tiny_plans import plan_of
 from experiments.stage import targets
 from experiments.stages import STAGES
 from experiments.store import Store
-from experiments.sweep import Point, as_sweep, distinct, in_waves, missing, run_waves, shell_word
+from experiments.sweep import Point, as_sweep, distinct, in_waves, missing, run_missing, shell_word
 from ldm.records import StageRecord
 
 TARGETS = targets(STAGES, "evaluation")
@@ -62,7 +62,7 @@ def test_points_that_differ_in_what_is_measured_of_the_model_are_kept():
 def test_every_identity_is_launched_once_and_beside_all_that_does_not_wait_for_it(tmp_path, points):
     store = Store(tmp_path)
     books = Bookkeeper(store, points)
-    assert run_waves(points, TARGETS, store, books) == []
+    assert run_missing(points, TARGETS, store, in_waves(books)) == []
     assert [{name for name, _ in wave} for wave in books.waves] == [
         {"reference", "first_stage", "probe"}, {"reconstruction", "rate_curve", "latents"}, {"gaussian", "diffusion"},
         {"progress", "samples"}, {"evaluation"},
@@ -75,36 +75,73 @@ def test_every_identity_is_launched_once_and_beside_all_that_does_not_wait_for_i
         "diffusion": 3,
         "progress": 3, "probe": 1, "samples": 6, "evaluation": 6,
     }  # fmt: skip
-    assert run_waves(points, TARGETS, store, lambda jobs: pytest.fail("nothing is missing")) == []
+    assert run_missing(points, TARGETS, store, in_waves(lambda jobs: pytest.fail("nothing is missing"))) == []
 
 
-def test_the_longest_of_a_wave_begin_first_and_others_in_their_order(tmp_path, points):
+def test_a_launcher_that_takes_the_order_is_told_what_each_job_waits_for(tmp_path, points):
+    store, launched = Store(tmp_path), []
+    books = Bookkeeper(store, points)
+
+    def in_order(jobs):
+        assert not launched
+        launched.extend(jobs)
+        for number, job in enumerate(jobs):
+            assert all(before < number for before in job.after)
+            assert job.may_begin()  # what it waits for has been made by now
+            books([job.overrides])
+
+    assert run_missing(points, TARGETS, store, in_order) == []
+    made = [wave[0] for wave in books.waves]
+    assert Counter(made) == Counter({(s.name, s.identity): 1 for p in points for s in p.plan.stages.values()})
+    stages = {stage.identity: stage for point in points for stage in point.plan.stages.values()}
+    for (_, identity), job in zip(made, launched, strict=True):
+        assert {made[number] for number in job.after} == set(stages[identity].parents.items())
+    assert any(job.after for job in launched)
+
+
+def test_what_has_the_longest_way_to_its_end_begins_first(tmp_path, points):
+    """A first stage that takes no time comes first where the longest training waits for it."""
     plain, timed = (Bookkeeper(Store(tmp_path / name), points) for name in ("plain", "timed"))
-    run_waves(points, TARGETS, plain.store, plain)
+    run_missing(points, TARGETS, plain.store, in_waves(plain))
     models = [job for job in plain.waves[2] if job[0] == "diffusion"]
-    run_waves(points, TARGETS, timed.store, timed, {models[1]: 7.0, models[2]: 9.0})
+    run_missing(points, TARGETS, timed.store, in_waves(timed), {models[1]: 7.0, models[2]: 9.0})
     others = [job for job in plain.waves[2] if job not in models[1:]]
     assert timed.waves[2] == [models[2], models[1], *others]
-    assert timed.waves[:2] == plain.waves[:2]
+    first_stages = [job for job in plain.waves[0] if job[0] == "first_stage"]
+    assert [job for job in timed.waves[0] if job[0] == "first_stage"] == first_stages[::-1]
+    assert [sorted(wave) for wave in timed.waves] == [sorted(wave) for wave in plain.waves]
+
+
+def test_a_launcher_that_raises_in_one_wave_is_handed_the_next(tmp_path, points, capsys):
+    """The store tells that all was made."""
+    store = Store(tmp_path)
+    books = Bookkeeper(store, points)
+
+    def raises(jobs):
+        books(jobs)
+        raise OSError("the line was cut")
+
+    assert run_missing(points, TARGETS, store, in_waves(raises)) == []
+    assert capsys.readouterr().out.count("the launcher reports: OSError: the line was cut") == len(books.waves) > 3
 
 
 def test_one_more_number_of_steps_is_one_sample_set_a_model(tmp_path, points):
     store = Store(tmp_path)
-    run_waves(points, TARGETS, store, Bookkeeper(store, points))
+    run_missing(points, TARGETS, store, in_waves(Bookkeeper(store, points)))
     grid = [(ae, f, "sampler.steps=4") for ae, f, steps in GRID if steps == "sampler.steps=2"]
     more = distinct([Point(overrides, plan_of(*overrides)) for overrides in grid])
     jobs = missing([*points, *more], TARGETS, store)
     assert Counter(planned.name for planned, _ in jobs) == {"samples": 3, "evaluation": 3}
-    assert [{planned.name for planned, _ in wave} for wave in in_waves(jobs)] == [{"samples"}, {"evaluation"}]
 
 
 @pytest.mark.parametrize("how", ["fails", "dies"])
 def test_a_lost_stage_stops_only_what_hangs_on_it(tmp_path, points, how):
     store = Store(tmp_path)
     books = Bookkeeper(store, points, **{how: [("latents", 4, "vq")]})
-    [lost] = run_waves(points, TARGETS, store, books)
+    [lost] = run_missing(points, TARGETS, store, in_waves(books))
     assert lost.stage.name == "latents"
-    assert lost.reason == ("ValueError: no luck" if how == "fails" else "its job ended without a word (killed?)")
+    assert lost.reason.startswith("ValueError: no luck" if how == "fails" else "its process was killed 3 times")
+    assert store.failure("latents", lost.stage.identity).error == lost.reason  # which ledger and table show
     assert lost.command == "python run.py ae=vq ae.f=4 sampler.steps=2"
     hanging = {"latents", "gaussian", "diffusion", "progress", "samples", "evaluation"}
     for point in points:
@@ -116,14 +153,14 @@ def test_a_lost_stage_stops_only_what_hangs_on_it(tmp_path, points, how):
         assert (name, lost.point.plan.stages[name].identity) not in tried
 
     again = Bookkeeper(store, points)
-    assert run_waves(points, TARGETS, store, again) == []
+    assert run_missing(points, TARGETS, store, in_waves(again)) == []
     assert {name for wave in again.waves for name, _ in wave} == hanging
 
 
 def test_until_bounds_what_is_run_and_what_is_written_down(tmp_path, points):
     store = Store(tmp_path)
     books = Bookkeeper(store, points)
-    run_waves(points, targets(STAGES, "latents"), store, books)
+    run_missing(points, targets(STAGES, "latents"), store, in_waves(books))
     expected = {"reference", "first_stage", "reconstruction", "latents", "gaussian"}
     assert {name for wave in books.waves for name, _ in wave} == expected | {"rate_curve"}
     sweep = as_sweep("s", "now", "command", points, "latents", STAGES)
@@ -154,24 +191,18 @@ def test_plain_overrides_are_pasted_as_they_are():
     assert [shell_word(word) for word in ("ae.f=4", "+experiment=x")] == ["ae.f=4", "+experiment=x"]
 
 
-def test_a_job_that_was_killed_is_tried_once_more_and_only_once(points, tmp_path):
+@pytest.mark.parametrize("kills", [1, 2, 3])
+def test_a_job_that_was_killed_is_tried_three_times_and_no_more(points, tmp_path, kills):
+    """Whatever kills it is over after so many kills."""
     store = Store(tmp_path)
-    dying = ("latents", 4, "kl")
-    launcher = Bookkeeper(store, points, dies=[dying])
+    launcher = Bookkeeper(store, points, dies=[("latents", 4, "kl")])
 
     def recovers(jobs):
+        if sum(any(name == "latents" for name, _ in wave) for wave in launcher.waves) >= kills:
+            launcher.dies = []
         launcher(jobs)
-        if any(name == "latents" for name, _ in launcher.waves[-1]):
-            launcher.dies = []  # whatever killed it is over
 
-    assert run_waves(points, TARGETS, store, recovers) == []
+    lost = run_missing(points, TARGETS, store, in_waves(recovers))
+    assert [item.stage.name for item in lost] == (["latents"] if kills == 3 else [])
     tried = Counter(stage for wave in launcher.waves for stage in wave)
-    assert {name for (name, _), times in tried.items() if times > 1} == {"latents"}
-    assert sorted(tried.values())[-2:] == [1, 2]
-
-    store = Store(tmp_path / "again")
-    launcher = Bookkeeper(store, points, dies=[dying])
-    lost = run_waves(points, TARGETS, store, launcher)
-    assert [(item.stage.name, "killed" in item.reason) for item in lost] == [("latents", True)]
-    tried = Counter(stage for wave in launcher.waves for stage in wave)
-    assert tried["latents", lost[0].stage.identity] == 2
+    assert {name: times for (name, _), times in tried.items() if times > 1} == {"latents": min(kills + 1, 3)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import console
-from experiments.workers import THREAD_VARIABLES, Workers, cores
+from experiments.workers import THREAD_VARIABLES, Turn, Workers, cores
 from ldm.errors import UserError
 
 PATIENCE = 60.0
@@ -105,6 +105,42 @@ def test_a_killed_worker_loses_its_job_alone_and_is_replaced(tmp_path: Path) -> 
         one.workers[0].process.join()
         assert one.run([jobs[0]]) == [None]
         assert int(files[0].read_text()) != after
+
+
+def test_a_job_begins_when_those_have_ended_that_it_waits_for_and_no_later(tmp_path: Path) -> None:
+    """The third waits for the first alone, and the second for the third: with a barrier none would end."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    jobs = [functools.partial(note_process, first), functools.partial(meet, second, third)]
+    jobs.append(functools.partial(note_process, third))
+    ended: list[int] = []
+    turns = [Turn(ended=lambda: ended.append(0)), Turn(), Turn((0,), first.exists, lambda: ended.append(2))]
+    with workers(2) as pair:
+        assert pair.run(jobs, turns) == [None] * 3
+    assert ended == [0, 2]
+    assert third.exists()
+
+
+def test_a_job_may_wait_for_one_that_stands_behind_it(tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    with workers(1) as one:
+        turns = [Turn((1,), later.exists), Turn()]
+        jobs = [functools.partial(await_file, later), functools.partial(note_process, later)]
+        assert one.run(jobs, turns) == [None, None]
+
+
+def test_what_may_not_begin_is_left_out_with_all_that_waits_for_it(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(4)]
+    ended: list[int] = []
+    turns = [
+        Turn((), lambda: True, lambda: ended.append(0)),
+        Turn((0,), lambda: False, lambda: ended.append(1)),
+        Turn((1,), files[1].exists, lambda: ended.append(2)),
+        Turn((), lambda: True, lambda: ended.append(3)),
+    ]
+    with workers(1) as one:
+        assert one.run([functools.partial(note_process, file) for file in files], turns) == [None] * 4
+    assert [file.exists() for file in files] == [True, False, False, True]
+    assert ended == [0, 3]
 
 
 def test_each_has_its_threads_and_what_it_shows_is_shown_here(tmp_path: Path, monkeypatch) -> None:

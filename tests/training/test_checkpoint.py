@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 
 import pytest
 import torch
@@ -58,10 +57,11 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(failure, kind, tmp_pat
 
 def test_pickled_objects_are_refused_without_running_them(tmp_path):
     save_checkpoint(tmp_path / "last.pt", {"step": 1, "object": Payload()})
-    with pytest.raises(pickle.UnpicklingError, match=r"(?i)weights.only"):
-        load_checkpoint(tmp_path / "last.pt")
+    content = (tmp_path / "last.pt").read_bytes()  # whose hash is right
+    assert load_checkpoint(tmp_path / "last.pt") is None
+    assert not (tmp_path / "last.pt").exists()
     assert TRACE == []
-    torch.load(io.BytesIO((tmp_path / "last.pt").read_bytes()[:-32]), weights_only=False)
+    torch.load(io.BytesIO(content[:-32]), weights_only=False)
     assert TRACE == ["executed"], "the file must be one that would do harm"
 
 

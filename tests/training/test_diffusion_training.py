@@ -12,9 +12,13 @@ from ldm.data.fields import Draw
 from ldm.denoiser import UNet
 from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
+from ldm.ranks import ALONE, Ranks
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
 from ldm.training.rate import learning_rate_factor
+
+ON_A_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+ON_A_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried")
 
 
 class Network(nn.Module):
@@ -32,6 +36,21 @@ class Network(nn.Module):
         self.calls.append((x.detach(), index, context.detach()))
         told = self.told(torch.cat([context[:, 0], index[:, None] / 1000], dim=1))
         return self.last(self.dropout(torch.nn.functional.silu(self.first(x) + told[..., None, None])))
+
+
+class SmallMemory(Network):
+    """Has memory for so many images at a time, from so many calls on; whatever it raises, it was half-way."""
+
+    def __init__(self, error: Exception, room: int, begins_at: int = 0) -> None:
+        super().__init__()
+        self.error, self.room, self.begins_at, self.tried = error, room, begins_at, []
+
+    def forward(self, x: Tensor, *given: Tensor, **named: Tensor) -> Tensor:
+        self.tried.append(len(x))
+        result = super().forward(x, *given, **named)
+        if len(self.tried) > self.begins_at and len(x) > self.room:
+            raise self.error
+        return result
 
 
 class Latents:
@@ -56,7 +75,14 @@ class Latents:
         return {"label": self.labels[indices]}
 
 
-def training(start: int = 0, dropout: float = 0.0, target: str = "eps", data: Latents | None = None, **changes):
+def training(
+    start: int = 0,
+    dropout: float = 0.0,
+    target: str = "eps",
+    data: Latents | None = None,
+    ranks: Ranks = ALONE,
+    **changes,
+):
     torch.manual_seed(start)
     settings = {
         "seed": 3,
@@ -73,7 +99,16 @@ def training(start: int = 0, dropout: float = 0.0, target: str = "eps", data: La
     data = data or Latents()
     model = DenoisingModel(Network(dropout).to(data.levels.dtype), make_schedule("scaled_linear"), target)
     conditioning = ClassConditioning(2, 4).to(data.levels.dtype)
-    return DiffusionTraining(model, conditioning, data, DiffusionSettings(**{**settings, **changes}))
+    return DiffusionTraining(model, conditioning, data, DiffusionSettings(**{**settings, **changes}), ranks)
+
+
+def short_of_memory(error: Exception, room: int, begins_at: int = 0, **changes) -> DiffusionTraining:
+    """A training whose network has little memory, with the same weights as others."""
+    plain = training(**changes)
+    network = SmallMemory(error, room, begins_at).to(plain.data.levels.dtype)
+    network.load_state_dict(plain.model.network.state_dict())
+    model = DenoisingModel(network, plain.model.schedule, "eps")
+    return DiffusionTraining(model, plain.conditioning, plain.data, plain.settings)
 
 
 def advanced_to(run: DiffusionTraining, step: int) -> DiffusionTraining:
@@ -261,3 +296,38 @@ def test_a_checkpoint_from_before_there_were_two_optimisers_is_gone_on_from(diff
     resumed.load_state_dict(state)
     advanced_to(resumed, 10)
     assert differences(resumed.state_dict(), whole.state_dict()) == []
+
+
+@pytest.mark.parametrize("error", [ON_A_GPU, ON_A_CPU])
+@pytest.mark.parametrize(("room", "micro"), [(2, 2), (1, 1), (4, 3)])
+def test_where_memory_does_not_suffice_a_step_is_made_in_smaller_passes(error, room, micro, caplog):
+    """Of the same batch, with the same numbers up to rounding, and the passes stay small."""
+    run, plain = short_of_memory(error, room, data=Latents(torch.float64)), training(data=Latents(torch.float64))
+    reports = [[report.numbers() for report in train(each)] for each in (run, plain)]
+    assert len(reports[0]) == len(reports[1]) == 10
+    for got, expected in zip(*reports, strict=True):
+        assert got == pytest.approx(expected, rel=1e-6)  # sums of losses are float32
+    weights = [torch.cat([p.detach().flatten() for p in each.trained.parameters()]) for each in (run, plain)]
+    assert (weights[0] - weights[1]).abs().max() < 1e-9 * weights[1].abs().max()
+    assert run.smaller_passes == {"micro_batch": micro}
+    assert plain.smaller_passes == {}
+    refused = [n for n in (6, 3, 2) if n > room]
+    assert run.model.network.tried == refused + [micro] * (60 // micro)
+    assert f"{micro} images in one pass (trainer.micro_batch={micro}), the batch stays at 6" in caplog.text
+
+
+def test_smaller_passes_are_gone_on_with_bit_for_bit(differences, tmp_path):
+    whole, first = (advanced_to(short_of_memory(ON_A_CPU, 2, begins_at=3), step) for step in (10, 5))
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    resumed = short_of_memory(ON_A_CPU, 6, start=99)  # where there is memory again
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert differences(advanced_to(resumed, 10).state_dict(), whole.state_dict()) == []
+
+
+def test_no_memory_for_one_image_and_other_errors_are_errors():
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        short_of_memory(ON_A_CPU, 0).advance()
+    run = short_of_memory(RuntimeError("sizes differ"), 2)
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        run.advance()
+    assert run.model.network.tried == [6]

@@ -237,7 +237,7 @@ def test_the_loss_is_that_of_turned_latents_against_turned_images(first_stage_tr
     training = first_stage_training("kl", norm=None, shapings=(turning, Downsampling(0.25)), learning_rate=1e-9)
     model, drawn = copy.deepcopy(training.model), []
     batch, noise = training._batch, torch.randn
-    training._batch = lambda draw: drawn.append(batch(draw)) or drawn[-1]
+    training._batch = lambda part, draw: drawn.append(batch(part, draw)) or drawn[-1]
     values = training.advance().numbers()
     [image] = drawn
     draw = generator(3, "step", 0)
@@ -263,7 +263,7 @@ def test_alignment_is_weighed_by_gradients_at_the_encoders_last_layer(norm, firs
     training = first_stage_training("kl", norm=norm, aligned=True, **still)
     model, term = copy.deepcopy(training.model), copy.deepcopy(training.alignment)
     training.shapings, drawn, batch = [term.options], [], training._batch
-    training._batch = lambda draw: drawn.append(batch(draw)) or drawn[-1]
+    training._batch = lambda part, draw: drawn.append(batch(part, draw)) or drawn[-1]
     values = training.advance().numbers()
     draw = generator(3, "step", 0)
     torch.randint(12, (4,), generator=draw)

@@ -1,6 +1,6 @@
 """Files that list boxes: COCO's JSON and OpenImages' CSV, read and checked."""
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.annotations.lookup import csv_rows, read_text, shown
+from ldm.data.annotations.lookup import csv_rows, parsed_json, read_text, shown
 from ldm.data.files import READ_ERRORS, Files
 from ldm.errors import UserError
 
@@ -39,10 +39,7 @@ class BoxFile:
 
 def _coco(files: Files, source: str) -> BoxFile:
     where = shown(files, source)
-    try:
-        content = json.loads(read_text(files, source))
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}).") from error
+    content = parsed_json(read_text(files, source), where)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{where} has no list '{key}'; expected is COCO's format: images, annotations, categories.")
@@ -53,7 +50,7 @@ def _coco(files: Files, source: str) -> BoxFile:
         content["images"],
         f"{where}: images",
         "id, file_name, width, height",
-        lambda one: (one["id"], str(one["file_name"]), _positive(one["width"]), _positive(one["height"])),
+        lambda one: (_identifier(one["id"]), str(one["file_name"]), _positive(one["width"]), _positive(one["height"])),
     )
     number = {key: position for position, (key, *_) in enumerate(sizes)}
 
@@ -68,7 +65,9 @@ def _coco(files: Files, source: str) -> BoxFile:
         x, y, w, h = map(float, one["bbox"])
         owner = number[image]
         _, _, width, height = sizes[owner]
-        if not (w >= 0 and h >= 0 and x < width and y < height and x + w >= 0 and y + h >= 0):
+        if not all(map(math.isfinite, (x, y, w, h))) or not (
+            w >= 0 and h >= 0 and x < width and y < height and x + w >= 0 and y + h >= 0
+        ):
             raise ValueError(f"bbox {one['bbox']} lies outside of an image of {width:g}x{height:g}")
         return owner, label, [x / width, y / height, (x + w) / width, (y + h) / height]
 
@@ -92,13 +91,19 @@ def _each(items: Sequence[Any], where: str, expected: str, read: Callable[[Any],
             found.append(read(item))
         except KeyError as error:
             raise UserError(f"{where}[{position}] has no {error.args[0]}; expected is {expected}.") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise UserError(f"{where}[{position}]: {error}; expected is {expected}.") from error
     return found
 
 
+def _identifier(value: Any) -> int | str:
+    if not isinstance(value, int | str):
+        raise TypeError(f"{value} is no id")
+    return value
+
+
 def _positive(value: Any) -> float:
-    if not value > 0:
+    if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{value} is no size")
     return float(value)
 
@@ -136,6 +141,9 @@ def _openimages(files: Files, source: str) -> BoxFile:
             f"{where}, row {wrong[0] + 1}: {corners[wrong[0]].tolist()} are no fractions; expected are XMin, YMin, "
             "XMax and YMax from 0 to 1."
         )
+    unnamed = np.flatnonzero(table[["ImageID", "LabelName"]].isna().any(axis=1))
+    if len(unnamed):
+        raise UserError(f"{where}, row {unnamed[0] + 1}: has no ImageID or no LabelName.")
     owners, images = pd.factorize(table["ImageID"])
     is_kept = np.ones(len(table), bool) if "IsGroupOf" not in table else table["IsGroupOf"].to_numpy() != 1
     labels = table["LabelName"].to_numpy()[is_kept]

@@ -5,7 +5,6 @@ image in a file the first is taken, of a `.txt` file the first line that is not 
 are refused. An empty caption counts as none.
 """
 
-import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from ldm.data.annotations.lookup import (
     json_rows,
     located,
     parallel_files,
+    parsed_json,
     read_text,
     shown,
     stem,
@@ -88,8 +88,8 @@ def _has_captions(files: Files, name: str) -> bool:
         if name.endswith(".csv"):
             row: Any = next(csv_table(text, name), (0, {}))[1]
         else:
-            row = json.loads(next((line for line in lines_of(text) if line.strip()), "{}"))
-    except (UserError, ValueError):
+            row = parsed_json(next((line for line in lines_of(text) if line.strip()), "{}"), name)
+    except UserError:
         return True
     return not isinstance(row, dict) or not row or any(isinstance(row.get(column), str) for column in COLUMNS)
 
@@ -169,12 +169,13 @@ def _row(row: Mapping[Any, Any], where: str) -> tuple[str, str]:
 
 def _coco(text: str, source: str) -> Iterator[tuple[str, str]]:
     """Captions in COCO's JSON: images with id and file_name, annotations with image_id and caption."""
+    content = parsed_json(text, source)
     try:
-        content = json.loads(text)
         files = {image["id"]: image["file_name"] for image in content["images"]}
         rows = [(files[one["image_id"]], one["caption"]) for one in content["annotations"]]
-    except ValueError as error:
-        raise UserError(f"{source} is not JSON ({error}).") from error
+        for row in rows:
+            if not all(isinstance(value, str) for value in row):
+                raise TypeError(f"a text in place of {row}")
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{source}: {error} is missing or unknown; expected COCO's images (id, file_name) and annotations "

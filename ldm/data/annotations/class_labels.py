@@ -5,13 +5,12 @@
 means the image of that name.
 """
 
-import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ldm.data.annotations.lookup import METADATA, ImageFinder, csv_table, json_rows, read_text, shown, stem
+from ldm.data.annotations.lookup import METADATA, ImageFinder, csv_table, json_rows, parsed_json, read_text, shown, stem
 from ldm.data.files import Files
 from ldm.errors import UserError
 
@@ -88,8 +87,8 @@ def _rows(text: str, base: str, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _stylegan(text: str, where: str) -> Iterator[tuple[str, str]]:
+    content = parsed_json(text, where)
     try:
-        content = json.loads(text)
         labels = content.get("labels") if isinstance(content, dict) else None
         for name, label in labels or ():
             yield str(name), str(label)

@@ -1,23 +1,24 @@
 """Files that list the boxes of one image each: VOC's XML and YOLO's text, which have the image's name."""
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
-import yaml
 
 from ldm.data.annotations.box_files import BoxFile, ClassKey
 from ldm.data.annotations.lookup import read_text, shown, stem
 from ldm.data.files import Files
 from ldm.errors import UserError
-from ldm.lines import lines_of
+from ldm.lines import lines_of, parsed_yaml
 
 SUFFIXES = (".xml", ".txt")
 FOLDERS = frozenset({"annotations", "xmls", "labels", "boxes"})
 IMAGE_FOLDERS = frozenset({"images", "jpegimages", "imgs"})
-YOLO_LINE = re.compile(r"\s*\d+(?:\s+-?\d*\.?\d+(?:[eE][-+]?\d+)?){4}\s*")
+YOLO_LINE = re.compile(r"\s*[0-9]{1,9}(?:\s+-?\d*\.?\d+(?:[eE][-+]?\d+)?){4}\s*")
+NUMBER = re.compile(r"[0-9]{1,9}")
 NAME_LISTS = ("classes.txt", "obj.names", "classes.names")
 NAME_YAMLS = ("data.yaml", "dataset.yaml", "data.yml")
 
@@ -83,6 +84,8 @@ def _voc(files: Files, source: str) -> list[tuple[str, list[float]]]:
     try:
         root = ElementTree.fromstring(text)
         width, height = (_number(root, f"size/{side}") for side in ("width", "height"))
+        if min(width, height) <= 0:
+            raise ValueError(f"the size is {width:g}x{height:g}")
         found = list[tuple[str, list[float]]]()
         for one in root.iter("object"):
             x0, y0, x1, y1 = (_number(one, f"bndbox/{end}") for end in ("xmin", "ymin", "xmax", "ymax"))
@@ -91,7 +94,7 @@ def _voc(files: Files, source: str) -> list[tuple[str, list[float]]]:
                 raise ValueError(f"object {len(found) + 1} has no name, or a box from {x0, y0} to {x1, y1}")
             # Pixels are counted from 1, ends included.
             found.append((name, [(x0 - 1) / width, (y0 - 1) / height, x1 / width, y1 / height]))
-    except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
+    except (ElementTree.ParseError, ValueError) as error:
         raise UserError(
             f"{where}: {error}; expected is VOC's XML with size, and object with name and bndbox."
         ) from error
@@ -102,7 +105,9 @@ def _number(node: ElementTree.Element, path: str) -> float:
     text = node.findtext(path)
     if text is None:
         raise ValueError(f"there is no {path}")
-    return float(text)
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{path} is {number}")
+    return number
 
 
 def _yolo(files: Files, source: str) -> list[tuple[int, list[float]]]:
@@ -118,7 +123,7 @@ def _yolo(files: Files, source: str) -> list[tuple[int, list[float]]]:
         label, x, y, width, height = line.split()
         centre, half = (float(x), float(y)), (float(width) / 2, float(height) / 2)
         low, high = ([c + sign * h for c, h in zip(centre, half, strict=True)] for sign in (-1, 1))
-        if min(*low) < -0.01 or max(*high) > 1.01:
+        if not (min(*low) >= -0.01 and max(*high) <= 1.01):  # which infinities are not either
             raise UserError(f"{shown(files, source)}, line {number}: the box lies outside of the image.")
         found.append((int(label), [*low, *high]))
     return found
@@ -132,11 +137,14 @@ def _names(files: Files) -> dict[int, str]:
             return dict(enumerate(line.strip() for line in lines_of(read_text(files, name)) if line.strip()))
         if base in NAME_YAMLS:
             try:
-                given = yaml.safe_load(read_text(files, name))
-            except yaml.YAMLError:
+                given = parsed_yaml(read_text(files, name))
+            except ValueError:
                 continue
             names = given.get("names") if isinstance(given, dict) else None
             if isinstance(names, list | dict):
-                pairs = names.items() if isinstance(names, dict) else enumerate(names)
+                pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
+                # Texts and numbers alone: what refers to itself many times over has no end as a text.
+                if not all(NUMBER.fullmatch(str(n)) and isinstance(word, str | int | float) for n, word in pairs):
+                    raise UserError(f"{shown(files, name)}: names is neither a list of names nor one by their numbers.")
                 return {int(number): str(word) for number, word in pairs}
     return {}

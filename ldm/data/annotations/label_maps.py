@@ -8,7 +8,6 @@ red, green and blue; other colours are void.
 """
 
 import io
-import json
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from ldm.data.annotations.lookup import (
     Place,
     located,
     parallel_files,
+    parsed_json,
     read_text,
     shown,
     stem,
@@ -268,7 +268,8 @@ def _values(files: Files, name: str, palette: Palette | None) -> NDArray[np.uint
             if palette is not None:
                 return palette.values(np.array(image.convert("RGB")))
             values = np.array(image)
-    except (*READ_ERRORS, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+    # What Pillow raises on damaged files, and on those that would not fit into memory.
+    except (*READ_ERRORS, SyntaxError, ValueError, Image.DecompressionBombError, MemoryError) as error:
         raise UserError(f"{shown(files, name)} cannot be read as a label map ({error}).") from error
     if mode not in COUNTING_MODES:
         raise UserError(
@@ -288,8 +289,8 @@ def read_palette(place: Place) -> Palette:
     text, where = read_text(place.files, place.name), shown(place.files, place.name)
     if place.name.endswith(".json"):
         try:
-            found = [(str(name), tuple(map(int, colour))) for name, colour in json.loads(text).items()]
-        except (ValueError, TypeError, AttributeError) as error:
+            found = [(str(name), tuple(map(int, colour))) for name, colour in parsed_json(text, where).items()]
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{where}: expected is an object from name to [red, green, blue] ({error}).") from error
     else:
         matches = [(line, match) for line in lines_of(text) if (match := COLOUR.search(line))]
@@ -320,8 +321,8 @@ def _names(files: Files, source: str) -> dict[int, str]:
     if source.endswith(".txt"):
         return dict(enumerate(line.strip() for line in lines_of(text.strip())))
     expected = f"{shown(files, source)}: expected is a list of names, or an object from value (0 to 254) to name"
+    content = parsed_json(text, shown(files, source))
     try:
-        content = json.loads(text)
         named = {
             int(value): name for value, name in (content.items() if isinstance(content, dict) else enumerate(content))
         }

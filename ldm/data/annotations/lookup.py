@@ -103,11 +103,15 @@ def json_rows(text: str, where: str) -> Iterator[tuple[int, Any]]:
     """
     for number, line in enumerate(lines_of(text), start=1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{where}, line {number}: is not JSON ({error}).") from error
-            yield number, row
+            yield number, parsed_json(line, f"{where}, line {number}:")
+
+
+def parsed_json(text: str, where: str) -> Any:
+    """The value in a JSON text. Raises: UserError where it is none, or nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON ({error}).") from error
 
 
 def shown(files: Files, name: str) -> str:

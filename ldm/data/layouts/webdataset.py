@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from ldm.data.annotations.captions import COLUMNS, CaptionTable, sidecar_captions
 from ldm.data.annotations.class_labels import LABEL_COLUMNS, classed
-from ldm.data.annotations.lookup import AnnotationPlaces, read_text, shown
+from ldm.data.annotations.lookup import AnnotationPlaces, parsed_json, read_text, shown
 from ldm.data.archives import FilesIn, TarFiles, UnionFiles
 from ldm.data.files import Files
 from ldm.data.layouts.sharded import IMAGE, named_annotations, split_of, taking_part
@@ -129,10 +129,7 @@ def _has(files: Files, samples: Samples, keys: Sequence[str]) -> bool:
 def _described(files: Files, sample: Mapping[str, str]) -> dict[str, Any]:
     if DESCRIPTION not in sample:
         return {}
-    try:
-        content = json.loads(read_text(files, sample[DESCRIPTION]))
-    except ValueError as error:
-        raise UserError(f"{shown(files, sample[DESCRIPTION])} is not JSON ({error}).") from error
+    content = parsed_json(read_text(files, sample[DESCRIPTION]), shown(files, sample[DESCRIPTION]))
     return content if isinstance(content, dict) else {}
 
 

@@ -1,0 +1,79 @@
+"""Signals that ask this process to stop: training saves where it stands, then they act as they would have."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Ctrl-C, what ends a process politely, and what Slurm sends before a job's time is over."""
+
+EXIT_CODE: Final = 128 + signal.SIGTERM
+"""What a shell says of a process that SIGTERM ended."""
+
+
+class StoppedError(SystemExit):
+    """This process was asked to stop; where nothing else is made of it, it ends with `EXIT_CODE`."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE)
+
+
+def stop_on_signals() -> None:
+    """From now on SIGTERM and SIGUSR2 raise StoppedError in the main thread, as Ctrl-C raises KeyboardInterrupt."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise StoppedError
+
+
+class HeldBack:
+    """Signals that came while they were held back; `handlers`: what each would have done at once."""
+
+    def __init__(self) -> None:
+        self.handlers = {number: signal.getsignal(number) for number in STOPPING}
+        self.came: list[int] = []
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal: it has to wait, unless it is a second Ctrl-C."""
+        if number == signal.SIGINT and number in self.came:
+            self.came.clear()
+            self._deliver(number)
+        self.came.append(number)
+
+    def act(self) -> None:
+        """Lets what came act now; returns where nothing came, and where whoever handles it returns."""
+        while self.came:
+            self._deliver(self.came.pop(0))
+
+    def _deliver(self, number: int) -> None:
+        """As if it came now: a handler of Slurm's launcher may requeue the job, the system's ends the process."""
+        signal.signal(number, self.handlers[number])
+        signal.raise_signal(number)
+        signal.signal(number, self.note)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[HeldBack]:
+    """Holds signals that ask to stop back until `act` is called, or the context left.
+
+    Nothing is held back beside the main thread, to which they come, nor where they are ignored.
+    """
+    held = HeldBack()
+    ignored = (signal.SIG_IGN, None)  # None: the handler is not Python's
+    known = {number: handler for number, handler in held.handlers.items() if handler not in ignored}
+    if threading.current_thread() is not threading.main_thread():
+        known = {}
+    for number in known:
+        signal.signal(number, held.note)
+    try:
+        yield held
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler)
+        for number in held.came:
+            signal.raise_signal(number)

@@ -1,0 +1,32 @@
+"""How many examples fuzzing draws: about 50 by default, 10,000 in the slow set, the same ones each time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
+
+FEW, MANY = 50, 10_000
+
+
+def fuzzed(**drawn: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A test of drawn examples, as two tests: `examples` is how many."""
+
+    def decorate(check: Callable[..., None]) -> Callable[..., None]:
+        @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+        def test(examples: int) -> None:
+            quiet = settings(
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                phases=[Phase.generate],  # to shrink an example takes longer than to look at it
+                suppress_health_check=list(HealthCheck),
+            )
+            quiet(given(**drawn)(check))()
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
