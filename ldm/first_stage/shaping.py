@@ -6,7 +6,7 @@ that is off takes no part, and no identity holds it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -26,7 +26,7 @@ class LatentBatch:
     channels: int
     side: int
     smallest: int = 1
-    own: slice = slice(None)
+    own: slice = field(default_factory=lambda: slice(None))
 
     @property
     def limit(self) -> str:
