@@ -10,6 +10,10 @@ TRAINED = ("first_stage", "latents", "learning_rate", "diffusion")
 """Stages whose seconds and FLOPs have columns of their own."""
 
 
+COUNTED_WITH = {"nested": "first_stage"}
+"""Stages whose cost is part of another's: a first stage that was cut took the training that it was cut from."""
+
+
 def costs(records: Records, cell: Cell) -> dict[str, Any]:
     """What a cell's stages cost; unfinished stages give no entry."""
     found: dict[str, Any] = {}
@@ -18,10 +22,11 @@ def costs(records: Records, cell: Cell) -> dict[str, Any]:
         if record is None:
             continue
         found[f"peak_of_{stage}"] = record.cost.peak_bytes
-        if stage in TRAINED:
+        column = COUNTED_WITH.get(stage, stage)
+        if column in TRAINED:
             if not record.facts.get("given"):  # nobody knows what published weights cost
-                found[f"{stage}_seconds"] = record.cost.seconds
-                found[f"{stage}_flops"] = record.cost.flops
+                found[f"{column}_seconds"] = found.get(f"{column}_seconds", 0) + record.cost.seconds
+                found[f"{column}_flops"] = found.get(f"{column}_flops", 0) + record.cost.flops
             found |= {f"parameters_{part}": count for part, count in record.facts.get("parameters", {}).items()}
         if stage == "diffusion":
             found["learning_rate"] = record.facts.get("learning_rate")

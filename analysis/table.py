@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import advice, fairness, limited, limits, memorisation, protocols, rates, text
+from analysis import advice, fairness, limited, limits, memorisation, nested, protocols, rates, text
 from analysis.axes import REPEATED, TUNED, Axes, choices
 from analysis.collect import Study
 from analysis.columns import COST_COLUMNS, RATE_COST_COLUMNS
@@ -65,6 +65,7 @@ def markdown(study: Study, against: str | None = None) -> str:
         "Which cells are better": _comparison(study, marks, against),
         "Fidelity and diversity": _neighbourhoods(study, marks),
         "First stages, on held-out images": _first_stages(study, marks),
+        "What nested channels cost": nested.section(study, marks),
         "Coded latents, on held-out images": _coding(study, marks),
         "Likelihood, on held-out images": _likelihood(study, marks),
         **_further(study, marks),

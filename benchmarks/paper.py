@@ -182,7 +182,7 @@ def _peer_step(
     from diffusers.training_utils import EMAModel
 
     device = data.all.device
-    scheduler = DDPMScheduler(num_train_timesteps=levels)
+    scheduler: Any = DDPMScheduler(num_train_timesteps=levels)
     optimiser = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
     average = EMAModel(module.parameters(), decay=0.9999, foreach=True)
     module.train()

@@ -52,6 +52,6 @@ def _ours(network: torch.nn.Module, work: Workload, precision: str) -> Call:
 def _diffusers_pipeline(network: Any) -> Call:
     from diffusers import DDIMPipeline, DDIMScheduler
 
-    pipeline = DDIMPipeline(network, DDIMScheduler(beta_schedule="linear", timestep_spacing="trailing"))
+    pipeline: Any = DDIMPipeline(network, DDIMScheduler(beta_schedule="linear", timestep_spacing="trailing"))
     pipeline.set_progress_bar_config(disable=True)
     return lambda: pipeline(batch_size=BATCH, num_inference_steps=STEPS, output_type="np")

@@ -67,7 +67,7 @@ def diffusers_step(model: Any, work: Workload) -> Call:
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
-    noise_scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    noise_scheduler: Any = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     average = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     batch_of = _diffusers_batches(work)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ldm.data.contract import ImageCache
+from ldm.data.fields import Fields
 from ldm.data.latents import CachedLatents
 from ldm.first_stage import IdentityFirstStage, build_first_stage
 from ldm.first_stage.latent_scale import LatentScale
@@ -56,7 +57,7 @@ def diffusers_unet(work: Workload) -> Any:
 def our_unet(theirs: Any) -> torch.nn.Module:
     """The same network as this program runs it."""
     found = unet_from_diffusers(dict(theirs.config), theirs.state_dict())
-    return found.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @cache
@@ -72,20 +73,26 @@ def latents(side: int) -> CachedLatents:
     """Batches of latents of that side as this program draws them: pixels, or from posteriors of a KL first stage."""
     if side == SIDE:
         one = torch.ones(3, dtype=torch.float64)
-        return CachedLatents(None, images(), IdentityFirstStage(), LatentScale(0 * one, one), "cpu", _no_fields)
+        return CachedLatents(
+            None, images(), IdentityFirstStage(), LatentScale(0 * one, one), "cpu", Fields(images(), {})
+        )
     torch.manual_seed(0)
-    sizes = {"channels": 3, "ch": 8, "num_res_blocks": 1, "attn_sides": (), "mid_attention": False, "dropout": 0.0}
     levels = (1,) * (SIDE // side).bit_length()
     model = build_first_stage(
-        regulariser="kl", factor=SIDE // side, resolution=SIDE, ch_mult=levels, options={}, **sizes
+        regulariser="kl",
+        factor=SIDE // side,
+        resolution=SIDE,
+        channels=3,
+        ch=8,
+        ch_mult=levels,
+        num_res_blocks=1,
+        attn_sides=(),
+        mid_attention=False,
+        dropout=0.0,
+        options={},
     ).eval()
     with torch.no_grad():
         everything = images().batch(np.arange(IMAGES))
         packed = model.pack(model.encode(everything)).numpy()
     one = torch.ones(3, dtype=torch.float64)
-    return CachedLatents(packed, images(), model, LatentScale(0 * one, one), "cpu", _no_fields)
-
-
-def _no_fields(indices: Any, draw: Any) -> dict[str, torch.Tensor]:
-    """An unconditional model reads none."""
-    return {}
+    return CachedLatents(packed, images(), model, LatentScale(0 * one, one), "cpu", Fields(images(), {}))

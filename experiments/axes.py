@@ -9,13 +9,15 @@ from experiments.build import AUTO
 from experiments.conditions import conditions_of, sample_size, task_of
 from experiments.resolve import shift_name
 from ldm.first_stage import FIRST_STAGES
+from ldm.first_stage.shapings import SHAPINGS, axis_values, prefix_of
 from ldm.parts import options_of
 from ldm.records import Choice
 from ldm.samplers import SAMPLERS, sampler_axes
 
 OF_DATA = ("data", "resolution", "scale")
 OF_REFERENCE = (*OF_DATA, "extractor")
-OF_FIRST_STAGE = ("f", "regulariser", "channels", "ae_seed", "budget", "ae_weights", "ae_settings")
+SHAPING = tuple(part.name for part in SHAPINGS)
+OF_FIRST_STAGE = ("f", "regulariser", "channels", *SHAPING, "ae_seed", "budget", "ae_weights", "ae_settings")
 OF_MODEL = (
     "conditioning",
     "task",
@@ -66,7 +68,8 @@ GROUPS = (
     "guidance",
 )
 KEYS = (
-    *(f"ae.{key}" for key in ("f", "channels", "seed", "path")),
+    *(f"ae.{key}" for key in ("f", "channels", "channels_used", "seed", "path")),
+    *(f"{prefix_of(part)}.{key}" for part in SHAPINGS for key in options_of(part)),
     *("data.resolution", "trainer.budget", "trainer.learning_rate_factor", "trainer.ema_length", "latents.scale"),
     *(f"diffusion.{key}" for key in ("schedule", "shift", "target", "weighting")),
     *(f"diffusion.{key}" for key in ("times", "times_mean", "times_std", "times_unbiased")),
@@ -91,6 +94,7 @@ def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:
         "f": config["ae"]["f"],
         "regulariser": config["ae"]["regulariser"],
         "channels": config["ae"]["channels"],
+        **axis_values(config["ae"]),
         "conditioning": "+".join(conditions_of(config)) or "none",
         "task": task_of(config),
         **{key: config["diffusion"].get(key) for key in ("schedule", "target", "weighting")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -22,12 +23,14 @@ from ldm.data.contract import ImageCache
 from ldm.diffusion import DenoisingModel, Guidance, Schedule, make_schedule
 from ldm.diffusion.times import UNIFORM, TimeDensity, make_times
 from ldm.errors import UserError
+from ldm.first_stage.alignment import Alignment, AlignmentTerm
 from ldm.first_stage.build import FIRST_STAGES, build_first_stage, build_first_stage_loss, options_in
 from ldm.first_stage.contract import FirstStage
-from ldm.first_stage.discriminator import PatchDiscriminator, layers_for
+from ldm.first_stage.discriminator import PatchDiscriminator, layers_for, smallest_side_for
 from ldm.first_stage.latent_scale import LatentScale
 from ldm.first_stage.losses import FirstStageLoss, OwnLoss
-from ldm.first_stage.perceptual import PerceptualLoss, load_perceptual_loss
+from ldm.first_stage.perceptual import PerceptualLoss, load_perceptual_loss, smallest_image
+from ldm.first_stage.shapings import shapings_of
 from ldm.first_stage.tiled import Tiling
 from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
@@ -37,6 +40,9 @@ from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
 from ldm.samplers import Sampler, build_sampler, shifted, time_grid
 from ldm.training import precision as precision_rule
+
+NESTED = "nested"
+"""The setting of a first stage from which others are cut; a resolved group has it only where it is one of them."""
 
 AUTO = "auto"
 """The value of guidance.scale and of trainer.learning_rate that asks for a stage of its own to find it."""
@@ -93,7 +99,13 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
         dropout=architecture.get("dropout", 0.0),
         options=options_in(ae),
         initialisation=architecture.get("initialisation", "reference"),
+        is_nested=NESTED in ae,
     )
+
+
+def whole(ae: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The resolved group of the first stage that is trained: of nested channels all, whichever of them are used."""
+    return {**ae, "channels": ae[NESTED][-1]} if NESTED in ae else ae
 
 
 def is_trained(ae: Mapping[str, Any]) -> bool:
@@ -129,14 +141,38 @@ def first_stage_loss(ae: Mapping[str, Any], perceptual: PerceptualLoss | None) -
     return build_first_stage_loss(ae["regulariser"], options_in(ae), perceptual, *weights)
 
 
+def alignment(ae: Mapping[str, Any], channels: int) -> AlignmentTerm | None:
+    """What aligns latents of so many channels, with initial weights that are a function of `ae.seed`; None where off.
+
+    Raises: UserError where the teacher's weights cannot be had.
+    """
+    found = [each for each in shapings_of(ae) if isinstance(each, Alignment)]
+    if not found:
+        return None
+    torch.manual_seed(derived_seed(ae["seed"], "alignment"))
+    return AlignmentTerm(found[0], channels, found[0].load_teacher())
+
+
 def discriminator(ae: Mapping[str, Any], resolution: int) -> PatchDiscriminator | None:
     """The discriminator with its initial weights, a function of `ae.seed`; None where it never takes part."""
     settings = ae["loss"]["discriminator"]
-    if settings["start"] >= 1 or settings["weight"] == 0:
+    if not _takes_part(settings):
         return None
     torch.manual_seed(derived_seed(ae["seed"], "discriminator"))
     layers = settings["layers"] or layers_for(resolution)
     return PatchDiscriminator(settings["channels"], layers, settings["norm"])
+
+
+def _takes_part(discriminator: Mapping[str, Any]) -> bool:
+    return bool(discriminator["start"] < 1 and discriminator["weight"] != 0)
+
+
+def smallest_latent(ae: Mapping[str, Any], resolution: int) -> int:
+    """The smallest side of latents whose images the networks of the loss of a first stage in training can take."""
+    settings, pixels = ae["loss"]["discriminator"], smallest_image(ae["loss"]["perceptual"])
+    if _takes_part(settings):
+        pixels = max(pixels, smallest_side_for(settings["layers"] or layers_for(resolution)))
+    return math.ceil(pixels / ae["f"])
 
 
 def encoder_of(first_stage: FirstStage, scale: LatentScale) -> Encode:
@@ -276,6 +312,13 @@ def check_extractor_weights(name: str, weights: str | None) -> None:
 def check_perceptual_weights(perceptual: str, perceptual_path: str | None) -> None:
     """Raises UserError where the perceptual loss's weights cannot be had."""
     perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
+
+
+def check_teacher_weights(ae: Mapping[str, Any]) -> None:
+    """Raises UserError where the weights of the teacher of an alignment cannot be had."""
+    for each in shapings_of(ae):
+        if isinstance(each, Alignment):
+            each.load_teacher()
 
 
 def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:

@@ -48,7 +48,9 @@ def check_extractors(config: Mapping[str, Any]) -> None:
             raise UserError(f"metrics.{key}={path}: {name} reads the weights of its package, so leave the path out")
 
 
-def check_trained_with(config: Mapping[str, Any], trained_with: str) -> None:
+def check_trained_with(
+    config: Mapping[str, Any], trained_with: str, what: str = "the perceptual loss that trains the first stage"
+) -> None:
     """Raises UserError where an extractor is the network that the first stage is trained with."""
     judge = config["metrics"]["extractor"]
     also = config["metrics"]["also"]
@@ -58,6 +60,6 @@ def check_trained_with(config: Mapping[str, Any], trained_with: str) -> None:
     judges |= {"lpips_alex"} if config["metrics"]["lpips"] else set()
     if trained_with in judges and not config["metrics"]["allow_same_network"]:
         raise UserError(
-            f"{trained_with}, the perceptual loss that trains the first stage, would also be an extractor, and biased; "
+            f"{trained_with}, {what}, would also be an extractor, and biased; "
             "choose another, or set metrics.allow_same_network=true, which marks the rows"
         )

@@ -1,8 +1,10 @@
 """Sizes of a cell's networks, counted on the meta device: nothing is computed, no weights are initialised."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,20 @@ from torch import Tensor, nn
 from experiments import build
 from experiments.conditions import Vocabulary, sample_size
 from experiments.stage import Estimate, Machine, Settings
-from ldm.first_stage.contract import TrainableFirstStage
+from ldm.first_stage.contract import Reconstruction, ShapableFirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
-from ldm.first_stage.losses import discriminator_loss
+from ldm.first_stage.losses import FirstStageLoss, discriminator_loss
+from ldm.first_stage.shaping import LatentBatch, Views, views_at
+from ldm.first_stage.shapings import shapings_of
 from ldm.first_stage.tiled import decode_tiled
 from ldm.pretrained import lpips
 from ldm.training.flops import count_flops
 
 META = torch.device("meta")
 FLOAT_BYTES = 4
+STEPS_LOOKED_AT = 16
+"""Of a training whose steps differ by what they decode."""
+
 TRAINED_COPIES = 4
 """Weights, gradients and Adam's two moments; an EMA is one more."""
 
@@ -109,8 +116,10 @@ def count_first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStageCount
         decode = count_flops(lambda: model.decode_counted(latent))
     step = None
     if build.is_trained(ae):
-        assert isinstance(model, TrainableFirstStage)
-        step = _first_stage_step(ae, model, discriminator, image)
+        with META:
+            trained = build.first_stage(build.whole(ae), resolution)
+        assert isinstance(trained, TrainableFirstStage)
+        step = _first_stage_step(ae, trained, discriminator, image)
     return FirstStageCounts(parameters, shape, encode, decode, step)
 
 
@@ -195,27 +204,69 @@ def _first_stage_step(
         perceptual.to(META, torch.float32)
     criterion = build.first_stage_loss(ae, perceptual)
 
-    def step(adversary: PatchDiscriminator | None) -> None:
-        result = model.forward_counted(image)
+    training, start = ae["training"], loss["discriminator"]["start"]
+    steps = math.ceil(training["images"] / training["batch"])
+
+    def step(adversary: PatchDiscriminator | None, views: Views) -> None:
+        result, seen = _passed(model, image, views), views.image(image)
         if adversary is not None:
             adversary.requires_grad_(False)
-        criterion.generator_terms(
-            image, result.image, result.regularisation, last_layer=model.last_layer, discriminator=adversary
-        ).total.backward()
+        terms = criterion.generator_terms(
+            seen, result.image, result.regularisation, last_layer=model.last_layer, discriminator=adversary
+        )
+        total = terms.total
+        for weight, view in views.beside.values():
+            assert isinstance(criterion, FirstStageLoss)
+            assert result.whole is not None
+            again = model.decode_counted(view.latent(result.whole))
+            total = total + weight * criterion.reconstruction(view.image(image), again)
+        if alignment is not None:
+            assert isinstance(model, ShapableFirstStage)
+            assert result.whole is not None
+            term, layer = alignment(result.whole, image), model.encoder_layer
+            of_term = torch.autograd.grad(term, layer, retain_graph=True)[0]
+            total = total + alignment.weight(terms.nll_gradient(result.image, layer), of_term) * term
+        total.backward()
         if adversary is not None:
             adversary.requires_grad_(True)
-            discriminator_loss(adversary(image), adversary(result.image.detach())).backward()
+            discriminator_loss(adversary(seen), adversary(result.image.detach())).backward()
 
     def forward() -> Tensor:
         result = model.forward_counted(image)
         return criterion.generator_terms(image, result.image, result.regularisation).total
 
-    plain = count_flops(lambda: step(None))
-    training, start = ae["training"], loss["discriminator"]["start"]
-    steps = math.ceil(training["images"] / training["batch"])
+    alignment = build.alignment(ae, model.channels)
+    if alignment is not None:
+        alignment.place(META, torch.float32)
+    latents = LatentBatch(
+        1, model.channels, image.shape[-1] // model.factor, build.smallest_latent(ae, image.shape[-1])
+    )
+    views = _views_of_training(ae, latents, steps)
+
+    def counted(adversary: PatchDiscriminator | None) -> float:
+        return sum(share * count_flops(partial(step, adversary, each)) for share, each in views)
+
+    plain = counted(None)
     before = min(1.0, math.ceil(start * steps) / steps) if discriminator is not None else 1.0
-    late = count_flops(lambda: step(discriminator)) if discriminator is not None else plain
+    late = counted(discriminator) if discriminator is not None else plain
     return Step(before * plain + (1 - before) * late, _saved_bytes(forward, _of(*networks)))
+
+
+def _passed(model: TrainableFirstStage, image: Tensor, views: Views) -> Reconstruction:
+    return (
+        model.forward_counted(image, views.latent)
+        if isinstance(model, ShapableFirstStage)
+        else model.forward_counted(image)
+    )
+
+
+def _views_of_training(ae: Mapping[str, Any], latents: LatentBatch, steps: int) -> list[tuple[float, Views]]:
+    """Views that cost differently, each with its share of the training, of which the first steps are looked at."""
+    shapings = shapings_of(ae)
+    looked_at = range(min(steps, STEPS_LOOKED_AT) if shapings else 1)
+    drawn = [views_at(shapings, latents, ae["seed"], step) for step in looked_at]
+    counts = Counter(views.sides for views in drawn)
+    return [(counts[sides] / len(drawn), views) for sides, views in {each.sides: each for each in drawn}.items()]
 
 
 def _of(*networks: nn.Module) -> set[int]:

@@ -184,7 +184,7 @@ def timed_first_stage(config: Mapping[str, Any]) -> FirstStageCounts:
 
 def _first_stage_step(config: Mapping[str, Any]) -> float:
     """Seconds of an image in training."""
-    settings = {**config["ae"], "precision": config["precision"]}
+    settings = {**build.whole(config["ae"]), "precision": config["precision"]}
     training = training_of(settings, _made_up_images(config["data"]["resolution"]), config["device"])
     training.settings = replace(training.settings, from_components=False)
     steps = training.settings.steps

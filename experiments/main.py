@@ -173,6 +173,7 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
         if not is_custom(metrics):  # which was tried already
             build.check_extractor_weights(metrics["extractor"], metrics["weights"])
         build.check_perceptual_weights(loss["perceptual"], loss["perceptual_path"])
+        build.check_teacher_weights(plan.config["ae"])
         for judge in other_extractors(plan.config).values():
             build.check_extractor_weights(judge["name"], judge["weights"])
         judges = plan.stages["samples"].settings
@@ -275,7 +276,7 @@ def say_work(grid: Grid, time_needed: Forecast | None = None) -> None:
     """How much a grid is, and how much of it is to be done."""
     cells, points, stages = grid.cells, grid.points, grid.stages
     counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
-    trained = {c.plan.stages["first_stage"].identity for c in cells if build.is_trained(c.plan.config["ae"])}
+    trained = {_trained_first_stage(cell.plan) for cell in cells if build.is_trained(cell.plan.config["ae"])}
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
         f"{len(cells)} cell{'s' * (len(cells) != 1)}{same}: {len(trained)} trained first stages, "
@@ -283,6 +284,11 @@ def say_work(grid: Grid, time_needed: Forecast | None = None) -> None:
         f"{len(_missing(stages, grid.store))} of {len(stages)} stages are not in the store yet"
         f"{f', {time_needed}' if time_needed else ''}"
     )
+
+
+def _trained_first_stage(plan: Plan) -> str:
+    """The identity of the training of a plan's first stage, which several that are cut from it share."""
+    return plan.stages.get("nested", plan.stages["first_stage"]).identity
 
 
 def _end(store: Store, stages: int, computed: int, cells: int, values: Mapping[str, Any], sweep: str) -> None:

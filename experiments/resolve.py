@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments import checks, custom, published
 from experiments.budget import fewest_images, images_of_equal_flops, milestones, steps_within
-from experiments.build import AUTO, is_trained
+from experiments.build import AUTO, NESTED, is_trained, smallest_latent
 from experiments.conditions import (
     CONDITIONS,
     annotations_read,
@@ -33,7 +33,10 @@ from experiments.tables import (
 )
 from ldm.denoiser import ChecksSide
 from ldm.errors import UserError
-from ldm.first_stage.build import filled_options
+from ldm.first_stage.build import filled_options, first_stage_class, nestable
+from ldm.first_stage.contract import ShapableFirstStage
+from ldm.first_stage.shaping import LatentBatch
+from ldm.first_stage.shapings import only_active, shapings_of
 from ldm.parts import options_of
 from ldm.samplers import SAMPLERS, inactive_options, own_options
 
@@ -168,9 +171,42 @@ def _first_stage(config: Config, facts: DataFacts) -> Settled:
     training = filled(ae["training"], for_regulariser(table, "training", ae))
     rates = table.get("matrix_learning_rate", {})
     training = filled(training, {"matrix_learning_rate": rates.get(ae["f"], 0)})
-    settled = {**ae, "architecture": sizes, "loss": loss, "training": training}
+    channels, used = _channels(ae)
+    settled = {**ae, "channels": channels, "architecture": sizes, "loss": loss, "training": training}
     own = filled_options(settled, lambda name: _of(table, name, ae["f"], scale))
-    return {"ae": own}, notes
+    shaped = _shaped(own, config["data"]["resolution"])
+    if "alignment" in shaped:
+        checks.check_trained_with(
+            config, shaped["alignment"]["teacher"], "the teacher that its latents are aligned with"
+        )
+    shaped.pop("channels_used", None)
+    return {"ae": {**shaped, "channels": used or shaped["channels"]}}, notes
+
+
+def _channels(ae: Config) -> tuple[int | None, int | None]:
+    """Channels of the latent that is trained, and of the one that is used; None as the scale has them.
+
+    Raises: UserError where they contradict each other, or none can be cut.
+    """
+    given, nested, used = ae["channels"], ae.get(NESTED), ae.get("channels_used")
+    if nested is None:
+        if used is not None and given not in (None, used):
+            raise UserError(f"ae.channels_used={used} and ae.channels={given} are two numbers: leave one of them out")
+        return given or used, None
+    nestable(ae["regulariser"])
+    if used is not None and used not in nested:
+        raise UserError(f"ae.channels_used={used} is none of ae.nested={list(nested)}: choose one of these")
+    return given or (nested[-1] if nested else None), used
+
+
+def _shaped(ae: Config, resolution: int) -> dict[str, Any]:
+    """The group without what shapes no latents. Raises: UserError where something cannot shape such latents."""
+    if (active := shapings_of(ae)) and not issubclass(first_stage_class(ae["regulariser"]), ShapableFirstStage):
+        raise UserError(
+            f"ae.{active[0].name}: latents of ae={ae['regulariser']} cannot be shaped in training; leave it out"
+        )
+    side, batch = resolution // ae["f"], ae["training"]["batch"]
+    return only_active(ae, LatentBatch(batch, ae["channels"], side, smallest_latent(ae, resolution)))
 
 
 def _loss(config: Config, table: Config) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ldm.diffusion.times import TIMES
 from ldm.diffusion.weighting import WEIGHTINGS
 from ldm.first_stage.build import FIRST_STAGES
 from ldm.first_stage.initialisation import INITIALISATIONS
+from ldm.first_stage.shapings import SHAPINGS, prefix_of
 from ldm.interop.contract import WEIGHTS
 from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
@@ -61,6 +62,9 @@ class _Run:
 class _FirstStage:
     f: int | None = option(low=1, help="downsampling factor, a power of two")
     channels: int | None = option(low=1, high=MOST_CHANNELS, help="channels of the latent")
+    channels_used: int | None = option(
+        low=1, high=MOST_CHANNELS, help="of nested channels, how many are used; null: all; else as ae.channels"
+    )
     seed: int = _seed("the first stage's weights and training")
     path: Path | None = option(help="file or folder of given weights")
     weights: str = option(choices=WEIGHTS, help="moving average (auto: where there is one) or plain given weights")
@@ -302,11 +306,13 @@ def _declared(chosen: tuple[str | None, ...], known: tuple[tuple[str, ...], ...]
         found += _under(group, options_of(cls), is_open=False)
     for group, table in PARTS.items():
         name = choice.get(group)
-        parts = [table[name]] if name in table else list(table.values())
+        parts = list(table.values()) if name is None or name not in table else [table[name]]
         for part in parts:
             found += _under(group, options_of(part), is_open=True)
     for kind in FIRST_STAGES.values():
         found += _under("ae" if kind.group is None else f"ae.{kind.group}", options_of(kind.Options), is_open=True)
+    for shaping in SHAPINGS:
+        found += _under(prefix_of(shaping), options_of(shaping), is_open=False)
     for name, condition in CONDITIONS.items():
         options: type = condition.options
         found += _under(f"conditioning.{name}", options_of(options), is_open=True)
@@ -348,7 +354,7 @@ def spelled() -> dict[str, dict[str, str]]:
     found = {"": _words(declared())}
     for group, key in CHOOSES.items():
         for name in PARTS[group]:
-            chosen = {each: {} for each in CHOOSES} | {group: {key: name}}
+            chosen: dict[str, dict[str, str]] = {each: {} for each in CHOOSES} | {group: {key: name}}
             words = _words(declared(chosen)).items()
             found[f"{group}.{key}={name}"] = {key: text for key, text in words if found[""][key] != text}
     return {choice: words for choice, words in found.items() if words}

@@ -13,6 +13,7 @@ from experiments.stages import (
     level_error,
     likelihood,
     memorisation,
+    nested,
     other_references,
     predictors,
     probe,
@@ -29,6 +30,7 @@ from experiments.stages import (
 STAGES: tuple[Stage, ...] = (
     reference.STAGE,
     other_references.STAGE,
+    nested.STAGE,
     first_stage.STAGE,
     reconstruction.STAGE,
     coding.STAGE,

@@ -1,7 +1,11 @@
-"""Trains a first stage; the identity has nothing to train, and one that was given is only looked at."""
+"""Trains a first stage, or cuts it from one with more channels; the identity has nothing to train, and one that was
+given is only looked at.
+"""
 
 import dataclasses
-import math
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any
 
 import torch
 
@@ -13,28 +17,39 @@ from experiments.counts import Counts, training_bytes, training_estimate
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import ImageCache
+from ldm.first_stage.contract import NestableFirstStage
+from ldm.first_stage.shapings import shapings_of
 from ldm.ranks import ALONE, Ranks, these
-from ldm.training.checkpoint import save_weights
+from ldm.training.checkpoint import load_weights, save_weights
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining, train_first_stage
 from ldm.training.flops import count_flops
 from ldm.training.precision import autocast_dtype
 
 
 def run(job: Job) -> Outcome:
-    """Writes weights.safetensors, checkpoints on the way; nothing where nothing is trained."""
+    """Trains or cuts and writes weights.safetensors; nothing where a first stage has none, or was given."""
     config = job.settings
-    shape = {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
     if config["f"] == 1:
-        return Outcome(facts={**shape, "parameters": {"encoder": 0, "decoder": 0}}, cost=Meter(job.device).cost(0))
+        facts = {**_shape(config), "parameters": {"encoder": 0, "decoder": 0}}
+        return Outcome(facts=facts, cost=Meter(job.device).cost(0))
     if not build.is_trained(config):
         model = build.first_stage(config, job.resolution)
-        facts = {**shape, "given": True, "parameters": build.first_stage_parameters(model, None)}
+        facts = {**_shape(config), "given": True, "parameters": build.first_stage_parameters(model, None)}
         return Outcome(facts=facts, cost=Meter(job.device).cost(0))
+    return _cut(job) if build.NESTED in config else train(job)
+
+
+def _shape(config: Settings) -> dict[str, Any]:
+    return {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
+
+
+def train(job: Job) -> Outcome:
+    """Trains the first stage of a job's settings; writes weights.safetensors, checkpoints on the way."""
+    config = job.settings
     images = job.images("train")
     ranks = these()
-    # A step before the discriminator takes part and one after cost differently; both are counted as they run.
-    both = _flops_of_steps(training_of(config, images, job.device, ranks))
-    plain, adversarial = (ranks.sum_number(flops, job.device) for flops in both)
+    rehearsal = training_of(config, images, job.device, ranks)
+    flops = ranks.sum_number(flops_of_training(rehearsal), job.device)
     training = training_of(config, images, job.device, ranks)
     with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
@@ -42,19 +57,30 @@ def run(job: Job) -> Outcome:
     if not ranks.is_first:
         return Outcome()
     save_weights(job.folder / "weights.safetensors", training.model.state_dict())
-    total = training.settings.steps
-    before = min(total, math.ceil(training.settings.adversarial_from * total)) if training.discriminator else total
     return Outcome(
         facts={
-            **shape,
+            **_shape(config),
             "parameters": build.first_stage_parameters(training.model, training.discriminator),
             "images_seen": training.images_seen,
             "steps": training.step,
             "batch": training.settings.batch,
             "latent_side": images.resolution // config["f"],
         },
-        cost=meter.cost(training.images_seen, before * plain + (total - before) * adversarial),
+        cost=meter.cost(training.images_seen, flops),
     )
+
+
+def _cut(job: Job) -> Outcome:
+    """The first channels of what was trained with more; what it took stands in the record of that training."""
+    parent, meter = job.parent("nested"), Meter(job.device)
+    whole = build.first_stage(parent.settings, job.resolution)
+    assert isinstance(whole, NestableFirstStage)
+    whole.load_state_dict(load_weights(parent.file("weights.safetensors")))
+    own = build.first_stage(job.settings, job.resolution)
+    own.load_state_dict(whole.cut(own.channels))
+    save_weights(job.folder / "weights.safetensors", own.state_dict())
+    facts = {**parent.record.facts, **_shape(job.settings), "parameters": build.first_stage_parameters(own, None)}
+    return Outcome(facts=facts, cost=meter.cost(0))
 
 
 def training_of(ae: Settings, images: ImageCache, device: str, ranks: Ranks = ALONE) -> FirstStageTraining:
@@ -81,18 +107,40 @@ def training_of(ae: Settings, images: ImageCache, device: str, ranks: Ranks = AL
         from_components=ae.get("architecture", {}).get("initialisation") == "components",
     )
     criterion = build.first_stage_loss(ae, perceptual)
-    return FirstStageTraining(model, criterion, discriminator, images, settings, device, autocast, ranks)
+    smallest = build.smallest_latent(ae, images.resolution)
+    alignment = build.alignment(ae, model.channels)
+    if alignment is not None:
+        alignment.place(device, autocast or torch.float32)
+    return FirstStageTraining(
+        model,
+        criterion,
+        discriminator,
+        images,
+        settings,
+        device,
+        autocast,
+        ranks,
+        shapings=shapings_of(ae),
+        smallest=smallest,
+        alignment=alignment,
+    )
 
 
-def _flops_of_steps(rehearsal: FirstStageTraining) -> tuple[float, float]:
-    """FLOPs of an early and of the last step of a training that is thrown away, whatever weights it starts from."""
+def flops_of_training(rehearsal: FirstStageTraining) -> float:
+    """FLOPs of a training, each kind of step counted as it runs, in a rehearsal that is thrown away.
+
+    Kinds are those before the discriminator takes part and after, and the sides of latents that are decoded. Whatever
+    weights it starts from, they cost the same.
+    """
     rehearsal.settings = dataclasses.replace(rehearsal.settings, from_components=False)
+    kinds = [rehearsal.kind(step) for step in range(rehearsal.settings.steps)]
+    last: dict[Hashable, int] = {kind: step for step, kind in enumerate(kinds)}
     rehearsal.advance()  # the first step also starts the codebook, and makes the optimiser's state
-    early = count_flops(rehearsal.advance)
-    if rehearsal.discriminator is None:
-        return early, early
-    rehearsal.step = rehearsal.settings.steps - 1
-    return early, count_flops(rehearsal.advance)
+    flops = 0.0
+    for kind, count in Counter(kinds).items():
+        rehearsal.step = last[kind]
+        flops += count * count_flops(rehearsal.advance)
+    return flops
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:
@@ -114,8 +162,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 def estimate(settings: Settings, counts: Counts) -> Estimate | None:
     """Of the training, where there is one."""
-    if not build.is_trained(settings):
-        return None
+    return training_work(settings, counts) if build.is_trained(settings) and build.NESTED not in settings else None
+
+
+def training_work(settings: Settings, counts: Counts) -> Estimate:
+    """Of a training with these settings."""
     training, step = settings["training"], counts.first_stage.step
     parameters = sum(counts.first_stage.parameters.values())
     memory = training_bytes(parameters, step, training["batch"], settings["precision"], has_ema=False)
@@ -124,7 +175,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
 
 STAGE = Stage(
     name="first_stage",
-    parents=(),
+    parents=("nested",),
     version=1,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE,
     until=(),
@@ -140,5 +191,5 @@ STAGE = Stage(
         "training.matrix_learning_rate": 0,
     },
     estimate=estimate,
-    divides=build.is_trained,
+    divides=lambda settings: build.is_trained(settings) and build.NESTED not in settings,
 )

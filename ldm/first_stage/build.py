@@ -6,7 +6,7 @@ from typing import Any
 from ldm.errors import UserError
 from ldm.first_stage.bsq import BSQFirstStage
 from ldm.first_stage.coder import Coders
-from ldm.first_stage.contract import FirstStage, TrainableFirstStage
+from ldm.first_stage.contract import FirstStage, NestableFirstStage, TrainableFirstStage
 from ldm.first_stage.fsq import FSQFirstStage
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.initialisation import INITIALISATIONS, start_near_linear
@@ -33,6 +33,15 @@ FACTORS = (1, 2, 4, 8, 16, 32, 64)
 def first_stage_class(regulariser: str) -> type[TrainableFirstStage]:
     """The class of a regulariser. Raises: UserError for a name that is not in `FIRST_STAGES`, with the nearest one."""
     return look_up(FIRST_STAGES, regulariser, "ae")
+
+
+def nestable(regulariser: str) -> type[NestableFirstStage]:
+    """The class of a regulariser of which fewer channels can be cut. Raises: UserError where they cannot."""
+    kind = first_stage_class(regulariser)
+    if not issubclass(kind, NestableFirstStage):
+        able = [name for name, each in FIRST_STAGES.items() if issubclass(each, NestableFirstStage)]
+        raise UserError(f"ae.nested: no first channels can be cut from ae={regulariser}; use ae={' or '.join(able)}")
+    return kind
 
 
 def options_in(ae: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,11 +102,12 @@ def build_first_stage(
     dropout: float,
     options: Mapping[str, Any],
     initialisation: str = "reference",
+    is_nested: bool = False,
 ) -> FirstStage:
     """A first stage with random weights; factor 1 is the identity under any regulariser.
 
     `options` are those of the regulariser's class (`Options`). Nothing beyond `resolution` matters to the identity.
-    `initialisation`: see `ldm.first_stage.initialisation`.
+    `initialisation`: see `ldm.first_stage.initialisation`. `is_nested`: of the kind that fewer channels are cut from.
     Raises: UserError where the values do not fit together.
     """
     kind = first_stage_class(regulariser)
@@ -109,7 +119,8 @@ def build_first_stage(
     if factor == 1:
         return IdentityFirstStage()
     coders = Coders(factor, channels, ch, ch_mult, num_res_blocks, resolution, attn_sides, mid_attention, dropout)
-    model = kind.build(coders, channels, _checked_options(kind, options))
+    own = _checked_options(kind, options)
+    model = nestable(regulariser).build_nested(coders) if is_nested else kind.build(coders, channels, own)
     if initialisation != "reference":
         start_near_linear(model)
     return model

@@ -65,6 +65,8 @@ def start_from_components(model: TrainableFirstStage, images: Tensor, seed: int)
     features = start.encoder(encoder, images)
     latent = start.head_of_encoder(encoder, features[images.shape[-1] // model.factor])
     for projection in (to_latent, from_latent):
+        if isinstance(projection, nn.Identity):
+            continue
         assert isinstance(projection, nn.Conv2d)
         _set(projection, torch.eye(model.channels, projection.in_channels), torch.zeros(model.channels))
     start.decoder(decoder, model.first_decoded(latent), features, images)

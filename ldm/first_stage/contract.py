@@ -55,12 +55,14 @@ class Reconstruction:
     image: (N, 3, H, W). latent: raw, exactly what was decoded. regularisation: named scalar terms, unweighted, those of
     the class's `penalties` ({"kl"} in nats, summed over an image's latent and averaged over the batch; {"codebook"}
     codebook plus commitment term, averaged over all elements). indices: (N, h, w) where there is a codebook, else None.
+    whole: the raw latent of the image where a view of it was decoded, (N, channels, h, w), else None.
     """
 
     image: Tensor
     latent: Tensor
     regularisation: dict[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None
+    whole: Tensor | None = None
 
 
 class Codebook(Protocol):
@@ -266,4 +268,64 @@ class TrainableFirstStage(FirstStage):
         """`forward_train` for counts of FLOPs: its products and what it stores for the backward pass.
 
         Shapes: image (N, 3, H, W); result as `forward_train` without noise.
+        """
+
+
+LatentView = Callable[[Tensor], Tensor]
+"""What is decoded in place of raw latents (N, C, h, w), perhaps of another h and w."""
+
+
+def unchanged(latent: Tensor) -> Tensor:
+    """The view of latents, of any shape, that they are themselves."""
+    return latent
+
+
+class ShapableFirstStage(TrainableFirstStage):
+    """A first stage whose latents may be shaped in training: one steps in between its encoder and its decoder.
+
+    See `ldm.first_stage.shaping`.
+    """
+
+    @abstractmethod
+    def forward_viewed(self, image: Tensor, noise: Tensor | None, view: LatentView) -> Reconstruction:
+        """`forward_train` that decodes a view of the raw latent in its place.
+
+        Shapes: image (N, 3, H, W), noise (N, channels, h, w) as in `latent`; `view` may change h and w, and the image
+        of the result with them.
+        """
+
+    @property
+    @abstractmethod
+    def encoder_layer(self) -> Tensor:
+        """The weight of the encoder's last convolution, by which terms on latents are weighed.
+
+        Shapes: (C, channels before, kernel, kernel).
+        """
+
+    @abstractmethod
+    def decode_train(self, raw: Tensor) -> Reconstruction:
+        """Decodes a raw latent with gradients down to it. Shapes: raw (N, channels, h, w)."""
+
+    def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Decodes the raw latent itself. Shapes: as in the contract."""
+        return self.forward_viewed(image, noise, unchanged)
+
+    @abstractmethod
+    def forward_counted(self, image: Tensor, view: LatentView = unchanged) -> Reconstruction:
+        """`forward_viewed` for counts of FLOPs. Shapes: as there."""
+
+
+class NestableFirstStage(ShapableFirstStage):
+    """A first stage of which one with fewer channels can be cut, the first ones (`ldm.first_stage.nested`)."""
+
+    @classmethod
+    @abstractmethod
+    def build_nested(cls, coders: Coders) -> Self:
+        """One with random weights that can be cut, whose latents have the coders' channels."""
+
+    @abstractmethod
+    def cut(self, channels: int) -> dict[str, Tensor]:
+        """The weights of one that `build_nested` makes for coders of so many channels.
+
+        It encodes to the first of this one's channels, and decodes as this one does where all others are zero.
         """

@@ -29,6 +29,11 @@ def layers_for(resolution: int) -> int:
     return min(max(int(math.log2(resolution)) - 4, 1), REFERENCE_LAYERS)
 
 
+def smallest_side_for(layers: int) -> int:
+    """The smallest image side for which a discriminator of so many strided layers has a logit left."""
+    return 3 * 2**layers
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation over the whole batch where ranks divide it; torch's own for that refuses tensors of a CPU."""
 
@@ -98,7 +103,7 @@ class PatchDiscriminator(nn.Module):
     @property
     def smallest_side(self) -> int:
         """The smallest image side for which a logit is left."""
-        return 3 * 2**self.layers
+        return smallest_side_for(self.layers)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, 1, h, w) of images (N, 3, H, W), h = H // 2**layers - 2.

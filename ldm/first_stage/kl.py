@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ldm.first_stage.coder import Coders, Decoder, Encoder
 from ldm.first_stage.contract import (
     Gaussian,
+    LatentView,
+    NestableFirstStage,
     Reconstruction,
-    TrainableFirstStage,
     at_least_float32,
+    unchanged,
 )
 from ldm.first_stage.posterior import PosteriorFirstStage
 from ldm.parts import option
@@ -27,7 +29,7 @@ START_LOGVAR: Final = -6.0
 """Log-variance at a near-linear start: a standard deviation of 0.05 around means of about 1."""
 
 
-class KLFirstStage(PosteriorFirstStage, TrainableFirstStage):
+class KLFirstStage(PosteriorFirstStage, NestableFirstStage):
     """Encodes to a Gaussian for each latent; `encoder` gives 2 z_channels (double_z), `channels` of the latent.
 
     Without `projected` no 1x1 convolution stands between coder and latent, as in some later published autoencoders;
@@ -61,13 +63,26 @@ class KLFirstStage(PosteriorFirstStage, TrainableFirstStage):
         encoder, decoder = coders.make(double_z=True)
         return cls(encoder, decoder, channels)
 
+    @classmethod
+    def build_nested(cls, coders: Coders) -> Self:
+        """Without 1x1 convolutions, which would mix the channels. Shapes: those of the coders."""
+        encoder, decoder = coders.make(double_z=True)
+        return cls(encoder, decoder, coders.channels, projected=False)
+
+    def cut(self, channels: int) -> dict[str, Tensor]:
+        """The weights without the rows of the encoder's and the columns of the decoder's that are of other channels."""
+        kept = [*range(channels), *range(self.channels, self.channels + channels)]  # of means and of log-variances
+        weights = self.state_dict()
+        of_encoder = {name: weights[name][kept] for name in ("encoder.head.weight", "encoder.head.bias")}
+        return {**weights, **of_encoder, "decoder.stem.weight": weights["decoder.stem.weight"][:, :channels].clone()}
+
     def start_quiet(self) -> None:
         """Latents have the same little noise everywhere."""
-        assert isinstance(self.to_latent, nn.Conv2d)
-        assert self.to_latent.bias is not None
+        last = self.to_latent if isinstance(self.to_latent, nn.Conv2d) else self.encoder.head
+        assert last.bias is not None
         of_logvar = slice(self.channels, None)
-        nn.init.zeros_(self.to_latent.weight[of_logvar])
-        nn.init.constant_(self.to_latent.bias[of_logvar], START_LOGVAR)
+        nn.init.zeros_(last.weight[of_logvar])
+        nn.init.constant_(last.bias[of_logvar], START_LOGVAR)
 
     def encode(self, image: Tensor) -> Gaussian:
         """The Gaussian of each latent, log-variance clamped to [-30, 20]. Shapes: as in the contract."""
@@ -79,20 +94,33 @@ class KLFirstStage(PosteriorFirstStage, TrainableFirstStage):
         return at_least_float32(self.decoder(self.from_latent(raw)))
 
     @property
+    def encoder_layer(self) -> Tensor:
+        """The weight of the encoder's last convolution, of shape (C, channels before, 3, 3)."""
+        return self.encoder.head.weight
+
+    @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         return self.decoder.head.weight
 
-    def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Decodes a draw with `noise` (the mean where None); regularisation {"kl"}. Shapes: as in the contract."""
+    def forward_viewed(self, image: Tensor, noise: Tensor | None, view: LatentView) -> Reconstruction:
+        """Decodes a view of a draw with `noise` (of the mean where None); regularisation {"kl"}.
+
+        Shapes: as in the contract.
+        """
         encoding = self.encode(image)
         raw = self.latent(self.pack(encoding), noise)
-        return Reconstruction(self.decode(raw), raw, {"kl": torch.mean(encoding.kl())})
+        seen = view(raw)
+        return Reconstruction(self.decode(seen), seen, {"kl": torch.mean(encoding.kl())}, whole=raw)
+
+    def decode_train(self, raw: Tensor) -> Reconstruction:
+        """All of `decode`. Shapes: as in the contract."""
+        return Reconstruction(self.decode(raw), raw)
 
     def before_step(self, image: Tensor, step: int, steps: int, draw: torch.Generator) -> Mapping[nn.Parameter, Tensor]:
         """Does nothing. Shapes: as in the contract."""
         return {}
 
-    def forward_counted(self, image: Tensor) -> Reconstruction:
-        """All of `forward_train`. Shapes: as in the contract."""
-        return self.forward_train(image)
+    def forward_counted(self, image: Tensor, view: LatentView = unchanged) -> Reconstruction:
+        """All of `forward_viewed`. Shapes: as in the contract."""
+        return self.forward_viewed(image, None, view)

@@ -40,8 +40,9 @@ class GeneratorTerms:
     nll: reconstruction and perceptual term in the reduction that is minimised. l1, perceptual: averages over pixels and
     channels, comparable whatever the reduction. regularisation: unweighted. adversarial: -mean of the logits, 0 before
     the start. adaptive_weight: with the discriminator's weight and factor, so what the adversarial term is multiplied
-    by. adaptive_rejected: 1 where that weight was not finite and the term was left out.
-    Shapes: all ().
+    by. adaptive_rejected: 1 where that weight was not finite and the term was left out. image_gradient: that of `nll`
+    at the reconstruction, where the graph of `nll` is gone.
+    Shapes: all (), image_gradient (N, 3, H, W).
     """
 
     total: Tensor
@@ -52,6 +53,13 @@ class GeneratorTerms:
     adaptive_weight: Tensor
     adaptive_rejected: Tensor
     regularisation: Mapping[str, Tensor] = field(default_factory=dict)
+    image_gradient: Tensor | None = None
+
+    def nll_gradient(self, reconstruction: Tensor, at: Tensor) -> Tensor:
+        """The gradient of `nll` at a weight that `reconstruction` was computed with, of the weight's shape."""
+        if self.image_gradient is None:
+            return at_least_float32(torch.autograd.grad(self.nll, at, retain_graph=True)[0])
+        return _through(reconstruction, self.image_gradient, at)
 
     def scalars(self) -> dict[str, Tensor]:
         """All terms by name, of shape (), detached, for logging."""
@@ -150,14 +158,7 @@ class FirstStageLoss(nn.Module):
         Shapes: image and reconstruction (N, 3, H, W), each regularisation term (), last_layer (3, C, kernel, kernel).
         Raises: UserError where a regularisation term has no weight; ValueError where `last_layer` is missing.
         """
-        l1 = (at_least_float32(image) - at_least_float32(reconstruction)).abs().mean()
-        perceptual = (
-            torch.zeros_like(l1)
-            if self.perceptual is None or self.perceptual_weight == 0
-            else self.perceptual(image, reconstruction).mean()
-        )
-        scale = reconstruction[0].numel() if self.reduction == "sum" else 1
-        nll = scale * (l1 + self.perceptual_weight * perceptual)
+        l1, perceptual, nll = self._reconstruction_terms(image, reconstruction)
         penalty = self._penalty(regularisation, nll)
         if discriminator is None or adversarial_factor == 0:
             off = torch.zeros_like(l1.detach())
@@ -172,8 +173,8 @@ class FirstStageLoss(nn.Module):
         to_image_nll = at_least_float32(torch.autograd.grad(nll, reconstruction)[0])
         to_image_adversarial = at_least_float32(torch.autograd.grad(adversarial, reconstruction)[0])
         weight = adaptive_weight(
-            batch_mean(_through_last_layer(reconstruction, to_image_nll, last_layer)),
-            batch_mean(_through_last_layer(reconstruction, to_image_adversarial, last_layer)),
+            batch_mean(_through(reconstruction, to_image_nll, last_layer)),
+            batch_mean(_through(reconstruction, to_image_adversarial, last_layer)),
         )
         applied = weight.value * self.discriminator_weight * adversarial_factor
         kept = weight.rejected == 0
@@ -182,7 +183,23 @@ class FirstStageLoss(nn.Module):
         gradient = to_image_nll + torch.where(kept, applied * to_image_adversarial, nothing)
         value = nll.detach() + torch.where(kept, applied * adversarial.detach(), torch.zeros_like(applied))
         total = with_gradient(value, reconstruction, gradient) + penalty
-        return GeneratorTerms(total, nll, l1, perceptual, adversarial, applied, weight.rejected, regularisation)
+        named = (total, nll, l1, perceptual, adversarial, applied, weight.rejected, regularisation)
+        return GeneratorTerms(*named, image_gradient=to_image_nll)
+
+    def reconstruction(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """L1 and perceptual term in the reduction that is minimised. Shapes: both (N, 3, H, W); result ()."""
+        return self._reconstruction_terms(image, reconstruction)[2]
+
+    def _reconstruction_terms(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """L1 and perceptual term as averages, and both in the reduction that is minimised."""
+        l1 = (at_least_float32(image) - at_least_float32(reconstruction)).abs().mean()
+        perceptual = (
+            torch.zeros_like(l1)
+            if self.perceptual is None or self.perceptual_weight == 0
+            else self.perceptual(image, reconstruction).mean()
+        )
+        scale = reconstruction[0].numel() if self.reduction == "sum" else 1
+        return l1, perceptual, scale * (l1 + self.perceptual_weight * perceptual)
 
     def _penalty(self, regularisation: Mapping[str, Tensor], like: Tensor) -> Tensor:
         penalty = torch.zeros_like(like)
@@ -223,6 +240,6 @@ class OwnLoss(nn.Module):
         return GeneratorTerms(total, total, l1, off, off, off, off, regularisation)
 
 
-def _through_last_layer(image: Tensor, gradient: Tensor, last_layer: Tensor) -> Tensor:
-    """The gradient at the last layer, given the gradient at the image."""
-    return at_least_float32(torch.autograd.grad(image, last_layer, gradient.to(image.dtype), retain_graph=True)[0])
+def _through(image: Tensor, gradient: Tensor, at: Tensor) -> Tensor:
+    """The gradient at a weight, given the gradient at the image."""
+    return at_least_float32(torch.autograd.grad(image, at, gradient.to(image.dtype), retain_graph=True)[0])

@@ -82,3 +82,9 @@ PERCEPTUAL_LOSSES: Final[Mapping[str, Callable[[Path | None], PerceptualLoss | N
 def load_perceptual_loss(name: str, weights: Path | None = None) -> PerceptualLoss | None:
     """The perceptual loss of a name, None for "none". Raises: UserError for an unknown name or missing weights."""
     return look_up(PERCEPTUAL_LOSSES, name, "ae.loss.perceptual")(weights)
+
+
+def smallest_image(name: str) -> int:
+    """The smallest side of images, in pixels, that the perceptual loss of a name takes."""
+    trunk = lpips.TRUNKS.get(name.removeprefix("lpips_")) if name.startswith("lpips_") else None
+    return 1 if trunk is None else trunk.smallest_side

@@ -5,7 +5,7 @@ Source: Rombach et al., arXiv 2112.10752, section 3.1.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 import torch
@@ -15,10 +15,12 @@ from ldm.first_stage.coder import Decoder, Encoder
 from ldm.first_stage.contract import (
     EncodedImages,
     Labels,
+    LatentView,
     Reconstruction,
     Reduction,
-    TrainableFirstStage,
+    ShapableFirstStage,
     at_least_float32,
+    unchanged,
 )
 from ldm.metrics.coded_latents import coded_indices
 from ldm.metrics.rate import index_rates
@@ -79,7 +81,7 @@ def labels_of_codes(title: str) -> Labels:
     return Labels(title=title, rate="rate_index_crossentropy", crude_rate="rate_index_log2")
 
 
-class QuantisedFirstStage(TrainableFirstStage):
+class QuantisedFirstStage(ShapableFirstStage):
     """Encodes to the latent before quantisation; decoding quantises first."""
 
     reduction: ClassVar[Reduction] = "mean"
@@ -148,16 +150,25 @@ class QuantisedFirstStage(TrainableFirstStage):
             yield self.quantiser.nearest(latent)
 
     @property
+    def encoder_layer(self) -> Tensor:
+        """The weight of the encoder's last convolution, of shape (C, channels before, 3, 3)."""
+        return self.encoder.head.weight
+
+    @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, of shape (3, C, 3, 3)."""
         return self.decoder.head.weight
 
-    def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
+    def forward_viewed(self, image: Tensor, noise: Tensor | None, view: LatentView) -> Reconstruction:
+        """Quantises a view of the latent and decodes it; `noise` has no effect. Shapes: as in the contract."""
+        whole = self.encode(image)
+        return replace(self.decode_train(view(whole)), whole=whole)
+
+    def decode_train(self, raw: Tensor) -> Reconstruction:
         """Decodes the codes with the straight-through gradient: that of a code is the raw latent's.
 
         Shapes: as in the contract.
         """
-        raw = self.encode(image)
         quantised = self.quantise(raw)
         straight_through = raw + (quantised.latent - raw).detach()
         return Reconstruction(
@@ -171,7 +182,8 @@ class QuantisedFirstStage(TrainableFirstStage):
         """Does nothing. Shapes: as in the contract."""
         return {}
 
-    def forward_counted(self, image: Tensor) -> Reconstruction:
+    def forward_counted(self, image: Tensor, view: LatentView = unchanged) -> Reconstruction:
         """Decodes latents in place of their codes. Shapes: as in the contract."""
-        raw = self.encode(image)
-        return Reconstruction(self.decode_quantised(raw), raw, self.quantiser.penalties(raw, raw))
+        whole = self.encode(image)
+        raw = view(whole)
+        return Reconstruction(self.decode_quantised(raw), raw, self.quantiser.penalties(raw, raw), whole=whole)

@@ -155,9 +155,9 @@ class VQFirstStage(QuantisedFirstStage):
         """The latent itself, which codes are near once they began. Shapes: as in the contract."""
         return latent
 
-    def forward_train(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
+    def decode_train(self, raw: Tensor) -> Reconstruction:
         """Decodes the codes with the straight-through gradient; training counts usage. Shapes: as in the contract."""
-        result = super().forward_train(image, noise)
+        result = super().decode_train(raw)
         if self.training:
             assert result.indices is not None
             self.quantiser.count(result.indices)

@@ -1,6 +1,6 @@
 """Training of a first stage against its discriminator: a state that can be saved at any step, and a generator."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,18 +9,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.data.contract import ImageCache
+from ldm.first_stage.alignment import AlignmentTerm
 from ldm.first_stage.components import images_to_start_from, start_from_components
-from ldm.first_stage.contract import FirstStage, TrainableFirstStage
+from ldm.first_stage.contract import FirstStage, Reconstruction, ShapableFirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, OwnLoss, discriminator_loss
+from ldm.first_stage.shaping import LatentBatch, LatentShaping, Views, views_at
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 from ldm.randomness import generator
-from ldm.ranks import ALONE, Part, Ranks, batch_sum, part_of_batch
+from ldm.ranks import ALONE, Part, Ranks, batch_mean, batch_sum, part_of_batch
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
 
 ADAM_BETAS = (0.5, 0.9)  # the reference's, for autoencoder and discriminator
+Weighted = tuple[float | Tensor, Tensor]
+"""A term of the loss, behind its weight; both of shape ()."""
+
 MUON_MOMENTUM = 0.9  # short trainings do not have the time for the usual 0.95
 
 
@@ -59,6 +64,8 @@ class FirstStageTraining:
 
     `discriminator` None trains without adversarial term. `autocast` is the dtype networks compute in (None: float32).
     With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
+    `shapings` of a `ShapableFirstStage` shape its latents; `smallest` is the smallest side of theirs that is decoded.
+    `alignment`: what one of them adds to the loss, on the device.
     """
 
     def __init__(
@@ -71,11 +78,18 @@ class FirstStageTraining:
         device: str,
         autocast: torch.dtype | None = None,
         ranks: Ranks = ALONE,
+        shapings: Sequence[LatentShaping] = (),
+        smallest: int = 1,
+        alignment: AlignmentTerm | None = None,
     ) -> None:
         self.ranks = ranks
         ranks.check_batch(settings.batch)
         self.model, self.loss, self.discriminator = model, loss, discriminator
         self.images, self.settings, self.device, self.autocast = images, settings, device, autocast
+        side = images.resolution // model.factor
+        own = ranks.share(settings.batch)
+        self.shapings, self.latents = shapings, LatentBatch(settings.batch, model.channels, side, smallest, own)
+        self.alignment = alignment
         self.step = 0
         self.optimisers = self._optimisers(model)
         self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator.parameters())
@@ -90,6 +104,14 @@ class FirstStageTraining:
         """Whether the discriminator takes part in the next step."""
         return self.discriminator is not None and self.settings.is_adversarial(self.step)
 
+    def kind(self, step: int) -> Hashable:
+        """Steps of one kind cost the same: what takes part in them, and the sides of the latents that they decode."""
+        is_adversarial = self.discriminator is not None and self.settings.is_adversarial(step)
+        return is_adversarial, self._views(step).sides
+
+    def _views(self, step: int) -> Views:
+        return views_at(self.shapings, self.latents, self.settings.seed, step)
+
     def advance(self) -> StepReport:
         """One step of the autoencoder and, once it takes part, of the discriminator."""
         s = self.settings
@@ -101,12 +123,13 @@ class FirstStageTraining:
         torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         if self.step == 0 and s.from_components:
             self._start_from_components()
+        views = self._views(self.step)
         with part_of_batch(self.ranks, s.batch) as part:
             image = self._batch(part, draw)
             self._before_step(image, draw)
-            values, reconstruction = self._autoencoder_step(image, part, draw)
+            values, reconstruction = self._autoencoder_step(image, views, part, draw)
             if self.is_adversarial:
-                values["discriminator"] = self._discriminator_step(image, reconstruction, part)
+                values["discriminator"] = self._discriminator_step(views.image(image), reconstruction, part)
         self.step += 1
         return StepReport(self.step, self.images_seen, self.ranks.mean_of(values, part.weight))
 
@@ -116,34 +139,69 @@ class FirstStageTraining:
         flip = (torch.rand(part.total, generator=draw) < 0.5)[part.items]
         return self.images.batch(indices, flip).to(self.device, memory_format=torch.channels_last)
 
-    def _autoencoder_step(self, image: Tensor, part: Part, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    def _autoencoder_step(
+        self, image: Tensor, views: Views, part: Part, draw: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
         side = image.shape[-1] // self.model.factor
         shape = (part.total, self.model.channels, side, side)
         noise = torch.randn(shape, generator=draw)[part.items].to(self.device)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
         with self._autocast():
-            result = self.model(image, noise)
+            result = self._pass(image, noise, views)
             terms: GeneratorTerms = self.loss.generator_terms(
-                image,
+                views.image(image),
                 result.image,
                 result.regularisation,
                 last_layer=self.model.last_layer,
                 discriminator=self.discriminator if self.is_adversarial else None,
             )
+            beside = {**self._beside(image, result, views), **self._aligned(image, result, terms)}
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        terms.total.backward()
-        self.ranks.sum_gradients(self.model.parameters(), part.weight)
+        total = sum((weight * term for weight, term in beside.values()), terms.total)
+        total.backward()
+        self.ranks.sum_gradients(self._trained(self.model), part.weight)
         if self.settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+            nn.utils.clip_grad_norm_(list(self._trained(self.model)), self.settings.gradient_clip)
         for optimiser in self.optimisers.values():
             optimiser.step()
-        values = {**terms.scalars(), "loss": (terms.l1 + terms.perceptual).detach()}
+        values = {**terms.scalars(), "total": total.detach(), "loss": (terms.l1 + terms.perceptual).detach()}
+        values |= {name: term.detach() for name, (_, term) in beside.items()}
         if result.indices is not None and self.model.codes is not None:
             counts = batch_sum(code_counts(result.indices, self.model.codes))
             values |= {"codebook_perplexity": perplexity(counts), "codebook_usage": codebook_usage(counts)}
         return values, result.image.detach()
+
+    def _pass(self, image: Tensor, noise: Tensor, views: Views) -> Reconstruction:
+        """A training pass; what shapes latents steps in between encoder and decoder."""
+        if not self.shapings:
+            found: Reconstruction = self.model(image, noise)
+            return found
+        assert isinstance(self.model, ShapableFirstStage)
+        return self.model.forward_viewed(image, noise, views.latent)
+
+    def _aligned(self, image: Tensor, result: Reconstruction, terms: GeneratorTerms) -> dict[str, Weighted]:
+        """The weight and the misalignment of whole latents with a teacher's features of their images."""
+        if self.alignment is None:
+            return {}
+        assert isinstance(self.model, ShapableFirstStage)
+        assert result.whole is not None
+        term, layer = self.alignment(result.whole, image), self.model.encoder_layer
+        of_term = batch_mean(torch.autograd.grad(term, layer, retain_graph=True)[0])
+        of_nll = batch_mean(terms.nll_gradient(result.image, layer))
+        return {"alignment": (self.alignment.weight(of_nll, of_term), term)}
+
+    def _beside(self, image: Tensor, result: Reconstruction, views: Views) -> dict[str, Weighted]:
+        """The weights and the reconstruction losses of views that are decoded beside the latents, by name."""
+        found: dict[str, Weighted] = {}
+        for name, (weight, view) in views.beside.items():
+            assert isinstance(self.model, ShapableFirstStage)
+            assert isinstance(self.loss, FirstStageLoss)
+            assert result.whole is not None
+            again = self.model.decode_train(view.latent(result.whole))
+            found[name] = weight, self.loss.reconstruction(view.image(image), again.image)
+        return found
 
     def _discriminator_step(self, image: Tensor, reconstruction: Tensor, part: Part) -> Tensor:
         assert self.discriminator is not None
@@ -173,13 +231,19 @@ class FirstStageTraining:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)
 
+    def _trained(self, model: FirstStage) -> Iterator[nn.Parameter]:
+        """What is trained beside the discriminator."""
+        yield from model.parameters()
+        if self.alignment is not None:
+            yield from self.alignment.parameters()
+
     def _optimisers(self, model: FirstStage) -> dict[str, Optimizer]:
         """By name: Adam for all weights, or for biases, normalisations and codebook beside Muon."""
         rate = self.settings.matrix_rate
         if rate == 0:
-            return {"adam": self._adam(model.parameters())}
-        convolutions = [weight for weight in model.parameters() if weight.ndim == 4]
-        others = [weight for weight in model.parameters() if weight.ndim != 4]
+            return {"adam": self._adam(self._trained(model))}
+        convolutions = [weight for weight in self._trained(model) if weight.ndim == 4]
+        others = [weight for weight in self._trained(model) if weight.ndim != 4]
         muon = Muon([{"params": convolutions, "full_rate": rate}], lr=rate, momentum=MUON_MOMENTUM)
         return {"muon": muon, "adam": self._adam(others)}
 
@@ -190,19 +254,23 @@ class FirstStageTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""
-        adversary: dict[str, Any] = {}
+        further: dict[str, Any] = {}
         if self.discriminator is not None and self.discriminator_optimiser is not None:
-            adversary = {
+            further = {
                 "discriminator": self.discriminator.state_dict(),
                 "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
             }
+        if self.alignment is not None:
+            further["alignment"] = self.alignment.state_dict()
         optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
-        return {"step": self.step, "model": self.model.state_dict(), "optimisers": optimisers, **adversary}
+        return {"step": self.step, "model": self.model.state_dict(), "optimisers": optimisers, **further}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
+        if self.alignment is not None:
+            self.alignment.load_state_dict(state["alignment"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         if self.discriminator is not None and self.discriminator_optimiser is not None:

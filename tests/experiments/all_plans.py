@@ -65,6 +65,10 @@ CELLS: dict[str, tuple[str, ...]] = {
     "trainer": ("trainer.length=2", "trainer.learning_rate_factor=0.5", "trainer.decay=cosine"),
     "own sizes": ("ae.channels=5", "denoiser.num_res_blocks=1", "ae.kl_weight=1e-3", "latents.scale=per_channel"),
     "until latents": ("until=latents",),
+    "equivariance": ("ae.equivariance.rotation=true", "ae.equivariance.scaling=true"),
+    "downsampling": ("ae=vq", "ae.f=8", "ae.downsampling.loss_weight=0.25"),
+    "nested channels": ("ae.nested=[2,4,8]", "ae.channels_used=4"),
+    "alignment": ("ae.f=8", "ae.alignment.teacher=efficientnet_lite0"),
     "a dropped-out first stage": ("ae.architecture.dropout=0.1", "ae.loss.discriminator.norm=batch"),
 }
 

@@ -54,4 +54,4 @@ def test_the_cells_have_every_stage_between_them() -> None:
     points = known("cells")
     assert len(points) == 4 * len(CELLS)
     stages = {stage for point in points.values() for stage in point}
-    assert len(stages - {"cell", "refused"}) == 22
+    assert len(stages - {"cell", "refused"}) == 23

@@ -21,7 +21,7 @@ from ldm.records import StageRecord
 
 ON_REQUEST = {
     *("other_references", "coding", "predictors", "likelihood", "learning_rate", "tuning", "sampler_check"),
-    *("training_set", "memorisation", "level_error", "averaging"),
+    *("training_set", "memorisation", "level_error", "averaging", "nested"),
 }
 """Stages that a plan holds only where its config asks for them."""
 

@@ -1,17 +1,32 @@
 """A small image set, and the training of tiny first stages on it; importable, so that other processes make the same."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from ldm.data.contract import ImageCache
 from ldm.first_stage import build_first_stage
+from ldm.first_stage.alignment import Alignment, AlignmentTerm
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss
+from ldm.first_stage.shaping import LatentShaping
 from ldm.ranks import ALONE, Ranks
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
 
 SIDE = 16
+ALIGNED = Alignment(teacher="efficientnet_lite0", cosine_margin=0.9, distance_margin=0.1)
 OPTIONS = {"vq": {"codes": 24, "revive_every": 2}, "fsq": {"levels": [8, 5, 5]}}
+
+
+class Quarters:
+    """A teacher of the mean colours of an image's quarters."""
+
+    width = 3
+
+    def __call__(self, image: Tensor, side: int) -> Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(image, 2)
 
 
 def halves() -> ImageCache:
@@ -44,6 +59,8 @@ def first_stage_training(
     dropout: float = 0.0,
     autocast: torch.dtype | None = None,
     ranks: Ranks = ALONE,
+    shapings: Sequence[LatentShaping] = (),
+    aligned: bool = False,
     **changes,
 ) -> FirstStageTraining:
     """The training of a tiny first stage; `start` seeds its random weights, `changes` are settings."""
@@ -81,4 +98,7 @@ def first_stage_training(
         "cpu",
         autocast,
         ranks,
+        shapings,
+        smallest=1 if norm is None else 2,
+        alignment=AlignmentTerm(ALIGNED, 3, Quarters()) if aligned else None,
     )

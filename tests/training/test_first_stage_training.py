@@ -6,6 +6,10 @@ import dataclasses
 import pytest
 import torch
 
+from ldm.first_stage.downsampling import Downsampling
+from ldm.first_stage.equivariance import Equivariance, scaled
+from ldm.first_stage.nested import Nested
+from ldm.randomness import generator
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.first_stage import train_first_stage
 
@@ -31,8 +35,15 @@ def advanced_to(training, step):
         {"regulariser": "fsq", "matrix_rate": 1e-3, "from_components": True},
         {"regulariser": "lfq", "autocast": torch.bfloat16},
         {"regulariser": "bsq", "norm": None},
+        {
+            "regulariser": "kl",
+            "shapings": (Equivariance(rotation=True, scaling=True), Downsampling(0.25), Nested((1, 2, 3))),
+            "aligned": True,
+        },
     ],
-    ids=lambda kind: " ".join([kind["regulariser"], *(name for name in ("autocast", "matrix_rate") if name in kind)]),
+    ids=lambda kind: " ".join(
+        [kind["regulariser"], *(name for name in ("autocast", "matrix_rate", "shapings") if name in kind)]
+    ),
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, first_stage_training, differences, tmp_path):
     whole = advanced_to(first_stage_training(**kind), 12)
@@ -218,3 +229,66 @@ def test_a_half_finished_last_batch_is_made_whole(first_stage_training):
     state = copy.deepcopy(training.state_dict())
     assert list(train_first_stage(training)) == []
     assert torch.equal(training.model.encoder.stem.weight, state["model"]["encoder.stem.weight"])
+
+
+def test_the_loss_is_that_of_turned_latents_against_turned_images(first_stage_training):
+    """By brute force, from the model before the step."""
+    turning = Equivariance(rotation=True, probability=1.0)
+    training = first_stage_training("kl", norm=None, shapings=(turning, Downsampling(0.25)), learning_rate=1e-9)
+    model, drawn = copy.deepcopy(training.model), []
+    batch, noise = training._batch, torch.randn
+    training._batch = lambda part, draw: drawn.append(batch(part, draw)) or drawn[-1]
+    values = training.advance().numbers()
+    [image] = drawn
+    draw = generator(3, "step", 0)
+    torch.randint(12, (4,), generator=draw)
+    torch.rand(4, generator=draw)
+    z = model.encode(image).sample(noise((4, 3, 4, 4), generator=draw))
+    errors = [
+        float((model.decode(z.rot90(turns, (2, 3))) - image.rot90(turns, (2, 3))).abs().mean()) for turns in (1, 2, 3)
+    ]
+    assert min(abs(values["l1"] - error) for error in errors) < 1e-6
+    assert len({round(error, 4) for error in errors}) == 3, "or else the test tells nothing"
+    smaller = [float((model.decode(scaled(z, s, 4)) - scaled(image, s, 4)).abs().mean()) for s in (2, 1)]
+    assert min(abs(values["downsampling"] - error) for error in smaller) < 1e-5
+    assert values["total"] == pytest.approx(
+        values["l1"] + 1e-6 * values["kl"] + 0.25 * values["downsampling"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("norm", [None, "group"])
+def test_alignment_is_weighed_by_gradients_at_the_encoders_last_layer(norm, first_stage_training):
+    """By brute force, from the model before the step; with and without a discriminator beside it."""
+    still = {"learning_rate": 1e-9, "adversarial_from": 0.0}
+    training = first_stage_training("kl", norm=norm, aligned=True, **still)
+    model, term = copy.deepcopy(training.model), copy.deepcopy(training.alignment)
+    training.shapings, drawn, batch = [term.options], [], training._batch
+    training._batch = lambda part, draw: drawn.append(batch(part, draw)) or drawn[-1]
+    values = training.advance().numbers()
+    draw = generator(3, "step", 0)
+    torch.randint(12, (4,), generator=draw)
+    torch.rand(4, generator=draw)
+    z = model.encode(drawn[0]).sample(torch.randn((4, 3, 4, 4), generator=draw))
+    aligned, l1 = term(z, drawn[0]), (model.decode(z) - drawn[0]).abs().mean()
+    layer = model.encoder.head.weight
+    norms = [float(torch.autograd.grad(each, layer, retain_graph=True)[0].norm()) for each in (l1, aligned)]
+    weight = 0.1 * norms[0] / (norms[1] + 1e-4)
+    assert values["alignment"] == pytest.approx(float(aligned), rel=1e-5)
+    rest = values["l1"] + 1e-6 * values["kl"] + values["adaptive_weight"] * values["adversarial"]
+    assert values["total"] - rest == pytest.approx(weight * values["alignment"], rel=1e-3)
+    assert weight * values["alignment"] > 1e-3
+
+
+@pytest.mark.slow
+def test_a_training_with_turned_latents_makes_decoding_more_equivariant(first_stage_training):
+    def error(*shapings):
+        training = first_stage_training("kl", norm=None, images=480, learning_rate=4e-3, shapings=shapings)
+        for _ in train_first_stage(training):
+            pass
+        image = training.images.batch(range(12))
+        z = training.model.encode(image).mean
+        with torch.no_grad():
+            turned = [(training.model.decode(z.rot90(k, (2, 3))) - image.rot90(k, (2, 3))).abs().mean() for k in (1, 3)]
+        return float(sum(turned))
+
+    assert error(Equivariance(rotation=True)) < 0.9 * error()

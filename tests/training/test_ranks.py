@@ -11,6 +11,9 @@ from torch import Tensor
 from ldm.data.contract import ImageCache
 from ldm.first_stage.binary import entropy_of_mean
 from ldm.first_stage.discriminator import BatchNorm
+from ldm.first_stage.downsampling import Downsampling
+from ldm.first_stage.equivariance import Equivariance
+from ldm.first_stage.nested import Nested
 from ldm.ranks import ALONE, Ranks, batch_mean, batch_sum, part_of_batch, whole_batch
 from ldm.training.diffusion import train
 from ldm.training.first_stage import train_first_stage
@@ -51,6 +54,8 @@ def first_stage_run(ranks: Ranks, dtype: torch.dtype, changes: dict) -> tuple[di
     if dtype == torch.float64:
         run.images = InFloat64(run.images)
         run.model.double()
+        if run.alignment is not None:
+            run.alignment.double()
         if run.discriminator is not None:
             run.discriminator.double()
     reports = [report.numbers() for report in train_first_stage(run)]
@@ -107,6 +112,12 @@ FIRST_STAGES = {
         "from_components": True,
     },
     "lfq": {"regulariser": "lfq", "norm": None},
+    "kl, every shaping, a batch of five": {
+        "regulariser": "kl",
+        "batch": 5,
+        "shapings": (Equivariance(rotation=True, scaling=True), Downsampling(0.25), Nested((1, 2, 3))),
+        "aligned": True,
+    },
     "bsq, a batch of five": {"regulariser": "bsq", "norm": None, "batch": 5},
 }
 
