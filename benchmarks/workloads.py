@@ -71,6 +71,8 @@ def images() -> ImageCache:
 @cache
 def latents(side: int) -> CachedLatents:
     """Batches of latents of that side as this program draws them: pixels, or from posteriors of a KL first stage."""
+    one = torch.ones(3, dtype=torch.float64)
+    scale, no_fields = LatentScale(0 * one, one), Fields(images(), {})
     if side == SIDE:
         one = torch.ones(3, dtype=torch.float64)
         return CachedLatents(
@@ -94,5 +96,4 @@ def latents(side: int) -> CachedLatents:
     with torch.no_grad():
         everything = images().batch(np.arange(IMAGES))
         packed = model.pack(model.encode(everything)).numpy()
-    one = torch.ones(3, dtype=torch.float64)
-    return CachedLatents(packed, images(), model, LatentScale(0 * one, one), "cpu", Fields(images(), {}))
+    return CachedLatents(packed, images(), model, scale, "cpu", no_fields)
