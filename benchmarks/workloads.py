@@ -74,10 +74,7 @@ def latents(side: int) -> CachedLatents:
     one = torch.ones(3, dtype=torch.float64)
     scale, no_fields = LatentScale(0 * one, one), Fields(images(), {})
     if side == SIDE:
-        one = torch.ones(3, dtype=torch.float64)
-        return CachedLatents(
-            None, images(), IdentityFirstStage(), LatentScale(0 * one, one), "cpu", Fields(images(), {})
-        )
+        return CachedLatents(None, images(), IdentityFirstStage(), scale, "cpu", no_fields)
     torch.manual_seed(0)
     levels = (1,) * (SIDE // side).bit_length()
     model = build_first_stage(
