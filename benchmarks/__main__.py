@@ -43,7 +43,8 @@ def main(argv: Sequence[str], known: Mapping[str, Comparison] = COMPARISONS) -> 
                 rows.append(row)
                 console.print(f"{row.name}  {row.size}  {row.ratio:.2f} times {row.peer_version}", highlight=False)
         except ModuleNotFoundError as error:
-            console.print(f"error: {name} needs {error.name}: pip install -e '.[dev]'", style="bold red")
+            said = f"error: {name} needs {error.name}: pip install -e '.[dev]'"
+            console.print(said, style="bold red", markup=False)
             return 2
     console.print(table_of(rows))
     if options.json:
