@@ -12,8 +12,8 @@ from analysis.collect import Finished, Study, read_study
 from analysis.compare import Comparison, comparisons_frame, means_frame, tables
 from analysis.figures import FIGURES
 from analysis.limits import LIMITS, Curve, budget, by_cell_id, known
+from analysis.page.document import document
 from analysis.plot_tradeoffs import main
-from analysis.report import page
 from analysis.table import FIRST_OF_LIMITED, NO_VERDICTS_OF_TINY, markdown
 from ldm.records import Cell, ResultRow, StageRecord, read_record, write_json
 
@@ -361,6 +361,6 @@ def test_the_files_carry_limits_and_the_report_shows_the_section(tmp_path):
     for name in ("means.csv", "comparisons.csv"):
         read = pd.read_csv(tmp_path / "out" / name)
         assert "limits" in read.columns
-    shown = page("Report", [(tmp_path / "out" / "table.md").read_text()], [])
+    shown = document("Report", [(tmp_path / "out" / "table.md").read_text()], [], [], {})
     assert "<h2>What limits each cell</h2>" in shown
     assert "still getting better." in shown

@@ -15,7 +15,8 @@ from analysis.plot_tradeoffs import main, write_atomic
 from ldm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTPUTS = {"results.csv", "table.md", "means.csv", "comparisons.csv"} | {
+TABLES = {"results.csv", "table.md", "means.csv", "comparisons.csv", "cells.tex", "cells.md", "cells.csv", "captions.md"}
+OUTPUTS = TABLES | {
     f"{name}.{kind}"
     for name in (
         "rate_distortion",
@@ -24,9 +25,10 @@ OUTPUTS = {"results.csv", "table.md", "means.csv", "comparisons.csv"} | {
         "quality_vs_training",
         "quality_vs_compute",
         "quality_at_budgets",
+        "front",
         "crossings",
     )
-    for kind in ("png", "svg")
+    for kind in ("png", "svg", "pdf", "csv")
 }
 
 
