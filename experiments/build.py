@@ -92,6 +92,7 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
         dropout=architecture.get("dropout", 0.0),
         options=options_in(ae),
         initialisation=architecture.get("initialisation", "reference"),
+        family=architecture.get("family", "reference"),
     )
 
 

@@ -58,6 +58,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "trainer": ("trainer.length=2", "trainer.learning_rate_factor=0.5", "trainer.decay=cosine"),
     "own sizes": ("ae.channels=5", "denoiser.num_res_blocks=1", "ae.kl_weight=1e-3", "latents.scale=per_channel"),
     "until latents": ("until=latents",),
+    **{f"dc f={f}": ("ae.architecture.family=dc", f"ae.f={f}") for f in (1, 4, 32, 64)},
+    "vq dc f=64": ("ae=vq", "ae.architecture.family=dc", "ae.f=64", "data.resolution=64"),
     "a dropped-out first stage": ("ae.architecture.dropout=0.1", "ae.loss.discriminator.norm=batch"),
 }
 

@@ -31,8 +31,12 @@ def advanced_to(training, step):
         {"regulariser": "fsq", "matrix_rate": 1e-3, "from_components": True},
         {"regulariser": "lfq", "autocast": torch.bfloat16},
         {"regulariser": "bsq", "norm": None},
+        {"regulariser": "kl", "family": "dc", "dropout": 0.2},
+        {"regulariser": "vq", "family": "dc", "matrix_rate": 1e-3, "autocast": torch.bfloat16},
     ],
-    ids=lambda kind: " ".join([kind["regulariser"], *(name for name in ("autocast", "matrix_rate") if name in kind)]),
+    ids=lambda kind: " ".join(
+        [kind["regulariser"], *(name for name in ("family", "autocast", "matrix_rate") if name in kind)]
+    ),
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, first_stage_training, differences, tmp_path):
     whole = advanced_to(first_stage_training(**kind), 12)
