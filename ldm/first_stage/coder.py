@@ -23,7 +23,7 @@ IMAGE_CHANNELS = 3
 
 
 class ImageEncoder(nn.Module):
-    """Image (N, in_channels, H, W) to features (N, z_channels, H / factor, W / factor), 2 z_channels with `double_z`."""
+    """Image (N, in_channels, H, W) to features (N, z_channels, H / factor, W / factor), 2 z_channels of a Gaussian."""
 
     factor: int
     z_channels: int

@@ -143,9 +143,7 @@ def block(channels: int, attention: bool, dropout: float) -> nn.Module:
     """Convolutions, or attention and gated convolutions behind it, each added to its input."""
     if not attention:
         return Residual(channels, convolutions(channels, dropout))
-    return nn.Sequential(
-        Residual(channels, LinearAttention(channels)), Residual(channels, GatedConvolutions(channels))
-    )
+    return nn.Sequential(Residual(channels, LinearAttention(channels)), Residual(channels, GatedConvolutions(channels)))
 
 
 class SpaceToChannel(nn.Module):

@@ -20,7 +20,7 @@ WIDTHS, LATENT, HEADS_OF = (16, 32, 64), 8, 32
 
 
 class InDouble:
-    """torch as their modules see it, whose float32 is float64: they cast to float32 in places, which would hide 1e-9."""
+    """torch as their modules see it, whose float32 is float64: they cast to float32 in places, which hides 1e-9."""
 
     float32 = torch.float64
 
@@ -67,7 +67,11 @@ def fill(ours, theirs):
         ours.branch.load_state_dict({f"{name}.weight": weight for name, weight in weights.items()})
         ours.norm.load_state_dict(theirs.norm_out.state_dict())
     elif isinstance(ours.branch, GatedConvolutions):
-        for mine, its in ((ours.branch.widen, "inverted"), (ours.branch.depthwise, "depth"), (ours.branch.narrow, "point")):
+        for mine, its in (
+            (ours.branch.widen, "inverted"),
+            (ours.branch.depthwise, "depth"),
+            (ours.branch.narrow, "point"),
+        ):
             mine.load_state_dict(getattr(theirs, f"conv_{its}").state_dict())
         ours.norm.load_state_dict(theirs.norm.state_dict())
     else:
