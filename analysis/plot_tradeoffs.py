@@ -18,7 +18,8 @@ from ldm.errors import UserError, nearest
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
 cell), means.csv (over seeds), comparisons.csv (each cell against the best, with a verdict) and five figures as PNG and
 SVG: rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training, quality_vs_compute; quality_at_budgets
-and crossings where trainings have several milestones; quality_vs_nfe where several samplers were swept;
+and crossings where trainings have several milestones; quality_vs_nfe where several samplers were swept; autoencoders
+where several given ones were;
 progressive_coding where metrics.likelihood was asked for; predictors.md, how well predictors of latent spaces ranked
 them, where metrics.predictors was."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from experiments import build
+from experiments import build, published
 from experiments.compose import plain, settings_only
 from experiments.conditions import annotations_read
 from experiments.console import say, whole
@@ -98,6 +98,7 @@ def run_grid(
         points.append(point)
     if len({str(point.plan.config["store"]) for point in points}) > 1:
         raise UserError("store cannot be swept: give one folder, e.g. store=results")
+    published.check_names(point.plan.config["ae"] for point in points)
     cells = distinct(points)
     asked = targets(STAGES, values["until"])
     _say_data(settings, store)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.collect import Study
 from analysis.figures import (
+    autoencoders,
     crossings,
     progressive_coding,
     quality_at_budgets,
@@ -41,6 +42,7 @@ FIGURES: Mapping[str, Drawing] = {
     "quality_at_budgets": Drawing(quality_at_budgets.draw, quality_at_budgets.has_data),
     "crossings": Drawing(crossings.draw, crossings.has_data),
     "quality_vs_nfe": Drawing(quality_vs_nfe.draw, quality_vs_nfe.has_data),
+    "autoencoders": Drawing(autoencoders.draw, autoencoders.has_data),
     "progressive_coding": Drawing(progressive_coding.draw, progressive_coding.has_data),
 }
 """All figures by the names of their files, in the order in which they are drawn."""
