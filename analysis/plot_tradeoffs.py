@@ -26,8 +26,8 @@ cell), means.csv (over seeds), comparisons.csv (each cell against the best, with
 cells.csv (for a paper, the best in bold), captions.md, and figures as PNG, SVG and PDF, each with its numbers as CSV:
 rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training, quality_vs_compute; front where the costs of
 several cells are known; quality_at_budgets and crossings where trainings have several milestones; quality_vs_nfe where
-several samplers were swept; progressive_coding where metrics.likelihood was asked for; predictors.md, how well
-predictors of latent spaces ranked them, where metrics.predictors was."""
+several samplers were swept; autoencoders where several given ones were; progressive_coding where metrics.likelihood was
+asked for; predictors.md, how well predictors of latent spaces ranked them, where metrics.predictors was."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -100,6 +100,7 @@ def first_stage(ae: Mapping[str, Any], resolution: int) -> FirstStage:
         options=options_in(ae),
         initialisation=architecture.get("initialisation", "reference"),
         is_nested=NESTED in ae,
+        family=architecture.get("family", "reference"),
     )
 
 

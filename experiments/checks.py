@@ -14,7 +14,7 @@ from ldm.pretrained import lpips
 def check_factor(f: Any, resolution: int) -> None:
     """Raises UserError for a factor that is no power of two, or does not divide the images' side."""
     if not isinstance(f, int) or f < 1 or f & (f - 1):
-        raise UserError(f"ae.f={f} is not a power of two; use 1, 2, 4, 8, 16 or 32")
+        raise UserError(f"ae.f={f} is not a power of two; use 1, 2, 4, 8, 16, 32 or 64")
     if f > resolution or resolution % f:
         largest = math.gcd(resolution, 2**30)
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from experiments import build
+from experiments import build, published
 from experiments.cli import CellsFailedError
 from experiments.compose import composed_grid, plain, settings_only
 from experiments.conditions import annotations_read
@@ -111,6 +111,7 @@ def plan_grid(
         raise UserError("store cannot be swept: give one folder, e.g. store=results")
     values, store = settings[-1], Store(Path(settings[-1]["store"]))
     points = [planned_point(point, values, store) for point, values in zip(grid, settings, strict=True)]
+    published.check_names(point.plan.config["ae"] for point in points)
     cells = distinct(points)
     _say_data(settings, store)
     tracking = check_tracking(values["tracker"]["mode"], store.root)

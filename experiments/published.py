@@ -7,7 +7,7 @@ that come with it, `conditioning` and `diffusion`.
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,12 +187,43 @@ def _imported_forms() -> list[tuple[str, ImportedForm]]:
     return [(name, kind.imported) for name, kind in CONDITIONS.items() if kind.imported is not None]
 
 
+COMMON = (
+    "vae",
+    "vqvae",
+    "autoencoder",
+    "first_stage",
+    "model.ckpt",
+    "last.ckpt",
+    "diffusion_pytorch_model.safetensors",
+)
+"""Names of files and folders that many models have: the folder above tells them apart."""
+
+
+def name_of(path: str) -> str:
+    """What tables call weights: their file or folder, with the folder above where many have the same name."""
+    parts = Path(path).expanduser().absolute().parts
+    unique = next((i for i in range(len(parts) - 1, 0, -1) if parts[i] not in COMMON), 0)
+    return "/".join(parts[unique:])
+
+
+def check_names(given: Iterable[Mapping[str, Any]]) -> None:
+    """Raises UserError where tables would call different first stages among resolved groups `ae` by one name."""
+    paths: dict[str, str] = {}
+    for path in (ae["path"] for ae in given if is_given(ae)):
+        other = paths.setdefault(name_of(path), path)
+        if Path(other).expanduser().resolve() != Path(path).expanduser().resolve():
+            raise UserError(
+                f"ae.path={other} and ae.path={path} would both be called {name_of(path)} in tables and figures: give "
+                "one of the two another name"
+            )
+
+
 def axes(config: Mapping[str, Any]) -> dict[str, str | None]:
     """What tells cells with given weights apart in tables: the names of file or folder; None for what is trained."""
     ae, denoiser = config["ae"], config["denoiser"]
     return {
-        "ae_weights": Path(ae["path"]).name if is_given(ae) else None,
-        "weights": f"{Path(denoiser['path']).name} ({denoiser['taken']})" if is_given(denoiser) else None,
+        "ae_weights": name_of(ae["path"]) if is_given(ae) else None,
+        "weights": f"{name_of(denoiser['path'])} ({denoiser['taken']})" if is_given(denoiser) else None,
     }
 
 

@@ -21,7 +21,7 @@ from ldm.diffusion.schedule import SCHEDULES, STEPS
 from ldm.diffusion.target import TARGETS
 from ldm.diffusion.times import TIMES
 from ldm.diffusion.weighting import WEIGHTINGS
-from ldm.first_stage.build import FIRST_STAGES
+from ldm.first_stage.build import FAMILIES, FIRST_STAGES
 from ldm.first_stage.initialisation import INITIALISATIONS
 from ldm.first_stage.shapings import SHAPINGS, prefix_of
 from ldm.interop.contract import WEIGHTS
@@ -89,6 +89,7 @@ class _Discriminator:
 @dataclass(frozen=True)
 class _Coders:
     name: str | None = option(help="a named architecture of scale=paper")
+    family: str = option(choices=FAMILIES, help="how encoder and decoder are made")
     ch: int | None = option(low=1, high=MOST_CHANNELS, help="channels of the first level")
     ch_mult: tuple[int, ...] | None = option(low=1, help="what each level has times that")
     num_res_blocks: int | None = option(low=0, help="residual blocks a level")

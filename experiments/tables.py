@@ -13,6 +13,9 @@ from ldm.parts import defaults_of, look_up
 PAPERS_OWN = "unet"
 """The denoiser of all rows of the paper, and the one by whose cost trainer.budget=flops goes."""
 
+REFERENCE = "reference"
+"""The family of the paper's first stages, whose tables are the scale's own."""
+
 
 def filled(group: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """The group with what is null in it taken from the table, where it says."""
@@ -98,10 +101,31 @@ def architecture(config: Mapping[str, Any], f: int) -> tuple[Mapping[str, Any], 
 
 
 def first_stage_tables(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The scale's tables of first stages, with those of `ae.architecture.name` in front, and notes."""
-    tables, name = config["scale"]["ae"], config["ae"]["architecture"]["name"]
-    found, notes = _named(tables.get("architectures"), "ae.architecture.name", name, config["scale"])
+    """The scale's tables of first stages, with those of `ae.architecture`'s name or family in front, and notes.
+
+    Raises: UserError for a name or a family that the scale does not have, or for both.
+    """
+    scale, name, family = config["scale"], config["ae"]["architecture"]["name"], config["ae"]["architecture"]["family"]
+    tables = scale["ae"]
+    if family != REFERENCE:
+        return _of_family(tables, family, name, scale), []
+    found, notes = _named(tables.get("architectures"), "ae.architecture.name", name, scale)
     return {**tables, **{key: {**tables[key], **table} for key, table in found.items()}}, notes
+
+
+def _of_family(tables: Mapping[str, Any], family: str, name: str | None, scale: Mapping[str, Any]) -> dict[str, Any]:
+    """A scale's tables of first stages with a family's in front; its coders stand in place of all others."""
+    if name is not None:
+        raise UserError(
+            f"ae.architecture.name={name} is a row of the paper's, which ae.architecture.family={family} is not: leave "
+            "one of them out"
+        )
+    own = tables.get("families", {}).get(family)
+    if own is None:
+        raise UserError(f"scale={scale['name']} has no first stages of ae.architecture.family={family}")
+    others = {key: table for key, table in tables.items() if not key.startswith("coder")}
+    in_front = {k: {**others.get(k, {}), **v} if isinstance(v, Mapping) else v for k, v in own.items()}
+    return {**others, **in_front}
 
 
 def _named(

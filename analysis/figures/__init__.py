@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.collect import Study
 from analysis.figures import (
+    autoencoders,
     crossings,
     error_by_level,
     front,
@@ -45,6 +46,7 @@ FIGURES: Mapping[str, Drawing] = {
     "crossings": Drawing(crossings.draw, crossings.has_data),
     "quality_vs_nfe": Drawing(quality_vs_nfe.draw, quality_vs_nfe.has_data),
     "error_by_level": Drawing(error_by_level.draw, error_by_level.has_data),
+    "autoencoders": Drawing(autoencoders.draw, autoencoders.has_data),
     "progressive_coding": Drawing(progressive_coding.draw, progressive_coding.has_data),
 }
 """All figures by the names of their files, in the order in which they are drawn."""

@@ -187,6 +187,7 @@ STAGE = Stage(
         "architecture.dropout": 0.0,
         "architecture.mid_attention": True,
         "architecture.initialisation": "reference",
+        "architecture.family": "reference",
         "loss.discriminator.norm": "group",
         "training.matrix_learning_rate": 0,
     },

@@ -5,8 +5,9 @@ from typing import Any
 
 from ldm.errors import UserError
 from ldm.first_stage.bsq import BSQFirstStage
-from ldm.first_stage.coder import Coders
+from ldm.first_stage.coder import Coders, Family, reference_coders
 from ldm.first_stage.contract import FirstStage, NestableFirstStage, TrainableFirstStage
+from ldm.first_stage.dc import dc_coders
 from ldm.first_stage.fsq import FSQFirstStage
 from ldm.first_stage.identity import IdentityFirstStage
 from ldm.first_stage.initialisation import INITIALISATIONS, start_near_linear
@@ -26,6 +27,9 @@ FIRST_STAGES: Mapping[str, type[TrainableFirstStage]] = {
     "identity": IdentityFirstStage,
 }
 """By the name that a config gives its regulariser."""
+
+FAMILIES: Mapping[str, Family] = {"reference": reference_coders, "dc": dc_coders}
+"""Encoders and decoders, by the name that a config gives their family."""
 
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -103,11 +107,13 @@ def build_first_stage(
     options: Mapping[str, Any],
     initialisation: str = "reference",
     is_nested: bool = False,
+    family: str = "reference",
 ) -> FirstStage:
     """A first stage with random weights; factor 1 is the identity under any regulariser.
 
     `options` are those of the regulariser's class (`Options`). Nothing beyond `resolution` matters to the identity.
-    `initialisation`: see `ldm.first_stage.initialisation`. `is_nested`: of the kind that fewer channels are cut from.
+    `initialisation`: see `ldm.first_stage.initialisation`; `family`: one of `FAMILIES`. `is_nested`: of the kind that
+    fewer channels are cut from.
     Raises: UserError where the values do not fit together.
     """
     kind = first_stage_class(regulariser)
@@ -115,10 +121,21 @@ def build_first_stage(
         raise UserError(
             f"ae.architecture.initialisation={initialisation} is not known: choose {', '.join(INITIALISATIONS)}."
         )
+    make = look_up(FAMILIES, family, "ae.architecture.family")
+    if initialisation == "components" and make is not reference_coders:
+        raise UserError(
+            f"ae.architecture.initialisation=components knows no networks of ae.architecture.family={family}: choose "
+            "reference or near_linear."
+        )
+    if is_nested and make is not reference_coders:
+        raise UserError(
+            f"ae.nested: no first channels can be cut from networks of ae.architecture.family={family}, in whose latents "
+            "averages over all channels are added: choose ae.architecture.family=reference."
+        )
     check_factor(factor, resolution)
     if factor == 1:
         return IdentityFirstStage()
-    coders = Coders(factor, channels, ch, ch_mult, num_res_blocks, resolution, attn_sides, mid_attention, dropout)
+    coders = Coders(factor, channels, ch, ch_mult, num_res_blocks, resolution, attn_sides, mid_attention, dropout, make)
     own = _checked_options(kind, options)
     model = nestable(regulariser).build_nested(coders) if is_nested else kind.build(coders, channels, own)
     if initialisation != "reference":

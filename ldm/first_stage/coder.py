@@ -1,9 +1,11 @@
-"""Encoder and decoder of the first stages.
+"""Encoder and decoder of the first stages, and what every family of them has in common.
 
 Source: Rombach et al., arXiv 2112.10752, appendix G, after Esser et al., arXiv 2012.09841, table 7.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,6 +20,30 @@ NORM_GROUPS = 32
 """Groups of every normalisation in the paper's networks."""
 
 IMAGE_CHANNELS = 3
+
+
+class ImageEncoder(nn.Module):
+    """Image (N, in_channels, H, W) to features (N, z_channels, H / factor, W / factor), 2 z_channels of a Gaussian.
+
+    `head` is its last convolution.
+    """
+
+    factor: int
+    z_channels: int
+    head: nn.Conv2d
+
+    def require_fitting(self, image: Tensor) -> None:
+        """Raises: ValueError where a side of the image (N, in_channels, H, W) is no multiple of `factor`."""
+        if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
+            raise ValueError(f"image sides {tuple(image.shape[-2:])} are no multiples of f = {self.factor}")
+
+
+class ImageDecoder(nn.Module):
+    """Features (N, z_channels, h, w) to image (N, out_channels, h * factor, w * factor); `head` is its last layer."""
+
+    factor: int
+    z_channels: int
+    head: nn.Conv2d
 
 
 def norm_groups(narrowest: int, deepest: int, latent_side: int) -> int:
@@ -170,7 +196,7 @@ def attended_levels(resolution: int, levels: int, attn_sides: Sequence[int]) -> 
     return [side in attn_sides for side in sides]
 
 
-class Encoder(nn.Module):
+class Encoder(ImageEncoder):
     """Image (N, in_channels, H, W) to features (N, z_channels, H / factor, W / factor), 2 z_channels with `double_z`.
 
     Level i has width ch * ch_mult[i] and `num_res_blocks` blocks; factor = 2^(levels - 1). Where attention stands is
@@ -221,15 +247,14 @@ class Encoder(nn.Module):
 
         Raises: ValueError where a side of the image is no multiple of `factor`.
         """
-        if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
-            raise ValueError(f"image sides {tuple(image.shape[-2:])} are no multiples of f = {self.factor}")
+        self.require_fitting(image)
         h = self.stem(image)
         for level in self.levels:
             h = level(h)
         return self.head(F.silu(normalised(self.norm, self.middle(h))))
 
 
-class Decoder(nn.Module):
+class Decoder(ImageDecoder):
     """Features (N, z_channels, h, w) to image (N, out_channels, h * factor, w * factor).
 
     Mirrors `Encoder`, with num_res_blocks + 1 blocks a level; `levels` stand in the order in which they run, from the
@@ -281,10 +306,24 @@ class Decoder(nn.Module):
         return self.head(F.silu(normalised(self.norm, h)))
 
 
+Family = Callable[["Coders", bool], tuple[ImageEncoder, ImageDecoder]]
+"""Makes an encoder and a decoder of stated sizes; with True the encoder gives 2 `channels`."""
+
+
+def reference_coders(coders: Coders, double_z: bool) -> tuple[Encoder, Decoder]:
+    """Those of Rombach et al.; see `Family`."""
+    narrowest, deepest = coders.ch * min(1, *coders.ch_mult), coders.ch * coders.ch_mult[-1]
+    groups = norm_groups(narrowest, deepest, coders.resolution // coders.factor)
+    shared = {**coders.shared, "mid_attention": coders.mid_attention, "norm_groups": groups}
+    encoder = Encoder(in_channels=IMAGE_CHANNELS, double_z=double_z, **shared)
+    return encoder, Decoder(out_channels=IMAGE_CHANNELS, **shared)
+
+
 @dataclass(frozen=True)
 class Coders:
     """The sizes of an encoder and a decoder that belong together, for images of `resolution` and latents of `channels`.
 
+    `family` makes the two networks of these sizes; those of Rombach et al. where nothing else is said.
     Raises: UserError, when they are made, where there are other levels than `factor` takes.
     """
 
@@ -297,25 +336,26 @@ class Coders:
     attn_sides: Sequence[int]
     mid_attention: bool
     dropout: float
+    family: Family = reference_coders
 
-    def make(self, double_z: bool = False) -> tuple[Encoder, Decoder]:
+    def make(self, double_z: bool = False) -> tuple[ImageEncoder, ImageDecoder]:
         """Both with random weights; with `double_z` the encoder gives 2 `channels`."""
         if 2 ** (len(self.ch_mult) - 1) != self.factor:
             raise UserError(
                 f"ae.architecture.ch_mult={list(self.ch_mult)} has {len(self.ch_mult)} levels, but ae.f={self.factor} "
                 f"takes {self.factor.bit_length()}: give one multiplier for each halving and one more."
             )
-        narrowest, deepest = self.ch * min(1, *self.ch_mult), self.ch * self.ch_mult[-1]
-        shared: dict[str, Any] = {
+        return self.family(self, double_z)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What encoders and decoders of every family are told."""
+        return {
             "z_channels": self.channels,
             "ch": self.ch,
             "ch_mult": self.ch_mult,
             "num_res_blocks": self.num_res_blocks,
             "resolution": self.resolution,
             "attn_sides": self.attn_sides,
-            "mid_attention": self.mid_attention,
             "dropout": self.dropout,
-            "norm_groups": norm_groups(narrowest, deepest, self.resolution // self.factor),
         }
-        encoder = Encoder(in_channels=IMAGE_CHANNELS, double_z=double_z, **shared)
-        return encoder, Decoder(out_channels=IMAGE_CHANNELS, **shared)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor, nn
 
-from ldm.first_stage.coder import Coders, Decoder, Encoder
+from ldm.first_stage.coder import Coders, ImageDecoder, ImageEncoder
 from ldm.first_stage.contract import (
     Gaussian,
     LatentView,
@@ -47,7 +47,7 @@ class KLFirstStage(PosteriorFirstStage, NestableFirstStage):
     penalties: ClassVar[Mapping[str, str]] = {"kl": "kl_weight"}
     reduction = "sum"
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, channels: int, projected: bool = True) -> None:
+    def __init__(self, encoder: ImageEncoder, decoder: ImageDecoder, channels: int, projected: bool = True) -> None:
         super().__init__()
         self.factor = encoder.factor
         self.channels = channels

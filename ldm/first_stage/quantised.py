@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from ldm.first_stage.coder import Decoder, Encoder
+from ldm.first_stage.coder import ImageDecoder, ImageEncoder
 from ldm.first_stage.contract import (
     EncodedImages,
     Labels,
@@ -87,7 +87,7 @@ class QuantisedFirstStage(ShapableFirstStage):
     reduction: ClassVar[Reduction] = "mean"
     is_drawn = False
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, quantiser: Quantiser) -> None:
+    def __init__(self, encoder: ImageEncoder, decoder: ImageDecoder, quantiser: Quantiser) -> None:
         super().__init__()
         self.factor = encoder.factor
         self.channels = quantiser.channels

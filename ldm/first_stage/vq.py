@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.first_stage.coder import Coders, Decoder, Encoder
+from ldm.first_stage.coder import Coders, ImageDecoder, ImageEncoder
 from ldm.first_stage.contract import Reconstruction, at_least_float32
 from ldm.first_stage.quantised import MOST_CODES, QuantisedFirstStage, Quantiser, labels_of_codes
 from ldm.metrics.codebook import code_counts
@@ -140,7 +140,9 @@ class VQFirstStage(QuantisedFirstStage):
     penalties: ClassVar[Mapping[str, str]] = {"codebook": "weight"}
     quantiser: VectorQuantiser
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, quantiser: VectorQuantiser, revive_every: int = 0) -> None:
+    def __init__(
+        self, encoder: ImageEncoder, decoder: ImageDecoder, quantiser: VectorQuantiser, revive_every: int = 0
+    ) -> None:
         super().__init__(encoder, decoder, quantiser)
         self.revive_every = revive_every
 

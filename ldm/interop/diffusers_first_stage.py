@@ -151,7 +151,7 @@ def build_diffusers_first_stage(config: Mapping[str, Any]) -> KLFirstStage | VQF
 def first_stage_config(model: FirstStage, resolution: int) -> dict[str, Any]:
     """The diffusers configuration of a KL or VQ first stage that was built here; its class stands in it.
 
-    Raises: UserError for another first stage, or one whose norms have different numbers of groups.
+    Raises: UserError for another first stage, for coders of another family, or norms with different numbers of groups.
     """
     written = _OWN_CONFIG.get(type(model))
     if written is None:
@@ -159,8 +159,10 @@ def first_stage_config(model: FirstStage, resolution: int) -> dict[str, Any]:
             f"a first stage of kind {type(model).__name__} has no class in diffusers: it cannot be exported"
         )
     own = written(model)
-    assert isinstance(model.encoder, Encoder)
-    assert isinstance(model.decoder, Decoder)
+    if not isinstance(model.encoder, Encoder) or not isinstance(model.decoder, Decoder):
+        raise UserError(
+            f"diffusers has no {type(model).__name__} with a {type(model.encoder).__name__}: it cannot be exported"
+        )
     levels = [level for level in model.encoder.levels if isinstance(level, Level)]
     attended = [isinstance(level.attentions[0], SelfAttention) for level in levels]
     groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}

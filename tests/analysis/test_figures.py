@@ -524,3 +524,25 @@ def test_marks_go_on_behind_z():
     frame = pd.DataFrame([{"stage": "s", "metric": f"m{i // 2}", "protocol": f"p{i:03}"} for i in range(60)])
     marks = list(protocols.letters(frame).values())
     assert marks[:2] + marks[24:28] + marks[51:54] == ["a", "b", "y", "z", "aa", "ab", "az", "ba", "bb"]
+
+
+def test_autoencoders_have_a_line_each_and_a_panel_a_measure(study):
+    """Given ones stand side by side; what is drawn of each is what was measured of it."""
+    assert not FIGURES["autoencoders"].is_of(study)
+    compressed = study.frame[(study.frame["f"] > 1) | (study.frame["first_stage"] == "")]
+    names = compressed["regulariser"] + compressed["f"].map("-f{}".format)
+    given = dataclasses.replace(study, frame=compressed.assign(ae_weights=names))
+    assert FIGURES["autoencoders"].is_of(given)
+    panels = FIGURES["autoencoders"].draw(given).axes
+    lines = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert sorted(line.splitlines()[0] for line in lines) == ["kl-f4", "kl-f8", "vq-f4", "vq-f8"]
+    assert [panel.get_xlabel().splitlines()[0] for panel in panels[:2]] == ["PSNR, dB", "rate, bits per pixel"]
+    for regulariser, marker in (("kl", "o"), ("vq", "s")):
+        place = {f: float(lines.index(line)) for f in (4, 8) for line in lines if f"{regulariser}-f{f}\n" in line}
+        for panel, value in (
+            (panels[0], lambda f, kind=regulariser: psnr(distortion(kind, f))),
+            (panels[1], lambda f, kind=regulariser: rate(kind, f)),
+            (panels[-1], lambda f, kind=regulariser: kernel_distance(kind, f, 10)),
+        ):
+            found = {(x, y) for x, y, _ in _markers(panel, marker, hollow=True)}
+            assert found == {(round(value(f), 9), place[f]) for f in (4, 8)}

@@ -15,7 +15,16 @@ from analysis.plot_tradeoffs import main, write_atomic
 from ldm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLES = {"results.csv", "table.md", "means.csv", "comparisons.csv", "cells.tex", "cells.md", "cells.csv", "captions.md"}
+TABLES = {
+    "results.csv",
+    "table.md",
+    "means.csv",
+    "comparisons.csv",
+    "cells.tex",
+    "cells.md",
+    "cells.csv",
+    "captions.md",
+}
 OUTPUTS = TABLES | {
     f"{name}.{kind}"
     for name in (

@@ -69,6 +69,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "downsampling": ("ae=vq", "ae.f=8", "ae.downsampling.loss_weight=0.25"),
     "nested channels": ("ae.nested=[2,4,8]", "ae.channels_used=4"),
     "alignment": ("ae.f=8", "ae.alignment.teacher=efficientnet_lite0"),
+    **{f"dc f={f}": ("ae.architecture.family=dc", f"ae.f={f}") for f in (1, 4, 32, 64)},
+    "vq dc f=64": ("ae=vq", "ae.architecture.family=dc", "ae.f=64", "data.resolution=64"),
     "a dropped-out first stage": ("ae.architecture.dropout=0.1", "ae.loss.discriminator.norm=batch"),
 }
 

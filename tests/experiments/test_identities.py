@@ -46,7 +46,7 @@ def test_stages_of_every_point_keep_their_identities(name: str) -> None:
 
 
 def test_every_experiment_is_planned_at_some_scale() -> None:
-    for name in EXPERIMENTS:
+    for name in {*EXPERIMENTS} - {"autoencoder_zoo"}:  # whose files its user gives
         assert any("cell" in point for point in known(name).values()), name
 
 

@@ -135,6 +135,7 @@ OTHER_VALUES = {
     "first_stage.architecture.dropout": 0.5,
     "first_stage.architecture.mid_attention": False,
     "first_stage.architecture.initialisation": "components",
+    "first_stage.architecture.family": "dc",
     "first_stage.loss.discriminator.norm": "batch",
     "first_stage.training.matrix_learning_rate": 1e-3,
     "diffusion.denoiser.dropout": 0.5,
@@ -359,6 +360,23 @@ def test_quantisers_have_about_as_many_codes_as_a_codebook(scale, f, levels, bit
     assert given.stages["first_stage"].identity == default.stages["first_stage"].identity
 
 
+def test_a_family_of_coders_has_tables_of_its_own_at_every_f_up_to_64():
+    for f in (2, 4, 8, 16, 32, 64):
+        ae = plan_of("ae.architecture.family=dc", f"ae.f={f}", "data.resolution=64").config["ae"]
+        assert len(ae["architecture"]["ch_mult"]) == f.bit_length()
+        reference = None if f == 64 else plan_of(f"ae.f={f}", "data.resolution=64").config["ae"]
+        assert ae["channels"] == (32 if reference is None else reference["channels"])
+    own = plan_of("ae.architecture.family=dc", scale="cpu").config["ae"]["architecture"]
+    assert (own["ch_mult"], own["initialisation"], own["mid_attention"]) == ([1, 2, 4], "reference", True)
+    with pytest.raises(UserError, match=r"scale=paper has no first stages of ae\.architecture\.family=dc"):
+        plan_of("ae.architecture.family=dc", "data.resolution=256", scale="paper")
+
+
+def test_the_family_of_coders_is_no_part_of_the_identity_at_f_1():
+    assert not changed(plan_of("ae.f=1"), plan_of("ae.f=1", "ae.architecture.family=dc"))
+    assert "first_stage" in changed(plan_of(), plan_of("ae.architecture.family=dc"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -366,6 +384,21 @@ def test_quantisers_have_about_as_many_codes_as_a_codebook(scale, f, levels, bit
         (["ae.f=0"], ["ae.f=0 is no whole number from 1 on"]),
         (["ae.f=2.5"], ["ae.f=2.5 is no whole number"]),
         (["ae.f=64"], ["ae.f=64", "32 pixels", "up to 32"]),
+        (["ae.architecture.family=dc", "ae.f=64"], ["ae.f=64", "32 pixels", "up to 32"]),
+        (["ae.f=64", "data.resolution=64"], ["no first-stage architecture for ae.f=64", "f = 2, 4, 8, 16, 32"]),
+        (["ae.architecture.family=dcc"], ["ae.architecture.family=dcc is none of reference, dc"]),
+        (
+            ["ae.architecture.family=dc", "ae.architecture.name=kl_released"],
+            ["ae.architecture.name=kl_released is a row of the paper's", "leave one of them out"],
+        ),
+        (
+            ["ae.architecture.family=dc", "ae.architecture.initialisation=components"],
+            ["initialisation=components knows no networks", "choose reference or near_linear"],
+        ),
+        (
+            ["ae.architecture.family=dc", "ae.architecture.mid_attention=false"],
+            ["mid_attention=false", "leave ae.architecture.mid_attention out"],
+        ),
         (["data.resolution=24", "ae.f=16"], ["ae.f=16", "24 pixels", "up to 8"]),
         (["ae=identity", "ae.f=4"], ["ae=identity", "ae=kl"]),
         (["ae.loss.perceptual=efficientnet_lite2"], ["efficientnet_lite2", "metrics.allow_same_network"]),

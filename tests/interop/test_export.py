@@ -37,7 +37,7 @@ def shaken(module):
     return module.eval().requires_grad_(False)
 
 
-def first_stage(regulariser):
+def first_stage(regulariser, **changes):
     if regulariser == "identity":
         return IdentityFirstStage()
     sizes = {"channels": 4, "ch": 16, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "attn_sides": (16,)}
@@ -49,6 +49,7 @@ def first_stage(regulariser):
         dropout=0.0,
         options={"vq": {"codes": 11}, "fsq": {"levels": [5] * 4}}.get(regulariser, {}),
         **sizes,
+        **changes,
     )
 
 
@@ -260,6 +261,7 @@ def test_what_diffusers_has_not_is_refused(tmp_path):
         ({"first_stage": first_stage("fsq")}, "FSQFirstStage has no class in diffusers: it cannot be exported"),
         ({"first_stage": first_stage("lfq")}, "LFQFirstStage has no class in diffusers"),
         ({"first_stage": first_stage("bsq")}, "BSQFirstStage has no class in diffusers"),
+        ({"first_stage": first_stage("kl", family="dc")}, "diffusers has no KLFirstStage with a DCEncoder"),
         ({"conditioning": SuperResolutionConditioning(4, 4)}, "SuperResolutionConditioning cannot be exported"),
         ({"network": trained(resblock_updown=True).network}, "resblock_updown=true has no counterpart"),
     ):

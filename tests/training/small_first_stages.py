@@ -57,6 +57,7 @@ def first_stage_training(
     start: int = 0,
     norm: str | None = "group",
     dropout: float = 0.0,
+    family: str = "reference",
     autocast: torch.dtype | None = None,
     ranks: Ranks = ALONE,
     shapings: Sequence[LatentShaping] = (),
@@ -74,10 +75,11 @@ def first_stage_training(
         num_res_blocks=1,
         resolution=SIDE,
         attn_sides=(),
-        mid_attention=False,
+        mid_attention=family == "dc",  # which has none, and nothing that it could be left out of
         dropout=dropout,
         options=OPTIONS.get(regulariser, {}),
         initialisation="components" if changes.get("from_components") else "reference",
+        family=family,
     )
     settings = {
         "seed": 3,

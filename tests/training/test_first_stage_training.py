@@ -40,9 +40,11 @@ def advanced_to(training, step):
             "shapings": (Equivariance(rotation=True, scaling=True), Downsampling(0.25), Nested((1, 2, 3))),
             "aligned": True,
         },
+        {"regulariser": "kl", "family": "dc", "dropout": 0.2},
+        {"regulariser": "vq", "family": "dc", "matrix_rate": 1e-3, "autocast": torch.bfloat16},
     ],
     ids=lambda kind: " ".join(
-        [kind["regulariser"], *(name for name in ("autocast", "matrix_rate", "shapings") if name in kind)]
+        [kind["regulariser"], *(name for name in ("family", "autocast", "matrix_rate", "shapings") if name in kind)]
     ),
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind, first_stage_training, differences, tmp_path):
