@@ -129,8 +129,8 @@ def build_first_stage(
         )
     if is_nested and make is not reference_coders:
         raise UserError(
-            f"ae.nested: no first channels can be cut from networks of ae.architecture.family={family}, in whose latents "
-            "averages over all channels are added: choose ae.architecture.family=reference."
+            f"ae.nested: no first channels can be cut from networks of ae.architecture.family={family}, in whose "
+            "latents averages over all channels are added: choose ae.architecture.family=reference."
         )
     check_factor(factor, resolution)
     if factor == 1:

@@ -77,5 +77,5 @@ def test_the_last_number_is_all_channels():
         Nested((2, 4)).check(LATENTS)
     with pytest.raises(UserError, match=r"no first channels can be cut from ae=vq; use ae=kl"):
         small("vq", 4, is_nested=True)
-    with pytest.raises(UserError, match="no first channels can be cut from networks of ae.architecture.family=dc"):
+    with pytest.raises(UserError, match=r"no first channels can be cut from networks of ae.architecture.family=dc"):
         small("kl", 4, is_nested=True, family="dc")
