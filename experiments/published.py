@@ -203,7 +203,7 @@ def name_of(path: str) -> str:
     """What tables call weights: their file or folder, with the folder above where many have the same name."""
     parts = Path(path).expanduser().absolute().parts
     unique = next((i for i in range(len(parts) - 1, 0, -1) if parts[i] not in COMMON), 0)
-    return "/".join(parts[unique:])
+    return Path(*parts[unique:]).as_posix()
 
 
 def check_names(given: Iterable[Mapping[str, Any]]) -> None:

@@ -34,7 +34,7 @@ class Measure:
 
 def has_data(study: Study) -> bool:
     """Whether several given first stages were measured."""
-    return study.frame["ae_weights"].map(lambda name: name if is_given(name) else None).nunique() > 1
+    return study.frame["ae_weights"].replace("", None).nunique() > 1
 
 
 def draw(study: Study) -> Figure:

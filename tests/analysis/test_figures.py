@@ -529,9 +529,10 @@ def test_marks_go_on_behind_z():
 def test_autoencoders_have_a_line_each_and_a_panel_a_measure(study):
     """Given ones stand side by side; what is drawn of each is what was measured of it."""
     assert not FIGURES["autoencoders"].is_of(study)
-    compressed = study.frame[(study.frame["f"] > 1) | (study.frame["first_stage"] == "")]
+    compressed = study.frame[study.frame["f"].fillna(0) != 1]
     names = compressed["regulariser"] + compressed["f"].map("-f{}".format)
-    given = dataclasses.replace(study, frame=compressed.assign(ae_weights=names))
+    named = compressed.assign(ae_weights=names.where(compressed["first_stage"] != "", ""))
+    given = dataclasses.replace(study, frame=named)
     assert FIGURES["autoencoders"].is_of(given)
     panels = FIGURES["autoencoders"].draw(given).axes
     lines = [label.get_text() for label in panels[0].get_yticklabels()]
