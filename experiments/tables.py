@@ -105,7 +105,8 @@ def first_stage_tables(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
     Raises: UserError for a name or a family that the scale does not have, or for both.
     """
-    scale, name, family = config["scale"], config["ae"]["architecture"]["name"], config["ae"]["architecture"]["family"]
+    scale, chosen = config["scale"], config["ae"]["architecture"]
+    name, family = chosen["name"], chosen.get("family", REFERENCE)
     tables = scale["ae"]
     if family != REFERENCE:
         return _of_family(tables, family, name, scale), []

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes as Plot
 from matplotlib.figure import Figure
 
-from analysis import looks, rates, style
+from analysis import limits, looks, rates, style
 from analysis.collect import Study
 from analysis.compare import by_cell, one_cell, seed_factor
 from analysis.figures.notes import facts_of, notes_of
@@ -54,13 +54,16 @@ def draw(study: Study) -> Figure:
         panels[0].set_ylim(len(place) - 0.5, -0.5)
     drawn = pd.concat([measure.rows for measure in shown]) if shown else study.frame.iloc[:0]
     left_out = sorted(set(_predictors(study)["metric"]) - set(drawn["metric"]))
+    keys = looks.family_keys(look_of, drawn["regulariser"])
+    if "limited" in drawn and (drawn["limited"] == True).any():  # noqa: E712
+        keys.append(style.key("limited (see table.md)", marker="o", **style.HOLLOW))
     notes = [f"Further predictors are in predictors.md: {len(left_out)}."] if left_out else []
     style.finish(
         figure,
         "Autoencoders side by side",
         [facts_of(study, drawn, "")],
         [*notes, *notes_of(study, drawn, "evaluation")],
-        looks.family_keys(look_of, drawn["regulariser"]),
+        keys,
     )
     return figure
 
@@ -76,6 +79,7 @@ def measures(study: Study) -> list[Measure]:
     reconstructed = study.frame[study.frame["stage"] == "reconstruction"]
     predicted = _predictors(study)
     judged, metric = study.frame[study.frame["stage"] == "evaluation"], headline(study.frame, "evaluation")
+    judged = judged.assign(limited=limits.is_limited(judged, limits.known(study)))
     found = [
         (heading(reconstructed, "psnr"), reconstructed[reconstructed["metric"] == "psnr"]),
         ("rate, bits per pixel", rates.rate(reconstructed)),
@@ -119,7 +123,7 @@ def _draw_panel(axes: Plot, measure: Measure, place: Mapping[str, int], look_of:
         tint, look, y = style.colour(point["f"]), look_of[point["regulariser"]], place[point["first_stage"]]
         low, high = (math.nan if bound is None else float(bound) for bound in (point["ci_low"], point["ci_high"]))
         style.interval(axes, point["value"], y, low, high, tint, horizontal=True)
-        mark = {"limited": point["limited"], "x": point["value"], "value": y}
+        mark = {"limited": point.get("limited", False), "x": point["value"], "value": y}
         draw_mark(axes, mark, "x", look.marker, tint, look.size)
     axes.set_xlabel(measure.title)
     axes.locator_params(axis="x", nbins=4)

@@ -11,7 +11,6 @@ from tiny_plans import plan_of
 
 from experiments import published
 from experiments.commands.export import main as export
-from experiments.compose import swept
 from ldm.errors import UserError
 
 
@@ -63,7 +62,6 @@ def test_denoisers_cost_as_much_and_transformers_have_as_many_tokens_on_each(sha
 
 
 def test_without_paths_it_says_what_it_needs():
-    assert swept(["+experiment=autoencoder_zoo", "ae.path=a,b,c"]) == {"ae.path": ["a", "b", "c"]}
     with pytest.raises(UserError, match=r"ae=pretrained needs ae\.path="):
         plan_of("+experiment=autoencoder_zoo")
 
