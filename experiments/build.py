@@ -382,7 +382,8 @@ def _try_first_stage(settings: str, resolution: int) -> None:
 def time_grid_of(settings: Mapping[str, Any], noise_schedule: Schedule) -> torch.Tensor:
     """The noise levels that a sampler visits. Raises UserError for an unknown spacing or end, or too many steps."""
     times = time_grid(settings["spacing"], settings["steps"], settings["final"], noise_schedule)
-    return shifted(times, noise_schedule, settings["shift"]) if "shift" in settings else times
+    shift = settings.get("shift")
+    return times if shift is None else shifted(times, noise_schedule, shift)
 
 
 def parameters(module: nn.Module) -> int:

@@ -140,7 +140,7 @@ def run_grid(
     unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
     def launch_in_sweep(jobs: Sequence[Due]) -> None:
-        launch([dataclasses.replace(job, overrides=(*job.overrides, f"sweep.id={planned.sweep}")) for job in jobs])
+        launch([dataclasses.replace(due, overrides=(*due.overrides, f"sweep.id={planned.sweep}")) for due in jobs])
 
     weights = _weights(ahead, time_needed)
     with whole(weights):

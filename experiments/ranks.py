@@ -56,7 +56,7 @@ def devices_of(config: Mapping[str, Any]) -> int:
     there = torch.cuda.device_count() if device == "cuda" else max(2, cores())
     if asked == AUTO:
         return max(1, there) if device == "cuda" else 1
-    if asked > there:
+    if asked > max(1, there):  # that there is no GPU at all, whoever uses it says
         found = f"torch finds {there} GPU{'s' * (there != 1)} here" if device == "cuda" else f"{there} cores are here"
         raise UserError(f"trainer.devices={asked}, but {found}: give trainer.devices={max(1, there)} or fewer")
     if asked > 1 and multiprocessing.current_process().daemon:

@@ -100,13 +100,13 @@ def in_waves(launch: Callable[[Sequence[Sequence[str]]], None]) -> Launch:
     def launch_waves(jobs: Sequence[Due]) -> None:
         waiting = dict(enumerate(jobs))
         while waiting:
-            wave = {number: job for number, job in waiting.items() if not waiting.keys() & set(job.after)}
-            begun = [job for job in wave.values() if job.may_begin()]
+            wave = {number: due for number, due in waiting.items() if not waiting.keys() & set(due.after)}
+            begun = [due for due in wave.values() if due.may_begin()]
             if begun:
-                _launched(lambda: launch([job.overrides for job in begun]))  # noqa: B023 (called at once)
-            for number, job in wave.items():
+                _launched(lambda: launch([due.overrides for due in begun]))  # noqa: B023 (called at once)
+            for number, due in wave.items():
                 del waiting[number]
-                job.ended()
+                due.ended()
 
     return launch_waves
 

@@ -39,8 +39,8 @@ def run(job: Job) -> Outcome:
     return _cut(job) if build.NESTED in config else train(job)
 
 
-def _shape(config: Settings) -> dict[str, Any]:
-    return {"f": config["f"], "channels": config["channels"], "regulariser": config["regulariser"]}
+def _shape(ae: Settings) -> dict[str, Any]:
+    return {key: ae[key] for key in ("f", "channels", "regulariser")}
 
 
 def train(job: Job) -> Outcome:

@@ -3,7 +3,7 @@
 from experiments import axes, build, labels
 from experiments.conditions import DataFacts
 from experiments.counts import Counts
-from experiments.stage import Estimate, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages import first_stage
 
 
@@ -12,6 +12,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     if build.NESTED not in config["ae"]:
         return None
     return first_stage.settings({**config, "ae": build.whole(config["ae"])}, facts)
+
+
+def run(job: Job) -> Outcome:
+    """As of a first stage that is not cut; writes weights.safetensors, checkpoints on the way."""
+    return first_stage.train(job)
 
 
 def estimate(settings: Settings, counts: Counts) -> Estimate | None:
@@ -26,7 +31,7 @@ STAGE = Stage(
     axes=tuple(axis for axis in axes.OF_REFERENCE + axes.OF_FIRST_STAGE if axis != "channels"),
     until=(),
     settings=settings,
-    run=first_stage.train,
+    run=run,
     label=labels.first_stage,
     defaults=first_stage.STAGE.defaults,
     estimate=estimate,

@@ -51,7 +51,8 @@ def test_what_is_missing_has_its_cause():
 def test_its_figures_are_drawn():
     study = read_study(STORE, "all")
     drawn = {name: draw(study) for name, draw in figures_of(study).items()}
-    assert set(drawn) == set(FIGURES) - {"crossings"}  # its trainings have fewer than four milestones
+    # Its trainings have fewer than four milestones; errors at noise levels were not measured, no autoencoders given.
+    assert set(drawn) == set(FIGURES) - {"crossings", "error_by_level", "autoencoders"}
     for name, figure in drawn.items():
         assert any(len(axes.get_lines()) > 1 for axes in figure.axes), name
         assert not any("no finished" in text.get_text() for axes in figure.axes for text in axes.texts), name
