@@ -12,9 +12,9 @@ if __package__ in {None, ""}:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from analysis.advice import NOTHING_MEASURED, spoken
-from analysis.answer import answers
+from analysis.answer import Answer, answers
 from analysis.budgets import read
-from analysis.collect import read_study
+from analysis.collect import Study, read_study
 from ldm.errors import UserError
 
 DESCRIPTION = """Says which cell of a sweep to take: the best within a budget, with the probability that it is, those
@@ -65,9 +65,13 @@ def ask(store: Path, sweep: str | None, metric: str | None, budgets: Sequence[st
     """The answer as it is printed. Raises: UserError where the store, the metric or a budget cannot be read."""
     bounds, reach = read(budgets), share(within)
     study = read_study(store, sweep)
-    found = answers(study, metric, bounds, reach)
+    return said(study, answers(study, metric, bounds, reach), store)
+
+
+def said(study: Study, found: Sequence[Answer], store: Path) -> str:
+    """Answers as they are printed."""
     told = [paragraph for one in found for paragraph in spoken(study, one, store)] or [NOTHING_MEASURED]
-    return "\n".join(map(_wrapped, told))
+    return "\n".join(map(_wrapped, told)).lstrip("\n")
 
 
 def _wrapped(paragraph: str) -> str:
@@ -83,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0, or 2 with one sentence where the user can mend it."""
     options = parser().parse_args(arguments)
     try:
-        print(ask(options.store, options.sweep, options.metric, options.budget, options.within).lstrip("\n"))
+        print(ask(options.store, options.sweep, options.metric, options.budget, options.within))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -74,11 +74,29 @@ def read_study(stores: Stores, sweep: str | None = None) -> Study:
         raise UserError(f"The {named(as_stores(stores))} cannot be read ({error}): check its permissions.") from error
 
 
-def _study(records: Records, sweeps: Sequence[Sweep], asked: str | None) -> Study:
+@dataclass(frozen=True)
+class Grid:
+    """Sweeps whose cells no two of which pass for one, with their stages and axes, and how cells are called."""
+
+    sweeps: Sequence[Sweep]
+    stages: Mapping[str, StageShape]
+    axes: Axes
+    labels: CellLabels
+
+
+def grid_of(sweeps: Sequence[Sweep]) -> Grid:
+    """The sweeps as a study reads them."""
     stages = stages_of(sweeps)
     axes = axes_of(stages, choices_of(sweeps))
-    sweeps = settings.with_settings(sweeps, axes.all)
-    labels = CellLabels([cell for sweep in sweeps for cell in sweep.cells], axes, stages)
+    told_apart = settings.with_settings(sweeps, axes.all)
+    return Grid(
+        told_apart, stages, axes, CellLabels([cell for sweep in told_apart for cell in sweep.cells], axes, stages)
+    )
+
+
+def _study(records: Records, sweeps: Sequence[Sweep], asked: str | None) -> Study:
+    grid = grid_of(sweeps)
+    sweeps, stages, axes, labels = grid.sweeps, grid.stages, grid.axes, grid.labels
     needed = {name: needed_by(name, stages) if shape.is_result else [name] for name, shape in stages.items()}
     rows: list[dict[str, Any]] = []
     missing: dict[tuple[str, str], Missing] = {}

@@ -120,9 +120,14 @@ def _unreadable(override: str) -> str:
 
 def pasted(key: str, value: str) -> str:
     """An override as a shell takes it, whatever is in its value."""
+    return shlex.quote(assigned(key, value))
+
+
+def assigned(key: str, value: str) -> str:
+    """An override as Hydra reads it, whatever is in its value."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return shlex.quote(f'{key}="{escaped}{trailing * chr(92)}"')
+    return f'{key}="{escaped}{trailing * chr(92)}"'
 
 
 def _missing_choice(error: MissingConfigException) -> str:

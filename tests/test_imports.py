@@ -135,10 +135,18 @@ def test_analysis_starts_without_torch():
     assert run.stdout == "[]\n"
 
 
+DOOR = "experiments/api.py"
+"""The interface from Python, which joins the two."""
+
+
 def test_experiments_import_neither_analysis_nor_the_program():
-    for package in ("experiments", "hydra_plugins"):
-        assert broken(package, ("analysis", "benchmarks", "run")) == []
-    assert broken("hydra_plugins", ("ldm", "torch")) == []
+    assert {found.split()[0] for found in broken("experiments", ("analysis", "benchmarks", "run"))} == {DOOR}
+    assert broken("experiments", ("benchmarks", "run")) == []
+    assert broken("hydra_plugins", ("analysis", "benchmarks", "run", "ldm", "torch")) == []
+
+
+def test_nothing_imports_the_interface_from_python():
+    assert [found for package in PACKAGES for found in broken(package, ("experiments.api",))] == []
 
 
 def test_every_package_with_code_is_listed_for_installation():

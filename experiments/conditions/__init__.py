@@ -3,8 +3,10 @@
 import copy
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from experiments.conditions.asked import AskedConditions
 from experiments.conditions.class_label import CLASS_LABEL
@@ -40,6 +42,7 @@ __all__ = [
     "leaves_known",
     "probe_options",
     "probed",
+    "said",
     "sample_size",
     "side_unit",
     "task_of",
@@ -164,6 +167,25 @@ def fields_of(conditioning: Mapping[str, Any], images: ImageCache, device: str) 
     """What the conditions of a resolved group read of an image set."""
     makers = [kind.fields(options, device) for kind, options in chosen_conditions(conditioning)]
     return Fields(images, {name: maker for made in makers for name, maker in made.items()})
+
+
+def said(
+    conditioning: Mapping[str, Any], words: Sequence[str], classes: Sequence[str], device: str
+) -> dict[str, Tensor]:
+    """The fields of samples that are asked for in words, one text a sample, of images with these classes.
+
+    Raises: UserError where no condition of the resolved group can be said in words, several can, or these are unknown.
+    """
+    spoken = [(kind, options) for kind, options in chosen_conditions(conditioning) if kind.said is not None]
+    if len(spoken) != 1:
+        able = " and ".join(kind.name for kind, _ in spoken) or "nothing"
+        raise UserError(
+            f"this model is told {able} in words, so '{words[0]}' cannot be asked of it: give the positions of images "
+            "whose conditions it is to take, or no condition"
+        )
+    [(kind, options)] = spoken
+    assert kind.said is not None
+    return dict(kind.said(options, words, classes, device))
 
 
 def task_scores_of(conditioning: Mapping[str, Any]) -> list[tuple[TaskScore, Any]]:

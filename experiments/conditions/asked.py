@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,16 +17,21 @@ from ldm.randomness import generator, numpy_generator
 
 @dataclass(frozen=True)
 class AskedConditions:
-    """The conditions that samples are given: sample i that of image `indices[i]`, what is random in it by (seed, i)."""
+    """The conditions that samples are given: sample i that of image `indices[i]`, what is random in it by (seed, i).
+
+    `said`: fields that are not those of images, a row a sample.
+    """
 
     fields: Fields
     indices: Sequence[int]
     seed: int
+    said: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(self, part: range) -> dict[str, Tensor]:
         """The fields of some samples, on the CPU."""
         chosen = np.asarray(self.indices[part.start : part.stop])
-        return self.fields(chosen, lambda item: numpy_generator(self.seed, "fields", part.start + item))
+        of_images = self.fields(chosen, lambda item: numpy_generator(self.seed, "fields", part.start + item))
+        return {**of_images, **{name: rows[part.start : part.stop] for name, rows in self.said.items()}}
 
     def originals(self, part: range) -> Tensor:
         """The images whose conditions these are, uint8 (n, 3, H, W)."""

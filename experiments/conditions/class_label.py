@@ -1,10 +1,12 @@
 """Class to image: one learned token for the class of the image."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from experiments.conditions.asked import GivenSample
 from experiments.conditions.condition import BuildContext, ConditionKind, ImportedForm, ImportedModel
@@ -12,7 +14,7 @@ from experiments.conditions.drawing import written
 from experiments.conditions.probe_score import ProbeScore
 from ldm.conditioning import ClassConditioning
 from ldm.data import fields
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.parts import option
 
 
@@ -53,6 +55,15 @@ def _check_null(named: ClassConditioning) -> None:
     _ = named.null_class
 
 
+def _said(options: ClassOptions, words: Sequence[str], classes: Sequence[str], device: str) -> Mapping[str, Tensor]:
+    unknown = [word for word in words if word not in classes]
+    if unknown:
+        raise UserError(
+            f"'{unknown[0]}' is no class of these images{nearest(unknown[0], classes)} (there are {', '.join(classes)})"
+        )
+    return {"label": torch.tensor([classes.index(word) for word in words])}
+
+
 CLASS_LABEL = ConditionKind(
     name="class",
     options=ClassOptions,
@@ -67,4 +78,5 @@ CLASS_LABEL = ConditionKind(
     vocabulary="classes",
     probe=ProbeScore("class"),
     imported=ImportedForm(ClassConditioning, _options_of, _fitted, _check_null),
+    said=_said,
 )

@@ -1,6 +1,6 @@
 """What a condition is: everything that the program knows of one stands in one `ConditionKind`."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -104,6 +104,8 @@ class ConditionKind(Generic[OptionsT]):
     side_unit(options): what the sides of samples must be multiples of.
     task(options): what an image to start from lacks, in words, so that easier and harder tasks are told apart.
     probe: the score of its probe. scores: other scores. imported: how imported models take it, where they do.
+    said(options, words, classes, device): the fields of samples of which each was asked for in words, of images with
+    these classes; None where no words can say it. Raises: UserError for words that it does not know.
     """
 
     name: str
@@ -127,6 +129,7 @@ class ConditionKind(Generic[OptionsT]):
     probe: ProbeScore | None = None
     scores: tuple[TaskScore, ...] = ()
     imported: ImportedForm | None = None
+    said: Callable[[OptionsT, Sequence[str], Sequence[str], str], Mapping[str, Tensor]] | None = None
 
     @property
     def all_scores(self) -> tuple[TaskScore, ...]:

@@ -1,7 +1,7 @@
 """Text to image: the words of a caption, read by a transformer that is trained along, or by a frozen pretrained one."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -156,6 +156,10 @@ def clip_facts(model: ClipScore) -> dict[str, Any]:
     }
 
 
+def _said(options: TextOptions, words: Sequence[str], classes: Sequence[str], device: str) -> Mapping[str, Tensor]:
+    return {"tokens": _tokeniser(options, device)(list(words))}
+
+
 TEXT = ConditionKind(
     name="text",
     options=TextOptions,
@@ -169,4 +173,5 @@ TEXT = ConditionKind(
     probe=ProbeScore("text"),
     scores=(ClipTaskScore(),),
     imported=ImportedForm(TextConditioning, _options_of, _fitted),
+    said=_said,
 )

@@ -108,13 +108,23 @@ def run(job: Job) -> Outcome:
 
 def sampled_again(job: Job, n: int) -> Iterator[Batch]:
     """The first n samples of a finished artifact, from its networks, seeds and conditions."""
-    config, n = job.settings, min(n, job.settings["n_samples"])
-    size = maps_size(config, job.parent("diffusion").settings["conditioning"], job.resolution)
-    asked = asked_conditions(job, n, config["sampler"]["seed"], size)
+    return sampled(job, asked_again(job, min(n, job.settings["n_samples"]), job.settings["sampler"]["seed"]))
+
+
+def asked_again(job: Job, n: int, seed: int) -> AskedConditions:
+    """The conditions of n samples of a finished artifact under a seed, of which its own has those that it was given."""
+    size = maps_size(job.settings, job.parent("diffusion").settings["conditioning"], job.resolution)
+    return asked_conditions(job, n, seed, size)
+
+
+def sampled(job: Job, asked: AskedConditions) -> Iterator[Batch]:
+    """Samples of a finished artifact's networks under these conditions, a sample each, from the noise of their seed."""
+    config = job.settings
     source = at_sample_size(sampling_generator(job), config, job.resolution)
-    sampler = build.sampler(config["sampler"], source.model.schedule)
-    guidance, pasted = build.guidance(settled_guidance(job)), config["paste_known"]
-    return generate(source, sampler, config["sampler"], guidance, asked, range(n), job.machine.batch, pasted)
+    settings = {**config["sampler"], "seed": asked.seed}
+    sampler, guidance = build.sampler(settings, source.model.schedule), build.guidance(settled_guidance(job))
+    indices, pasted = range(len(asked.indices)), config["paste_known"]
+    return generate(source, sampler, settings, guidance, asked, indices, job.machine.batch, pasted)
 
 
 def as_seen(images: torch.Tensor, indices: range, job: Job) -> torch.Tensor:
