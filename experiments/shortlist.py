@@ -31,6 +31,8 @@ FIRST = "first_stage"
 
 AUTO = "auto"
 
+ALONE = "shortlist.keep chooses among first stages, and here is one alone: nothing is left out"
+
 
 @dataclass(frozen=True)
 class Study:
@@ -63,6 +65,11 @@ class Rule:
 def is_asked(config: Settings) -> bool:
     """Whether a config asks for a choice among the first stages of its sweep."""
     return config["shortlist"]["keep"] is not None
+
+
+def chooses(points: Sequence[Point]) -> bool:
+    """Whether a sweep asks for a choice and has several first stages; one that failed may be repeated by itself."""
+    return any(is_asked(point.plan.config) for point in points) and len(_candidates(points)) > 1
 
 
 def check(points: Sequence[Point]) -> None:
@@ -209,8 +216,9 @@ def studies(store: Store) -> list[Study]:
             continue
         first = cell.stages[FIRST]
         predicted[first], factors[first] = _means([of_space]), int(cell.axes["f"])
-        for row in of_samples.rows:
-            if row.metric == metric_of(KERNEL, cell.axes["extractor"]).name:
+        extractor = cell.axes.get("extractor")
+        for row in of_samples.rows if extractor else ():
+            if row.metric == metric_of(KERNEL, str(extractor)).name:
                 by_steps = found.setdefault(row.protocol, {}).setdefault(int(cell.axes["steps"]), {})
                 by_steps.setdefault(first, []).append(row.value)
     return [_study(by_steps, predicted, factors) for by_steps in found.values()]

@@ -153,14 +153,16 @@ def test_without_samples_it_says_what_is_missing(study):
     assert "let the sweep run to its end" in markdown(without)
 
 
-def test_it_is_written_where_a_store_holds_a_choice_and_a_damaged_one_is_refused(study, tmp_path):
+@pytest.mark.slow
+def test_it_is_written_where_a_store_holds_a_choice(study, tmp_path):
     [store] = study[0].stores
-    written = {path.name for path in draw(store, tmp_path / "out", None, False)}
-    assert "shortlist.md" in written
-    damaged = tmp_path / "store"
-    build(damaged, Recipe(regularisers=("kl",), factors=(4,), steps=(10,)))
-    assert shortlist.choices(read_study(damaged)) == []
-    (damaged / "shortlists").mkdir()
-    (damaged / "shortlists" / "abc.json").write_text("{}")
+    assert "shortlist.md" in {path.name for path in draw(store, tmp_path / "out", None, False)}
+
+
+def test_a_store_without_a_choice_has_none_and_a_damaged_one_is_refused(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(10,)))
+    assert shortlist.choices(read_study(tmp_path)) == []
+    (tmp_path / "shortlists").mkdir()
+    (tmp_path / "shortlists" / "abc.json").write_text("{}")
     with pytest.raises(UserError, match="remove it, and run the sweep again to choose anew"):
-        shortlist.choices(read_study(damaged))
+        shortlist.choices(read_study(tmp_path))

@@ -215,9 +215,9 @@ def test_a_call_trains_on_what_it_chose_and_a_second_one_on_nothing_more(tmp_pat
     assert len(list(store.glob("diffusion/*/record.json"))) == 4
 
 
-@pytest.mark.slow
-@pytest.mark.program
-def test_one_cell_alone_is_refused(tmp_path):
-    done = run(tmp_path / "store", "metrics.predictors=true", "shortlist.keep=1")
-    assert done.returncode == 2
-    assert "sweep several with -m" in done.stdout + done.stderr
+def test_a_first_stage_alone_may_be_repeated_without_a_choice(points):
+    """As the command does that is said of a stage that failed."""
+    assert shortlist.chooses(points)
+    assert not shortlist.chooses(points[:2])
+    assert len({point.plan.stages["first_stage"].identity for point in points[:2]}) == 1
+    assert not shortlist.chooses(distinct([Point(cell, plan_of(*cell)) for cell in GRID[:1]]))
