@@ -46,7 +46,7 @@ def submit(arguments: Sequence[str], is_grid: bool) -> int:
     planned = plan_grid(grid, functools.partial(_point, loader, config), command, is_here=False)
     if shortlist.chooses(planned.cells):
         raise UserError(
-            "a shortlist chooses while its sweep runs, and submitted jobs are all known beforehand: leave shortlist.keep "
+            "a shortlist chooses while its sweep runs, and submitted jobs are all known before: leave shortlist.keep "
             "out, or run the sweep itself with hydra/launcher=slurm"
         )
     say_work(planned)
