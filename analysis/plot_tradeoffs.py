@@ -27,7 +27,8 @@ cells.csv (for a paper, the best in bold), captions.md, and figures as PNG, SVG 
 rate_distortion, quality_vs_f, quality_vs_throughput, quality_vs_training, quality_vs_compute; front where the costs of
 several cells are known; quality_at_budgets and crossings where trainings have several milestones; quality_vs_nfe where
 several samplers were swept; autoencoders where several given ones were; progressive_coding where metrics.likelihood was
-asked for; predictors.md, how well predictors of latent spaces ranked them, where metrics.predictors was."""
+asked for; predictors.md, how well predictors of latent spaces ranked them, where metrics.predictors was;
+shortlist.md, what leaving first stages out saved and risked, where some were."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -128,7 +129,7 @@ def write(
     that metric was measured.
     """
     from analysis import checklist as checks
-    from analysis import compare, limits, numbers, papers, predictors, print_tables, protocols, style
+    from analysis import compare, limits, numbers, papers, predictors, print_tables, protocols, shortlist, style
     from analysis.collect import read_study
     from analysis.columns import UNPRINTED
     from analysis.figures import figures_of
@@ -161,6 +162,8 @@ def write(
         written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
     if (study.frame["stage"] == "predictors").any():
         written.append(write_atomic(folder / "predictors.md", predictors.markdown(study).encode()))
+    if shortlist.choices(study):
+        written.append(write_atomic(folder / "shortlist.md", shortlist.markdown(study).encode()))
     style.apply()
     figures = {name: figure_of(study) for name, figure_of in figures_of(study).items()}
     for name, figure in figures.items():

@@ -5,19 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis import protocols
 from analysis.collect import Study
 from analysis.headline import headline
 from analysis.text import table
+from ldm.rank_correlation import LEAST, Ranking, Values, ranking
 from ldm.records import DECODED, GENERATION, RATE, RECONSTRUCTION
-
-LEAST = 4
-"""First stages below which no rank correlation is given; with three, one in six orders is perfect by chance."""
-
-NORMAL = 1.959964
-"""The normal quantile of a 95 % interval."""
 
 
 def _is_baseline(rows: pd.DataFrame) -> "pd.Series[bool]":
@@ -31,64 +25,21 @@ def _is_baseline(rows: pd.DataFrame) -> "pd.Series[bool]":
     return (rows["stage"] == "reconstruction") & (is_distortion | is_distance | is_rate)
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """A rank correlation over n first stages with its 95 % interval; NaN where it cannot be told."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-Values = NDArray[np.float64]
-
-
-def ranked(x: Values, y: Values, groups: NDArray[np.int64]) -> Values:
-    """Spearman's rank correlation of x and y within groups; with one group it is Spearman's own.
-
-    Ranks are fractions of their group, so that a large group does not outweigh small ones by the size of its ranks.
-    NaN where one of both has the same rank everywhere. Shapes: x, y (..., n), groups (n,) -> (...).
-    """
-    a, b = _centred_ranks(x, groups), _centred_ranks(y, groups)
-    size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.where(size > 0, (a * b).sum(-1) / np.where(size > 0, size, 1), math.nan)
-
-
-def _centred_ranks(x: Values, groups: NDArray[np.int64]) -> Values:
-    """Each value's rank in its group over the group's size, less its mean of a half; ties share theirs."""
-    together = groups[:, None] == groups[None]
-    lower = (x[..., None, :] < x[..., :, None]) + 0.5 * (x[..., None, :] == x[..., :, None])
-    return (lower * together).sum(-1) / together.sum(-1) - 0.5
-
-
-def ranking(x: Values, y: Values, groups: NDArray[np.int64]) -> Ranking:
-    """The correlation with a 95 % interval by Fisher's z, for what such groups would give on average.
-
-    The standard error of z is sqrt((1 + r^2 / 2) / (n - 3)), and each group but the first costs a degree of freedom. A
-    perfect order is taken for the nearest that is not, and leaves its end of the interval at 1. On bivariate normal
-    data it covers between 90 and 99 % (tests/analysis/test_predictors.py).
-
-    Source: Bonett and Wright 2000, Psychometrika 65, 23 (the standard error).
-    """
-    value, sizes = float(ranked(x, y, groups)), np.unique(groups, return_counts=True)[1]
-    freedom = len(x) - len(sizes) - 2
-    if len(x) < LEAST or freedom < 1 or not math.isfinite(value):
-        return Ranking(math.nan, math.nan, math.nan, len(x))
-    imperfect = 1 - 12 / float((sizes * (sizes**2 - 1)).sum())
-    near = min(max(value, -imperfect), imperfect)
-    half = NORMAL * math.sqrt((1 + near**2 / 2) / freedom)
-    low, high = (math.tanh(math.atanh(near) + step) for step in (-half, half))
-    return Ranking(value, -1.0 if value < -imperfect else low, 1.0 if value > imperfect else high, len(x))
+NORMAL = 1.959964
+"""The normal quantile of a 95 % interval."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the first stages, measured in one way: the headline metric of n samples by first stage."""
+    """What came of the first stages, measured in one way: the headline metric of n samples by first stage.
+
+    `errors`: standard errors of the values over samples and reference images, 0 where no interval tells them.
+    """
 
     protocol: str
     n: int
     values: pd.Series
+    errors: pd.Series
 
 
 def outcomes(study: Study) -> list[Outcome]:
@@ -100,7 +51,10 @@ def outcomes(study: Study) -> list[Outcome]:
     for protocol, own in rows.groupby("protocol", sort=False):
         shared = own.groupby("steps")["first_stage"].nunique()
         chosen = own[own["steps"] == shared[shared == shared.max()].index.max()]
-        found.append(Outcome(str(protocol), int(chosen["n"].min()), chosen.groupby("first_stage")["value"].mean()))
+        # Values of one first stage share reference images, and noise: their mean is taken to be no surer than one.
+        errors = ((chosen["ci_high"] - chosen["ci_low"]) / (2 * NORMAL)).groupby(chosen["first_stage"]).mean().fillna(0)
+        means = chosen.groupby("first_stage")["value"].mean()
+        found.append(Outcome(str(protocol), int(chosen["n"].min()), means, errors))
     return found
 
 

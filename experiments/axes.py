@@ -81,7 +81,7 @@ KEYS = (
 )
 """Settings that stand in an axis of their own, whether chosen as a group or given as a value."""
 
-MAKES_NO_NUMBER = r"(store|workers|report|until|device|metrics\.extra|hydra\b.*|tracker\b.*|sweep\b.*)$"
+MAKES_NO_NUMBER = r"(store|workers|report|until|device|metrics\.extra|shortlist\b.*|hydra\b.*|tracker\b.*|sweep\b.*)$"
 
 
 def cell_axes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shlex
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from experiments import build, published
+from experiments import build, published, shortlist
 from experiments.cli import CellsFailedError
 from experiments.compose import composed_grid, plain, settings_only
 from experiments.conditions import annotations_read
@@ -49,6 +50,8 @@ def run_one(config: DictConfig, command: str) -> int:
     _say_data([values], store)
     _say_notes([plan], values["until"], store, check_tracking(values["tracker"]["mode"], store.root))
     _say_left_out([plan], values["until"])
+    if shortlist.is_asked(values):
+        say(f"note: {shortlist.ALONE}", style="yellow")
     store.write_sweep(as_sweep(name, now(), command, [point], values["until"], STAGES))
     wanted = plan.needed(targets(STAGES, values["until"]))
     ahead = _missing({(planned.name, planned.identity) for planned in wanted}, store)
@@ -112,12 +115,17 @@ def plan_grid(
     values, store = settings[-1], Store(Path(settings[-1]["store"]))
     points = [planned_point(point, values, store) for point, values in zip(grid, settings, strict=True)]
     published.check_names(point.plan.config["ae"] for point in points)
-    cells = distinct(points)
+    cells, until = distinct(points), values["until"]
+    if shortlist.chooses(cells):
+        shortlist.check(cells)
+        until = shortlist.FIRST  # of all cells; what more is asked of some, the choice will say
+    elif any(map(shortlist.is_asked, settings)):
+        say(f"note: {shortlist.ALONE}", style="yellow")
     _say_data(settings, store)
     tracking = check_tracking(values["tracker"]["mode"], store.root)
     _say_notes([point.plan for point in cells], values["until"], store, tracking)
     _say_left_out([point.plan for point in cells], values["until"])
-    store.write_sweep(as_sweep(name, now(), command, cells, values["until"], STAGES))
+    store.write_sweep(as_sweep(name, now(), command, cells, until, STAGES))
     return Grid(name, points, cells, values, store)
 
 
@@ -129,10 +137,31 @@ def run_grid(
 ) -> None:
     """Runs all points of a grid, stage by stage; `workers`: processes at work on this machine, None: on others.
 
+    Where a shortlist is asked for, all first stages come first, and then what hangs on those that were chosen.
     Raises: UserError before anything runs where a point cannot work, or where the launcher is refused what it asks for;
     CellsFailedError at the end where stages failed.
     """
     planned = plan_grid(grid, compose, build.command_line(), workers is not None)
+    if shortlist.chooses(planned.cells):
+        planned = _shortlisted(planned, launch, workers)
+    _run_planned(planned, launch, workers)
+
+
+def _shortlisted(grid: Grid, launch: Launch, workers: int | None) -> Grid:
+    """The part of a grid whose first stages were chosen, after all of them were trained and measured."""
+    values = {**grid.values, "until": shortlist.FIRST, "report": False}
+    _run_planned(dataclasses.replace(grid, values=values), launch, workers)
+    choice = shortlist.settled(grid.cells, grid.store)
+    say(shortlist.sentence(choice), style="bold")
+    cells = shortlist.of_trained(grid.cells, choice)
+    command, until = build.command_line(), grid.values["until"]
+    whole_grid = as_sweep(grid.sweep, now(), command, grid.cells, shortlist.FIRST, STAGES)
+    grid.store.write_sweep(shortlist.as_cut(whole_grid, as_sweep(grid.sweep, now(), command, cells, until, STAGES)))
+    return dataclasses.replace(grid, points=cells, cells=cells)
+
+
+def _run_planned(planned: Grid, launch: Launch, workers: int | None) -> None:
+    """Runs what a grid asks for. Raises: CellsFailedError at the end where stages failed."""
     cells, values, store, stages = planned.cells, planned.values, planned.store, planned.stages
     ahead = _missing(stages, store)
     time_needed = _forecast([cell.plan for cell in cells], ahead, store, workers) if workers else None
@@ -276,12 +305,12 @@ def _say_notes(plans: Sequence[Plan], until: str, store: Store, others: Sequence
 def say_work(grid: Grid, time_needed: Forecast | None = None) -> None:
     """How much a grid is, and how much of it is to be done."""
     cells, points, stages = grid.cells, grid.points, grid.stages
-    counts = {name: {cell.plan.stages[name].identity for cell in cells} for name in ("diffusion", "samples")}
+    counts = Counter(name for name, _ in stages)
     trained = {_trained_first_stage(cell.plan) for cell in cells if build.is_trained(cell.plan.config["ae"])}
     same = f" ({len(points)} points, f = 1 being the same under every regulariser)" if len(points) > len(cells) else ""
     say(
         f"{len(cells)} cell{'s' * (len(cells) != 1)}{same}: {len(trained)} trained first stages, "
-        f"{len(counts['diffusion'])} diffusion models, {len(counts['samples'])} sample sets; "
+        f"{counts['diffusion']} diffusion models, {counts['samples']} sample sets; "
         f"{len(_missing(stages, grid.store))} of {len(stages)} stages are not in the store yet"
         f"{f', {time_needed}' if time_needed else ''}"
     )

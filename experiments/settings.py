@@ -243,6 +243,14 @@ class _Trainer:
 
 
 @dataclass(frozen=True)
+class _Shortlist:
+    keep: int | None = _count("that diffusion is trained on, the best by a predictor; null: on all", "first stages")
+    controls: int = _count("of the others that it is trained on too, drawn at random", "first stages")
+    predictor: str = option(help="row of the stage predictors that ranks them; auto: the best supported by this store")
+    seed: int = _seed("the draw of controls")
+
+
+@dataclass(frozen=True)
 class _Tracker:
     mode: str = option(choices=("offline", "online", "disabled"), help="where W&B writes")
     project: str = option(help="of W&B")
@@ -264,6 +272,7 @@ GROUPS: Final[Mapping[str, type]] = {
     "guidance": _Guidance,
     "metrics": _Metrics,
     "trainer": _Trainer,
+    "shortlist": _Shortlist,
     "tracker": _Tracker,
 }
 """Settings that belong to no part, by the group in which they stand."""

@@ -16,7 +16,17 @@ from experiments import claims
 from experiments.claims import Claim
 from ldm.errors import UserError
 from ldm.intact import TEMPORARY, check_file, file_hash
-from ldm.records import STORE_MARK, StageRecord, Sweep, read_record, read_sealed, sealed, write_json
+from ldm.records import (
+    SHORTLISTS,
+    STORE_MARK,
+    Shortlist,
+    StageRecord,
+    Sweep,
+    read_record,
+    read_sealed,
+    sealed,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,22 @@ class Store:
         path = self.root / "sweeps" / f"{sweep.sweep}.json"
         write_json(path, sealed(sweep.to_json()))
         return path
+
+    def write_shortlist(self, choice: Shortlist) -> Path:
+        """Keeps which first stages of a grid were chosen."""
+        path = self.root / SHORTLISTS / f"{choice.name}.json"
+        write_json(path, sealed(choice.to_json()))
+        return path
+
+    def shortlist(self, name: str) -> Shortlist | None:
+        """The choice of that name, None where there is none yet. Raises: UserError for a file that cannot be read."""
+        path = self.root / SHORTLISTS / f"{name}.json"
+        try:
+            return Shortlist.from_json(read_sealed(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}); remove it to choose anew") from error
 
     def sweeps(self) -> list[Sweep]:
         """All sweeps, the oldest first."""

@@ -300,6 +300,56 @@ class Sweep:
         return Sweep(**data)
 
 
+@dataclass(frozen=True)
+class Shortlist:
+    """Which first stages of a grid diffusion is trained on, chosen by a predictor before any of it was.
+
+    `<store>/shortlists/<name>.json` is exactly this. `name` is a hash of the grid and the rule, so that the same call
+    finds its choice again. `predicted`: the predictor of every candidate, by the identity of the first stage. `kept`:
+    those that it puts first, the best first. `controls`: drawn at random from the others by `seed`.
+    `correlation`: its rank correlation with the kernel distance of samples, over `studied` first stages of the store,
+    with `low` and `high`, the interval that holds for all predictors that were looked at; None where no study
+    supports it, and the metric itself says which end is better. `within_f`: whether ranks were taken within each f.
+    """
+
+    name: str
+    created: str
+    predictor: str
+    lower_is_better: bool
+    seed: int
+    predicted: Mapping[str, float]
+    kept: tuple[str, ...]
+    controls: tuple[str, ...]
+    correlation: float | None = None
+    low: float | None = None
+    high: float | None = None
+    studied: int = 0
+    within_f: bool = False
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The first stages that diffusion is trained on."""
+        return (*self.kept, *self.controls)
+
+    @property
+    def pruned(self) -> tuple[str, ...]:
+        """Those that it is not trained on."""
+        return tuple(name for name in self.predicted if name not in self.trained)
+
+    def to_json(self) -> dict[str, Any]:
+        """The choice as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Shortlist":
+        """Reads what `to_json` gave."""
+        return Shortlist(**{**value, "kept": tuple(value["kept"]), "controls": tuple(value["controls"])})
+
+
+SHORTLISTS = "shortlists"
+"""The folder of a store that holds them."""
+
+
 def read_record(folder: Path) -> StageRecord | None:
     """The record of a finished artifact, or None where the folder holds none (missing, running, failed).
 

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import submissions
+from experiments import shortlist, submissions
 from experiments.cli import exit_code, spanned, with_scale
 from experiments.commands.ledger import existing_store
 from experiments.console import say
@@ -44,6 +44,11 @@ def submit(arguments: Sequence[str], is_grid: bool) -> int:
     asked = list(config.hydra.overrides.task)
     grid = spanned(asked, config.hydra.sweeper.params or {}, loader) if is_grid else [asked]
     planned = plan_grid(grid, functools.partial(_point, loader, config), command, is_here=False)
+    if shortlist.chooses(planned.cells):
+        raise UserError(
+            "a shortlist chooses while its sweep runs, and submitted jobs are all known before: leave shortlist.keep "
+            "out, or run the sweep itself with hydra/launcher=slurm"
+        )
     say_work(planned)
     if planned.values["device"] == "cpu" and resources.gpus_per_node:
         say(

@@ -1,12 +1,14 @@
 """How well may this latent space be diffused? What can be measured of it before a diffusion model is trained on it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments import axes, build, labels, stage_settings
@@ -30,7 +32,7 @@ from experiments.scoring import (
     unjudged_protocol,
 )
 from experiments.stage import Job, Outcome, Settings, Stage
-from experiments.stages.latents import encodings
+from experiments.stages.latents import ENCODE_BATCH, encodings
 from experiments.stages.training import run_training
 from ldm.conditioning import Condition, Conditioning
 from ldm.data.contract import SPLITS, ImageCache
@@ -46,18 +48,30 @@ from ldm.metrics.latent_space import (
     EFFECTIVE_CHANNELS,
     HIGH_FREQUENCY_SHARE,
     ROUGHNESS,
+    SAME_CLASS_NEIGHBOURS,
     SMALL_DENOISER_ERROR,
     SMALLEST_SIDE,
+    SPECTRAL_ENERGY,
     channel_covariance,
     effective_channels,
     high_frequency_share,
     nearest_neighbours,
     roughness,
+    same_class_neighbours,
+    spectral_energy,
 )
 from ldm.metrics.rate import code_histogram
 from ldm.metrics.reconstruction import mean_value
 from ldm.metrics.values import INTERPOLATED_LATENTS, NOISED_LATENTS, SMALL_DENOISER, MetricValue, Variant
-from ldm.randomness import SampleNoise
+from ldm.metrics.velocity_ambiguity import (
+    MOST_IMAGES,
+    MOST_POSITIONS,
+    MOST_VALUES,
+    VELOCITY_VARIANCE,
+    images_needed,
+    velocity_variance,
+)
+from ldm.randomness import SampleNoise, derived_seed
 from ldm.records import LeftOut, Protocol, ResultRow
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
@@ -73,6 +87,10 @@ DISTANCES = (FRECHET, FRECHET_INFINITY, KERNEL)
 """What is kept of the metrics of decoded images."""
 
 
+POSTERIORS, NUDGES, NOISES, LEVELS = "posteriors", "nudges", "noises", "levels"
+"""What noise is drawn for, each from a stream of its own: noise of a posterior is not to come back at a noise level."""
+
+
 @dataclass(frozen=True)
 class _Space:
     """A first stage with its scale."""
@@ -86,12 +104,12 @@ class _Space:
         found = encodings(self.first_stage, images, indices, self.device)
         return [(part, self.first_stage.pack(encoding)) for part, encoding in found]
 
-    def latents(self, encoded: list[tuple[Sequence[int], Tensor]], seed: int | None) -> Tensor:
+    def latents(self, encoded: Iterable[tuple[Sequence[int], Tensor]], seed: int | None) -> Tensor:
         """Normalised latents (N, C, h, w) on the CPU, KL posteriors drawn by (seed, image), or their means for None."""
         found = []
         for part, packed in encoded:
             shape = (self.first_stage.channels, *packed.shape[2:])
-            noise = None if seed is None else SampleNoise(seed, list(part), self.device)(shape)
+            noise = None if seed is None else _noise(seed, POSTERIORS, list(part), self.device)(shape)
             found.append(self.scale.normalise(self.first_stage.latent(packed, noise)).cpu())
         return torch.cat(found)
 
@@ -99,6 +117,10 @@ class _Space:
         """Images in [-1, 1] on the CPU, batch by batch."""
         for part in latents.split(BATCH):
             yield self.first_stage.decode(self.scale.denormalise(part.to(self.device))).clamp(-1, 1).cpu()
+
+
+def _noise(seed: int, purpose: str, indices: list[int], device: str = "cpu") -> SampleNoise:
+    return SampleNoise(derived_seed(seed, "predictors", purpose), indices, device)
 
 
 def run(job: Job) -> Outcome:
@@ -117,12 +139,15 @@ def run(job: Job) -> Outcome:
             drawn = space.latents(encoded, config["seed"])
             latents = space.latents(encoded, None)
             values, left_out = _statistics(drawn)
+            values += _class_neighbours(drawn, train_images.labels[indices], train_images.classes)
             values += _codebook_use(space.first_stage, space.scale, latents, job.device)
             values.append(_sensitivity(space, latents, indices, config["seed"]))
+        with meter.part("velocity"):
+            velocity = _velocity_variance(job, space, train_images)
         generation = generation_protocol(job, len(indices))
         with meter.part("decoded"):
-            between = (latents + latents[nearest_neighbours(latents)]) / 2
-            noise = SampleNoise(config["seed"], indices)(tuple(latents.shape[1:]))
+            between = (latents + latents[nearest_neighbours(latents)[:, 0]]) / 2
+            noise = _noise(config["seed"], NOISES, indices)(tuple(latents.shape[1:]))
             judged = [
                 _judged(job, map(to_uint8, space.decoded(shifted)), generation, variant)
                 for variant, shifted in ((INTERPOLATED_LATENTS, between), (NOISED_LATENTS, latents + NOISED * noise))
@@ -140,6 +165,12 @@ def run(job: Job) -> Outcome:
     own = unjudged_protocol(job, "predictors", train_images, len(indices), split="train")
     unseen = unjudged_protocol(job, "predictors", heldout, len(held))
     rows = [value.row(own.id) for value in values] + [error.row(unseen.id)]
+    protocols = [own, unseen, generation, sampled]
+    if isinstance(velocity, LeftOut):
+        left_out.append(velocity)
+    else:
+        protocols.append(unjudged_protocol(job, "predictors", train_images, velocity.n, split="train"))
+        rows.append(velocity.row(protocols[-1].id))
     rows += [row for found, _ in judged for row in found]
     return Outcome(
         facts={
@@ -152,7 +183,7 @@ def run(job: Job) -> Outcome:
         },
         rows=rows,
         left_out=[*left_out, *dict.fromkeys(item for _, missing in judged for item in missing)],
-        protocols=described([own, unseen, generation, sampled]),
+        protocols=described(protocols),
         cost=meter.cost(len(indices), flops),
     )
 
@@ -163,14 +194,49 @@ def _statistics(latents: Tensor) -> tuple[list[MetricValue], list[LeftOut]]:
     left_out = []
     if side >= 2:
         values.append(mean_value(ROUGHNESS, roughness(latents)))
+        values.append(MetricValue(SPECTRAL_ENERGY, spectral_energy(latents), n))
     else:
         left_out.append(LeftOut(ROUGHNESS.name, "It compares neighbours, and these latents have none."))
+        left_out.append(LeftOut(SPECTRAL_ENERGY.name, "These latents have one frequency alone."))
     if side >= SMALLEST_SIDE:
         values.append(mean_value(HIGH_FREQUENCY_SHARE, high_frequency_share(latents)))
     else:
         reason = f"It needs latents of {SMALLEST_SIDE} or more a side, these have {side}."
         left_out.append(LeftOut(HIGH_FREQUENCY_SHARE.name, reason))
     return values, left_out
+
+
+def _class_neighbours(latents: Tensor, labels: NDArray[np.int64], classes: Sequence[str]) -> list[MetricValue]:
+    """How many neighbours share the class; none without classes."""
+    return [mean_value(SAME_CLASS_NEIGHBOURS, same_class_neighbours(latents, labels))] if classes else []
+
+
+def _velocity_variance(job: Job, space: _Space, images: ImageCache) -> MetricValue | LeftOut:
+    """The irreducible variance of the velocity, a Gaussian a class, or one alone where images have no classes.
+
+    Of classes with enough images, among those that are looked at; n is the number of their images.
+    """
+    channels, *side = job.parent("latents").record.facts["shape"]
+    positions, seed = math.prod(side), job.settings["seed"]
+    if positions > MOST_POSITIONS:
+        reason = f"Its covariance is found of {MOST_POSITIONS:,} positions at most, these latents have {positions:,}."
+        return LeftOut(VELOCITY_VARIANCE.name, reason)
+    looked_at = np.array(chosen(len(images), MOST_IMAGES, seed, "predictors of velocity"))
+    labels = images.labels[looked_at] if images.classes else np.zeros(len(looked_at), dtype=np.int64)
+    needed, most = images_needed(channels, positions), max(1, MOST_VALUES // (channels * positions))
+    members = [looked_at[labels == label][:most].tolist() for label in np.unique(labels)]
+    enough = [own for own in members if len(own) >= needed]
+    if not enough:
+        reason = f"It needs {needed:,} training images of a class, the largest has {max(map(len, members)):,}."
+        return LeftOut(VELOCITY_VARIANCE.name, reason)
+    data = cached_latents(job, images, space.first_stage, Fields(images, {}))
+
+    def latents(own: list[int]) -> Tensor:
+        parts = (own[first : first + ENCODE_BATCH] for first in range(0, len(own), ENCODE_BATCH))
+        return space.latents(((part, data.encoded(part)) for part in parts), seed)
+
+    value = velocity_variance(map(latents, enough))
+    return MetricValue(VELOCITY_VARIANCE, value, sum(map(len, enough)))
 
 
 def _codebook_use(first_stage: FirstStage, scale: LatentScale, latents: Tensor, device: str) -> list[MetricValue]:
@@ -186,7 +252,7 @@ def _codebook_use(first_stage: FirstStage, scale: LatentScale, latents: Tensor, 
 
 def _sensitivity(space: _Space, latents: Tensor, indices: list[int], seed: int) -> MetricValue:
     """How far the decoded image moves, RMSE in grey levels, when its latent gets a little noise."""
-    noise = SampleNoise(seed, indices)(tuple(latents.shape[1:]))
+    noise = _noise(seed, NUDGES, indices)(tuple(latents.shape[1:]))
     pairs = zip(space.decoded(latents), space.decoded(latents + NUDGE * noise), strict=True)
     moved = [((a - b).double() * 127.5).square().mean((1, 2, 3)).sqrt() for a, b in pairs]
     return mean_value(DECODER_SENSITIVITY, torch.cat(moved).numpy())
@@ -240,7 +306,8 @@ def _unexplained(small: Generator, latents: Tensor, indices: list[int], seed: in
 
     Where latents have unit variance, v has it too, and a denoiser that knows nothing but that leaves 1.
     """
-    total = loss_over_levels(small.model, latents, indices, seed, lambda part: Condition(), small.device, BATCH)
+    own = derived_seed(seed, "predictors", LEVELS)
+    total = loss_over_levels(small.model, latents, indices, own, lambda part: Condition(), small.device, BATCH)
     return mean_value(SMALL_DENOISER_ERROR, np.asarray(total))
 
 
@@ -281,7 +348,7 @@ def _usual_times(diffusion: Settings) -> Settings:
 STAGE = Stage(
     name="predictors",
     parents=("latents", "reference"),
-    version=4,
+    version=5,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_LATENTS,
     until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,

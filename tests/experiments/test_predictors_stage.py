@@ -1,8 +1,10 @@
 """The stage of predictors: planned on request, the small denoiser within its share of the budget, and its numbers."""
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny_plans import FACTS, changed, plan_of
@@ -13,7 +15,7 @@ from experiments.conditions import annotations_read
 from experiments.generate import Generator
 from experiments.stage import targets
 from experiments.stages import STAGES
-from experiments.stages.predictors import _Space, _statistics, _unexplained
+from experiments.stages.predictors import POSTERIORS, _noise, _Space, _statistics, _unexplained, _velocity_variance
 from ldm.conditioning import Unconditional
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.first_stage.contract import Gaussian
@@ -81,7 +83,9 @@ def test_a_space_of_posteriors_is_drawn_by_seed_and_image_or_taken_at_its_means(
 def test_statistics_that_a_single_latent_cannot_have_are_left_out_with_the_reason():
     values, left_out = _statistics(torch.randn(20, 4, 1, 1))
     assert [value.metric for value in values] == ["latent_effective_channels"]
-    assert {item.metric for item in left_out} == {"latent_roughness", "latent_high_frequency_share"}
+    assert {item.metric for item in left_out} == {
+        *("latent_roughness", "latent_high_frequency_share", "latent_spectral_energy")
+    }
 
 
 class Constant(torch.nn.Module):
@@ -123,3 +127,71 @@ def test_who_knows_nothing_leaves_everything_unexplained_and_structure_explains(
     assert found.n == 300
     best = _unexplained(small(Ideal(0.5)), latents, list(range(300)), 0)
     assert best.value == pytest.approx((marginal - explained).mean().item(), rel=0.01)
+
+
+class Spy(Constant):
+    """Also keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x, index, context=None, concat=None):
+        self.seen.append((x, index))
+        return super().forward(x, index)
+
+
+def test_noise_of_posteriors_does_not_come_back_at_any_level():
+    """What is left of the noised latents without the latents is noise that has nothing to do with them."""
+    indices = list(range(40))
+    latents, spy = _noise(7, POSTERIORS, indices)((3, 8, 8)), Spy()
+    model = small(spy)
+    _unexplained(model, latents, indices, 7)
+    assert len(spy.seen) == 8
+    for x, index in spy.seen:
+        t = model.model.schedule.time(index)
+        alpha, sigma = (
+            value.view(-1, 1, 1, 1) for value in (model.model.schedule.alpha(t), model.model.schedule.sigma(t))
+        )
+        eps = (x - alpha * latents) / sigma
+        together = torch.stack([eps.flatten(), latents.flatten()]).float()
+        assert abs(torch.corrcoef(together)[0, 1].item()) < 0.05
+
+
+@dataclass
+class Images:
+    """An image set whose images are their own latents."""
+
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    latents: torch.Tensor
+
+    def __len__(self):
+        return len(self.latents)
+
+    def batch(self, indices):
+        return self.latents[list(indices)]
+
+
+def velocity_of(labels, classes, side):
+    """What the stage says of white latents (3, side, side), so many images of each class."""
+    latents = torch.randn(len(labels), 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = Images(np.array(labels), classes, latents)
+    facts = {"shape": [3, side, side], "cached": False, "shift": [0.0] * 3, "std": [1.0] * 3}
+    latents_stage = SimpleNamespace(record=SimpleNamespace(facts=facts), file=None)
+    job = SimpleNamespace(settings={"seed": 0}, device="cpu", parents={"latents"}, parent=lambda name: latents_stage)
+    return _velocity_variance(job, _Space(IdentityFirstStage(), UNIT, "cpu"), images)
+
+
+def test_the_velocitys_variance_is_of_the_classes_that_are_large_enough():
+    """12 images stand for 3 channels of 4 x 4; of 11 there is no covariance. White latents have half of pi."""
+    found = velocity_of([0] * 400 + [1] * 300 + [2] * 11, ("a", "b", "c"), 4)
+    assert found.n == 700
+    assert found.value == pytest.approx(math.pi / 2, rel=0.02)
+    assert velocity_of([-1] * 500, (), 4).n == 500
+
+
+def test_where_no_class_is_large_enough_it_says_what_it_needs():
+    small_classes = velocity_of([0, 1] * 10, ("a", "b"), 4)
+    assert small_classes.reason == "It needs 12 training images of a class, the largest has 10."
+    assert "1,024 positions at most, these latents have 1,296" in velocity_of([0] * 5, ("a",), 36).reason

@@ -6,11 +6,15 @@ import torch
 
 from ldm.metrics.latent_space import (
     HIGH_FREQUENCY,
+    NEIGHBOURS,
+    SPECTRAL_CUT,
     channel_covariance,
     effective_channels,
     high_frequency_share,
     nearest_neighbours,
     roughness,
+    same_class_neighbours,
+    spectral_energy,
 )
 
 
@@ -80,9 +84,47 @@ def test_neighbours_are_those_of_brute_force_in_parts_of_any_size():
     distances = ((rows[:, None] - rows[None]) ** 2).sum(-1)
     np.fill_diagonal(distances, np.inf)
     for at_once in (1, 100, 10**6):
-        assert nearest_neighbours(z, at_once).tolist() == distances.argmin(1).tolist()
+        assert nearest_neighbours(z, 3, at_once).tolist() == distances.argsort(1)[:, :3].tolist()
 
 
 def test_a_latent_alone_has_no_neighbour():
     with pytest.raises(ValueError, match="at least 2"):
         nearest_neighbours(normal(1, 2, 3, 3))
+
+
+@pytest.mark.parametrize(("u", "v", "share"), [(0, 0, 0), (3, 4, 0), (4, 3, 0), (4, 4, 1), (1, 6, 0), (7, 7, 1)])
+def test_a_cosine_lies_where_its_frequency_is(u, v, share):
+    """cos(pi (2 i + 1) u / 2n) is one frequency of the transform; 7 is half of the largest sum, and below the cut."""
+    assert SPECTRAL_CUT == 0.5
+    down, across = (torch.cos(torch.pi * (2 * torch.arange(8, dtype=torch.float64) + 1) * k / 16) for k in (u, v))
+    assert spectral_energy((down[:, None] * across).expand(1, 1, 8, 8)) == pytest.approx(share, abs=1e-12)
+
+
+def test_energy_of_gaussian_latents_is_that_of_their_spectrum():
+    """Latents whose energy at each cosine frequency is known, written down by the inverse transform's own sum."""
+    n, (height, width) = 8000, (5, 7)
+    spectrum = torch.exp(-0.4 * (torch.arange(height)[:, None] + torch.arange(width)).double())
+
+    def basis(side):
+        grid = torch.cos(torch.pi * (2 * torch.arange(side).double() + 1)[:, None] * torch.arange(side) / (2 * side))
+        return grid * torch.tensor([1.0] + [2.0] * (side - 1), dtype=torch.float64).sqrt() / side**0.5
+
+    coefficients = normal(n, 2, height, width) * spectrum.sqrt()
+    z = torch.einsum("iu,ncuv,jv->ncij", basis(height), coefficients, basis(width))
+    high = torch.arange(height)[:, None] + torch.arange(width) > 5
+    expected = (spectrum[high].sum() / spectrum.sum()).item()
+    assert spectral_energy(z) == pytest.approx(expected, rel=0.02)
+
+
+def test_classes_apart_have_neighbours_of_their_own_and_classes_at_random_their_share():
+    labels = np.repeat([0, 1], [300, 100])
+    z = normal(400, 2, 3, 3)
+    assert same_class_neighbours(z, labels).mean() == pytest.approx(0.75**2 + 0.25**2, abs=0.04)
+    apart = z + 50 * torch.from_numpy(labels).view(-1, 1, 1, 1)
+    assert same_class_neighbours(apart, labels).min() == 1
+
+
+def test_few_latents_are_all_neighbours():
+    few = np.array([0, 0, 1, 1, 1])
+    assert len(few) <= NEIGHBOURS
+    assert same_class_neighbours(normal(5, 1, 2, 2), few).tolist() == [0.25, 0.25, 0.5, 0.5, 0.5]
