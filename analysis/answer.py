@@ -258,20 +258,27 @@ def on_front(options: Sequence[Option], factor: SeedFactor, sign: float) -> set[
     Cells without a known cost of either kind are on no front.
     """
     known = [one for one in options if one.spent.flops > 0 and one.spent.images_per_second > 0]
+    pairs = len(known) * (len(known) - 1) // 2
+    best_first = sorted(known, key=lambda one: sign * one.mean.value)
     found = set()
-    for one in known:
+    for index, one in enumerate(best_first):
         most, least = one.spent.flops * (1 + ALIKE_COST), one.spent.images_per_second * (1 - ALIKE_COST)
-        rivals = [
-            other.measured
-            for other in known
+        rivals = (
+            other
+            for other in best_first[:index]
             if other.spent.flops <= most
             and other.spent.images_per_second >= least
             and sign * (other.mean.value - one.mean.value) < 0
-        ]
-        beaten = compare(rivals, one.measured, factor, sign, len(known) * (len(known) - 1) // 2)
-        if not any(item.verdict == BETTER for item in beaten):
+        )
+        # By Holm one of several is better just where the surest is by itself, corrected for all pairs.
+        if not any(_beats(rival, one, factor, sign, pairs) for rival in rivals):
             found.add(one.name)
     return found
+
+
+def _beats(rival: Option, one: Option, factor: SeedFactor, sign: float, pairs: int) -> bool:
+    [item] = compare([rival.measured], one.measured, factor, sign, pairs)
+    return item.verdict == BETTER
 
 
 def _least(options: Sequence[Option], best: Option, cost: Callable[[Option], float]) -> Option | None:

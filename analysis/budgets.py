@@ -136,9 +136,18 @@ def _one(written: str) -> Budget:
     raise UserError(f"--budget '{written}' is none: give an amount and a unit, such as {FORMS}.")
 
 
+COLUMNS = (
+    "identity",
+    *(f"{stage}_{unit}" for stage in TRAINED for unit in ("flops", "seconds")),
+    "sample_images_per_second",
+    "peak_bytes",
+)
+"""What costs are read from."""
+
+
 def spent_on(rows: pd.DataFrame) -> Spent:
     """What a cell with these rows costs, one a repetition."""
-    runs = rows.drop_duplicates("identity")
+    runs = rows[list(COLUMNS)].drop_duplicates("identity")
     training = {unit: runs[[f"{stage}_{unit}" for stage in TRAINED]].astype(float) for unit in ("flops", "seconds")}
     # Of a denoiser that is given nobody knows what it cost; a first stage that is given costs nothing more.
     totals = {unit: own.sum(axis=1).where(own[f"diffusion_{unit}"].notna()).mean() for unit, own in training.items()}

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
@@ -216,54 +217,106 @@ def with_limits(said: str, limits: str) -> str:
     return f"{said} (limited by {limits})" if limits else said
 
 
+def alike(rows: pd.DataFrame, columns: Sequence[str]) -> list[list[int]]:
+    """The places of the rows that have the same of all these columns, in their order."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for at, key in enumerate(_keys(rows, columns)):
+        found.setdefault(key, []).append(at)
+    return list(found.values())
+
+
 def by_cell(rows: pd.DataFrame, axes: Axes) -> list[pd.DataFrame]:
     """The rows of each cell, whatever its seeds, in their order."""
-    positions: dict[tuple[str, ...], list[int]] = {}
-    for position, key in enumerate(_keys(rows, axes.settings)):
-        positions.setdefault(key, []).append(position)
-    return [rows.iloc[own] for own in positions.values()]
+    return [rows.iloc[own] for own in alike(rows, axes.settings)]
+
+
+Columns = Mapping[str, Sequence[Any]]
+"""Rows as lists by column: of thousands of cells each has a few rows, of which a frame apiece would take seconds."""
+
+OF_CELL = (
+    *("value", "ci_low", "ci_high", "estimand", "deviations", "alone", "n"),
+    *("seed", "ae_seed", "regulariser", "ae_weights"),
+)
+"""Columns that a cell is made of."""
+
+
+def columns_of(rows: pd.DataFrame, more: Iterable[str] = ()) -> Columns:
+    """The columns that cells are made of, and `more`."""
+    return {name: rows[name].tolist() for name in dict.fromkeys((*OF_CELL, *more))}
 
 
 def measured(rows: pd.DataFrame, axes: Axes) -> list[Measured]:
     """The cells among rows of one stage, metric and protocol, in their order."""
     varying = [axis for axis in axes.settings if axis not in NAMED and choices(rows[axis]) > 1]
-    return [one_cell(own, _name(own.iloc[0], axes, varying), axes.first_stage) for own in by_cell(rows, axes)]
+    columns = columns_of(rows, ("f", "channels", "steps", *varying, *axes.first_stage))
+    return [
+        cell_at(columns, own, _name({axis: values[own[0]] for axis, values in columns.items()}, axes, varying), axes)
+        for own in alike(rows, axes.settings)
+    ]
 
 
-def one_cell(rows: pd.DataFrame, name: str = "", first_stage: Sequence[str] = ()) -> Measured:
+def one_cell(rows: pd.DataFrame, name: str = "", axes: Axes | None = None) -> Measured:
     """The cell whose rows of one metric, protocol and number of images seen these are, one a repetition.
 
-    `first_stage`: the axes that tell first stages apart.
+    `axes`: of the study, where it counts which first stage is behind it.
     """
-    outermost = "ae_seed" if choices(rows["ae_seed"]) > 1 else "seed"
-    first, values = rows.iloc[0], tuple(rows["value"].astype(float))
-    is_trained = first["regulariser"] != "identity" and not is_given(first["ae_weights"])
+    more = () if axes is None else axes.first_stage
+    return cell_at(columns_of(rows, more), range(len(rows)), name, axes)
+
+
+def cell_at(columns: Columns, own: Sequence[int], name: str = "", axes: Axes | None = None) -> Measured:
+    """As `one_cell`, of the rows at these places of the columns."""
+    first, ae_seeds = own[0], _by_value(columns["ae_seed"], own)
+    trainings = ae_seeds if len(ae_seeds) > 1 else _by_value(columns["seed"], own)
+    is_trained = columns["regulariser"][first] != "identity" and not is_given(columns["ae_weights"][first])
+    first_stage = [str(columns[axis][first]) for axis in (() if axes is None else axes.first_stage)]
+    low, high = columns["ci_low"][first], columns["ci_high"][first]
     return Measured(
         name,
-        {str(key): _training(own) for key, own in rows.groupby(rows[outermost].map(str), sort=False)},
-        values,
-        int(rows["n"].min()),
-        str(first["estimand"]),
-        " ".join(str(first[axis]) for axis in first_stage) if is_trained else "",
-        rows["ae_seed"].nunique(),
-        (float(first["ci_low"]), float(first["ci_high"])) if len(rows) == 1 and pd.notna(first["ci_low"]) else None,
+        {seed: _training(columns, places) for seed, places in trainings.items()},
+        tuple(float(columns["value"][at]) for at in own),
+        int(min(columns["n"][at] for at in own)),
+        str(columns["estimand"][first]),
+        " ".join(first_stage) if is_trained else "",
+        sum(pd.notna(columns["ae_seed"][places[0]]) for places in ae_seeds.values()),
+        (float(low), float(high)) if len(own) == 1 and pd.notna(low) else None,
     )
+
+
+def _by_value(values: Sequence[Any], own: Iterable[int]) -> dict[str, list[int]]:
+    """Places by the value that is there, in words."""
+    found: dict[str, list[int]] = {}
+    for at in own:
+        found.setdefault(str(values[at]), []).append(at)
+    return found
 
 
 def one_value(name: str, row: ResultRow) -> Measured:
     """The cell of which this row is all that was measured."""
-    columns = {"value": [row.value], "ci_low": [row.ci_low], "ci_high": [row.ci_high], "alone": [row.alone]}
-    rows = pd.DataFrame({**columns, "deviations": [row.deviations]}).astype(dict.fromkeys(columns, float))
-    return Measured(name, {"": _training(rows)}, (row.value,), row.n, row.estimand)
+    numbers = {"value": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high, "alone": row.alone}
+    columns = {column: [math.nan if number is None else number] for column, number in numbers.items()}
+    training = _training({**columns, "deviations": [row.deviations]}, [0])
+    return Measured(name, {"": training}, (row.value,), row.n, row.estimand)
 
 
-def _training(rows: pd.DataFrame) -> Training:
-    value, n = float(rows["value"].mean()), len(rows)
-    deviations = _mean_deviations(rows["deviations"])
+def _training(columns: Columns, own: Sequence[int]) -> Training:
+    value, n = _mean_of_told(columns["value"][at] for at in own), len(own)
+    deviations = _mean_deviations(columns["deviations"][at] for at in own)
     if deviations is not None:
-        return Training(value, _inner(deviations, deviations) + float(rows["alone"].mean()) / n, deviations)
-    variances = ((rows["ci_high"] - rows["ci_low"]).astype(float) / 2 / ndtri(0.975)) ** 2
-    return Training(value, float(variances.mean()) / n)
+        alone = _mean_of_told(columns["alone"][at] for at in own)
+        return Training(value, _inner(deviations, deviations) + alone / n, deviations)
+    errors = [(columns["ci_high"][at] - columns["ci_low"][at]) / 2 / ERRORS_A_SIDE for at in own]
+    return Training(value, _mean_of_told(error * error for error in errors) / n)
+
+
+ERRORS_A_SIDE = float(ndtri(0.975))
+"""Standard errors from a value to the end of its 95 % interval."""
+
+
+def _mean_of_told(values: Iterable[float]) -> float:
+    """The mean of what is no NaN; NaN of nothing."""
+    told = [float(value) for value in values if not math.isnan(value)]
+    return float(np.sum(told)) / len(told) if told else math.nan
 
 
 NAMED = ("f", "regulariser", "channels", "steps", "extractor")
@@ -276,7 +329,7 @@ def _keys(rows: pd.DataFrame, axes: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(map(str, row)) for row in values.where(values.notna(), "").to_numpy()]
 
 
-def _name(row: "pd.Series[Any]", axes: Axes, varying: Sequence[str]) -> str:
+def _name(row: Mapping[str, Any], axes: Axes, varying: Sequence[str]) -> str:
     parts = [f"{axes.title('regulariser', row['regulariser'])} f = {row['f']}", f"{row['channels']} channels"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) else []
     return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in varying if is_given(row[axis]))])
@@ -510,41 +563,108 @@ def _known_mean(values: Iterable[float]) -> float | None:
 def of_first_stage(rows: pd.DataFrame, cell: pd.DataFrame) -> pd.DataFrame:
     """Those of the rows that are of the first stage of a cell's rows; pixels are one for all data sets."""
     first = cell.iloc[0]
-    is_its = rows["first_stage"].isin(cell["first_stage"])
-    return rows[is_its & (rows["data"] == first["data"]) & (rows["resolution"] == first["resolution"])]
+    return _behind(rows, frozenset(cell["first_stage"]), first["data"], first["resolution"])
 
 
-def above_decoded(frame: pd.DataFrame, rows: pd.DataFrame, cell: Measured, factor: SeedFactor) -> Comparison | None:
-    """A cell with these rows against decoded images; None where there are none that may be compared with it.
+def _behind(rows: pd.DataFrame, first_stages: frozenset[str], data: str, resolution: int) -> pd.DataFrame:
+    is_its = rows["first_stage"].isin(first_stages)
+    return rows[is_its & (rows["data"] == data) & (rows["resolution"] == resolution)]
 
-    They may be more or fewer than the samples where the metric has no bias that depends on n.
+
+@dataclass(frozen=True)
+class Place:
+    """What says which floors stand beside a cell: its first stages, its images, and how it was measured.
+
+    `is_any_n`: whether floors of another n will do. `is_told_class`: whether the condition holds a class.
     """
-    first = rows.iloc[0]
-    floor = of_first_stage(floors_of(frame, first["metric"], DECODED), rows)
-    floor = floor[(floor["network"] == first["network"]) & ((first["headline_from"] == 0) | (floor["n"] == cell.n))]
-    if floor.empty or floor["protocol"].nunique() > 1:
-        return None
-    return _against_no_network(cell, one_cell(floor, DECODED), factor, 1.0)
+
+    first_stages: frozenset[str]
+    data: str
+    resolution: int
+    network: str
+    protocol: str
+    is_any_n: bool
+    is_told_class: bool
+
+
+def places(rows: pd.DataFrame, axes: Axes) -> list[Place]:
+    """Those of the cells among rows of one metric, in the order of `measured`."""
+    names = ("first_stage", "data", "resolution", "network", "protocol", "headline_from", "conditioning")
+    columns = {name: rows[name].tolist() for name in names}
+    found = []
+    for own in alike(rows, axes.settings):
+        first = {name: values[own[0]] for name, values in columns.items()}
+        least = first["headline_from"]
+        found.append(
+            Place(
+                frozenset(columns["first_stage"][at] for at in own),
+                *(first[name] for name in ("data", "resolution", "network", "protocol")),
+                is_any_n=bool(pd.notna(least) and least == 0),
+                is_told_class="class" in str(first["conditioning"]).split("+"),
+            )
+        )
+    return found
+
+
+class Floors:
+    """What needs no diffusion model, by one metric: decoded images, and Gaussians of latents.
+
+    Many cells stand beside the same, which is sought once.
+    """
+
+    def __init__(self, frame: pd.DataFrame, metric: str) -> None:
+        self._rows = floors_of(frame, metric, DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS)
+        self._decoded: dict[tuple[Place, int], Measured | None] = {}
+        self._gaussians: dict[Place, list[Measured]] = {}
+
+    def decoded(self, place: Place, n: int) -> Measured | None:
+        """Decoded images, beside a cell of n samples; None where there are none that may be compared with it.
+
+        They may be more or fewer than the samples where the metric has no bias that depends on n.
+        """
+        if (place, n) not in self._decoded:
+            rows = self._beside(place, DECODED)
+            rows = rows[rows["network"] == place.network]
+            rows = rows if place.is_any_n else rows[rows["n"] == n]
+            is_one = not rows.empty and rows["protocol"].nunique() == 1
+            self._decoded[place, n] = one_cell(rows, DECODED) if is_one else None
+        return self._decoded[place, n]
+
+    def gaussians(self, place: Place) -> list[Measured]:
+        """Samples of a Gaussian of the latents, of its protocol; and of each class where it is told the class."""
+        if place not in self._gaussians:
+            variants = (GAUSSIAN, GAUSSIAN_BY_CLASS) if place.is_told_class else (GAUSSIAN,)
+            rows = self._beside(place, *variants)
+            rows = rows[rows["protocol"] == place.protocol]
+            by_variant = rows.groupby("variant", sort=False)
+            self._gaussians[place] = [one_cell(own, str(variant)) for variant, own in by_variant]
+        return self._gaussians[place]
+
+    def _beside(self, place: Place, *variants: str) -> pd.DataFrame:
+        rows = self._rows[self._rows["variant"].isin(variants)]
+        return _behind(rows, place.first_stages, place.data, place.resolution)
+
+
+def above_decoded(floors: Floors, place: Place, cell: Measured, factor: SeedFactor) -> Comparison | None:
+    """A cell against decoded images; None where there are none that may be compared with it."""
+    floor = floors.decoded(place, cell.n)
+    return None if floor is None else _against_no_network(cell, floor, factor, 1.0)
 
 
 def against_gaussian(
-    frame: pd.DataFrame, rows: pd.DataFrame, cell: Measured, factor: SeedFactor, sign: float
+    floors: Floors, place: Place, cell: Measured, factor: SeedFactor, sign: float
 ) -> Comparison | None:
-    """A cell with these rows against samples of a Gaussian of its latents, of the same protocol; None without any.
+    """A cell against samples of a Gaussian of its latents, of the same protocol; None without any.
 
     Where the cell is told the class, against the better of that and samples of a Gaussian of each class. It suffices
     where neither the cell nor decoded images are told apart from it.
     """
-    first = rows.iloc[0]
-    variants = (GAUSSIAN, GAUSSIAN_BY_CLASS) if "class" in str(first["conditioning"]).split("+") else (GAUSSIAN,)
-    drawn = of_first_stage(floors_of(frame, first["metric"], *variants), rows)
-    drawn = drawn[drawn["protocol"] == first["protocol"]]
-    baselines = [one_cell(own, str(variant)) for variant, own in drawn.groupby("variant", sort=False)]
+    baselines = floors.gaussians(place)
     if not baselines:
         return None
     better = min(baselines, key=lambda one: sign * one.mean)
     found = _against_no_network(cell, better, factor, sign)
-    room = above_decoded(frame, rows, better, factor)
+    room = above_decoded(floors, place, better, factor)
     is_room = room is None or room.verdict != ALIKE
     said = {BETTER: BETTER_THAN_GAUSSIAN, ALIKE: NO_BETTER if is_room else SUFFICES, WORSE: NO_BETTER}
     return replace(found, verdict=said.get(found.verdict or ""))
@@ -631,18 +751,20 @@ def _table(
 ) -> Table:
     """The table of rows of one metric and protocol, in a frame that holds their floors too."""
     sign = -1.0 if higher else 1.0
-    pairs = list(zip(measured(rows, axes), by_cell(rows, axes), strict=True))
+    firsts = rows.iloc[[own[0] for own in alike(rows, axes.settings)]][["cell", "scale"]].to_dict("records")
+    pairs = list(zip(measured(rows, axes), places(rows, axes), firsts, strict=True))
     pairs.sort(key=lambda pair: sign * pair[0].mean)
-    cells = [cell for cell, _ in pairs]
+    cells = [cell for cell, _, _ in pairs]
     factor = seed_factor(cells)
+    floors = Floors(frame, str(rows["metric"].iloc[0]))
     gaussian, decoded = dict[str, Comparison](), dict[str, Comparison]()
-    tiny = frozenset(cell.name for cell, own in pairs if own["scale"].iloc[0] == TINY)
-    known = {cell.name: limits.get(own["cell"].iloc[0], ()) for cell, own in pairs}
+    tiny = frozenset(cell.name for cell, _, first in pairs if first["scale"] == TINY)
+    known = {cell.name: limits.get(first["cell"], ()) for cell, _, first in pairs}
     words = {name: names_of(own) for name, own in known.items()}
-    for cell, own in pairs:
-        if cell.name not in tiny and (baseline := against_gaussian(frame, own, cell, factor, sign)) is not None:
+    for cell, place, _ in pairs:
+        if cell.name not in tiny and (baseline := against_gaussian(floors, place, cell, factor, sign)) is not None:
             gaussian[cell.name] = replace(baseline, limits=words[cell.name])
-        if (floor := above_decoded(frame, own, cell, factor)) is not None:
+        if (floor := above_decoded(floors, place, cell, factor)) is not None:
             decoded[cell.name] = floor
     first = rows.iloc[0]
     means = [replace(mean_over_seeds(cell, factor), limits=words[cell.name]) for cell in cells]
@@ -654,7 +776,7 @@ def _table(
     else:
         other = _named(cells, against)
         found = compare([cell for cell in able if cell is not other], other, factor, sign)
-    others = _other_extractors(frame, pairs, axes)
+    others = _other_extractors(frame, rows, axes)
     found = [replace(item, limits=words[item.cell]) for item in contradicted(found, others)]
     return replace(table, comparisons=found, others=tuple(dict.fromkeys(one.name for one in others)))
 
@@ -694,28 +816,27 @@ def contradicted(found: Sequence[Comparison], others: Sequence[OtherExtractor]) 
     ]
 
 
-def _other_extractors(
-    frame: pd.DataFrame, pairs: Sequence[tuple[Measured, pd.DataFrame]], axes: Axes
-) -> list[OtherExtractor]:
-    """Those that measured two of these cells or more, which come with their rows; none beside other metrics.
+def _other_extractors(frame: pd.DataFrame, rows: pd.DataFrame, axes: Axes) -> list[OtherExtractor]:
+    """Those that measured two of the cells with these rows or more; none beside other metrics.
 
     Asked are only distances that may stand for quality. A cell is the same whichever extractor is its own.
     """
-    first = pairs[0][1].iloc[0]
+    first = rows.iloc[0]
     if pd.isna(first["headline_from"]) or first["group"] != GENERATION:
         return []
     apart = [axis for axis in axes.settings if axis != "extractor"]
 
-    def key(rows: pd.DataFrame) -> tuple[str, ...]:
-        return _keys(rows.head(1), apart)[0]
+    def keyed(rows: pd.DataFrame) -> dict[tuple[str, ...], Measured]:
+        keys = _keys(rows, apart)
+        firsts = (keys[own[0]] for own in alike(rows, axes.settings))
+        return dict(zip(firsts, measured(rows, axes), strict=True))
 
-    names = {key(own): cell.name for cell, own in pairs}
+    names = {key: cell.name for key, cell in keyed(rows).items()}
     is_like = (frame["stage"] == first["stage"]) & (frame["variant"] == first["variant"])
-    rows = frame[is_like & (frame["kind"] == KERNEL) & (frame["network"] != first["network"])]
+    beside = frame[is_like & (frame["kind"] == KERNEL) & (frame["network"] != first["network"])]
     found = []
-    for (network, _), own in rows.groupby(["network", "protocol"], sort=False):
-        by_key = {key(cell): one_cell(cell, first_stage=axes.first_stage) for cell in by_cell(own, axes)}
-        cells = {names[k]: replace(cell, name=names[k]) for k, cell in by_key.items() if k in names}
+    for (network, _), own in beside.groupby(["network", "protocol"], sort=False):
+        cells = {names[key]: replace(cell, name=names[key]) for key, cell in keyed(own).items() if key in names}
         found += [OtherExtractor(str(network), cells)] if len(cells) > 1 else []
     return found
 

@@ -37,7 +37,7 @@ from analysis.compare import (
 )
 from analysis.costs import TRAINED
 from analysis.headline import Headline, chosen, floors_of, headline
-from analysis.labels import row_label
+from analysis.labels import RowLabels
 from analysis.milestones import with_flops
 from ldm.records import DECODED
 
@@ -229,6 +229,7 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
         if len(points) >= LEAST_MILESTONES:
             cells.append((own, points))
     factor = seed_factor([point for _, points in cells for point in points])
+    labels = RowLabels(rows, study.axes, ("steps", *REPEATED))
     random = np.random.default_rng(SEED)
     shared: dict[int, Array] = {}
     found = []
@@ -254,7 +255,7 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
         )
         found.append(
             Curve(
-                row_label(rows, one.to_dict(), study.axes, without=("steps", *REPEATED)),
+                labels.of(one.to_dict()),
                 int(one["f"]),
                 str(one["regulariser"]),
                 frozenset(own["model"]),

@@ -12,7 +12,7 @@ from analysis.axes import REPEATED, TUNED
 from analysis.collect import Study
 from analysis.compare import ALIKE, LEVEL, Mean, compare, mean_over_seeds, one_cell, one_value, seed_factor
 from analysis.headline import headline
-from analysis.labels import row_label
+from analysis.labels import RowLabels
 from ldm.records import ResultRow
 
 FACTOR = "learning_rate_factor"
@@ -193,6 +193,8 @@ def rate_checks(study: Study) -> list[RateCheck]:
     if metric is None:
         return []
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
+    if rows[FACTOR].nunique() < 2:
+        return []
     others = [axis for axis in study.axes.all if axis not in (FACTOR, *REPEATED, "guidance_scale")]
     letters = protocols.letters(rows)
     # A tuned guidance may differ with the learning rate; one that was given is an axis like any other.
@@ -202,12 +204,13 @@ def rate_checks(study: Study) -> list[RateCheck]:
         for _, own in rows.assign(given=given).groupby([*others, "given", "protocol"], dropna=False, sort=False)
     ]
     higher = bool(metric.higher_is_better)
+    labels = RowLabels(rows, study.axes, (FACTOR, *REPEATED))
     spread = seed_factor([one_cell(cell) for cells in candidates for cell in cells.values()])
     found = []
     for cells in candidates:
         if len(cells) > 1:
             first = next(iter(cells.values())).iloc[0]
-            label = row_label(rows, first.to_dict(), study.axes, without=(FACTOR, *REPEATED))
+            label = labels.of(first.to_dict())
             mark = f" (protocol {letters[first['protocol']]})" if first["protocol"] in letters else ""
             means = {factor: mean_over_seeds(one_cell(cell), spread) for factor, cell in cells.items()}
             values = {factor: mean.value for factor, mean in means.items()}

@@ -40,15 +40,26 @@ class CellLabels:
         return ", ".join(parts + [name + str(cell.axes.get(axis)) for name, axis in zip(named, others, strict=True)])
 
 
+class RowLabels:
+    """The names of rows among `rows`, e.g. "KL f=8, 10 steps, seed 1"; channels where they do not follow from f."""
+
+    def __init__(self, rows: pd.DataFrame, axes: Axes, without: Sequence[str] = ()) -> None:
+        named = ["f", "regulariser", "steps", *without]
+        if "channels" not in told_apart(rows, ["channels"]):
+            named.append("channels")
+        self._swept = [axis for axis in axes.all if axis not in named and choices(rows[axis]) > 1]
+        self._axes, self._has_steps = axes, "steps" not in without
+
+    def of(self, row: Mapping[Any, Any]) -> str:
+        """The name of one of the rows."""
+        parts = [f"{self._axes.title('regulariser', row['regulariser'])} f={row['f']}"]
+        parts += [f"{row['steps']} steps"] if self._has_steps and pd.notna(row["steps"]) else []
+        return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in self._swept if is_given(row[axis]))])
+
+
 def row_label(rows: pd.DataFrame, row: Mapping[Any, Any], axes: Axes, without: Sequence[str] = ()) -> str:
-    """The name of one of `rows`, e.g. "KL f=8, 10 steps, seed 1"; channels where they do not follow from f."""
-    named = ["f", "regulariser", "steps", *without]
-    if "channels" not in told_apart(rows, ["channels"]):
-        named.append("channels")
-    parts = [f"{axes.title('regulariser', row['regulariser'])} f={row['f']}"]
-    parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) and "steps" not in without else []
-    swept = [axis for axis in axes.all if axis not in named and choices(rows[axis]) > 1]
-    return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in swept if is_given(row[axis]))])
+    """The name of one of `rows`, as `RowLabels` has it."""
+    return RowLabels(rows, axes, without).of(row)
 
 
 def told_apart(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from analysis import protocols, text
 from analysis.axes import REPEATED
 from analysis.collect import Study
-from analysis.compare import ALIKE, Comparison, compare, one_cell, seed_factor
+from analysis.compare import ALIKE, Comparison, alike, cell_at, columns_of, compare, seed_factor
 from analysis.headline import headline
-from analysis.labels import row_label
+from analysis.labels import RowLabels
 
 
 @dataclass(frozen=True)
@@ -30,30 +31,35 @@ class Doubled:
         return None if self.comparison.verdict is None else self.comparison.verdict != ALIKE
 
 
-def doubled(study: Study) -> list[Doubled]:
+@lru_cache(maxsize=2)
+def doubled(study: Study) -> tuple[Doubled, ...]:
     """The pairs of cells that differ in steps alone, of which one has twice those of the other."""
     metric = headline(study.frame)
     if metric is None:
-        return []
+        return ()
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
     rows = rows[rows["steps"].notna()]
     others = [axis for axis in study.axes.all if axis not in ("steps", *REPEATED)]
     letters = protocols.letters(rows)
-    candidates = [
-        {int(steps): own[own["steps"] == steps] for steps in sorted(set(own["steps"]))}
-        for _, own in rows.groupby([*others, "protocol"], dropna=False, sort=False)
-    ]
-    spread = seed_factor([one_cell(cell) for cells in candidates for cell in cells.values()])
+    labels, columns = RowLabels(rows, study.axes, ("steps", *REPEATED)), columns_of(rows, ("steps", "cell", "protocol"))
+    candidates = []
+    for own in alike(rows, [*others, "protocol"]):
+        by_steps: dict[int, list[int]] = {}
+        for at in own:
+            by_steps.setdefault(int(columns["steps"][at]), []).append(at)
+        candidates.append({steps: by_steps[steps] for steps in sorted(by_steps)})
+    measured = [{steps: cell_at(columns, own) for steps, own in places.items()} for places in candidates]
+    spread = seed_factor([cell for cells in measured for cell in cells.values()])
     sign = -1.0 if metric.higher_is_better else 1.0
     found = []
-    for cells in candidates:
+    for places, cells in zip(candidates, measured, strict=True):
         for steps in (steps for steps in cells if 2 * steps in cells):
-            first = cells[steps].iloc[0]
-            label = row_label(rows, first.to_dict(), study.axes, without=("steps", *REPEATED))
+            first = rows.iloc[places[steps][0]]
             mark = f" (protocol {letters[first['protocol']]})" if first["protocol"] in letters else ""
-            [comparison] = compare([one_cell(cells[2 * steps])], one_cell(cells[steps]), spread, sign)
-            found.append(Doubled(label + mark, steps, comparison, frozenset(cells[steps]["cell"])))
-    return found
+            [comparison] = compare([cells[2 * steps]], cells[steps], spread, sign)
+            of = frozenset(columns["cell"][at] for at in places[steps])
+            found.append(Doubled(labels.of(first.to_dict()) + mark, steps, comparison, of))
+    return tuple(found)
 
 
 def section(study: Study, marks: Mapping[str, str]) -> str:

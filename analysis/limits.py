@@ -17,26 +17,30 @@ from analysis.collect import Finished, Study
 from analysis.compare import (
     BETTER,
     NO_BETTER,
+    OF_CELL,
     SUFFICES,
     WORSE,
     Comparison,
+    Floors,
     Limit,
     Measured,
+    Place,
     SeedFactor,
     Table,
     above_decoded,
     against_gaussian,
-    by_cell,
+    alike,
     compare,
     mean_over_seeds,
     measured,
     names_of,
     one_cell,
+    places,
     seed_factor,
     tables,
 )
 from analysis.headline import Headline, direction, headline, title_of
-from analysis.limited import Doubled, doubled
+from analysis.limited import doubled
 from ldm.records import SHUFFLED, TASK
 
 LEAST_IMAGES = 200
@@ -52,6 +56,17 @@ MOST_DOUBLINGS = 5
 """Of the images seen, beyond which no curve is extrapolated."""
 
 
+OF_CANDIDATE = ("cell", "model", "samples", "identity", "protocol", "extractor", "regulariser")
+"""Columns of a cell's rows that its limits are read from."""
+
+OF_LOOKUP = (
+    *OF_CELL,
+    *("metric", "protocol", "images_seen", "extractor", "network", "base", "variant", "title", "higher_is_better"),
+    "guidance_scale",
+)
+"""Columns of what is measured of it beside: frames of all columns take a millisecond to select from."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A cell, with all that its limits are read from: its rows of the study's headline metric are one a repetition."""
@@ -61,7 +76,9 @@ class Candidate:
     rows: pd.DataFrame
     cell: Measured
     factor: SeedFactor
-    doubled: Sequence[Doubled]
+    place: Place
+    floors: Floors
+    kept: "Kept"
 
     @property
     def sign(self) -> float:
@@ -70,8 +87,48 @@ class Candidate:
 
     def finished(self, stage: str, identities: Iterable[str]) -> list[Finished]:
         """Those of a stage that have these identities."""
-        wanted = set(identities)
-        return [one for one in self.study.finished if one.record.stage == stage and one.record.identity in wanted]
+        found = (self.kept.finished.get((stage, identity)) for identity in set(identities))
+        return [self.study.finished[at] for at in sorted(at for at in found if at is not None)]
+
+
+class Kept:
+    """What limits are read from, by what cells know of it: each cell would else look through all of the study."""
+
+    def __init__(self, study: Study) -> None:
+        frame = study.frame
+        self.finished = {(one.record.stage, one.record.identity): at for at, one in enumerate(study.finished)}
+        checks = (at for (stage, _), at in self.finished.items() if stage == "sampler_check")
+        self.checks = _by((study.finished[at].cell.cell, at) for at in checks)
+        self.doubled = _by((cell, at) for at, pair in enumerate(doubled(study)) for cell in pair.cells)
+        self.milestones = headline(frame, "progress")
+        is_milestone = frame["metric"] == (self.milestones.metric if self.milestones is not None else "")
+        self.progress = RowsBy(frame[(frame["stage"] == "progress") & is_milestone], "model")
+        is_nearer = (frame["kind"] == "nearer_train") & (frame["variant"] == "")
+        self.nearer = RowsBy(frame[(frame["stage"] == "memorisation") & is_nearer], "samples")
+        is_score = (frame["group"] == TASK) & (frame["variant"] == "")
+        is_score |= frame["variant"] == SHUFFLED
+        self.scores = RowsBy(frame[(frame["stage"] == "evaluation") & is_score], "identity")
+        self.curves: dict[tuple[frozenset[str], str], Curve | None] = {}
+
+
+class RowsBy:
+    """Rows by the value that they have in a column."""
+
+    def __init__(self, rows: pd.DataFrame, column: str) -> None:
+        self._rows = rows[list(OF_LOOKUP)]
+        self._places = _by((value, at) for at, value in enumerate(rows[column]))
+
+    def of(self, values: Iterable[str]) -> pd.DataFrame:
+        """Those that have one of these values, in their order."""
+        return self._rows.iloc[sorted(at for value in set(values) for at in self._places.get(value, ()))]
+
+
+def _by(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """Places by key."""
+    found: dict[str, list[int]] = {}
+    for key, at in pairs:
+        found.setdefault(key, []).append(at)
+    return found
 
 
 @dataclass(frozen=True)
@@ -126,7 +183,7 @@ def first_stage(candidate: Candidate) -> str | None:
     """Whether diffusion has nothing left to gain: samples are as near as decoded real images."""
     if candidate.rows["regulariser"].iloc[0] == "identity":
         return ""
-    found = above_decoded(candidate.study.frame, candidate.rows, candidate.cell, candidate.factor)
+    found = above_decoded(candidate.floors, candidate.place, candidate.cell, candidate.factor)
     if found is None or found.verdict is None:
         return None
     if found.verdict == WORSE:
@@ -149,11 +206,16 @@ def training(candidate: Candidate) -> str | None:
 
 def curve(candidate: Candidate) -> Curve | None:
     """The end of the cell's training; None where it has no two milestones that are measured alike."""
-    frame = candidate.study.frame
-    metric = headline(frame, "progress")
-    is_its = (frame["stage"] == "progress") & frame["model"].isin(candidate.rows["model"])
-    rows = frame[is_its & (frame["extractor"] == candidate.rows["extractor"].iloc[0])]
-    if metric is None or (rows := rows[rows["metric"] == metric.metric]).empty or rows["protocol"].nunique() > 1:
+    trained = (frozenset(candidate.rows["model"]), str(candidate.rows["extractor"].iloc[0]))
+    if trained not in candidate.kept.curves:
+        candidate.kept.curves[trained] = _curve(candidate.kept, *trained)
+    return candidate.kept.curves[trained]
+
+
+def _curve(kept: Kept, models: frozenset[str], extractor: str) -> Curve | None:
+    metric, rows = kept.milestones, kept.progress.of(models)
+    rows = rows[rows["extractor"] == extractor]
+    if metric is None or rows.empty or rows["protocol"].nunique() > 1:
         return None
     cells = {int(seen): one_cell(own) for seen, own in rows.groupby("images_seen")}
     last = max(cells)
@@ -173,17 +235,16 @@ def curve(candidate: Candidate) -> Curve | None:
 def sampler(candidate: Candidate) -> str | None:
     """Whether twice the steps move the distance by more than its interval: by other cells, or the stage's check."""
     cells, of = set(candidate.rows["cell"]), _short(candidate.metric.title)
+    kept, study = candidate.kept, candidate.study
+    pairs = [doubled(study)[at] for at in sorted({at for cell in cells for at in kept.doubled.get(cell, ())})]
     told = [
         (pair.is_limited, 2 * pair.steps, (pair.comparison.difference, pair.comparison.low, pair.comparison.high))
-        for pair in candidate.doubled
-        if pair.cells & cells
+        for pair in pairs
     ]
-    for one in candidate.study.finished:
-        if one.record.stage == "sampler_check" and one.cell.cell in cells:
-            facts = one.record.facts
-            told += [
-                (facts["limited"], facts["twice"], (row.value, row.ci_low, row.ci_high)) for row in one.record.rows
-            ]
+    for at in sorted({at for cell in cells for at in kept.checks.get(cell, ())}):
+        record = study.finished[at].record
+        facts, rows = record.facts, record.rows
+        told += [(facts["limited"], facts["twice"], (row.value, row.ci_low, row.ci_high)) for row in rows]
     known = [item for item in told if item[0] is not None]
     found = [f"With {steps} steps the {of} changes by {text.difference(*by)}." for is_so, steps, by in known if is_so]
     return " ".join(found) if known else None
@@ -191,9 +252,7 @@ def sampler(candidate: Candidate) -> str | None:
 
 def memorisation(candidate: Candidate) -> str | None:
     """Whether samples lie nearer to training images than held-out images do, in any space that was looked at."""
-    frame = candidate.study.frame
-    rows = frame[(frame["stage"] == "memorisation") & frame["samples"].isin(candidate.rows["samples"])]
-    rows = rows[(rows["kind"] == "nearer_train") & (rows["variant"] == "")]
+    rows = candidate.kept.nearer.of(candidate.rows["samples"])
     found = []
     for space, own in rows.groupby("network", sort=False):
         cell = one_cell(own)
@@ -206,9 +265,8 @@ def memorisation(candidate: Candidate) -> str | None:
 
 def at_chance(candidate: Candidate) -> str | None:
     """Whether a task score is no better than that of the same samples with conditions of others."""
-    frame = candidate.study.frame
-    rows = frame[(frame["stage"] == "evaluation") & frame["identity"].isin(candidate.rows["identity"])]
-    scores, floors = rows[(rows["group"] == TASK) & (rows["variant"] == "")], rows[rows["variant"] == SHUFFLED]
+    rows = candidate.kept.scores.of(candidate.rows["identity"])
+    scores, floors = rows[rows["variant"] == ""], rows[rows["variant"] == SHUFFLED]
     found, is_known = [], False
     for metric, own in scores.groupby("metric", sort=False):
         chance = floors[floors["base"] == metric]
@@ -240,7 +298,8 @@ def suffices(candidate: Candidate) -> str | None:
 
 
 def _against_gaussian(candidate: Candidate, verdict: str, beside: str) -> str | None:
-    found = against_gaussian(candidate.study.frame, candidate.rows, candidate.cell, candidate.factor, candidate.sign)
+    place, factor = candidate.place, candidate.factor
+    found = against_gaussian(candidate.floors, place, candidate.cell, factor, candidate.sign)
     if found is None or found.verdict is None:
         return None
     by = text.difference(found.difference, found.low, found.high)
@@ -301,12 +360,14 @@ def candidates(study: Study) -> tuple[Candidate, ...]:
     if metric is None:
         return ()
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == metric.metric)]
-    pairs, found = doubled(study), list[Candidate]()
+    kept, floors, found = Kept(study), Floors(study.frame, metric.metric), list[Candidate]()
     for _, own in rows.groupby("protocol", sort=False):
         cells = measured(own, study.axes)
         factor = seed_factor(cells)
-        for cell, its in zip(cells, by_cell(own, study.axes), strict=True):
-            found.append(Candidate(study, metric, its, cell, factor, pairs))
+        narrow = own[list(OF_CANDIDATE)]
+        read = (narrow.iloc[at] for at in alike(own, study.axes.settings))
+        for cell, its, place in zip(cells, read, places(own, study.axes), strict=True):
+            found.append(Candidate(study, metric, its, cell, factor, place, floors, kept))
     return tuple(found)
 
 

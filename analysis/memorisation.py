@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.collect import Study
-from analysis.labels import row_label
+from analysis.labels import RowLabels
 from ldm.records import REAL
 
 NEAREST = "nearest_train"
@@ -24,11 +24,12 @@ def section(study: Study, marks: Mapping[str, str]) -> str:
     rows = study.frame[study.frame["stage"] == "memorisation"]
     unseen = study.frame[study.frame["stage"] == "training_set"]
     columns, lines = {**_titles(rows), **COLUMNS}, []
+    labels = RowLabels(rows, study.axes)
     columns = {key: columns[key] for key in dict.fromkeys((*COLUMNS, *columns))}
     for _, own in rows.groupby("identity", sort=False):
         nearest = own[(own["kind"] == NEAREST) & (own["variant"] == "")]
         for space, n in zip(nearest["network"], nearest["n"], strict=True):
-            line = [row_label(rows, own.iloc[0].to_dict(), study.axes), space]
+            line = [labels.of(own.iloc[0].to_dict()), space]
             same = unseen[(unseen["data"] == own.iloc[0]["data"]) & (unseen["resolution"] == own.iloc[0]["resolution"])]
             for kind, variant in columns:
                 found = same if variant == REAL else own

@@ -16,13 +16,14 @@ from analysis.compare import (
     NO_BETTER,
     Comparison,
     Table,
-    by_cell,
+    alike,
+    cell_at,
+    columns_of,
     names_of,
-    one_cell,
     with_limits,
 )
 from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of, heading, headline
-from analysis.labels import named_value, row_label
+from analysis.labels import RowLabels, named_value
 from ldm.records import (
     DECODED,
     DETAIL,
@@ -125,11 +126,19 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         "peak memory, MiB",
     ]
     lines = []
-    for own in by_cell(rows, study.axes):
+    cells = alike(rows, study.axes.settings)
+    told, behind = Told(rows, cells, marks), dict[tuple[Any, ...], list[str]]()
+    runs = rows[list(dict.fromkeys(["identity", "first_stage", "learning_rate", *SHOWN_OF_CELLS, *axes]))]
+    for place, at in enumerate(cells):
+        own = runs.iloc[at]
         cell = _averaged(own)
         # Pixels are one first stage for all data sets.
-        stage = first_stages[first_stages["first_stage"].isin(own["first_stage"])]
-        stage = stage[(stage["data"] == cell["data"]) & (stage["resolution"] == cell["resolution"])]
+        key = (frozenset(own["first_stage"]), cell["data"], cell["resolution"], cell["regulariser"])
+        if key not in behind:
+            stage = first_stages[first_stages["first_stage"].isin(key[0])]
+            stage = stage[(stage["data"] == cell["data"]) & (stage["resolution"] == cell["resolution"])]
+            behind[key] = [_values(stage[stage["metric"] == metric], marks) for metric in quality]
+            behind[key] += [_psnr(stage, cell["regulariser"], marks), _values(rates.rate(stage), marks)]
         line = [
             text.number(cell["f"]),
             study.axes.title("regulariser", cell["regulariser"]),
@@ -137,9 +146,8 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
         ]
         line += [text.number(cell[axis]) for axis in axes]
         line += [_rates(own)] if has_found_rates else []
-        line += [_measured(own, metric, marks) for metric in metrics]
-        line += [_measured(stage, metric, marks) for metric in quality]
-        line += [_psnr(stage, cell["regulariser"], marks), _values(rates.rate(stage), marks)]
+        line += [told.of(place, metric) for metric in metrics]
+        line += behind[key]
         share = {unit: _sum(cell, f"first_stage_{unit}", f"latents_{unit}") for unit in ("flops", "seconds")}
         line += [
             _count(cell["parameters_denoiser"]),
@@ -258,14 +266,15 @@ def _neighbourhoods(study: Study, marks: Mapping[str, str]) -> str:
     axes = [axis for axis in _optional(study.axes) if choices(rows[axis]) > 1 and axis not in REPEATED]
     axes = ["channels", "steps", *axes]
     lines = []
-    for own in by_cell(rows, study.axes):
-        cell = own.iloc[0]
+    cells = alike(rows, study.axes.settings)
+    told, firsts = Told(rows, cells, marks), _firsts(rows, cells, axes)
+    for place, cell in enumerate(firsts):
         line = [
             text.number(cell["f"]),
             study.axes.title("regulariser", cell["regulariser"]),
             *(text.number(cell[axis]) for axis in axes),
         ]
-        lines.append(line + [_measured(own, metric, marks) for metric in metrics])
+        lines.append(line + [told.of(place, metric) for metric in metrics])
     names = [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in metrics]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
@@ -285,14 +294,15 @@ def _by_record(study: Study, marks: Mapping[str, str], stage: str) -> str:
     shown = list(dict.fromkeys(rows["metric"]))
     axes = ["channels", *(axis for axis in _optional(study.axes) if choices(rows[axis]) > 1)]
     lines = []
-    for _, own in rows.groupby("identity", sort=False):
-        first = own.iloc[0]
+    records = alike(rows, ["identity"])
+    told, firsts = Told(rows, records, marks), _firsts(rows, records, axes)
+    for place, first in enumerate(firsts):
         line = [
             text.number(first["f"]),
             study.axes.title("regulariser", first["regulariser"]),
             *(text.number(first[a]) for a in axes),
         ]
-        lines.append(line + [_measured(own, metric, marks) for metric in shown])
+        lines.append(line + [told.of(place, metric) for metric in shown])
     names = [f"{heading(rows, metric)} ({_counted(rows, [metric])})" for metric in shown]
     return text.table(["f", "regulariser", *(axis.replace("_", " ") for axis in axes), *names], lines)
 
@@ -327,15 +337,27 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
     scores = samples[(samples["group"] == TASK) & (samples["variant"] == "")]
     real = study.frame[study.frame["stage"].isin(["probe", "evaluation"])]
     axes = ["steps", *(axis for axis in _optional(study.axes) if scores[axis].nunique(dropna=False) > 1)]
+    beside: dict[tuple[str, str], list[dict[Any, Any]]] = {}
+    for found in samples[samples["base"].isin(scores["metric"]) & (samples["variant"] != REAL)].to_dict("records"):
+        beside.setdefault((found["identity"], found["base"]), []).append(found)
+    ceilings = real[real["base"].isin(scores["metric"]) & (real["variant"] == REAL)]
+    # A sweep may hold several data sets, each with probes of its own.
+    of_probes, of_samples = ceilings[ceilings["stage"] == "probe"], ceilings[ceilings["stage"] != "probe"]
+    with_own = set(of_samples["identity"])
+    reached_by: dict[tuple[Any, ...], str] = {}
     lines = []
     for row in scores.to_dict("records"):
-        own = samples[samples["identity"] == row["identity"]]
-        # A sweep may hold several data sets, each with probes of its own.
-        same = real[(real["data"] == row["data"]) & (real["resolution"] == row["resolution"])]
-        ceiling = same[(same["stage"] == "probe") | (same["identity"] == row["identity"])]
+        own = row["identity"] if row["identity"] in with_own else ""
+        key = (row["metric"], row["data"], row["resolution"], own)
+        if key not in reached_by:
+            reached = pd.concat([of_probes, of_samples[of_samples["identity"] == own]]).sort_index()
+            reached = reached[(reached["data"] == row["data"]) & (reached["resolution"] == row["resolution"])]
+            reached = floors_of(reached, row["metric"], REAL)
+            counted = f" ({_span(reached['n'])})" if len(reached) else ""
+            reached_by[key] = _values(reached, marks) + counted
         floors = [
             f"{text.interval(found, marks)} ({found['variant']})"
-            for found in own[(own["base"] == row["metric"]) & (own["variant"] != REAL)].to_dict("records")
+            for found in beside.get((row["identity"], row["metric"]), ())
         ]
         line = [
             text.number(row["f"]),
@@ -343,9 +365,7 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
             *(text.number(row[axis]) for axis in axes),
         ]
         line += [f"`{row['metric']}`", text.interval(row, marks), text.number(row["n"])]
-        reached = floors_of(ceiling, row["metric"], REAL)
-        counted = f" ({_span(reached['n'])})" if len(reached) else ""
-        line += [_values(reached, marks) + counted]
+        line += [reached_by[key]]
         line += ["; ".join(floors) or "–"]
         lines.append(line)
     header = ["f", "regulariser", *(axis.replace("_", " ") for axis in axes), "score", "samples", "n"]
@@ -357,7 +377,7 @@ def _floors(study: Study, marks: Mapping[str, str]) -> str:
     frame, drawn = study.frame, {GAUSSIAN: "Gaussian of the latents", GAUSSIAN_BY_CLASS: "Gaussian of each class"}
     is_here = frame["stage"].isin(["reference", "other_references", "reconstruction", "gaussian"])
     rows = frame[is_here & frame["variant"].isin((REAL, DECODED, *drawn))]
-    through = rows[rows["variant"] != REAL]
+    labels = RowLabels(rows[rows["variant"] != REAL], study.axes, ("extractor",))
     axes = [axis for axis in ("data", "resolution", "scale") if choices(rows[axis]) > 1]
     lines = []
     for row in rows.to_dict("records"):
@@ -366,7 +386,7 @@ def _floors(study: Study, marks: Mapping[str, str]) -> str:
         if row["variant"] == REAL:
             images = ", ".join([images, *(named_value(axis, row[axis]) for axis in axes)])
         else:
-            images += f" through {row_label(through, row, study.axes, without=('extractor',))}"
+            images += f" through {labels.of(row)}"
         lines.append([images, against, base_title(row), text.interval(row, marks), text.number(row["n"])])
     return text.table(["images", "against", "metric", "value", "n"], lines) if lines else ""
 
@@ -418,24 +438,48 @@ def _psnr(rows: pd.DataFrame, regulariser: str, marks: Mapping[str, str]) -> str
     return "∞" if regulariser == "identity" else _values(rates.distortion(rows, "psnr"), marks)
 
 
-def _measured(rows: pd.DataFrame, metric: str, marks: Mapping[str, str]) -> str:
-    """The value of a metric among the rows of one cell, over seeds its mean; several where protocols are mixed."""
-    return _values(rows[rows["metric"] == metric], marks)
+class Told:
+    """What groups of rows say of their metrics: over seeds means, a value for each protocol where they are mixed."""
+
+    def __init__(self, rows: pd.DataFrame, groups: Iterable[Sequence[int]], marks: Mapping[str, str]) -> None:
+        self._columns, self._marks = columns_of(rows, ("metric", "protocol")), marks
+        self._places: dict[tuple[int, str], dict[str, list[int]]] = {}
+        for place, own in enumerate(groups):
+            for at in own:
+                by_protocol = self._places.setdefault((place, self._columns["metric"][at]), {})
+                by_protocol.setdefault(self._columns["protocol"][at], []).append(at)
+
+    def of(self, place: int, metric: str) -> str:
+        """The value of a metric among the rows of the group at this place."""
+        return "; ".join(map(self._over_seeds, self._places.get((place, metric), {}).values())) or "–"
+
+    def _over_seeds(self, own: Sequence[int]) -> str:
+        if len(own) == 1:
+            return text.interval({name: values[own[0]] for name, values in self._columns.items()}, self._marks)
+        mark = self._marks.get(self._columns["protocol"][own[0]])
+        cell = cell_at(self._columns, own)
+        of = f"{len(cell.trainings)} trainings" if len(cell.trainings) > 1 else f"{len(own)} sampler seeds"
+        spread = f"{text.measured(cell.mean)} ± {text.measured(cell.std)} ({of})"
+        return f"{spread} ({mark})" if mark else spread
 
 
 def _values(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:
     """What the rows of one metric and cell give, a value for each protocol."""
-    return "; ".join(_over_seeds(found, marks) for _, found in rows.groupby("protocol", sort=False)) or "–"
+    if rows.empty:
+        return "–"
+    return Told(rows.assign(metric=""), [range(len(rows))], marks).of(0, "")
 
 
-def _over_seeds(rows: pd.DataFrame, marks: Mapping[str, str]) -> str:
-    if len(rows) == 1:
-        return text.interval(rows.iloc[0].to_dict(), marks)
-    mark = marks.get(rows["protocol"].iloc[0])
-    cell = one_cell(rows)
-    of = f"{len(cell.trainings)} trainings" if len(cell.trainings) > 1 else f"{len(rows)} sampler seeds"
-    spread = f"{text.measured(cell.mean)} ± {text.measured(cell.std)} ({of})"
-    return f"{spread} ({mark})" if mark else spread
+def _firsts(rows: pd.DataFrame, groups: Iterable[Sequence[int]], axes: Sequence[str]) -> list[dict[Any, Any]]:
+    """The axes of the first row of each group."""
+    return rows.iloc[[own[0] for own in groups]][list(dict.fromkeys(["f", "regulariser", *axes]))].to_dict("records")
+
+
+SHOWN_OF_CELLS = (
+    *("f", "regulariser", "channels", "data", "resolution", "nfe", "parameters_denoiser", "parameters_encoder"),
+    *("parameters_decoder", *COST_COLUMNS, *RATE_COST_COLUMNS),
+)
+"""Columns that a line of the cells is made of, beside its metrics."""
 
 
 def _averaged(rows: pd.DataFrame) -> "pd.Series[Any]":

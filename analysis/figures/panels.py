@@ -1,7 +1,7 @@
 """How the rows of a quality figure are split into panels, and the points of a panel."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,16 @@ from matplotlib.axes import Axes as Plot
 
 from analysis import looks, numbers, style
 from analysis.axes import REPEATED, TUNED, Axes
-from analysis.compare import SeedFactor, by_cell, mean_over_seeds, one_cell, seed_factor
+from analysis.compare import (
+    Measured,
+    SeedFactor,
+    alike,
+    cell_at,
+    columns_of,
+    mean_over_seeds,
+    one_cell,
+    seed_factor,
+)
 from analysis.labels import is_given, named_value, told_apart
 from analysis.looks import Family
 from analysis.placing import PointLabel
@@ -48,7 +57,7 @@ def panels_of(
     # Over all cells of a way of measuring, as the table pools it.
     factors = {
         str(protocol): seed_factor(
-            [one_cell(cell) for _, part in own.groupby("images_seen", dropna=False) for cell in by_cell(part, axes)]
+            [cell for _, part in own.groupby("images_seen", dropna=False) for cell in _cells(part, axes)]
         )
         for protocol, own in tagged.groupby("protocol")
     }
@@ -79,12 +88,12 @@ def _variants(
     swept = told_apart(rows, [axis for axis in axes if axis not in unnamed])
     swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
 
-    def describe(row: pd.Series) -> str:
+    def describe(row: Mapping[Any, Any]) -> str:
         shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == "identity")]
         named = [named_value(axis, row[axis]) for axis in shown if is_given(row[axis])]
         return ", ".join([f"f = {row['f']}", *named] if lines else named)
 
-    return rows.apply(describe, axis=1).astype(str)
+    return _described(rows, ("f", "regulariser", *swept), describe)
 
 
 def _line_names(rows: pd.DataFrame, axes: Axes) -> pd.Series:
@@ -95,11 +104,23 @@ def _line_names(rows: pd.DataFrame, axes: Axes) -> pd.Series:
     }
     written = looks.samplers(swept, axes.titles("sampler"))
 
-    def describe(row: pd.Series) -> str:
+    def describe(row: Mapping[Any, Any]) -> str:
         options = [named_value(axis, row[axis]) for axis in swept[row["sampler"]]]
         return ", ".join([written[row["sampler"]].name, *options])
 
-    return rows.apply(describe, axis=1).astype(str)
+    return _described(rows, ("sampler", *(axis for own in swept.values() for axis in own)), describe)
+
+
+def _described(rows: pd.DataFrame, columns: Iterable[str], describe: Callable[[Mapping[Any, Any]], str]) -> pd.Series:
+    """Each row in words, which are made of these columns."""
+    told = rows[list(dict.fromkeys(columns))].to_dict("records")
+    return pd.Series([describe(row) for row in told], index=rows.index, dtype=object).astype(str)
+
+
+def _cells(rows: pd.DataFrame, axes: Axes) -> list[Measured]:
+    """The cells among rows of one number of images seen, without names."""
+    columns = columns_of(rows)
+    return [cell_at(columns, own) for own in alike(rows, axes.settings)]
 
 
 def _over_seeds(rows: pd.DataFrame, factors: Mapping[str, SeedFactor]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from analysis.answer import answers
 from analysis.ask import main, share
 from analysis.budgets import duration, read
 from analysis.collect import Study, read_study
-from analysis.compare import Measured, Training, seed_factor
+from analysis.compare import BETTER, Measured, Training, compare, seed_factor
 from analysis.limits import LIMITS
 from analysis.table import markdown
 from ldm.errors import UserError
@@ -108,6 +108,25 @@ def test_a_tie_is_a_tie(free):
     assert "or one of those that cannot be told apart from it: KL f = 8, 4 channels, 20 steps (0.4" in said
     assert f_of(found.fastest) == f_of(found.cheapest) == 8
     assert found.fastest.near > 0.6
+
+
+def test_the_front_is_that_of_all_rivals_compared_at_once(tmp_path):
+    """By Holm over all that cost no more, though a cell is asked about one rival after the other."""
+    build(tmp_path, Recipe(factors=(1, 4, 16), steps=(5, 20), nearer=0.5))
+    found = one(read_study(tmp_path))
+    factor = seed_factor([option.measured for option in found.options])
+    able = [option for option in found.options if not option.barred]
+    assert 0 < len(found.front) < len(able)
+    for option in able:
+        rivals = [
+            other.measured
+            for other in able
+            if other.spent.flops <= 1.02 * option.spent.flops
+            and other.spent.images_per_second >= 0.98 * option.spent.images_per_second
+            and other.mean.value < option.mean.value
+        ]
+        verdicts = compare(rivals, option.measured, factor, 1.0, len(able) * (len(able) - 1) // 2)
+        assert option.is_on_front == all(item.verdict != BETTER for item in verdicts)
 
 
 def test_the_cheapest_lies_within_the_share_that_was_asked_for(clear):
