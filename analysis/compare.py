@@ -278,7 +278,7 @@ def cell_at(columns: Columns, own: Sequence[int], name: str = "", axes: Axes | N
         int(min(columns["n"][at] for at in own)),
         str(columns["estimand"][first]),
         " ".join(first_stage) if is_trained else "",
-        sum(pd.notna(columns["ae_seed"][places[0]]) for places in ae_seeds.values()),
+        sum(bool(pd.notna(columns["ae_seed"][places[0]])) for places in ae_seeds.values()),
         (float(low), float(high)) if len(own) == 1 and pd.notna(low) else None,
     )
 
@@ -598,7 +598,10 @@ def places(rows: pd.DataFrame, axes: Axes) -> list[Place]:
         found.append(
             Place(
                 frozenset(columns["first_stage"][at] for at in own),
-                *(first[name] for name in ("data", "resolution", "network", "protocol")),
+                first["data"],
+                first["resolution"],
+                first["network"],
+                first["protocol"],
                 is_any_n=bool(pd.notna(least) and least == 0),
                 is_told_class="class" in str(first["conditioning"]).split("+"),
             )

@@ -217,7 +217,7 @@ def _curve(kept: Kept, models: frozenset[str], extractor: str) -> Curve | None:
     rows = rows[rows["extractor"] == extractor]
     if metric is None or rows.empty or rows["protocol"].nunique() > 1:
         return None
-    cells = {int(seen): one_cell(own) for seen, own in rows.groupby("images_seen")}
+    cells = {int(float(str(seen))): one_cell(own) for seen, own in rows.groupby("images_seen")}
     last = max(cells)
     half = _nearest(cells, last, last / 2)
     if half is None:

@@ -137,7 +137,7 @@ def cost(choice: Shortlist, finished: Iterable[Finished]) -> Cost:
     factors: dict[str, int] = {}
     for one in finished:
         first, record = one.cell.stages.get("first_stage"), one.record
-        if first in choice.predicted and record.stage in SPENT:
+        if first is not None and first in choice.predicted and record.stage in SPENT:
             spent, factors[first] = Spent(record.cost.flops, record.cost.seconds), one.cell.axes["f"]
             if record.stage not in SAVED:
                 predicting += spent
@@ -247,7 +247,7 @@ def _listed(choice: Shortlist, outcome: Outcome, metric: Headline, frame: pd.Dat
     lines: Sequence[Sequence[str]] = [
         [
             f"`{first}`",
-            f"{rows.loc[first, 'regulariser']} f = {rows.loc[first, 'f']}, {rows.loc[first, 'channels']} channels",
+            "{} f = {}, {} channels".format(*(str(rows.loc[first, key]) for key in ("regulariser", "f", "channels"))),
             number(choice.predicted[first]),
             kinds.get(first, "pruned"),
             number(outcome.values.get(first, math.nan)),

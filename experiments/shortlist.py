@@ -152,7 +152,8 @@ def chosen(name: str, rule: Rule, predicted: Mapping[str, float], asked: Setting
     sign = 1 if rule.lower_is_better else -1
     order = sorted(predicted, key=lambda first: (sign * predicted[first], first))
     others = sorted(order[asked["keep"] :])
-    drawn = numpy_generator(asked["seed"], "shortlist").choice(len(others), asked["controls"], replace=False)
+    draws = numpy_generator(asked["seed"], "shortlist")
+    drawn = draws.choice(np.arange(len(others)), asked["controls"], replace=False)
     told = rule.ranking
     return Shortlist(
         name=name,
