@@ -1,17 +1,21 @@
-"""The launcher that Hydra finds: submits a sweep's jobs to Slurm, and waits until they have ended."""
+"""The launcher that Hydra finds: submits a sweep's jobs to Slurm, and waits until they have ended.
+
+What it works with is imported when it works: Hydra reads all its plugins for --help, too, which needs no torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.store import Store
-from experiments.submissions import resources_of, say_tally, submit, tasks_due, wait_for
-from experiments.sweep import Due
+if TYPE_CHECKING:
+    from experiments.sweep import Due
 
 
 class SlurmLauncher(Launcher):
@@ -22,11 +26,15 @@ class SlurmLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`. Raises: UserError for a setting that cannot be."""
+        from experiments.submissions import resources_of
+
         self.config = config
         self.resources = resources_of(OmegaConf.to_container(config.hydra.launcher, resolve=True))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """As Hydra calls it, without any order. Raises: UserError where Slurm refuses the jobs."""
+        from experiments.sweep import Due
+
         self.launch_in_order([Due(tuple(overrides)) for overrides in job_overrides])
         return [JobReturn(overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
 
@@ -35,6 +43,9 @@ class SlurmLauncher(Launcher):
 
         Raises: UserError where Slurm refuses them.
         """
+        from experiments.store import Store
+        from experiments.submissions import say_tally, submit, tasks_due, wait_for
+
         store, tasks = Store(Path(self.config.store)), tasks_due(jobs)
         [sweep] = {value for key, _, value in (o.partition("=") for o in tasks[0].overrides) if key == "sweep.id"}
         say_tally(submit(store, sweep, tasks, self.resources), sweep)
