@@ -1,4 +1,7 @@
-"""The launcher that Hydra finds: submits a sweep's jobs to Slurm, and waits until they have ended."""
+"""The launcher that Hydra finds: submits a sweep's jobs to Slurm, and waits until they have ended.
+
+What it works with is imported when it works: Hydra reads all its plugins for --help, too, which needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from experiments.sweep import Due
-
-# Hydra reads its plugins for --help, too, which needs no torch: what imports it is imported where it is used.
 
 
 class SlurmLauncher(Launcher):
