@@ -22,6 +22,7 @@ from experiments import shortlist, submissions
 from experiments.cli import exit_code, spanned, with_scale
 from experiments.commands.ledger import existing_store
 from experiments.console import say
+from experiments.harmless import check_harmless
 from experiments.main import plan_grid, say_work
 from experiments.schema import CONF
 from experiments.store import Store
@@ -37,6 +38,7 @@ def submit(arguments: Sequence[str], is_grid: bool) -> int:
 
     Raises: UserError where a point cannot work, or Slurm refuses its jobs.
     """
+    check_harmless(["submit", *arguments])
     overrides = with_scale(["submit", *arguments])[1:]
     command = shlex.join(["python", "-m", "experiments.submit", *(["-m"] if is_grid else []), *overrides])
     loader, config = _composed(overrides)

@@ -313,6 +313,12 @@ def test_settings_that_cannot_be_are_refused(settings, sentence):
         checked(Resources, settings, "hydra.launcher")
 
 
+@pytest.mark.parametrize("override", ["+x._target_=os.system", "hydra.callbacks.mine._target_=os.system"])
+def test_what_would_have_hydra_call_something_is_refused_here_too(override):
+    with pytest.raises(UserError, match="would have Hydra call what the value names"):
+        command.submit([override], is_grid=False)
+
+
 def test_the_ledger_tells_queued_running_failed_and_missing_apart(slurm, store, asked, capsys):
     submit(store, SWEEP, asked, Resources(at_once=4))
     last = submitted(store)
