@@ -127,7 +127,7 @@ def drawn_rows(rng, name, seeds, sampler_seeds, trained, sampled):
             value = 5 + luck + rng.normal(scale=sampled)
             half = 1.959964 * sampled
             row = {"value": value, "ci_low": value - half, "ci_high": value + half, "seed": seed, "ae_seed": 0}
-            rows.append({**row, "sampler_seed": sampler_seed, "deviations": None, "n": 500})
+            rows.append({**row, "sampler_seed": sampler_seed, "deviations": None, "alone": None, "n": 500})
     axes = dict.fromkeys(axes_of(STAGES).settings, "") | {
         "regulariser": "kl",
         "f": 4,

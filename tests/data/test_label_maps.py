@@ -202,7 +202,7 @@ def test_a_setting_that_holds_no_maps_is_refused(tmp_path, given, said):
 @pytest.mark.parametrize("content", ["[1]", "{", '{"255": "void"}', '{"sky": 0}', "3"])
 def test_wrong_class_lists_are_said(tmp_path, content):
     write_folder(tmp_path, scenes(values=range(3)) | {"classes.json": content.encode()})
-    said = "is not JSON" if content == "{" else ": expected is a list of names, or an object from value"
+    said = " is not JSON" if content == "{" else ": expected is a list of names, or an object from value"
     with pytest.raises(UserError, match=rf"classes\.json{said}"):
         opened(tmp_path)["train"].annotations["semantic"]
 

@@ -98,7 +98,7 @@ def test_mistakes_are_one_sentence(results: Results, cell: Cell, tmp_path: Path)
         "no cell begins with 'KL f=5': there are": lambda: results.cell("KL f=5"),
         "several cells begin with ''": lambda: results.cell(""),
         "n=0 is no number of images": lambda: cell.sample(0),
-        "'cart' is no class of these images, did you mean": lambda: cell.sample(1, condition="cart"),
+        "'cart' is no class of these images (there are": lambda: cell.sample(1, condition="cart"),
         "condition=[] is none: give texts": lambda: cell.sample(1, condition=[]),
         "condition=[1, 'car'] is none": lambda: cell.sample(2, condition=[1, "car"]),  # type: ignore[list-item]
         "positions of images from 0 to": lambda: cell.sample(1, condition=10**6),

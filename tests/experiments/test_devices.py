@@ -23,7 +23,7 @@ from ldm.errors import UserError
 from ldm.ranks import ALONE, Ranks, these
 from ldm.training.checkpoint import load_weights
 
-DIVIDED = {"first_stage", "diffusion", "samples"}
+DIVIDED = {"first_stage", "nested", "diffusion", "samples"}
 
 
 def settings(devices: int | str, device: str = "cpu") -> dict:

@@ -263,7 +263,8 @@ def test_the_config_of_a_plan_is_read_outside_of_stages_only():
         for name, function in functions(tree_of(path)).items():
             if "config" in attributes(function, "plan"):
                 readers.add(f"{path.stem}.{name}")
-    assert readers == {"saved_samples.sample_notes", "custom.check_sources"}
+    chosen = {f"shortlist.{name}" for name in ("chooses", "check", "settled")}
+    assert readers == {"saved_samples.sample_notes", "custom.check_sources", *chosen}
 
 
 NAMELESS = ("plan", "runner", "tracking", "sweep", "commands/ledger", "commands/describe")

@@ -16,6 +16,14 @@ from ldm.training.step import StepReport
 STEPS = 12
 
 
+@pytest.fixture(autouse=True)
+def control_c_interrupts():
+    """As in a terminal: a shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Sum:
     """A training whose weight after step k is the sum of 1 to k; `faults` are done in the step of that number."""
 
