@@ -173,6 +173,11 @@ def training_work(settings: Settings, counts: Counts) -> Estimate:
     return training_estimate(training, step.work if step else None, memory)
 
 
+def divides(settings: Settings) -> bool:
+    """Its training is, where it has one of its own."""
+    return build.is_trained(settings) and build.NESTED not in settings
+
+
 STAGE = Stage(
     name="first_stage",
     parents=("nested",),
@@ -192,5 +197,5 @@ STAGE = Stage(
         "training.matrix_learning_rate": 0,
     },
     estimate=estimate,
-    divides=lambda settings: build.is_trained(settings) and build.NESTED not in settings,
+    divides=divides,
 )
