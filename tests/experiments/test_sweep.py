@@ -132,6 +132,9 @@ def test_one_more_number_of_steps_is_one_sample_set_a_model(tmp_path, points):
     more = distinct([Point(overrides, plan_of(*overrides)) for overrides in grid])
     jobs = missing([*points, *more], TARGETS, store)
     assert Counter(planned.name for planned, _ in jobs) == {"samples": 3, "evaluation": 3}
+    books = Bookkeeper(store, [*points, *more])
+    assert run_missing([*points, *more], TARGETS, store, in_waves(books)) == []
+    assert [{name for name, _ in wave} for wave in books.waves] == [{"samples"}, {"evaluation"}]
 
 
 @pytest.mark.parametrize("how", ["fails", "dies"])
