@@ -46,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Lost:
-    """A stage that is missing after its wave, and why."""
+    """A stage that could not be made, and why."""
 
     stage: PlannedStage
     point: Point
@@ -199,7 +199,7 @@ def _lost(planned: PlannedStage, point: Point, store: Store) -> Lost:
     if failure is None:
         error = KilledError(
             f"its process was killed {TRIES} times in the middle of it, and it is given up; where memory does not "
-            "suffice, run fewer at a time (hydra.launcher.workers), or with smaller batches"
+            "suffice, give it more, run fewer at a time, or with smaller batches"
         )
         failure = store.fail(planned.name, planned.identity, error, command)
     return Lost(planned, point, failure.error, command)

@@ -38,7 +38,9 @@ def artifact(cell: Cell, stage: str, name: str) -> Path:
 
 
 def test_cells_are_named_by_what_sets_them_apart(results: Results) -> None:
-    assert [cell.name for cell in results.cells] == ["KL f=4, 2 steps", "VQ f=4, 2 steps"] or len(results.cells) == 3
+    names = [cell.name for cell in results.cells]
+    assert len(set(names)) == 3
+    assert {name[:6] for name in names} > {"KL f=4", "VQ f=4"}
     assert results.cell(results.cells[1].id) is results.cells[1]
 
 

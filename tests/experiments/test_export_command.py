@@ -1,11 +1,12 @@
 """The command `python -m ldm.interop.export` on a trained store."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from program import python, run
+from program import ROOT, environment, python, run
 from safetensors.torch import load_file
 
 from experiments.commands.export import main
@@ -107,6 +108,8 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path, capsys):
 
 
 def test_the_public_name_of_the_command():
-    done = python("-m", "ldm.interop.export", "--help")
+    # A process of its own, in which nothing is imported yet.
+    command = [sys.executable, "-m", "ldm.interop.export", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
     assert done.returncode == 0
     assert "python -m ldm.interop.export" in done.stdout

@@ -51,6 +51,7 @@ def test_its_identity_goes_by_the_sampler_and_the_number_of_samples() -> None:
         assert "sampler_check" in changed(plan_of(ASKED), plan_of(ASKED, setting)), setting
     for setting in ("metrics.progress_steps=3", "metrics.progress_samples=40"):  # of 32 samples
         assert identities(plan_of(ASKED))["sampler_check"] == identities(plan_of(ASKED, setting))["sampler_check"]
+    assert "sampler_check" in changed(plan_of(ASKED), plan_of(ASKED, "samples.keep=images"))  # as the samples do
     needed = {planned.name for planned in plan_of(ASKED, "guidance.scale=auto").needed(("sampler_check",))}
     assert {"samples", "tuning"} <= needed
 
