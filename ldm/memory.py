@@ -2,15 +2,15 @@
 
 import torch
 
-CPU_TEXT = "can't allocate memory"
-CUBLAS_TEXT = "CUBLAS_STATUS_ALLOC_FAILED"
+TEXTS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What an error of torch's says that has no class of its own: a CPU's allocator, and cuBLAS."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the GPU or of this machine, did not suffice."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in (CPU_TEXT, CUBLAS_TEXT))
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
 
 
 def give_back_unused() -> None:

@@ -43,9 +43,7 @@ class Ranks:
         """The sum over ranks of tensors of one shape. Shapes: any; result alike, the tensor itself of a lone rank."""
         if self.count == 1:
             return values
-        total = values.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return _summed(values.detach().clone(memory_format=torch.contiguous_format))
 
     def sum_gradients(self, weights: Iterable[Tensor], factor: float = 1.0) -> None:
         """Puts in the place of each weight's gradient the sum over ranks of `factor` times theirs.
@@ -62,8 +60,9 @@ class Ranks:
         """As `sum_gradients`, of weights of one dtype and device: all gradients in one tensor, and which there are."""
         has = [weight.grad is not None for weight in weights]
         # In the order of the shape: that in memory may differ between ranks.
-        flat = [w.new_zeros(w.numel()) if w.grad is None else factor * w.grad.reshape(-1) for w in weights]
-        *summed, had = self.sum(torch.cat([*flat, weights[0].new_tensor(has)])).split([*map(len, flat), len(has)])
+        flat = [w.new_zeros(w.numel()) if w.grad is None else w.grad.reshape(-1) for w in weights]
+        whole = torch.cat([*flat, weights[0].new_tensor(has)]).detach().mul_(factor)
+        *summed, had = _summed(whole).split([*map(len, flat), len(has)])
         somewhere = has if all(has) else had.tolist()  # which waits for the device
         for weight, total, is_given in zip(weights, summed, somewhere, strict=True):
             if weight.grad is not None:
@@ -105,6 +104,12 @@ def these() -> Ranks:
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def _summed(total: Tensor) -> Tensor:
+    """The sum over ranks, in the place of the tensor."""
+    dist.all_reduce(total)
+    return total
 
 
 def _kind(weight: Tensor) -> str:

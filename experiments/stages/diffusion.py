@@ -36,10 +36,10 @@ def run(job: Job) -> Outcome:
     if is_given(config["denoiser"]):
         return _given(job)
     material, settings = training_material(job), training_settings(job)
-    model, conditions = material.fresh()
     ranks = these()
+    flops_per_step = material.flops_per_step(settings, ranks)  # of a training that is gone before the other begins
+    model, conditions = material.fresh()
     training = DiffusionTraining(model, conditions, material.data, settings, ranks)
-    flops_per_step = material.flops_per_step(settings, ranks)
     milestones = images_at(config["training"]["milestones"], settings.images, settings.batch)
     snapshots = snapshot_steps(config["training"])
 
@@ -120,7 +120,8 @@ class TrainingMaterial:
     def flops_per_step(self, settings: DiffusionSettings, ranks: Ranks = ALONE) -> float:
         """FLOPs of one step, counted on a model that is thrown away, of all ranks together."""
         rehearsal = DiffusionTraining(*self.fresh(), self.data, settings, ranks)
-        return ranks.sum_number(count_flops(rehearsal.accumulate_gradients), self.data.device)
+        flops = rehearsal.that_fits(lambda: count_flops(rehearsal.accumulate_gradients))
+        return ranks.sum_number(flops, self.data.device)
 
 
 def training_material(job: Job) -> TrainingMaterial:

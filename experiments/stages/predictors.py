@@ -289,7 +289,8 @@ def _small_denoiser(job: Job, space: _Space, images: ImageCache) -> tuple[Genera
         ae = job.parent("first_stage").settings
         return build.denoising_model(stage, ae, latents["shape"][1], Vocabulary(0), job.device)
 
-    each = count_flops(lambda: DiffusionTraining(*fresh(), data, settings).accumulate_gradients())
+    rehearsal = DiffusionTraining(*fresh(), data, settings)
+    each = rehearsal.that_fits(lambda: count_flops(rehearsal.accumulate_gradients))
     model, conditions = fresh()
     training = DiffusionTraining(model, conditions, data, settings)
     with reporting(job.label, settings.steps * settings.batch) as reporter:

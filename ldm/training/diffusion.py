@@ -2,9 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class TrainingLatents(Protocol):
@@ -78,11 +80,6 @@ class DiffusionSettings:
         """Optimiser steps, the last batch complete."""
         return -(-self.images // self.batch)
 
-    @property
-    def passes_of(self) -> int:
-        """Images in one pass: `micro_batch`, or the whole batch."""
-        return min(self.micro_batch or self.batch, self.batch)
-
 
 class DiffusionTraining:
     """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k).
@@ -106,7 +103,8 @@ class DiffusionTraining:
         self.ranks = ranks
         ranks.check_batch(settings.batch)
         self.step = 0
-        self.micro_batch = settings.passes_of
+        self.micro_batch = self._asked
+        self.counts = settings.times.weights(model.schedule.steps)
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
         self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
         self.averages = {length: PowerAverage(self.trained, length) for length in settings.power_lengths}
@@ -120,7 +118,14 @@ class DiffusionTraining:
     @property
     def smaller_passes(self) -> dict[str, int]:
         """`micro_batch` by name where memory made it smaller than the settings ask for, to be written down."""
-        return {"micro_batch": self.micro_batch} if self.micro_batch < self.settings.passes_of else {}
+        return {"micro_batch": self.micro_batch} if self.micro_batch < self._asked else {}
+
+    @property
+    def _asked(self) -> int:
+        """Images in one pass as the settings ask for, no more than this rank has of a batch."""
+        mine = self.ranks.share(self.settings.batch)
+        own = mine.stop - mine.start
+        return min(self.settings.micro_batch or own, own)
 
     def advance(self) -> StepReport:
         """One optimiser step."""
@@ -129,7 +134,10 @@ class DiffusionTraining:
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = factor * (s.matrix_rate if name == MUON else s.learning_rate)
-        loss = self._gradients_that_fit()
+        loss = self.that_fits(self.accumulate_gradients)
+        # Behind what may be begun again: no rank may wait in one sum while another is in the next.
+        self.ranks.sum_gradients(self.trained.parameters())
+        loss = self.ranks.sum(loss)
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip or math.inf)
         for optimiser in self.optimisers.values():
             optimiser.step()
@@ -139,14 +147,14 @@ class DiffusionTraining:
             average.update(self.trained, self.step)
         return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
 
-    def _gradients_that_fit(self) -> Tensor:
-        """As `accumulate_gradients`; where memory does not suffice anew, from then on in passes of half as many images.
+    def that_fits(self, gradients: Callable[[], T]) -> T:
+        """What `gradients` gives, which computes a step's; from where memory does not suffice, in halved passes.
 
         A step is begun again with the same batch and noise, so that no more than rounding changes.
         """
         while True:
             try:
-                return self.accumulate_gradients()
+                return gradients()
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self.micro_batch == 1:
                     raise
@@ -163,7 +171,7 @@ class DiffusionTraining:
             )
 
     def accumulate_gradients(self) -> Tensor:
-        """Computes the gradients of this step's batch, micro-batch by micro-batch, and returns the mean loss.
+        """Computes the gradients of this rank's items, micro-batch by micro-batch; returns their part of the mean loss.
 
         Everything random is drawn for the whole batch, of which a rank takes its items. Shapes: ().
         """
@@ -171,31 +179,30 @@ class DiffusionTraining:
         draw = generator(s.seed, "step", self.step)
         torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
         indices = torch.randint(len(self.data), (s.batch,), generator=draw)
+        mine = self.ranks.share(s.batch)
         x0 = self.data.latents(indices, draw)
-        noise = torch.randn(x0.shape, generator=draw).to(x0.device)
+        noise = torch.randn(x0.shape, generator=draw)[mine].to(x0.device)
         levels = s.times.draw(s.batch, self.model.schedule.steps, draw)
         dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
-        mine = self.ranks.share(s.batch)
         fields = self.data.fields(
             indices[mine], lambda item: numpy_generator(s.seed, "fields", self.step, mine.start + item)
         )
         if s.condition_dropout > 0:
             fields = self.conditioning.drop(fields, dropped[mine].to(x0.device))
-        x0, noise, levels = x0[mine], noise[mine], levels[mine]
+        x0, levels = x0[mine], levels[mine]
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        micro, counts = self.micro_batch, s.times.weights(self.model.schedule.steps)
+        micro = self.micro_batch
         total = torch.zeros((), device=x0.device)
         for first in range(0, len(x0), micro):
             part = slice(first, first + micro)
             condition = self.conditioning({name: value[part] for name, value in fields.items()})
             times = self.model.schedule.time(levels[part])
             losses = self.model.loss(x0[part], times, noise[part], condition)
-            loss = (counts[levels[part]].to(losses) * losses).sum() / s.batch
+            loss = (self.counts[levels[part]].to(losses) * losses).sum() / s.batch
             loss.backward()
             total += loss.detach()
-        self.ranks.sum_gradients(self.trained.parameters())
-        return self.ranks.sum(total)
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""

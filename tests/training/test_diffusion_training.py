@@ -16,10 +16,12 @@ from ldm.diffusion.times import LogitNormalTimes
 from ldm.ranks import ALONE, Ranks
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
+from ldm.training.flops import count_flops
 from ldm.training.power_ema import exponent
 from ldm.training.rate import learning_rate_factor
 
 ON_A_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+OF_CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 ON_A_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried")
 
 
@@ -335,7 +337,7 @@ def test_a_checkpoint_from_before_there_were_two_optimisers_is_gone_on_from(diff
     assert differences(resumed.state_dict(), whole.state_dict()) == []
 
 
-@pytest.mark.parametrize("error", [ON_A_GPU, ON_A_CPU])
+@pytest.mark.parametrize("error", [ON_A_GPU, ON_A_CPU, OF_CUBLAS])
 @pytest.mark.parametrize(("room", "micro"), [(2, 2), (1, 1), (4, 3)])
 def test_where_memory_does_not_suffice_a_step_is_made_in_smaller_passes(error, room, micro, caplog):
     """Of the same batch, with the same numbers up to rounding, and the passes stay small."""
@@ -351,6 +353,13 @@ def test_where_memory_does_not_suffice_a_step_is_made_in_smaller_passes(error, r
     refused = [n for n in (6, 3, 2) if n > room]
     assert run.model.network.tried == refused + [micro] * (60 // micro)
     assert f"{micro} images in one pass (trainer.micro_batch={micro}), the batch stays at 6" in caplog.text
+
+
+def test_what_a_step_costs_is_counted_where_memory_does_not_suffice_for_all_of_it():
+    run, plain = short_of_memory(ON_A_GPU, 2), training()
+    counted = run.that_fits(lambda: count_flops(run.accumulate_gradients))
+    assert counted == count_flops(plain.accumulate_gradients) > 0
+    assert run.micro_batch == 2
 
 
 def test_smaller_passes_are_gone_on_with_bit_for_bit(differences, tmp_path):
