@@ -1,4 +1,4 @@
-"""Rank correlation within groups, with an interval: how well one number orders what another came to. NumPy alone."""
+"""Rank correlation within groups, with an interval: how well one number orders what another came to. No torch."""
 
 import math
 from dataclasses import dataclass

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.first_stage.losses import ADAPTIVE_EPSILON, ADAPTIVE_LIMIT
+from ldm.first_stage.losses import adaptive_weight
 from ldm.first_stage.shaping import LatentBatch, LatentShaping
+from ldm.metrics.vision_transformers import DINOV2_SIDE, KINDS
 from ldm.parts import look_up, option
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model
@@ -24,10 +25,6 @@ from ldm.pretrained.weights import freeze
 LITE_TAPS: Final = 4
 LITE_STRIDE: Final = 16
 """EfficientNet-Lite0's fourth map, of 112 channels; images are enlarged until it has the latent's side."""
-
-DINOV2_SIDE: Final = 224
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 MOST_POSITIONS: Final = 1024
 """Of a latent: all pairs of them are compared."""
@@ -78,7 +75,7 @@ class Dinov2Teacher(nn.Module):
         x = F.interpolate(
             (image + 1) / 2, (DINOV2_SIDE, DINOV2_SIDE), mode="bicubic", antialias=True, align_corners=False
         )
-        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (KINDS["dinov2"].mean, KINDS["dinov2"].std))
         x = ((x.clamp(0, 1) - mean) / std).to(next(self.network.parameters()).dtype)
         patches = DINOV2_SIDE // int(self.network.config.patch_size)
         tokens: Tensor = self.network(pixel_values=x).last_hidden_state[:, 1:]
@@ -181,6 +178,4 @@ class AlignmentTerm(nn.Module):
 
         Where it is no number it is 0. Source: arXiv 2501.01423, equation 6.
         """
-        ratio = of_reconstruction.norm() / (of_term.norm() + ADAPTIVE_EPSILON)
-        ratio = torch.where(ratio.isfinite(), ratio, torch.zeros_like(ratio)).clamp(0, ADAPTIVE_LIMIT)
-        return self.options.loss_weight * ratio.detach()
+        return self.options.loss_weight * adaptive_weight(of_reconstruction, of_term).value

@@ -102,12 +102,14 @@ class FirstStageTraining:
     @property
     def is_adversarial(self) -> bool:
         """Whether the discriminator takes part in the next step."""
-        return self.discriminator is not None and self.settings.is_adversarial(self.step)
+        return self._is_adversarial(self.step)
+
+    def _is_adversarial(self, step: int) -> bool:
+        return self.discriminator is not None and self.settings.is_adversarial(step)
 
     def kind(self, step: int) -> Hashable:
         """Steps of one kind cost the same: what takes part in them, and the sides of the latents that they decode."""
-        is_adversarial = self.discriminator is not None and self.settings.is_adversarial(step)
-        return is_adversarial, self._views(step).sides
+        return self._is_adversarial(step), self._views(step).sides
 
     def _views(self, step: int) -> Views:
         return views_at(self.shapings, self.latents, self.settings.seed, step)

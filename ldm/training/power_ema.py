@@ -5,7 +5,6 @@ that step of its profile p(t; n, g) = (g + 1) t^g / n^(g+1), 0 < t <= n. Its len
 of the profile over n, sqrt((g + 1) / ((g + 2)^2 (g + 3))): 0.1 averages over about a tenth of the training.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from ldm.training.ema import Average
 
 LONGEST = 0.28
 """A flat average over all of the training, g = 0, has a relative standard deviation of 0.289."""
@@ -33,22 +34,16 @@ def exponent(length: float) -> float:
     return float(np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse]).real.max())
 
 
-class PowerAverage:
+class PowerAverage(Average):
     """The average of a module's parameters over all steps so far, with its buffers as they are."""
 
     def __init__(self, module: nn.Module, length: float) -> None:
+        super().__init__(module)
         self.exponent = exponent(length)
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
-    @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Takes in the weights after step 1, 2, ...; what was there before the first counts nothing."""
-        weight = 1 - (1 - 1 / step) ** (self.exponent + 1)
-        averaged: list[Tensor] = [p for p in self.module.parameters() if p.is_floating_point()]
-        current = [p.detach() for p in module.parameters() if p.is_floating_point()]
-        torch._foreach_lerp_(averaged, current, weight)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(theirs)
+        self.move(module, 1 - (1 - 1 / step) ** (self.exponent + 1))
 
 
 @dataclass(frozen=True)
