@@ -314,7 +314,17 @@ def reference_coders(coders: Coders, double_z: bool) -> tuple[Encoder, Decoder]:
     """Those of Rombach et al.; see `Family`."""
     narrowest, deepest = coders.ch * min(1, *coders.ch_mult), coders.ch * coders.ch_mult[-1]
     groups = norm_groups(narrowest, deepest, coders.resolution // coders.factor)
-    shared = {**coders.shared, "mid_attention": coders.mid_attention, "norm_groups": groups}
+    shared: dict[str, Any] = {
+        "z_channels": coders.channels,
+        "ch": coders.ch,
+        "ch_mult": coders.ch_mult,
+        "num_res_blocks": coders.num_res_blocks,
+        "resolution": coders.resolution,
+        "attn_sides": coders.attn_sides,
+        "mid_attention": coders.mid_attention,
+        "dropout": coders.dropout,
+        "norm_groups": groups,
+    }
     encoder = Encoder(in_channels=IMAGE_CHANNELS, double_z=double_z, **shared)
     return encoder, Decoder(out_channels=IMAGE_CHANNELS, **shared)
 
@@ -346,16 +356,3 @@ class Coders:
                 f"takes {self.factor.bit_length()}: give one multiplier for each halving and one more."
             )
         return self.family(self, double_z)
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """What encoders and decoders of every family are told."""
-        return {
-            "z_channels": self.channels,
-            "ch": self.ch,
-            "ch_mult": self.ch_mult,
-            "num_res_blocks": self.num_res_blocks,
-            "resolution": self.resolution,
-            "attn_sides": self.attn_sides,
-            "dropout": self.dropout,
-        }

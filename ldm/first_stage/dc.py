@@ -203,27 +203,13 @@ class DCEncoder(ImageEncoder):
     the first half, the means, since the noise on a latent has nothing to do with its features.
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        z_channels: int,
-        double_z: bool,
-        ch: int,
-        ch_mult: Sequence[float],
-        num_res_blocks: int,
-        resolution: int,
-        attn_sides: Sequence[int],
-        dropout: float,
-    ) -> None:
+    def __init__(self, coders: Coders, double_z: bool) -> None:
         super().__init__()
-        self.z_channels = z_channels
-        self.factor = SIDE ** (len(ch_mult) - 1)
-        widths = [round(ch * multiplier) for multiplier in ch_mult]
-        attended = attended_levels(resolution, len(widths), attn_sides)
-        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.levels = levels(widths, attended, num_res_blocks, SpaceToChannel, dropout)
-        self.head = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
+        self.z_channels, self.factor = coders.channels, coders.factor
+        widths, attended = _sizes(coders)
+        self.stem = nn.Conv2d(IMAGE_CHANNELS, widths[0], 3, padding=1)
+        self.levels = levels(widths, attended, coders.num_res_blocks, SpaceToChannel, coders.dropout)
+        self.head = nn.Conv2d(widths[-1], (1 + double_z) * coders.channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """The features of an image. Shapes: as the class states.
@@ -241,27 +227,14 @@ class DCEncoder(ImageEncoder):
 class DCDecoder(ImageDecoder):
     """An `ImageDecoder` that mirrors `DCEncoder`; `levels` stand in the order in which they run, the latent's first."""
 
-    def __init__(
-        self,
-        *,
-        out_channels: int,
-        z_channels: int,
-        ch: int,
-        ch_mult: Sequence[float],
-        num_res_blocks: int,
-        resolution: int,
-        attn_sides: Sequence[int],
-        dropout: float,
-    ) -> None:
+    def __init__(self, coders: Coders) -> None:
         super().__init__()
-        self.z_channels = z_channels
-        self.factor = SIDE ** (len(ch_mult) - 1)
-        widths = [round(ch * multiplier) for multiplier in reversed(ch_mult)]
-        attended = attended_levels(resolution, len(widths), attn_sides)[::-1]
-        self.stem = nn.Conv2d(z_channels, widths[0], 3, padding=1)
-        self.levels = levels(widths, attended, num_res_blocks, ChannelToSpace, dropout)
+        self.z_channels, self.factor = coders.channels, coders.factor
+        widths, attended = (each[::-1] for each in _sizes(coders))
+        self.stem = nn.Conv2d(coders.channels, widths[0], 3, padding=1)
+        self.levels = levels(widths, attended, coders.num_res_blocks, ChannelToSpace, coders.dropout)
         self.norm = ChannelNorm(widths[-1])
-        self.head = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], IMAGE_CHANNELS, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """The image, not clamped. Shapes: as the class states."""
@@ -285,5 +258,10 @@ def dc_coders(coders: Coders, double_z: bool) -> tuple[DCEncoder, DCDecoder]:
             "ae.architecture.mid_attention=false: ae.architecture.family=dc has no blocks beyond its levels, whose "
             "attention ae.architecture.attention_sides names: leave ae.architecture.mid_attention out."
         )
-    encoder = DCEncoder(in_channels=IMAGE_CHANNELS, double_z=double_z, **coders.shared)
-    return encoder, DCDecoder(out_channels=IMAGE_CHANNELS, **coders.shared)
+    return DCEncoder(coders, double_z), DCDecoder(coders)
+
+
+def _sizes(coders: Coders) -> tuple[list[int], list[bool]]:
+    """The width of each level and whether it has attention, the image's level first."""
+    widths = [round(coders.ch * multiplier) for multiplier in coders.ch_mult]
+    return widths, attended_levels(coders.resolution, len(widths), coders.attn_sides)

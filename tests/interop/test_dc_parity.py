@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from ldm.first_stage.coder import Coders
 from ldm.first_stage.dc import (
     ChannelNorm,
     ChannelToSpace,
-    DCDecoder,
-    DCEncoder,
     GatedConvolutions,
     LinearAttention,
     Residual,
     SpaceToChannel,
     block,
+    dc_coders,
 )
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
@@ -143,10 +143,8 @@ def whole(diffusers):
     sizes |= {"block_out_channels": WIDTHS}
     both = {f"{coder}_{key}": value for coder in ("encoder", "decoder") for key, value in sizes.items()}
     theirs = random(diffusers.AutoencoderDC(latent_channels=LATENT, attention_head_dim=HEADS_OF, **both))
-    shared = {"z_channels": LATENT, "ch": 16, "ch_mult": (1, 2, 4), "num_res_blocks": 1, "resolution": 32}
-    shared |= {"attn_sides": (8,), "dropout": 0.0}
-    encoder = DCEncoder(in_channels=3, double_z=False, **shared).double()
-    decoder = DCDecoder(out_channels=3, **shared).double()
+    sizes = Coders(4, LATENT, 16, (1, 2, 4), 1, 32, (8,), True, 0.0, dc_coders)
+    encoder, decoder = (each.double() for each in sizes.make())
     encoder.stem.load_state_dict(theirs.encoder.conv_in.state_dict())
     encoder.head.load_state_dict(theirs.encoder.conv_out.state_dict())
     decoder.stem.load_state_dict(theirs.decoder.conv_in.state_dict())
