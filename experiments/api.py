@@ -70,7 +70,7 @@ def run(overrides: Sequence[str], store: str | Path = "store") -> "Results":
                 print(line, end="", flush=True)
                 lines.append(line.strip())
         except BaseException:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)  # a second Ctrl-C, where the terminal sent one, would not let it save
             raise
     if process.returncode:
         raise UserError(_why(lines, process.returncode))

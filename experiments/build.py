@@ -315,11 +315,16 @@ def check_perceptual_weights(perceptual: str, perceptual_path: str | None) -> No
     perceptual_loss({"perceptual": perceptual, "perceptual_path": perceptual_path})
 
 
+@functools.lru_cache
+def _check_teacher(alignment: Alignment) -> None:
+    alignment.load_teacher()
+
+
 def check_teacher_weights(ae: Mapping[str, Any]) -> None:
     """Raises UserError where the weights of the teacher of an alignment cannot be had."""
     for each in shapings_of(ae):
         if isinstance(each, Alignment):
-            each.load_teacher()
+            _check_teacher(each)
 
 
 def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:

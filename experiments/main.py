@@ -185,8 +185,9 @@ def _run_planned(planned: Grid, launch: Launch, workers: int | None) -> None:
 def planned_point(overrides: Sequence[str], values: Mapping[str, Any], store: Store) -> Point:
     """A point of a grid with its plan. Raises: UserError where it cannot work."""
     # What the machine decided is handed to every job, so that a login node and its nodes cannot disagree.
-    decided = [f"{key}={values[key]}" for key in ("device", "precision")]
-    return Point((*overrides, *(d for d in decided if d not in overrides)), plan_of(values, store))
+    decided = {key: f"{key}={values[key]}" for key in ("device", "precision")}
+    kept = [each for each in overrides if decided.get(each.partition("=")[0].lstrip("+"), each) == each]
+    return Point((*kept, *(d for d in decided.values() if d not in kept)), plan_of(values, store))
 
 
 def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
@@ -215,7 +216,12 @@ def _run_job(values: Mapping[str, Any]) -> bool:
     """A sweep's job: the stage that it was handed, after a check that it plans what the sweep planned; whether it is
     complete now."""
     store, target, expected = Store(Path(values["store"])), values["sweep"]["target"], values["sweep"]["identity"]
-    plan = plan_of(values, store)
+    try:
+        plan = plan_of(values, store)
+    except Exception as reason:  # such as images that are gone since: no kill, and not to be tried again
+        if expected is not None:
+            store.fail(target, expected, reason, values["command"])
+        raise
     try:
         found = plan.stages[target].identity
         if expected not in (None, found):

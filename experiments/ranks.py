@@ -54,12 +54,13 @@ def devices_of(config: Mapping[str, Any]) -> int:
     """
     asked, device = config["trainer"]["devices"], config["device"]
     there = torch.cuda.device_count() if device == "cuda" else max(2, cores())
+    is_worker = multiprocessing.current_process().daemon  # which may have no processes of its own
     if asked == AUTO:
-        return max(1, there) if device == "cuda" else 1
+        return max(1, there) if device == "cuda" and not is_worker else 1
     if asked > max(1, there):  # that there is no GPU at all, whoever uses it says
         found = f"torch finds {there} GPU{'s' * (there != 1)} here" if device == "cuda" else f"{there} cores are here"
         raise UserError(f"trainer.devices={asked}, but {found}: give trainer.devices={max(1, there)} or fewer")
-    if asked > 1 and multiprocessing.current_process().daemon:
+    if asked > 1 and is_worker:
         raise UserError(
             f"trainer.devices={asked}: workers of hydra/launcher=local have one device each; give "
             "hydra/launcher=basic, where one stage after the other has all devices, or trainer.devices=1"
@@ -142,14 +143,14 @@ def _outcome(started: ProcessContext, listening: "_Listening") -> Outcome:
             listening.listen()
     except ProcessException as error:
         listening.listen()
-        codes = [process.exitcode for process in started.processes]
-        for rank, code in enumerate(codes):
-            if code is not None and code < 0 and code != -signal.SIGTERM:
-                name = signal.Signals(-code).name
-                raise RankLostError(
-                    f"the process of device {rank} was killed ({name}) in the middle of it; the same command goes on "
-                    "from the last checkpoint"
-                ) from None
+        rank = error.error_index  # which ended first; others that hang then are killed by torch
+        code = started.processes[rank].exitcode
+        if code is not None and code < 0 and code != -signal.SIGTERM:
+            name = signal.Signals(-code).name
+            raise RankLostError(
+                f"the process of device {rank} was killed ({name}) in the middle of it; the same command goes on "
+                "from the last checkpoint"
+            ) from None
         if listening.failures:
             raise min(listening.failures, key=lambda failure: failure.at).error from None
         raise RankLostError(f"the process of a device ended in the middle of it ({error})") from error

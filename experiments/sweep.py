@@ -54,10 +54,6 @@ class Lost:
     command: str
 
 
-class KilledError(UserError):
-    """A stage was given up, since its process was killed each time."""
-
-
 def distinct(points: Sequence[Point]) -> list[Point]:
     """The points that differ in any stage: f = 1 is one cell under every regulariser."""
     found: dict[frozenset[str], Point] = {}
@@ -174,8 +170,12 @@ def run_missing(
         if len(failed) == len(lost):
             break
         say(f"jobs that ended without a word (killed?) are tried again: {len(lost) - len(failed)}", style="yellow")
-        left = [(planned, point) for planned, point in jobs if not is_complete(planned)]
-        launch_all([(planned, point) for planned, point in left if planned.identity not in failed])
+        left = dict[tuple[str, str], tuple[PlannedStage, Point]]()
+        for planned, point in jobs:  # parents first, so that nothing is left that hangs on a failed stage
+            can_be_made = all(parent in left or store.is_complete(*parent) for parent in planned.parents.items())
+            if can_be_made and not is_complete(planned) and planned.identity not in failed:
+                left[planned.name, planned.identity] = planned, point
+        launch_all(list(left.values()))
     return [_lost(planned, point, store) for planned, point in blamed()]
 
 
@@ -197,7 +197,7 @@ def _lost(planned: PlannedStage, point: Point, store: Store) -> Lost:
     command = "python run.py " + " ".join(shell_word(override) for override in point.overrides)
     failure = store.failure(planned.name, planned.identity)
     if failure is None:
-        error = KilledError(
+        error = UserError(
             f"its process was killed {TRIES} times in the middle of it, and it is given up; where memory does not "
             "suffice, give it more, run fewer at a time, or with smaller batches"
         )

@@ -57,16 +57,15 @@ class _Waiting:
 
     def next(self) -> int | None:
         """Takes out the first job whose turn it is, and all before it that are left out; None where all must wait."""
-        for number in list(self.numbers):
-            turn = self.turns[number]
-            if not self.not_ended.isdisjoint(turn.after):
-                continue
+        while (number := self._due()) is not None:
             del self.numbers[number]
-            if turn.may_begin():
+            if self.turns[number].may_begin():
                 return number
-            self.not_ended.discard(number)
-            return self.next()  # what waited for it is to be left out, too
+            self.not_ended.discard(number)  # what waited for it is to be left out, too
         return None
+
+    def _due(self) -> int | None:
+        return next((n for n in self.numbers if self.not_ended.isdisjoint(self.turns[n].after)), None)
 
     def end(self, number: int, error: str | None) -> None:
         """A job has ended."""

@@ -230,7 +230,8 @@ class DCDecoder(ImageDecoder):
     def __init__(self, coders: Coders) -> None:
         super().__init__()
         self.z_channels, self.factor = coders.channels, coders.factor
-        widths, attended = (each[::-1] for each in _sizes(coders))
+        widths, attended = _sizes(coders)
+        widths, attended = widths[::-1], attended[::-1]
         self.stem = nn.Conv2d(coders.channels, widths[0], 3, padding=1)
         self.levels = levels(widths, attended, coders.num_res_blocks, ChannelToSpace, coders.dropout)
         self.norm = ChannelNorm(widths[-1])

@@ -47,6 +47,8 @@ def test_a_worker_of_the_local_launcher_has_one_device(monkeypatch):
     assert devices_of(settings(1)) == 1
     with pytest.raises(UserError, match=r"trainer.devices=2: workers of hydra/launcher=local have one device each"):
         devices_of(settings(2))
+    monkeypatch.setattr(ranks.torch.cuda, "device_count", lambda: 4)
+    assert devices_of(settings("auto", "cuda")) == 1
 
 
 def test_stages_that_train_and_sample_are_divided_and_can_be_sent_to_a_process():
@@ -105,6 +107,14 @@ def killed_work(log: Log, claim: Claim) -> Outcome:
     return Outcome()
 
 
+def hanging_work(log: Log, claim: Claim) -> Outcome:
+    """The first rank fails, the second hears of nothing."""
+    if these().rank == 0:
+        raise UserError("the first one cannot")
+    time.sleep(60)
+    return Outcome()
+
+
 class Kept(Silent):
     """Keeps what is logged."""
 
@@ -127,6 +137,8 @@ def test_the_error_of_a_rank_is_raised_and_a_killed_one_is_named(tmp_path):
     with pytest.raises(UserError, match="the second one cannot") as error:
         run_on_devices(failing_work, Silent(), claim_in(tmp_path), "cpu", 2)
     assert "failing_work" in error.value.__notes__[0]
+    with pytest.raises(UserError, match="the first one cannot"):  # not that the other was killed for it
+        run_on_devices(hanging_work, Silent(), claim_in(tmp_path), "cpu", 2)
     with pytest.raises(RankLostError, match=r"device 1 was killed \(SIGKILL\)"):
         run_on_devices(killed_work, Silent(), claim_in(tmp_path), "cpu", 2)
 

@@ -160,6 +160,25 @@ def test_a_lost_stage_stops_only_what_hangs_on_it(tmp_path, points, how):
     assert {name for wave in again.waves for name, _ in wave} == hanging
 
 
+def test_what_hangs_on_a_failed_stage_is_not_handed_over_when_another_was_killed(tmp_path, points):
+    """To Slurm, which asks no more whether a job may begin."""
+    store, handed_over = Store(tmp_path), []
+    books = Bookkeeper(store, points, fails=[("latents", 4, "vq")], dies=[("latents", 4, "kl")])
+
+    def once(jobs):
+        handed_over.append({job.overrides[-2:] for job in jobs})
+        in_waves(books)(jobs)
+        books.dies = []
+
+    [lost] = run_missing(points, TARGETS, store, once)
+    assert (lost.stage.name, lost.point.plan.axes["regulariser"]) == ("latents", "vq")
+    again = {name.removeprefix("sweep.target=") for name, _ in handed_over[1]}
+    assert again == {"latents", "gaussian", "diffusion", "progress", "samples", "evaluation"}
+    of_vq = {stage.identity for p in points if p.plan.axes["regulariser"] == "vq" for stage in p.plan.stages.values()}
+    shared = {stage.identity for p in points if p.plan.axes["regulariser"] == "kl" for stage in p.plan.stages.values()}
+    assert not {f"sweep.identity='{one}'" for one in of_vq - shared} & {one for _, one in handed_over[1]}
+
+
 def test_until_bounds_what_is_run_and_what_is_written_down(tmp_path, points):
     store = Store(tmp_path)
     books = Bookkeeper(store, points)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import console
-from experiments.workers import THREAD_VARIABLES, Turn, Workers, cores
+from experiments.workers import THREAD_VARIABLES, Turn, Workers, _Waiting, cores
 from ldm.errors import UserError
 
 PATIENCE = 60.0
@@ -141,6 +141,13 @@ def test_what_may_not_begin_is_left_out_with_all_that_waits_for_it(tmp_path: Pat
         assert one.run([functools.partial(note_process, file) for file in files], turns) == [None] * 4
     assert [file.exists() for file in files] == [True, False, False, True]
     assert ended == [0, 3]
+
+
+def test_thousands_may_be_left_out_at_once() -> None:
+    """As where the one stage failed that all hang on."""
+    waiting = _Waiting([fail] * 2000, [Turn((number - 1,) if number else (), lambda: False) for number in range(2000)])
+    assert waiting.next() is None
+    assert not waiting.numbers
 
 
 def test_each_has_its_threads_and_what_it_shows_is_shown_here(tmp_path: Path, monkeypatch) -> None:
