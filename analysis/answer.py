@@ -154,7 +154,7 @@ def answers(
     rows = rows[rows["metric"] == wanted.metric]
     return tuple(
         _answer(study, table, rows[rows["protocol"] == table.protocol], wanted, budgets, within)
-        for table in limits.compared(study)
+        for table in limits.compared(study, None)
         if table.metric == wanted.metric
     )
 

@@ -541,7 +541,7 @@ def _mean_deviations(given: Iterable[Deviations | None]) -> Deviations | None:
 
 
 def _bounds(value: float, error: Error) -> tuple[float, float]:
-    quantile = float(ndtri(0.975) if math.isinf(error.freedom) else stdtrit(error.freedom, 0.975))
+    quantile = float(ERRORS_A_SIDE if math.isinf(error.freedom) else stdtrit(error.freedom, 0.975))
     half = quantile * math.sqrt(error.variance)
     return value - half, value + half
 

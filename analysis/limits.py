@@ -217,7 +217,8 @@ def _curve(kept: Kept, models: frozenset[str], extractor: str) -> Curve | None:
     rows = rows[rows["extractor"] == extractor]
     if metric is None or rows.empty or rows["protocol"].nunique() > 1:
         return None
-    cells = {int(float(str(seen))): one_cell(own) for seen, own in rows.groupby("images_seen")}
+    ends = sorted({int(seen) for seen in rows["images_seen"].dropna()})
+    cells = {seen: one_cell(rows[rows["images_seen"] == seen]) for seen in ends}
     last = max(cells)
     half = _nearest(cells, last, last / 2)
     if half is None:
@@ -391,7 +392,7 @@ def by_cell_id(found: Iterable[Known]) -> dict[str, tuple[Limit, ...]]:
 
 
 @lru_cache(maxsize=4)
-def compared(study: Study, against: str | None = None) -> tuple[Table, ...]:
+def compared(study: Study, against: str | None) -> tuple[Table, ...]:
     """The tables of all metrics with what limits each cell (`analysis.compare.tables`); kept, as `known` is.
 
     Raises: UserError as that does.

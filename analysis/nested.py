@@ -84,12 +84,13 @@ def _of_protocol(study: Study, marks: Mapping[str, str], rows: pd.DataFrame) -> 
             one.comparison.sentence,
             *(text.number(flops) for flops in one.flops),
             str(one.comparison.seeds),
+            text.number(one.comparison.n),
         ]
         for one in found
     ]
     mark = marks.get(str(rows["protocol"].iloc[0]), "")
     header = [f"{heading(rows, str(rows['metric'].iloc[0]))}{f' ({mark})' if mark else ''}", "nested", "trained apart"]
-    header += ["difference", "nested is", "FLOPs of the nested training", "FLOPs of the other", "seeds"]
+    header += ["difference", "nested is", "FLOPs of the nested training", "FLOPs of the other", "seeds", "n"]
     return text.table(header, lines) + (
         "\n\nFirst channels of one nested training beside first stages trained with so many channels, all else "
         "equal; 95 % intervals in brackets, verdicts by Holm over these pairs. One nested training serves all its "

@@ -124,8 +124,14 @@ def keep(
 
 
 def keep_level(axes: Plot, name: str, rows: pd.DataFrame, tint: str, group: str = "") -> None:
-    """Keeps a level that was drawn across the panel: the mean of rows that have no place on its x axis."""
-    level = rows.iloc[[0]].assign(x=math.nan, value=float(rows["value"].mean()), ci_low=math.nan, ci_high=math.nan)
+    """Keeps a level that was drawn across the panel: a row that has no place on its x axis, or the mean of several.
+
+    A mean has no interval, and no record that it is of.
+    """
+    level = rows.iloc[[0]].assign(x=math.nan)
+    if len(rows) > 1:
+        level = level.assign(value=float(rows["value"].mean()), ci_low=math.nan, ci_high=math.nan)
+        level = level.drop(columns=[name for name in SOURCES if name in level])
     keep(axes, name, level, "x", tint, "--", is_beside=True, group=group)
 
 

@@ -162,14 +162,14 @@ def write(
         written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
     if (study.frame["stage"] == "predictors").any():
         written.append(write_atomic(folder / "predictors.md", predictors.markdown(study).encode()))
-    if shortlist.choices(study):
-        written.append(write_atomic(folder / "shortlist.md", shortlist.markdown(study).encode()))
+    if page := shortlist.markdown(study):
+        written.append(write_atomic(folder / "shortlist.md", page.encode()))
     style.apply()
     figures = {name: figure_of(study) for name, figure_of in figures_of(study).items()}
     for name, figure in figures.items():
         for kind, content in style.rendered(figure, kinds).items():
             written.append(write_atomic(folder / f"{name}.{kind}", content))
-        if isinstance(figure, numbers.NumberedFigure):
+        if isinstance(figure, numbers.NumberedFigure) and figure.planes:
             drawn = numbers.frame(figure.planes).to_csv(index=False)
             written.append(write_atomic(folder / f"{name}.csv", drawn.encode()))
     written.append(write_atomic(folder / "captions.md", numbers.captions(figures).encode()))

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis import protocols
 from analysis.collect import Study
+from analysis.compare import ERRORS_A_SIDE
 from analysis.headline import headline
 from analysis.text import table
 from ldm.rank_correlation import LEAST, Ranking, Values, ranking
@@ -23,10 +24,6 @@ def _is_baseline(rows: pd.DataFrame) -> "pd.Series[bool]":
     is_distance = (rows["group"] == GENERATION) & (rows["variant"] == DECODED) & (rows["higher_is_better"] == False)  # noqa: E712
     is_rate = (rows["group"] == RATE) & rows["headline_from"].notna() & (rows["f"] > 1)
     return (rows["stage"] == "reconstruction") & (is_distortion | is_distance | is_rate)
-
-
-NORMAL = 1.959964
-"""The normal quantile of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,12 @@ def outcomes(study: Study) -> list[Outcome]:
         shared = own.groupby("steps")["first_stage"].nunique()
         chosen = own[own["steps"] == shared[shared == shared.max()].index.max()]
         # Values of one first stage share reference images, and noise: their mean is taken to be no surer than one.
-        errors = ((chosen["ci_high"] - chosen["ci_low"]) / (2 * NORMAL)).groupby(chosen["first_stage"]).mean().fillna(0)
+        errors = (
+            ((chosen["ci_high"] - chosen["ci_low"]) / (2 * ERRORS_A_SIDE))
+            .groupby(chosen["first_stage"])
+            .mean()
+            .fillna(0)
+        )
         means = chosen.groupby("first_stage")["value"].mean()
         found.append(Outcome(str(protocol), int(chosen["n"].min()), means, errors))
     return found

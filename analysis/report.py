@@ -19,7 +19,7 @@ DESCRIPTION = """Writes what plot_tradeoffs.py writes, with figures as SVG, and 
 interactive figures with their numbers, tables that sort and filter, pictures, costs, protocols, missing results and the
 check list against published numbers, in one page that needs no other file and no network."""
 
-TEXTS = ("table.md", "checklist.md", "predictors.md")
+TEXTS = ("table.md", "checklist.md", "predictors.md", "shortlist.md")
 """The files that the page is written of, the first one's head above all."""
 
 ANSWERED_BY = ("front", "crossings")

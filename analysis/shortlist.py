@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import rankdata
 
 from analysis.collect import Finished, Study
+from analysis.compare import ERRORS_A_SIDE
+from analysis.costs import COUNTED_WITH
 from analysis.headline import Headline, headline
 from analysis.predictors import Outcome, outcomes
 from analysis.text import number, table
@@ -39,10 +40,10 @@ SEED = 0
 LEAST = 4
 """Trained first stages below which nothing is said of the others: a line and its scatter are to be found from them."""
 
-SPENT = ("first_stage", "latents", "predictors", "learning_rate", "diffusion", "samples")
+SPENT = (*COUNTED_WITH, "first_stage", "latents", "predictors", "learning_rate", "diffusion", "samples")
 """Stages whose FLOPs and seconds are counted; those of the last three are what leaving out saves."""
 
-SAVED = SPENT[3:]
+SAVED = SPENT[-3:]
 
 Array = NDArray[np.float64]
 
@@ -78,7 +79,7 @@ def risk(predicted: Array, outcomes: Array, errors: Array, kept: NDArray[np.bool
     if count < LEAST:
         raise ValueError(f"a line and its scatter need {LEAST} outcomes, there are {count}")
     random = np.random.default_rng(SEED)
-    score = ndtri((rankdata(predicted) - 0.375) / (len(predicted) + 0.25))
+    score = ndtri((pd.Series(predicted).rank().to_numpy() - 0.375) / (len(predicted) + 0.25))
     design = np.column_stack([np.ones(count), score[trained]])
     inverse = np.linalg.inv(design.T @ design)
     fitted = inverse @ design.T @ outcomes[trained]
@@ -172,11 +173,16 @@ def _read(path: Path) -> Shortlist:
 
 
 def markdown(study: Study) -> str:
-    """The page: for each shortlist of the study its rule, its first stages, the cost saved, and what was risked."""
+    """The page: for each shortlist of the study its rule, its first stages, the cost saved, and what was risked.
+
+    Nothing where there is none.
+    """
+    if not (made := choices(study)):
+        return ""
     metric = headline(study.frame, "evaluation")
-    parts = []
-    for choice in choices(study):
-        found = [outcome for outcome in outcomes(study) if outcome.values.index.isin(choice.trained).any()]
+    parts, measured = [], outcomes(study)
+    for choice in made:
+        found = [outcome for outcome in measured if outcome.values.index.isin(choice.trained).any()]
         lines = [_rule(choice), _cost_line(cost(choice, study.finished))]
         for outcome in found:
             assert metric is not None  # where there are outcomes
@@ -232,7 +238,8 @@ def _risk_line(choice: Shortlist, outcome: Outcome, metric: Headline) -> str:
     best_kept = float(np.nanmin(sign * values[kept]))
     seen = best_kept - min(best_kept, *of_controls[np.isfinite(of_controls)])
     return (
-        f"**Risk**, by {metric.title} of {outcome.n:,} samples: the best of all {len(names)} is not among the kept "
+        f"**Risk**, by {metric.title} of {outcome.n:,} samples (protocol {outcome.protocol}): the best of all "
+        f"{len(names)} is not among the kept "
         f"with probability {found.pruned.value:.2f} [{found.pruned.low:.2f}, {found.pruned.high:.2f}]. The best "
         f"kept is behind the best of all by {number(found.regret.value)} [{number(found.regret.low)}, "
         f"{number(found.regret.high)}]; behind the best that was trained, controls included, by {number(seen)}. "
@@ -250,8 +257,14 @@ def _listed(choice: Shortlist, outcome: Outcome, metric: Headline, frame: pd.Dat
             "{} f = {}, {} channels".format(*(str(rows.loc[first, key]) for key in ("regulariser", "f", "channels"))),
             number(choice.predicted[first]),
             kinds.get(first, "pruned"),
-            number(outcome.values.get(first, math.nan)),
+            _with_interval(outcome, first),
         ]
         for first in order
     ]
-    return table(["first stage", "what", f"`{choice.predictor}`", "", metric.title], lines)
+    return table(["first stage", "what", f"`{choice.predictor}`", "", f"{metric.title}, n = {outcome.n:,}"], lines)
+
+
+def _with_interval(outcome: Outcome, first: str) -> str:
+    """What came of a first stage with its 95 % interval, where its samples have one."""
+    value, half = outcome.values.get(first, math.nan), ERRORS_A_SIDE * outcome.errors.get(first, 0.0)
+    return f"{number(value)} [{number(value - half)}, {number(value + half)}]" if half > 0 else number(value)

@@ -112,8 +112,8 @@ def _cells(study: Study, marks: Mapping[str, str]) -> str:
     header += [f"{heading(first_stages, metric)} ({_counted(first_stages, [metric])})" for metric in quality]
     shown = first_stages[first_stages["regulariser"].isin(rows["regulariser"])]
     header += [
-        f"PSNR, dB ({_span(rates.distortion(shown, 'psnr')['n'])})",
-        f"rate, bits/px ({_span(rates.rate(shown)['n'])})",
+        f"PSNR, dB ({text.span(rates.distortion(shown, 'psnr')['n'])})",
+        f"rate, bits/px ({text.span(rates.rate(shown)['n'])})",
         "parameters: denoiser",
         "first stage",
         "training: PFLOP",
@@ -200,7 +200,7 @@ def _verdicts(found: Table, metric: str, marks: Mapping[str, str], against: str 
         told = item.sentence if item is not None else _without_verdict(found, mean.name, leading)
         line += [_difference(item), "–" if item is None else text.number(item.p)]
         lines.append([*line, *([mean.limits or "–"] if limited_by else []), told])
-    title = f"{metric} ({_span(mean.n for mean in found.means)})"
+    title = f"{metric} ({text.span(mean.n for mean in found.means)})"
     header = ["cell", title, "std over seeds", "training seeds", *baselines, "difference", "p", *limited_by, "verdict"]
     return f"{text.table(header, lines)}\n\n{_compared(found, against)}"
 
@@ -353,7 +353,7 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
             reached = pd.concat([of_probes, of_samples[of_samples["identity"] == own]]).sort_index()
             reached = reached[(reached["data"] == row["data"]) & (reached["resolution"] == row["resolution"])]
             reached = floors_of(reached, row["metric"], REAL)
-            counted = f" ({_span(reached['n'])})" if len(reached) else ""
+            counted = f" ({text.span(reached['n'])})" if len(reached) else ""
             reached_by[key] = _values(reached, marks) + counted
         floors = [
             f"{text.interval(found, marks)} ({found['variant']})"
@@ -514,12 +514,7 @@ def _count(value: Any) -> str:
 
 def _counted(rows: pd.DataFrame, metrics: Collection[str]) -> str:
     """Of how many images these metrics of the rows are."""
-    return _span(rows[rows["metric"].isin(metrics)]["n"])
-
-
-def _span(counts: Iterable[int]) -> str:
-    found = sorted({int(n) for n in counts})
-    return "n = " + (" to ".join(str(n) for n in dict.fromkeys((found[0], found[-1]))) if found else "–")
+    return text.span(rows[rows["metric"].isin(metrics)]["n"])
 
 
 def _field(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Numbers, intervals and tables as Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -42,3 +42,9 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     body = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in body)
+
+
+def span(counts: Iterable[int]) -> str:
+    """How many images numbers were measured on: the least and the most."""
+    found = sorted({int(n) for n in counts})
+    return "n = " + (" to ".join(str(n) for n in dict.fromkeys((found[0], found[-1]))) if found else "–")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis import limits, looks, rates, style
 from analysis.collect import Study
 from analysis.compare import by_cell, one_cell, seed_factor
-from analysis.figures.notes import facts_of, notes_of
+from analysis.figures.notes import counted, facts_of, notes_of
 from analysis.figures.panels import draw_mark, mean_of
 from analysis.headline import better_end, direction, heading, headline
 from analysis.labels import is_given
@@ -61,7 +61,7 @@ def draw(study: Study) -> Figure:
     style.finish(
         figure,
         "Autoencoders side by side",
-        [facts_of(study, drawn, "")],
+        [facts_of(study, drawn, f"n = {counted(drawn['n'])} images" if shown else "")],
         [*notes, *notes_of(study, drawn, "evaluation")],
         keys,
     )

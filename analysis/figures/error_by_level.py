@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, placing, style
+from analysis import looks, numbers, placing, style
 from analysis.collect import Finished, Study
 from analysis.labels import CellLabels
 from analysis.looks import Family
@@ -72,6 +73,8 @@ def draw(study: Study) -> Figure:
 def _draw(axes: Axes, curve: LevelCurve, look: Family) -> PointLabel:
     tint = style.colour(curve.f)
     axes.plot(curve.centres, curve.errors, color=tint, linestyle=look.line, marker="o", markersize=3, zorder=2)
+    rows = pd.DataFrame({"x": curve.centres, "value": curve.errors, "n": curve.n})
+    numbers.keep(axes, curve.label, rows.assign(f=curve.f, regulariser=curve.regulariser), "x", tint, look.line, "o")
     return PointLabel(curve.centres[-1], curve.errors[-1], curve.label, tint)
 
 

@@ -60,7 +60,7 @@ def draw(study: Study) -> Figure:
         if answer.best is not None and cost(answer.best.spent) > 0:
             at = (cost(answer.best.spent), answer.best.mean.value)
             axes.plot(*at, "o", markersize=BEST_SIZE, markerfacecolor="none", color=style.INK, zorder=5)
-            ring = pd.DataFrame({"x": [at[0]], "value": [at[1]]})
+            ring = rows[rows["cell"] == answer.best.name]
             numbers.keep(axes, "recommended", ring, "x", style.INK, "", "ring", is_beside=True)
         style.sparse_log_ticks(axes, "x")
         spots = [(option, cost(option.spent)) for option in labelled if cost(option.spent) > 0]

@@ -1,5 +1,6 @@
 """Drawn figures as what the charts of the page are made of: the same numbers, with what is said of each."""
 
+import html
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,9 @@ def panel(plane: Plane, told: Mapping[str, str]) -> Panel:
         group = one.group or one.name
         # A group is switched by the key of the series that has its name, else by that of its first.
         is_key = one.name == group or (group not in keyed and all(other.name != group for other in plane.series))
-        traces.append(shown | {"legendgroup": group, "name": group, "showlegend": is_key and group not in keyed})
+        traces.append(
+            shown | {"legendgroup": group, "name": as_said(group), "showlegend": is_key and group not in keyed}
+        )
         keyed |= {group} if is_key else set()
     return Panel(plane.heading, plane.y.title, traces, {"xaxis": x, "yaxis": y})
 
@@ -134,7 +137,7 @@ def _trace(one: Series, plane: Plane, x: Mapping[str, Any], told: Mapping[str, s
         trace |= {"x": ends, "y": [float(rows["value"].iloc[0])] * 2, "hovertext": hover * 2, "mode": "lines"}
         trace |= {"visible": True if one.tint in LEVELS_SHOWN else "legendonly"}
     for axis, column in (("error_y", "ci"), ("error_x", "x")):
-        if f"{column}_low" in rows and rows[f"{column}_low"].notna().any():
+        if not is_level and f"{column}_low" in rows and rows[f"{column}_low"].notna().any():
             at = rows["value" if column == "ci" else "x"]
             above, below = rows[f"{column}_high"] - at, at - rows[f"{column}_low"]
             trace[axis] = {"type": "data", "symmetric": False, "array": _numbers(above), "arrayminus": _numbers(below)}
@@ -146,10 +149,15 @@ LEVELS_SHOWN = ("#222222",)
 """Colours of levels that are shown at once; others only where the legend switches them on."""
 
 
+def as_said(name: str) -> str:
+    """A text whose marks Plotly shows as they are, and does not read as its markup."""
+    return html.escape(name, quote=False)
+
+
 def _hover(name: str, row: Mapping[Any, Any], plane: Plane, told: Mapping[str, str]) -> str:
     """What is shown beside a point: line, value with interval and n, place, and the command that makes it again."""
     known = {"ci_low": row.get("ci_low"), "ci_high": row.get("ci_high"), "value": row["value"], "protocol": ""}
-    lines = [f"<b>{name}</b>", f"{_first(plane.y.title)}: <b>{text.interval(known)}</b>"]
+    lines = [f"<b>{as_said(name)}</b>", f"{_first(plane.y.title)}: <b>{text.interval(known)}</b>"]
     if pd.notna(row["x"]):
         lines.append(f"{_first(plane.x.title)}: {text.number(row['x'])}")
     axes = ("channels", "sampler", "steps", "guidance_scale", "images_seen")
@@ -157,7 +165,7 @@ def _hover(name: str, row: Mapping[Any, Any], plane: Plane, told: Mapping[str, s
     lines += [", ".join(given)] if given else []
     lines += [f"n = {int(row['n']):,}"] if "n" in row and pd.notna(row["n"]) else []
     command = told.get(str(row.get("identity", ""))) or told.get(str(row.get("model", "")))
-    lines += [f"<i>{_wrapped(command, MOST_OF_A_COMMAND)}</i>"] if command else []
+    lines += [f"<i>{_wrapped(as_said(command), MOST_OF_A_COMMAND)}</i>"] if command else []
     return "<br>".join(line for line in lines if line)
 
 

@@ -92,12 +92,13 @@ def figure(chart: Chart) -> str:
         f'<div class="chart" data-chart="{chart.name}" data-panel="{index}"></div></div>'
         for index, panel in enumerate(chart.panels)
     )
-    taken = [_download(f"{chart.name}.csv", chart.csv.encode(), "text/csv", "numbers (CSV)")]
+    taken = [_download(f"{chart.name}.csv", chart.csv.encode(), "text/csv", "numbers (CSV)")] if chart.panels else []
     printed = ""
     if chart.print_file is not None:
-        # Once: shown where scripts do not run, and what the link below takes away where they do.
+        # Once: shown where scripts do not run or draw no chart, and what the link below takes away where they do.
         address = data_uri(chart.print_file.read_bytes(), "image/svg+xml")
-        printed = f'<img class="print-file" alt="{html.escape(words.title)}" src="{address}">'
+        shown = "print-file" if chart.panels else "print-file alone"
+        printed = f'<img class="{shown}" alt="{html.escape(words.title)}" src="{address}">'
         taken.append(f'<a class="take-print-file" download="{html.escape(chart.print_file.name)}">figure (SVG)</a>')
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in words.notes)
     notes = f"<details><summary>how to read it</summary>{notes}</details>" if notes else ""

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.collect import Study
 from analysis.costs import TRAINED
 from analysis.numbers import Words
-from analysis.page.charts import Chart, Panel
+from analysis.page.charts import Chart, Panel, as_said
 
 TITLES: Mapping[str, tuple[str, str]] = {
     "first_stage": ("first stage", "#0072b2"),
@@ -52,7 +52,10 @@ def _panel(costs: pd.DataFrame, unit: str) -> Panel:
         title, tint = TITLES[stage]
         if (values > 0).any():
             names, numbers = list(costs["name"]), [float(f"{value:.6g}") for value in values]
-            told = [f"<b>{name}</b><br>{title}: {value:.3g} {unit}" for name, value in zip(names, numbers, strict=True)]
+            told = [
+                f"<b>{as_said(name)}</b><br>{title}: {value:.3g} {unit}"
+                for name, value in zip(names, numbers, strict=True)
+            ]
             traces.append({"type": "bar", "orientation": "h", "name": title, "y": names, "x": numbers})
             traces[-1] |= {"marker": {"color": tint}, "hovertext": told, "hoverinfo": "text"}
     layout = {

@@ -16,7 +16,7 @@ from analysis.collect import read_study
 from analysis.figures import FIGURES
 from analysis.numbers import NumberedFigure, Plane, Scale, Series, Words, frame
 from analysis.page import charts, gallery, spending, training
-from analysis.page.document import document
+from analysis.page.document import document, figure
 
 POINTS = pd.DataFrame(
     {"x": [1.0, 4.0], "value": [3.0, 2.0], "ci_low": [2.5, np.nan], "ci_high": [4.0, np.nan], "n": [100, 100]}
@@ -69,7 +69,8 @@ def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     page = document("Report", [text], ["one"], [chart], {"Samples": "<p>pictures</p>"})
     held = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
     assert held is not None
-    assert json.loads(held[1])["one"][0]["traces"][0]["name"] == "</script><b>"
+    # The name as it is in words, not as markup: Plotly reads that in names.
+    assert json.loads(held[1])["one"][0]["traces"][0]["name"] == "&lt;/script&gt;&lt;b&gt;"
     own = page.replace((Path(charts.__file__).parent / "assets" / "plotly-basic.min.js").read_text(), "")
     assert not re.findall(r'(?:src|href)="(?!data:|#)', own)
     assert not re.findall(r"https?://", own)
@@ -79,6 +80,17 @@ def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     csv = re.search(r'download="one.csv" href="data:text/csv;base64,([^"]+)"', page)
     assert csv is not None
     assert base64.b64decode(csv[1]).decode() == chart.csv
+
+
+def test_a_figure_without_charts_shows_what_is_printed_and_offers_no_numbers(tmp_path):
+    printed = tmp_path / "one.svg"
+    printed.write_text("<svg/>")
+    words, plane = Words("A title", (), ()), Plane("", Scale("x"), Scale("y"), [Series("a", POINTS, "#112233")])
+    alone, charted = (figure(charts.chart("one", words, planes, {}, printed)) for planes in ([], [plane]))
+    assert 'class="print-file alone"' in alone
+    assert "one.csv" not in alone
+    assert 'class="print-file"' in charted
+    assert "one.csv" in charted
 
 
 def test_curves_over_training_are_drawn_of_whatever_records_have(tmp_path):

@@ -133,6 +133,17 @@ def test_costs_are_those_of_the_records(study):
     assert spent.saved.flops == pytest.approx(flops[4] + 2 * flops[8])
 
 
+def test_a_nested_training_counts_as_the_first_stages_that_it_made(study):
+    found, choice = study
+    nested = [
+        dataclasses.replace(one, record=dataclasses.replace(one.record, stage="nested"))
+        if one.record.stage == "first_stage"
+        else one
+        for one in found.finished
+    ]
+    assert cost(choice, nested) == cost(choice, found.finished)
+
+
 def test_the_page_says_the_rule_the_cost_the_risk_and_every_first_stage(study):
     found, choice = study
     page = markdown(found)
