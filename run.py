@@ -11,7 +11,7 @@ from experiments.cli import CellsFailedError, exit_code, sentence_for, with_scal
 from experiments.console import say
 from experiments.harmless import check_harmless
 from experiments.overview import overview
-from experiments.stopping import stop_on_signals
+from experiments.stopping import stop_on_signals, stop_with_parent
 from ldm.errors import UserError
 
 result = 0
@@ -51,4 +51,5 @@ def run() -> int:
 
 if __name__ == "__main__":
     stop_on_signals()
+    stop_with_parent()
     sys.exit(exit_code(run))

@@ -23,7 +23,7 @@ from experiments.stopping import StoppedError
 from ldm.errors import UserError, nearest
 
 SCALES = ("tiny", "cpu", "gpu", "paper")
-LAUNCHER_EXTRAS = {"joblib": "cluster", "ray": "ray"}
+LAUNCHER_EXTRAS = {"joblib": "cluster"}
 """Launchers that come as plugins of Hydra, and which of this package's extras installs each."""
 
 
@@ -137,7 +137,7 @@ def _missing_choice(error: MissingConfigException) -> str:
     if not group:
         return f"'{wanted}' is no group of settings{nearest(wanted, _groups())}"
     if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
-        return f"{group}={name.partition('_')[2] or name} needs packages: pip install -e '.[{LAUNCHER_EXTRAS[name]}]'"
+        return f"{group}={name} needs packages: pip install -e '.[{LAUNCHER_EXTRAS[name]}]'"
     offered = sorted(set(options) - _only_shared(group))
     return f"{group}={name} is no choice{nearest(name, offered)} (there are {', '.join(offered)})"
 

@@ -1,8 +1,10 @@
 """Signals that ask this process to stop: training saves where it stands, then they act as they would have."""
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
@@ -12,6 +14,12 @@ STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 EXIT_CODE: Final = 128 + signal.SIGTERM
 """What a shell says of a process that SIGTERM ended."""
+
+
+PARENT: Final = "LDM_PARENT"
+"""Variable of the environment with the number of the process without which one is to stop."""
+
+SECONDS_TO_NOTICE: Final = 1.0
 
 
 class StoppedError(SystemExit):
@@ -25,6 +33,19 @@ def stop_on_signals() -> None:
     """From now on SIGTERM and SIGUSR2 raise StoppedError in the main thread, as Ctrl-C raises KeyboardInterrupt."""
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, _stop)
+
+
+def stop_with_parent() -> None:
+    """Has this process stop, as if by SIGTERM, as soon as the parent is gone that its environment names, if any."""
+    named = os.environ.pop(PARENT, None)
+
+    def watch() -> None:
+        while str(os.getppid()) == named:
+            time.sleep(SECONDS_TO_NOTICE)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if named is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -58,7 +58,6 @@ def said_of(capsys, *overrides: str) -> str:
         ("samplers.steps=3", ["'samplers", "is no setting"]),
         ("ae=klv", ["ae=klv is no choice", "did you mean 'kl'?", "(there are bsq, custom, fsq, identity, kl"]),
         ("data=folder", ["data.path must be given"]),
-        ("hydra/launcher=ray", ["hydra/launcher=ray needs packages: pip install -e '.[ray]'"]),
         ("hydra/launcher=locl", ["hydra/launcher=locl is no choice", "did you mean 'local'?"]),
         ("sampler=plsm", ["sampler=plsm is no choice", "did you mean 'plms'?", "unipc"]),
         ("sampler=base", ["sampler.name must be given"]),
@@ -70,6 +69,12 @@ def said_of(capsys, *overrides: str) -> str:
 def test_an_override_that_cannot_be_is_said_in_one_sentence(capsys, override, words):
     said = said_of(capsys, override)
     assert all(word in said for word in words), said
+
+
+def test_a_launcher_whose_packages_are_missing_names_them(capsys, monkeypatch):
+    monkeypatch.setitem(cli.LAUNCHER_EXTRAS, "of_elsewhere", "cluster")
+    said = said_of(capsys, "hydra/launcher=of_elsewhere")
+    assert "hydra/launcher=of_elsewhere needs packages: pip install -e '.[cluster]'" in said
 
 
 def with_experiment(folder: Path, text: str):
