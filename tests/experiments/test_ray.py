@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.program, pytest.mark.slow]
 PATIENCE = 1200.0
 """Seconds: a machine that does much else takes minutes for what else takes seconds."""
 
-TRAINED = ("ae=vq", "until=first_stage", "precision=fp32", "ae.training.images=8000", "trainer.checkpoint_seconds=0")
+TRAINED = ("ae=vq", "until=first_stage", "precision=fp32", "ae.training.images=1600", "trainer.checkpoint_seconds=0")
 """Long enough for a node to die meanwhile."""
 
 
