@@ -53,7 +53,8 @@ def images_of_equal_flops(config: Mapping[str, Any], images: float, f: int, know
     There they are a UNet's, whichever of this program's denoisers the config has, so that these cost alike too.
     """
     reference = config["scale"]["trainer"]["flops_reference_f"]
-    of_reference = flops_per_training_image(_with_reference_denoiser(config), reference, known)
+    plain = {**config, "trainer": {key: value for key, value in config["trainer"].items() if key != "representation"}}
+    of_reference = flops_per_training_image(_with_reference_denoiser(plain), reference, known)
     return max(1, round(images * of_reference / flops_per_training_image(config, f, known)))
 
 
@@ -131,7 +132,9 @@ def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabular
     else:
         channels = 3 if f == 1 else config["scale"]["ae"]["latent_channels"][f]
     settings, side = denoiser_settings(config, f), config["data"]["resolution"] // f
-    return _flops_of_training_image(_text(settings), _text(config["conditioning"]), channels, side, f, known)
+    return _flops_of_training_image(
+        _text(settings), _text(config["conditioning"]), channels, side, f, known, _text(config["trainer"])
+    )
 
 
 def _text(settings: Mapping[str, Any]) -> str:
@@ -140,11 +143,18 @@ def _text(settings: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _flops_of_training_image(
-    settings: str, condition_settings: str, channels: int, side: int, f: int, known: Vocabulary
+    settings: str,
+    condition_settings: str,
+    channels: int,
+    side: int,
+    f: int,
+    known: Vocabulary,
+    trainer: str = "{}",
 ) -> float:
     """FLOPs of a training image from groups as JSON, counted once: a sweep plans many cells of one network."""
     with torch.device("meta"):
         conditions = build.conditioning(json.loads(condition_settings), known, {"f": f, "channels": channels})
         network = build.denoiser(json.loads(settings), channels, side, conditions)
         x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
-    return count_flops(lambda: network(x, index, given.context, given.concat).sum().backward())
+    step = build.counted_step(json.loads(trainer), network, f * side)
+    return count_flops(lambda: step(lambda: network(x, index, given.context, given.concat)))

@@ -7,7 +7,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ from ldm.metrics.clip_score import load_clip_score
 from ldm.metrics.extractors import check_extractor, load_extractor
 from ldm.metrics.features import Extractor
 from ldm.metrics.perceptual import perceptual_distances
+from ldm.parts import checked
 from ldm.probes import Probe, build_probe
 from ldm.randomness import derived_seed
 from ldm.samplers import Sampler, build_sampler, shifted, time_grid
 from ldm.training import precision as precision_rule
+from ldm.training.representation import GROUP as REPRESENTATION
+from ldm.training.representation import Representation, RepresentationTerm, check_shown
 
 NESTED = "nested"
 """The setting of a first stage from which others are cut; a resolved group has it only where it is one of them."""
@@ -254,6 +257,48 @@ def denoising_model(
     return model, conditions.to(device)
 
 
+def representation(
+    trainer: Mapping[str, Any],
+    seed: int,
+    network: nn.Module,
+    device: str | torch.device,
+    dtype: torch.dtype | None = None,
+) -> RepresentationTerm | None:
+    """What aligns a denoiser's hidden features, with initial weights that are a function of `seed`; None where off.
+
+    Its teacher computes in `dtype` (None: float32). Raises: UserError where the teacher's weights cannot be had.
+    """
+    options = _representation(trainer)
+    if options is None:
+        return None
+    torch.manual_seed(derived_seed(seed, "representation"))
+    term = RepresentationTerm(options, network, options.load_teacher())
+    term.place(device, dtype or torch.float32)
+    return term
+
+
+def counted_step(
+    trainer: Mapping[str, Any], network: nn.Module, resolution: int
+) -> Callable[[Callable[[], torch.Tensor]], None]:
+    """One training image's forward and backward pass on the meta device, given the network's call."""
+    term = representation(trainer, 0, network, "meta")
+
+    def step(called: Callable[[], torch.Tensor]) -> None:
+        if term is None:
+            called().sum().backward()
+            return
+        with term.watched():
+            output = called()
+        (output.sum() + term(torch.empty(1, 3, resolution, resolution, device="meta")).sum()).backward()
+
+    return step
+
+
+def _representation(trainer: Mapping[str, Any]) -> Representation | None:
+    given = trainer.get("representation")
+    return None if given is None else checked(Representation, given, REPRESENTATION)
+
+
 def sampler(settings: Mapping[str, Any], noise_schedule: Schedule) -> Sampler:
     """The sampler that `sampler=` chose. Raises UserError for an unknown name, or an option that is not allowed."""
     if custom.is_custom(settings):
@@ -316,14 +361,14 @@ def check_perceptual_weights(perceptual: str, perceptual_path: str | None) -> No
 
 
 @functools.lru_cache
-def _check_teacher(alignment: Alignment) -> None:
-    alignment.load_teacher()
+def _check_teacher(options: Alignment | Representation) -> None:
+    options.load_teacher()
 
 
-def check_teacher_weights(ae: Mapping[str, Any]) -> None:
-    """Raises UserError where the weights of the teacher of an alignment cannot be had."""
-    for each in shapings_of(ae):
-        if isinstance(each, Alignment):
+def check_teacher_weights(config: Mapping[str, Any]) -> None:
+    """Raises UserError where the weights of a teacher of latents or of hidden features cannot be had."""
+    for each in (*shapings_of(config["ae"]), _representation(config["trainer"])):
+        if isinstance(each, Alignment | Representation):
             _check_teacher(each)
 
 
@@ -339,6 +384,8 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
     if custom.is_custom(config["denoiser"]):
         where = f"denoiser.target={config['denoiser']['target']}"
         trials.denoiser(network, conditions, ae["channels"], side, where)
+    if (aligned := _representation(config["trainer"])) is not None:
+        check_shown(network, aligned.teacher)
     if config["guidance"]["scale"] != 1 and "milestone" not in config["guidance"]:
         published.check_null(conditions)
     levels = schedule(config["diffusion"])

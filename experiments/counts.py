@@ -141,6 +141,7 @@ def count_denoiser(
     def called() -> Tensor:
         return network(x, index, given.context, given.concat)
 
+    step = build.counted_step(config["trainer"], network, config["data"]["resolution"])
     with torch.no_grad():
         call = count_flops(lambda: network(sample, index, asked.context, asked.concat))
     return DenoiserCounts(
@@ -148,7 +149,7 @@ def count_denoiser(
         conditioning=build.parameters(conditions) if is_known else None,
         call=call,
         step=Step(
-            work=count_flops(lambda: called().sum().backward()),
+            work=count_flops(lambda: step(called)),
             activation_bytes=_saved_bytes(called, _of(network)),
         ),
     )

@@ -204,7 +204,7 @@ def plan_of(values: Mapping[str, Any], store: Store) -> Plan:
         if not is_custom(metrics):  # which was tried already
             build.check_extractor_weights(metrics["extractor"], metrics["weights"])
         build.check_perceptual_weights(loss["perceptual"], loss["perceptual_path"])
-        build.check_teacher_weights(plan.config["ae"])
+        build.check_teacher_weights(plan.config)
         for judge in other_extractors(plan.config).values():
             build.check_extractor_weights(judge["name"], judge["weights"])
         judges = plan.stages["samples"].settings

@@ -124,6 +124,20 @@ def _ema_length(config: Config, facts: DataFacts) -> Settled:
     return {"trainer": {**plain, **chosen}}, []
 
 
+def _representation(config: Config, facts: DataFacts) -> Settled:
+    """What aligns a denoiser's hidden features; nothing of it where there is no teacher."""
+    trainer = dict(config["trainer"])
+    teacher = trainer.pop("representation")["teacher"]
+    if teacher is None:
+        return {"trainer": trainer}, []
+    if published.is_given(config["denoiser"]):
+        raise UserError(
+            f"trainer.representation.teacher={teacher}: the denoiser is given and not trained; leave it out"
+        )
+    checks.check_trained_with(config, teacher, "the teacher that the denoiser's features are aligned with")
+    return {}, []
+
+
 def _data(config: Config, facts: DataFacts) -> Settled:
     return {"data": with_scale_sizes(config)}, []
 
@@ -534,6 +548,7 @@ ORDER: tuple[Callable[[Config, DataFacts], Settled], ...] = (
     _typed,
     _learning_rate,
     _ema_length,
+    _representation,
     _data,
     _given_first_stage,
     _custom,

@@ -29,6 +29,7 @@ from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.samplers.spacing import FINALS, SPACINGS
 from ldm.training.power_ema import LONGEST
+from ldm.training.representation import Representation
 
 SHIFT_RULES: Final = ("auto", "auto_dim")
 """Words for a shift that follows from the latents (`experiments.resolve.shift_of`)."""
@@ -272,6 +273,7 @@ GROUPS: Final[Mapping[str, type]] = {
     "guidance": _Guidance,
     "metrics": _Metrics,
     "trainer": _Trainer,
+    "trainer.representation": Representation,
     "shortlist": _Shortlist,
     "tracker": _Tracker,
 }

@@ -16,7 +16,7 @@ from experiments.published import is_given, latent_scale
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.conditioning import Conditioning
-from ldm.data.latents import CachedLatents
+from ldm.data.latents import CachedLatents, ChosenLatents
 from ldm.denoiser import DENOISERS
 from ldm.diffusion import DenoisingModel
 from ldm.parts import defaults_of
@@ -25,6 +25,7 @@ from ldm.training.checkpoint import save_weights
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
 from ldm.training.power_ema import STORED_LENGTHS, Profile
+from ldm.training.representation import RepresentationTerm
 
 
 def run(job: Job) -> Outcome:
@@ -38,8 +39,8 @@ def run(job: Job) -> Outcome:
     material, settings = training_material(job), training_settings(job)
     ranks = these()
     flops_per_step = material.flops_per_step(settings, ranks)  # of a training that is gone before the other begins
-    model, conditions = material.fresh()
-    training = DiffusionTraining(model, conditions, material.data, settings, ranks)
+    training = material.training(settings, ranks)
+    model, conditions = training.model, training.conditioning
     milestones = images_at(config["training"]["milestones"], settings.images, settings.batch)
     snapshots = snapshot_steps(config["training"])
 
@@ -111,15 +112,26 @@ def snapshot_file(profile: Profile) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingMaterial:
-    """What a model is trained on, and how it begins: `fresh()` gives it and its conditioning with initial weights."""
+    """What a model is trained on, and how it begins.
+
+    `fresh()` gives it and its conditioning with initial weights, `aligned(model)` what aligns its hidden features.
+    """
 
     data: CachedLatents
     known: Vocabulary
     fresh: Callable[[], tuple[DenoisingModel, Conditioning]]
+    aligned: Callable[[DenoisingModel], RepresentationTerm | None]
+
+    def training(
+        self, settings: DiffusionSettings, ranks: Ranks = ALONE, data: ChosenLatents | None = None
+    ) -> DiffusionTraining:
+        """A training at its start, on all latents or on those that are given."""
+        model, conditions = self.fresh()
+        return DiffusionTraining(model, conditions, data or self.data, settings, ranks, self.aligned(model))
 
     def flops_per_step(self, settings: DiffusionSettings, ranks: Ranks = ALONE) -> float:
         """FLOPs of one step, counted on a model that is thrown away, of all ranks together."""
-        rehearsal = DiffusionTraining(*self.fresh(), self.data, settings, ranks)
+        rehearsal = self.training(settings, ranks)
         flops = rehearsal.that_fits(lambda: count_flops(rehearsal.accumulate_gradients))
         return ranks.sum_number(flops, self.data.device)
 
@@ -136,7 +148,10 @@ def training_material(job: Job) -> TrainingMaterial:
     def fresh() -> tuple[DenoisingModel, Conditioning]:
         return build.denoising_model(config, ae, side, known, job.device, encode)
 
-    return TrainingMaterial(data, known, fresh)
+    def aligned(model: DenoisingModel) -> RepresentationTerm | None:
+        return build.representation(config["training"], config["seed"], model.network, job.device, model.autocast)
+
+    return TrainingMaterial(data, known, fresh, aligned)
 
 
 def training_settings(job: Job) -> DiffusionSettings:

@@ -205,7 +205,7 @@ def _trial(
 ) -> dict[str, NDArray[Any]]:
     """Trains one candidate, from its checkpoint where there is one; its losses, NaN where it diverged."""
     job.folder.mkdir(exist_ok=True)
-    training = DiffusionTraining(*material.fresh(), drawn, settings)
+    training = material.training(settings, data=drawn)
     before = 0.0
     try:
         before = run_training(job, training, train(training), shown, lambda step: None).before

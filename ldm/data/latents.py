@@ -69,6 +69,10 @@ class CachedLatents:
         """
         return {name: value.to(self.device) for name, value in self.fields_of(indices.numpy(), draw).items()}
 
+    def pixels(self, indices: Tensor) -> Tensor:
+        """The images themselves, on the training device. Shapes: indices (N,); result (N, 3, H, W) in [-1, 1]."""
+        return self.images.batch(indices.numpy()).to(self.device)
+
 
 class ChosenLatents:
     """Some latents of a cache, by their places in it, as if there were no others."""
@@ -87,6 +91,10 @@ class ChosenLatents:
     def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
         """As `CachedLatents.fields`, of the indices among those chosen."""
         return self.cached.fields(self.places[indices], draw)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """As `CachedLatents.pixels`, of the indices among those chosen."""
+        return self.cached.pixels(self.places[indices])
 
 
 def open_packed(path: Path) -> NDArray[np.float32]:

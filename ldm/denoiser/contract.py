@@ -1,8 +1,9 @@
 """What a denoiser is: options from which its network can be built."""
 
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Denoiser(Protocol):
@@ -44,4 +45,26 @@ class ChecksSide(Protocol):
 
     def check_side(self, latent_side: int) -> None:
         """Raises UserError for a side that does not suit them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A layer whose output is taken for a network's features: tokens (N, h w, width), or a map (N, width, h, w)."""
+
+    layer: nn.Module
+    width: int
+
+    def tokens(self, output: Tensor) -> Tensor:
+        """The output of the layer as tokens. Shapes: result (N, h w, width)."""
+        return output if output.dim() == 3 else output.flatten(2).transpose(1, 2)
+
+
+@runtime_checkable
+class ShowsHidden(Protocol):
+    """What a network has besides whose hidden features can be aligned with those of another one."""
+
+    @property
+    def hidden(self) -> Hidden:
+        """The layer whose output is aligned, for latents that are square."""
         ...

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.denoiser.blocks import PERIOD, TimeEmbedding, check_inputs, zeroed
+from ldm.denoiser.contract import Hidden
 from ldm.errors import UserError
 from ldm.layers import attend
 from ldm.parts import option
@@ -287,6 +288,11 @@ class DiT(nn.Module):
         self.norm_out = norm(width, rms_norm)
         self.out = nn.Linear(width, patch * patch * out_channels)
         self._initialise()
+
+    @property
+    def hidden(self) -> Hidden:
+        """The block behind which 8 of 28 lie, as far as REPA aligns the largest ones (arXiv 2410.06940)."""
+        return Hidden(self.blocks[max(1, round(len(self.blocks) * 8 / 28)) - 1], self.width)
 
     def forward(
         self,

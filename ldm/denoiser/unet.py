@@ -24,6 +24,7 @@ from ldm.denoiser.blocks import (
     halved,
     zeroed,
 )
+from ldm.denoiser.contract import Hidden
 from ldm.errors import UserError
 from ldm.layers import normalised
 from ldm.parts import option
@@ -185,12 +186,18 @@ class UNet(nn.Module):
         self.time_embedding = TimeEmbedding(model_channels, 4 * model_channels)
         self.down = nn.ModuleList(nn.ModuleList(blocks) for blocks in down)
         self.middle = nn.ModuleList(middle)
+        self.middle_width = widths[-1]
         self.up = nn.ModuleList(nn.ModuleList(blocks) for blocks in up)
         self.norm_out = group_norm(channels, groups=norm_groups)
         self.conv_out = zeroed(Convolution3(channels, out_channels))
         for module in self.modules():
             if isinstance(module, Convolution3):
                 module.dense = dense_small_maps
+
+    @property
+    def hidden(self) -> Hidden:
+        """The last block of the middle."""
+        return Hidden(self.middle[-1], self.middle_width)
 
     def forward(
         self,

@@ -4,10 +4,9 @@ Source: Yao et al. 2025, VA-VAE, arXiv 2501.01423, section 3.2 (marginal cosine 
 similarity, adaptive weight).
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -16,91 +15,11 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.first_stage.losses import adaptive_weight
 from ldm.first_stage.shaping import LatentBatch, LatentShaping
-from ldm.metrics.vision_transformers import DINOV2_SIDE, KINDS
-from ldm.parts import look_up, option
-from ldm.pretrained import efficientnet_lite
-from ldm.pretrained.transformers_folder import UnreadableFolderError, read_model
-from ldm.pretrained.weights import freeze
-
-LITE_TAPS: Final = 4
-LITE_STRIDE: Final = 16
-"""EfficientNet-Lite0's fourth map, of 112 channels; images are enlarged until it has the latent's side."""
+from ldm.first_stage.teachers import TEACHERS, Teacher, features_at, load_teacher, place_teacher
+from ldm.parts import option
 
 MOST_POSITIONS: Final = 1024
 """Of a latent: all pairs of them are compared."""
-
-
-class Teacher(Protocol):
-    """A frozen network that gives a map of features: (N, 3, H, W) in [-1, 1] to (N, width, h, w), h near `side`."""
-
-    width: int
-
-    def __call__(self, image: Tensor, side: int) -> Tensor: ...
-
-
-class LiteTeacher(nn.Module):
-    """The fourth map of EfficientNet-Lite0."""
-
-    width = 112
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = efficientnet_lite.load("lite0")
-
-    def forward(self, image: Tensor, side: int) -> Tensor:
-        """The map of images that are enlarged by a whole factor where it would be smaller than `side`."""
-        factor = max(1, LITE_STRIDE * side // image.shape[-1])
-        if factor > 1:
-            image = F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
-        x = self.network.preprocess(image).to(next(self.network.parameters()).dtype)
-        return self.network.taps(x, LITE_TAPS)[-1]
-
-
-class Dinov2Teacher(nn.Module):
-    """The patch tokens of a DINOv2 at 224 px, behind its last normalisation."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        try:
-            self.network: Any = freeze(read_model("Dinov2Model", folder).float())
-        except UnreadableFolderError as error:
-            raise UserError(
-                f"ae.alignment.weights={folder} holds no Dinov2Model ({error}): give a folder of transformers with "
-                "config.json and safetensors, e.g. of facebook/dinov2-base"
-            ) from error
-        self.width = int(self.network.config.hidden_size)
-
-    def forward(self, image: Tensor, side: int) -> Tensor:
-        """The tokens as a map, whatever `side`."""
-        x = F.interpolate(
-            (image + 1) / 2, (DINOV2_SIDE, DINOV2_SIDE), mode="bicubic", antialias=True, align_corners=False
-        )
-        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (KINDS["dinov2"].mean, KINDS["dinov2"].std))
-        x = ((x.clamp(0, 1) - mean) / std).to(next(self.network.parameters()).dtype)
-        patches = DINOV2_SIDE // int(self.network.config.patch_size)
-        tokens: Tensor = self.network(pixel_values=x).last_hidden_state[:, 1:]
-        return tokens.transpose(1, 2).unflatten(2, (patches, patches))
-
-
-def _dinov2(weights: Path | None) -> Teacher:
-    if weights is None:
-        raise UserError(
-            "ae.alignment.teacher=dinov2 has no weights: give a folder of transformers as ae.alignment.weights, or "
-            "take ae.alignment.teacher=efficientnet_lite0, which needs none"
-        )
-    return Dinov2Teacher(weights)
-
-
-def _lite0(weights: Path | None) -> Teacher:
-    if weights is not None:
-        raise UserError(
-            f"ae.alignment.weights={weights}: efficientnet_lite0 reads the weights of its package, so leave them out"
-        )
-    return LiteTeacher()
-
-
-TEACHERS: Final[Mapping[str, Callable[[Path | None], Teacher]]] = {"efficientnet_lite0": _lite0, "dinov2": _dinov2}
-"""By name, from the path of the weights."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +51,7 @@ class Alignment(LatentShaping):
     def load_teacher(self) -> Teacher:
         """The frozen teacher. Raises: UserError where its weights cannot be had."""
         assert self.teacher is not None
-        return look_up(TEACHERS, self.teacher, "ae.alignment.teacher")(self.weights)
+        return load_teacher(self.teacher, self.weights, "ae.alignment")
 
 
 def misalignment(latent: Tensor, features: Tensor, cosine_margin: float, distance_margin: float) -> Tensor:
@@ -159,17 +78,11 @@ class AlignmentTerm(nn.Module):
     def place(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Moves both to a device; the teacher, which is not trained, computes in `dtype`."""
         self.to(device)
-        for teacher in self._teacher:
-            if isinstance(teacher, nn.Module):
-                teacher.to(device, dtype)
+        place_teacher(self._teacher[0], device, dtype)
 
     def forward(self, latent: Tensor, image: Tensor) -> Tensor:
         """The misalignment of latents (N, C, h, w) with the features of their images (N, 3, H, W); shape ()."""
-        side = latent.shape[-1]
-        with torch.no_grad():
-            features = self._teacher[0](image, side).to(latent.dtype)
-            if features.shape[-1] != side:
-                features = F.interpolate(features, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        features = features_at(self._teacher[0], image, latent.shape[-1]).to(latent.dtype)
         projected = F.linear(latent.movedim(1, -1), self.projection.weight).movedim(-1, 1)
         return misalignment(projected, features, self.options.cosine_margin, self.options.distance_margin)
 

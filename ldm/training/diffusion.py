@@ -1,10 +1,11 @@
 """Training of the denoising model: a state that can be saved at any step, and a generator that advances it."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
 from ldm.training.power_ema import PowerAverage
 from ldm.training.rate import learning_rate_factor
+from ldm.training.representation import RepresentationTerm
 from ldm.training.step import StepReport
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,15 @@ class TrainingLatents(Protocol):
 
         Shapes: indices (N,); each field (N, ...).
         """
+        ...
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """What latents have besides whose images are at hand, as those of which hidden features are aligned."""
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """The images themselves, on the training device. Shapes: indices (N,); result (N, 3, H, W) in [-1, 1]."""
         ...
 
 
@@ -85,7 +96,8 @@ class DiffusionTraining:
     """Denoising model, conditioning, optimiser and EMA at one step; what is random at step k follows from (seed, k).
 
     With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
-    `micro_batch`: images in one pass, fewer than the settings ask for once memory did not suffice.
+    `micro_batch`: images in one pass, fewer than the settings ask for once memory did not suffice. What aligns hidden
+    features (`representation`) is trained beside the model, and is in no average of weights.
     """
 
     def __init__(
@@ -95,12 +107,14 @@ class DiffusionTraining:
         data: TrainingLatents,
         settings: DiffusionSettings,
         ranks: Ranks = ALONE,
+        representation: RepresentationTerm | None = None,
     ) -> None:
         self.model = model
         self.conditioning = conditioning
         self.data = data
         self.settings = settings
         self.ranks = ranks
+        self.representation = representation
         ranks.check_batch(settings.batch)
         self.step = 0
         self.micro_batch = self._asked
@@ -108,6 +122,8 @@ class DiffusionTraining:
         self.trained = nn.ModuleDict({"denoiser": model.network, "conditioning": conditioning})
         self.ema = ExponentialMovingAverage(self.trained, settings.ema_half_life, settings.ema_share)
         self.averages = {length: PowerAverage(self.trained, length) for length in settings.power_lengths}
+        projector = [] if representation is None else [*representation.parameters()]
+        self.weights = [*self.trained.parameters(), *projector]
         self.optimisers = self._optimisers()
 
     @property
@@ -134,18 +150,18 @@ class DiffusionTraining:
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = factor * (s.matrix_rate if name == MUON else s.learning_rate)
-        loss = self.that_fits(self.accumulate_gradients)
+        losses = self.that_fits(self.accumulate_gradients)
         # Behind what may be begun again: no rank may wait in one sum while another is in the next.
-        self.ranks.sum_gradients(self.trained.parameters())
-        loss = self.ranks.sum(loss)
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), s.gradient_clip or math.inf)
+        self.ranks.sum_gradients(self.weights)
+        losses = {name: self.ranks.sum(loss) for name, loss in losses.items()}
+        norm = nn.utils.clip_grad_norm_(self.weights, s.gradient_clip or math.inf)
         for optimiser in self.optimisers.values():
             optimiser.step()
         self.step += 1
         self.ema.update(self.trained, s.batch, self.images_seen)
         for average in self.averages.values():
             average.update(self.trained, self.step)
-        return StepReport(self.step, self.images_seen, {"loss": loss, "gradient_norm": norm})
+        return StepReport(self.step, self.images_seen, {**losses, "gradient_norm": norm})
 
     def that_fits(self, gradients: Callable[[], T]) -> T:
         """What `gradients` gives, which computes a step's; from where memory does not suffice, in halved passes.
@@ -170,10 +186,11 @@ class DiffusionTraining:
                 self.settings.batch,
             )
 
-    def accumulate_gradients(self) -> Tensor:
+    def accumulate_gradients(self) -> dict[str, Tensor]:
         """Computes the gradients of this rank's items, micro-batch by micro-batch; returns their part of the mean loss.
 
-        Everything random is drawn for the whole batch, of which a rank takes its items. Shapes: ().
+        Everything random is drawn for the whole batch, of which a rank takes its items. Beside the loss of the model
+        stands that of the representation, where there is one. Shapes: each ().
         """
         s = self.settings
         draw = generator(s.seed, "step", self.step)
@@ -193,16 +210,24 @@ class DiffusionTraining:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         micro = self.micro_batch
-        total = torch.zeros((), device=x0.device)
+        term = self.representation
+        watched = contextlib.nullcontext if term is None else term.watched
+        totals = {name: torch.zeros((), device=x0.device) for name in (LOSS, *([REPRESENTATION] if term else []))}
         for first in range(0, len(x0), micro):
             part = slice(first, first + micro)
             condition = self.conditioning({name: value[part] for name, value in fields.items()})
             times = self.model.schedule.time(levels[part])
-            losses = self.model.loss(x0[part], times, noise[part], condition)
+            with watched():
+                losses = self.model.loss(x0[part], times, noise[part], condition)
             loss = (self.counts[levels[part]].to(losses) * losses).sum() / s.batch
+            totals[LOSS] += loss.detach()
+            if term is not None:
+                assert isinstance(self.data, ShowsImages)
+                misaligned = term(self.data.pixels(indices[mine][part])).sum() / s.batch
+                totals[REPRESENTATION] += misaligned.detach()
+                loss = loss + misaligned
             loss.backward()
-            total += loss.detach()
-        return total
+        return totals
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""
@@ -212,6 +237,7 @@ class DiffusionTraining:
             "trained": self.trained.state_dict(),
             "ema": self.ema.module.state_dict(),
             **{f"average {length:g}": average.module.state_dict() for length, average in self.averages.items()},
+            **({} if self.representation is None else {REPRESENTATION: self.representation.state_dict()}),
             **{name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
         }
 
@@ -223,6 +249,8 @@ class DiffusionTraining:
         self.ema.module.load_state_dict(state["ema"])
         for length, average in self.averages.items():
             average.module.load_state_dict(state[f"average {length:g}"])
+        if self.representation is not None:
+            self.representation.load_state_dict(state[REPRESENTATION])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
 
@@ -231,10 +259,13 @@ class DiffusionTraining:
         s = self.settings
         matrices = [] if s.matrix_rate == 0 else matrices_of(self.model.network)
         taken = set(map(id, matrices))
-        others = [weight for weight in self.trained.parameters() if id(weight) not in taken]
+        others = [weight for weight in self.weights if id(weight) not in taken]
         adam = torch.optim.AdamW(others, lr=s.learning_rate, weight_decay=s.weight_decay, fused=True)
         return {ADAM: adam, **({MUON: Muon(matrices, lr=s.matrix_rate)} if matrices else {})}
 
+
+LOSS, REPRESENTATION = "loss", "representation"
+"""The parts of the loss in logs."""
 
 ADAM, MUON = "optimiser", "muon"
 """The optimisers in checkpoints; the first stood there alone before there were two."""

@@ -179,7 +179,7 @@ def test_micro_batches_change_nothing_but_rounding(micro):
     weights = [torch.cat([p.detach().flatten() for p in run.trained.parameters()]) for run in runs]
     assert (weights[0] - weights[1]).abs().max() < 1e-9 * weights[0].abs().max()
     in_float32 = [training(micro_batch=m) for m in (None, micro)]
-    losses = [float(run.accumulate_gradients()) for run in in_float32]
+    losses = [float(run.accumulate_gradients()["loss"]) for run in in_float32]
     gradients = [torch.cat([p.grad.flatten() for p in run.trained.parameters()]) for run in in_float32]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert (gradients[0] - gradients[1]).abs().max() < 1e-6 * gradients[0].abs().max()
@@ -204,7 +204,7 @@ def test_noise_levels_are_drawn_as_the_density_says_and_unbiased_losses_are_weig
     """A mean loss of a batch is that of its levels, each over how often it is drawn."""
     times = LogitNormalTimes(0.5, 2.0, unbiased=True)
     run = training(images=3000, batch=3000, condition_dropout=0.0, times=times)
-    found = float(run.accumulate_gradients())
+    found = float(run.accumulate_gradients()["loss"])
     (x_t, index, _) = run.model.network.calls[0]
     expected = times.draw(200_000, 1000, torch.Generator().manual_seed(0)).double()
     assert float(index.mean()) == pytest.approx(float(expected.mean()), rel=0.03)
