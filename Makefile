@@ -1,5 +1,6 @@
 # make demo   the main job with all defaults, its figures, and what they answer
 # make test   environment, linter, type checker, tests
+# make docs   the site of docs/ in build/docs; a broken link or anchor fails it
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,7 +8,7 @@ STORE  ?= store
 # A machine with a GPU wants its own torch build: make demo CONSTRAINTS=
 CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test test-slow env clean
+.PHONY: demo test test-slow docs env clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run.py -m hydra/launcher=local ae.f=1,4,8,16,32 store=$(STORE)
@@ -23,6 +24,10 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -b html -c docs -W --keep-going -q -j auto . build/docs
+	@echo "open build/docs/index.html"
+
 env: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -34,6 +39,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[docs]'
 	touch $@
 
 clean:
