@@ -50,6 +50,8 @@ FOLDED: Final = {
 
 FILE_NAME: Final = re.compile(r"\[[\w/]+\.md\]\(")
 LISTED_NAME: Final = re.compile(r"^- \[`([\w.]+)`\]\([^)]+\)$", re.MULTILINE)
+CODE: Final = re.compile(r"`+([^`]+)`+")
+PAGE: Final = re.compile(r"docs/([\w/]+)\.md")
 LABEL: Final = re.compile(r"(?:^|(?<=[.;] ))(Shapes|Units|Raises|Source)( of [^:]+)?: ")
 
 project = "ldm-tradeoffs"
@@ -90,11 +92,12 @@ def documented(name: str) -> str:
 
 
 def as_fields(app: Sphinx, kind: str, name: str, of: object, options: object, lines: list[str]) -> None:
-    """Rewrites a docstring as Sphinx wants it: code between two backquotes, and Shapes, Units, Raises and Source as fields."""
+    """Rewrites a docstring as Sphinx wants it: two backquotes, links to pages; Shapes, Units, Raises, Source as fields."""
     paragraphs = [" ".join(one.split()) for one in "\n".join(lines).split("\n\n")]
     lines[:] = []
     for paragraph in paragraphs:
-        text, *labelled = LABEL.split(re.sub(r"`+([^`]+)`+", r"``\1``", paragraph))
+        marked = PAGE.sub(r":doc:`/docs/\1`", CODE.sub(r"``\1``", paragraph))
+        text, *labelled = LABEL.split(marked)
         lines += [text, ""]
         for label, of_what, content in zip(labelled[::3], labelled[1::3], labelled[2::3], strict=True):
             lines += [f":{label}{of_what or ''}: {content}", ""]
