@@ -69,6 +69,7 @@ python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = project
 html_copy_source = False
+html_show_copyright = False
 highlight_language = "text"
 smartquotes = False
 
@@ -76,13 +77,16 @@ smartquotes = False
 def as_pages(app: Sphinx, name: str, source: list[str]) -> None:
     """Adds what the site alone shows: titles in place of file names, docstrings in place of names, the navigation."""
     text = LISTED_NAME.sub(lambda found: documented(found[1]), FILE_NAME.sub("[](", source[0]))
-    trees = NAVIGATION if name == root_doc else {"Pages": FOLDED[name]} if name in FOLDED else {}
-    source[0] = text + "".join(tree(caption, pages) for caption, pages in trees.items())
+    if name == root_doc:
+        text += "".join(tree(pages, caption, "hidden") for caption, pages in NAVIGATION.items())
+    if name in FOLDED:
+        text += tree(FOLDED[name], "Pages", "titlesonly")
+    source[0] = text
 
 
-def tree(caption: str, pages: list[str]) -> str:
+def tree(pages: list[str], caption: str, shown: str) -> str:
     """The lines that put pages below the one that they stand in."""
-    return "\n".join(["\n\n```{toctree}", ":hidden:", f":caption: {caption}", *(f"/{page}" for page in pages), "```\n"])
+    return "\n".join(["\n\n```{toctree}", f":{shown}:", f":caption: {caption}", *(f"/{page}" for page in pages), "```\n"])
 
 
 def documented(name: str) -> str:
@@ -92,7 +96,7 @@ def documented(name: str) -> str:
 
 
 def as_fields(app: Sphinx, kind: str, name: str, of: object, options: object, lines: list[str]) -> None:
-    """Rewrites a docstring as Sphinx wants it: two backquotes, links to pages; Shapes, Units, Raises, Source as fields."""
+    """Rewrites a docstring as Sphinx wants it: two backquotes, links to pages; Shapes, Raises, ... as fields."""
     paragraphs = [" ".join(one.split()) for one in "\n".join(lines).split("\n\n")]
     lines[:] = []
     for paragraph in paragraphs:
