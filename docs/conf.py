@@ -86,7 +86,9 @@ def as_pages(app: Sphinx, name: str, source: list[str]) -> None:
 
 def tree(pages: list[str], caption: str, shown: str) -> str:
     """The lines that put pages below the one that they stand in."""
-    return "\n".join(["\n\n```{toctree}", f":{shown}:", f":caption: {caption}", *(f"/{page}" for page in pages), "```\n"])
+    return "\n".join(
+        ["\n\n```{toctree}", f":{shown}:", f":caption: {caption}", *(f"/{page}" for page in pages), "```\n"]
+    )
 
 
 def documented(name: str) -> str:
