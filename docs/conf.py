@@ -18,7 +18,7 @@ NAVIGATION: Final = {
     "Studies": ["docs/experiments", "docs/numbers"],
     "Running": ["docs/using", "docs/settings", "docs/data", "docs/clusters", "docs/gpu"],
     "Parts and Python": ["docs/custom_parts", "docs/weights", "docs/export", "docs/api", "docs/reference"],
-    "Background": ["docs/performance", "docs/architecture", "docs/decisions/README", "CHANGELOG"],
+    "Background": ["docs/performance", "docs/speedrun", "docs/architecture", "docs/decisions/README", "CHANGELOG"],
 }
 """Captions and pages of the site's side bar. A page that stands nowhere fails the build."""
 
