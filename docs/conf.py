@@ -52,7 +52,6 @@ FILE_NAME: Final = re.compile(r"\[[\w/]+\.md\]\(")
 LISTED_NAME: Final = re.compile(r"^- \[`([\w.]+)`\]\([^)]+\)$", re.MULTILINE)
 CODE: Final = re.compile(r"`+([^`]+)`+")
 PAGE: Final = re.compile(r"docs/([\w/]+)\.md")
-LABEL: Final = re.compile(r"(?:^|(?<=[.;] ))(Shapes|Units|Raises|Source)( of [^:]+)?: ")
 
 project = "ldm-tradeoffs"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]  # pages and the notebook, docstrings
@@ -68,6 +67,8 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = project
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 highlight_language = "text"
@@ -98,15 +99,21 @@ def documented(name: str) -> str:
 
 
 def as_fields(app: Sphinx, kind: str, name: str, of: object, options: object, lines: list[str]) -> None:
-    """Rewrites a docstring as Sphinx wants it: two backquotes, links to pages; Shapes, Raises, ... as fields."""
+    """Rewrites a docstring as Sphinx wants it: two backquotes, links to pages, fields of what stands before a colon."""
     paragraphs = [" ".join(one.split()) for one in "\n".join(lines).split("\n\n")]
     lines[:] = []
     for paragraph in paragraphs:
         marked = PAGE.sub(r":doc:`/docs/\1`", CODE.sub(r"``\1``", paragraph))
-        text, *labelled = LABEL.split(marked)
-        lines += [text, ""]
-        for label, of_what, content in zip(labelled[::3], labelled[1::3], labelled[2::3], strict=True):
-            lines += [f":{label}{of_what or ''}: {content}", ""]
+        text, *named = fields_of(of).split(marked)
+        lines += [text, "", *(f":{name}: {content}" for name, content in zip(named[::2], named[1::2], strict=True)), ""]
+
+
+def fields_of(part: object) -> re.Pattern[str]:
+    """What begins a field of a docstring: Shapes, Units, Raises, Source, and the names of what a class holds."""
+    bases = [vars(base) for base in getattr(part, "__mro__", ())]
+    held = {name for base in bases for name in (*base, *base.get("__annotations__", {}))}
+    word = "|".join(sorted(map(re.escape, held | {"Shapes", "Units", "Raises", "Source"})))
+    return re.compile(rf"(?:^|(?<=[.;] ))((?:{word})(?:, (?:{word}))*(?: of [^:.]+)?): ")
 
 
 def without_wildcards(

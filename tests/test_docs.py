@@ -65,23 +65,31 @@ def test_pages_without_faults_become_a_site(tmp_path):
     assert api.UserError.__doc__.splitlines()[0] in (tmp_path / "build/docs/docs/one.html").read_text()
 
 
+class Sized:
+    """Has a `side`."""
+
+    side: int
+
+
 @pytest.mark.parametrize(
-    ("docstring", "shown"),
+    ("part", "docstring", "shown"),
     [
-        ("The rate of `x`.", ["The rate of ``x``.", ""]),
-        ("A mean. Shapes: (N,).", ["A mean. ", "", ":Shapes: (N,).", ""]),
+        (None, "The rate of `x`.", ["The rate of ``x``."]),
+        (None, "A mean. Shapes: (N,).", ["A mean.", ":Shapes: (N,)."]),
         (
+            None,
             "A mean\nof many.\n\nShapes: x (N,)\nor (). Raises: UserError where\nnone is.",
-            ["A mean of many.", "", "", "", ":Shapes: x (N,) or (). ", "", ":Raises: UserError where none is.", ""],
+            ["A mean of many.", ":Shapes: x (N,) or ().", ":Raises: UserError where none is."],
         ),
-        ("Shapes of its calls: (N,).", ["", "", ":Shapes of its calls: (N,).", ""]),
-        ("Read docs/numbers.md.", ["Read :doc:`/docs/numbers`.", ""]),
+        (None, "Shapes of its calls: (N,).", [":Shapes of its calls: (N,)."]),
+        (None, "Read docs/numbers.md. side: none.", ["Read :doc:`/docs/numbers`. side: none."]),
+        (Sized, "Read docs/numbers.md. side: in pixels.", ["Read :doc:`/docs/numbers`.", ":side: in pixels."]),
     ],
 )
-def test_docstrings_become_fields(conf, docstring, shown):
+def test_docstrings_become_fields(conf, part, docstring, shown):
     lines = docstring.splitlines()
-    conf.as_fields(None, "class", "", None, None, lines)
-    assert lines == shown
+    conf.as_fields(None, "class", "", part, None, lines)
+    assert [line.strip() for line in lines if line] == shown
 
 
 def test_all_names_of_the_interface_are_listed(conf):
