@@ -105,22 +105,25 @@ def as_fields(app: Sphinx, kind: str, name: str, of: object, options: object, li
     for paragraph in paragraphs:
         marked = PAGE.sub(r":doc:`/docs/\1`", CODE.sub(r"``\1``", paragraph))
         text, *named = fields_of(of).split(marked)
-        lines += [text, "", *(f":{name}: {content}" for name, content in zip(named[::2], named[1::2], strict=True)), ""]
+        names = [one.replace("`", "") for one in named[::2]]
+        lines += [text, "", *(f":{name}: {content}" for name, content in zip(names, named[1::2], strict=True)), ""]
 
 
 def fields_of(part: object) -> re.Pattern[str]:
     """What begins a field of a docstring: Shapes, Units, Raises, Source, and the names of what a class holds."""
     bases = [vars(base) for base in getattr(part, "__mro__", ())]
     held = {name for base in bases for name in (*base, *base.get("__annotations__", {}))}
-    word = "|".join(sorted(map(re.escape, held | {"Shapes", "Units", "Raises", "Source"})))
-    return re.compile(rf"(?:^|(?<=[.;] ))((?:{word})(?:, (?:{word}))*(?: of [^:.]+)?): ")
+    word = "`*(?:" + "|".join(sorted(map(re.escape, held | {"Shapes", "Units", "Raises", "Source"}))) + ")`*"
+    return re.compile(rf"(?:^|(?<=[.;] ))({word}(?:, {word})*(?: of [^:.]+)?): ")
 
 
-def without_wildcards(
+def in_short(
     app: Sphinx, kind: str, name: str, of: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Leaves out arguments that say nothing: those of a class without a constructor of its own."""
-    return ("" if signature and signature.startswith("(*args") else signature), returns
+    """Leaves out of a signature what says nothing: defaults without a text, arguments where there is no constructor."""
+    if signature is None or signature.startswith("(*args"):
+        return "", returns
+    return re.sub(r"<[^<>]+>", "...", signature), returns
 
 
 def first_page(app: Sphinx, failed: Exception | None) -> None:
@@ -133,5 +136,5 @@ def setup(app: Sphinx) -> None:
     """What Sphinx calls of this file."""
     app.connect("source-read", as_pages)
     app.connect("autodoc-process-docstring", as_fields)
-    app.connect("autodoc-process-signature", without_wildcards)
+    app.connect("autodoc-process-signature", in_short)
     app.connect("build-finished", first_page)

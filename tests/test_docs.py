@@ -83,6 +83,11 @@ class Sized:
         ),
         (None, "Shapes of its calls: (N,).", [":Shapes of its calls: (N,)."]),
         (None, "Read docs/numbers.md. side: none.", ["Read :doc:`/docs/numbers`. side: none."]),
+        (
+            Sized,
+            "Sized. `side`: in pixels; it of all. Raises: none.",
+            ["Sized.", ":side: in pixels; it of all.", ":Raises: none."],
+        ),
         (Sized, "Read docs/numbers.md. side: in pixels.", ["Read :doc:`/docs/numbers`.", ":side: in pixels."]),
     ],
 )
