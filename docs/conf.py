@@ -121,9 +121,9 @@ def in_short(
     app: Sphinx, kind: str, name: str, of: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
     """Leaves out of a signature what says nothing: defaults without a text, arguments where there is no constructor."""
-    if signature is None or signature.startswith("(*args"):
-        return "", returns
-    return re.sub(r"<[^<>]+>", "...", signature), returns
+    if signature is not None:  # a property has none
+        signature = "" if signature.startswith("(*args") else re.sub(r"<[^<>]+>", "...", signature)
+    return signature, returns
 
 
 def first_page(app: Sphinx, failed: Exception | None) -> None:
