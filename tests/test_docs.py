@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def build(root: Path, pages: dict[str, str]) -> subprocess.CompletedProcess:
     listed = [name.removesuffix(".md") for name in pages if name.startswith("docs/") and "unlisted" not in name]
     own = f"\nNAVIGATION, FOLDED = {{'Start': {listed}}}, {{}}\n"
     (root / "docs" / "conf.py").write_text(CONF.read_text() + own)
+    shutil.copy(ROOT / "docs" / "site.css", root / "docs")
     command = re.search(r"\$\(BIN\)/python (-m sphinx .*)", (ROOT / "Makefile").read_text())[1].split()
     return subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
 
