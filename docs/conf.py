@@ -33,6 +33,7 @@ FOLDED: Final = {
             "tokens",
             "quantisers",
             "denoiser_training",
+            "representation",
             "autoguidance",
             "averages",
             "equivariance",
