@@ -51,6 +51,7 @@ FOLDED: Final = {
 
 FILE_NAME: Final = re.compile(r"\[[\w/]+\.md\]\(")
 LISTED_NAME: Final = re.compile(r"^- \[`([\w.]+)`\]\([^)]+\)$", re.MULTILINE)
+LABELS: Final = ("Shapes", "Units", "Raises", "Source")
 CODE: Final = re.compile(r"`+([^`]+)`+")
 PAGE: Final = re.compile(r"docs/([\w/]+)\.md")
 
@@ -100,21 +101,27 @@ def documented(name: str) -> str:
 
 
 def as_fields(app: Sphinx, kind: str, name: str, of: object, options: object, lines: list[str]) -> None:
-    """Rewrites a docstring as Sphinx wants it: two backquotes, links to pages, fields of what stands before a colon."""
+    """Rewrites a docstring as Sphinx wants it: two backquotes, links to pages, and by itself what is named."""
     paragraphs = [" ".join(one.split()) for one in "\n".join(lines).split("\n\n")]
     lines[:] = []
     for paragraph in paragraphs:
         marked = PAGE.sub(r":doc:`/docs/\1`", CODE.sub(r"``\1``", paragraph))
-        text, *named = fields_of(of).split(marked)
-        names = [one.replace("`", "") for one in named[::2]]
-        lines += [text, "", *(f":{name}: {content}" for name, content in zip(names, named[1::2], strict=True)), ""]
+        text, *named = named_in(of).split(marked)
+        lines += [text, ""]
+        for what, content in zip(named[::2], named[1::2], strict=True):
+            lines += [f":{what}: {content}" if what.startswith(LABELS) else f"* {as_code(what)}: {content}", ""]
 
 
-def fields_of(part: object) -> re.Pattern[str]:
-    """What begins a field of a docstring: Shapes, Units, Raises, Source, and the names of what a class holds."""
+def as_code(names: str) -> str:
+    """Names, with commas between, as code."""
+    return ", ".join(f"``{name}``" for name in names.replace("`", "").split(", "))
+
+
+def named_in(part: object) -> re.Pattern[str]:
+    """What stands before a colon: Shapes, Units, Raises, Source, and the names of what a class holds."""
     bases = [vars(base) for base in getattr(part, "__mro__", ())]
     held = {name for base in bases for name in (*base, *base.get("__annotations__", {}))}
-    word = "`*(?:" + "|".join(sorted(map(re.escape, held | {"Shapes", "Units", "Raises", "Source"}))) + ")`*"
+    word = "`*(?:" + "|".join(sorted(map(re.escape, held.union(LABELS)))) + ")`*"
     return re.compile(rf"(?:^|(?<=[.;] ))({word}(?:, {word})*(?: of [^:.]+)?): ")
 
 

@@ -88,9 +88,9 @@ class Sized:
         (
             Sized,
             "Sized. `side`: in pixels; it of all. Raises: none.",
-            ["Sized.", ":side: in pixels; it of all.", ":Raises: none."],
+            ["Sized.", "* ``side``: in pixels; it of all.", ":Raises: none."],
         ),
-        (Sized, "Read docs/numbers.md. side: in pixels.", ["Read :doc:`/docs/numbers`.", ":side: in pixels."]),
+        (Sized, "Read docs/numbers.md. side: in pixels.", ["Read :doc:`/docs/numbers`.", "* ``side``: in pixels."]),
     ],
 )
 def test_docstrings_become_fields(conf, part, docstring, shown):
