@@ -80,4 +80,5 @@ def test_a_sweep_survives_the_death_of_a_node(cluster, tmp_path):
     assert run(alone, "-m", "ae.f=16,32", *TRAINED).returncode == 0
     assert records(store) == records(alone)
     assert rows(store) == rows(alone)
-    assert "resumed" in (store / "ray").rglob(f"first_stage-{identity}.log").__next__().read_text()
+    # Another process took up what the dead one had begun.
+    assert max(int(path.stem) for path in store.glob(f"claims/first_stage-{identity}/*.json")) == 2

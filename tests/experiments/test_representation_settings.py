@@ -40,9 +40,7 @@ def test_equal_flops_count_teacher_and_projector(denoiser):
 
 
 def test_a_teacher_must_not_measure_and_needs_its_weights():
-    with pytest.raises(
-        UserError, match="the teacher that the denoiser's features are aligned with, would also"
-    ):
+    with pytest.raises(UserError, match="the teacher that the denoiser's features are aligned with, would also"):
         plan_of("trainer.representation.teacher=dinov2", "trainer.representation.weights=/w", "metrics.also.dinov2=/w")
     with pytest.raises(UserError, match=r"representation\.teacher=dinov2 has no weights: give a folder"):
         build.check_teacher_weights(plan_of("trainer.representation.teacher=dinov2").config)
