@@ -8,6 +8,11 @@ STORE  ?= store
 # A machine with a GPU wants its own torch build: make demo CONSTRAINTS=
 CONSTRAINTS ?= -c constraints.txt
 
+# Of what is installed a tenth is ever imported: Python compiles that when it first is, also where the environment says
+# that it may not keep what it compiled.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-slow docs env clean
 
 demo: $(VENV)/.installed
@@ -19,7 +24,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
@@ -33,16 +38,17 @@ env: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e .
+	$(PIP) $(CONSTRAINTS) torch
+	$(PIP) $(CONSTRAINTS) -e .
+	$(BIN)/python -c 'import experiments.main, hydra.main, analysis.plot_tradeoffs'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	$(PIP) $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[docs]'
+	$(PIP) $(CONSTRAINTS) -e '.[docs]'
 	touch $@
 
 clean:

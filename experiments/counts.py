@@ -247,10 +247,10 @@ def _first_stage_step(
     def counted(adversary: PatchDiscriminator | None) -> float:
         return sum(share * count_flops(partial(step, adversary, each)) for share, each in views)
 
-    plain = counted(None)
     before = min(1.0, math.ceil(start * steps) / steps) if discriminator is not None else 1.0
-    late = counted(discriminator) if discriminator is not None else plain
-    return Step(before * plain + (1 - before) * late, _saved_bytes(forward, _of(*networks)))
+    phases = ((before, None), (1 - before, discriminator))
+    work = sum(share * counted(adversary) for share, adversary in phases if share)
+    return Step(work, _saved_bytes(forward, _of(*networks)))
 
 
 def _passed(model: TrainableFirstStage, image: Tensor, views: Views) -> Reconstruction:

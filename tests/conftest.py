@@ -15,8 +15,18 @@ gc.set_threshold(100_000, 50, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that processes beside each other end at about the same time."""
-    items.sort(key=lambda item: "experiments" not in item.path.parts)
+    """Files that take long come first, so that processes beside each other end at about the same time.
+
+    Of these one makes the store that many read, then come those that do not wait for it.
+    """
+    readers = sorted({item.path for item in items if "swept_store" in getattr(item, "fixturenames", ())})
+
+    def place(item: pytest.Item) -> int:
+        if "experiments" not in item.path.parts:
+            return 3
+        return 1 if item.path not in readers else 0 if item.path == readers[0] else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""How many examples fuzzing draws: about 50 by default, 10,000 in the slow set, the same ones each time."""
+"""How many examples fuzzing draws: about 25 by default, 10,000 in the slow set, the same ones each time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
-FEW, MANY = 50, 10_000
+FEW, MANY = 25, 10_000
 
 
 def fuzzed(**drawn: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

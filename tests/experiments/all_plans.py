@@ -157,10 +157,13 @@ def identities_of(name: str, points: Iterable[str]) -> dict[str, dict[str, str]]
 
 
 def few_of(name: str) -> list[str]:
-    """Of an experiment its last point at every scale; of the cells all at scale=cpu.
+    """Of an experiment its last point at every scale; of the cells all at scale=tiny, and the first at every scale.
 
-    Predictors at the small scales only: their small denoiser's share is counted in FLOPs of the large network.
+    At the other scales trainings are divided by FLOPs, which are counted anew for each network. Predictors at the small
+    scales only: their small denoiser's share is counted in FLOPs of the large network.
     """
     known, scales = all_points(name), SCALES[:2] if name.startswith("predictors") else SCALES
     own = {scale: [point for point, (of, _) in known.items() if of == scale] for scale in scales}
-    return [*dict.fromkeys([*([] if name in EXPERIMENTS else own["cpu"]), *(points[-1] for points in own.values())])]
+    if name in EXPERIMENTS:
+        return [points[-1] for points in own.values()]
+    return [*own["tiny"], *(points[place] for points in own.values() for place in (0, -1) if points is not own["tiny"])]

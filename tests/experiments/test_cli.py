@@ -178,11 +178,9 @@ def test_what_is_to_be_pasted_gives_the_value_back(value):
     [
         (["data=folder", "data.path=/tmp/a (b)"], ["the value of data.path", "'data.path=\"/tmp/a (b)\"'"]),
         (["data=folder", "data.path=/tmp/a", "b"], ["'b' is no KEY=VALUE", "quoted"]),
-        (["ae.f=4", "ae.f=8"], ["ae.f is given twice, as 4 and as 8", "ae.f=4,8"]),
         (["~tracker"], ["~tracker", "every run needs", "tracker.mode=disabled"]),
         (["+sampler.stpes=5"], ["'sampler.stpes', added with +", "did you mean 'sampler.steps'?"]),
         (["data.path=/tmp/a"], ["data.path is a setting of data=", "folder"]),
-        (["data.resolution=36"], ["data.resolution=36 is no side", "use 32 or 40"]),
         (["sampler.steps=ten"], ["sampler.steps=ten is no whole number of steps from 1 to 1000"]),
         (["trainer.learning_rate=abc"], ["trainer.learning_rate=abc is no number above 0"]),
         (["sampler.eta=-1"], ["sampler.eta=-1 is no number from 0 to 1"]),
@@ -190,7 +188,24 @@ def test_what_is_to_be_pasted_gives_the_value_back(value):
         (["ae.channels=3.5"], ["ae.channels=3.5 is no whole number"]),
     ],
 )
-def test_wrong_settings_end_in_one_sentence_before_anything_runs(arguments, said, tmp_path):
+def test_wrong_settings_are_said_in_one_sentence(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", *arguments])
+    sentence = said_of(capsys, *arguments)
+    assert sentence.startswith("error: ")
+    assert all(words in sentence for words in said), sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data=folder", "data.path=/tmp/a (b)"], ["the value of data.path", "'data.path=\"/tmp/a (b)\"'"]),
+        (["ae.f=4", "ae.f=8"], ["ae.f is given twice, as 4 and as 8", "ae.f=4,8"]),
+        (["data.resolution=36"], ["data.resolution=36 is no side", "use 32 or 40"]),
+        (["sampler.eta=-1"], ["sampler.eta=-1 is no number from 0 to 1"]),
+    ],
+    ids=["of Hydra", "of the command line", "of the plan", "of a setting"],
+)
+def test_wrong_settings_end_the_program_before_anything_runs(arguments, said, tmp_path):
     done = run(tmp_path / "store", *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert all(words in done.stdout for words in said), done.stdout

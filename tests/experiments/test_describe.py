@@ -34,6 +34,8 @@ from ldm.training.flops import count_flops
 
 THREE = Vocabulary(3)
 TINY = ("scale=tiny", "device=cpu", "precision=fp32")
+ONE_LEVEL = ("denoiser.channel_mult=[1]", "denoiser.attention_sides=[]")
+"""A denoiser of few operations, since each that is counted takes as long as any other."""
 
 
 def noise_images(n: int, side: int) -> ImageCache:
@@ -47,7 +49,7 @@ def noise_images(n: int, side: int) -> ImageCache:
 
 @pytest.mark.parametrize("regulariser", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
-    ae = plan_of(f"ae={regulariser}", "ae.f=4").config["ae"]
+    ae = plan_of(f"ae={regulariser}", "ae.f=4", "ae.loss.perceptual=none").config["ae"]
     counts = count_first_stage(ae, 32)
     model = build.first_stage(ae, 32)
     assert counts.parameters["encoder"] == build.parameters(model.encoder)
@@ -99,7 +101,7 @@ def test_a_denoiser_is_counted_as_it_is_built_and_as_it_runs(conditioning):
 
 
 def test_the_classes_count_only_in_the_conditioning():
-    config = plan_of("ae.f=4").config
+    config = plan_of("ae.f=4", *ONE_LEVEL).config
     few, many = (count_denoiser(config, (3, 8, 8), Vocabulary(classes)) for classes in (2, 102))
     unknown = count_denoiser(config, (3, 8, 8), Vocabulary(2), is_known=False)
     assert many.conditioning - few.conditioning == 100 * config["conditioning"]["class"]["dim"]
@@ -169,7 +171,7 @@ def test_network_calls_are_those_of_the_sampler_twice_where_guidance_acts(overri
 
 
 def test_memory_is_weights_gradients_adam_and_ema_and_what_backward_needs():
-    step = count_denoiser(plan_of("ae.f=4").config, (3, 8, 8), THREE).step
+    step = count_denoiser(plan_of("ae.f=4", *ONE_LEVEL).config, (3, 8, 8), THREE).step
     assert training_bytes(1000, step, 0, "fp32", has_ema=False) == 16_000
     assert training_bytes(1000, step, 0, "fp32", has_ema=True) == 20_000
     full, half = (training_bytes(0, step, 8, precision, has_ema=True) for precision in ("fp32", "bf16"))
@@ -188,9 +190,10 @@ def test_what_backward_needs_is_measured_on_a_known_network():
 
 
 def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
-    assert describe.main([*TINY[1:], "ae.f=8", "ae=vq", f"store={tmp_path / 'none'}", "scale=tiny", "--json"]) == 0
+    cell = ("ae.f=8", "ae=vq", "ae.loss.perceptual=none", *ONE_LEVEL)
+    assert describe.main([*TINY[1:], *cell, f"store={tmp_path / 'none'}", "scale=tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    run = plan_of_run(describe.composed([*TINY, "ae.f=8", "ae=vq"]), Store(tmp_path))
+    run = plan_of_run(describe.composed([*TINY, *cell]), Store(tmp_path))
     assert found["cell"] == run.cell
     assert {line["stage"]: line["identity"] for line in found["stages"]} == identities(run)
     assert found["axes"]["f"] == 8
@@ -204,10 +207,11 @@ def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
 
 
 def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
-    values = describe.composed([*TINY, "data=folder", "ae.f=1"], needs_path=False)
+    values = describe.composed([*TINY, "data=folder", "ae.f=1", *ONE_LEVEL], needs_path=False)
     found = describe.describe(values, Store(tmp_path)).to_json()
     assert found["parameters"]["conditioning"] is None
-    assert found["parameters"]["denoiser"] == count_denoiser(plan_of("ae.f=1").config, (3, 32, 32), THREE).denoiser
+    config = plan_of("ae.f=1", *ONE_LEVEL).config
+    assert found["parameters"]["denoiser"] == count_denoiser(config, (3, 32, 32), THREE).denoiser
     assert {line["identity"] for line in found["stages"]} == {None}
     assert found["cell"] is None
     assert "cannot be opened" in found["notes"][0]
@@ -215,7 +219,8 @@ def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
 
 def test_what_a_data_config_declares_is_counted_without_images(tmp_path):
     def described(*overrides):
-        values = describe.composed([*TINY, "ae.f=1", *overrides], needs_path=False)  # nothing else to be counted
+        few = ("ae.f=1", *ONE_LEVEL)  # little else to be counted
+        values = describe.composed([*TINY, *few, *overrides], needs_path=False)
         return describe.describe(values, Store(tmp_path)).to_json()
 
     width = plan_of("ae.f=1").config["conditioning"]["class"]["dim"]

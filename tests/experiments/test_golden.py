@@ -65,10 +65,9 @@ def measured(store: Path, cell: str) -> dict[str, dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, float]]]:
-    """By cell and stage."""
-    first = tmp_path_factory.mktemp("kl") / "store"
-    found = {"kl": measured(first, "kl"), "vq": measured(with_images_of(first, tmp_path_factory.mktemp("vq")), "vq")}
+def values(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, float]]]:
+    """By cell and stage; the reference is that of this session's sweep, which has the same identity."""
+    found = {cell: measured(with_images_of(swept_store, tmp_path_factory.mktemp(cell)), cell) for cell in CELLS}
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps({"versions": VERSIONS, "values": found}, indent=1) + "\n")
     return found

@@ -183,7 +183,7 @@ def test_describe_counts_all_trials_and_what_compares_them() -> None:
     assert (found.images, found.work) == (3 * 16, 3 * (16 * 3 + 16 * 8))
 
 
-CELL = ("ae=identity", "ae.f=1", *SHORT)
+CELL = ("ae=identity", "ae.f=1", "denoiser=dit", *SHORT)  # of pixels the quicker denoiser
 MUON = "trainer.matrix_learning_rate=0.002"
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.program
 
-CELL = ("ae=identity", "ae.f=1", "until=diffusion", "precision=fp32", "trainer.ema_half_life=none")
+CELL = ("ae=identity", "ae.f=1", "denoiser=dit", "until=diffusion", "precision=fp32", "trainer.ema_half_life=none")
 
 
 def test_the_weights_of_a_milestone_are_those_of_a_run_that_ends_there(begun_store: Path) -> None:
