@@ -417,6 +417,11 @@ def _unknown(a: Measured, b: Measured) -> str:
     return FIRST_STAGE_UNKNOWN if once and a.first_stage != b.first_stage else ""
 
 
+def not_known(found: Iterable[Comparison]) -> str:
+    """What some of the comparisons do not know, in a line."""
+    return ", ".join(dict.fromkeys(item.unknown for item in found if item.unknown))
+
+
 @dataclass(frozen=True)
 class _Difference:
     value: float

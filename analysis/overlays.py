@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import numbers, style
+from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.literature import NAMES, PAPER, UNKNOWN, Measured, Published, named, protocol_differences, unlike_settings
 from analysis.placing import PointLabel
@@ -86,6 +86,7 @@ def _made(number: Published, x: str) -> tuple[str, ...]:
     return (
         f"{number.measured.resolution} px",
         "n not stated" if number.measured.n is None else f"n = {number.measured.n:,}",
+        looks.FAMILIES[number.regulariser].name if number.regulariser in looks.FAMILIES else "",
         "" if number.guidance_scale is None else f"guidance {number.guidance_scale:g}",
         "eta not stated" if number.eta is None else f"eta {number.eta:g}",
         seen,
@@ -109,7 +110,7 @@ def draw_rates(axes: Axes, published: Sequence[Published]) -> list[PointLabel]:
 
 def key() -> Line2D:
     """The legend entry of all published numbers."""
-    return style.key("published, other conditions: see below", marker="x", color=SHADE, linestyle="-", linewidth=0.9)
+    return style.key("published, NOT COMPARABLE: captions.md", marker="x", color=SHADE, linestyle="-", linewidth=0.9)
 
 
 def note(
