@@ -324,9 +324,15 @@ NAMED = ("f", "regulariser", "channels", "steps", "extractor")
 
 
 def _keys(rows: pd.DataFrame, axes: Sequence[str]) -> list[tuple[str, ...]]:
-    """Of each row what it has of the axes, in words; as one block, since studies have forty axes and small groups."""
-    values = rows[list(axes)].astype(object)
-    return [tuple(map(str, row)) for row in values.where(values.notna(), "").to_numpy()]
+    """Of each row what it has of the axes, in words; by column, since studies have forty axes and small groups."""
+    if not axes:
+        return [()] * len(rows)
+    return list(zip(*(map(_in_words, rows[axis].tolist()) for axis in axes), strict=True))
+
+
+def _in_words(value: Any) -> str:
+    """A value of an axis; empty where there is none."""
+    return "" if value is None or value is pd.NA or value != value else str(value)
 
 
 def _name(row: Mapping[str, Any], axes: Axes, varying: Sequence[str]) -> str:

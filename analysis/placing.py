@@ -163,6 +163,15 @@ def height_for(panels: Sequence[Sequence[PointLabel]], size: float = SIZE) -> fl
     return (max(map(len, panels), default=0) + 1) * LINE * size / 72
 
 
+SHORT = 1.4
+"""Inches that labels of lines take of a panel before it is made wider."""
+
+
+def width_for(panels: Sequence[Sequence[PointLabel]]) -> float:
+    """Inches by which panels must be wider for the labels of their lines, at about 0.062 inch a letter."""
+    return max(0.0, 0.062 * max((len(label.text) for labels in panels for label in labels), default=0) - SHORT)
+
+
 def end_labels(panels: Sequence[tuple[Axes, Sequence[PointLabel]]], size: float = SIZE) -> None:
     """Writes labels of lines at the right edge of each panel, inside its axes, with leaders to the lines.
 

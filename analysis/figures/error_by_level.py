@@ -61,6 +61,8 @@ def draw(study: Study) -> Figure:
         "latents.",
     ]
     subtitle = [f"n = {counts} held-out images; sweep {study.sweep}"]
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + placing.width_for([ends]), max(height, placing.height_for([placing.one_each(ends)])))
     style.finish(figure, "Error of the denoiser at each noise level", subtitle, notes, [])
     placing.end_labels([(axes, placing.one_each(ends))])
     return figure

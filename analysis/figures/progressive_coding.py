@@ -107,6 +107,8 @@ def draw(study: Study) -> Figure:
     style.sparse_log_ticks(axes, "x")
     axes.set_xlabel("rate in bits per dimension of the image (three a pixel)")
     axes.set_ylabel("RMSE on 0–255 of the guess (lower is better)")
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + placing.width_for([ends]), max(height, placing.height_for([placing.one_each(ends)])))
     style.finish(
         figure,
         "Progressive coding: how well an image is determined after so many bits",

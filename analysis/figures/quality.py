@@ -125,8 +125,9 @@ def quality_figure(
     against = f" against {listed(sorted(reference))} reference images" if reference else ""
     facts = f"{metric.title}, n = {counted(rows['n'])} samples{against}"
     if ends:
-        needed = placing.height_for([labels for _, labels in pending])
-        figure.set_size_inches(size[0], high * max(HIGH, needed))
+        written = [labels for _, labels in pending]
+        broad = size[0] + wide * placing.width_for(written)
+        figure.set_size_inches(broad, high * max(HIGH, placing.height_for(written)))
     style.finish(
         figure,
         finding(standing, title),
