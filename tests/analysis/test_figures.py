@@ -157,7 +157,7 @@ def test_rate_distortion_draws_first_stages_of_other_settings_apart(weighted):
     axes = figure.axes[0]
     means = {(f, w): (rate("kl", f, w) + rate("kl", f, w, 1)) / 2 for f in (4, 8) for w in WEIGHTS}
     assert {x for x, _, _ in _markers(axes, "o")} == {round(value, 9) for value in means.values()}
-    labels = {text.getsaid() for text in axes.texts}
+    labels = {text.get_text() for text in axes.texts}
     assert {f"f = {f}, ae.kl_weight={w:g}" for f, w in means} < labels
     # A line joins the first stages of one weight.
     lines = [sorted(line.get_xdata()) for line in axes.get_lines() if line.get_color() == style.FAINT]
@@ -184,7 +184,7 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
 
 
 def test_the_rate_distortion_legend_names_families_and_codecs(figures):
-    named = {text.getsaid() for legend in figures["rate_distortion"].legends for text in legend.get_texts()}
+    named = {text.get_text() for legend in figures["rate_distortion"].legends for text in legend.get_texts()}
     assert {"KL", "VQ", "pixels (f = 1)", "JPEG", "WebP"} <= named
 
 
@@ -235,7 +235,7 @@ def test_the_gaussian_is_drawn_faintly_beside_the_decoded_floor(tmp_path):
         assert values == pytest.approx(wanted), name
         low, high = axes.get_ylim()
         assert low < min(wanted) < max(wanted) < high, name
-        assert "Gaussian, no network" in [text.getsaid() for text in figure.legends[0].get_texts()]
+        assert "Gaussian, no network" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_curves_over_compute_are_shown_with_and_without_the_first_stage(figures):
@@ -277,7 +277,7 @@ def _at_budgets(study):
     """The lines of the one panel of quality at three budgets, by what they are labelled, and the figure's text."""
     figure = figures_of(study)["quality_at_budgets"](study)
     axes = figure.axes[0]
-    ends = {text.getsaid(): text.get_color() for text in axes.texts}
+    ends = {text.get_text(): text.get_color() for text in axes.texts}
     lines = {line.get_color(): line for line in axes.get_lines() if len(line.get_xdata()) > 1}
     return {name: dict(zip(*lines[tint].get_data(), strict=True)) for name, tint in ends.items()}, said(figure)
 
@@ -378,7 +378,7 @@ def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_
             for name in samplers
             for steps in (5, 10)
         }
-        assert {text.getsaid() for text in axes.texts} == {"DDIM", "DDPM", "Heun"}
+        assert {text.get_text() for text in axes.texts} == {"DDIM", "DDPM", "Heun"}
 
 
 def test_floors_of_the_frechet_distance_count_only_at_the_same_n(tmp_path):
@@ -433,7 +433,7 @@ def test_a_figure_without_data_says_so(tmp_path):
     study = read_study(tmp_path)
     for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training", "quality_vs_compute"):
         (axes,) = FIGURES[name].draw(study).axes
-        assert "no finished" in axes.texts[0].getsaid()
+        assert "no finished" in axes.texts[0].get_text()
         assert not axes.get_lines()
     assert not _markers(FIGURES["rate_distortion"].draw(study).axes[0], "o")
 
@@ -454,7 +454,7 @@ def test_labels_stand_inside_the_axes_and_none_covers_another(drawn):
             boxes = [placing.box_of(text) for text in axes.texts]
             for index, (left, low, right, high) in enumerate(boxes):
                 inside = (left - frame.x0, low - frame.y0, frame.x1 - right, frame.y1 - high)
-                assert min(inside) >= -1, (name, axes.texts[index].getsaid())
+                assert min(inside) >= -1, (name, axes.texts[index].get_text())
                 for other in boxes[index + 1 :]:
                     across = min(right, other[2]) - max(left, other[0])
                     assert min(across, min(high, other[3]) - max(low, other[1])) <= 0.5, (name, axes.texts[index])
@@ -472,7 +472,7 @@ def test_every_axis_has_two_ticks_or_more(drawn):
 def test_footnotes_have_two_lines_and_the_captions_all(drawn):
     captions = numbers.captions(drawn)
     for name, figure in drawn.items():
-        [footer] = [text.getsaid() for text in figure.texts if text.get_position()[1] < 0.05] or [""]
+        [footer] = [text.get_text() for text in figure.texts if text.get_position()[1] < 0.05] or [""]
         assert len(footer.splitlines()) <= style.FOOTNOTES, name
         footer = " ".join(footer.split())
         assert footer.endswith(style.ELSEWHERE) or footer == " ".join(figure.words.notes), name
@@ -483,7 +483,7 @@ def test_letters_can_be_read_at_the_width_of_a_column(drawn):
     for name, figure in drawn.items():
         if len({axes.get_position().x0 for axes in figure.axes}) == 1:
             texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-            smallest = min(text.get_fontsize() for text in texts if text.getsaid())
+            smallest = min(text.get_fontsize() for text in texts if text.get_text())
             assert smallest * 3.3 / figure.get_size_inches()[0] >= 4.7, name
 
 
@@ -559,7 +559,7 @@ def test_curves_of_two_data_sets_are_two_curves_with_names(tmp_path, name):
     axes = figures_of(study)[name](study).axes[0]
     curves = [line for line in axes.get_lines() if line.get_color() == looks.CODECS["jpeg"].colour]
     assert [len(line.get_xdata()) for line in curves] == [7, 7]
-    labels = [text.getsaid() for text in axes.texts]
+    labels = [text.get_text() for text in axes.texts]
     assert {"JPEG A", "JPEG B"} < set(labels)
     assert "A = emoji 32 px, n = 512; B = imagenet 32 px, n = 256" in said(axes.figure)
     assert sum("data=imagenet" in label for label in labels) == 1
@@ -622,7 +622,7 @@ def test_autoencoders_have_a_line_each_and_a_panel_a_measure(study):
     given = dataclasses.replace(study, frame=named)
     assert FIGURES["autoencoders"].is_of(given)
     panels = FIGURES["autoencoders"].draw(given).axes
-    lines = [label.getsaid() for label in panels[0].get_yticklabels()]
+    lines = [label.get_text() for label in panels[0].get_yticklabels()]
     assert sorted(line.splitlines()[0] for line in lines) == ["kl-f4", "kl-f8", "vq-f4", "vq-f8"]
     assert [panel.get_xlabel().splitlines()[0] for panel in panels[:2]] == ["PSNR, dB", "rate, bits per pixel"]
     for regulariser, marker in (("kl", "o"), ("vq", "s")):

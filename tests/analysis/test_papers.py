@@ -270,7 +270,7 @@ def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, n
 
 def test_guidance_and_training_of_grey_numbers_are_said(alike):
     figure = FIGURES["quality_vs_f"].draw(replace(alike, published=papers.ldm()))
-    labels = {text.getsaid() for text in figure.axes[1].texts}
+    labels = {text.get_text() for text in figure.axes[0].texts}
     assert {f"250 steps, imagenet, Table 10, guidance {scale}" for scale in ("1", "1.25", "1.5")} < labels
     assert {f"200 steps, imagenet, Table 10, {seen}M images seen" for seen in (186, 307)} < labels
     assert "200 steps, imagenet, Figure 7" in labels
@@ -291,9 +291,9 @@ def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
         for text in axes.texts:
             box = text.get_window_extent(renderer)
             assert figure.bbox.x0 <= box.x0
-            assert box.x1 <= figure.bbox.x1, text.getsaid()
-            assert all(box.x1 <= other.bbox.x0 or box.x0 >= other.bbox.x0 for other in panels), text.getsaid()
-            assert not any(box.overlaps(other.get_window_extent(renderer)) for other in figure.texts), text.getsaid()
+            assert box.x1 <= figure.bbox.x1, text.get_text()
+            assert all(box.x1 <= other.bbox.x0 or box.x0 >= other.bbox.x0 for other in panels), text.get_text()
+            assert not any(box.overlaps(other.get_window_extent(renderer)) for other in figure.texts), text.get_text()
 
 
 def test_other_sides_are_matched_by_that_of_the_latent(tmp_path):
@@ -303,7 +303,7 @@ def test_other_sides_are_matched_by_that_of_the_latent(tmp_path):
     numbers = overlays.behind(study, "fid", "progress", "images_seen", ("vq", "identity"))
     assert {(number.f, overlays.beside(number, study.frame)) for number in numbers} == {(8, 1), (32, 4)}
     figure = FIGURES["quality_vs_training"].draw(study)
-    labels = {text.getsaid() for text in figure.axes[1].texts}
+    labels = {text.get_text() for text in figure.axes[0].texts}
     assert {"f = 32 (as f = 4 here), imagenet, Figure 6", "f = 8 (as f = 1 here), imagenet, Figure 6"} < labels
     assert "published f = 32 beside 4 here (8 x 8), 8 beside 1 here (32 x 32)" in said(figure)
     points = {(at, value) for axes in FIGURES["quality_vs_f"].draw(study).axes for at, value in _grey(axes)}
@@ -347,7 +347,7 @@ def test_the_command_line_writes_the_check_list_where_asked(tmp_path):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))
     call = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
     assert main([*call, "--checklist", "--overlay"]) == 0
-    text = (tmp_path / "out" / "checklist.md").readsaid()
+    text = (tmp_path / "out" / "checklist.md").read_text()
     assert "0 of 2 were measured in the same way" in text
     assert "27.53" in text
 
