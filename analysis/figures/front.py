@@ -27,7 +27,7 @@ COSTS: Sequence[tuple[str, bool, Callable[[Spent], float]]] = (
 
 RECOMMENDED: Mapping[str, Any] = {**style.RING, "markersize": 16.0, "markeredgewidth": 2.0}
 MOST_LABELS = 6
-MOST_COVERED = 2.0
+MOST_COVERED = 1.0
 """Marks that a label may cover."""
 
 
