@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -376,9 +377,20 @@ def _listed(names: Sequence[str]) -> str:
     return ("; " if any(", " in name for name in names) else ", ").join(names)
 
 
-def short_names(options: Sequence[Option], among: Sequence[Option]) -> list[str]:
-    """Names without the parts that do not tell the cells apart."""
+class Named(Protocol):
+    """What has a name of parts with commas between them, as cells have."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+
+
+def short_names(options: Sequence[Named], among: Sequence[Named]) -> list[str]:
+    """Names without the parts that do not tell the cells apart, and without channels where these follow from f."""
     parts = {option.name: option.name.split(", ") for option in among}
+    shorter = {name: [part for part in own if not part.endswith(" channels")] for name, own in parts.items()}
+    if len({tuple(own) for own in shorter.values()}) == len(parts):
+        parts = shorter
     heads = {own[0] for own in parts.values()}
     shared = set.intersection(*map(set, parts.values()))
     if len(heads) == len(parts):

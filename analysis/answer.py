@@ -32,6 +32,7 @@ from analysis.compare import (
     compared_rows,
     error_of_difference,
     measured,
+    not_known,
     seed_factor,
 )
 from analysis.headline import Headline, direction, headline
@@ -59,10 +60,11 @@ STANDARD = {"kid": "kd", "fid": "fd", "kernel": "kd", "frechet": "fd"}
 class Option:
     """A cell that a person may take.
 
-    `models`: the identities of its diffusion models. `barred`: why it is not recommended whatever its value, "" where
-    nothing bars it. `misses`: the budgets that it does not keep. `chance`: the probability that it is the best of those
-    that may be taken, None where nothing tells; `near`: that it is within `Answer.within` of that. `is_on_front`:
-    whether no cell is better, beyond the interval, that costs no more to train and to sample.
+    `models`: the identities of its diffusion models; `results`: of the records of its values. `barred`: why it is not
+    recommended whatever its value, "" where nothing bars it. `misses`: the budgets that it does not keep. `chance`: the
+    probability that it is the best of those that may be taken, None where nothing tells; `near`: that it is within
+    `Answer.within` of that. `is_on_front`: whether no cell is better, beyond the interval, that costs no more to train
+    and to sample.
     """
 
     mean: Mean
@@ -70,6 +72,7 @@ class Option:
     spent: Spent
     cell: Cell | None
     models: frozenset[str]
+    results: frozenset[str] = frozenset()
     barred: str = ""
     misses: tuple[Budget, ...] = ()
     chance: float | None = None
@@ -122,6 +125,7 @@ class Answer:
     cheapest: Option | None = None
     fastest: Option | None = None
     is_tiny: bool = False
+    unknown: str = ""
 
     @property
     def fitting(self) -> tuple[Option, ...]:
@@ -217,6 +221,7 @@ def _answer(
         alike=tuple(_open(told[item.cell], item, best, factor) for item in verdicts if item.verdict in (ALIKE, None)),
         cheapest=_least(close, best, lambda option: option.spent.flops),
         fastest=_least(close, best, lambda option: 1 / option.spent.images_per_second),
+        unknown=not_known(verdicts),
     )
 
 
@@ -236,7 +241,8 @@ def _option(
     repeated = rows.sort_values(["ae_seed", "seed", "sampler_seed"], kind="stable")["identity"]
     first = next((given[identity] for identity in repeated if identity in given), None)
     models = frozenset(rows["model"])
-    return Option(mean, cell, spent, first, models, ", ".join(dict.fromkeys(own)), misses)
+    results = frozenset(rows["identity"])
+    return Option(mean, cell, spent, first, models, results, ", ".join(dict.fromkeys(own)), misses)
 
 
 def with_speeds(study: Study, rows: pd.DataFrame) -> pd.DataFrame:

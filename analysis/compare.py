@@ -324,9 +324,15 @@ NAMED = ("f", "regulariser", "channels", "steps", "extractor")
 
 
 def _keys(rows: pd.DataFrame, axes: Sequence[str]) -> list[tuple[str, ...]]:
-    """Of each row what it has of the axes, in words; as one block, since studies have forty axes and small groups."""
-    values = rows[list(axes)].astype(object)
-    return [tuple(map(str, row)) for row in values.where(values.notna(), "").to_numpy()]
+    """Of each row what it has of the axes, in words; by column, since studies have forty axes and small groups."""
+    if not axes:
+        return [()] * len(rows)
+    return list(zip(*(map(_in_words, rows[axis].tolist()) for axis in axes), strict=True))
+
+
+def _in_words(value: Any) -> str:
+    """A value of an axis; empty where there is none."""
+    return "" if value is None or value is pd.NA or value != value else str(value)
 
 
 def _name(row: Mapping[str, Any], axes: Axes, varying: Sequence[str]) -> str:
@@ -415,6 +421,11 @@ def _unknown(a: Measured, b: Measured) -> str:
         return UNKNOWN
     once = [cell for cell in (a, b) if cell.first_stage and cell.ae_seeds < 2]
     return FIRST_STAGE_UNKNOWN if once and a.first_stage != b.first_stage else ""
+
+
+def not_known(found: Iterable[Comparison]) -> str:
+    """What some of the comparisons do not know, in a line."""
+    return ", ".join(dict.fromkeys(item.unknown for item in found if item.unknown))
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,17 @@ from ldm.records import Cell, StageShape
 
 
 class CellLabels:
-    """Short names of what is measured of cells; `stages` says on which axes it depends, `axes` in which order."""
+    """Short names of what is measured of cells; `stages` says on which axes it depends, `axes` in which order.
 
-    def __init__(self, cells: Sequence[Cell], axes: Axes, stages: Mapping[str, StageShape]) -> None:
+    `without`: axes that are never named.
+    """
+
+    def __init__(
+        self, cells: Sequence[Cell], axes: Axes, stages: Mapping[str, StageShape], without: Sequence[str] = ()
+    ) -> None:
         values = {axis: {str(cell.axes.get(axis)) for cell in cells} for axis in axes.all}
         self.stages, self.axes = stages, axes
-        self.varying = {axis for axis, found in values.items() if len(found) > 1}
+        self.varying = {axis for axis, found in values.items() if len(found) > 1 and axis not in without}
         # Channels and family follow from f in most sweeps: they are named only where they tell cells apart.
         by_candidate: dict[tuple[Any, Any], set[Any]] = {}
         for cell in cells:

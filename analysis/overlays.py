@@ -7,12 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import numbers, style
+from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.literature import NAMES, PAPER, UNKNOWN, Measured, Published, named, protocol_differences, unlike_settings
 from analysis.placing import PointLabel
 
 SHADE = "#9a9a9a"
+PIXELS = "identity"
 
 
 def beside(number: Published, frame: pd.DataFrame) -> int | None:
@@ -48,9 +49,13 @@ def draw(axes: Axes, found: Sequence[Published], x: str, line_of: str, frame: pd
     `frame`: ours, beside whose f they stand.
     """
     lines: dict[tuple[tuple[str, ...], tuple[str, ...], Measured], list[Published]] = {}
-    for number in found:
-        key = (_named(number, line_of, frame), _made(number, x), number.measured)
-        lines.setdefault(key, []).append(number)
+    families = list(dict.fromkeys(number.regulariser for number in found if number.regulariser != PIXELS)) or [PIXELS]
+    for family in families:
+        for number in found:
+            if number.regulariser in (family, PIXELS):
+                made = (looks.FAMILIES[family].name, *_made(number, x))
+                lines.setdefault((_named(number, line_of, frame), made, number.measured), []).append(number)
+    lines = {key: own for key, own in lines.items() if _is_of(key[1][0], own, families)}
     labels = []
     for (name, made, _), own in lines.items():
         points = sorted((_place(number, x, frame), number.value) for number in own)
@@ -65,6 +70,11 @@ def draw(axes: Axes, found: Sequence[Published], x: str, line_of: str, frame: pd
         told = [part for part, parts in zip(made, namesakes, strict=True) if len(set(parts)) > 1]
         labels.append(PointLabel(*points[-1], ", ".join([*name, *told]), SHADE))
     return labels
+
+
+def _is_of(family: str, own: Sequence[Published], families: Sequence[str]) -> bool:
+    """Whether a line is drawn as one of this regulariser: pixels alone are no line of each."""
+    return family == looks.FAMILIES[families[0]].name or any(number.regulariser != PIXELS for number in own)
 
 
 def _place(number: Published, x: str, frame: pd.DataFrame) -> float:
@@ -109,7 +119,7 @@ def draw_rates(axes: Axes, published: Sequence[Published]) -> list[PointLabel]:
 
 def key() -> Line2D:
     """The legend entry of all published numbers."""
-    return style.key("published, other conditions: see below", marker="x", color=SHADE, linestyle="-", linewidth=0.9)
+    return style.key("published, NOT COMPARABLE: captions.md", marker="x", color=SHADE, linestyle="-", linewidth=0.9)
 
 
 def note(

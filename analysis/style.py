@@ -3,7 +3,8 @@
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -13,7 +14,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from analysis.numbers import NumberedFigure, Words
 
@@ -23,6 +24,27 @@ FAINT = "#b5b5b5"
 FLOOR = "#3a7d44"
 TITLE_WIDTH = 52
 """Characters of a panel's title on a line."""
+
+COLUMN = 5.0
+"""Inches of a figure of one panel: in a column of 3.3 inches its letters are two thirds as large."""
+
+EDGE = 0.1
+"""Inches kept free at the right of a panel."""
+
+TITLE_SIZE, FACTS_SIZE, BOLD = 12.5, 8.8, 1.08
+"""Points of letters; by how much bold ones are wider."""
+
+LONG_WORD = 14
+"""Letters."""
+
+RING: Mapping[str, Any] = {
+    "marker": "o",
+    "markersize": 12,
+    "markerfacecolor": "none",
+    "markeredgewidth": 0.9,
+    "color": INK,
+}
+"""The mark around a cell that is the best, or not told apart from it."""
 
 # Plasma without its pale end: ordered in lightness, told apart under the common colour blindnesses.
 COLOUR_OF_F = {1: "#0d0887", 2: "#5b02a3", 4: "#9a179b", 8: "#cb4678", 16: "#e97158", 32: "#f0a02c", 64: "#c9b500"}
@@ -81,32 +103,37 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots).tolist()
 
 
-def finish(
-    figure: Figure,
-    title: str,
-    subtitle: Sequence[str],
-    notes: Sequence[str],
-    keys: Sequence[Line2D],
-    margin: float = 0.1,
-) -> None:
+NOTE_SIZE = 8.4
+FOOTNOTES = 2
+"""Lines of notes below a figure; the captions have all of them."""
+
+ELSEWHERE = "More: captions.md."
+
+
+def finish(figure: Figure, title: str, subtitle: Sequence[str], notes: Sequence[str], keys: Sequence[Line2D]) -> None:
     """Adds title, facts and notes, lays the figure out, and freezes the layout so that labels can be placed.
 
-    `margin`: inches kept free at the right of every panel.
+    `notes`: the most important ones first, as far as there is room for them.
     """
+    notes = [note for note in notes if note]
     if isinstance(figure, NumberedFigure):
         figure.words = Words(title, tuple(subtitle), tuple(notes))
     width, height = figure.get_size_inches()
-    wrapped = [line for text in subtitle for line in _wrap(text, width, 8.8)]
-    footer = [line for text in notes for line in _wrap(text, width, 8.2)]
-    top = 0.30 + 0.165 * len(wrapped) + 0.08
+    head = textwrap.wrap(title, _letters(width, BOLD * TITLE_SIZE))
+    facts = [line for text in subtitle for line in _wrap(text, width, FACTS_SIZE)]
+    footer = footnotes(notes, width)
+    title_end = 0.09 + 0.205 * len(head)
+    top = title_end + 0.165 * len(facts) + 0.12
     below = 0.155 * len(footer) + (0.12 if footer else 0.04)
     columns = _legend_columns([str(item.get_label()) for item in keys], width)
     bottom = below + (0.195 * math.ceil(len(keys) / columns) + 0.12 if keys else 0.0)
     height += top + bottom
     figure.set_size_inches(width, height)
-    figure.text(0.09 / width, 1 - 0.09 / height, title, fontsize=12.5, fontweight="bold", va="top", ha="left")
-    figure.text(0.09 / width, 1 - 0.33 / height, "\n".join(wrapped), fontsize=8.8, color=MUTED, va="top", ha="left")
-    figure.text(0.09 / width, 0.06 / height, "\n".join(footer), fontsize=8.2, color=MUTED, va="bottom", ha="left")
+    at = 0.09 / width
+    figure.text(at, 1 - 0.09 / height, "\n".join(head), fontsize=TITLE_SIZE, fontweight="bold", va="top", ha="left")
+    down = 1 - (title_end + 0.04) / height
+    figure.text(at, down, "\n".join(facts), fontsize=FACTS_SIZE, color=MUTED, va="top", ha="left")
+    figure.text(at, 0.06 / height, "\n".join(footer), fontsize=NOTE_SIZE, color=MUTED, va="bottom", ha="left")
     if keys:
         legend = figure.legend(
             handles=list(keys),
@@ -122,11 +149,30 @@ def finish(
     if engine is not None:
         grid = figure.axes[0].get_gridspec()
         engine.set(  # type: ignore[call-arg]
-            rect=(0.0, bottom / height, 1 - margin / width, 1 - (top + bottom) / height),
-            wspace=(margin + 0.1) * (grid.ncols if grid is not None else 1) / width,
+            rect=(0.0, bottom / height, 1 - EDGE / width, 1 - (top + bottom) / height),
+            wspace=(EDGE + 0.1) * (grid.ncols if grid is not None else 1) / width,
         )
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+
+
+def footnotes(notes: Sequence[str], width: float) -> list[str]:
+    """Lines of notes for a figure of this width: as many notes as fit, the first ones first, and where the others are.
+
+    A first note that does not fit alone is cut.
+    """
+    lines = [line for note in notes for line in _wrap(note, width, NOTE_SIZE)]
+    if len(lines) <= FOOTNOTES:
+        return lines
+    shown: list[str] = []
+    for note in notes:
+        if len(_wrap(" ".join([*shown, note, ELSEWHERE]), width, NOTE_SIZE)) <= FOOTNOTES:
+            shown.append(note)
+    if not shown:
+        # Breaking lines at words costs up to a word a line.
+        room = FOOTNOTES * (_letters(width, NOTE_SIZE) - LONG_WORD) - len(ELSEWHERE)
+        shown = [textwrap.shorten(notes[0], room, placeholder=" ...")]
+    return _wrap(" ".join([*shown, ELSEWHERE]), width, NOTE_SIZE)
 
 
 KINDS = ("png", "svg", "pdf")
@@ -153,13 +199,24 @@ def rendered(figure: Figure, kinds: Sequence[str] = KINDS) -> dict[str, bytes]:
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """As many columns as fit at about 0.068 inch a character and 0.6 inch a handle."""
-    widest = max((0.068 * len(text) + 0.62 for text in labels), default=1.0)
-    return max(1, min(len(labels), int((width - 0.2) / widest)))
+    """As many columns as fit, each as wide as its widest entry: about 0.062 inch a letter and 0.8 inch beside them."""
+    for columns in range(len(labels), 1, -1):
+        lines = math.ceil(len(labels) / columns)
+        # As Matplotlib fills them: the first ones have an entry more where they are not all alike.
+        full = len(labels) - columns * (lines - 1)
+        ends = [min(column, full) * lines + max(column - full, 0) * (lines - 1) for column in range(columns + 1)]
+        if sum(0.8 + 0.062 * max(map(len, labels[i:j])) for i, j in pairwise(ends)) <= width - 0.1:
+            return columns
+    return 1
 
 
 def _wrap(text: str, width: float, size: float) -> list[str]:
-    return textwrap.wrap(text, max(30, int((width - 0.2) * 72 / (size * 0.565)))) or [""]
+    return textwrap.wrap(text, _letters(width, size)) or [""]
+
+
+def _letters(width: float, size: float) -> int:
+    """How many letters of this size a line across the figure has room for."""
+    return max(30, int((width - 0.2) * 72 / (size * 0.53)))
 
 
 def empty(axes: Axes, reason: str) -> None:
@@ -209,13 +266,33 @@ def value_scale(axes: Axes, values: Sequence[float], lows: Sequence[float]) -> N
 
 
 def sparse_log_ticks(axes: Axes, which: str) -> None:
-    """Log ticks written as plain numbers: 1, 2 and 5 of each decade where few decades are shown, else decades only."""
+    """Log ticks written as plain numbers: decades, where these are few 1, 2 and 5 of each, or what else gives some."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    decades = math.log10(max(high, 1e-300) / max(low, 1e-300))
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.2 else (1.0,)))
+    by_decade: list[Locator] = [LogLocator(subs=subs) for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0))]
+    counts = [sum(low <= tick <= high for tick in each.tick_values(low, high)) for each in by_decade]
+    enough = [each for each, count in zip(by_decade, counts, strict=True) if count > FEW_TICKS]
+    axis.set_major_locator((enough or [by_decade[-1] if counts[-1] == FEW_TICKS else MaxNLocator(4)])[0])
     axis.set_major_formatter(FuncFormatter(_tick))
     axis.set_minor_formatter(NullFormatter())
+
+
+FEW_TICKS = 2
+"""An axis has more ticks with numbers where decades, or parts of them, give more, and never fewer."""
+
+
+def milestone_ticks(axes: Axes, places: Iterable[float]) -> None:
+    """Ticks of a logarithmic x axis at milestones, as far as their numbers have room, the last ones first."""
+    told: list[float] = []
+    for place in sorted(set(places), reverse=True):
+        if not told or told[-1] / place >= 1.9:
+            told.append(float(place))
+    if len(told) < 2:
+        sparse_log_ticks(axes, "x")
+        return
+    axes.xaxis.set_major_locator(FixedLocator(sorted(told)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def factor_axis(axes: Axes, factors: Sequence[int]) -> None:

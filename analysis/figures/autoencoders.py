@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from analysis import limits, looks, rates, style
 from analysis.collect import Study
 from analysis.compare import by_cell, one_cell, seed_factor
-from analysis.figures.notes import counted, facts_of, notes_of
+from analysis.figures import findings
+from analysis.figures.notes import counted, facts_of, notes_of, ring_key
 from analysis.figures.panels import draw_mark, mean_of
+from analysis.figures.standing import Standing, of_samples
 from analysis.headline import better_end, direction, heading, headline
 from analysis.labels import is_given
 
@@ -57,15 +59,24 @@ def draw(study: Study) -> Figure:
     keys = looks.family_keys(look_of, drawn["regulariser"])
     if "limited" in drawn and (drawn["limited"] == True).any():  # noqa: E712
         keys.append(style.key("limited (see table.md)", marker="o", **style.HOLLOW))
+    standing = standing_of(study)
+    if "is_best" in drawn and (drawn["is_best"] == True).any():  # noqa: E712
+        keys.append(ring_key(standing.is_tie))
     notes = [f"Further predictors are in predictors.md: {len(left_out)}."] if left_out else []
     style.finish(
         figure,
-        "Autoencoders side by side",
+        findings.of_cells(standing, "Autoencoders side by side"),
         [facts_of(study, drawn, f"n = {counted(drawn['n'])} images" if shown else "")],
-        [*notes, *notes_of(study, drawn, "evaluation")],
+        [standing.note, *notes_of(study, drawn, "evaluation"), *notes],
         keys,
     )
     return figure
+
+
+def standing_of(study: Study) -> Standing:
+    """How the cells behind the first stages stand, by the headline metric of their samples."""
+    metric = headline(study.frame, "evaluation")
+    return Standing() if metric is None else of_samples(study, metric)
 
 
 def named(row: Mapping[Any, Any]) -> str:
@@ -79,7 +90,8 @@ def measures(study: Study) -> list[Measure]:
     reconstructed = study.frame[study.frame["stage"] == "reconstruction"]
     predicted = _predictors(study)
     judged, metric = study.frame[study.frame["stage"] == "evaluation"], headline(study.frame, "evaluation")
-    judged = judged.assign(limited=limits.is_limited(judged, limits.known(study)))
+    standing = standing_of(study)
+    judged = judged.assign(limited=limits.is_limited(judged, limits.known(study)), is_best=standing.has_best(judged))
     found = [
         (heading(reconstructed, "psnr"), reconstructed[reconstructed["metric"] == "psnr"]),
         ("rate, bits per pixel", rates.rate(reconstructed)),
@@ -125,5 +137,7 @@ def _draw_panel(axes: Plot, measure: Measure, place: Mapping[str, int], look_of:
         style.interval(axes, point["value"], y, low, high, tint, horizontal=True)
         mark = {"limited": point.get("limited", False), "x": point["value"], "value": y}
         draw_mark(axes, mark, "x", look.marker, tint, look.size)
+        if point.get("is_best", False):
+            axes.plot(point["value"], y, zorder=5, **style.RING)
     axes.set_xlabel(measure.title)
     axes.locator_params(axis="x", nbins=4)

@@ -10,12 +10,17 @@ from matplotlib.figure import Figure
 from analysis import limits, looks, numbers, placing, style
 from analysis.collect import Study
 from analysis.crossings import REACH, Array, Race, band, race
-from analysis.figures.notes import counted, facts_of, notes_of
+from analysis.figures import findings
+from analysis.figures.notes import counted, facts_of, notes_of, ring_key
+from analysis.figures.panels import draw_rings
 from analysis.milestones import sampled_with
 from analysis.placing import PointLabel
 
 MOST_NAMED = 8
 """Curves that are labelled, those with the best chances first."""
+
+CHANCE = 0.03
+"""Probability of being the best from which on a curve of probabilities is labelled."""
 
 SHADE = "#f1f1f1"
 DASHED = (0, (4, 2))
@@ -35,10 +40,11 @@ def draw(study: Study) -> Figure:
     """Above the milestones with their fits, below the probability of being the best; beyond what was spent dashed."""
     found = race(study, study.metric)
     assert found is not None  # `has_data`
-    figure, grid = style.new_figure(2, 1, 6.6, 6.6, sharex=True, height_ratios=(1.35, 1))
+    figure, grid = style.new_figure(2, 1, style.COLUMN + 0.8, 6.4, sharex=True, height_ratios=(1.35, 1))
     (above,), (below,) = grid
     look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     named = set(np.argsort(-found.chances.max(axis=1), kind="stable")[:MOST_NAMED].tolist())
+    best = findings.contenders(found)
     ends: tuple[list[PointLabel], list[PointLabel]] = ([], [])
     for index, curve in enumerate(found.curves):
         tint, marker = style.colour(curve.f), look_of[curve.regulariser].marker
@@ -59,16 +65,20 @@ def draw(study: Study) -> Figure:
             numbers.keep(axes, fit, drawn[:end], "x", tint, group=curve.name)
             numbers.keep(axes, f"{fit}, extrapolated", drawn[start:], "x", tint, DASHED, group=curve.name)
         faint: dict[str, Any] = {"color": tint, "markersize": 5, "linestyle": "", "zorder": 4}
-        for at, (x, y) in enumerate(zip(curve.spent, curve.value, strict=True)):
+        reached = int((curve.spent <= found.budgets[-1]).sum())
+        for at, (x, y) in enumerate(zip(curve.spent[:reached], curve.value[:reached], strict=True)):
             is_used = at >= len(curve.spent) - curve.fitted
             above.plot(x, y, marker, markerfacecolor=tint if is_used else "white", **faint)
             style.interval(above, float(x), float(y), float(curve.low[at]), float(curve.high[at]), tint)
         points = {"x": curve.spent, "value": curve.value, "ci_low": curve.low, "ci_high": curve.high, "f": curve.f}
         numbers.keep(above, curve.name, pd.DataFrame(points), "x", tint, "", marker)
         if index in named:
-            for labels, line in zip(ends, (values[0], _chance(found, index)), strict=True):
-                if np.isfinite(line[-1]):
+            for labels, line, least in zip(ends, (values[0], _chance(found, index)), (-np.inf, CHANCE), strict=True):
+                if np.isfinite(line[-1]) and line[-1] >= least:
                     labels.append(PointLabel(float(found.budgets[-1]), float(line[-1]), curve.name, tint))
+        if index in best:
+            ring = pd.DataFrame({"x": [found.spent], "value": [float(curve.at(np.array([found.spent]))[0, 0])]})
+            draw_rings(above, ring.assign(f=curve.f), "x")
     _frame(found, above, below)
     shown = [value for curve in found.curves for value in curve.value]
     lows = [low for curve in found.curves for low in curve.low if np.isfinite(low)]
@@ -83,31 +93,25 @@ def draw(study: Study) -> Figure:
         *([style.key("too early for the fit", marker="o", **style.HOLLOW)] if _is_early(found) else []),
         style.key("fit", linestyle="-", linewidth=1.6),
         style.key(f"extrapolated, up to {REACH:g} times", linestyle=DASHED, linewidth=1.6),
+        ring_key(is_tie=len(best) > 1),
+        style.key("not measured of all", marker="s", color=SHADE, markersize=10),
     ]
     rows = study.frame[(study.frame["stage"] == "progress") & (study.frame["metric"] == found.metric.metric)]
     facts = f"{found.metric.title}, n = {counted(rows['n'])} samples at each milestone"
+    all_limited = bool(known := limits.known(study)) and all(one.limits for one in known)
     notes = [
+        *([LIMITED] if all_limited else []),
         "Budgets count the FLOPs of diffusion training alone; first stages are trained before, once.",
+        "Rings: after the compute that all have spent.",
+        *notes_of(study, rows, "progress"),
+        sampled_with(study),
         "Fit: a + b C^-c, C the FLOPs. Bands and probabilities: bootstrap over the milestones' intervals, with the "
         "noise and reference images that cells share; what a fit misses enlarges its errors. In the grey part nothing "
         "was measured: curves may bend where the law does not.",
-        *([LIMITED] if (known := limits.known(study)) and all(one.limits for one in known) else []),
-        sampled_with(study),
-        *notes_of(study, rows, "progress"),
     ]
-    margin = placing.label_margin([label for labels in ends for label in labels], 0.75)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width + margin - 0.75, height)
-    style.finish(
-        figure,
-        "Which cell is best after how much training?",
-        [facts_of(study, rows, facts)],
-        notes,
-        keys,
-        margin=margin,
-    )
-    for axes, labels in zip((above, below), ends, strict=True):
-        placing.end_labels(axes, labels)
+    title = "Which cell is best after how much training?" if all_limited else findings.of_race(found)
+    style.finish(figure, title, [facts_of(study, rows, facts)], notes, keys)
+    placing.end_labels([(above, ends[0]), (below, ends[1])])
     return figure
 
 
@@ -117,9 +121,6 @@ def _frame(found: Race, above: Axes, below: Axes) -> None:
         axes.set_xscale("log")
         axes.set_xlim(min(float(curve.spent[0]) for curve in found.curves) / 1.2, found.budgets[-1])
         axes.axvspan(found.spent, found.budgets[-1], color=SHADE, zorder=0, linewidth=0)
-    above.text(
-        found.spent * 1.06, 0.97, "not measured", transform=above.get_xaxis_transform(), va="top", color=style.MUTED
-    )
     style.sparse_log_ticks(below, "x")
     below.set_ylim(-0.02, 1.02)
     below.set_xlabel("compute of diffusion training in FLOPs (one multiply-add = 2)")

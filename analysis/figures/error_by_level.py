@@ -7,13 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import looks, numbers, placing, style
+from analysis.axes import REPEATED
 from analysis.collect import Finished, Study
 from analysis.labels import CellLabels
 from analysis.looks import Family
 from analysis.placing import PointLabel
-
-LEAST_WIDTH = 5.0
-"""Inches beside the margin that holds the labels."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,9 @@ class LevelCurve:
 
 
 def level_curves(study: Study) -> list[LevelCurve]:
-    """The curves of the models whose error was measured, named by what these differ in."""
+    """The curves of the models whose error was measured, named by what these differ in but their seeds."""
     found = [one for one in study.finished if "level_error" in one.record.facts]
-    labels = CellLabels([one.cell for one in found], study.axes, study.stages)
+    labels = CellLabels([one.cell for one in found], study.axes, study.stages, without=REPEATED)
     return [_curve(one, labels.label(one.cell, one.record.stage)) for one in found]
 
 
@@ -49,24 +47,24 @@ def _curve(one: Finished, label: str) -> LevelCurve:
 
 def draw(study: Study) -> Figure:
     """The squared error of v over the log-SNR; 1 is that of a Gaussian with the latents' variance in every number."""
-    figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
+    figure, [[axes]] = style.new_figure(1, 1, style.COLUMN + 0.8, 4.2)
     drawn, look_of = level_curves(study), looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     ends = [_draw(axes, curve, look_of[curve.regulariser]) for curve in drawn]
     axes.axhline(1, color=style.MUTED, linewidth=0.8, zorder=1)
     axes.set_yscale("log")  # of eps, little that is wrong at the noisy end is much of x0
     axes.set_xlabel("log-SNR (little noise to the right)")
     axes.set_ylabel("squared error of v (lower is better)")
-    margin = placing.label_margin(ends)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(max(width, LEAST_WIDTH + margin), height)
     counts = " or ".join(f"{count:,}" for count in sorted({curve.n for curve in drawn}))
     notes = [
+        "Latents of different first stages are different data: compare lines of one first stage.",
         "Each model at its last milestone, without guidance. Line at 1: a model that knows nothing but the variance of "
-        "latents. Latents of different first stages are different data: compare lines of one first stage."
+        "latents.",
     ]
     subtitle = [f"n = {counts} held-out images; sweep {study.sweep}"]
-    style.finish(figure, "Error of the denoiser at each noise level", subtitle, notes, [], margin=margin)
-    placing.end_labels(axes, ends)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + placing.width_for([ends]), max(height, placing.height_for([placing.one_each(ends)])))
+    style.finish(figure, "Error of the denoiser at each noise level", subtitle, notes, [])
+    placing.end_labels([(axes, placing.one_each(ends))])
     return figure
 
 

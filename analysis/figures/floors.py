@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from analysis import numbers, protocols, style
 from analysis.collect import Study
 from analysis.figures.notes import listed
-from analysis.figures.panels import Panel
 from analysis.headline import Headline, floors_of
 from ldm.records import DECODED, GAUSSIAN
 
@@ -30,10 +29,10 @@ def floor(study: Study, variant: str, like: Headline) -> pd.DataFrame:
     return same
 
 
-def floor_by_f(study: Study, variant: str, metric: Headline, panel: Panel) -> pd.DataFrame:
-    """The floor of the panel's own first stages by f, decoded images or a Gaussian: the mean over their seeds."""
+def floor_by_f(study: Study, variant: str, metric: Headline, own: pd.DataFrame) -> pd.DataFrame:
+    """The floor of the first stages of these rows by f, decoded images or a Gaussian: the mean over their seeds."""
     axes = list(study.axes.first_stage)
-    rows = floor(study, variant, metric).merge(panel.rows[axes].drop_duplicates(), on=axes)
+    rows = floor(study, variant, metric).merge(own[axes].drop_duplicates(), on=axes)
     return rows.groupby("f", as_index=False)[["value"]].mean()
 
 
@@ -86,8 +85,8 @@ def floor_key(variant: str, label: str, is_marked: bool) -> Line2D:
     return style.key(label, **(look.mark(style.MUTED) if is_marked else look.stroke()))
 
 
-def draw_marks(axes: Axes, variant: str, values: pd.DataFrame) -> None:
-    """Marks a floor of each f on the axis of the values."""
+def draw_marks(axes: Axes, variant: str, values: pd.DataFrame, family: str) -> None:
+    """Marks a floor of each f on the axis of the values; `family`: what the regulariser is called, "" for the one."""
     for point in values.to_dict("records"):
         axes.plot(
             0.0,
@@ -98,4 +97,5 @@ def draw_marks(axes: Axes, variant: str, values: pd.DataFrame) -> None:
             **LOOKS[variant].mark(style.colour(point["f"])),
         )
         own, group = values[values["f"] == point["f"]], LOOKS[variant].name
-        numbers.keep_level(axes, f"{group}, f = {point['f']}", own, style.colour(point["f"]), group)
+        name = ", ".join(filter(None, (group, family, f"f = {point['f']}")))
+        numbers.keep_level(axes, name, own, style.colour(point["f"]), group)

@@ -1,8 +1,8 @@
 """The answer as a figure: what each cell costs, how good it is, and which cells are on the front."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,10 @@ from analysis import advice, looks, numbers, placing, style
 from analysis.answer import Answer, Option, answers
 from analysis.budgets import Spent
 from analysis.collect import Study
-from analysis.figures.notes import counted, facts_of, notes_of
+from analysis.figures import findings
+from analysis.figures.notes import counted, facts_of, notes_of, ring_key
+from analysis.figures.panels import draw_rings
+from analysis.figures.standing import of_answer
 from analysis.placing import PointLabel
 
 COSTS: Sequence[tuple[str, bool, Callable[[Spent], float]]] = (
@@ -22,8 +25,10 @@ COSTS: Sequence[tuple[str, bool, Callable[[Spent], float]]] = (
 )
 """Label of the axis, whether less is better, and the cost itself."""
 
-BEST_SIZE = 15.0
-MOST_LABELS = 10
+RECOMMENDED: Mapping[str, Any] = {**style.RING, "markersize": 16.0, "markeredgewidth": 2.0}
+MOST_LABELS = 6
+MOST_COVERED = 1.0
+"""Marks that a label may cover."""
 
 
 def has_data(study: Study) -> bool:
@@ -32,15 +37,17 @@ def has_data(study: Study) -> bool:
 
 
 def draw(study: Study) -> Figure:
-    """A panel a cost: all cells with their intervals, a line along the front, a ring around the recommended one."""
+    """A panel a cost: all cells with their intervals, a line along the front, rings around the best cells."""
     answer = answers(study)[0]
     options = _known(answer)
-    figure, grid = style.new_figure(1, 2, 10.2, 4.3, sharey=True)
+    figure, grid = style.new_figure(2, 1, style.COLUMN, 2 * 3.3)
     look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     labelled = _labelled(answer, options)
+    standing = of_answer(study, answer)
+    alike = {name for one in standing.best for name in one.results}
     sign = -1.0 if answer.metric.higher_is_better else 1.0
     pending: list[tuple[Axes, list[PointLabel]]] = []
-    for axes, (label, is_less_better, cost) in zip(grid[0], COSTS, strict=True):
+    for [axes], (label, is_less_better, cost) in zip(grid, COSTS, strict=True):
         axes.set_xscale("log")
         axes.set_xlabel(label)
         shown = [option for option in options if cost(option.spent) > 0]
@@ -57,9 +64,10 @@ def draw(study: Study) -> Figure:
                 at = (point["x"], point["value"])
                 axes.plot(*at, look.marker, color=tint, markerfacecolor=face, markersize=look.size, zorder=4)
             numbers.keep(axes, look.name, own, "x", style.MUTED, "", look.marker, tints=tints)
+        draw_rings(axes, rows[rows["identity"].isin(alike)], "x")
         if answer.best is not None and cost(answer.best.spent) > 0:
             at = (cost(answer.best.spent), answer.best.mean.value)
-            axes.plot(*at, "o", markersize=BEST_SIZE, markerfacecolor="none", color=style.INK, zorder=5)
+            axes.plot(*at, zorder=5, **RECOMMENDED)
             ring = rows[rows["cell"] == answer.best.name]
             numbers.keep(axes, "recommended", ring, "x", style.INK, "", "ring", is_beside=True)
         style.sparse_log_ticks(axes, "x")
@@ -67,33 +75,22 @@ def draw(study: Study) -> Figure:
         names = dict(zip((o.name for o in labelled), advice.short_names(labelled, answer.options), strict=True))
         pending.append((axes, [PointLabel(x, o.mean.value, names[o.name], style.INK) for o, x in spots]))
     values = [option.mean.value for option in options]
-    style.value_scale(grid[0][0], values, [o.mean.low for o in options if o.mean.low is not None])
-    grid[0][0].set_ylabel(answer.metric.label)
+    for [axes] in grid:
+        style.value_scale(axes, values, [o.mean.low for o in options if o.mean.low is not None])
+        axes.set_ylabel(answer.metric.label)
     keys = looks.family_keys(look_of, [_family(option) for option in options])
     keys.append(style.key("beaten at no more cost, or barred", marker="o", **style.HOLLOW))
     keys.append(style.key("front of the means", color=style.FAINT, linestyle="-", linewidth=1.4))
+    keys += [ring_key(is_tie=True)] if standing.is_tie else []
     if answer.best is not None:
-        keys.append(style.key("recommended", marker="o", markersize=11, markerfacecolor="none"))
+        keys.append(style.key("recommended", **{**RECOMMENDED, "markersize": 11}))
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == answer.metric.metric)]
     facts = f"{answer.metric.title}, n = {counted(rows['n'])} samples"
-    style.finish(figure, finding(answer), [facts_of(study, rows, facts)], notes_of(study, rows, "evaluation"), keys)
+    notes = [standing.note, *notes_of(study, rows, "evaluation")]
+    style.finish(figure, findings.of_answer(answer, standing), [facts_of(study, rows, facts)], notes, keys)
     for axes, labels in pending:
-        placing.place_labels(axes, labels)
+        placing.place_labels(axes, labels, most_covered=MOST_COVERED)
     return figure
-
-
-def finding(answer: Answer) -> str:
-    """What the figure shows, in a line; no order where a tie is."""
-    if answer.is_tiny:
-        return "Quality and cost (scale=tiny: no numbers to go by)"
-    if answer.best is None:
-        return "Quality and cost: no cell can be recommended yet"
-    [best] = advice.short_names([answer.best], answer.options)
-    if len(answer.alike) == len([option for option in answer.options if option.may_be_taken]) - 1 and answer.alike:
-        return "No cell can be told apart from the best: take the cheapest"
-    if answer.alike:
-        return f"{best} has the best mean; {len(answer.alike)} more cannot be told apart from it"
-    return f"{best} is the best, at these costs"
 
 
 def _known(answer: Answer) -> list[Option]:
@@ -101,8 +98,11 @@ def _known(answer: Answer) -> list[Option]:
 
 
 def _labelled(answer: Answer, options: Sequence[Option]) -> list[Option]:
-    """The cells that are named: the recommended one and those on the front, the best first, as far as there is room."""
-    return [option for option in options if option is answer.best or option.is_on_front][:MOST_LABELS]
+    """The cells that are named: the recommended one, the cheapest near it, and those on the front, the best first."""
+    first = [option.name for option in (answer.best, answer.cheapest, answer.fastest) if option is not None]
+    known = {option.name: option for option in options}
+    names = dict.fromkeys([*first, *(option.name for option in options if option.is_on_front)])
+    return [known[name] for name in names if name in known][:MOST_LABELS]
 
 
 def _family(option: Option) -> str:
@@ -123,6 +123,7 @@ def _rows(study: Study, options: Sequence[Option], cost: Callable[[Spent], float
             "steps": None if option.cell is None else option.cell.axes.get("steps"),
             "cell": option.name,
             "model": min(option.models),
+            "identity": min(option.results),
             "is_on_front": option.is_on_front,
         }
         for option in options

@@ -1,14 +1,16 @@
-"""What stands beside the panels of a figure: its facts, and notes on bars, seeds, protocols and missing results."""
+"""What stands beside the panels of a figure: facts, keys, and notes on bars, seeds, protocols and missing results."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.lines import Line2D
 
-from analysis import protocols
+from analysis import protocols, style
 from analysis.axes import TUNED
 from analysis.collect import Study
 from analysis.fairness import found_rates
+from analysis.figures.standing import Standing
 
 MOST_RATES = 6
 """Learning rates that a note names."""
@@ -32,8 +34,13 @@ def facts_of(study: Study, rows: pd.DataFrame, first: str) -> str:
 
 
 def notes_of(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
-    """Bars, seeds, mixed protocols and missing results, as far as they apply."""
-    notes = []
+    """Mixed protocols, missing results, bars, seeds and what was found by trials, as far as they apply."""
+    notes = protocols.note(study, protocols.mixed(rows))
+    gaps = [gap for gap in study.missing if gap.goal == goal]
+    if gaps:
+        shown = "; ".join(f"{gap.label} ({'failed' if gap.failed else 'not finished'})" for gap in gaps[:4])
+        more = f" and {len(gaps) - 4} more" if len(gaps) > 4 else ""
+        notes.append(f"Missing: {shown}{more}; reasons in table.md.")
     bars = "Bars: 95 % intervals over images; one seed, so the variance of training is unknown."
     bars = bars if rows["ci_low"].notna().any() else ""
     if seeds := [f"{rows[axis].nunique()} {name}" for axis, name in SEEDS.items() if rows[axis].nunique() > 1]:
@@ -48,13 +55,22 @@ def notes_of(study: Study, rows: pd.DataFrame, goal: str) -> list[str]:
     if (rows["learning_rate_rule"] == TUNED).any() and (found := found_rates(study)):
         more = f" and {len(found) - MOST_RATES} more, in table.md" if len(found) > MOST_RATES else ""
         notes.append(f"Learning rates were found: {'; '.join(rate.short for rate in found[:MOST_RATES])}{more}.")
-    notes += protocols.note(study, protocols.mixed(rows))
-    gaps = [gap for gap in study.missing if gap.goal == goal]
-    if gaps:
-        shown = "; ".join(f"{gap.label} ({'failed' if gap.failed else 'not finished'})" for gap in gaps[:4])
-        more = f" and {len(gaps) - 4} more" if len(gaps) > 4 else ""
-        notes.append(f"Missing: {shown}{more}; reasons in table.md.")
     return notes
+
+
+def mark_keys(points: pd.DataFrame, standing: Standing) -> list[Line2D]:
+    """The legend entries of what is drawn around and in the marks of these points: limited cells, and the best."""
+    keys = []
+    if points["limited"].any():
+        keys.append(style.key("limited (see table.md)", marker="o", **style.HOLLOW))
+    if points["is_best"].any():
+        keys.append(ring_key(standing.is_tie))
+    return keys
+
+
+def ring_key(is_tie: bool) -> Line2D:
+    """The legend entry of rings: around the best cell, or around all that are not told apart from it."""
+    return style.key("not distinguishable from the best" if is_tie else "best", **{**style.RING, "markersize": 9})
 
 
 def counted(values: Iterable[int]) -> str:

@@ -26,30 +26,54 @@ from analysis.placing import PointLabel
 
 SMALL_PANELS = 4
 
+MOST_LINES = 12
+"""In a panel of all regularisers; where there would be more, each has a panel of its own."""
+
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a figure: a regulariser (and the identity, which belongs to both), one choice of all other axes."""
+    """One panel of a figure: regularisers, with pixels, which belong to each, under one choice of all other axes."""
 
-    family: str
+    families: tuple[str, ...]
     variant: str
     rows: pd.DataFrame
 
+    def by_family(self) -> list[tuple[str, pd.DataFrame]]:
+        """The rows of each regulariser with those of pixels."""
+        is_pixels = self.rows["regulariser"] == PIXELS
+        return [(name, self.rows[is_pixels | (self.rows["regulariser"] == name)]) for name in self.families]
+
+    def lines_of(self, column: str) -> list[tuple[str, Any, pd.DataFrame]]:
+        """The rows of each regulariser, pixels one of them, and value of the column; with both, of a line each."""
+        return [
+            (str(name), value, own) for (name, value), own in self.rows.groupby(["regulariser", column], sort=False)
+        ]
+
+    def named(self, family: str, text: str, look_of: Mapping[str, Family]) -> str:
+        """What a line of a regulariser is called: by that too where the panel has several."""
+        return f"{look_of[family].name}, {text}" if len(self.families) > 1 and family != PIXELS else text
+
+
+PIXELS = "identity"
+
 
 def panels_of(
-    rows: pd.DataFrame, axes: Axes, lines: Sequence[str] = (), apart: Sequence[str] = ()
+    rows: pd.DataFrame, axes: Axes, lines: Sequence[str] = (), apart: Sequence[str] = (), each: str = "f"
 ) -> tuple[list[Panel], list[str]]:
-    """One panel a regulariser and choice of the other swept axes, seeds averaged; and the choices left out for room.
+    """One panel a choice of the other swept axes, seeds averaged; and the choices left out for room.
 
-    Pixels, which have no first stage, stand beside first stages of every setting.
+    Where a panel would hold more than `MOST_LINES`, one of each value of the column `each` and regulariser, it is one
+    panel a regulariser. Pixels, which have no first stage, stand beside first stages of every setting.
     """
     tagged = rows.assign(
         variant=_variants(rows, axes.all, lines, apart),
         others=_variants(rows, [axis for axis in axes.all if axis not in axes.compression], lines, apart),
         line=_line_names(rows, axes) if lines else "",
     )
-    families = [name for name in looks.families(rows["regulariser"]) if name != "identity"] or ["identity"]
-    is_pixels = tagged["regulariser"] == "identity"
+    families = [name for name in looks.families(rows["regulariser"]) if name != PIXELS] or [PIXELS]
+    held = tagged.groupby("variant").apply(lambda own: len(own[["regulariser", each]].drop_duplicates()))
+    groups = [tuple(families)] if held.max() <= MOST_LINES else [(name,) for name in families]
+    is_pixels = tagged["regulariser"] == PIXELS
     compressed = tagged[~is_pixels]
     unlike = tagged[is_pixels & ~tagged["others"].isin(compressed["others"])]
     lowest = pd.concat([compressed, unlike]).groupby("variant")["f"].min()
@@ -64,11 +88,12 @@ def panels_of(
     panels = []
     for variant in names[:SMALL_PANELS]:
         alone = unlike[unlike["variant"] == variant]
-        for regulariser in families:
-            own = compressed[(compressed["variant"] == variant) & (compressed["regulariser"] == regulariser)]
+        for group in groups:
+            own = compressed[(compressed["variant"] == variant) & compressed["regulariser"].isin(group)]
+            present = tuple(name for name in group if name in set(own["regulariser"])) or group[:1]
             beside = tagged[is_pixels & tagged["others"].isin(own["others"])]
             if len(shown := pd.concat([beside, alone, own])):
-                panels.append(Panel(regulariser, variant, _over_seeds(shown, factors)))
+                panels.append(Panel(present, variant, _over_seeds(shown, factors)))
     return panels, names[SMALL_PANELS:]
 
 
@@ -89,7 +114,7 @@ def _variants(
     swept += [column for column in ("protocol", *apart) if rows[column].replace("", None).nunique() > 1]
 
     def describe(row: Mapping[Any, Any]) -> str:
-        shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == "identity")]
+        shown = [axis for axis in swept if not (axis == "channels" and row["regulariser"] == PIXELS)]
         named = [named_value(axis, row[axis]) for axis in shown if is_given(row[axis])]
         return ", ".join([f"f = {row['f']}", *named] if lines else named)
 
@@ -166,17 +191,34 @@ def draw_line(
 
 
 def draw_points(
-    axes: Plot, rows: pd.DataFrame, x: str, look_of: Mapping[str, Family], sizes: Sequence[float] | None = None
+    axes: Plot,
+    rows: pd.DataFrame,
+    x: str,
+    look_of: Mapping[str, Family],
+    sizes: Sequence[float] | None = None,
+    tint: str | None = None,
 ) -> None:
     """The points of a line with their intervals, in the colour of their f and the marker of their regulariser.
 
-    Those of limited cells are hollow.
+    Those of limited cells are hollow; those of the best ones have a ring. `tint`: their colour where it is no f's.
     """
     for index, point in enumerate(rows.to_dict("records")):
-        look, tint = look_of[point["regulariser"]], style.colour(point["f"])
-        style.interval(axes, point[x], point["value"], point["ci_low"], point["ci_high"], tint)
+        look, shade = look_of[point["regulariser"]], tint or style.colour(point["f"])
+        style.interval(axes, point[x], point["value"], point["ci_low"], point["ci_high"], shade)
         size = sizes[index] if sizes else look.size
-        draw_mark(axes, point, x, look.marker, tint, size)
+        draw_mark(axes, point, x, look.marker, shade, size)
+    draw_rings(axes, rows[rows["is_best"]], x)
+
+
+def draw_rings(axes: Plot, rows: pd.DataFrame, x: str, value: str = "value") -> None:
+    """A ring around each of these points, which are of the best cells."""
+    if len(rows):
+        axes.plot(rows[x], rows[value], linestyle="", zorder=5, **style.RING)
+        numbers.keep(axes, RINGED, rows, x, style.INK, "", "ring", value, is_beside=True)
+
+
+RINGED = "best, or not told apart from it"
+"""What rings mean, in charts, where the legend of the figure does not say whether it is one or several."""
 
 
 def draw_mark(axes: Plot, point: Mapping[Any, Any], x: str, marker: str, tint: str, size: float) -> None:
@@ -187,6 +229,7 @@ def draw_mark(axes: Plot, point: Mapping[Any, Any], x: str, marker: str, tint: s
     )
 
 
-def label_of_f(row: pd.Series, x: str) -> PointLabel:
-    """The label of a point that says its f, in its colour."""
-    return PointLabel(float(row[x]), float(row["value"]), f"f = {row['f']}", style.colour(row["f"]))
+def end_label(line: pd.DataFrame, x: str, text: str, tint: str) -> PointLabel:
+    """The label of a line, which belongs to its last point."""
+    last = line.iloc[-1]
+    return PointLabel(float(last[x]), float(last["value"]), text, tint)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import looks, numbers, papers, placing, protocols, style
+from analysis.axes import REPEATED
 from analysis.codecs import codec_curves, codec_marks, codec_note, codecs
 from analysis.collect import Finished, Study
 from analysis.labels import CellLabels
@@ -19,9 +20,6 @@ from analysis.placing import PointLabel
 
 COLOUR_CHANNELS = 3
 BAND = 0.18
-LEAST_WIDTH = 5.0
-"""Inches beside the margin that holds the labels."""
-
 FEWEST_BITS = 1e-4
 """Rates below are not drawn: nothing has arrived yet."""
 
@@ -45,9 +43,9 @@ class CodingCurve:
 
 
 def coding_curves(study: Study) -> list[CodingCurve]:
-    """The curves of the models whose likelihood was measured, named by what these differ in."""
+    """The curves of the models whose likelihood was measured, named by what these differ in but their seeds."""
     found = [one for one in study.finished if "progressive" in one.record.facts]
-    labels = CellLabels([one.cell for one in found], study.axes, study.stages)
+    labels = CellLabels([one.cell for one in found], study.axes, study.stages, without=REPEATED)
     return [_curve(one, labels.label(one.cell, one.record.stage)) for one in found]
 
 
@@ -69,7 +67,7 @@ def _curve(one: Finished, label: str) -> CodingCurve:
 
 def draw(study: Study) -> Figure:
     """Bits a dimension of the image received up to x_t against the RMSE of the guess of x_0, one line a model."""
-    figure, [[axes]] = style.new_figure(1, 1, 7.4, 4.6)
+    figure, [[axes]] = style.new_figure(1, 1, style.COLUMN + 0.8, 4.2)
     axes.set_xscale("log")
     drawn, look_of = coding_curves(study), looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     ends = [_draw(axes, curve, look_of[curve.regulariser]) for curve in drawn]
@@ -109,9 +107,8 @@ def draw(study: Study) -> Figure:
     style.sparse_log_ticks(axes, "x")
     axes.set_xlabel("rate in bits per dimension of the image (three a pixel)")
     axes.set_ylabel("RMSE on 0–255 of the guess (lower is better)")
-    margin = placing.label_margin(ends)
     width, height = figure.get_size_inches()
-    figure.set_size_inches(max(width, LEAST_WIDTH + margin), height)
+    figure.set_size_inches(width + placing.width_for([ends]), max(height, placing.height_for([placing.one_each(ends)])))
     style.finish(
         figure,
         "Progressive coding: how well an image is determined after so many bits",
@@ -121,9 +118,8 @@ def draw(study: Study) -> Figure:
         ],
         notes,
         keys,
-        margin=margin,
     )
-    placing.end_labels(axes, ends)
+    placing.end_labels([(axes, placing.one_each(ends))])
     return figure
 
 

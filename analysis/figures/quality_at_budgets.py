@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,8 +10,10 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
-from analysis.figures.panels import Panel, draw_line
-from analysis.figures.quality import quality_figure
+from analysis.figures import findings
+from analysis.figures.panels import Panel, draw_line, end_label
+from analysis.figures.quality import drawn_rows, quality_figure
+from analysis.figures.standing import Standing, of_milestones
 from analysis.headline import Headline
 from analysis.milestones import sampled_with, with_flops
 from analysis.placing import PointLabel
@@ -34,20 +37,26 @@ def draw(study: Study) -> Figure:
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         rows = with_flops(study, panel.rows) if is_of_flops else panel.rows
-        curves = {str(f): own.sort_values(x) for f, own in rows.groupby("f")}
-        ends, budgets = [], three_budgets([list(own[x].astype(float)) for own in curves.values()])
+        each = {(family, f): own.sort_values(x) for family, f, own in replace(panel, rows=rows).lines_of("f")}
+        ends, budgets = [], three_budgets([list(own[x].astype(float)) for own in each.values()])
         for position, budget in enumerate(budgets):
-            found = {f: at_budget(own, x, budget) for f, own in curves.items()}
-            line = pd.DataFrame([row for row, _ in found.values() if row is not None])
-            name = f"{budget:.2g} FLOPs" if is_of_flops else f"{budget:,.0f} images"
-            if fs := [f"f = {f}" for f, (_, is_between) in found.items() if is_between]:
+            found = {key: at_budget(own, x, budget) for key, own in each.items()}
+            name, shade = named(budget), f"{0.62 * (1 - position / max(1, len(budgets) - 1)):.3f}"
+            if fs := [
+                panel.named(key[0], f"f = {key[1]}", look_of) for key, (_, is_between) in found.items() if is_between
+            ]:
                 between[f"{' and '.join(fs)} at {name}"] = None
-            shade = f"{0.62 * (1 - position / max(1, len(budgets) - 1)):.3f}"
-            draw_line(axes, line, "f", name, shade, look_of, look_of[panel.family].line)
-            last = line.iloc[-1]
-            ends.append(PointLabel(float(last["f"]), float(last["value"]), name, shade))
+            reached = pd.DataFrame([row for row, _ in found.values() if row is not None])
+            for family, line in replace(panel, rows=reached).by_family():
+                if not line.empty:
+                    told, line = panel.named(family, name, look_of), line.sort_values("f")
+                    draw_line(axes, line, "f", told, shade, look_of, look_of[family].line)
+                    ends.append(end_label(line, "f", told, shade))
         style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))
         return ends
+
+    def named(budget: float) -> str:
+        return f"{budget:.2g} FLOPs" if is_of_flops else f"{budget:,.0f} images"
 
     def note() -> str:
         counted = "FLOPs of diffusion training alone" if is_of_flops else "images seen"
@@ -55,14 +64,32 @@ def draw(study: Study) -> Figure:
         said += [f"Interpolated in the logarithm of the budget: {'; '.join(between)}."] if between else []
         return " ".join([*said, sampled_with(study)]).strip()
 
+    def finding(standing: Standing, neutral: str) -> str:
+        metric, _, rows = drawn_rows(study, "progress")
+        rows = with_flops(study, rows)
+        budgets = three_budgets([sorted(set(own[x].astype(float))) for _, own in rows.groupby("model")])
+        if metric is None or not standing.best:
+            return findings.of_factors(standing, neutral)
+        at = {named(budget): _milestones_at(rows, x, budget) for budget in budgets}
+        if any(own["model"].nunique() < rows["model"].nunique() for own in at.values()):
+            return neutral  # what is interpolated has no interval to compare it by
+        return findings.over_budgets({name: of_milestones(study, metric, own) for name, own in at.items()}, neutral)
+
     return quality_figure(
         study,
         "Sample quality against compression at three budgets",
         draw_panel,
         "progress",
+        finding=finding,
         note=note,
         ends=True,
     )
+
+
+def _milestones_at(rows: pd.DataFrame, x: str, budget: float) -> pd.DataFrame:
+    """Of each training the milestone that stands for a budget, where it has one."""
+    off = (rows[x].astype(float) / budget).map(math.log).abs()
+    return rows[(off <= math.log(1 + ALIKE)) & (off == off.groupby(rows["model"]).transform("min"))]
 
 
 def three_budgets(milestones: Sequence[Sequence[float]]) -> list[float]:

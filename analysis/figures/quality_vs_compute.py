@@ -1,6 +1,8 @@
 """The headline metric over the FLOPs of training, a curve a cell, with (marks) and without (ticks) the first stage."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -8,7 +10,8 @@ from matplotlib.figure import Figure
 
 from analysis import looks, numbers, style
 from analysis.collect import Study
-from analysis.figures.panels import Panel, draw_points, label_of_f
+from analysis.figures import findings
+from analysis.figures.panels import Panel, draw_points, end_label
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.milestones import sampled_with, with_flops
@@ -30,16 +33,16 @@ def draw(study: Study) -> Figure:
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         rows = with_flops(study, panel.rows if steps is None else panel.rows[panel.rows["steps"] == steps])
         labels = []
-        for f, own in rows.sort_values("images_seen").groupby("f"):
-            end, tint, look = own.iloc[-1], style.colour(f), look_of[own["regulariser"].iloc[0]]
-            faint: dict[str, Any] = {"color": tint, "linewidth": 1.1, "alpha": 0.6, "zorder": 1}
-            axes.plot(own["spent"], own["value"], ".", linestyle=look.line, markersize=4, **faint)
+        for family, f, own in replace(panel, rows=rows.sort_values("images_seen")).lines_of("f"):
+            end, tint, look = own.iloc[-1], style.colour(f), look_of[family]
+            faint: dict[str, Any] = {"color": tint, "linewidth": 0.8, "alpha": 0.45, "zorder": 1}
+            axes.plot(own["spent"], own["value"], ".", linestyle=look.line, markersize=3, **faint)
             axes.plot([end["spent"], end["total"]], [end["value"]] * 2, **faint)
             axes.plot(own["total"], own["value"], ".", linestyle=look.line, markersize=6, color=tint, zorder=2)
             draw_points(axes, own.tail(1), "total", look_of)
             axes.plot(end["spent"], end["value"], **ALONE, color=tint, zorder=3)
-            labels.append(label_of_f(end, "total"))
-            name = f"f = {f}"
+            name = panel.named(family, f"f = {f}", look_of)
+            labels.append(end_label(own, "total", name, tint))
             numbers.keep(axes, name, own, "total", tint, look.line, look.marker)
             numbers.keep(axes, f"{name}, diffusion training alone", own, "spent", tint, ":", "|", group=name)
         axes.set_xscale("log")
@@ -59,6 +62,7 @@ def draw(study: Study) -> Figure:
         "Sample quality against training compute",
         draw_panel,
         stage,
+        finding=partial(findings.of_cost, cost=findings.COMPUTE),
         note=f"{first} The share includes encoding the training set once{trials}.".strip(),
         keys=keys,
         ends=stage == "progress",

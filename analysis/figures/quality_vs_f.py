@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 
 from analysis import looks, numbers, style
 from analysis.collect import Study
+from analysis.figures import findings
 from analysis.figures.floors import LOOKS, floor_by_f
-from analysis.figures.panels import Panel, draw_line
+from analysis.figures.panels import Panel, draw_line, end_label
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
@@ -18,21 +19,22 @@ def draw(study: Study) -> Figure:
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         counts = sorted(int(s) for s in panel.rows["steps"].dropna().unique())
-        look = look_of[panel.family]
         ends = []
-        for position, steps in enumerate(counts):
-            line = panel.rows[panel.rows["steps"] == steps].sort_values("f")
-            shade = _shade(position, len(counts))
-            draw_line(axes, line, "f", f"{steps} steps", shade, look_of, look.line)
-            last = line.iloc[-1]
-            ends.append(PointLabel(float(last["f"]), float(last["value"]), f"{steps} steps", shade))
-        for variant, floor_look in LOOKS.items():
-            line = floor_by_f(study, variant, metric, panel)
-            if not line.empty:
-                axes.plot(line["f"], line["value"], zorder=1, **floor_look.stroke())
-                numbers.keep(axes, floor_look.name, line, "f", style.FLOOR, floor_look.line, is_beside=True)
-                end = line.iloc[-1]
-                ends.append(PointLabel(float(end["f"]), float(end["value"]), floor_look.name, style.FLOOR))
+        for family, rows in panel.by_family():
+            for position, steps in enumerate(counts):
+                line = rows[rows["steps"] == steps].sort_values("f")
+                if line.empty:
+                    continue
+                shade, name = _shade(position, len(counts)), panel.named(family, f"{steps} steps", look_of)
+                draw_line(axes, line, "f", name, shade, look_of, look_of[family].line)
+                ends.append(end_label(line, "f", name, shade))
+            for variant, floor_look in LOOKS.items():
+                line = floor_by_f(study, variant, metric, rows)
+                if not line.empty:
+                    name = panel.named(family, floor_look.name, look_of)
+                    axes.plot(line["f"], line["value"], zorder=1, **floor_look.stroke())
+                    numbers.keep(axes, name, line, "f", style.FLOOR, floor_look.line, is_beside=True)
+                    ends.append(end_label(line, "f", name, style.FLOOR))
         style.factor_axis(axes, sorted({int(f) for f in study.frame["f"].dropna()}))
         return ends
 
@@ -41,9 +43,11 @@ def draw(study: Study) -> Figure:
         "Sample quality against compression",
         draw_panel,
         "evaluation",
+        finding=findings.of_factors,
         ends=True,
         floors=False,
         overlay=("f", "steps"),
+        each="steps",
     )
 
 

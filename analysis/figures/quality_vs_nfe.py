@@ -1,11 +1,14 @@
 """The headline metric against network calls an image, one line a sampler, one panel a compression factor."""
 
+from functools import partial
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import looks, numbers, style
 from analysis.collect import Study
-from analysis.figures.panels import Panel, draw_mark
+from analysis.figures import findings
+from analysis.figures.panels import Panel, draw_points, end_label
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
@@ -19,16 +22,13 @@ def draw(study: Study) -> Figure:
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         ends = []
-        for name, own in panel.rows.groupby("line", sort=False):
-            line, look = own.sort_values("nfe"), look_of[panel.family]
-            tint = samplers[line["sampler"].iloc[0]].colour
+        for family, sampler, own in panel.lines_of("line"):
+            line, look = own.sort_values("nfe"), look_of[family]
+            tint, name = samplers[line["sampler"].iloc[0]].colour, panel.named(family, str(sampler), look_of)
             axes.plot(line["nfe"], line["value"], color=tint, linestyle=look.line, zorder=2)
-            for point in line.to_dict("records"):
-                style.interval(axes, point["nfe"], point["value"], point["ci_low"], point["ci_high"], tint)
-                draw_mark(axes, point, "nfe", look.marker, tint, look.size - 1.5)
-            numbers.keep(axes, str(name), line, "nfe", tint, look.line, look.marker)
-            last = line.iloc[-1]
-            ends.append(PointLabel(float(last["nfe"]), float(last["value"]), str(name), tint))
+            draw_points(axes, line, "nfe", look_of, [look.size - 1.5] * len(line), tint)
+            numbers.keep(axes, name, line, "nfe", tint, look.line, look.marker)
+            ends.append(end_label(line, "nfe", name, tint))
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
         axes.set_xlabel("network calls an image (NFE)")
@@ -39,9 +39,11 @@ def draw(study: Study) -> Figure:
         "Sample quality against network calls",
         draw_panel,
         "evaluation",
+        finding=partial(findings.of_cost, cost=findings.CALLS),
         note="Guidance costs a second call.",
         ends=True,
         lines=("sampler", *dict.fromkeys(own)),
+        each="line",
     )
 
 

@@ -1,12 +1,16 @@
 """The headline metric against images a second of the sampler, one line a compression factor."""
 
+from dataclasses import replace
+from functools import partial
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import looks, speeds, style
 from analysis.collect import Study
+from analysis.figures import findings
 from analysis.figures.notes import listed
-from analysis.figures.panels import Panel, draw_line, label_of_f
+from analysis.figures.panels import Panel, draw_line, end_label
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
@@ -20,13 +24,12 @@ def draw(study: Study) -> Figure:
         labels = []
         timed = panel.rows[panel.rows["sample_images_per_second"] > 0]
         counts = sorted(int(s) for s in timed["steps"].dropna().unique())
-        for f, own in timed.groupby("f"):
-            line = own.sort_values("steps")
+        for family, f, own in replace(panel, rows=timed).lines_of("f"):
+            line, name = own.sort_values("steps"), panel.named(family, f"f = {f}", look_of)
             sizes = [4.0 + 5.0 * counts.index(int(s)) / max(1, len(counts) - 1) for s in line["steps"]]
             drawn = sizes if len(counts) > 1 else None
-            draw_line(axes, line, "sample_images_per_second", f"f = {f}", style.colour(f), look_of, sizes=drawn)
-            best = line.iloc[-1]
-            labels.append(label_of_f(best, "sample_images_per_second"))
+            draw_line(axes, line, "sample_images_per_second", name, style.colour(f), look_of, sizes=drawn)
+            labels.append(end_label(line, "sample_images_per_second", name, style.colour(f)))
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")
         axes.set_xlabel("sampling throughput in images per second")
@@ -40,6 +43,7 @@ def draw(study: Study) -> Figure:
         "Sample quality against sampling speed",
         draw_panel,
         "evaluation",
+        finding=partial(findings.of_cost, cost=findings.SPEED),
         note=f"{note or f'Steps: {listed(counts)}.'} {speeds_note}",
         overlay=("sample_images_per_second", "f"),
         apart=(speeds.MACHINE,),

@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 
 from analysis import looks, style
 from analysis.collect import Study
-from analysis.figures.panels import Panel, draw_line
+from analysis.figures import findings
+from analysis.figures.panels import Panel, draw_line, end_label
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.milestones import sampled_with
@@ -18,13 +19,12 @@ def draw(study: Study) -> Figure:
 
     def draw_panel(axes: Axes, panel: Panel, metric: Headline) -> list[PointLabel]:
         ends = []
-        for f, own in panel.rows.groupby("f"):
-            line = own.sort_values("images_seen")
-            draw_line(axes, line, "images_seen", f"f = {f}", style.colour(f), look_of)
-            last = line.iloc[-1]
-            ends.append(PointLabel(float(last["images_seen"]), float(last["value"]), f"f = {f}", style.colour(f)))
+        for family, f, own in panel.lines_of("f"):
+            line, name = own.sort_values("images_seen"), panel.named(family, f"f = {f}", look_of)
+            draw_line(axes, line, "images_seen", name, style.colour(f), look_of)
+            ends.append(end_label(line, "images_seen", name, style.colour(f)))
         axes.set_xscale("log")
-        style.sparse_log_ticks(axes, "x")
+        style.milestone_ticks(axes, panel.rows["images_seen"].dropna())
         axes.set_xlabel("images seen in diffusion training")
         return ends
 
@@ -33,6 +33,7 @@ def draw(study: Study) -> Figure:
         "Sample quality over training",
         draw_panel,
         "progress",
+        finding=findings.of_factors,
         note=sampled_with(study),
         ends=True,
         overlay=("images_seen", "f"),

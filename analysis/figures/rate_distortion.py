@@ -21,9 +21,6 @@ from analysis.looks import Family, Named
 from analysis.placing import PointLabel
 from analysis.rate_curves import RateCurve, rate_curves
 
-LABEL_WIDTH = 60
-"""Letters in a line below an axis of half the figure's width."""
-
 
 @dataclass(frozen=True)
 class CodedLatents:
@@ -55,7 +52,7 @@ def draw(study: Study) -> Figure:
         looks.families(study.frame["regulariser"], study.axes.titles("regulariser")),
         looks.codecs(name for name, _ in curves),
     )
-    figure, grid = style.new_figure(1, 2, 10.2, 4.5, sharex=True)
+    figure, grid = style.new_figure(2, 1, style.COLUMN, 2 * 3.5, sharex=True)
     points = _rate_points(rows, study.axes.first_stage)
     distortions = rows[rates.is_distortion(rows)]
     mixed = protocols.mixed(distortions)
@@ -78,11 +75,11 @@ def draw(study: Study) -> Figure:
     pending: list[tuple[Axes, list[PointLabel]]] = []
     for axes, column, label in (
         (grid[0][0], "rmse", "distortion: RMSE on 0–255 (lower is better)"),
-        (grid[0][1], "psnr", "PSNR in dB (higher is better)"),
+        (grid[1][0], "psnr", "PSNR in dB (higher is better)"),
     ):
         axes.set_ylabel(label)
-        rated = textwrap.fill(f"({listed([*named, 'codecs without headers'])})", LABEL_WIDTH, break_long_words=False)
-        axes.set_xlabel(f"rate in bits per pixel\n{rated}")
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("rate in bits per pixel")
         if points.empty and not curves:
             style.empty(axes, "no first stage with a rate is finished")
             continue
@@ -108,7 +105,13 @@ def draw(study: Study) -> Figure:
         figure,
         "Rate against distortion of the first stages",
         [facts_of(study, distortions, f"n = {n} held-out images")],
-        [*notes, *_rate_curve_note(widened), *codec_note(curves), *notes_of(study, distortions, "reconstruction")],
+        [
+            *notes_of(study, distortions, "reconstruction"),
+            f"Rates: {listed([*named, 'codecs without headers'])}.",
+            *codec_note(curves),
+            *notes,
+            *_rate_curve_note(widened),
+        ],
         keys,
     )
     for axes, labels in pending:

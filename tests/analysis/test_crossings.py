@@ -167,7 +167,7 @@ def test_the_figure_dashes_and_shades_what_nobody_measured(study):
             assert min(dashed.get_xdata()) == max(solid.get_xdata())
         [shade] = [patch for patch in axes.patches if patch.get_x() == pytest.approx(SPENT, rel=0.02)]
         assert shade.get_x() + shade.get_width() == pytest.approx(REACH * SPENT, rel=0.02)
-    assert "not measured" in [text.get_text() for text in above.texts]
+    assert "not measured of all" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_seeds_are_one_curve_whose_scatter_counts(tmp_path):

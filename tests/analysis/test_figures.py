@@ -4,10 +4,12 @@ import dataclasses
 import math
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 from matplotlib.colors import to_hex
+from reading_figures import said
 from synthetic_store import (
     JUDGE,
     Recipe,
@@ -21,11 +23,11 @@ from synthetic_store import (
     rate,
 )
 
-from analysis import looks, protocols, rates, style
+from analysis import looks, numbers, papers, placing, protocols, rates, style
 from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
-from analysis.figures import FIGURES, figures_of
+from analysis.figures import FIGURES, figures_of, panels
 from analysis.figures.floors import LOOKS
 from analysis.figures.quality_at_budgets import at_budget, three_budgets
 from analysis.headline import headline
@@ -44,7 +46,29 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def figures(study):
+    return _drawn(study)
+
+
+def _drawn(study):
     return {name: figure_of(study) for name, figure_of in figures_of(study).items()}
+
+
+SHAPES = {
+    "one cell": Recipe(regularisers=("kl",), factors=(4,), steps=(5,)),
+    "many": Recipe(regularisers=("kl", "vq", "fsq", "bsq"), factors=(1, 4), steps=(20,), samplers=("ddim", "heun")),
+    "long": Recipe(factors=(2, 4, 16), steps=(10, 200), on_request=True, budget="flops"),
+}
+
+
+@pytest.fixture(scope="module", params=["two", *SHAPES])
+def drawn(request, tmp_path_factory):
+    """All figures of a study of this shape."""
+    if request.param == "two":
+        return request.getfixturevalue("figures")
+    path = tmp_path_factory.mktemp("drawn")
+    build(path, SHAPES[request.param])
+    study = read_study(path)
+    return _drawn(study if request.param != "long" else dataclasses.replace(study, published=papers.ldm()))
 
 
 def _markers(axes, marker, *, hollow=False):
@@ -54,26 +78,33 @@ def _markers(axes, marker, *, hollow=False):
         for line in axes.get_lines()
         if line.get_marker() == marker
         and len(line.get_xdata()) == 1
+        and line.get_markersize() != style.RING["markersize"]
         and (hollow or to_hex(line.get_markerfacecolor()) != "#ffffff")
     }
 
 
-def _text(figure):
-    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
-
-
 def test_quality_vs_f_draws_each_cell_in_the_colour_of_its_f(figures):
-    kl, vq = figures["quality_vs_f"].axes
-    expected = {
-        (float(f), round(kernel_distance("kl", f, steps), 9), style.colour(f)) for f in (4, 8) for steps in (5, 10)
-    }
-    assert _markers(kl, "o", hollow=True) == expected
-    assert {point[1] for point in _markers(vq, "s", hollow=True)} == {
-        round(kernel_distance("vq", f, steps), 9) for f in (4, 8) for steps in (5, 10)
-    }
-    # Pixels belong to both families.
+    [axes] = figures["quality_vs_f"].axes
+    for regulariser, marker in (("kl", "o"), ("vq", "s")):
+        assert _markers(axes, marker, hollow=True) == {
+            (float(f), round(kernel_distance(regulariser, f, steps), 9), style.colour(f))
+            for f in (4, 8)
+            for steps in (5, 10)
+        }
+    # Pixels belong to both families: a line of each begins there.
+    pixels = _markers(axes, "D", hollow=True)
+    assert len(pixels) == 2
+    begins = [line.get_ydata()[0] for line in axes.get_lines() if list(line.get_xdata()) == list(FACTORS)]
+    assert all(begins.count(pytest.approx(y, abs=1e-8)) == 2 for _, y, _ in pixels)
+
+
+def test_regularisers_share_a_panel_as_far_as_its_lines_can_be_told_apart(study, monkeypatch):
+    assert len(FIGURES["quality_vs_f"].draw(study).axes) == 1
+    monkeypatch.setattr(panels, "MOST_LINES", 3)
+    kl, vq = FIGURES["quality_vs_f"].draw(study).axes
+    assert [axes.get_title(loc="left") for axes in (kl, vq)] == ["KL", "VQ"]
     assert _markers(kl, "D", hollow=True) == _markers(vq, "D", hollow=True)
-    assert len(_markers(kl, "D", hollow=True)) == 2
+    assert not _markers(kl, "s", hollow=True)
 
 
 def test_quality_vs_f_shows_both_floors(figures):
@@ -102,9 +133,8 @@ def test_regularisers_of_one_rate_are_named_together(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl", "vq", "fsq"), factors=(4,), steps=(5,)))
     study = read_study(tmp_path)
     figure = FIGURES["rate_distortion"].draw(study)
-    label = " ".join(figure.axes[0].get_xlabel().split())
-    assert label == "rate in bits per pixel (KL fitted, VQ/fsq cross-entropy, codecs without headers)"
-    notes = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+    notes = " ".join(figure.words.notes)
+    assert "Rates: KL fitted, VQ/fsq cross-entropy, codecs without headers." in notes
     assert "; VQ, fsq = rate_index_crossentropy (indices under the training histogram), hollow" in notes
     rows = study.frame[study.frame["stage"] == "reconstruction"]
     assert rates.sentence(study.axes, rows).count("rate_index_crossentropy") == 1
@@ -150,7 +180,7 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
     )
     for mean in means:
         assert any(bar == pytest.approx([mean.low, mean.high], rel=1e-6) for bar in bars)
-    assert "means over trainings (swept: 2 first-stage seeds)" in _text(figure)
+    assert "means over trainings (swept: 2 first-stage seeds)" in said(figure)
 
 
 def test_the_rate_distortion_legend_names_families_and_codecs(figures):
@@ -214,7 +244,11 @@ def test_curves_over_compute_are_shown_with_and_without_the_first_stage(figures)
     share = 2.4e14 + 1e12
     for f in FACTORS:
         lines = [
-            line for line in axes.get_lines() if line.get_color() == style.colour(f) and len(line.get_xdata()) == 5
+            line
+            for line in axes.get_lines()
+            if line.get_color() == style.colour(f)
+            and len(line.get_xdata()) == 5
+            and line.get_linestyle() == looks.FAMILIES["kl"].line
         ]
         without, with_share = sorted((list(line.get_xdata()) for line in lines), key=lambda xs: xs[0])
         wanted = [1.2e15 / f**1.5 * n / 48_000 for n in seen]
@@ -245,7 +279,7 @@ def _at_budgets(study):
     axes = figure.axes[0]
     ends = {text.get_text(): text.get_color() for text in axes.texts}
     lines = {line.get_color(): line for line in axes.get_lines() if len(line.get_xdata()) > 1}
-    return {name: dict(zip(*lines[tint].get_data(), strict=True)) for name, tint in ends.items()}, _text(figure)
+    return {name: dict(zip(*lines[tint].get_data(), strict=True)) for name, tint in ends.items()}, said(figure)
 
 
 def test_quality_at_three_budgets_is_that_of_the_milestones_there(tmp_path):
@@ -268,7 +302,7 @@ def test_quality_at_three_budgets_is_that_of_the_milestones_there(tmp_path):
 
 def test_budgets_of_equal_images_count_images(study):
     lines, text = _at_budgets(study)
-    assert set(lines) == {"3,000 images", "12,000 images", "48,000 images"}
+    assert set(lines) == {f"{name}, {n} images" for name in ("KL", "VQ") for n in ("3,000", "12,000", "48,000")}
     assert "Budgets count images seen" in text
 
 
@@ -335,10 +369,11 @@ def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_
     assert "quality_vs_nfe" not in figures_of(study)
     samplers = ("ddim", "ddpm", "heun")
     build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4, 16), steps=(5, 10), seeds=(0, 1), samplers=samplers))
-    figure = figures_of(read_study(tmp_path))["quality_vs_nfe"](read_study(tmp_path))
+    compared = read_study(tmp_path)
+    figure = figures_of(compared)["quality_vs_nfe"](compared)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["KL, f = 1", "KL, f = 4", "KL, f = 16"]
     for f, axes in zip((1, 4, 16), figure.axes, strict=True):
-        assert _markers(axes, "o", hollow=True) == {
+        assert _markers(axes, "D" if f == 1 else "o", hollow=True) == {
             (network_calls(name, steps), round(1.025 * kernel_distance("kl", f, steps), 9), looks.SAMPLERS[name].colour)
             for name in samplers
             for steps in (5, 10)
@@ -352,7 +387,7 @@ def test_floors_of_the_frechet_distance_count_only_at_the_same_n(tmp_path):
     quality, training = (FIGURES[name].draw(study) for name in ("quality_vs_f", "quality_vs_training"))
     assert any(list(line.get_ydata()) == [38.0, 38.0] for line in quality.axes[0].get_lines())
     assert not any(list(line.get_ydata()) == [38.0, 38.0] for line in training.axes[0].get_lines())
-    assert "Only floors of the same n are drawn (measured: 10000)" in _text(training)
+    assert "Only floors of the same n are drawn (measured: 10000)" in said(training)
 
 
 def test_headline_is_the_kernel_distance_where_samples_are_few(tmp_path):
@@ -376,7 +411,7 @@ def test_headline_is_that_of_the_cells_own_extractor_whoever_judges_beside(study
 
 def test_every_figure_names_n_data_budget_and_protocol(study, figures):
     for name, figure in figures.items():
-        text = _text(figure)
+        text = said(figure)
         protocol = next(p for p in study.protocols if p in text)
         n = 256 if name in ("quality_vs_training", "quality_vs_compute", "quality_at_budgets", "crossings") else 512
         assert f"n = {n}" in text
@@ -388,8 +423,8 @@ def test_every_figure_names_n_data_budget_and_protocol(study, figures):
 def test_missing_cells_are_said_in_the_figures_they_are_missing_from(tmp_path):
     build(tmp_path, Recipe(factors=FACTORS, steps=(5, 10), missing=[("evaluation", "kl", 8, 10)]))
     study = read_study(tmp_path)
-    assert "Missing: KL f=8, 10 steps (not finished)" in _text(FIGURES["quality_vs_f"].draw(study))
-    assert "Missing" not in _text(FIGURES["quality_vs_training"].draw(study))
+    assert "Missing: KL f=8, 10 steps (not finished)" in said(FIGURES["quality_vs_f"].draw(study))
+    assert "Missing" not in said(FIGURES["quality_vs_training"].draw(study))
 
 
 def test_a_figure_without_data_says_so(tmp_path):
@@ -412,25 +447,77 @@ def test_negative_distances_stay_on_the_axes(tmp_path):
     assert low < min(values) < 0 < max(values) < high
 
 
-@pytest.mark.parametrize("name", ["quality_vs_throughput", "quality_vs_compute", "rate_distortion"])
-def test_labels_do_not_cover_each_other(figures, name):
-    figure = figures[name]
-    renderer = figure.canvas.get_renderer()
-    for axes in figure.axes:
-        boxes = [text.get_window_extent(renderer) for text in axes.texts]
-        for index, box in enumerate(boxes):
-            for other in boxes[index + 1 :]:
-                wide = min(box.x1, other.x1) - max(box.x0, other.x0)
-                high = min(box.y1, other.y1) - max(box.y0, other.y0)
-                assert min(wide, high) <= 0.5
+def test_labels_stand_inside_the_axes_and_none_covers_another(drawn):
+    for name, figure in drawn.items():
+        for axes in figure.axes:
+            frame = axes.get_window_extent()
+            boxes = [placing.box_of(text) for text in axes.texts]
+            for index, (left, low, right, high) in enumerate(boxes):
+                inside = (left - frame.x0, low - frame.y0, frame.x1 - right, frame.y1 - high)
+                assert min(inside) >= -1, (name, axes.texts[index].get_text())
+                for other in boxes[index + 1 :]:
+                    across = min(right, other[2]) - max(left, other[0])
+                    assert min(across, min(high, other[3]) - max(low, other[1])) <= 0.5, (name, axes.texts[index])
+
+
+def test_every_axis_has_two_ticks_or_more(drawn):
+    for name, figure in drawn.items():
+        for axes in figure.axes:
+            for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+                ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+                is_factors = axes.get_xlabel().startswith("compression factor") and axis is axes.xaxis
+                assert len(ticks) >= (1 if is_factors else 2), name
+
+
+def test_footnotes_have_two_lines_and_the_captions_all(drawn):
+    captions = numbers.captions(drawn)
+    for name, figure in drawn.items():
+        [footer] = [text.get_text() for text in figure.texts if text.get_position()[1] < 0.05] or [""]
+        assert len(footer.splitlines()) <= style.FOOTNOTES, name
+        footer = " ".join(footer.split())
+        assert footer.endswith(style.ELSEWHERE) or footer == " ".join(figure.words.notes), name
+        assert all(note in captions for note in figure.words.notes), name
+
+
+def test_letters_can_be_read_at_the_width_of_a_column(drawn):
+    for name, figure in drawn.items():
+        if len({axes.get_position().x0 for axes in figure.axes}) == 1:
+            texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+            smallest = min(text.get_fontsize() for text in texts if text.get_text())
+            assert smallest * 3.3 / figure.get_size_inches()[0] >= 4.7, name
+
+
+def test_footnotes_are_as_many_as_have_room_and_a_long_one_is_cut():
+    assert style.footnotes(["One.", "Two."], 5) == ["One.", "Two."]
+    long = "word " * 80
+    assert style.footnotes([long, "Short."], 5) == [f"Short. {style.ELSEWHERE}"]
+    cut = style.footnotes([long], 5)
+    assert len(cut) == style.FOOTNOTES
+    assert cut[-1].endswith(f"... {style.ELSEWHERE}")
 
 
 def test_end_labels_are_a_line_apart(figures):
-    figure = figures["quality_vs_training"]
-    renderer = figure.canvas.get_renderer()
-    centres = sorted(t.get_window_extent(renderer).y0 for t in figure.axes[0].texts)
-    assert len(centres) == len(FACTORS)
-    assert min(b - a for a, b in pairwise(centres)) > 8
+    [axes] = figures["quality_vs_training"].axes
+    lows = sorted(placing.box_of(text)[1] for text in axes.texts)
+    assert len(lows) == 2 * len(FACTORS) - 1
+    assert min(b - a for a, b in pairwise(lows)) > 8
+
+
+def test_milestones_have_ticks(figures):
+    [axes] = figures["quality_vs_training"].axes
+    assert list(axes.get_xticks()) == [3_000, 6_000, 12_000, 24_000, 48_000]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_are_spread_in_order_within_bounds(seed):
+    random = np.random.default_rng(seed)
+    for count in (1, 2, 5, 30):
+        wanted, gap = sorted(random.uniform(0, 100, count)), float(random.uniform(0.5, 12))
+        found = placing.spread(wanted, gap, 0.0, 100.0)
+        apart = min(gap, 100 / count)
+        assert all(b - a >= apart - 1e-6 for a, b in pairwise(found))
+        assert apart / 2 - 1e-6 <= min(found) <= max(found) <= 100 - apart / 2 + 1e-6
+    assert placing.spread([10.0, 50.0], 5.0, 0.0, 100.0) == [10.0, 50.0]
 
 
 def _of_distances(study):
@@ -455,10 +542,10 @@ def test_mixed_protocols_are_marked_where_allowed(tmp_path):
     ids = sorted(_of_distances(study))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == [f"KL, protocol {name}" for name in ids]
-    assert "MIXED PROTOCOLS" in _text(figure)
-    assert "MIXED PROTOCOLS" in _text(FIGURES["rate_distortion"].draw(study))
+    assert "MIXED PROTOCOLS" in said(figure)
+    assert "MIXED PROTOCOLS" in said(FIGURES["rate_distortion"].draw(study))
     # A floor is a mean over the rows that it was measured in, and these are not alike.
-    assert "Floors are not drawn: they follow several protocols" in _text(figure)
+    assert "Floors are not drawn: they follow several protocols" in said(figure)
     assert not any(line.get_linestyle() == "--" for axes in figure.axes for line in axes.get_lines())
 
 
@@ -474,7 +561,7 @@ def test_curves_of_two_data_sets_are_two_curves_with_names(tmp_path, name):
     assert [len(line.get_xdata()) for line in curves] == [7, 7]
     labels = [text.get_text() for text in axes.texts]
     assert {"JPEG A", "JPEG B"} < set(labels)
-    assert "A = emoji 32 px, n = 512; B = imagenet 32 px, n = 256" in _text(axes.figure)
+    assert "A = emoji 32 px, n = 512; B = imagenet 32 px, n = 256" in said(axes.figure)
     assert sum("data=imagenet" in label for label in labels) == 1
 
 

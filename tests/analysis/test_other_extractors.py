@@ -119,6 +119,7 @@ def test_what_is_not_told_apart_is_not_contradicted() -> None:
     assert [item.verdict for item in heard(cells(a=1.0, b=1.1), cells(a=2.0, b=1.0))] == ["not distinguishable"]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_report_names_it(tmp_path: Path) -> None:
     build(tmp_path / "store", Recipe(**TWO_CELLS, also={SECOND: CONTRARY}))
     assert report(["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]) == 0

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from reading_figures import said
 from synthetic_store import Recipe, build, distortion, frechet_distance, psnr
 
 from analysis import overlays, papers
@@ -64,10 +65,6 @@ def _grey(axes):
         for line in axes.get_lines()
         if line.get_marker() == "x"
     }
-
-
-def _text(figure):
-    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
 
 
 @pytest.mark.parametrize(
@@ -212,10 +209,10 @@ def test_inpainting_s_bands_masks_and_networks_are_differences(tmp_path, extract
         f"{own}_mask40_60",
         (f"metric (FID, 40-50 % masked; {own}_mask40_60)", "n (not stated; 30000)", masks),
     )
-    for band, ours, said in (("", "", ""), ("_mask40_50", "_mask40_60", ", 40-50 % masked")):
+    for band, ours, words in (("", "", ""), ("_mask40_50", "_mask40_60", ", 40-50 % masked")):
         assert listed[f"inpaint_lpips{band}", "LDM-4, w/ attn"] == (
             f"inpaint_lpips_alex{ours}",
-            (f"metric (LPIPS{said}, network not stated; inpaint_lpips_alex{ours})", masks),
+            (f"metric (LPIPS{words}, network not stated; inpaint_lpips_alex{ours})", masks),
         )
 
 
@@ -230,19 +227,18 @@ def test_numbers_of_models_that_start_from_images_stand_beside_no_others(alike):
 def test_the_same_metric_is_drawn_in_grey_and_said_to_be_otherwise(alike):
     study = replace(alike, published=papers.ldm())
     figure = FIGURES["quality_vs_throughput"].draw(study)
-    kl, vq = figure.axes
+    [axes] = figure.axes
     expected = {
         (round(item.sample_images_per_second, 6), round(item.value, 6), item.f)
         for item in papers.ldm()
         if item.where.endswith("Figure 7") and item.measured.data == "imagenet" and item.f in (1, 4, 8)
     }
-    assert _grey(vq) == {(x, y) for x, y, _ in expected}
-    assert _grey(kl) == {(x, y) for x, y, f in expected if f == 1}
-    text = _text(figure)
+    assert _grey(axes) == {(x, y) for x, y, _ in expected}
+    text = said(figure)
     assert "NOT COMPARABLE" in text
     assert "n (5000; 50000)" in text
     assert "one A100" in text
-    assert "Grey" not in _text(FIGURES["quality_vs_throughput"].draw(alike))
+    assert "Grey" not in said(FIGURES["quality_vs_throughput"].draw(alike))
 
 
 def _curves(axes):
@@ -260,8 +256,8 @@ def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, n
         "quality_vs_throughput": ("sample_images_per_second", "evaluation"),
         "quality_vs_training": ("images_seen", "progress"),
     }[name]
-    numbers = overlays.behind(study, "fid", stage, x, ("vq", "identity"))
-    curves = _curves(FIGURES[name].draw(study).axes[1])
+    numbers = overlays.behind(study, "fid", stage, x, ("kl", "vq", "identity"))
+    curves = _curves(FIGURES[name].draw(study).axes[0])
     assert curves
     for curve in curves:
         made = {
@@ -274,11 +270,11 @@ def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, n
 
 def test_guidance_and_training_of_grey_numbers_are_said(alike):
     figure = FIGURES["quality_vs_f"].draw(replace(alike, published=papers.ldm()))
-    labels = {text.get_text() for text in figure.axes[1].texts}
+    labels = {text.get_text() for text in figure.axes[0].texts}
     assert {f"250 steps, imagenet, Table 10, guidance {scale}" for scale in ("1", "1.25", "1.5")} < labels
     assert {f"200 steps, imagenet, Table 10, {seen}M images seen" for seen in (186, 307)} < labels
     assert "200 steps, imagenet, Figure 7" in labels
-    text = _text(figure)
+    text = said(figure)
     assert "guidance scale (1.25 or 1.5; 1)" in text
     assert "images seen (" in text
     assert "steps (" not in text  # each line says its own
@@ -307,9 +303,9 @@ def test_other_sides_are_matched_by_that_of_the_latent(tmp_path):
     numbers = overlays.behind(study, "fid", "progress", "images_seen", ("vq", "identity"))
     assert {(number.f, overlays.beside(number, study.frame)) for number in numbers} == {(8, 1), (32, 4)}
     figure = FIGURES["quality_vs_training"].draw(study)
-    labels = {text.get_text() for text in figure.axes[1].texts}
+    labels = {text.get_text() for text in figure.axes[0].texts}
     assert {"f = 32 (as f = 4 here), imagenet, Figure 6", "f = 8 (as f = 1 here), imagenet, Figure 6"} < labels
-    assert "published f = 32 beside 4 here (8 x 8), 8 beside 1 here (32 x 32)" in _text(figure)
+    assert "published f = 32 beside 4 here (8 x 8), 8 beside 1 here (32 x 32)" in said(figure)
     points = {(at, value) for axes in FIGURES["quality_vs_f"].draw(study).axes for at, value in _grey(axes)}
     assert {at for at, _ in points} == {1, 4}
 
@@ -317,7 +313,7 @@ def test_other_sides_are_matched_by_that_of_the_latent(tmp_path):
 def test_at_the_published_resolution_f_is_matched_as_it_is(alike):
     study = replace(alike, published=papers.ldm())
     assert {overlays.beside(n, alike.frame) for n in study.published if n.measured.resolution == 256} == {None, 1, 4, 8}
-    assert "Matched by the side" not in _text(FIGURES["quality_vs_training"].draw(study))
+    assert "Matched by the side" not in said(FIGURES["quality_vs_training"].draw(study))
 
 
 def test_another_metric_keeps_published_numbers_out_and_says_so(other):
@@ -325,7 +321,7 @@ def test_another_metric_keeps_published_numbers_out_and_says_so(other):
     for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training"):
         figure = FIGURES[name].draw(study)
         assert not any(_grey(axes) for axes in figure.axes)
-        assert "No published numbers are drawn: none of kernel distance" in _text(figure)
+        assert "No published numbers are drawn: none of kernel distance" in said(figure)
 
 
 def test_psnr_of_any_data_is_drawn_at_its_rate_with_a_warning(other):
@@ -333,7 +329,7 @@ def test_psnr_of_any_data_is_drawn_at_its_rate_with_a_warning(other):
     left, right = figure.axes
     assert not _grey(left)
     assert (round(math.log2(16384) / 64, 6), 23.07) in _grey(right)
-    assert "NOT COMPARABLE with this study, (published; here): data (imagenet; emoji); resolution (256; 32)" in _text(
+    assert "NOT COMPARABLE with this study, (published; here): data (imagenet; emoji); resolution (256; 32)" in said(
         figure
     )
 

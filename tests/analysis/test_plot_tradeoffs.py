@@ -96,10 +96,12 @@ def test_mixed_protocols_exit_2_and_write_nothing_unless_allowed(tmp_path, capsy
     assert "(protocol b)" in table
 
 
-def test_script_from_the_root_imports_no_torch(store, tmp_path):
+def test_script_from_the_root_imports_no_torch(tmp_path):
+    store, out = tmp_path / "store", tmp_path / "out"
+    build(store, Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))
     code = (
         "import runpy, sys\n"
-        f"sys.argv = ['plot_tradeoffs.py', '--store', {str(store)!r}, '--out', {str(tmp_path)!r}]\n"
+        f"sys.argv = ['plot_tradeoffs.py', '--store', {str(store)!r}, '--out', {str(out)!r}]\n"
         "try:\n    runpy.run_path('analysis/plot_tradeoffs.py', run_name='__main__')\n"
         "except SystemExit as end:\n    assert end.code == 0, end.code\n"
         "heavy = {'torch', 'matplotlib.pyplot', 'hydra', 'wandb'} & set(sys.modules)\n"
@@ -108,7 +110,7 @@ def test_script_from_the_root_imports_no_torch(store, tmp_path):
     # runpy replaces sys.path[0] only for folders, so the root is named for the script's own imports.
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "table.md").exists()
+    assert (out / "table.md").exists()
 
 
 def test_script_says_one_sentence_and_exits_2(tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from matplotlib.colors import to_hex
+from reading_figures import said
 from synthetic_store import Recipe, build, distortion
 
 from analysis import looks, papers, style
@@ -61,7 +62,7 @@ def test_the_error_has_a_band_and_the_figure_its_protocol(study, axes):
     ends = [curve.bounds[-1] for curve in coding_curves(study)]
     assert [band.y0 for band in bands] == pytest.approx([low for low, _ in ends])
     [protocol] = set(study.frame[study.frame["stage"] == "likelihood"]["protocol"])
-    words = " ".join(text.get_text() for text in axes.figure.texts)
+    words = said(axes.figure)
     assert f"n = 100 held-out images; protocol {protocol}" in words
     assert "Bands: 95 % intervals" in words
 
@@ -75,7 +76,8 @@ def test_curves_of_several_protocols_are_marked(study):
         frame=study.frame.assign(protocol=study.frame["protocol"].mask(study.frame["f"] == 4, "other")),
     )
     figure = figures_of(mixed)["progressive_coding"](mixed)
-    assert any("MIXED PROTOCOLS" in text.get_text() and "n_samples (" in text.get_text() for text in figure.texts)
+    assert "MIXED PROTOCOLS" in said(figure)
+    assert "n_samples (" in said(figure)
 
 
 def test_curves_from_before_bounds_were_kept_have_no_band(study):

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from reading_figures import said
 from synthetic_store import Recipe, build, curve_point, distortion, psnr, rate
 
 from analysis import style
@@ -51,9 +52,8 @@ def test_the_line_passes_through_the_trained_point(figure):
 
 
 def test_a_note_says_what_was_swept_and_of_how_many_images(figure):
-    said = " ".join(text.get_text() for text in figure.texts)
-    assert "Lines through KL points" in " ".join(said.split())
-    assert "n = 100" in said
+    assert "Lines through KL points" in said(figure)
+    assert "n = 100" in said(figure)
 
 
 def test_only_first_stages_with_posteriors_have_a_curve(store):
@@ -61,6 +61,7 @@ def test_only_first_stages_with_posteriors_have_a_curve(store):
     assert [(curve.label, curve.f, len(curve.points)) for curve in curves] == [("KL f=4", 4, 5), ("KL f=8", 8, 5)]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_every_point_stands_in_a_table(store, tmp_path):
     written = draw(store, tmp_path, None, allow_mixed=False)
     assert tmp_path / "rate_curves.csv" in written
@@ -70,6 +71,7 @@ def test_every_point_stands_in_a_table(store, tmp_path):
     assert {"regulariser", "identity", "bits_per_pixel", "psnr", "coded_bits_per_pixel", "n"} <= set(rows.columns)
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_study_without_curves_has_neither_lines_nor_table(tmp_path):
     build(tmp_path, Recipe(factors=(4,), steps=(5,)))
     written = draw(tmp_path, tmp_path / "out", None, allow_mixed=False)

@@ -38,6 +38,7 @@ def test_the_table_is_that_of_the_store_that_holds_all(stores, sweep):
 
 
 @pytest.mark.usefixtures("one_figure")
+@pytest.mark.usefixtures("one_figure")
 def test_outputs_lie_in_the_first_store_and_name_them_all(stores, capsys):
     a, b, both = stores
     call = ["--store", str(a), "--store", str(b), "--sweep", "all"]

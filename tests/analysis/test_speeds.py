@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from reading_figures import said
 from synthetic_store import Recipe, build
 
 from analysis import speeds
@@ -38,15 +39,11 @@ def _titles(figure):
     return [axes.get_title(loc="left") for axes in figure.axes]
 
 
-def _text(figure):
-    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
-
-
 def test_without_timings_the_figure_says_whose_speeds_it_shows(made):
     store, _ = made
     study = read_study(store)
     assert speeds.timed(study) is study
-    assert "python -m experiments.timing" in _text(FIGURES["quality_vs_throughput"].draw(study))
+    assert "python -m experiments.timing" in said(FIGURES["quality_vs_throughput"].draw(study))
 
 
 def test_measured_speeds_take_the_place_of_those_of_making_the_samples(made):
@@ -65,7 +62,7 @@ def test_measured_speeds_take_the_place_of_those_of_making_the_samples(made):
     figure = FIGURES["quality_vs_throughput"].draw(study)
     drawn = {round(float(line.get_xdata()[0]), 6) for line in figure.axes[0].get_lines() if line.get_marker() == "o"}
     assert {round(50 / (4.0 * number), 6) for number in (1, 2, 3, 4)} <= drawn
-    assert "Machine: A, 2 threads, batch 50, fp32." in _text(figure)
+    assert "Machine: A, 2 threads, batch 50, fp32." in said(figure)
     assert study.timings["encode_seconds_per_image"].tolist() == [0.02] * 4
 
 
@@ -78,7 +75,7 @@ def test_machines_and_batches_have_a_panel_each(made):
     figure = FIGURES["quality_vs_throughput"].draw(read_study(store))
     places = ("A, 2 threads, batch 10, fp32", "A, 2 threads, batch 50, fp32", "B, batch 50, fp32")
     assert _titles(figure) == [f"KL, machine {place}" for place in places]
-    assert "Machines are not comparable: a panel each." in _text(figure)
+    assert "Machines are not comparable: a panel each." in said(figure)
     # What has no speed in it knows no machines.
     assert _titles(FIGURES["quality_vs_f"].draw(read_study(store))) == [""]
 
@@ -98,8 +95,8 @@ def test_a_busy_machine_and_cells_that_were_not_timed_are_said(made):
     _time(store, sweep.cells[0], is_alone=False)
     _time(store, sweep.cells[1])
     figure = FIGURES["quality_vs_throughput"].draw(read_study(store))
-    assert "NOT ALONE: others used the machine" in _text(figure)
-    assert "2 sample sets were not timed and are not drawn" in _text(figure)
+    assert "NOT ALONE: others used the machine" in said(figure)
+    assert "2 sample sets were not timed and are not drawn" in said(figure)
     assert any(title.endswith("NOT ALONE") for title in _titles(figure))
 
 

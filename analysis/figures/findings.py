@@ -1,0 +1,158 @@
+"""What figures find, in a line, as their titles: never an order where a tie is, and plainly that there is a tie."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.answer import ALIKE_COST, Answer
+from analysis.crossings import Race, crossings
+from analysis.figures.standing import Contender, Standing
+
+NO_CELL = "No cell can be told apart from the best"
+SURE = 0.95
+"""Probability of what is said of curves without a doubt."""
+
+PIXELS = "identity"
+MOST_NAMED = 2
+"""Cells that a title names."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a figure has on its x axis: the cost of a cell, the less the better; words for less and for the least."""
+
+    of: Callable[[Contender], float]
+    less: str
+    least: str
+
+
+SPEED = Cost(lambda one: -one.spent.images_per_second, "faster", "fastest")
+CALLS = Cost(lambda one: float(one.row["nfe"]), "cheaper to sample", "cheapest to sample")
+COMPUTE = Cost(lambda one: one.spent.flops, "cheaper to train", "cheapest to train")
+
+
+def of_factors(standing: Standing, neutral: str) -> str:
+    """At which compression factor, and under which regulariser, samples are best."""
+    if not standing.best or standing.is_all_alike:
+        return _without_order(standing, neutral)
+    if len({one.row["f"] for one in standing.compared}) == 1:
+        return of_cells(standing, neutral)
+    return _provisional(f"Samples are best {_where(standing)}", standing)
+
+
+def _where(standing: Standing) -> str:
+    """The f of the best cells, and their regulariser where they have one of several."""
+    best, all_ = (sorted({int(one.row["f"]) for one in own}) for own in (standing.best, standing.compared))
+    if best == all_:
+        return "at no f alone: all are tied"
+    families, among = (_families(own) for own in (standing.best, standing.compared))
+    named = f" with {families[0]}" if len(families) == 1 and len(among) > 1 else ""
+    tie = ", tied" if len(best) > 1 else ""
+    return f"at f = {' or '.join(map(str, best))}{named}{tie}"
+
+
+def _families(own: Sequence[Contender]) -> list[str]:
+    """The first words of names of cells with a first stage, which are their regularisers."""
+    return list(dict.fromkeys(one.name.partition(" f = ")[0] for one in own if one.row["regulariser"] != PIXELS))
+
+
+def of_cells(standing: Standing, neutral: str) -> str:
+    """Which cell is best."""
+    if not standing.best or standing.is_all_alike:
+        return _without_order(standing, neutral)
+    if not standing.is_tie:
+        return _provisional(f"{standing.best[0].name} is best", standing)
+    named = _joined(standing.best) if len(standing.best) <= MOST_NAMED else f"{len(standing.best)} cells"
+    return _provisional(f"{named} tie for best of {len(standing.compared)}", standing)
+
+
+def of_cost(standing: Standing, neutral: str, cost: Cost) -> str:
+    """What the best cells cost: which of those that are not told apart from the best costs least."""
+    if not standing.best or any(math.isnan(cost.of(one)) for one in standing.compared):
+        return of_cells(standing, neutral)
+    least = _cheapest(standing.best, cost)
+    if not standing.is_tie:
+        is_least = standing.best[0] in _cheapest(standing.compared, cost)
+        said = f"is best, and {cost.least}" if is_least else f"is best; what is {cost.less} is worse"
+        return _provisional(f"{standing.best[0].name} {said}", standing)
+    tie = NO_CELL if standing.is_all_alike else f"{len(standing.best)} cells tie for best"
+    if len(least) == len(standing.best):
+        return _provisional(f"{tie}, at equal cost", standing)
+    named = _joined(least) if len(least) <= MOST_NAMED else f"{len(least)} of them alike"
+    return _provisional(f"{tie}; {cost.least}: {named}", standing)
+
+
+def of_answer(answer: Answer, standing: Standing) -> str:
+    """Which cell is recommended, and how many are not told apart from it."""
+    if answer.best is None or not standing.best:
+        return _without_order(standing, "Quality and cost")
+    if standing.is_all_alike:
+        return f"{NO_CELL}: take the cheapest"
+    name = next(one.name for one in standing.best if one.results == answer.best.results)
+    if standing.is_tie:
+        more = f"{len(standing.best) - 1} more cannot be told apart from it"
+        return _provisional(f"{name} has the best mean; {more}", standing)
+    return _provisional(f"{name} is the best, at these costs", standing)
+
+
+def over_budgets(standings: Mapping[str, Standing], neutral: str) -> str:
+    """Whether the best factor depends on the budget; `standings` by the budget's name, the smallest first."""
+    if not standings or any(not one.best for one in standings.values()):
+        return _without_order(next(iter(standings.values()), Standing()), neutral)
+    if all(one.is_all_alike for one in standings.values()):
+        return f"{NO_CELL} at any budget"
+    told = {name: _where(one) for name, one in standings.items()}
+    first, last = (list(standings.values())[place] for place in (0, -1))
+    if len(set(told.values())) == 1:
+        return _provisional(f"Samples are best {told.popitem()[1]}, at all budgets", last)
+    names = list(told)
+    return _provisional(f"Best after {names[0]}: {_factors(first)}; after {names[-1]}: {_factors(last)}", last)
+
+
+def _factors(standing: Standing) -> str:
+    return "f = " + " or ".join(map(str, sorted({int(one.row["f"]) for one in standing.best})))
+
+
+def of_race(found: Race) -> str:
+    """Which cell is best after the compute that all have spent, and whom it overtook where it surely did."""
+    best = [found.curves[index].name for index in contenders(found)]
+    budget = f"{_short(found.spent)} FLOPs"
+    if len(best) == len(found.curves):
+        return f"{NO_CELL} at {budget}"
+    if len(best) > 1:
+        named = " and ".join(best) if len(best) <= MOST_NAMED else f"{len(best)} cells"
+        return f"{named} tie for best at {budget}"
+    for item in reversed(crossings(found)):
+        if item.then == best[0] and item.share >= SURE and item.high <= found.spent:
+            return f"{best[0]} overtakes {item.first} at {_short(item.at)} FLOPs, and is best at {_short(found.spent)}"
+    return f"{best[0]} is best at {budget}"
+
+
+def contenders(found: Race) -> list[int]:
+    """The curves that are not told apart from the best after the compute that all have spent."""
+    chances = found.chances[:, found.place(found.spent)]
+    return [index for index, chance in enumerate(chances) if chance > 1 - SURE]
+
+
+def _short(flops: float) -> str:
+    return f"{flops:.2g}".replace("e+", "e")
+
+
+def _cheapest(own: Sequence[Contender], cost: Cost) -> list[Contender]:
+    costs = [cost.of(one) for one in own]
+    return [one for one, spent in zip(own, costs, strict=True) if spent - min(costs) <= ALIKE_COST * abs(min(costs))]
+
+
+def _joined(own: Sequence[Contender]) -> str:
+    return " and ".join(one.name for one in own)
+
+
+def _without_order(standing: Standing, neutral: str) -> str:
+    """The title of a figure in which no cell is better than others."""
+    if standing.is_all_alike:
+        return NO_CELL
+    return f"{neutral} ({standing.why_none})" if standing.why_none else neutral
+
+
+def _provisional(said: str, standing: Standing) -> str:
+    return f"{said} (provisional)" if standing.unknown else said
