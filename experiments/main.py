@@ -48,7 +48,7 @@ def run_one(config: DictConfig, command: str) -> int:
     point = Point(tuple(values["overrides"]), plan)
     name = _sweep_name()
     _say_data([values], store)
-    _say_notes([plan], values["until"], store, check_tracking(values["tracker"]["mode"], store.root))
+    _say_notes([plan], values["until"], store, check_tracking(values["tracker"], store.root))
     _say_left_out([plan], values["until"])
     if shortlist.is_asked(values):
         say(f"note: {shortlist.ALONE}", style="yellow")
@@ -122,7 +122,7 @@ def plan_grid(
     elif any(map(shortlist.is_asked, settings)):
         say(f"note: {shortlist.ALONE}", style="yellow")
     _say_data(settings, store)
-    tracking = check_tracking(values["tracker"]["mode"], store.root)
+    tracking = check_tracking(values["tracker"], store.root)
     _say_notes([point.plan for point in cells], values["until"], store, tracking)
     _say_left_out([point.plan for point in cells], values["until"])
     store.write_sweep(as_sweep(name, now(), command, cells, until, STAGES))
@@ -248,8 +248,7 @@ def _with_hydra(config: DictConfig) -> DictConfig:
 
 
 def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
-    settings = values["tracker"]
-    return Tracker(store.root, settings["mode"], settings["project"], settings["entity"], group)
+    return Tracker(store.root, values["tracker"], group)
 
 
 def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str) -> None:
@@ -337,7 +336,7 @@ def _end(store: Store, stages: int, computed: int, cells: int, values: Mapping[s
         write_report(store.root, sweep)
     else:
         say(f"  python analysis/plot_tradeoffs.py --store {shlex.quote(str(store.root))}")
-    if mode_of(values["tracker"]["mode"]) == "offline" and computed:
+    if values["tracker"]["name"] == "wandb" and mode_of(values["tracker"]) == "offline" and computed:
         runs = shlex.quote(str(store.root / "wandb"))
         say(f"  wandb sync {runs}/offline-run-*    # uploads the runs of W&B, where you want them there")
 

@@ -1,0 +1,212 @@
+"""Weights & Biases. Offline by default: runs lie under <store>/wandb and `wandb sync` uploads them.
+
+Steps are never given to W&B, which drops what comes below the last one after a resume; `images_seen` is the axis
+instead. Every run of a stage holds its record as a file, and online in an artifact, for the lineage.
+"""
+
+import contextlib
+import netrc
+import os
+import shutil
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.console import say
+from experiments.tracking.runs import About, results_of
+from ldm.errors import UserError
+from ldm.records import StageRecord, sealed, write_json
+
+WORDS = {"dryrun": "offline", "run": "online", "shared": "online", "disable": "disabled"}
+"""Values of WANDB_MODE that are called otherwise here."""
+
+HEADER_BYTES = 7
+"""Size of a run file that a kill left before anything was written to it; `wandb sync` stops at such a file."""
+
+LIVE_SECONDS = 120.0
+"""A run file this young may still be written to."""
+
+INIT_SECONDS = 60.0
+FINISH_SECONDS = 60.0
+"""How long the upload of one run may hold up a sweep at its end."""
+
+RECORD = "record.json"
+"""The file of a run that holds the record of its stage."""
+
+CREATED = "created"
+"""The value of a run's summary that says when the record was made that it shows."""
+
+
+class WandbRun:
+    """An open run."""
+
+    def __init__(self, run: Any, about: About) -> None:
+        self.run, self.about = run, about
+
+    def log(self, images_seen: int, values: Mapping[str, float]) -> None:
+        """Values at that many images seen."""
+        self.run.log({"images_seen": images_seen, **values})
+
+    def image(self, name: str, path: Path) -> None:
+        """A picture that lies on disk."""
+        import wandb
+
+        self.run.log({name: wandb.Image(str(path))})
+
+    def finish(self, record: StageRecord) -> None:
+        """The record's results as the summary; of a run of this stage alone the record itself."""
+        self.run.summary.update({**results_of(record), CREATED: record.created})
+        if record.stage == self.about.job_type:
+            self.file(RECORD, sealed(record.to_json()))
+            if not self.run.offline:
+                self._lineage(record)
+
+    def holds(self, record: StageRecord) -> bool:
+        """Whether the run was there before, and was finished by this very record."""
+        return bool(self.run.resumed) and self.run.summary.get(CREATED) == record.created
+
+    def file(self, name: str, content: Mapping[str, Any]) -> None:
+        """A JSON file of the run."""
+        path = Path(self.run.dir) / name
+        write_json(path, content)
+        self.run.save(str(path), base_path=self.run.dir, policy="now")
+
+    def _lineage(self, record: StageRecord) -> None:
+        """The artifact of the stage, made of those of its parents; W&B cannot say it of a run that is offline."""
+        import wandb
+
+        for stage, identity in record.parents.items():
+            with contextlib.suppress(wandb.errors.CommError, ValueError):  # a parent that was never uploaded
+                self.run.use_artifact(f"{stage}-{identity}:latest")
+        artifact = wandb.Artifact(f"{record.stage}-{record.identity}", record.stage, metadata=dict(self.about.config))
+        artifact.add_file(str(Path(self.run.dir) / RECORD))
+        self.run.log_artifact(artifact)
+
+
+def mode_of(given: str) -> str:
+    """`tracker.mode`, or what W&B's own variables of the environment say in its place."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):
+        return "disabled"
+    asked = os.environ.get("WANDB_MODE", given)
+    return WORDS.get(asked, asked if asked in ("offline", "online", "disabled") else given)
+
+
+def check(given: str, store: Path) -> list[str]:
+    """Notes on how W&B is used, before anything runs; run files that hold nothing are removed.
+
+    Raises: UserError where runs are to be uploaded and nobody has logged in.
+    """
+    mode = mode_of(given)
+    if mode == "online":
+        check_login("tracker.mode=online")
+    if mode != "disabled":
+        _remove_empty_runs(store)
+    return [] if mode == given else [f"W&B is {mode}, as WANDB_MODE or WANDB_DISABLED says, not tracker.mode={given}"]
+
+
+def check_login(asked: str) -> None:
+    """Raises: UserError where nobody has logged in, which `asked` needs."""
+    if not _is_logged_in():
+        raise UserError(
+            f"{asked}, but nobody has logged in to W&B here: wandb login, or set WANDB_API_KEY, or use "
+            "tracker.mode=offline and `wandb sync` later"
+        )
+
+
+def _is_logged_in() -> bool:
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    host = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _remove_empty_runs(store: Path) -> None:
+    """Removes the offline runs that a kill left before anything was written: one of them stops `wandb sync`."""
+    for file in store.glob("wandb/offline-run-*/*.wandb"):
+        stat = file.stat()
+        if stat.st_size <= HEADER_BYTES and time.time() - stat.st_mtime > LIVE_SECONDS:
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def without_key(error: BaseException) -> str:
+    """An error of W&B in one line, in which the API key does not stand."""
+    text = " ".join(str(error).split())
+    key = os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "(the API key)") if key else text
+
+
+class WandbMirror:
+    """Runs of one W&B project.
+
+    A server that does not answer costs a limited time, once: from then on runs are kept offline.
+    """
+
+    def __init__(self, store: Path, mode: str, project: str, entity: str | None) -> None:
+        self.store, self.mode, self.project, self.entity = store, mode, project, entity
+        self._ended: list[tuple[Any, int]] = []
+
+    @contextlib.contextmanager
+    def run(self, about: About) -> Iterator[WandbRun]:
+        """The run of that identity, which goes on where the server has it already."""
+        opened = self._opened(about)
+        opened.define_metric("images_seen")
+        opened.define_metric("*", step_metric="images_seen")
+        code = 1
+        try:
+            yield WandbRun(opened, about)
+            code = 0
+        finally:
+            self._ended.append((opened, code))
+
+    def settle(self) -> None:
+        """Ends the runs of finished stages; to be called where no other process waits."""
+        ended, self._ended = self._ended, []
+        for run, code in ended:
+            upload = threading.Thread(target=run.finish, kwargs={"exit_code": code}, daemon=True)
+            upload.start()
+            upload.join(FINISH_SECONDS)
+            if upload.is_alive() and self.mode == "online":
+                self._go_on_offline(f"has not taken a run within {FINISH_SECONDS:.0f} s")
+
+    def _go_on_offline(self, why: str) -> None:
+        self.mode = "offline"
+        say(f"W&B {why}: runs are kept offline from here on, `wandb sync` uploads them later", style="yellow")
+
+    def _opened(self, about: About) -> Any:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=INIT_SECONDS
+        )
+
+        def opened() -> Any:
+            return wandb.init(
+                project=self.project,
+                entity=self.entity,
+                id=about.identity,
+                name=about.name,
+                group=about.group,
+                job_type=about.job_type,
+                tags=list(about.tags),
+                config=dict(about.config),
+                dir=str(self.store),
+                mode=self.mode,  # type: ignore[arg-type]
+                resume="allow" if self.mode == "online" else None,
+                reinit="create_new",
+                settings=settings,
+            )
+
+        try:
+            return opened()
+        except wandb.errors.Error as error:
+            if self.mode != "online":
+                raise
+            self._go_on_offline(f"cannot be reached ({without_key(error)})")
+            return opened()
