@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class WandbRun:
         """The record's results as the summary; of a run of this stage alone the record itself."""
         self.run.summary.update({**results_of(record), CREATED: record.created})
         if record.stage == self.about.job_type:
-            self.file(RECORD, sealed(record.to_json()))
+            public = {name: value for name, value in record.environment.items() if name != "host"}
+            self.file(RECORD, sealed(replace(record, environment=public).to_json()))
             if not self.run.offline:
                 self._lineage(record)
 

@@ -124,3 +124,21 @@ def test_a_store_is_pushed_once_into_any_project(held: Held, swept_store: Path, 
     again = command("push", "--store", str(store), "--project", "one")
     assert "0 runs of 1 sweep written to one" in again.stdout, again.stdout + again.stderr
     assert {key: len(run.history) for key, run in held.runs.items()} == rows
+    for source in (("--store", str(store)), ("--source", "wandb", "--project", "one")):
+        drawn = subprocess.run(
+            [sys.executable, "analysis/plot_tradeoffs.py", *source, "--out", str(tmp_path / source[0])],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+        )
+        assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    own, read_back = ((tmp_path / name / "results.csv").read_bytes() for name in ("--store", "--source"))
+    assert read_back == own
+
+
+def test_a_project_that_was_never_pushed_is_one_sentence(held: Held, tmp_path: Path) -> None:
+    done = command("pull", "nothing", "--into", str(tmp_path / "store"))
+    assert done.returncode == 2
+    assert "error: the W&B project nothing holds 0 records and 0 sweeps" in done.stdout
+    assert KEY not in done.stdout + done.stderr

@@ -163,6 +163,32 @@ class Held:
         self.runs[given["projectName"], given["runName"]].used.append(self.artifacts[given["artifactID"]]["name"])
         return {"useArtifact": {"artifact": self._artifact(given["artifactID"])}}
 
+    def _listed(self, given: dict[str, Any]) -> dict[str, Any]:
+        runs = [run for (project, _), run in self.runs.items() if project == given["project"]]
+        page = {"edges": [{"node": self._node(run), "cursor": run.name} for run in runs]}
+        page |= {"pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"project": {"internalId": "1", "runCount": len(runs), "readOnly": False, "runs": page}}
+
+    def _files(self, given: dict[str, Any]) -> dict[str, Any]:
+        run = self.run(given)
+        found = [name for name in run.files if name in given["fileNames"]]
+        nodes = [
+            {
+                "id": name,
+                "name": name,
+                "url": self._url(run, name),
+                "directUrl": self._url(run, name),
+                "sizeBytes": len(run.files[name]),
+                "mimetype": "application/json",
+                "updatedAt": None,
+                "md5": "",
+            }
+            for name in found
+        ]
+        edges = [{"node": node, "cursor": node["name"]} for node in nodes]
+        page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"project": {"internalId": "1", "run": {"fileCount": len(found), "files": page}}}
+
     def _url(self, run: HeldRun, name: str) -> str:
         return f"{self.base}/held/{run.project}/{run.name}/{quote(name, safe='')}"
 
@@ -176,6 +202,10 @@ ANSWERS: dict[str, Callable[[Held, dict[str, Any]], dict[str, Any]]] = {
     "CreateRunFiles": Held._run_files,
     "ArtifactType": Held._artifact_type,
     "CreateArtifact": Held._made,
+    "GetViewer": Held._viewer,
+    "GetDefaultEntity": Held._viewer,
+    "Runs": Held._listed,
+    "RunFiles": Held._files,
     "ArtifactMembershipByName": Held._membership,
     "UseArtifact": Held._use,
 }
