@@ -211,4 +211,5 @@ class WandbMirror:
             if self.mode != "online":
                 raise
             self._go_on_offline(f"cannot be reached ({without_key(error)})")
+            wandb.teardown()  # whose process holds the id of the run that was not opened
             return opened()

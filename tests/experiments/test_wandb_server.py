@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import wandb
 from program import ROOT, copy_of, environment
 from test_tracking import RECORD, settings, tracker
 from tiny_plans import plan_of, stage_named
@@ -31,6 +32,7 @@ def held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Held]:
         }.items():
             monkeypatch.setenv(name, value)
         yield running
+        wandb.teardown()  # its process keeps to the server that it found first
 
 
 def killed_and_resumed(make: Mapping[str, Tracker]) -> str:
@@ -89,6 +91,20 @@ def test_the_key_is_in_no_file_of_the_store(held: Held, tmp_path: Path) -> None:
     assert files
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
     assert [run for run in held.runs.values() if KEY in str(run)] == []
+
+
+def test_a_server_that_is_gone_costs_seconds_and_runs_stay_offline(
+    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said in one line, once, in which no key stands."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("experiments.tracking.wandb_runs.INIT_SECONDS", 5.0)
+    tracked = tracker(tmp_path, "online")
+    name = killed_and_resumed({"first": tracked, "second": tracked})
+    said = capsys.readouterr().out
+    assert said.count("W&B cannot be reached") == 1
+    assert KEY not in said
+    assert len(list(tmp_path.glob(f"wandb/offline-run-*-{name}"))) == 2
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
