@@ -83,7 +83,8 @@ class WandbRun:
         for stage, identity in record.parents.items():
             with contextlib.suppress(wandb.errors.CommError, ValueError):  # a parent that was never uploaded
                 self.run.use_artifact(f"{stage}-{identity}:latest")
-        artifact = wandb.Artifact(f"{record.stage}-{record.identity}", record.stage, metadata=dict(self.about.config))
+        axes = {key: value for key, value in self.about.config.items() if "/" not in key}  # at most 100 are taken
+        artifact = wandb.Artifact(f"{record.stage}-{record.identity}", record.stage, metadata=axes)
         artifact.add_file(str(Path(self.run.dir) / RECORD))
         self.run.log_artifact(artifact)
 
