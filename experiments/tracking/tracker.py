@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compose import without_environment
-from experiments.settings import leaf_values
+from experiments.schema import leaf_values
 from experiments.stage import Plan, PlannedStage
 from experiments.tracking import wandb_runs
 from experiments.tracking.runs import About, Mirror, NoMirror, Once, Run
