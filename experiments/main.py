@@ -252,15 +252,10 @@ def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
 
 
 def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str) -> None:
-    tracker, results = _tracker(values, store, name), [stage.name for stage in STAGES if stage.is_result]
+    tracker = _tracker(values, store, name)
     for plan in plans:
-        cell = plan.stages["evaluation"].identity
-        if not store.is_complete("evaluation", cell):
-            continue
-        # The costs that stay are those of the last, of sampling.
-        shown = [plan.stages[stage] for stage in (*results, "samples") if stage in plan.stages]
-        found = [store.record(planned.name, planned.identity) for planned in shown]
-        tracker.cell_run(plan, cell, [record for record in found if record])
+        if store.is_complete("evaluation", plan.stages["evaluation"].identity):
+            tracker.cell_run(plan, store)
 
 
 def _missing(stages: Collection[tuple[str, str]], store: Store) -> set[tuple[str, str]]:

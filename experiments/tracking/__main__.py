@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.cli import exit_code
 from experiments.commands.ledger import chosen_sweeps, existing_store
 from experiments.console import say
-from experiments.tracking.mirrored import pull, push, say_pushed
+from experiments.tracking.mirrored import pull, push
 
 PROJECT = "ldm-tradeoffs"
 
@@ -20,7 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to.add_argument("--store", type=Path, default=Path("store"), help="folder that run.py wrote (default: store)")
     to.add_argument("--sweep", metavar="ID|all", default="all", help="the sweep to push (default: all)")
     to.add_argument("--project", default=PROJECT, help=f"of W&B (default: {PROJECT})")
-    to.add_argument("--offline", action="store_true", help="write runs under STORE/wandb, for `wandb sync`")
     back = kinds.add_parser("pull", help="read the records of a project's runs into a new folder")
     back.add_argument("project", help="of W&B")
     back.add_argument("--into", type=Path, required=True, metavar="DIR", help="the folder to write")
@@ -33,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _push(options: argparse.Namespace) -> int:
     store = existing_store(options.store)
     sweeps = chosen_sweeps(store, options.sweep)
-    written = push(store, sweeps, options.project, options.entity, "offline" if options.offline else "online")
-    say_pushed(written, len(sweeps), options.project)
+    written = push(store, sweeps, options.project, options.entity)
+    say(f"{written} runs written to {options.project}; the others are there already")
     return 0
 
 

@@ -1,76 +1,124 @@
 """A store in a W&B project and back: all its runs anew from its records, and the records of a project as a store."""
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.console import reporting, say
+from experiments.console import say
 from experiments.stage import PlannedStage
 from experiments.store import Store
-from experiments.tracking.runs import About, history_of
-from experiments.tracking.tracker import about_cell, about_stage
-from experiments.tracking.wandb_runs import RECORD, WandbMirror, WandbRun, check_login, without_key
+from experiments.tracking.runs import About, tell_history
+from experiments.tracking.tracker import about_cell, about_stage, finished, show
+from experiments.tracking.wandb_runs import (
+    MADE,
+    RECORD,
+    WandbMirror,
+    WandbRun,
+    check_login,
+    made,
+    silent_wandb,
+    without_key,
+)
 from ldm.errors import UserError
-from ldm.records import STORE_MARK, Cell, StageRecord, Sweep, read_sealed, sealed, write_json
+from ldm.records import STORE_MARK, Cell, StageRecord, Sweep, is_store, read_sealed, sealed, write_json
 
 SWEEP = "sweep.json"
 """The file of a run that holds a sweep."""
 
-LAST = "samples"
-"""The stage whose costs a cell's run shows."""
+NO_PROJECT = "Could not find project"
+"""How W&B says that there is none."""
+
+SECONDS = 60
+"""How long one answer of W&B may take."""
 
 
-def push(store: Store, sweeps: list[Sweep], project: str, entity: str | None, mode: str = "online") -> int:
+def push(store: Store, sweeps: list[Sweep], project: str, entity: str | None) -> int:
     """Rebuilds the runs of sweeps in a project from the store alone, parents first; how many were written.
 
-    A run that the project holds of the same record is left as it is.
+    A run that the project holds of the same records is left as it is.
 
     Raises: UserError where nobody has logged in, or the server does not take them.
     """
-    if mode == "online":
-        check_login("push uploads")
-    mirror, written = WandbMirror(store.root, mode, project, entity), 0
-    finished = list(_stages(store, sweeps))
-    with reporting(f"push           {project}", len(finished)) as reporter:
-        for done, (sweep, cell, record) in enumerate(finished, start=1):
-            with mirror.run(_about(sweep, cell, record)) as run:
-                written += _mirrored(run, store, record)
-            _settle(mirror, mode)
-            reporter.advance_to(done)
+    check_login("push uploads")
+    held = _held(project, entity)
+    lacking = [(about, shown) for about, shown in _runs(store, sweeps) if held.get(about.identity) != made(shown)]
+    mirror = WandbMirror(store.root, "online", project, entity)
+    for done, (about, records) in enumerate(lacking, start=1):
+        say(f"  {done} of {len(lacking)}  {about.name}")
+        with _pushed(mirror, about) as run:
+            if about.job_type != "cell":
+                tell_history(run, *records)  # of one stage
+            show(run, store, records)
     for sweep in sweeps:
-        for cell in sweep.cells:
-            records = _results(store, sweep, cell)
-            if "evaluation" in cell.stages and store.is_complete("evaluation", cell.stages["evaluation"]):
-                with mirror.run(
-                    about_cell(cell.stages["evaluation"], cell.cell, cell.axes, cell.stages, sweep.sweep)
-                ) as run:
-                    for record in records:
-                        run.finish(record)
-                _settle(mirror, mode)
-        with mirror.run(About(f"sweep-{sweep.sweep}", sweep.command, "sweep", sweep.sweep, {}, ("sweep",))) as run:
-            run.file(SWEEP, sealed(sweep.to_json()))
-        _settle(mirror, mode)
-    return written
+        about = About(f"sweep-{sweep.sweep}", sweep.command, "sweep", sweep.sweep, {})
+        if about.identity not in held:
+            with _pushed(mirror, about) as run:
+                run.file(SWEEP, sealed(sweep.to_json()))
+    return len(lacking)
 
 
-def _settle(mirror: WandbMirror, mode: str) -> None:
+def _held(project: str, entity: str | None) -> dict[str, Any]:
+    """By the ids of the runs that a project has, which records they show; none where there is no such project."""
+    try:
+        with _reading(project):
+            return {run.id: run.summary.get(MADE) for run in _runs_of(project, entity)}
+    except NoProjectError:
+        return {}
+
+
+class NoProjectError(UserError):
+    """W&B has no such project."""
+
+
+@contextlib.contextmanager
+def _reading(project: str) -> Iterator[None]:
+    """Raises: NoProjectError for what W&B says where there is none, and UserError for all else that it says."""
+    wandb = silent_wandb()
+    try:
+        yield
+    except (wandb.errors.Error, ValueError) as error:
+        kind = NoProjectError if NO_PROJECT in str(error) else UserError
+        raise kind(f"the W&B project {project} cannot be read ({without_key(error)})") from None
+
+
+def _runs_of(project: str, entity: str | None) -> Iterable[Any]:
+    """The runs of a project, as W&B's interface gives them."""
+    runs: Iterable[Any] = silent_wandb().Api(timeout=SECONDS).runs(
+        f"{entity}/{project}" if entity else project, lazy=False
+    )
+    return runs
+
+
+@contextlib.contextmanager
+def _pushed(mirror: WandbMirror, about: About) -> Iterator[WandbRun]:
+    """A run that is on the server when this ends. Raises: UserError where the server does not take it."""
+    with mirror.run(about) as run:
+        _check_online(mirror)
+        yield run
     mirror.settle()
-    if mirror.mode != mode:
+    _check_online(mirror)
+
+
+def _check_online(mirror: WandbMirror) -> None:
+    if mirror.mode != "online":
         raise UserError("W&B took not all runs: push again when it can be reached, which leaves out what it has")
 
 
-def _stages(store: Store, sweeps: list[Sweep]) -> Iterator[tuple[Sweep, Cell, StageRecord]]:
-    """The finished stages of sweeps, each once, behind those that it hangs on."""
-    seen: set[tuple[str, str]] = set()
+def _runs(store: Store, sweeps: list[Sweep]) -> Iterator[tuple[About, list[StageRecord]]]:
+    """What is to be shown of sweeps, each once: finished stages behind those that they hang on, and finished cells."""
+    seen = set[str]()
     for sweep in sweeps:
         for cell in sweep.cells:
-            for stage, identity in cell.stages.items():
-                record = None if (stage, identity) in seen else store.record(stage, identity)
-                if record is not None:
-                    seen.add((stage, identity))
-                    yield sweep, cell, record
+            records = finished(store, cell.stages)
+            runs = [(_about(sweep, cell, record), [record]) for record in records]
+            if "evaluation" in {record.stage for record in records}:
+                runs.append((about_cell(cell.cell, cell.axes, cell.stages, sweep.sweep), records))
+            yield from ((about, shown) for about, shown in runs if about.identity not in seen)
+            seen |= {about.identity for about, _ in runs}
 
 
 def _about(sweep: Sweep, cell: Cell, record: StageRecord) -> About:
@@ -79,36 +127,16 @@ def _about(sweep: Sweep, cell: Cell, record: StageRecord) -> About:
     return about_stage(planned, cell.axes, record.environment.get("config", {}), depends_on, sweep.sweep)
 
 
-def _mirrored(run: WandbRun, store: Store, record: StageRecord) -> bool:
-    """Whether the record was written into the run, which did not hold it."""
-    if run.holds(record):
-        return False
-    for images_seen, values in history_of(record).items():
-        run.log(images_seen, values)
-    for path in sorted(store.folder(record.stage, record.identity).glob("*.png")):
-        run.image(path.stem, path)
-    run.finish(record)
-    return True
-
-
-def _results(store: Store, sweep: Sweep, cell: Cell) -> list[StageRecord]:
-    shown = [stage for stage, shape in sweep.stages.items() if shape.is_result and stage in cell.stages]
-    found = (store.record(stage, cell.stages[stage]) for stage in (*shown, LAST) if stage in cell.stages)
-    return [record for record in found if record is not None]
-
-
 def pull(project: str, entity: str | None, into: Path) -> tuple[int, int]:
     """Writes the records and sweeps of a project's runs as a store without files; how many of either.
 
-    Raises: UserError where the project cannot be read, or holds none.
+    Raises: UserError where the folder is a store already, or the project cannot be read, or holds none.
     """
-    import wandb
-
-    try:
-        api = wandb.Api(timeout=60)
-        found = [_read(run, into) for run in api.runs(f"{entity}/{project}" if entity else project)]
-    except (wandb.errors.Error, ValueError) as error:
-        raise UserError(f"the W&B project {project} cannot be read ({without_key(error)})") from error
+    if is_store(into):
+        raise UserError(f"{into} is a store already: give --into a folder that is none")
+    check_login("pull downloads")
+    with _reading(project):
+        found = [_read(run, into) for run in _runs_of(project, entity)]
     records, sweeps = found.count(RECORD), found.count(SWEEP)
     if not records or not sweeps:
         raise UserError(
@@ -122,18 +150,15 @@ def pull(project: str, entity: str | None, into: Path) -> tuple[int, int]:
 def _read(run: Any, into: Path) -> str:
     """Writes what a run holds to its place in the store; the name of its file, "" where it holds none."""
     name = SWEEP if run.job_type == "sweep" else RECORD
-    if not [file for file in run.files([name]) if file.size]:
+    if not any(file.size for file in run.files([name])):
         return ""
-    place = into / ".pulled" / run.id
-    path = Path(run.file(name).download(root=str(place), replace=True).name)
-    value = read_sealed(path)
+    with tempfile.TemporaryDirectory() as folder:
+        value = read_sealed(Path(run.file(name).download(root=folder).name))
     if name == SWEEP:
         target = into / "sweeps" / f"{_word(value['sweep'])}.json"
     else:
         target = into / _word(value["stage"]) / _word(value["identity"]) / RECORD
     write_json(target, sealed(value))
-    path.unlink()
-    place.rmdir()
     return name
 
 
@@ -142,8 +167,3 @@ def _word(value: Any) -> str:
     if not re.fullmatch(r"\w[\w-]*", str(value)):
         raise ValueError(f"{json.dumps(value)} is no name of a stage, an artifact or a sweep")
     return str(value)
-
-
-def say_pushed(written: int, sweeps: int, project: str) -> None:
-    """What push did."""
-    say(f"{written} runs of {sweeps} sweep{'s' * (sweeps != 1)} written to {project}; those that were there stay")

@@ -1,21 +1,24 @@
 """What a run of a tracker is, whichever tracker shows it: what it is called and of, and what is written to it."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.stage import Log
 from ldm.records import StageRecord
 
+COSTS = ("seconds", "images_per_second", "flops", "peak_bytes")
+"""What of a stage's cost a run shows."""
+
 
 class Run(Log, Protocol):
-    """Where one stage execution is mirrored."""
+    """Where one stage execution, or one finished cell, is mirrored."""
 
-    def finish(self, record: StageRecord) -> None:
-        """The record's results as the run's summary."""
+    def finish(self, *records: StageRecord) -> None:
+        """The results of the records that it shows: of its stage, or of all stages of its cell."""
 
 
 class Silent:
@@ -24,10 +27,10 @@ class Silent:
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         pass
 
-    def image(self, name: str, path: Path) -> None:
+    def image(self, path: Path) -> None:
         pass
 
-    def finish(self, record: StageRecord) -> None:
+    def finish(self, *records: StageRecord) -> None:
         pass
 
 
@@ -36,8 +39,7 @@ class About:
     """What a run is of.
 
     `identity`: names it among the runs of a project, and it keeps that when its stage is gone on from. `name`: for
-    people. `group`: the sweep. `config`: flat, so that runs can be grouped by any of it. `parents`: the identities of
-    the runs whose artifacts it reads, by the name of their stage.
+    people. `group`: the sweep. `config`: flat, so that runs can be grouped by any of it.
     """
 
     identity: str
@@ -46,7 +48,6 @@ class About:
     group: str
     config: Mapping[str, Any]
     tags: tuple[str, ...] = ()
-    parents: Mapping[str, str] = field(default_factory=dict)
 
 
 class Mirror(Protocol):
@@ -71,24 +72,28 @@ class NoMirror:
         """Nothing is left to do."""
 
 
-def results_of(record: StageRecord) -> dict[str, Any]:
-    """The numbers of a record by name: its metrics, its costs, and why metrics are left out."""
-    cost = record.cost
-    costs = {name: getattr(cost, name) for name in ("seconds", "images_per_second", "flops", "peak_bytes")}
-    return {
-        **{row.metric: row.value for row in record.rows},
-        **{f"cost/{name}": value for name, value in costs.items()},
-        **{f"left_out/{item.metric}": item.reason for item in record.left_out},
-    }
+def results_of(records: Iterable[StageRecord]) -> dict[str, Any]:
+    """The numbers of records by stage and name, "evaluation/kd": metrics, costs, and why metrics are left out."""
+    found: dict[str, Any] = {}
+    for record in records:
+        costs = {name: getattr(record.cost, name) for name in COSTS}
+        values = {
+            **{row.metric: row.value for row in record.rows},
+            **{name: value for name, value in costs.items() if value},
+            **{f"left_out/{item.metric}": item.reason for item in record.left_out},
+        }
+        found |= {f"{record.stage}/{name}": value for name, value in values.items()}
+    return found
 
 
-def history_of(record: StageRecord) -> dict[int, dict[str, float]]:
-    """The values of a record that belong to a moment of training, by images seen."""
-    found: dict[int, dict[str, float]] = {}
+def tell_history(run: Log, record: StageRecord) -> None:
+    """What a record says of moments of training, such as milestones, in their order."""
+    moments: dict[int, dict[str, float]] = {}
     for row in record.rows:
         if row.images_seen is not None:
-            found.setdefault(row.images_seen, {})[row.metric] = row.value
-    return dict(sorted(found.items()))
+            moments.setdefault(row.images_seen, {})[f"{record.stage}/{row.metric}"] = row.value
+    for images_seen, values in sorted(moments.items()):
+        run.log(images_seen, values)
 
 
 @dataclass
@@ -116,11 +121,13 @@ class Once:
         except (OSError, ValueError):
             return -1
 
-    def image(self, name: str, path: Path) -> None:
+    def image(self, path: Path) -> None:
         """A picture that lies on disk."""
-        self.run.image(name, path)
+        self.run.image(path)
 
-    def finish(self, record: StageRecord) -> None:
-        """The record's results."""
-        self.run.finish(record)
+    def finish(self, *records: StageRecord) -> None:
+        """What the records say of moments of training, and their results."""
+        for record in records:
+            tell_history(self.run, record)
+        self.run.finish(*records)
         self.place.unlink(missing_ok=True)

@@ -18,22 +18,25 @@ class TensorboardRun:
     """An open run."""
 
     def __init__(self, writer: Any) -> None:
-        self.writer, self.step = writer, 0
+        self.writer, self.step, self.logged = writer, 0, set[str]()
 
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
         self.step = images_seen
         for name, value in values.items():
             self.writer.add_scalar(name, value, images_seen)
+        self.logged |= set(values)
 
-    def image(self, name: str, path: Path) -> None:
+    def image(self, path: Path) -> None:
         """A picture that lies on disk."""
         with Image.open(path) as picture:
-            self.writer.add_image(name, np.asarray(picture.convert("RGB")), self.step, dataformats="HWC")
+            self.writer.add_image(path.stem, np.asarray(picture.convert("RGB")), self.step, dataformats="HWC")
 
-    def finish(self, record: StageRecord) -> None:
-        """The record's results, numbers as scalars at the last step, reasons as texts."""
-        for name, value in results_of(record).items():
+    def finish(self, *records: StageRecord) -> None:
+        """The results of the records: numbers that no curve ends in as scalars at the last step, reasons as texts."""
+        for name, value in results_of(records).items():
+            if name in self.logged:
+                continue
             if isinstance(value, str):
                 self.writer.add_text(name, value, self.step)
             else:

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.compose import without_environment
 from experiments.schema import leaf_values
 from experiments.stage import Plan, PlannedStage
+from experiments.store import Store
 from experiments.tracking import wandb_runs
 from experiments.tracking.runs import About, Mirror, NoMirror, Once, Run
 from experiments.tracking.tensorboard_runs import TensorboardMirror
@@ -117,16 +118,26 @@ class Tracker:
         """Ends the runs of finished stages; to be called where no other process waits."""
         self.mirror.settle()
 
-    def cell_run(self, plan: Plan, name: str, records: Sequence[StageRecord]) -> None:
-        """One run for a finished cell with the results of these records, so that tables and parallel coordinates work.
-
-        The costs that stay are those of the last.
-        """
+    def cell_run(self, plan: Plan, store: Store) -> None:
+        """One run for a finished cell with the results of all its stages, so that tables and scatter plots work."""
         stages = {planned.name: planned.identity for planned in plan.stages.values()}
-        with self.mirror.run(about_cell(name, plan.cell, plan.axes, stages, self.group)) as run:
-            for record in records:
-                run.finish(record)
+        with self.mirror.run(about_cell(plan.cell, plan.axes, stages, self.group)) as run:
+            show(run, store, finished(store, stages))
         self.settle()
+
+
+def finished(store: Store, stages: Mapping[str, str]) -> list[StageRecord]:
+    """The records of those of the stages, given by their identities, that are finished."""
+    found = (store.record(stage, identity) for stage, identity in stages.items())
+    return [record for record in found if record is not None]
+
+
+def show(run: Run, store: Store, records: Sequence[StageRecord]) -> None:
+    """The pictures and the results of finished stages in a run."""
+    for record in records:
+        for path in sorted(store.folder(record.stage, record.identity).glob("*.png")):
+            run.image(path)
+    run.finish(*records)
 
 
 def about_stage(
@@ -141,16 +152,15 @@ def about_stage(
         group=group,
         config={**_grouped(axes, own), "identity": stage.identity, **flat(config)},
         tags=(stage.name, *_tags(own)),
-        parents=stage.parents,
     )
 
 
-def about_cell(identity: str, cell: str, axes: Mapping[str, Any], stages: Mapping[str, str], group: str) -> About:
-    """What the run of a finished cell is of; `identity`: of its evaluation, `cell`: the same without the seed."""
+def about_cell(cell: str, axes: Mapping[str, Any], stages: Mapping[str, str], group: str) -> About:
+    """What the run of a finished cell is of, which its evaluation names; `cell`: the same without the seed."""
     own = {axis: value for axis, value in axes.items() if value is not None}
     parts = {f"stages/{stage}": one for stage, one in stages.items()}
     return About(
-        identity=f"cell-{identity}",
+        identity=f"cell-{stages['evaluation']}",
         name=in_words(axes, axes),
         job_type="cell",
         group=group,

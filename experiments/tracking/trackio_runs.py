@@ -17,21 +17,22 @@ class TrackioRun:
     """An open run."""
 
     def __init__(self, run: Any) -> None:
-        self.run = run
+        self.run, self.logged = run, set[str]()
 
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
         self.run.log({"images_seen": images_seen, **values})
+        self.logged |= set(values)
 
-    def image(self, name: str, path: Path) -> None:
+    def image(self, path: Path) -> None:
         """A picture that lies on disk."""
         import trackio
 
-        self.run.log({name: trackio.Image(str(path))})
+        self.run.log({path.stem: trackio.Image(str(path))})
 
-    def finish(self, record: StageRecord) -> None:
-        """The record's results as the last values of the run, which has no summary."""
-        self.run.log(results_of(record))
+    def finish(self, *records: StageRecord) -> None:
+        """The results that no curve ends in as the last values of the run, which has no summary."""
+        self.run.log({name: value for name, value in results_of(records).items() if name not in self.logged})
 
 
 class TrackioMirror:

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from experiments.console import say
 from experiments.tracking.runs import About, results_of
 from ldm.errors import UserError
-from ldm.records import StageRecord, sealed, write_json
+from ldm.records import StageRecord, content_hash, sealed, write_json
 
 WORDS = {"dryrun": "offline", "run": "online", "shared": "online", "disable": "disabled"}
 """Values of WANDB_MODE that are called otherwise here."""
@@ -37,38 +37,43 @@ FINISH_SECONDS = 60.0
 RECORD = "record.json"
 """The file of a run that holds the record of its stage."""
 
-CREATED = "created"
-"""The value of a run's summary that says when the record was made that it shows."""
+MADE = "made"
+"""The value of a run's summary that tells the records apart that it shows."""
+
+
+def made(records: Iterable[StageRecord]) -> str:
+    """A text that other records of the same stages do not share."""
+    return content_hash([(record.stage, record.identity, record.created) for record in records])
 
 
 class WandbRun:
-    """An open run."""
+    """An open run. One that the server holds as finished is told nothing again but its results."""
 
     def __init__(self, run: Any, about: About) -> None:
         self.run, self.about = run, about
+        self.is_finished = bool(run.resumed) and run.summary.get(MADE) is not None
 
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
-        self.run.log({"images_seen": images_seen, **values})
+        if not self.is_finished:
+            self.run.log({"images_seen": images_seen, **values})
 
-    def image(self, name: str, path: Path) -> None:
+    def image(self, path: Path) -> None:
         """A picture that lies on disk."""
         import wandb
 
-        self.run.log({name: wandb.Image(str(path))})
+        if not self.is_finished:
+            self.run.log({path.stem: wandb.Image(str(path))})
 
-    def finish(self, record: StageRecord) -> None:
-        """The record's results as the summary; of a run of this stage alone the record itself."""
-        self.run.summary.update({**results_of(record), CREATED: record.created})
-        if record.stage == self.about.job_type:
-            public = {name: value for name, value in record.environment.items() if name != "host"}
-            self.file(RECORD, sealed(replace(record, environment=public).to_json()))
-            if not self.run.offline:
-                self._lineage(record)
-
-    def holds(self, record: StageRecord) -> bool:
-        """Whether the run was there before, and was finished by this very record."""
-        return bool(self.run.resumed) and self.run.summary.get(CREATED) == record.created
+    def finish(self, *records: StageRecord) -> None:
+        """The results of the records as the summary; of a run of a stage also its record."""
+        self.run.summary.update({**results_of(records), MADE: made(records)})
+        for record in records:
+            if record.stage == self.about.job_type:
+                public = {name: value for name, value in record.environment.items() if name != "host"}
+                self.file(RECORD, sealed(replace(record, environment=public).to_json()))
+                if not self.run.offline:
+                    self._lineage(record)
 
     def file(self, name: str, content: Mapping[str, Any]) -> None:
         """A JSON file of the run."""
@@ -81,12 +86,23 @@ class WandbRun:
         import wandb
 
         for stage, identity in record.parents.items():
-            with contextlib.suppress(wandb.errors.CommError, ValueError):  # a parent that was never uploaded
+            try:
                 self.run.use_artifact(f"{stage}-{identity}:latest")
+            except (wandb.errors.Error, ValueError) as error:  # such as a parent that was never uploaded
+                why = without_key(error)
+                say(f"W&B does not show that {self.about.name} was made of its {stage} ({why})", style="yellow")
         axes = {key: value for key, value in self.about.config.items() if "/" not in key}  # at most 100 are taken
         artifact = wandb.Artifact(f"{record.stage}-{record.identity}", record.stage, metadata=axes)
         artifact.add_file(str(Path(self.run.dir) / RECORD))
         self.run.log_artifact(artifact)
+
+
+def silent_wandb() -> Any:
+    """W&B's package, which says nothing of its own unless WANDB_SILENT tells it to."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    return wandb
 
 
 def mode_of(given: str) -> str:
@@ -104,29 +120,30 @@ def check(given: str, store: Path) -> list[str]:
     """
     mode = mode_of(given)
     if mode == "online":
-        check_login("tracker.mode=online")
+        check_login("tracker.mode=online", ", or use tracker.mode=offline and `wandb sync` later")
     if mode != "disabled":
         _remove_empty_runs(store)
     return [] if mode == given else [f"W&B is {mode}, as WANDB_MODE or WANDB_DISABLED says, not tracker.mode={given}"]
 
 
-def check_login(asked: str) -> None:
-    """Raises: UserError where nobody has logged in, which `asked` needs."""
+def check_login(asked: str, otherwise: str = "") -> None:
+    """Raises: UserError where nobody has logged in, which `asked` needs; `otherwise`: what could be done instead."""
     if not _is_logged_in():
-        raise UserError(
-            f"{asked}, but nobody has logged in to W&B here: wandb login, or set WANDB_API_KEY, or use "
-            "tracker.mode=offline and `wandb sync` later"
-        )
+        raise UserError(f"{asked}, but nobody has logged in to W&B here: wandb login, or set WANDB_API_KEY{otherwise}")
 
 
 def _is_logged_in() -> bool:
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
+    return bool(_keys()) or bool(os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))
+
+
+def _keys() -> list[str]:
+    """The API keys that W&B would find: of its variable, and of the file of logins."""
     host = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
+        login = netrc.netrc(os.environ.get("NETRC")).authenticators(host or "")
     except (OSError, netrc.NetrcParseError):
-        return False
+        login = None
+    return [key for key in (os.environ.get("WANDB_API_KEY"), login[2] if login else None) if key]
 
 
 def _remove_empty_runs(store: Path) -> None:
@@ -138,10 +155,11 @@ def _remove_empty_runs(store: Path) -> None:
 
 
 def without_key(error: BaseException) -> str:
-    """An error of W&B in one line, in which the API key does not stand."""
+    """An error of W&B in one line, in which no API key stands."""
     text = " ".join(str(error).split())
-    key = os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "(the API key)") if key else text
+    for key in _keys():
+        text = text.replace(key, "(the API key)")
+    return text
 
 
 class WandbMirror:
@@ -156,16 +174,24 @@ class WandbMirror:
 
     @contextlib.contextmanager
     def run(self, about: About) -> Iterator[WandbRun]:
-        """The run of that identity, which goes on where the server has it already."""
-        opened = self._opened(about)
-        opened.define_metric("images_seen")
-        opened.define_metric("*", step_metric="images_seen")
-        code = 1
+        """The run of that identity, which goes on where the server has it already.
+
+        Raises: UserError for what W&B cannot do, with none of its own errors behind it: a key may stand in them.
+        """
+        wandb = silent_wandb()
         try:
-            yield WandbRun(opened, about)
-            code = 0
-        finally:
-            self._ended.append((opened, code))
+            opened = self._opened(wandb, about)
+            opened.define_metric("images_seen")
+            opened.define_metric("*", step_metric="images_seen")
+            code = 1
+            try:
+                yield WandbRun(opened, about)
+                code = 0
+            finally:
+                self._ended.append((opened, code))
+        except wandb.errors.Error as error:
+            why = without_key(error)
+            raise UserError(f"W&B does not take {about.name} ({why}): tracker=none tracks nothing") from None
 
     def settle(self) -> None:
         """Ends the runs of finished stages; to be called where no other process waits."""
@@ -181,10 +207,7 @@ class WandbMirror:
         self.mode = "offline"
         say(f"W&B {why}: runs are kept offline from here on, `wandb sync` uploads them later", style="yellow")
 
-    def _opened(self, about: About) -> Any:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
+    def _opened(self, wandb: Any, about: About) -> Any:
         settings = wandb.Settings(
             silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=INIT_SECONDS
         )
@@ -200,7 +223,7 @@ class WandbMirror:
                 tags=list(about.tags),
                 config=dict(about.config),
                 dir=str(self.store),
-                mode=self.mode,  # type: ignore[arg-type]
+                mode=self.mode,
                 resume="allow" if self.mode == "online" else None,
                 reinit="create_new",
                 settings=settings,

@@ -193,7 +193,7 @@ def test_tensorboard_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path
     events = accumulator.EventAccumulator(str(folder))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(16, 1.0), (32, 0.5), (48, 0.25)]
-    assert [event.value for event in events.Scalars("kd")] == [2.0]
+    assert [(event.step, event.value) for event in events.Scalars("progress/kd")] == [(16, 2.0)]
     about = events.Tensors("about/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| trainer/learning_rate_factor | 0.5 |" in about
     assert "| f | 4 |" in about
@@ -248,10 +248,10 @@ class Remembering:
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         self.told.append(images_seen)
 
-    def image(self, name: str, path: Path) -> None:
+    def image(self, path: Path) -> None:
         pass
 
-    def finish(self, record: StageRecord) -> None:
+    def finish(self, *records: StageRecord) -> None:
         pass
 
 
@@ -264,7 +264,7 @@ def test_a_run_that_goes_on_is_told_nothing_twice_until_it_has_finished(tmp_path
     assert inner.told == [16, 32]
     place.write_text("")
     Once(inner, place).log(16, {})
-    Once(inner, place).finish(RECORD)
+    Once(inner, place).finish(StageRecord("diffusion", "abc", {}, {}))
     assert not place.exists()
     Once(inner, place).log(16, {})
     assert inner.told == [16, 32, 16, 16]

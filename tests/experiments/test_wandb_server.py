@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,15 @@ from test_tracking import RECORD, settings, tracker
 from tiny_plans import plan_of, stage_named
 from wandb_stub import Held, server
 
+from analysis.collect import collect
+from experiments.stages import STAGES
+from experiments.store import Store
+from experiments.sweep import Point, as_sweep
 from experiments.tracking import Tracker
-
-pytestmark = pytest.mark.slow
+from experiments.tracking.__main__ import main
+from experiments.tracking.wandb_runs import check_login, without_key
+from ldm.errors import UserError
+from ldm.records import Cost, Protocol, ResultRow, StageRecord
 
 KEY = "local-" + 40 * "k"
 
@@ -57,16 +64,33 @@ def killed_and_resumed(make: Mapping[str, Tracker]) -> str:
     return f"diffusion-{stage.identity}"
 
 
-def test_an_online_run_keeps_its_id_through_a_resume_and_holds_nothing_twice(held: Held, tmp_path: Path) -> None:
-    name = killed_and_resumed({which: tracker(tmp_path, "online") for which in ("first", "second")})
+def files_with_the_key(folder: Path) -> list[Path]:
+    """The files in which the key stands."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_an_online_run_keeps_its_id_through_a_resume_and_holds_nothing_twice(
+    held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key is in no file of the store, in nothing that was said, and in nothing that the server holds."""
+    store = tmp_path / "store"
+    store.mkdir()
+    name = killed_and_resumed({which: tracker(store, "online") for which in ("first", "second")})
     assert set(held.runs) == {("ldm-tradeoffs", name)}
     run = held.runs["ldm-tradeoffs", name]
-    assert (run.column("images_seen"), run.column("loss")) == ([16, 32, 48], [1.0, 0.5, 0.25])
-    assert json.loads(run.summary)["kd"] == 2.0
+    assert run.column("loss") == [1.0, 0.5, 0.25]
+    assert run.column("images_seen") == [16, 32, 48, 16]  # the last is of the milestone
+    assert run.column("progress/kd") == [2.0]
+    assert json.loads(run.summary)["progress/kd"] == 2.0
     assert run.config["repetition_of"].startswith("KL f=4")
     assert held.unknown == []
+    assert files_with_the_key(store) == []
+    assert KEY not in str(run) + "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_offline_runs_of_one_stage_are_synced_into_one_run(held: Held, tmp_path: Path) -> None:
     """A killed run and the one that goes on from it are two folders of one id."""
     name = killed_and_resumed({which: Tracker(tmp_path, settings(), "sweep") for which in ("first", "second")})
@@ -85,14 +109,7 @@ def test_offline_runs_of_one_stage_are_synced_into_one_run(held: Held, tmp_path:
     assert held.runs["ldm-tradeoffs", name].column("loss") == [1.0, 0.5, 0.25]
 
 
-def test_the_key_is_in_no_file_of_the_store(held: Held, tmp_path: Path) -> None:
-    killed_and_resumed({which: tracker(tmp_path / "store", "online") for which in ("first", "second")})
-    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert files
-    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
-    assert [run for run in held.runs.values() if KEY in str(run)] == []
-
-
+@pytest.mark.slow
 def test_a_server_that_is_gone_costs_seconds_and_runs_stay_offline(
     held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,39 +124,122 @@ def test_a_server_that_is_gone_costs_seconds_and_runs_stay_offline(
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{name}"))) == 2
 
 
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """python -m experiments.tracking."""
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.tracking", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=ROOT,
-    )
+def test_a_server_that_repeats_the_key_does_not_bring_it_into_a_record(
+    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Errors of W&B end in sentences and in `failure.json` without the key, and without W&B's own traceback."""
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise wandb.errors.CommError(f"permission denied for {KEY}")
+
+    monkeypatch.setattr(wandb, "init", refused)
+    plan, store = plan_of("ae=kl", "ae.f=4"), Store(tmp_path)
+    stage = plan.stages["diffusion"]
+    run = tracker(tmp_path, "online").stage_run(plan, stage, stage_named("diffusion").axes)
+    with pytest.raises(UserError, match=r"permission denied for \(the API key\)") as raised, run:
+        pass
+    failure = store.fail("diffusion", stage.identity, raised.value, "python run.py")
+    assert KEY not in failure.traceback + "".join(capsys.readouterr())
 
 
-def test_a_store_is_pushed_once_into_any_project(held: Held, swept_store: Path, tmp_path: Path) -> None:
-    """Every record is a run, a second push adds nothing, and the artifacts say what was made of what."""
-    store = copy_of(swept_store, tmp_path)
-    records = {path.parent.parent.name + "-" + path.parent.name for path in store.glob("*/*/record.json")}
-    done = command("push", "--store", str(store), "--project", "one")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(records)} runs of 1 sweep written to one" in done.stdout
-    names = {name for project, name in held.runs if project == "one"}
-    assert records <= names
-    assert {name.partition("-")[0] for name in names - records} == {"cell", "sweep"}
+def test_the_login_of_netrc_is_a_key_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    check_login("this")
+    assert without_key(ValueError(f"{KEY}\nis no key")) == "(the API key) is no key"
+
+
+PROTOCOL = Protocol("generation", 64, "heldout", "a", 40, 32, "none", "e", 64, "w", "float32", "as held-out", 0)
+
+
+def small_store(root: Path) -> tuple[Store, set[str]]:
+    """A store of one cell whose stages from first stage to evaluation are finished; the ids of their runs."""
+    store, plan = Store(root), plan_of("ae=kl", "ae.f=4")
+    row = ResultRow("kd", 2.0, 64, PROTOCOL.id, 1.5, 2.5, images_seen=48, seed=0, title="distance", group="generation")
+    rows = {"evaluation": (row,), "progress": (replace(row, images_seen=16), row)}
+    made = ("first_stage", "latents", "diffusion", "progress", "samples", "evaluation")
+    for planned in (plan.stages[name] for name in made):
+        store.begin(planned.name, planned.identity)
+        if planned.name == "samples":
+            picture = ROOT / "docs" / "pictures"
+            source = next(picture.glob("*.png"))
+            (store.folder("samples", planned.identity) / "grid.png").write_bytes(source.read_bytes())
+        store.finish(
+            StageRecord(
+                planned.name,
+                planned.identity,
+                planned.settings,
+                planned.parents,
+                rows=rows.get(planned.name, ()),
+                protocols={PROTOCOL.id: PROTOCOL.__dict__} if planned.name in rows else {},
+                cost=Cost(3.0, 64, 1e9, 1024),
+                environment={"host": "secret-host", "config": plan.config},
+                created="2026-01-01T00:00:00",
+                axes={axis: plan.axes[axis] for axis in stage_named(planned.name).axes if axis in plan.axes},
+            )
+        )
+    point = Point(("ae=kl", "ae.f=4"), plan)
+    store.write_sweep(as_sweep("one", "2026-01-01T00:00:00", "python run.py", [point], "evaluation", STAGES))
+    return store, {f"{name}-{plan.stages[name].identity}" for name in made}
+
+
+def test_a_store_is_pushed_once_into_any_project_and_read_back(
+    held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every record is a run; a second push adds nothing; artifacts say what was made of what; results are the same."""
+    store, stages = small_store(tmp_path / "store")
+    given = ["push", "--store", str(store.root), "--project", "other"]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert "7 runs written to other" in said
+    runs = {name: run for (project, name), run in held.runs.items() if project == "other"}
+    assert stages < set(runs)
+    assert {name.partition("-")[0] for name in set(runs) - stages} == {"cell", "sweep"}
     assert held.unknown == []
-    chain = {"diffusion": "latents", "latents": "first_stage", "samples": "diffusion"}
-    for (_, name), run in held.runs.items():
+    made_of = {"latents": "first_stage", "diffusion": "latents", "samples": "diffusion", "evaluation": "samples"}
+    for name in stages:
         stage = name.partition("-")[0]
-        if name in records:
-            assert run.logged == [name]
-        if stage in chain:
-            assert chain[stage] in {used.partition("-")[0] for used in run.used}
-    rows = {key: len(run.history) for key, run in held.runs.items()}
-    again = command("push", "--store", str(store), "--project", "one")
-    assert "0 runs of 1 sweep written to one" in again.stdout, again.stdout + again.stderr
-    assert {key: len(run.history) for key, run in held.runs.items()} == rows
+        assert runs[name].logged == [name]
+        used = {used.partition("-")[0] for used in runs[name].used}
+        assert used == ({"diffusion"} if stage == "progress" else {made_of[stage]} if stage in made_of else set())
+    [progress] = [run for name, run in runs.items() if name.startswith("progress")]
+    assert progress.column("progress/kd") == [2.0, 2.0]
+    [cell] = [run for name, run in runs.items() if name.startswith("cell")]
+    assert json.loads(cell.summary)["evaluation/kd"] == 2.0
+    assert json.loads(cell.summary)["samples/images_per_second"] == pytest.approx(64 / 3)
+    assert (cell.config["f"], cell.config["regulariser"]) == (4, "kl")
+    assert any(name.endswith(".png") for name in cell.files)
+    assert not any(b"secret-host" in content for run in runs.values() for content in run.files.values())
+
+    lines = {key: len(run.history) for key, run in held.runs.items()}
+    assert main(given) == 0
+    assert "0 runs written to other" in capsys.readouterr().out
+    assert {key: len(run.history) for key, run in held.runs.items()} == lines
+
+    back = tmp_path / "back"
+    assert main(["pull", "other", "--into", str(back)]) == 0
+    assert collect(back).to_csv() == collect(store.root).to_csv()
+    assert main(["pull", "other", "--into", str(back)]) == 2
+    assert "is a store already" in capsys.readouterr().out
+    assert files_with_the_key(tmp_path) == []
+
+
+def test_a_project_that_is_not_there_is_one_sentence(
+    held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pull", "nothing", "--into", str(tmp_path / "back")]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the W&B project nothing cannot be read (Could not find project nothing)" in said
+    assert KEY not in said
+
+
+@pytest.mark.slow
+def test_figures_of_a_pushed_sweep_have_the_table_of_its_store(held: Held, swept_store: Path, tmp_path: Path) -> None:
+    """Of a sweep that was really run, by the command lines that are documented."""
+    store = copy_of(swept_store, tmp_path)
+    assert main(["push", "--store", str(store), "--project", "one"]) == 0
     for source in (("--store", str(store)), ("--source", "wandb", "--project", "one")):
         drawn = subprocess.run(
             [sys.executable, "analysis/plot_tradeoffs.py", *source, "--out", str(tmp_path / source[0])],
@@ -149,12 +249,6 @@ def test_a_store_is_pushed_once_into_any_project(held: Held, swept_store: Path, 
             cwd=ROOT,
         )
         assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+        assert KEY not in drawn.stdout + drawn.stderr
     own, read_back = ((tmp_path / name / "results.csv").read_bytes() for name in ("--store", "--source"))
     assert read_back == own
-
-
-def test_a_project_that_was_never_pushed_is_one_sentence(held: Held, tmp_path: Path) -> None:
-    done = command("pull", "nothing", "--into", str(tmp_path / "store"))
-    assert done.returncode == 2
-    assert "error: the W&B project nothing holds 0 records and 0 sweeps" in done.stdout
-    assert KEY not in done.stdout + done.stderr

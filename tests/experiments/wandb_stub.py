@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 ENTITY = "somebody"
+CREATED = "2026-01-01T00:00:00"
 PROJECT = {"id": "project", "entity": {"id": "entity", "name": ENTITY}}
 
 
@@ -103,7 +104,7 @@ class Held:
             "eventsTail": "[]",
             "wandbConfig": json.dumps({"t": 1}),
             "user": {"name": ENTITY, "username": ENTITY},
-            "createdAt": "2026-01-01T00:00:00",
+            "createdAt": CREATED,
         }
 
     def _run_files(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +147,7 @@ class Held:
             "fileCount": 1,
             "tags": [],
             "aliases": [],
-            "createdAt": "2026-01-01T00:00:00",
+            "createdAt": CREATED,
         }
 
     def _membership(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +155,9 @@ class Held:
         if identity not in self.artifacts:
             return {"project": {"artifactCollectionMembership": None}}
         artifact = self._artifact(identity)
-        found = {"id": identity, "versionIndex": 0, "aliases": [], "artifact": artifact, "__typename": "X"}
-        return {
-            "project": {"artifactCollectionMembership": found | {"artifactCollection": artifact["artifactSequence"]}}
-        }
+        found = {"id": identity, "versionIndex": 0, "aliases": [], "createdAt": CREATED, "artifact": artifact}
+        found |= {"__typename": "ArtifactCollectionMembership", "artifactCollection": artifact["artifactSequence"]}
+        return {"project": {"artifactCollectionMembership": found}}
 
     def _use(self, given: dict[str, Any]) -> dict[str, Any]:
         self.runs[given["projectName"], given["runName"]].used.append(self.artifacts[given["artifactID"]]["name"])
@@ -165,6 +165,8 @@ class Held:
 
     def _listed(self, given: dict[str, Any]) -> dict[str, Any]:
         runs = [run for (project, _), run in self.runs.items() if project == given["project"]]
+        if not runs:
+            return {"project": None}
         page = {"edges": [{"node": self._node(run), "cursor": run.name} for run in runs]}
         page |= {"pageInfo": {"endCursor": None, "hasNextPage": False}}
         return {"project": {"internalId": "1", "runCount": len(runs), "readOnly": False, "runs": page}}
