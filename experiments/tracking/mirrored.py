@@ -5,6 +5,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from experiments.tracking.wandb_runs import (
     RECORD,
     WandbMirror,
     WandbRun,
+    as_sentence,
     check_login,
     made,
     silent_wandb,
-    without_key,
 )
 from ldm.errors import UserError
 from ldm.records import STORE_MARK, Cell, StageRecord, Sweep, is_store, read_sealed, sealed, write_json
@@ -66,29 +67,20 @@ def _held(project: str, entity: str | None) -> dict[str, Any]:
     try:
         with _reading(project):
             return {run.id: run.summary.get(MADE) for run in _runs_of(project, entity)}
-    except NoProjectError:
-        return {}
+    except UserError as error:
+        if NO_PROJECT in str(error):
+            return {}
+        raise
 
 
-class NoProjectError(UserError):
-    """W&B has no such project."""
-
-
-@contextlib.contextmanager
-def _reading(project: str) -> Iterator[None]:
-    """Raises: NoProjectError for what W&B says where there is none, and UserError for all else that it says."""
-    wandb = silent_wandb()
-    try:
-        yield
-    except (wandb.errors.Error, ValueError) as error:
-        kind = NoProjectError if NO_PROJECT in str(error) else UserError
-        raise kind(f"the W&B project {project} cannot be read ({without_key(error)})") from None
+def _reading(project: str) -> AbstractContextManager[None]:
+    return as_sentence(f"the W&B project {project} cannot be read")
 
 
 def _runs_of(project: str, entity: str | None) -> Iterable[Any]:
     """The runs of a project, as W&B's interface gives them."""
-    runs: Iterable[Any] = silent_wandb().Api(timeout=SECONDS).runs(
-        f"{entity}/{project}" if entity else project, lazy=False
+    runs: Iterable[Any] = (
+        silent_wandb().Api(timeout=SECONDS).runs(f"{entity}/{project}" if entity else project, lazy=False)
     )
     return runs
 

@@ -162,6 +162,16 @@ def without_key(error: BaseException) -> str:
     return text
 
 
+@contextlib.contextmanager
+def as_sentence(failed: str) -> Iterator[None]:
+    """Raises: UserError for an error of W&B, with none of its own behind it: a key may stand in them."""
+    wandb = silent_wandb()
+    try:
+        yield
+    except (wandb.errors.Error, ValueError) as error:
+        raise UserError(f"{failed} ({without_key(error)})") from None
+
+
 class WandbMirror:
     """Runs of one W&B project.
 

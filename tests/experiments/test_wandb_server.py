@@ -157,9 +157,17 @@ PROTOCOL = Protocol("generation", 64, "heldout", "a", 40, 32, "none", "e", 64, "
 def small_store(root: Path) -> tuple[Store, set[str]]:
     """A store of one cell whose stages from first stage to evaluation are finished; the ids of their runs."""
     store, plan = Store(root), plan_of("ae=kl", "ae.f=4")
-    row = ResultRow("kd", 2.0, 64, PROTOCOL.id, 1.5, 2.5, images_seen=48, seed=0, title="distance", group="generation")
-    rows = {"evaluation": (row,), "progress": (replace(row, images_seen=16), row)}
-    made = ("first_stage", "latents", "diffusion", "progress", "samples", "evaluation")
+    row = ResultRow("kd", 2.0, 64, PROTOCOL.id, 1.5, 2.5, images_seen=48, title="distance", group="generation")
+    row = replace(row, headline_from=0, higher_is_better=False)
+    small = replace(row, metric="fd", headline_from=5000)  # which no figure shows of 64 images
+    psnr = ResultRow("psnr", 20.0, 64, PROTOCOL.id, title="PSNR", unit="dB", group="reconstruction", headline_from=0)
+    rate = replace(psnr, metric="rate", value=0.5, title="rate", unit="bits/px", group="rate")
+    rows = {
+        "reconstruction": (psnr, rate, replace(psnr, metric="psnr_sample", variant="a posterior sample")),
+        "progress": (replace(row, images_seen=16), row),
+        "evaluation": (row, small),
+    }
+    made = ("first_stage", "reconstruction", "latents", "diffusion", "progress", "samples", "evaluation")
     for planned in (plan.stages[name] for name in made):
         store.begin(planned.name, planned.identity)
         if planned.name == "samples":
@@ -193,17 +201,18 @@ def test_a_store_is_pushed_once_into_any_project_and_read_back(
     given = ["push", "--store", str(store.root), "--project", "other"]
     assert main(given) == 0
     said = capsys.readouterr().out
-    assert "7 runs written to other" in said
+    assert "8 runs written to other" in said
     runs = {name: run for (project, name), run in held.runs.items() if project == "other"}
     assert stages < set(runs)
     assert {name.partition("-")[0] for name in set(runs) - stages} == {"cell", "sweep"}
     assert held.unknown == []
     made_of = {"latents": "first_stage", "diffusion": "latents", "samples": "diffusion", "evaluation": "samples"}
+    made_of |= {"reconstruction": "first_stage", "progress": "diffusion"}
     for name in stages:
         stage = name.partition("-")[0]
         assert runs[name].logged == [name]
         used = {used.partition("-")[0] for used in runs[name].used}
-        assert used == ({"diffusion"} if stage == "progress" else {made_of[stage]} if stage in made_of else set())
+        assert used == ({made_of[stage]} if stage in made_of else set())
     [progress] = [run for name, run in runs.items() if name.startswith("progress")]
     assert progress.column("progress/kd") == [2.0, 2.0]
     [cell] = [run for name, run in runs.items() if name.startswith("cell")]
@@ -250,5 +259,65 @@ def test_figures_of_a_pushed_sweep_have_the_table_of_its_store(held: Held, swept
         )
         assert drawn.returncode == 0, drawn.stdout + drawn.stderr
         assert KEY not in drawn.stdout + drawn.stderr
+    missing = subprocess.run(
+        [sys.executable, "analysis/plot_tradeoffs.py", "--source", "wandb", "--project", "nothing"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert missing.returncode == 2
+    assert missing.stderr == "the W&B project nothing cannot be read (Could not find project nothing)\n"
     own, read_back = ((tmp_path / name / "results.csv").read_bytes() for name in ("--store", "--source"))
     assert read_back == own
+
+
+def panels_of(held: Held, kind: str) -> str:
+    """What was saved of the one workspace or report."""
+    [view] = [view for view in held.views.values() if view["type"] == kind]
+    assert view["displayName"] == "Latent spaces compared"
+    return str(view["spec"])
+
+
+@pytest.mark.parametrize(("command", "kind"), [("workspace", "project-view"), ("report", "runs")])
+def test_dashboards_show_each_view_of_the_cells_and_are_saved_once(
+    held: Held, tmp_path: Path, command: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Saved twice, there is one; its runs are grouped over seeds alone."""
+    store, _ = small_store(tmp_path / "store")
+    held.run({"project": "one", "name": "any"})
+    for _ in range(2):
+        assert main([command, "--store", str(store.root), "--project", "one"]) == 0
+        assert f"{command} saved: http://127.0.0.1" in " ".join(capsys.readouterr().out.split())
+    spec = json.loads(panels_of(held, kind))
+    assert held.unknown == []
+    assert set(of_key(spec, "viewType")) == {
+        *("Scatter Plot", "Bar Chart", "Run History Line Plot", "Parallel Coordinates Plot", "Media Browser")
+    }
+    assert set(of_key(spec, "groupBy")) == {"repetition_of.value"}
+    assert {key["name"] for keys in of_key(spec, "grouping") for key in keys} == {"repetition_of.value"}
+    axes = {(axes["xAxis"], axes["yAxis"]) for axes in of_key(spec, "config") if "yAxis" in axes}
+    assert axes == {
+        ("config:f.value", "summary:evaluation/kd"),
+        ("summary:samples/images_per_second", "summary:evaluation/kd"),
+        ("summary:reconstruction/rate", "summary:reconstruction/psnr"),
+    }
+    assert ["progress/kd"] in list(of_key(spec, "metrics"))
+    assert KEY not in json.dumps(spec)
+
+
+def test_dashboards_without_their_package_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "experiments.tracking.dashboard", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    assert main(["report", "--store", str(tmp_path)]) == 2
+    assert "report needs a package: pip install -e '.[dashboard]'" in capsys.readouterr().out
+
+
+def of_key(value: object, key: str) -> Iterator[object]:
+    """All values under a key, however deep."""
+    if isinstance(value, dict):
+        yield from ([value[key]] if key in value else [])
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from of_key(inner, key)

@@ -42,11 +42,12 @@ class HeldRun:
 
 @dataclass
 class Held:
-    """All that was sent: runs by (project, id), artifacts by id, what nobody answers to, the bytes of all requests."""
+    """All that was sent: runs by (project, id), artifacts and views by id, and what nobody answers to."""
 
     base: str = ""
     runs: dict[tuple[str, str], HeldRun] = field(default_factory=dict)
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    views: dict[str, dict[str, Any]] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -191,6 +192,36 @@ class Held:
         page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
         return {"project": {"internalId": "1", "run": {"fileCount": len(found), "files": page}}}
 
+    def _viewed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """A workspace or report: written over where an id is given, else new."""
+        identity = given.get("id") or f"view{len(self.views)}"
+        inserted = identity not in self.views
+        self.views[identity] = given | {"id": identity}
+        return {"upsertView": {"view": self._view(identity), "inserted": inserted}}
+
+    def _view(self, identity: str) -> dict[str, Any]:
+        told = self.views[identity]
+        names = ("id", "name", "type", "displayName", "description", "spec")
+        project = {"id": "1", "name": told["projectName"], "entityName": told["entityName"]}
+        times = {"createdAt": CREATED, "updatedAt": CREATED}
+        return {name: told.get(name) for name in names} | {"project": project, "user": {"username": ENTITY}} | times
+
+    def _views(self, given: dict[str, Any]) -> dict[str, Any]:
+        kind, name = given.get("viewType", "runs"), given.get("viewName")
+        found = [key for key, one in self.views.items() if one["type"] == kind and name in (None, one["name"])]
+        page = {"edges": [{"node": self._view(key), "cursor": key} for key in found]}
+        return {"project": {"allViews": page | {"pageInfo": {"endCursor": None, "hasNextPage": False}}}}
+
+    def _projects(self, given: dict[str, Any]) -> dict[str, Any]:
+        names = sorted({project for project, _ in self.runs})
+        same = {"id": "1", "entityName": ENTITY, "createdAt": CREATED, "isBenchmark": False, "user": None}
+        edges = [{"node": {"name": name, **same}, "cursor": name} for name in names]
+        return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+
+    def _project(self, given: dict[str, Any]) -> dict[str, Any]:
+        is_there = given["projectName"] in {project for project, _ in self.runs}
+        return {"project": {"id": "1", "internalId": "1"} if is_there else None}
+
     def _url(self, run: HeldRun, name: str) -> str:
         return f"{self.base}/held/{run.project}/{run.name}/{quote(name, safe='')}"
 
@@ -210,6 +241,13 @@ ANSWERS: dict[str, Callable[[Held, dict[str, Any]], dict[str, Any]]] = {
     "RunFiles": Held._files,
     "ArtifactMembershipByName": Held._membership,
     "UseArtifact": Held._use,
+    "UpsertView2": Held._viewed,
+    "upsertView": Held._viewed,
+    "View": Held._views,
+    "ProjectViews": Held._views,
+    "GetProjects": Held._projects,
+    "Projects": Held._projects,
+    "ProjectInternalId": Held._project,
 }
 """What answers to which operation."""
 
