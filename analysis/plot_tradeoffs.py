@@ -14,6 +14,7 @@ if __package__ in {None, ""}:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from analysis.store import Stores
+from analysis.tracked import pulled
 from ldm.errors import UserError, nearest
 
 if TYPE_CHECKING:  # what is slow to import waits until a command is known to be right
@@ -223,8 +224,6 @@ def _drawn(options: argparse.Namespace) -> list[Path]:
     """What `draw` writes for a command line; of W&B's runs by default beside what it writes for the store."""
     if options.source == "store":
         return _drawn_from(stores_of(options), options.out, options)
-    from analysis.tracked import pulled
-
     with tempfile.TemporaryDirectory() as folder:
         out = options.out or stores_of(options)[0] / "analysis" / "wandb" / options.project
         return _drawn_from([pulled(options.project, Path(folder))], out, options)

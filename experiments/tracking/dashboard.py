@@ -178,7 +178,7 @@ def save_workspace(project: str, entity: str | None, metrics: Sequence[Shown]) -
     shown = [part for part in parts(metrics) if part.panels]
     kinds = sorted({kind for part in shown for kind in part.kinds})
     with as_sentence("W&B does not take the workspace"):
-        owner = entity or wandb.Api().default_entity
+        owner = entity or str(wandb.Api().default_entity)
         made = ws.Workspace(
             entity=owner,
             project=project,
@@ -209,7 +209,7 @@ def save_report(project: str, entity: str | None, metrics: Sequence[Shown]) -> s
     check_login("the report is uploaded")
     with as_sentence("W&B does not take the report"):
         api = wandb.Api()
-        owner = entity or api.default_entity
+        owner = entity or str(api.default_entity)
         report = wr.Report(
             project=project,
             entity=owner,

@@ -45,7 +45,7 @@ def test_cells_are_named_by_what_sets_them_apart(results: Results) -> None:
 
 
 def test_a_cell_samples_what_it_was_measured_by(cell: Cell) -> None:
-    """Bit for bit, from networks, seeds and conditions; fewer are the first of them, another seed gives others."""
+    """Bit for bit, from networks, seeds and conditions alone; fewer are the first of them; another seed, others."""
     record = cell.store.record("samples", cell.record.stages["samples"])
     assert record is not None
     n = record.config["n_samples"]
