@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.stage import Log
-from ldm.records import StageRecord
+from ldm.records import StageRecord, write_json
 
 COSTS = ("seconds", "images_per_second", "flops", "peak_bytes")
 """What of a stage's cost a run shows."""
@@ -109,9 +109,8 @@ class Once:
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen, where the run has none from so late."""
         if images_seen > self.told:
+            write_json(self.place, images_seen)  # first: a kill in between loses a value, and repeats none
             self.run.log(images_seen, values)
-            self.place.parent.mkdir(parents=True, exist_ok=True)
-            self.place.write_text(str(images_seen))
 
     @property
     def told(self) -> int:

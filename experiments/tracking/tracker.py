@@ -120,6 +120,8 @@ class Tracker:
 
     def cell_run(self, plan: Plan, store: Store) -> None:
         """One run for a finished cell with the results of all its stages, so that tables and scatter plots work."""
+        if self.is_silent:
+            return
         stages = {planned.name: planned.identity for planned in plan.stages.values()}
         with self.mirror.run(about_cell(plan.cell, plan.axes, stages, self.group)) as run:
             show(run, store, finished(store, stages))

@@ -43,7 +43,7 @@ MADE = "made"
 
 def made(records: Iterable[StageRecord]) -> str:
     """A text that other records of the same stages do not share."""
-    return content_hash([(record.stage, record.identity, record.created) for record in records])
+    return content_hash(sorted((record.stage, record.identity, record.created) for record in records))
 
 
 class WandbRun:
