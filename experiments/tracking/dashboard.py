@@ -184,13 +184,16 @@ def save_workspace(project: str, entity: str | None, metrics: Sequence[Shown]) -
             project=project,
             name=NAME,
             sections=[ws.Section(name=part.title, panels=list(part.panels), is_open=True) for part in shown],
-            runset_settings=ws.RunsetSettings(
-                filters=[expr.Metric("JobType").isin(kinds)], groupby=[expr.Config(SAME)]
-            ),
+            runset_settings=ws.RunsetSettings(filters=_only(kinds), groupby=[expr.Config(SAME)]),
             auto_generate_panels=False,
         )
         _take_place(made)
         return str(made.save().url)
+
+
+def _only(kinds: Iterable[str]) -> str:
+    """A filter of W&B that runs of these kinds pass."""
+    return f"Metric('JobType') in [{', '.join(repr(kind) for kind in kinds)}]"
 
 
 def _take_place(made: ws.Workspace) -> None:
@@ -225,12 +228,11 @@ def save_report(project: str, entity: str | None, metrics: Sequence[Shown]) -> s
 
 
 def _blocks(part: Part, entity: str, project: str) -> list[Any]:
-    kinds = ", ".join(f"'{kind}'" for kind in part.kinds)
     runs = wr.Runset(
         entity=entity,
         project=project,
         name=" and ".join(part.kinds),
-        filters=f"Metric('JobType') in [{kinds}]",
+        filters=_only(part.kinds),
         groupby=[f"config.{SAME}"],
     )
     return [wr.H2(part.title), wr.P(part.text), wr.PanelGrid(runsets=[runs], panels=list(part.panels))]

@@ -34,6 +34,9 @@ INIT_SECONDS = 60.0
 FINISH_SECONDS = 60.0
 """How long the upload of one run may hold up a sweep at its end."""
 
+SERVERS = ("api.wandb.ai", "api.forge.coreweave.com")
+"""W&B's own servers, as the file of logins calls them; WANDB_BASE_URL names another."""
+
 RECORD = "record.json"
 """The file of a run that holds the record of its stage."""
 
@@ -138,12 +141,15 @@ def _is_logged_in() -> bool:
 
 def _keys() -> list[str]:
     """The API keys that W&B would find: of its variable, and of the file of logins."""
-    host = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    given = os.environ.get("WANDB_BASE_URL")
+    servers = [urllib.parse.urlparse(given).netloc] if given else SERVERS
     try:
-        login = netrc.netrc(os.environ.get("NETRC")).authenticators(host or "")
+        logins = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
-        login = None
-    return [key for key in (os.environ.get("WANDB_API_KEY"), login[2] if login else None) if key]
+        found = []
+    else:
+        found = [login[2] for server in servers if (login := logins.authenticators(server)) is not None]
+    return [key for key in (os.environ.get("WANDB_API_KEY"), *found) if key]
 
 
 def _remove_empty_runs(store: Path) -> None:

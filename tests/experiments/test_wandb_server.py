@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import wandb
-from program import ROOT, copy_of, environment
+from program import ROOT, SHORT, copy_of, environment
 from test_tracking import RECORD, settings, tracker
 from tiny_plans import plan_of, stage_named
 from wandb_stub import Held, server
@@ -38,8 +38,9 @@ def held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Held]:
             "WANDB_CACHE_DIR": str(tmp_path / "wandb_cache"),
         }.items():
             monkeypatch.setenv(name, value)
-        yield running
         wandb.teardown()  # its process keeps to the server that it found first
+        yield running
+        wandb.teardown()
 
 
 def killed_and_resumed(make: Mapping[str, Tracker]) -> str:
@@ -142,11 +143,20 @@ def test_a_server_that_repeats_the_key_does_not_bring_it_into_a_record(
     assert KEY not in failure.traceback + "".join(capsys.readouterr())
 
 
-def test_the_login_of_netrc_is_a_key_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}")
+@pytest.mark.parametrize(
+    ("machine", "server"),
+    [("api.wandb.ai", None), ("api.forge.coreweave.com", None), ("here:8080", "http://here:8080")],
+)
+def test_the_login_of_netrc_is_a_key_too(
+    machine: str, server: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text(f"machine {machine} login user password {KEY}")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    if server is not None:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
     check_login("this")
     assert without_key(ValueError(f"{KEY}\nis no key")) == "(the API key) is no key"
 
@@ -242,6 +252,35 @@ def test_a_project_that_is_not_there_is_one_sentence(
     said = " ".join(capsys.readouterr().out.split())
     assert "the W&B project nothing cannot be read (Could not find project nothing)" in said
     assert KEY not in said
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_tracked_online_needs_no_push(
+    held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its runs are those that a push would write, whose project holds the sweep then, and gives the same results."""
+    store = tmp_path / "store"
+    done = subprocess.run(
+        [sys.executable, "run.py", *("scale=tiny", "ae.f=1", f"store={store}", "tracker.mode=online", *SHORT)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert held.unknown == []
+    [training] = [run for (_, name), run in held.runs.items() if name.startswith("diffusion")]
+    losses = training.column("loss")
+    assert losses
+    before = set(held.runs)
+    assert main(["push", "--store", str(store)]) == 0
+    assert "0 runs written to ldm-tradeoffs" in capsys.readouterr().out
+    assert {name.partition("-")[0] for _, name in set(held.runs) - before} == {"sweep"}
+    assert training.column("loss") == losses
+    assert main(["pull", "ldm-tradeoffs", "--into", str(tmp_path / "back")]) == 0
+    assert collect(tmp_path / "back").to_csv() == collect(store).to_csv()
+    assert KEY not in done.stdout + done.stderr
+    assert files_with_the_key(tmp_path) == []
 
 
 @pytest.mark.slow
