@@ -79,13 +79,13 @@ def parts(metrics: Sequence[Shown]) -> list[Part]:
     return [
         Part(
             "Quality against f",
-            "Points are cells; bars are means over seeds with their standard error.",
+            "Points are cells, of several seeds their means; bars have the standard error over seeds.",
             CELLS,
             [panel for metric in quality for panel in (_against("f", "downsampling factor f", metric), _bars(metric))],
         ),
         Part(
             "Quality against speed",
-            "Images a second of sampling, with the decoder's share.",
+            "Images a second of denoising and decoding.",
             CELLS,
             [_scatter(wr.SummaryMetric(SPEED), "images a second", metric, log_x=True) for metric in quality],
         ),
