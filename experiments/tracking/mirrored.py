@@ -56,9 +56,10 @@ def push(store: Store, sweeps: list[Sweep], project: str, entity: str | None) ->
             show(run, store, records)
     for sweep in sweeps:
         about = About(f"sweep-{sweep.sweep}", sweep.command, "sweep", sweep.sweep, {})
-        if about.identity not in held:
+        if held.get(about.identity) != made(()):
             with _pushed(mirror, about) as run:
                 run.file(SWEEP, sealed(sweep.to_json()))
+                run.finish()
     return len(lacking)
 
 

@@ -37,6 +37,9 @@ FINISH_SECONDS = 60.0
 SERVERS = ("api.wandb.ai", "api.forge.coreweave.com")
 """W&B's own servers, as the file of logins calls them; WANDB_BASE_URL names another."""
 
+NAME_LENGTH = 128
+"""As long as W&B takes the name of a run, such as the command of a sweep."""
+
 RECORD = "record.json"
 """The file of a run that holds the record of its stage."""
 
@@ -233,7 +236,7 @@ class WandbMirror:
                 project=self.project,
                 entity=self.entity,
                 id=about.identity,
-                name=about.name,
+                name=about.name[:NAME_LENGTH],
                 group=about.group,
                 job_type=about.job_type,
                 tags=list(about.tags),

@@ -237,6 +237,11 @@ def test_a_store_is_pushed_once_into_any_project_and_read_back(
     assert "0 runs written to other" in capsys.readouterr().out
     assert {key: len(run.history) for key, run in held.runs.items()} == lines
 
+    sweep = runs["sweep-one"]
+    sweep.summary, sweep.files = "{}", {}  # as a push leaves it that was killed there
+    assert main(given) == 0
+    assert "sweep.json" in sweep.files
+
     back = tmp_path / "back"
     assert main(["pull", "other", "--into", str(back)]) == 0
     assert collect(back).to_csv() == collect(store.root).to_csv()
