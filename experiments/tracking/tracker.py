@@ -25,6 +25,9 @@ MODES = ("offline", "online", "disabled")
 SEEDS = ("seed", "ae_seed", "sampler_seed")
 """Axes of which repetitions of one cell differ."""
 
+NOT_OF_A_RUN = ("scale", "sweep", "shortlist", "tracker")
+"""Groups of settings that say nothing of one run: tables for all f, and what a call does with its runs."""
+
 TOLD = "tracking"
 """The folder of a store that holds how far unfinished runs were told."""
 
@@ -180,7 +183,8 @@ def _grouped(axes: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config by keys such as "ae/f", none within another, so that runs can be grouped by each."""
-    return {key.replace(".", "/"): value for key, value in leaf_values(config) if "." in key}
+    found = ((key, value) for key, value in leaf_values(config) if "." in key)
+    return {key.replace(".", "/"): value for key, value in found if key.partition(".")[0] not in NOT_OF_A_RUN}
 
 
 def _tags(axes: Mapping[str, Any]) -> tuple[str, ...]:

@@ -228,7 +228,13 @@ class WandbMirror:
 
     def _opened(self, wandb: Any, about: About) -> Any:
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=INIT_SECONDS
+            silent=True,
+            console="off",
+            disable_git=True,
+            x_disable_stats=True,
+            x_disable_meta=True,  # records hold the machine that computed, which need not be the one that uploads
+            x_save_requirements=False,
+            init_timeout=INIT_SECONDS,
         )
 
         def opened() -> Any:
