@@ -14,6 +14,7 @@ if __package__ in {None, ""}:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from analysis.store import Stores
+from analysis.tracked import pulled
 from ldm.errors import UserError, nearest
 
 if TYPE_CHECKING:  # what is slow to import waits until a command is known to be right
@@ -42,6 +43,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder that run.py wrote (default: store); given several times, the stores are read as one, in which the "
         "first has the last word",
+    )
+    command.add_argument(
+        "--source",
+        choices=("store", "wandb"),
+        default="store",
+        help="read the store (default), or the runs that `python -m experiments.tracking push` wrote to W&B",
+    )
+    command.add_argument(
+        "--project",
+        metavar="[ENTITY/]PROJECT",
+        default="ldm-tradeoffs",
+        help="of W&B, for --source wandb (default: ldm-tradeoffs)",
     )
     command.add_argument(
         "--out", type=Path, help="folder for table and figures (default: analysis/<sweep> inside the first store)"
@@ -207,20 +220,33 @@ def write_atomic(path: Path, content: bytes) -> Path:
     return path
 
 
+def _drawn(options: argparse.Namespace) -> list[Path]:
+    """What `draw` writes for a command line; of W&B's runs by default beside what it writes for the store."""
+    if options.source == "store":
+        return _drawn_from(stores_of(options), options.out, options)
+    with tempfile.TemporaryDirectory() as folder:
+        out = options.out or stores_of(options)[0] / "analysis" / "wandb" / options.project
+        return _drawn_from([pulled(options.project, Path(folder))], out, options)
+
+
+def _drawn_from(stores: Stores, out: Path | None, options: argparse.Namespace) -> list[Path]:
+    return draw(
+        stores,
+        out,
+        options.sweep,
+        options.allow_mixed_protocols,
+        options.overlay,
+        options.checklist,
+        options.against,
+        options.metric,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0, or 2 with one sentence where the user can mend it."""
     options = parser().parse_args(arguments)
     try:
-        written = draw(
-            stores_of(options),
-            options.out,
-            options.sweep,
-            options.allow_mixed_protocols,
-            options.overlay,
-            options.checklist,
-            options.against,
-            options.metric,
-        )
+        written = _drawn(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

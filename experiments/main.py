@@ -48,7 +48,7 @@ def run_one(config: DictConfig, command: str) -> int:
     point = Point(tuple(values["overrides"]), plan)
     name = _sweep_name()
     _say_data([values], store)
-    _say_notes([plan], values["until"], store, check_tracking(values["tracker"]["mode"], store.root))
+    _say_notes([plan], values["until"], store, check_tracking(values["tracker"], store.root))
     _say_left_out([plan], values["until"])
     if shortlist.is_asked(values):
         say(f"note: {shortlist.ALONE}", style="yellow")
@@ -122,7 +122,7 @@ def plan_grid(
     elif any(map(shortlist.is_asked, settings)):
         say(f"note: {shortlist.ALONE}", style="yellow")
     _say_data(settings, store)
-    tracking = check_tracking(values["tracker"]["mode"], store.root)
+    tracking = check_tracking(values["tracker"], store.root)
     _say_notes([point.plan for point in cells], values["until"], store, tracking)
     _say_left_out([point.plan for point in cells], values["until"])
     store.write_sweep(as_sweep(name, now(), command, cells, until, STAGES))
@@ -248,20 +248,14 @@ def _with_hydra(config: DictConfig) -> DictConfig:
 
 
 def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
-    settings = values["tracker"]
-    return Tracker(store.root, settings["mode"], settings["project"], settings["entity"], group)
+    return Tracker(store.root, values["tracker"], group)
 
 
 def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str) -> None:
-    tracker, results = _tracker(values, store, name), [stage.name for stage in STAGES if stage.is_result]
+    tracker = _tracker(values, store, name)
     for plan in plans:
-        cell = plan.stages["evaluation"].identity
-        if not store.is_complete("evaluation", cell):
-            continue
-        # The costs that stay are those of the last, of sampling.
-        shown = [plan.stages[stage] for stage in (*results, "samples") if stage in plan.stages]
-        found = [store.record(planned.name, planned.identity) for planned in shown]
-        tracker.cell_run(plan, cell, [record for record in found if record])
+        if store.is_complete("evaluation", plan.stages["evaluation"].identity):
+            tracker.cell_run(plan, store)
 
 
 def _missing(stages: Collection[tuple[str, str]], store: Store) -> set[tuple[str, str]]:
@@ -337,7 +331,7 @@ def _end(store: Store, stages: int, computed: int, cells: int, values: Mapping[s
         write_report(store.root, sweep)
     else:
         say(f"  python analysis/plot_tradeoffs.py --store {shlex.quote(str(store.root))}")
-    if mode_of(values["tracker"]["mode"]) == "offline" and computed:
+    if values["tracker"]["name"] == "wandb" and mode_of(values["tracker"]) == "offline" and computed:
         runs = shlex.quote(str(store.root / "wandb"))
         say(f"  wandb sync {runs}/offline-run-*    # uploads the runs of W&B, where you want them there")
 

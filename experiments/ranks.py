@@ -80,7 +80,6 @@ class _Logged:
 class _Pictured:
     """A picture that the first rank logs."""
 
-    name: str
     path: Path
 
 
@@ -177,8 +176,8 @@ class _Listening:
         match message:
             case _Logged(images_seen, values):
                 self.log.log(images_seen, values)
-            case _Pictured(name, path):
-                self.log.image(name, path)
+            case _Pictured(path):
+                self.log.image(path)
             case _Made(outcome):
                 self.outcome = outcome
             case _Failed():
@@ -208,8 +207,8 @@ class _ToParent:
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         self.send(_Logged(images_seen, dict(values)))
 
-    def image(self, name: str, path: Path) -> None:
-        self.send(_Pictured(name, path))
+    def image(self, path: Path) -> None:
+        self.send(_Pictured(path))
 
 
 def _serve(

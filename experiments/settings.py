@@ -253,8 +253,9 @@ class _Shortlist:
 
 @dataclass(frozen=True)
 class _Tracker:
-    mode: str = option(choices=("offline", "online", "disabled"), help="where W&B writes")
-    project: str = option(help="of W&B")
+    name: str = option(choices=("wandb", "trackio", "tensorboard", "none"), help="what shows the runs")
+    mode: str = option(choices=("offline", "online", "disabled"), help="where W&B writes; disabled: nothing is tracked")
+    project: str = option(help="of W&B or Trackio")
     entity: str | None = option(help="of W&B")
 
 

@@ -147,8 +147,8 @@ class Log(Protocol):
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
 
-    def image(self, name: str, path: Path) -> None:
-        """A picture that lies on disk."""
+    def image(self, path: Path) -> None:
+        """A picture of the stage that lies on disk, called as its file is."""
 
 
 class ImageSets(Protocol):

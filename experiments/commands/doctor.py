@@ -35,6 +35,7 @@ from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
 from experiments.store import Store
 from experiments.tables import filled
+from experiments.tracking import check_tracking
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
 from ldm.errors import UserError
@@ -130,8 +131,16 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def examine_tracking(values: Mapping[str, Any]) -> Iterator[Finding]:
-    """The W&B mode."""
-    mode = values["tracker"]["mode"]
+    """What shows the runs."""
+    name, mode = values["tracker"]["name"], values["tracker"]["mode"]
+    if name != "wandb":
+        try:
+            check_tracking(values["tracker"], Path(values["store"]))
+        except UserError as error:
+            yield Finding("tracker", Verdict.BROKEN, str(error), "use tracker=wandb, or tracker=none")
+        else:
+            yield Finding("tracker", Verdict.WORKS, f"{name}: neither account nor network is needed")
+        return
     match mode:
         case "offline":
             place = f"runs lie under {values['store']}/wandb, `wandb sync` uploads them"

@@ -74,7 +74,7 @@ def run(job: Job) -> Outcome:
             shown.append(torch.from_numpy(arrays["image"][np.argsort(arrays["number"][arrays["number"] < SHOWN])]))
         flops = count_flops(lambda: model.decode(drawer.means([0])))
     save_grid(job.folder / "gaussian.png", shown)
-    job.log.image("gaussian", job.folder / "gaussian.png")
+    job.log.image(job.folder / "gaussian.png")
     values = math.prod(job.parent("latents").record.facts["shape"])
     return Outcome(
         facts={"values": values, "images": images_fitted(len(images), values), "classes": len(images.classes)},

@@ -5,6 +5,7 @@ import functools
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,8 +231,8 @@ class _Behind:
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         self.to.log(self.before + images_seen, {f"{name} {self.name}": value for name, value in values.items()})
 
-    def image(self, name: str, path: Any) -> None:
-        self.to.image(name, path)
+    def image(self, path: Path) -> None:
+        self.to.image(path)
 
 
 LEFT_OUT = ("milestones", "learning_rate_share", "ema_snapshots")

@@ -56,7 +56,7 @@ def run(job: Job) -> Outcome:
     pictures = [kept[torch.from_numpy(shown)]]
     pictures += [train.uint8(indices[found.indices[shown]]) for found in (by_features, by_pixels)]
     save_grid(job.folder / "nearest.png", pictures)
-    job.log.image("nearest training images", job.folder / "nearest.png")
+    job.log.image(job.folder / "nearest.png")
     facts = {
         "shown": [
             {

@@ -102,7 +102,7 @@ def run(job: Job) -> Outcome:
         flops = count_flops(lambda: model.decode(model.latent(model.pack(model.encode(image)))))
     np.savez(job.folder / "images.npz", **by_image)  # type: ignore[arg-type]
     save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
-    job.log.image("reconstructions", job.folder / "reconstructions.png")
+    job.log.image(job.folder / "reconstructions.png")
     networks = {judge.name: through_distance(plain, judge, generation.marks) for judge in judges}
     networks |= {frechet.metric: through_extractor(plain, generation)}
     rows: list[ResultRow] = [value.row(networks.get(value.metric, plain).id) for value in [*values, *rates.values]]

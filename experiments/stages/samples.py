@@ -246,10 +246,10 @@ def _collected(
     images = np.concatenate(stored)
     shown = torch.from_numpy(images[:SHOWN])
     save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))
-    job.log.image("samples", job.folder / "grid.png")
+    job.log.image(job.folder / "grid.png")
     if asked.fields.makers:
         save_condition_grid(job.folder / "conditions.png", conditioning, asked, shown)
-        job.log.image("conditions", job.folder / "conditions.png")
+        job.log.image(job.folder / "conditions.png")
     if config["keep"] == "images":
         write_atomically(job.folder / IMAGES, lambda file: np.save(file, images))
     if conditions_of(job.parent("diffusion").settings):

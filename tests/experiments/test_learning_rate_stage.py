@@ -236,7 +236,7 @@ def stage_run(store: Path, *overrides: str) -> Mapping[str, Any]:
     """Runs the stage in this process, and returns its facts."""
     plan, opened = _plan(store, *overrides)
     planned = plan.stages["learning_rate"]
-    runner.run_stages(STAGES, plan, [planned], opened, Tracker(store, "disabled", "", None, ""))
+    runner.run_stages(STAGES, plan, [planned], opened, Tracker(store, {"name": "none", "mode": "disabled"}, ""))
     record = opened.record("learning_rate", planned.identity)
     assert record is not None
     return record.facts

@@ -1,22 +1,34 @@
-"""W&B offline: silent, inside the store, ended even when the stage fails."""
+"""Trackers: silent, inside the store, ended even when the stage fails, told nothing twice."""
 
+import importlib.util
 import os
+import sqlite3
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_plans import plan_of, stage_named
 
 from experiments.compose import without_environment
 from experiments.tracking import Tracker, check_tracking, mode_of
+from experiments.tracking.runs import Once
+from experiments.tracking.tracker import about_stage
+from experiments.tracking.wandb_runs import WandbMirror, without_key
 from ldm.errors import UserError
-from ldm.records import Cost, ResultRow, StageRecord
+from ldm.records import Cost, LeftOut, ResultRow, StageRecord
 
 
-def tracker(store: Path, mode: str = "offline") -> Tracker:
+def settings(mode: str = "offline", name: str = "wandb") -> dict[str, Any]:
+    """The group `tracker`."""
+    return {"name": name, "mode": mode, "project": "ldm-tradeoffs", "entity": None}
+
+
+def tracker(store: Path, mode: str = "offline", name: str = "wandb") -> Tracker:
     """A tracker of one sweep."""
-    return Tracker(store, mode, "ldm-tradeoffs", None, "sweep")
+    return Tracker(store, settings(mode, name), "sweep")
 
 
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
@@ -56,7 +68,7 @@ def test_a_run_ends_when_its_stage_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         failing_stage()
     found.settle()
-    assert opened[0].run._is_finished
+    assert opened[0].run.run._is_finished
     assert wandb.run is None
 
 
@@ -73,7 +85,7 @@ def test_runs_have_names_that_a_person_reads(tmp_path: Path) -> None:
     plan = plan_of("ae=kl", "ae.f=4", "sampler.steps=20")
     for stage, name in {"first_stage": "first_stage of KL f=4", "samples": "samples of KL f=4, ddim 20 steps"}.items():
         with found.stage_run(plan, plan.stages[stage], stage_named(stage).axes) as run:
-            assert (run.run.name, run.run.group) == (name, "sweep")
+            assert (run.run.run.name, run.run.run.group) == (name, "sweep")
     found.settle()
 
 
@@ -92,8 +104,8 @@ def test_variables_of_wandb_are_obeyed_and_that_is_said(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert mode_of("offline") == mode
-    notes = check_tracking("offline", tmp_path)
+    assert mode_of(settings()) == mode
+    notes = check_tracking(settings(), tmp_path)
     assert [mode in note for note in notes] == ([True] if mode != "offline" else [])
 
 
@@ -101,10 +113,10 @@ def test_online_without_login_is_one_sentence_when_planning(tmp_path: Path, monk
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UserError, match="nobody has logged in"):
-        check_tracking("online", tmp_path)
+        check_tracking(settings("online"), tmp_path)
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + 40 * "a")
     (tmp_path / "netrc").chmod(0o600)
-    assert check_tracking("online", tmp_path) == []
+    assert check_tracking(settings("online"), tmp_path) == []
 
 
 def test_empty_runs_of_a_kill_are_removed_and_others_stay(tmp_path: Path) -> None:
@@ -116,7 +128,7 @@ def test_empty_runs_of_a_kill_are_removed_and_others_stay(tmp_path: Path) -> Non
         file.write_bytes(content)
         if age is not None:
             os.utime(file, (long_ago, long_ago))
-    check_tracking("offline", tmp_path)
+    check_tracking(settings(), tmp_path)
     assert sorted(path.name for path in (tmp_path / "wandb").iterdir()) == ["offline-run-c", "offline-run-d"]
 
 
@@ -133,8 +145,8 @@ class Stuck:
 def test_a_server_that_does_not_answer_holds_up_a_sweep_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.tracking.FINISH_SECONDS", 0.1)
-    found, stuck = tracker(tmp_path, "online"), Stuck()
+    monkeypatch.setattr("experiments.tracking.wandb_runs.FINISH_SECONDS", 0.1)
+    found, stuck = WandbMirror(tmp_path, "online", "ldm-tradeoffs", None), Stuck()
     found._ended.append((stuck, 0))
     found.settle()
     stuck.released.set()
@@ -146,3 +158,132 @@ def test_what_the_environment_gave_is_in_no_record() -> None:
     config = {"store": "s", "tracker": {"entity": "secret", "mode": "x"}, "from_environment": ["tracker.entity"]}
     assert without_environment(config)["tracker"] == {"entity": "(from the environment)", "mode": "x"}
     assert config["tracker"]["entity"] == "secret"  # type: ignore[index]
+
+
+RECORD = StageRecord(
+    "progress", "abc", {}, {}, rows=(ResultRow("kd", 2.0, 4, images_seen=16),), left_out=(LeftOut("fd", "too few"),)
+)
+
+
+def tracked(found: Tracker) -> None:
+    """A stage that is killed after 32 images, and goes on from 16."""
+    plan = plan_of("ae=kl", "ae.f=4", "trainer.learning_rate_factor=0.5")
+    stage = plan.stages["diffusion"]
+
+    def killed() -> None:
+        with found.stage_run(plan, stage, stage_named("diffusion").axes) as run:
+            run.log(16, {"loss": 1.0})
+            run.log(32, {"loss": 0.5})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        killed()
+    found.settle()
+    with found.stage_run(plan, stage, stage_named("diffusion").axes) as run:
+        run.log(32, {"loss": 0.5})
+        run.log(48, {"loss": 0.25})
+        run.finish(RECORD)
+    found.settle()
+
+
+def test_tensorboard_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path) -> None:
+    """Read back by TensorBoard itself."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tracked(tracker(tmp_path, name="tensorboard"))
+    [folder] = (tmp_path / "tensorboard").iterdir()
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(16, 1.0), (32, 0.5), (48, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("progress/kd")] == [(16, 2.0)]
+    about = events.Tensors("about/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| trainer/learning_rate_factor | 0.5 |" in about
+    assert "| f | 4 |" in about
+
+
+def test_trackio_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path) -> None:
+    """Read back from its database by SQL."""
+    if importlib.util.find_spec("trackio") is None:  # which is not imported here: it reads its folder then
+        pytest.skip("trackio is not installed")
+    tracked(tracker(tmp_path, name="trackio"))
+    [file] = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(file) as database:
+        told = [str(row) for row in database.execute("select * from metrics order by id")]
+        configs = [str(row) for row in database.execute("select * from configs")]
+    assert [sum(f'"loss":{loss}' in row.replace(" ", "") for row in told) for loss in ("1.0", "0.5", "0.25")] == [
+        1,
+        1,
+        1,
+    ]
+    assert len(configs) == 1
+    assert "trainer/learning_rate_factor" in configs[0]
+
+
+def test_no_tracker_leaves_nothing_behind(tmp_path: Path) -> None:
+    tracked(tracker(tmp_path, name="none"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        (settings(name="mlflow"), "tracker.name=mlflow is none of wandb, trackio, tensorboard, none"),
+        (settings("online", "tensorboard"), "tracker=tensorboard writes into the store alone"),
+        (settings(name="trackio"), "tracker=trackio needs a package: pip install -e '.[trackio]'"),
+    ],
+)
+def test_trackers_that_cannot_work_are_one_sentence(
+    chosen: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError) as raised:
+        check_tracking(chosen, tmp_path)
+    assert str(raised.value).startswith(sentence)
+
+
+class Remembering:
+    """A run that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def log(self, images_seen: int, values: Mapping[str, float]) -> None:
+        self.told.append(images_seen)
+
+    def image(self, path: Path) -> None:
+        pass
+
+    def finish(self, *records: StageRecord) -> None:
+        pass
+
+
+def test_a_run_that_goes_on_is_told_nothing_twice_until_it_has_finished(tmp_path: Path) -> None:
+    """What was half-written by a kill counts as nothing."""
+    place, inner = tmp_path / "tracking" / "run", Remembering()
+    for _ in range(2):
+        for images in (16, 32):
+            Once(inner, place).log(images, {})
+    assert inner.told == [16, 32]
+    place.write_text("")
+    Once(inner, place).log(16, {})
+    Once(inner, place).finish(StageRecord("diffusion", "abc", {}, {}))
+    assert not place.exists()
+    Once(inner, place).log(16, {})
+    assert inner.told == [16, 32, 16, 16]
+
+
+def test_config_is_flat_and_seeds_alone_tell_repetitions_apart() -> None:
+    """Every value stands under a key of its own, and one text is shared by what differs in seeds alone."""
+    plans = [plan_of(*overrides) for overrides in (("seed=0",), ("seed=1",), ("sampler.seed=3",), ("ae.f=8",))]
+    axes = stage_named("samples").axes
+    configs = [about_stage(plan.stages["samples"], plan.axes, plan.config, axes, "sweep").config for plan in plans]
+    assert not any(isinstance(value, Mapping) for config in configs for value in config.values())
+    assert [config["seed"] for config in configs] == [0, 1, 0, 0]
+    one, *others = (config["repetition_of"] for config in configs)
+    assert one.startswith("KL f=4, ddim 2 steps (")
+    assert [other == one for other in others] == [True, True, False]
+    assert configs[0]["sampler/steps"] == configs[0]["steps"] == 2
+
+
+def test_the_key_stands_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "c")
+    assert without_key(ValueError(f"denied:\n {40 * 'c'} is no key")) == "denied: (the API key) is no key"

@@ -1,0 +1,162 @@
+"""A store in a W&B project and back: all its runs anew from its records, and the records of a project as a store."""
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from experiments.console import say
+from experiments.stage import PlannedStage
+from experiments.store import Store
+from experiments.tracking.runs import About, tell_history
+from experiments.tracking.tracker import about_cell, about_stage, finished, show
+from experiments.tracking.wandb_runs import (
+    MADE,
+    RECORD,
+    WandbMirror,
+    WandbRun,
+    as_sentence,
+    check_login,
+    made,
+    silent_wandb,
+)
+from ldm.errors import UserError
+from ldm.records import STORE_MARK, Cell, StageRecord, Sweep, is_store, read_sealed, sealed, write_json
+
+SWEEP = "sweep.json"
+"""The file of a run that holds a sweep."""
+
+NO_PROJECT = "Could not find project"
+"""How W&B says that there is none."""
+
+SECONDS = 60
+"""How long one answer of W&B may take."""
+
+
+def push(store: Store, sweeps: list[Sweep], project: str, entity: str | None) -> int:
+    """Rebuilds the runs of sweeps in a project from the store alone, parents first; how many were written.
+
+    A run that the project holds of the same records is left as it is.
+
+    Raises: UserError where nobody has logged in, or the server does not take them.
+    """
+    check_login("push uploads")
+    held = _held(project, entity)
+    lacking = [(about, shown) for about, shown in _runs(store, sweeps) if held.get(about.identity) != made(shown)]
+    mirror = WandbMirror(store.root, "online", project, entity)
+    for done, (about, records) in enumerate(lacking, start=1):
+        say(f"  {done} of {len(lacking)}  {about.name}")
+        with _pushed(mirror, about) as run:
+            if about.job_type != "cell":
+                tell_history(run, *records)  # of one stage
+            show(run, store, records)
+    for sweep in sweeps:
+        about = About(f"sweep-{sweep.sweep}", sweep.command, "sweep", sweep.sweep, {})
+        if held.get(about.identity) != made(()):
+            with _pushed(mirror, about) as run:
+                run.file(SWEEP, sealed(sweep.to_json()))
+                run.finish()
+    return len(lacking)
+
+
+def _held(project: str, entity: str | None) -> dict[str, Any]:
+    """By the ids of the runs that a project has, which records they show; none where there is no such project."""
+    try:
+        with _reading(project):
+            return {run.id: run.summary.get(MADE) for run in _runs_of(project, entity)}
+    except UserError as error:
+        if NO_PROJECT in str(error):
+            return {}
+        raise
+
+
+def _reading(project: str) -> AbstractContextManager[None]:
+    return as_sentence(f"the W&B project {project} cannot be read")
+
+
+def _runs_of(project: str, entity: str | None) -> Iterable[Any]:
+    """The runs of a project, as W&B's interface gives them."""
+    runs: Iterable[Any] = (
+        silent_wandb().Api(timeout=SECONDS).runs(f"{entity}/{project}" if entity else project, lazy=False)
+    )
+    return runs
+
+
+@contextlib.contextmanager
+def _pushed(mirror: WandbMirror, about: About) -> Iterator[WandbRun]:
+    """A run that is on the server when this ends. Raises: UserError where the server does not take it."""
+    with mirror.run(about) as run:
+        _check_online(mirror)
+        yield run
+    mirror.settle()
+    _check_online(mirror)
+
+
+def _check_online(mirror: WandbMirror) -> None:
+    if mirror.mode != "online":
+        raise UserError("W&B took not all runs: push again when it can be reached, which leaves out what it has")
+
+
+def _runs(store: Store, sweeps: list[Sweep]) -> Iterator[tuple[About, list[StageRecord]]]:
+    """What is to be shown of sweeps, each once: finished stages behind those that they hang on, and finished cells."""
+    seen = set[str]()
+    for sweep in sweeps:
+        for cell in sweep.cells:
+            records = finished(store, cell.stages)
+            runs = [(_about(sweep, cell, record), [record]) for record in records]
+            if "evaluation" in {record.stage for record in records}:
+                runs.append((about_cell(cell.cell, cell.axes, cell.stages, sweep.sweep), records))
+            yield from ((about, shown) for about, shown in runs if about.identity not in seen)
+            seen |= {about.identity for about, _ in runs}
+
+
+def _about(sweep: Sweep, cell: Cell, record: StageRecord) -> About:
+    depends_on = sweep.stages[record.stage].axes if record.stage in sweep.stages else tuple(cell.axes)
+    planned = PlannedStage(record.stage, record.identity, record.config, record.parents)
+    return about_stage(planned, cell.axes, record.environment.get("config", {}), depends_on, sweep.sweep)
+
+
+def pull(project: str, entity: str | None, into: Path) -> tuple[int, int]:
+    """Writes the records and sweeps of a project's runs as a store without files; how many of either.
+
+    Raises: UserError where the folder is a store already, or the project cannot be read, or holds none.
+    """
+    if is_store(into):
+        raise UserError(f"{into} is a store already: give --into a folder that is none")
+    check_login("pull downloads")
+    with _reading(project):
+        found = [_read(run, into) for run in _runs_of(project, entity)]
+    records, sweeps = found.count(RECORD), found.count(SWEEP)
+    if not records or not sweeps:
+        raise UserError(
+            f"the W&B project {project} holds {records} records and {sweeps} sweeps, which make no store: "
+            "`python -m experiments.tracking push` writes all of one there"
+        )
+    (into / STORE_MARK).touch()
+    return records, sweeps
+
+
+def _read(run: Any, into: Path) -> str:
+    """Writes what a run holds to its place in the store; the name of its file, "" where it holds none."""
+    name = SWEEP if run.job_type == "sweep" else RECORD
+    if not any(file.size for file in run.files([name])):
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        value = read_sealed(Path(run.file(name).download(root=folder).name))
+    if name == SWEEP:
+        target = into / "sweeps" / f"{_word(value['sweep'])}.json"
+    else:
+        target = into / _word(value["stage"]) / _word(value["identity"]) / RECORD
+    write_json(target, sealed(value))
+    return name
+
+
+def _word(value: Any) -> str:
+    """A name that may be one of a folder. Raises: ValueError for one that leads elsewhere."""
+    if not re.fullmatch(r"\w[\w-]*", str(value)):
+        raise ValueError(f"{json.dumps(value)} is no name of a stage, an artifact or a sweep")
+    return str(value)
