@@ -156,5 +156,5 @@ def _flops_of_training_image(
         conditions = build.conditioning(json.loads(condition_settings), known, {"f": f, "channels": channels})
         network = build.denoiser(json.loads(settings), channels, side, conditions)
         x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
-    step = build.counted_step(json.loads(trainer), network, f * side)
-    return count_flops(lambda: step(lambda: network(x, index, given.context, given.concat)))
+    step = build.step_of_training(json.loads(trainer), network, torch.empty(1, 3, f * side, f * side, device="meta"))
+    return count_flops(lambda: step(lambda: network(x, index, given.context, given.concat).sum()))

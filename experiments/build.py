@@ -277,19 +277,22 @@ def representation(
     return term
 
 
-def counted_step(
-    trainer: Mapping[str, Any], network: nn.Module, resolution: int
+def step_of_training(
+    trainer: Mapping[str, Any], network: nn.Module, images: torch.Tensor, dtype: torch.dtype | None = None
 ) -> Callable[[Callable[[], torch.Tensor]], None]:
-    """One training image's forward and backward pass on the meta device, given the network's call."""
-    term = representation(trainer, 0, network, "meta")
+    """Both passes of images, given what calls the network and sums what it gives, to be counted or timed.
+
+    Shapes: images (N, 3, H, W).
+    """
+    term = representation(trainer, 0, network, images.device, dtype)
 
     def step(called: Callable[[], torch.Tensor]) -> None:
         if term is None:
-            called().sum().backward()
+            called().backward()
             return
         with term.watched():
             output = called()
-        (output.sum() + term(torch.empty(1, 3, resolution, resolution, device="meta")).sum()).backward()
+        (output + term(images).sum()).backward()
 
     return step
 

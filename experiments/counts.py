@@ -141,7 +141,8 @@ def count_denoiser(
     def called() -> Tensor:
         return network(x, index, given.context, given.concat)
 
-    step = build.counted_step(config["trainer"], network, config["data"]["resolution"])
+    resolution = config["data"]["resolution"]
+    step = build.step_of_training(config["trainer"], network, torch.empty(1, 3, resolution, resolution, device=META))
     with torch.no_grad():
         call = count_flops(lambda: network(sample, index, asked.context, asked.concat))
     return DenoiserCounts(
@@ -149,7 +150,7 @@ def count_denoiser(
         conditioning=build.parameters(conditions) if is_known else None,
         call=call,
         step=Step(
-            work=count_flops(lambda: step(called)),
+            work=count_flops(lambda: step(lambda: called().sum())),
             activation_bytes=_saved_bytes(called, _of(network)),
         ),
     )

@@ -225,9 +225,12 @@ def timed_denoiser(config: Mapping[str, Any], known: Vocabulary) -> DenoiserCoun
 
     n = min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
     optimiser = torch.optim.AdamW(network.parameters(), fused=True)
+    passes = build.step_of_training(
+        trainer, network, torch.zeros(n, 3, side * ae["f"], side * ae["f"], device=device), autocast
+    )
 
     def step() -> None:
-        called(n, (ae["channels"], side, side)).float().square().mean().backward()
+        passes(lambda: called(n, (ae["channels"], side, side)).float().square().mean())
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
