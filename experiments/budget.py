@@ -133,8 +133,13 @@ def flops_per_training_image(config: Mapping[str, Any], f: int, known: Vocabular
         channels = 3 if f == 1 else config["scale"]["ae"]["latent_channels"][f]
     settings, side = denoiser_settings(config, f), config["data"]["resolution"] // f
     return _flops_of_training_image(
-        _text(settings), _text(config["conditioning"]), channels, side, f, known, _text(config["trainer"])
+        _text(settings), _text(config["conditioning"]), channels, side, f, known, _text(_counted(config["trainer"]))
     )
+
+
+def _counted(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a training's settings makes a step cost more."""
+    return {key: value for key, value in trainer.items() if key == "representation"}
 
 
 def _text(settings: Mapping[str, Any]) -> str:

@@ -389,6 +389,7 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
         trials.denoiser(network, conditions, ae["channels"], side, where)
     if (aligned := _representation(config["trainer"])) is not None:
         check_shown(network, aligned.teacher)
+        _try_representation(config["trainer"], network, conditions, (ae["channels"], side, side), resolution)
     if config["guidance"]["scale"] != 1 and "milestone" not in config["guidance"]:
         published.check_null(conditions)
     levels = schedule(config["diffusion"])
@@ -401,6 +402,20 @@ def check_networks(config: Mapping[str, Any], known: Vocabulary) -> None:
         trials.extractor(custom.extractor(metrics, "cpu"), f"metrics.target={metrics['target']}")
     for extra, measure in zip(metrics["extra"], custom.measures(metrics["extra"]), strict=True):
         trials.measure(measure, f"metrics.extra={extra['target']}")
+
+
+def _try_representation(
+    trainer: Mapping[str, Any],
+    network: nn.Module,
+    conditions: Conditioning,
+    shape: tuple[int, int, int],
+    resolution: int,
+) -> None:
+    """Raises: UserError where the hidden features that a network shows are not what it says."""
+    with torch.device("meta"):
+        x, index, images = torch.empty(1, *shape), torch.empty(1), torch.empty(1, 3, resolution, resolution)
+        given = conditions.placeholder(1, shape[1:])
+    step_of_training(trainer, network, images)(lambda: network(x, index, given.context, given.concat).sum())
 
 
 def _networks_of(config: Mapping[str, Any], known: Vocabulary) -> tuple[Conditioning, nn.Module]:

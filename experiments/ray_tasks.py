@@ -102,6 +102,7 @@ def run(store: Store, jobs: Sequence[Due], resources: Resources) -> None:
     import ray
 
     tasks = tasks_due(jobs)
+    _check_devices(tasks, resources)
     _connect(resources.address)
     _check_nodes([node["Resources"] for node in ray.nodes() if node["Alive"]], tasks, resources)
     make, futures = ray.remote(_make), list[Any]()
@@ -113,25 +114,40 @@ def run(store: Store, jobs: Sequence[Due], resources: Resources) -> None:
     except BaseException:
         for future in futures:
             ray.cancel(future)
-        ray.wait(futures, num_returns=len(futures), timeout=PATIENCE_SECONDS)
+        ray.wait(futures, num_returns=len(futures), timeout=1.5 * PATIENCE_SECONDS)  # in which each has saved
         raise
 
 
-def _connect(address: str | None) -> None:
+def _connect(given: str | None) -> None:
     """To the cluster, once a process. Raises: UserError where it does not answer."""
     import ray
 
     if ray.is_initialized():
         return
+    address = given or os.environ.get("RAY_ADDRESS") or "local"  # by itself Ray joins whatever cluster runs here
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what runs here is nobody else's business
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        where = address or os.environ.get("RAY_ADDRESS", "this machine")
         raise UserError(
-            f"no Ray cluster answers at {where} ({str(error).splitlines()[0]}): start one with ray start --head, give "
-            "its address with hydra.launcher.address=HOST:PORT, or none for one of this machine"
+            f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): start one with ray start --head, "
+            "give its address with hydra.launcher.address=HOST:PORT, or none for one of this machine"
         ) from error
+
+
+def _check_devices(tasks: Collection[Task], resources: Resources) -> None:
+    """Raises: UserError where a training is to be divided over more GPUs than its task has."""
+    for task in tasks:
+        asked = next((value for key, _, value in (o.partition("=") for o in task.overrides) if key == DEVICES), "1")
+        has = resources.needed(task.with_gpu).get("GPU", 0)
+        if task.with_gpu and asked.isdigit() and int(asked) > max(1, has):
+            raise UserError(
+                f"{DEVICES}={asked} and a task has {has:g} GPUs: give hydra.launcher.gpus_per_task={asked}, or fewer "
+                "devices"
+            )
+
+
+DEVICES: Final = "trainer.devices"
 
 
 def _check_nodes(nodes: Sequence[Mapping[str, float]], tasks: Collection[Task], resources: Resources) -> None:
@@ -187,11 +203,23 @@ def _make(call: Call, *parents: Ended) -> Ended:
             "names, on a disk that all nodes see",
         )
     try:
-        return Ended(child.wait() == 0)
+        return Ended(_waited_for(child) == 0)
     except BaseException:  # taken back: what it trained is saved
         child.terminate()
-        child.wait(PATIENCE_SECONDS)
+        try:
+            child.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
         raise
+
+
+def _waited_for(child: "subprocess.Popen[bytes]") -> int:
+    """The exit code of a process, in waits that end: what takes a task of Ray back interrupts no other."""
+    while True:
+        try:
+            return child.wait(1.0)
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _wait(futures: Sequence[Any], tasks: Sequence[Task], jobs: Sequence[Due], store: Store) -> None:

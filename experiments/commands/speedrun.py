@@ -39,7 +39,7 @@ SEEDS: Final = (0, 1, 2)
 FIXED: Final = ("data", "metrics")
 """Groups of settings that no entry chooses."""
 
-OURS: Final = ("seed", "ae.seed", "store", "until", "tracker", "tracker.mode", "report", "+experiment", "experiment")
+OURS: Final = ("seed", "ae.seed", "store", "until", "tracker", "tracker.mode", "report", "experiment")
 """Settings that this command gives each run."""
 
 ASKED_FOR: Final = ("class",)
@@ -64,9 +64,9 @@ class Run:
     torch: str
 
     @property
-    def entry(self) -> tuple[tuple[str, ...], str, str]:
+    def entry(self) -> tuple[tuple[str, ...], str, str, str, str]:
         """What runs of one entry share."""
-        return self.overrides, self.machine, self.protocol
+        return self.overrides, self.machine, self.protocol, self.program, self.torch
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
 def _speedrun(options: argparse.Namespace) -> int:
     if not options.table:
         overrides = checked(options.overrides)
-        folder = options.out / content_hash([*overrides, machine(overrides)])[:16]
+        known = environment()
+        folder = options.out / content_hash([*overrides, machine(overrides), known["program"], known["torch"]])
         for seed in SEEDS:
             if (run := _finished(folder / f"{seed}")) is None:
                 say(f"seed {seed}: the clock runs")
@@ -124,9 +125,9 @@ def checked(overrides: Sequence[str]) -> tuple[str, ...]:
     """The settings of an entry, the scale among them. Raises: UserError where the rules do not allow them."""
     keys = {each.partition("=")[0].lstrip("+") for each in overrides}
     for each in overrides:
-        key = each.partition("=")[0]
+        key = each.partition("=")[0].lstrip("+~")
         if key in OURS or key.startswith("-"):
-            raise UserError(f"{each}: this command itself gives the runs their {key.lstrip('+-')}; leave it out")
+            raise UserError(f"{each}: this command itself gives the runs their {key.lstrip('-')}; leave it out")
     chosen = (*overrides, *([] if "scale" in keys else ["scale=cpu"]))
     values, fixed = composed([EXPERIMENT, *chosen]), composed([EXPERIMENT, "scale=cpu"])
     for group in FIXED:
@@ -142,13 +143,14 @@ def checked(overrides: Sequence[str]) -> tuple[str, ...]:
             f"conditioning={told[0]} tells samples how the held-out images look that they are compared with: choose "
             "conditioning=class or conditioning=none"
         )
+    if values["trainer"]["devices"] != 1:
+        raise UserError(f"trainer.devices={values['trainer']['devices']}: an entry is of one device; leave it out")
     return chosen
 
 
 def machine(overrides: Sequence[str]) -> str:
     """What the entry is timed on: entries of two machines are not compared."""
-    asked = next((each.partition("=")[2] for each in overrides if each.startswith("device=")), "auto")
-    if resolve_device(asked) == "cuda":
+    if resolve_device(composed([EXPERIMENT, *overrides])["device"]) == "cuda":
         return f"one {environment()['processor']}"
     return f"{cores()} cores of {processor()}"
 
@@ -216,7 +218,7 @@ def _finished(folder: Path) -> Run | None:
     try:
         known = {key: value for key, value in read_sealed(folder / "run.json").items() if key in _FIELDS}
         return Run(**{**known, "overrides": tuple(known["overrides"])})
-    except (OSError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

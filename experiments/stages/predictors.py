@@ -65,6 +65,7 @@ from ldm.metrics.reconstruction import mean_value
 from ldm.metrics.values import INTERPOLATED_LATENTS, NOISED_LATENTS, SMALL_DENOISER, MetricValue, Variant
 from ldm.metrics.velocity_ambiguity import (
     MOST_IMAGES,
+    MOST_OF_A_CLASS,
     MOST_POSITIONS,
     MOST_VALUES,
     VELOCITY_VARIANCE,
@@ -214,7 +215,8 @@ def _class_neighbours(latents: Tensor, labels: NDArray[np.int64], classes: Seque
 def _velocity_variance(job: Job, space: _Space, images: ImageCache) -> MetricValue | LeftOut:
     """The irreducible variance of the velocity, a Gaussian a class, or one alone where images have no classes.
 
-    Of classes with enough images, among those that are looked at; n is the number of their images.
+    Which images it looks at does not depend on the latents, or values of two first stages could not be compared: those
+    of classes that are at least half as large as the largest. It is left out where these do not suffice for latents.
     """
     channels, *side = job.parent("latents").record.facts["shape"]
     positions, seed = math.prod(side), job.settings["seed"]
@@ -223,11 +225,18 @@ def _velocity_variance(job: Job, space: _Space, images: ImageCache) -> MetricVal
         return LeftOut(VELOCITY_VARIANCE.name, reason)
     looked_at = np.array(chosen(len(images), MOST_IMAGES, seed, "predictors of velocity"))
     labels = images.labels[looked_at] if images.classes else np.zeros(len(looked_at), dtype=np.int64)
-    needed, most = images_needed(channels, positions), max(1, MOST_VALUES // (channels * positions))
-    members = [looked_at[labels == label][:most].tolist() for label in np.unique(labels)]
-    enough = [own for own in members if len(own) >= needed]
-    if not enough:
-        reason = f"It needs {needed:,} training images of a class, the largest has {max(map(len, members)):,}."
+    members = [looked_at[labels == label][:MOST_OF_A_CLASS].tolist() for label in np.unique(labels)]
+    sizes = list(map(len, members))
+    members = [own for own in members if 2 * len(own) >= max(sizes)]
+    needed, least = images_needed(channels, positions), min(map(len, members))
+    if least < needed:
+        reason = (
+            f"It needs {needed:,} training images of a class, and of those at least half as large as the largest the "
+            f"smallest has {least:,}."
+        )
+        return LeftOut(VELOCITY_VARIANCE.name, reason)
+    if max(sizes) * channels * positions > MOST_VALUES:
+        reason = f"Latents of {channels:,} x {positions:,} values are too many to hold those of {max(sizes):,} images."
         return LeftOut(VELOCITY_VARIANCE.name, reason)
     data = cached_latents(job, images, space.first_stage, Fields(images, {}))
 
@@ -235,8 +244,8 @@ def _velocity_variance(job: Job, space: _Space, images: ImageCache) -> MetricVal
         parts = (own[first : first + ENCODE_BATCH] for first in range(0, len(own), ENCODE_BATCH))
         return space.latents(((part, data.encoded(part)) for part in parts), seed)
 
-    value = velocity_variance(map(latents, enough))
-    return MetricValue(VELOCITY_VARIANCE, value, sum(map(len, enough)))
+    value = velocity_variance(map(latents, members))
+    return MetricValue(VELOCITY_VARIANCE, value, sum(map(len, members)))
 
 
 def _codebook_use(first_stage: FirstStage, scale: LatentScale, latents: Tensor, device: str) -> list[MetricValue]:
@@ -349,7 +358,7 @@ def _usual_times(diffusion: Settings) -> Settings:
 STAGE = Stage(
     name="predictors",
     parents=("latents", "reference"),
-    version=5,
+    version=6,
     axes=axes.OF_REFERENCE + axes.OF_FIRST_STAGE + axes.OF_LATENTS,
     until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,

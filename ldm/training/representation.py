@@ -3,6 +3,7 @@
 Source: Yu et al. 2024, REPA, arXiv 2410.06940.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,12 +80,14 @@ class RepresentationTerm(nn.Module):
         """Keeps the hidden features of the network's next call, for `forward`."""
 
         def keep(layer: nn.Module, given: object, output: Tensor) -> None:
-            self._seen = self._seen or [output]  # a second time where it is computed again for the backward pass
+            self._seen = [output]
 
-        self._seen = []
         handle = self._hidden[0].layer.register_forward_hook(keep)
         try:
             yield
+        except BaseException:
+            self._seen = []  # where memory did not suffice what was computed must go
+            raise
         finally:
             handle.remove()
 
@@ -96,7 +99,12 @@ class RepresentationTerm(nn.Module):
         """
         [seen], self._seen = self._seen, []
         tokens = self._hidden[0].tokens(seen).float()
-        side = round(tokens.shape[1] ** 0.5)
+        side, width = math.isqrt(tokens.shape[1]), self._hidden[0].width
+        if tokens.shape[1:] != (side * side, width):
+            raise UserError(
+                f"{GROUP}.teacher={self.options.teacher}: the denoiser's `hidden` is said to be {width} wide and gives "
+                f"{tokens.shape[1]} positions of {tokens.shape[2]}: it must give those of a square map, so wide"
+            )
         features = features_at(self._teacher[0], image, side).flatten(2).transpose(1, 2)
         cosine = F.cosine_similarity(self.projector(tokens), features.float(), dim=2)
         return self.options.loss_weight * (1 - cosine).mean(1)

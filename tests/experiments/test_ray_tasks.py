@@ -1,10 +1,13 @@
 """Stages as tasks of Ray: by a stand-in that runs tasks at once, what is asked of it and what becomes of failures."""
 
+import _thread
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -176,6 +179,43 @@ def test_a_task_runs_its_command_with_its_threads_and_keeps_what_it_says(tmp_pat
     assert log.read_text().split() == ["3", "True"]
     assert ray_tasks._make(Call(("-c", "raise SystemExit(1)"), str(tmp_path), str(log), 3)) == Ended(is_made=False)
     assert ray_tasks._make(Call(("-c", "0"), str(tmp_path), str(log), 3), Ended(is_made=False)) == Ended(is_made=False)
+
+
+SAVES_WHEN_ASKED = """
+import pathlib, signal, sys, time
+def save(*_):
+    pathlib.Path(sys.argv[1]).touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("at work", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_task_that_is_taken_back_has_its_process_save(tmp_path):
+    """Ray interrupts the main thread of its worker, as here."""
+    (tmp_path / "work.py").write_text(SAVES_WHEN_ASKED)
+    log, saved = tmp_path / "log", tmp_path / "saved"
+
+    def interrupt() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (log.exists() and log.read_text()):
+            time.sleep(0.05)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        ray_tasks._make(Call((str(tmp_path / "work.py"), str(saved)), str(tmp_path), str(log), 1))
+    assert saved.exists()
+
+
+def test_a_training_is_not_divided_over_more_gpus_than_its_task_has(ray, made, tmp_path):
+    jobs = chain("first_stage", device="cuda", extra="trainer.devices=2")
+    with pytest.raises(UserError, match=r"devices=2 and a task has 1 GPUs: give hydra\.launcher\.gpus_per_task=2"):
+        run(Store(tmp_path), jobs, Resources())
+    ray.nodes = lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}]
+    run(Store(tmp_path), jobs, Resources(gpus_per_task=2))
+    assert made == {"first_stage"}
 
 
 CHILD = """

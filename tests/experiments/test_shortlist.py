@@ -210,7 +210,7 @@ def test_a_call_trains_on_what_it_chose_and_a_second_one_on_nothing_more(tmp_pat
     assert again.returncode == 0
     assert ", 0 computed now" in again.stdout
     assert records(store) == made
-    whole = run(store, *CALL[:6], "metrics.predictors=true")
+    whole = run(store, *CALL[:6])
     assert whole.returncode == 0
     assert len(list(store.glob("diffusion/*/record.json"))) == 4
 

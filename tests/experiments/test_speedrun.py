@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_plans import plan_of
 
 from experiments.commands import speedrun
 from experiments.commands.speedrun import BELOW, METRIC, against_the_clock, checked, entries, main, table
@@ -95,6 +96,8 @@ def test_entries_that_reached_the_target_come_first_then_the_soonest(tmp_path):
         ("data.n_train=100", "data.n_train is fixed"),
         ("metrics.extractor=efficientnet_lite2", "metrics.extractor is fixed"),
         ("seed=3", "gives the runs their seed"),
+        ("++seed=3", "gives the runs their seed"),
+        ("trainer.devices=2", "an entry is of one device"),
         ("store=x", "gives the runs their store"),
         ("conditioning=superres", "how the held-out images look"),
         ("ae=pretrained", "trained before the clock ran"),
@@ -106,8 +109,16 @@ def test_what_the_rules_do_not_allow_is_refused(override, words):
         checked(given)
 
 
-def test_what_is_fixed_does_not_depend_on_the_scale():
+@pytest.mark.parametrize("group", speedrun.FIXED)
+def test_what_is_fixed_does_not_depend_on_the_scale(group):
     """Images and numbers of them stand in the experiment, not in the scale."""
+    tiny, cpu = (plan_of("+experiment=speedrun", scale=scale).config[group] for scale in ("tiny", "cpu"))
+    quick = ("progress_", "likelihood_", "sampler_check")  # of further measurements, which no entry is compared by
+    measured = {key for key in tiny if not key.startswith(quick)}
+    assert {key: tiny[key] for key in measured} == {key: cpu[key] for key in measured}
+
+
+def test_other_settings_are_free():
     assert checked(["scale=tiny", "ae=vq", "ae.f=8", "denoiser=dit"]) == (
         "scale=tiny",
         "ae=vq",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ldm.conditioning import Unconditional
 from ldm.data.fields import Draw
 from ldm.denoiser import UNet
+from ldm.denoiser.contract import Hidden
 from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.errors import UserError
@@ -152,6 +153,21 @@ def test_gradients_are_those_of_the_sum_of_both_losses_whatever_the_passes(make,
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-7)
 
 
+def test_recomputed_activations_change_nothing():
+    plain, recomputed = training(unet), training(lambda: unet(recompute=True))
+    assert plain.accumulate_gradients() == recomputed.accumulate_gradients()
+    for one, other in zip(plain.weights, recomputed.weights, strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_muon_steps_no_projector():
+    run = training(matrix_rate=1e-2)
+    projector = set(map(id, run.representation.parameters()))
+    stepped = {name: {id(w) for g in o.param_groups for w in g["params"]} for name, o in run.optimisers.items()}
+    assert projector <= stepped["optimiser"]
+    assert not projector & stepped["muon"]
+
+
 def test_images_are_those_of_the_latents_and_asked_for_only_with_a_term():
     run, plain = training(), training(term=False)
     seen = []
@@ -196,6 +212,17 @@ def test_flops_are_those_of_the_denoiser_and_the_projector():
     products = 16 * 12 + 12 * 12 + 12 * 3
     # Two FLOPs a product and token; forward, and backward for weights and inputs of all three layers.
     assert counted == 6 * 16 * 2 * 3 * products
+
+
+@pytest.mark.parametrize(("width", "more", "found"), [(9, 0, "16 positions of 8"), (8, 1, "17 positions of 8")])
+def test_hidden_features_that_are_not_what_the_network_says_are_refused(width, more, found):
+    network = nn.Identity()
+    network.hidden = Hidden(network, width)
+    term = RepresentationTerm(Representation("efficientnet_lite0"), network, Colours())
+    with term.watched():
+        network(torch.zeros(2, 16 + more, 8))
+    with pytest.raises(UserError, match=found):
+        term(Pictures().images[:2])
 
 
 def test_a_network_that_shows_no_hidden_features_is_refused():
