@@ -14,7 +14,7 @@ chance; what it misses the rest by enlarges their errors (Birge's ratio, `analys
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,10 +27,12 @@ from analysis.collect import Study
 from analysis.compare import (
     Measured,
     SeedFactor,
+    against_best,
     by_cell,
     error_of_mean,
     mean_deviations,
     mean_over_seeds,
+    not_known,
     of_first_stage,
     one_cell,
     seed_factor,
@@ -74,7 +76,7 @@ class Curve:
     `spent`: FLOPs of diffusion training at each milestone; `share`: of what comes before it, once. `seconds`: a FLOP of
     diffusion training takes; `share_seconds`: what comes before it. `laws`: (draws, 3) as a, b, c, with C in units of
     the last milestone's; the first is the fit to the values themselves. `fitted`: how many milestones
-    that is of; `misfit`: by how much their errors were enlarged.
+    that is of; `misfit`: by how much their errors were enlarged. `end`: the cell as the last milestone has it.
     """
 
     name: str
@@ -91,7 +93,12 @@ class Curve:
     laws: Array
     fitted: int
     misfit: float
-    trainings: int
+    end: Measured
+
+    @property
+    def trainings(self) -> int:
+        """How many there are, of the first stage where its seeds vary."""
+        return len(self.end.trainings)
 
     def at(self, spent: Array) -> Array:
         """The metric of each law after so many FLOPs of diffusion training: (draws, budgets).
@@ -137,6 +144,11 @@ class Race:
     def spent(self) -> float:
         """The budget that every cell was trained with at least."""
         return min(float(curve.spent[-1]) for curve in self.curves)
+
+    @property
+    def unknown(self) -> str:
+        """What the order of the curves does not know, since something was trained once, in a line."""
+        return not_known(against_best([curve.end for curve in self.curves]))
 
     def place(self, budget: float) -> int:
         """The index of the budget, of those on which curves are compared, that is nearest to this one."""
@@ -225,7 +237,7 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
     """The cells with enough milestones; all are drawn together, since they share noise and reference images."""
     cells = []
     for own in by_cell(rows, study.axes):
-        points = [one_cell(part) for _, part in own.groupby("images_seen")]
+        points = [one_cell(part, axes=study.axes) for _, part in own.groupby("images_seen")]
         if len(points) >= LEAST_MILESTONES:
             cells.append((own, points))
     factor = seed_factor([point for _, points in cells for point in points])
@@ -253,9 +265,10 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
             )
             for unit in ("flops", "seconds")
         )
+        name = labels.of(one.to_dict())
         found.append(
             Curve(
-                labels.of(one.to_dict()),
+                name,
                 int(one["f"]),
                 str(one["regulariser"]),
                 frozenset(own["model"]),
@@ -269,7 +282,7 @@ def _curves(study: Study, rows: pd.DataFrame, metric: Headline) -> list[Curve]:
                 laws,
                 used,
                 misfit,
-                max(len(point.trainings) for point in points),
+                replace(points[-1], name=name),
             )
         )
     return found

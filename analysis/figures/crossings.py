@@ -1,5 +1,6 @@
 """Fitted curves over training compute and what they become with more, and how probable it is that each is the best."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ from matplotlib.figure import Figure
 
 from analysis import limits, looks, numbers, placing, style
 from analysis.collect import Study
-from analysis.crossings import REACH, Array, Race, band, race
+from analysis.compare import TINY
+from analysis.crossings import REACH, Array, Curve, Race, band, race
 from analysis.figures import findings
 from analysis.figures.notes import counted, facts_of, notes_of, ring_key
 from analysis.figures.panels import draw_rings
+from analysis.figures.standing import IS_TINY
 from analysis.milestones import sampled_with
 from analysis.placing import PointLabel
 
@@ -28,7 +31,8 @@ WIDE = 4.0
 """From what ratio of the largest value to the least on the axis is logarithmic."""
 
 
-LIMITED = "Something limits every cell (table.md), so this is an order of distances and not yet of latent spaces."
+NEUTRAL = "Which cell is best after how much training?"
+LIMITED = "Something limits {} (table.md), so this is an order of distances and not yet of latent spaces."
 
 
 def has_data(study: Study) -> bool:
@@ -98,9 +102,9 @@ def draw(study: Study) -> Figure:
     ]
     rows = study.frame[(study.frame["stage"] == "progress") & (study.frame["metric"] == found.metric.metric)]
     facts = f"{found.metric.title}, n = {counted(rows['n'])} samples at each milestone"
-    all_limited = bool(known := limits.known(study)) and all(one.limits for one in known)
+    limited = _limited(study, rows, [found.curves[index] for index in best])
     notes = [
-        *([LIMITED] if all_limited else []),
+        *([LIMITED.format(limited)] if limited else []),
         "Budgets count the FLOPs of diffusion training alone; first stages are trained before, once.",
         "Rings: after the compute that all have spent.",
         *notes_of(study, rows, "progress"),
@@ -109,7 +113,9 @@ def draw(study: Study) -> Figure:
         "noise and reference images that cells share; what a fit misses enlarges its errors. In the grey part nothing "
         "was measured: curves may bend where the law does not.",
     ]
-    title = "Which cell is best after how much training?" if all_limited else findings.of_race(found)
+    title = NEUTRAL if limited else findings.of_race(found)
+    if (rows["scale"] == TINY).any():
+        title = f"{NEUTRAL} ({IS_TINY})"
     style.finish(figure, title, [facts_of(study, rows, facts)], notes, keys)
     placing.end_labels([(above, ends[0]), (below, ends[1])])
     return figure
@@ -125,6 +131,15 @@ def _frame(found: Race, above: Axes, below: Axes) -> None:
     below.set_ylim(-0.02, 1.02)
     below.set_xlabel("compute of diffusion training in FLOPs (one multiply-add = 2)")
     below.set_ylabel("probability of being\nthe best")
+
+
+def _limited(study: Study, rows: pd.DataFrame, best: Sequence[Curve]) -> str:
+    """Which cells something limits, so that no order of latent spaces is told: every one, or some of the best ones."""
+    known = limits.known(study)
+    if known and all(one.limits for one in known):
+        return "every cell"
+    models = set(rows["model"][limits.is_limited(rows, known)])
+    return " and ".join(curve.name for curve in best if curve.models & models)
 
 
 def _chance(found: Race, index: int) -> Array:

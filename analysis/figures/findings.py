@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from analysis.answer import ALIKE_COST, Answer
 from analysis.crossings import Race, crossings
 from analysis.figures.standing import Contender, Standing
@@ -11,6 +13,9 @@ from analysis.figures.standing import Contender, Standing
 NO_CELL = "No cell can be told apart from the best"
 SURE = 0.95
 """Probability of what is said of curves without a doubt."""
+
+ROUNDING = 1e-9
+"""Of probabilities: what they lack by less is not lacking."""
 
 PIXELS = "identity"
 MOST_NAMED = 2
@@ -42,13 +47,32 @@ def of_factors(standing: Standing, neutral: str) -> str:
 
 def _where(standing: Standing) -> str:
     """The f of the best cells, and their regulariser where they have one of several."""
-    best, all_ = (sorted({int(one.row["f"]) for one in own}) for own in (standing.best, standing.compared))
-    if best == all_:
-        return "at no f alone: all are tied"
+    best, family = _factors_of(standing.best), _family(standing)
+    if best != _factors_of(standing.compared):
+        return f"at {_in_full(standing)}{', tied' if len(best) > 1 else ''}"
+    if family and all(one.row["regulariser"] != PIXELS for one in standing.best):
+        return f"with {family}, at no f alone"
+    return "at no f alone: all f are tied"
+
+
+def _in_full(standing: Standing) -> str:
+    """The f of the best cells, and their regulariser where they have one of several, a tie not told."""
+    family = _family(standing)
+    return _factors(standing) + (f" with {family}" if family else "")
+
+
+def _factors(standing: Standing) -> str:
+    return "f = " + " or ".join(map(str, _factors_of(standing.best)))
+
+
+def _factors_of(own: Sequence[Contender]) -> list[int]:
+    return sorted({int(one.row["f"]) for one in own})
+
+
+def _family(standing: Standing) -> str:
+    """The regulariser of the best cells, where they have one of several."""
     families, among = (_families(own) for own in (standing.best, standing.compared))
-    named = f" with {families[0]}" if len(families) == 1 and len(among) > 1 else ""
-    tie = ", tied" if len(best) > 1 else ""
-    return f"at f = {' or '.join(map(str, best))}{named}{tie}"
+    return families[0] if len(families) == 1 and len(among) > 1 else ""
 
 
 def _families(own: Sequence[Contender]) -> list[str]:
@@ -101,16 +125,16 @@ def over_budgets(standings: Mapping[str, Standing], neutral: str) -> str:
         return _without_order(next(iter(standings.values()), Standing()), neutral)
     if all(one.is_all_alike for one in standings.values()):
         return f"{NO_CELL} at any budget"
-    told = {name: _where(one) for name, one in standings.items()}
-    first, last = (list(standings.values())[place] for place in (0, -1))
-    if len(set(told.values())) == 1:
-        return _provisional(f"Samples are best {told.popitem()[1]}, at all budgets", last)
-    names = list(told)
-    return _provisional(f"Best after {names[0]}: {_factors(first)}; after {names[-1]}: {_factors(last)}", last)
-
-
-def _factors(standing: Standing) -> str:
-    return "f = " + " or ".join(map(str, sorted({int(one.row["f"]) for one in standing.best})))
+    factors, full = ({name: say(one) for name, one in standings.items()} for say in (_factors, _in_full))
+    names, known = list(standings), standings.values()
+    if len(set(full.values())) == 1:
+        return _provisional(f"Samples are best {_where(standings[names[-1]])}, at all budgets", *known)
+    if full[names[0]] != full[names[-1]]:
+        names = [names[0], names[-1]]
+    # Equal factors under unlike regularisers would read as no change.
+    is_told = len({factors[name] for name in names}) == len({full[name] for name in names})
+    told = factors if is_told else full
+    return _provisional(f"Best {'; '.join(f'after {name}: {told[name]}' for name in names)}", *known)
 
 
 def of_race(found: Race) -> str:
@@ -121,17 +145,24 @@ def of_race(found: Race) -> str:
         return f"{NO_CELL} at {budget}"
     if len(best) > 1:
         named = " and ".join(best) if len(best) <= MOST_NAMED else f"{len(best)} cells"
-        return f"{named} tie for best at {budget}"
+        return _provisional(f"{named} tie for best at {budget}", found)
     for item in reversed(crossings(found)):
         if item.then == best[0] and item.share >= SURE and item.high <= found.spent:
-            return f"{best[0]} overtakes {item.first} at {_short(item.at)} FLOPs, and is best at {_short(found.spent)}"
-    return f"{best[0]} is best at {budget}"
+            said = f"{best[0]} overtakes {item.first} at {_short(item.at)} FLOPs, and is best at {_short(found.spent)}"
+            return _provisional(said, found)
+    return _provisional(f"{best[0]} is best at {budget}", found)
 
 
 def contenders(found: Race) -> list[int]:
-    """The curves that are not told apart from the best after the compute that all have spent."""
+    """The curves of which one is surely the best after the compute that all have spent: as few as that takes.
+
+    However many curves share the probability, there is one at least; those of equal chances are in or out together.
+    """
     chances = found.chances[:, found.place(found.spent)]
-    return [index for index, chance in enumerate(chances) if chance > 1 - SURE]
+    falling = np.sort(chances)[::-1]
+    # Shares of draws add up to a little less than they should.
+    taken = int(np.searchsorted(np.cumsum(falling), SURE - ROUNDING))
+    return [index for index, chance in enumerate(chances) if chance >= falling[min(taken, len(falling) - 1)]]
 
 
 def _short(flops: float) -> str:
@@ -154,5 +185,5 @@ def _without_order(standing: Standing, neutral: str) -> str:
     return f"{neutral} ({standing.why_none})" if standing.why_none else neutral
 
 
-def _provisional(said: str, standing: Standing) -> str:
-    return f"{said} (provisional)" if standing.unknown else said
+def _provisional(said: str, *known: Standing | Race) -> str:
+    return f"{said} (provisional)" if any(one.unknown for one in known) else said

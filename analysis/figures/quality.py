@@ -42,6 +42,7 @@ def quality_figure(
     overlay: tuple[str, str] | None = None,
     apart: Sequence[str] = (),
     each: str = "f",
+    judged: Study | None = None,
 ) -> Figure:
     """The frame that all quality figures share: panels, floors, scales, the best cells' rings, legend, facts and notes.
 
@@ -49,6 +50,7 @@ def quality_figure(
     function, called when the panels are drawn. `lines`: axes that tell lines apart, so that panels are split by f
     instead of them. `overlay`: the axis along which published numbers are drawn, and the one that tells their lines
     apart. `apart`: columns whose values never share a panel. `each`: the column of which each value has a line.
+    `judged`: the study that says how cells stand and what limits them, where what is drawn repeats rows of it.
     """
     metric, stage, rows = drawn_rows(study, stage)
     if metric is None or rows.empty:
@@ -58,8 +60,10 @@ def quality_figure(
         )
         style.finish(figure, title, [facts_of(study, rows, "")], notes_of(study, rows, stage), [])
         return figure
-    standing = of_milestones(study, metric, last_milestones(rows)) if stage == "progress" else of_samples(study, metric)
-    rows = rows.assign(limited=limits.is_limited(rows, limits.known(study)), is_best=standing.has_best(rows))
+    judged = study if judged is None else judged
+    is_of_milestones = stage == "progress"
+    standing = of_milestones(judged, metric, last_milestones(rows)) if is_of_milestones else of_samples(judged, metric)
+    rows = rows.assign(limited=limits.is_limited(rows, limits.known(judged)), is_best=standing.has_best(rows))
     look_of = looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
     panels, dropped = panels_of(rows, study.axes, lines, apart, each)
     places, is_joint = _places(panels), any(len(panel.families) > 1 for panel in panels)

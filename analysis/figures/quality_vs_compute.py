@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,6 +13,7 @@ from analysis.collect import Study
 from analysis.figures import findings
 from analysis.figures.panels import Panel, draw_points, end_label
 from analysis.figures.quality import quality_figure
+from analysis.figures.standing import Standing
 from analysis.headline import Headline
 from analysis.milestones import sampled_with, with_flops
 from analysis.placing import PointLabel
@@ -50,6 +51,12 @@ def draw(study: Study) -> Figure:
         axes.set_xlabel("training compute in FLOPs (one multiply-add = 2)")
         return labels
 
+    def finding(standing: Standing, neutral: str) -> str:
+        best = [one.row["steps"] for one in standing.best]
+        if steps is not None and not all(pd.notna(own) and own == steps for own in best):
+            return neutral  # some of the best are not drawn
+        return findings.of_cost(standing, neutral, findings.COMPUTE)
+
     keys = [
         style.key("with the first stage's share", marker="o", color=style.MUTED),
         style.key("diffusion training alone (faint)", **ALONE, color=style.MUTED),
@@ -62,7 +69,7 @@ def draw(study: Study) -> Figure:
         "Sample quality against training compute",
         draw_panel,
         stage,
-        finding=partial(findings.of_cost, cost=findings.COMPUTE),
+        finding=finding,
         note=f"{first} The share includes encoding the training set once{trials}.".strip(),
         keys=keys,
         ends=stage == "progress",

@@ -35,7 +35,7 @@ def draw(study: Study) -> Figure:
         axes.set_xlabel("sampling throughput in images per second")
         return labels
 
-    speeds_note, study = speeds.note(study), speeds.timed(study)
+    judged, speeds_note, study = study, speeds.note(study), speeds.timed(study)
     counts = sorted(int(s) for s in study.frame["steps"].dropna().unique())
     note = f"Marker size grows with the step count: {', '.join(map(str, counts))}." if len(counts) > 1 else ""
     return quality_figure(
@@ -47,4 +47,5 @@ def draw(study: Study) -> Figure:
         note=f"{note or f'Steps: {listed(counts)}.'} {speeds_note}",
         overlay=("sample_images_per_second", "f"),
         apart=(speeds.MACHINE,),
+        judged=judged,
     )

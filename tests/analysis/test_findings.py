@@ -3,16 +3,19 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_store import Recipe, build, kernel_distance
 
 from analysis import style
 from analysis.budgets import Spent
 from analysis.collect import read_study
+from analysis.compare import Measured, Training
+from analysis.crossings import Curve, Race
 from analysis.figures import FIGURES, findings
 from analysis.figures.panels import RINGED
 from analysis.figures.standing import Contender, Standing, of_samples
-from analysis.headline import headline
+from analysis.headline import Headline, headline
 
 
 def _study(path, **recipe):
@@ -109,7 +112,8 @@ ALL = (KL4, KL8, VQ4, VQ8)
     [
         ((KL4,), "Samples are best at f = 4 with KL"),
         ((KL4, VQ4), "Samples are best at f = 4"),
-        ((KL4, KL8), "Samples are best at no f alone: all are tied"),
+        ((KL4, KL8), "Samples are best with KL, at no f alone"),
+        ((KL4, VQ8), "Samples are best at no f alone: all f are tied"),
         (ALL, findings.NO_CELL),
         ((), "neutral"),
     ],
@@ -142,3 +146,85 @@ def test_budgets_that_change_the_best_are_named():
     said = findings.over_budgets({"3 images": small, "48 images": large}, "neutral")
     assert said == "Best after 3 images: f = 8; after 48 images: f = 4 (provisional)"
     assert findings.over_budgets({"3 images": Standing(), "48 images": large}, "neutral") == "neutral"
+
+
+@pytest.mark.parametrize(
+    ("best", "title"),
+    [
+        (((KL4,), (VQ4,)), "Best after A: f = 4 with KL; after B: f = 4 with VQ"),
+        (((KL8,), (KL4,), (KL8,)), "Best after A: f = 8; after B: f = 4; after C: f = 8"),
+        (((KL8,), (VQ8,), (KL8,)), "Best after A: f = 8 with KL; after B: f = 8 with VQ; after C: f = 8 with KL"),
+        (((KL8,), (VQ8,), (KL4,)), "Best after A: f = 8; after C: f = 4"),
+    ],
+)
+def test_titles_over_budgets_say_what_changes(best, title):
+    standings = {name: Standing(ALL, own) for name, own in zip("ABC", best, strict=False)}
+    assert findings.over_budgets(standings, "neutral") == title
+    standings["A"] = dataclasses.replace(standings["A"], unknown="training variance unknown")
+    assert findings.over_budgets(standings, "neutral") == f"{title} (provisional)"
+
+
+def _race(*chances, trainings=2):
+    """Curves that never cross, with these probabilities of being the best at every budget."""
+    budgets = 1e14 * np.geomspace(1, 16, 5)
+    curves = []
+    for index in range(len(chances)):
+        runs = {str(seed): Training(1.0 + index + 0.1 * seed, 0.01) for seed in range(trainings)}
+        end = Measured(f"KL f={index}", runs, tuple(run.value for run in runs.values()), 500)
+        point, laws = np.array([1.0 + index]), np.array([[1.0 + index, 0.0, 1.0]])
+        fitted = (budgets[:1], point, point, point, 0.0, 1.0, 0.0, laws, 1, 1.0)
+        curves.append(Curve(end.name, index, "kl", frozenset({end.name}), *fitted, end))
+    values = tuple(np.full((1, 5), 1.0 + index) for index in range(len(chances)))
+    return Race(Headline("kd", 500), tuple(curves), budgets, values, np.repeat(np.array(chances)[:, None], 5, axis=1))
+
+
+def test_many_curves_that_share_the_probability_are_a_tie():
+    assert findings.of_race(_race(*[0.05] * 20)) == f"{findings.NO_CELL} at 1e14 FLOPs"
+    few = _race(0.5, 0.3, *[0.02] * 10)
+    assert len(findings.contenders(few)) == 12  # ten that are alike are in or out together
+    assert findings.contenders(_race(0.5, 0.46, *[0.004] * 10)) == [0, 1]
+    assert findings.contenders(_race(0.02, 0.98)) == [1]
+
+
+def test_a_race_of_single_trainings_is_provisional():
+    assert findings.of_race(_race(0.97, 0.03)) == "KL f=0 is best at 1e14 FLOPs"
+    assert findings.of_race(_race(0.97, 0.03, trainings=1)) == "KL f=0 is best at 1e14 FLOPs (provisional)"
+    tie = findings.of_race(_race(0.5, 0.48, 0.02, trainings=1))
+    assert tie == "KL f=0 and KL f=1 tie for best at 1e14 FLOPs (provisional)"
+
+
+def test_first_stages_that_were_trained_once_make_a_race_provisional():
+    found = _race(0.97, 0.03)
+    curves = [dataclasses.replace(one, end=dataclasses.replace(one.end, first_stage=one.name)) for one in found.curves]
+    assert findings.of_race(dataclasses.replace(found, curves=tuple(curves))).endswith("(provisional)")
+
+
+def test_speeds_on_several_machines_say_no_more_of_quality(clear):
+    """Each timing repeats a cell's rows in what is drawn; the standing knows each once."""
+    rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
+    timed = [
+        {"samples": row["samples"], "machine": machine, "batch": 8, "precision": "fp32", "is_alone": True}
+        | {"repeats": 3, "created": "now", "sample_images_per_second": row["sample_images_per_second"]}
+        for row in rows.to_dict("records")
+        for machine in "ABCDEF"
+    ]
+    frame = clear.frame.copy()
+    own = (frame["stage"] == "evaluation") & (frame["metric"] == headline(frame).metric) & (frame["steps"] == 20)
+    for f, value in {4: 0.015, 16: 0.018}.items():  # p = 0.006, of 15 pairs
+        frame.loc[own & (frame["f"] == f), ["value", "ci_low", "ci_high"]] = value, value - 0.0015, value + 0.0015
+    study = dataclasses.replace(clear, frame=frame, timings=pd.DataFrame(timed))
+    title = FIGURES["quality_vs_throughput"].draw(study).words.title
+    assert title == "2 cells tie for best; fastest: KL f = 16, 20 steps (provisional)"
+
+
+def test_compute_says_nothing_of_cells_that_it_does_not_draw(clear):
+    """Without milestones it draws 20 steps alone, and here the best takes 5."""
+    frame = clear.frame[clear.frame["stage"] != "progress"].copy()
+    study = dataclasses.replace(clear, frame=frame)
+    assert "is best" in FIGURES["quality_vs_compute"].draw(study).words.title
+    own = (frame["stage"] == "evaluation") & (frame["metric"] == headline(frame).metric) & (frame["f"] == 4)
+    own &= frame["steps"] == 5
+    frame.loc[own, ["value", "ci_low", "ci_high"]] = 0.001, 0.0009, 0.0011
+    study = dataclasses.replace(clear, frame=frame)
+    assert "5 steps is best" in FIGURES["quality_vs_throughput"].draw(study).words.title
+    assert FIGURES["quality_vs_compute"].draw(study).words.title == "Sample quality against training compute"
