@@ -11,7 +11,7 @@ from analysis import commands, limits, text
 from analysis.answer import Answer, Open, Option, answers
 from analysis.budgets import Budget
 from analysis.collect import Study
-from analysis.compare import NO_BETTER, SUFFICES
+from analysis.compare import DISAGREE, NO_BETTER, SUFFICES
 from analysis.crossings import REACH, Crossing, Curve, Race, band, chances_at, crossings, race
 from analysis.headline import headline
 from ldm.records import Cell
@@ -97,7 +97,17 @@ def _take(answer: Answer) -> str:
     else:
         said = f"Take **{best.name}**: {of} its {value} is the best {_with(best.chance)}"
     said += f" (limited by {best.mean.limits})" if best.mean.limits else ""
-    return said + (", for these trainings: another seed may change it." if answer.trained_once else ".")
+    said += ", for these trainings: another seed may change it." if answer.trained_once else "."
+    return " ".join([said, *_disputed(answer)])
+
+
+def _disputed(answer: Answer) -> list[str]:
+    """The cells on which extractors contradict each other, in the words of the table."""
+    by_sentence: dict[str, list[Option]] = {}
+    for one in answer.alike:
+        if one.comparison.verdict == DISAGREE:
+            by_sentence.setdefault(one.comparison.sentence, []).append(one.option)
+    return [f"Against {_names(own)}: {sentence}." for sentence, own in by_sentence.items()]
 
 
 def _nothing(study: Study, answer: Answer) -> str:
@@ -227,7 +237,7 @@ def _settling(answer: Answer) -> list[str]:
     told = [
         f"To tell it from them (p-values are corrected for {answer.alike[0].comparison.pairs} pairs, intervals not):"
     ]
-    if any(one.is_trained_once for one in answer.alike):
+    if any(one.is_trained_once and one.comparison.verdict != DISAGREE for one in answer.alike):
         told.append(
             "- First train them with other seeds (`seed=0,1,2 ae.seed=0,1,2`): one training says nothing of how far "
             "another would move it."
@@ -237,6 +247,8 @@ def _settling(answer: Answer) -> list[str]:
 
 def _needed(one: Open) -> str:
     item = one.comparison
+    if item.verdict == DISAGREE:
+        return f"{item.cell}: {item.sentence}; look at the samples, since more of them settle nothing."
     gap = text.difference(item.difference, item.low, item.high)
     needed = []
     if one.seeds is not None:

@@ -19,6 +19,7 @@ from analysis.collect import Study
 from analysis.compare import (
     ALIKE,
     BETTER,
+    DISAGREE,
     LEVEL,
     NO_BETTER,
     Comparison,
@@ -30,9 +31,11 @@ from analysis.compare import (
     by_cell,
     compare,
     compared_rows,
+    contradicted,
     error_of_difference,
     measured,
     not_known,
+    other_extractors,
     seed_factor,
 )
 from analysis.headline import Headline, direction, headline
@@ -45,6 +48,9 @@ WITHIN = 0.05
 
 COPIES = "memorisation"
 """The limit whose cells keep their verdict and are not recommended: a copy is as near as can be."""
+
+UNTOLD = (ALIKE, DISAGREE, None)
+"""Verdicts by which a cell is not told apart from the best."""
 
 POWER = 0.8
 """Chance of telling two cells apart for which further seeds and samples are counted."""
@@ -95,7 +101,8 @@ class Open:
     """A cell that is not told apart from the best, and what would tell them.
 
     `seeds`, `samples`: about how many trainings of either, or samples of each, in all; None where further ones do not
-    help or are too many. `is_trained_once`: whether nothing is known of how far another training would move them.
+    help, as where extractors disagree, or are too many. `is_trained_once`: whether nothing is known of how far another
+    training would move them.
     """
 
     option: Option
@@ -213,12 +220,14 @@ def _answer(
             running[index] = replace(option, chance=float(chances[index]), near=float(near[index]))
     best, told = running[0], {option.name: option for option in running}
     close = [option for option in running if sign * (option.mean.value - best.mean.value) <= reach]
-    verdicts = against_best([option.measured for option in running], higher)
+    verdicts = contradicted(
+        against_best([option.measured for option in running], higher), other_extractors(study.frame, rows, study.axes)
+    )
     return replace(
         found,
         options=tuple(told.get(option.name, option) for option in options),
         best=best,
-        alike=tuple(_open(told[item.cell], item, best, factor) for item in verdicts if item.verdict in (ALIKE, None)),
+        alike=tuple(_open(told[item.cell], item, best, factor) for item in verdicts if item.verdict in UNTOLD),
         cheapest=_least(close, best, lambda option: option.spent.flops),
         fastest=_least(close, best, lambda option: 1 / option.spent.images_per_second),
         unknown=not_known(verdicts),
@@ -305,7 +314,7 @@ def _open(option: Option, comparison: Comparison, best: Option, factor: SeedFact
     a, b = option.measured, best.measured
     once = min(len(a.trainings), len(b.trainings)) < 2
     error = error_of_difference(a, b, factor)
-    if error is None or a.mean == b.mean:
+    if error is None or a.mean == b.mean or comparison.verdict == DISAGREE:
         return Open(option, comparison, None, None, once)
     quantile = float(ndtri(1 - LEVEL / (2 * comparison.pairs)) + ndtri(POWER))
     wanted = ((a.mean - b.mean) / quantile) ** 2

@@ -790,7 +790,7 @@ def _table(
     else:
         other = _named(cells, against)
         found = compare([cell for cell in able if cell is not other], other, factor, sign)
-    others = _other_extractors(frame, rows, axes)
+    others = other_extractors(frame, rows, axes)
     found = [replace(item, limits=words[item.cell]) for item in contradicted(found, others)]
     return replace(table, comparisons=found, others=tuple(dict.fromkeys(one.name for one in others)))
 
@@ -830,7 +830,7 @@ def contradicted(found: Sequence[Comparison], others: Sequence[OtherExtractor]) 
     ]
 
 
-def _other_extractors(frame: pd.DataFrame, rows: pd.DataFrame, axes: Axes) -> list[OtherExtractor]:
+def other_extractors(frame: pd.DataFrame, rows: pd.DataFrame, axes: Axes) -> list[OtherExtractor]:
     """Those that measured two of the cells with these rows or more; none beside other metrics.
 
     Asked are only distances that may stand for quality. A cell is the same whichever extractor is its own.

@@ -170,6 +170,17 @@ def test_the_figure_dashes_and_shades_what_nobody_measured(study):
     assert "not measured of all" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_the_title_names_no_cell_that_something_limits(study):
+    """One curve still falls fast at its end, which is a limit; the other does not, and is the best."""
+    ended = {8: lambda budget: 0.03 + 0.0004 * budget**-0.3, 4: lambda budget: late(budget) + 0.02}
+    figure = FIGURES["crossings"].draw(following(study, ended))
+    assert figure.words.title == "KL f=8 is best at 1.5e14 FLOPs (provisional)"
+    behind = {8: lambda budget: 0.2 + 0.0004 * budget**-0.3, 4: late}
+    figure = FIGURES["crossings"].draw(following(study, behind))
+    assert figure.words.title == "Which cell is best after how much training?"
+    assert figure.words.notes[0].startswith("Something limits KL f=4 (table.md)")
+
+
 def test_seeds_are_one_curve_whose_scatter_counts(tmp_path):
     build(tmp_path, dataclasses.replace(EQUAL, seeds=(0, 1, 2)))
     study = read_study(tmp_path)

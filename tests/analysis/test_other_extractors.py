@@ -8,14 +8,20 @@ import pytest
 from scipy.stats import norm
 from synthetic_store import JUDGE, Recipe, build, kernel_distance
 
+from analysis.advice import sentences, spoken
+from analysis.answer import answers
 from analysis.collect import read_study
 from analysis.compare import Comparison, Measured, OtherExtractor, Table, Training, against_best, contradicted, tables
+from analysis.figures import findings
+from analysis.figures.standing import of_answer
 from analysis.report import main as report
 from analysis.table import markdown
 
 METRIC = f"kd_{JUDGE}"
 TWO_CELLS = {"factors": (4,), "steps": (10,)}
 """KL and VQ at f = 4: 0.0228 and 0.0262, each with an interval of 0.0015 to either side."""
+
+UNLIMITED = {**TWO_CELLS, "nearer": 0.5}
 
 AGREES = {("kl", 4): 3.0, ("vq", 4): 3.01}
 SILENT = {("kl", 4): 3.001, ("vq", 4): 3.0}
@@ -58,6 +64,29 @@ def test_two_that_contradict_each_other_leave_no_verdict_in_the_table_of_either(
     # It is about distances: measures of neighbourhoods say something else, and keep their verdicts.
     assert by_metric[f"precision_{JUDGE}"].others == ()
     assert by_metric[f"fd_{JUDGE}"].others == (SECOND,)
+
+
+def test_the_answer_and_its_rings_have_no_more_of_a_verdict_than_the_table(tmp_path: Path) -> None:
+    build(tmp_path / "alone", Recipe(**UNLIMITED))
+    study = read_study(tmp_path / "alone")
+    [alone] = answers(study)
+    build(tmp_path / "beside", Recipe(**UNLIMITED, also={SECOND: CONTRARY}))
+    study = read_study(tmp_path / "beside")
+    [found] = answers(study)
+    assert alone.alike == ()
+    [disputed] = found.alike
+    assert (disputed.comparison.verdict, disputed.seeds, disputed.samples) == ("extractors disagree", None, None)
+    assert found.best is not None
+    assert alone.best is not None
+    assert found.best.chance == alone.best.chance  # the headline's own probability stays
+    said = f"no verdict: extractors disagree ({SECOND} has it the other way round)"
+    [sentence, *_] = sentences(study, found)
+    assert "or one of those that cannot be told apart from it: VQ f = 4" in sentence
+    assert sentence.endswith(f"Against {disputed.option.name}: {said}.")
+    assert f"{disputed.option.name}: {said}; look at the samples" in "\n".join(spoken(study, found, tmp_path))
+    standing = of_answer(study, found)
+    assert len(standing.best) == 2
+    assert findings.of_cells(standing, "") == findings.NO_CELL
 
 
 def test_frechet_distances_are_held_against_the_other_kernel_distance(tmp_path: Path) -> None:
