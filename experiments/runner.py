@@ -111,7 +111,7 @@ def _run_stage(stage: Stage, plan: Plan, store: Store, tracker: Tracker, claim: 
     devices = devices_of(plan.config) if is_divided else 1
     store.begin(stage.name, planned.identity, claim)
     with tracker.stage_run(plan, planned, stage.axes) as run:
-        made_with = _with_sources(planned, plan, store.place(stage.name, planned.identity, claim))
+        made_with = _with_sources(planned, plan, store.place(stage.name, planned.identity, claim), tracker)
         try:
             work = functools.partial(_work, stage, plan, store)
             if devices > 1:
@@ -160,7 +160,7 @@ def _work(stage: Stage, plan: Plan, store: Store, log: Log, claim: Claim) -> Out
     return stage.run(job_of(stage, plan, store, log, claim))
 
 
-def _with_sources(planned: PlannedStage, plan: Plan, folder: Path) -> dict[str, Any]:
+def _with_sources(planned: PlannedStage, plan: Plan, folder: Path, tracker: Tracker) -> dict[str, Any]:
     """What the record says of the sources of parts of the user's own, where the stage or its images have any.
 
     What another source left behind in an unfinished artifact is no beginning to go on from, and is removed.
@@ -171,6 +171,7 @@ def _with_sources(planned: PlannedStage, plan: Plan, folder: Path) -> dict[str, 
     path = folder / SOURCES
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != sources:
         shutil.rmtree(folder)
+        tracker.forget(planned)
     write_json(path, sources)
     return {"sources": sources}
 

@@ -14,6 +14,7 @@ import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces import expr
 from wandb_workspaces import workspaces as ws
 
+from experiments.tracking.runs import CELL
 from experiments.tracking.wandb_runs import as_sentence, check_login
 from ldm.records import GENERATION, RATE, RECONSTRUCTION, ResultRow, StageRecord
 
@@ -26,7 +27,7 @@ VIEW = "ldmtradeoffs"
 SAME = "repetition_of"
 """The value of a run's config that runs share which differ in seeds alone."""
 
-CELLS, TRAININGS, MILESTONES = ("cell",), ("diffusion",), ("progress",)
+CELLS, TRAININGS, MILESTONES = (CELL,), ("diffusion",), ("progress",)
 """The kinds of runs that parts show."""
 
 SPEED = "samples/images_per_second"

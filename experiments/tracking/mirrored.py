@@ -12,7 +12,7 @@ from typing import Any
 from experiments.console import say
 from experiments.stage import PlannedStage
 from experiments.store import Store
-from experiments.tracking.runs import About, tell_history
+from experiments.tracking.runs import About, made, tell_history
 from experiments.tracking.tracker import about_cell, about_stage, finished, show
 from experiments.tracking.wandb_runs import (
     MADE,
@@ -21,7 +21,6 @@ from experiments.tracking.wandb_runs import (
     WandbRun,
     as_sentence,
     check_login,
-    made,
     silent_wandb,
 )
 from ldm.errors import UserError
@@ -51,7 +50,7 @@ def push(store: Store, sweeps: list[Sweep], project: str, entity: str | None) ->
     for done, (about, records) in enumerate(lacking, start=1):
         say(f"  {done} of {len(lacking)}  {about.name}")
         with _pushed(mirror, about) as run:
-            if about.job_type != "cell":
+            if not about.is_cell:
                 tell_history(run, *records)  # of one stage
             show(run, store, records)
     for sweep in sweeps:

@@ -1,14 +1,17 @@
 """What a run of a tracker is, whichever tracker shows it: what it is called and of, and what is written to it."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.stage import Log
-from ldm.records import StageRecord, write_json
+from ldm.records import StageRecord, content_hash, write_json
+
+CELL = "cell"
+"""The kind of the runs of cells; those of stages are called as their stage."""
 
 COSTS = ("seconds", "images_per_second", "flops", "peak_bytes")
 """What of a stage's cost a run shows."""
@@ -49,6 +52,11 @@ class About:
     config: Mapping[str, Any]
     tags: tuple[str, ...] = ()
 
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is of a finished cell, which has no curves."""
+        return self.job_type == CELL
+
 
 class Mirror(Protocol):
     """A tracker: where runs are shown."""
@@ -72,6 +80,11 @@ class NoMirror:
         """Nothing is left to do."""
 
 
+def made(records: Iterable[StageRecord]) -> str:
+    """A text that other records of the same stages do not share."""
+    return content_hash(sorted((record.stage, record.identity, record.created) for record in records))
+
+
 def results_of(records: Iterable[StageRecord]) -> dict[str, Any]:
     """The numbers of records by stage and name, "evaluation/kd": metrics, costs, and why metrics are left out."""
     found: dict[str, Any] = {}
@@ -84,6 +97,13 @@ def results_of(records: Iterable[StageRecord]) -> dict[str, Any]:
         }
         found |= {f"{record.stage}/{name}": value for name, value in values.items()}
     return found
+
+
+def results_beside_curves(about: About, records: Sequence[StageRecord]) -> dict[str, Any]:
+    """The results of the records that no curve of their run ends in: of a cell all."""
+    told = [(record.stage, row.metric) for record in records for row in record.rows if row.images_seen is not None]
+    ends = set() if about.is_cell else {f"{stage}/{metric}" for stage, metric in told}
+    return {name: value for name, value in results_of(records).items() if name not in ends}
 
 
 def tell_history(run: Log, record: StageRecord) -> None:
@@ -100,7 +120,8 @@ def tell_history(run: Log, record: StageRecord) -> None:
 class Once:
     """A run that is gone on from: what it was told before a kill is not told it again.
 
-    `place`: the file that holds up to how many images that is; it is gone when the run has finished.
+    `place`: the file that holds up to how many images that is. The moments of a record are told behind the curves and
+    begin before their end, so they have a file of their own beside it.
     """
 
     run: Run
@@ -127,6 +148,10 @@ class Once:
     def finish(self, *records: StageRecord) -> None:
         """What the records say of moments of training, and their results."""
         for record in records:
-            tell_history(self.run, record)
+            tell_history(Once(self.run, self.place.with_name(f"{self.place.name}.{record.stage}")), record)
         self.run.finish(*records)
-        self.place.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """To be called when the record stands, after which nothing is gone on from."""
+        for path in (self.place, *self.place.parent.glob(f"{self.place.name}.*")):
+            path.unlink(missing_ok=True)

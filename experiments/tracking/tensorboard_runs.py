@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.tracking.runs import About, results_of
+from experiments.tracking.runs import About, results_beside_curves
 from ldm.records import StageRecord
 
 FOLDER = "tensorboard"
@@ -17,15 +17,14 @@ FOLDER = "tensorboard"
 class TensorboardRun:
     """An open run."""
 
-    def __init__(self, writer: Any) -> None:
-        self.writer, self.step, self.logged = writer, 0, set[str]()
+    def __init__(self, writer: Any, about: About) -> None:
+        self.writer, self.about, self.step = writer, about, 0
 
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
         self.step = images_seen
         for name, value in values.items():
             self.writer.add_scalar(name, value, images_seen)
-        self.logged |= set(values)
 
     def image(self, path: Path) -> None:
         """A picture that lies on disk."""
@@ -34,9 +33,7 @@ class TensorboardRun:
 
     def finish(self, *records: StageRecord) -> None:
         """The results of the records: numbers that no curve ends in as scalars at the last step, reasons as texts."""
-        for name, value in results_of(records).items():
-            if name in self.logged:
-                continue
+        for name, value in results_beside_curves(self.about, records).items():
             if isinstance(value, str):
                 self.writer.add_text(name, value, self.step)
             else:
@@ -59,7 +56,7 @@ class TensorboardMirror:
         lines = ["| key | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in shown.items())]
         writer.add_text("about", "\n".join(lines))
         try:
-            yield TensorboardRun(writer)
+            yield TensorboardRun(writer, about)
         finally:
             writer.close()
 

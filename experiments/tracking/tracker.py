@@ -1,6 +1,7 @@
 """What a run of the program shows in which tracker: a run a stage execution, a run a finished cell."""
 
 import importlib.util
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from experiments.schema import leaf_values
 from experiments.stage import Plan, PlannedStage
 from experiments.store import Store
 from experiments.tracking import wandb_runs
-from experiments.tracking.runs import About, Mirror, NoMirror, Once, Run
+from experiments.tracking.runs import CELL, About, Mirror, NoMirror, Once, Run, Silent, made
 from experiments.tracking.tensorboard_runs import TensorboardMirror
 from experiments.tracking.trackio_runs import TrackioMirror
 from experiments.tracking.wandb_runs import WandbMirror
 from ldm.errors import UserError
 from ldm.first_stage import FIRST_STAGES
-from ldm.records import StageRecord, content_hash
+from ldm.records import StageRecord, content_hash, write_json
 
 MODES = ("offline", "online", "disabled")
 
@@ -29,7 +30,7 @@ NOT_OF_A_RUN = ("scale", "sweep", "shortlist", "tracker")
 """Groups of settings that say nothing of one run: tables for all f, and what a call does with its runs."""
 
 TOLD = "tracking"
-"""The folder of a store that holds how far unfinished runs were told."""
+"""The folder of a store that holds how far unfinished runs were told, and what runs of cells show, of each tracker."""
 
 
 def _wandb(store: Path, mode: str, settings: Mapping[str, Any]) -> Mirror:
@@ -109,26 +110,46 @@ class Tracker:
         kind = TRACKERS["none" if mode == "disabled" else settings["name"]]
         self.is_silent = kind is TRACKERS["none"]
         self.mirror = kind.opened(store, mode, settings)
+        where = content_hash([settings["project"], settings["entity"]], 6)
+        self.told = store / TOLD / f"{settings['name']}-{where}"
 
     @contextmanager
     def stage_run(self, plan: Plan, stage: PlannedStage, depends_on: Collection[str]) -> Iterator[Run]:
         """The run of one stage execution, ended whether the stage succeeds or not; `depends_on` are its axes."""
         about = about_stage(stage, plan.axes, without_environment(plan.config), depends_on, self.group)
         with self.mirror.run(about) as run:
-            yield run if self.is_silent else Once(run, self.store / TOLD / about.identity)
+            if self.is_silent:
+                yield run
+            else:
+                once = Once(run, self.told / about.identity)
+                yield once
+                once.forget()
+
+    def forget(self, stage: PlannedStage) -> None:
+        """To be called where an unfinished artifact is discarded: what is made in its place is told from its start."""
+        for told in (self.store / TOLD).glob("*"):
+            Once(Silent(), told / f"{stage.name}-{stage.identity}").forget()
 
     def settle(self) -> None:
         """Ends the runs of finished stages; to be called where no other process waits."""
         self.mirror.settle()
 
     def cell_run(self, plan: Plan, store: Store) -> None:
-        """One run for a finished cell with the results of all its stages, so that tables and scatter plots work."""
+        """One run for a finished cell with the results of all its stages, so that tables and scatter plots work.
+
+        A run that shows the same records is left as it is.
+        """
         if self.is_silent:
             return
         stages = {planned.name: planned.identity for planned in plan.stages.values()}
-        with self.mirror.run(about_cell(plan.cell, plan.axes, stages, self.group)) as run:
-            show(run, store, finished(store, stages))
+        about, records = about_cell(plan.cell, plan.axes, stages, self.group), finished(store, stages)
+        place, shown = self.told / about.identity, made(records)
+        if place.exists() and place.read_text(encoding="utf-8") == json.dumps(shown):
+            return
+        with self.mirror.run(about) as run:
+            show(run, store, records)
         self.settle()
+        write_json(place, shown)
 
 
 def finished(store: Store, stages: Mapping[str, str]) -> list[StageRecord]:
@@ -167,10 +188,10 @@ def about_cell(cell: str, axes: Mapping[str, Any], stages: Mapping[str, str], gr
     return About(
         identity=f"cell-{stages['evaluation']}",
         name=in_words(axes, axes),
-        job_type="cell",
+        job_type=CELL,
         group=group,
         config={**_grouped(axes, own), "cell": cell, **parts},
-        tags=("cell", *_tags(own)),
+        tags=(CELL, *_tags(own)),
     )
 
 

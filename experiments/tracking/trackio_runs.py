@@ -3,11 +3,13 @@
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.tracking.runs import About, results_of
+from experiments.tracking.runs import About, results_beside_curves
+from ldm.errors import UserError
 from ldm.records import StageRecord
 
 FOLDER = "trackio"
@@ -16,13 +18,12 @@ FOLDER = "trackio"
 class TrackioRun:
     """An open run."""
 
-    def __init__(self, run: Any) -> None:
-        self.run, self.logged = run, set[str]()
+    def __init__(self, run: Any, about: About) -> None:
+        self.run, self.about = run, about
 
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
         self.run.log({"images_seen": images_seen, **values})
-        self.logged |= set(values)
 
     def image(self, path: Path) -> None:
         """A picture that lies on disk."""
@@ -32,7 +33,21 @@ class TrackioRun:
 
     def finish(self, *records: StageRecord) -> None:
         """The results that no curve ends in as the last values of the run, which has no summary."""
-        self.run.log({name: value for name, value in results_of(records).items() if name not in self.logged})
+        self.run.log(results_beside_curves(self.about, records))
+
+
+def _trackio_in(folder: Path) -> Any:
+    """Trackio, which writes into that folder. Raises: UserError where it was imported with another one."""
+    wanted = str(folder.resolve())
+    if "trackio" in sys.modules and os.environ.get("TRACKIO_DIR") != wanted:
+        raise UserError(
+            f"this process has Trackio write into {os.environ.get('TRACKIO_DIR', 'a folder of its own')} and cannot "
+            f"have it write into {wanted} too: run the second store in a process of its own, or use tracker=none"
+        )
+    os.environ["TRACKIO_DIR"] = wanted
+    import trackio
+
+    return trackio
 
 
 class TrackioMirror:
@@ -43,9 +58,11 @@ class TrackioMirror:
 
     @contextlib.contextmanager
     def run(self, about: About) -> Iterator[TrackioRun]:
-        """The run of that identity, which goes on where it is there already."""
-        os.environ["TRACKIO_DIR"] = str((self.store / FOLDER).resolve())
-        import trackio
+        """The run of that identity, which goes on where it is there already.
+
+        Raises: UserError where Trackio writes into another folder.
+        """
+        trackio = _trackio_in(self.store / FOLDER)
 
         with contextlib.redirect_stdout(io.StringIO()):  # it greets
             run = trackio.init(
@@ -59,7 +76,7 @@ class TrackioMirror:
                 auto_log_cpu=False,
             )
         try:
-            yield TrackioRun(run)
+            yield TrackioRun(run, about)
         finally:
             with contextlib.redirect_stdout(io.StringIO()):
                 trackio.finish()

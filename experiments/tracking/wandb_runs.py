@@ -11,15 +11,15 @@ import shutil
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments.console import say
-from experiments.tracking.runs import About, results_of
+from experiments.tracking.runs import About, made, results_of
 from ldm.errors import UserError
-from ldm.records import StageRecord, content_hash, sealed, write_json
+from ldm.records import StageRecord, sealed, write_json
 
 WORDS = {"dryrun": "offline", "run": "online", "shared": "online", "disable": "disabled"}
 """Values of WANDB_MODE that are called otherwise here."""
@@ -45,11 +45,6 @@ RECORD = "record.json"
 
 MADE = "made"
 """The value of a run's summary that tells the records apart that it shows."""
-
-
-def made(records: Iterable[StageRecord]) -> str:
-    """A text that other records of the same stages do not share."""
-    return content_hash(sorted((record.stage, record.identity, record.created) for record in records))
 
 
 class WandbRun:

@@ -22,9 +22,11 @@ from experiments.resolve import with_scale_sizes
 from experiments.runner import _with_sources
 from experiments.stage import PlannedStage
 from experiments.store import Store
+from experiments.tracking import Tracker
 from ldm.data.contract import ImageCache
 from ldm.errors import UserError
 from ldm.first_stage.coder import Coders
+from ldm.records import write_json
 from ldm.training.first_stage import FirstStageSettings, FirstStageTraining
 
 KNOWN = Vocabulary(3)
@@ -347,14 +349,20 @@ def test_what_another_source_left_unfinished_is_no_beginning(tmp_path: Path) -> 
     plan = plan_of(*SAMPLER, facts=FACTS)
     stage: PlannedStage = plan.stages["samples"]
     folder = tmp_path / "samples"
-    assert _with_sources(stage, plan, folder)["sources"].keys() == {"renoised:Renoised"}
+    settings = {"name": "tensorboard", "mode": "offline", "project": "p", "entity": None}
+    tracker = Tracker(tmp_path / "store", settings, "sweep")
+    told = tracker.told / f"samples-{stage.identity}"
+    write_json(told, 32)
+    assert _with_sources(stage, plan, folder, tracker)["sources"].keys() == {"renoised:Renoised"}
     (folder / "part").touch()
-    _with_sources(stage, plan, folder)
+    _with_sources(stage, plan, folder, tracker)
     assert (folder / "part").exists()
+    assert told.exists()
     text = (folder / SOURCES).read_text()
     (folder / SOURCES).write_text(text.replace('"hash": "', '"hash": "0'))
-    _with_sources(stage, plan, folder)
+    _with_sources(stage, plan, folder, tracker)
     assert not (folder / "part").exists()
+    assert not told.exists()
     assert (folder / SOURCES).read_text() == text
-    assert _with_sources(SimpleNamespace(settings={}), plan_of(), tmp_path / "none") == {}
+    assert _with_sources(SimpleNamespace(settings={}), plan_of(), tmp_path / "none", tracker) == {}
     assert not (tmp_path / "none").exists()

@@ -3,10 +3,12 @@
 import importlib.util
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from experiments.compose import without_environment
 from experiments.tracking import Tracker, check_tracking, mode_of
 from experiments.tracking.runs import Once
 from experiments.tracking.tracker import about_stage
+from experiments.tracking.trackio_runs import _trackio_in
 from experiments.tracking.wandb_runs import WandbMirror, without_key
 from ldm.errors import UserError
 from ldm.records import Cost, LeftOut, ResultRow, StageRecord
@@ -166,7 +169,7 @@ RECORD = StageRecord(
 
 
 def tracked(found: Tracker) -> None:
-    """A stage that is killed after 32 images, and goes on from 16."""
+    """A stage that is killed after 32 images, goes on from 16, and is killed again before its record stands."""
     plan = plan_of("ae=kl", "ae.f=4", "trainer.learning_rate_factor=0.5")
     stage = plan.stages["diffusion"]
 
@@ -179,11 +182,21 @@ def tracked(found: Tracker) -> None:
     with pytest.raises(ZeroDivisionError):
         killed()
     found.settle()
-    with found.stage_run(plan, stage, stage_named("diffusion").axes) as run:
-        run.log(32, {"loss": 0.5})
-        run.log(48, {"loss": 0.25})
-        run.finish(RECORD)
+
+    def ended(error: type[Exception] | None = None) -> None:
+        with found.stage_run(plan, stage, stage_named("diffusion").axes) as run:
+            run.log(32, {"loss": 0.5})
+            run.log(48, {"loss": 0.25})
+            run.finish(RECORD)
+            if error is not None:
+                raise error
+
+    with pytest.raises(ZeroDivisionError):
+        ended(ZeroDivisionError)
     found.settle()
+    ended()
+    found.settle()
+    assert list(found.store.glob("tracking/*/*")) == []
 
 
 def test_tensorboard_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path) -> None:
@@ -216,6 +229,33 @@ def test_trackio_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path) ->
     ]
     assert len(configs) == 1
     assert "trainer/learning_rate_factor" in configs[0]
+
+
+def test_another_tracker_is_told_what_the_first_one_was(tmp_path: Path) -> None:
+    """How far a run was told is known of each tracker and project."""
+    stage = plan_of().stages["diffusion"]
+    places = [
+        Tracker(tmp_path, {**settings(name=name), "project": project}, "sweep").told
+        for name, project in (("wandb", "one"), ("wandb", "two"), ("tensorboard", "one"))
+    ]
+    assert len(set(places)) == 3
+    runs = [Remembering() for _ in places]
+    for place, run in zip(places, runs, strict=True):
+        Once(run, place / f"diffusion-{stage.identity}").log(16, {})
+    assert [run.told for run in runs] == [[16], [16], [16]]
+    tracker(tmp_path).forget(stage)
+    assert list(tmp_path.glob("tracking/*/*")) == []
+
+
+def test_a_second_store_is_not_written_into_the_trackio_folder_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trackio reads its folder once a process."""
+    monkeypatch.setitem(sys.modules, "trackio", ModuleType("trackio"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "one" / "trackio"))
+    assert _trackio_in(tmp_path / "one" / "trackio") is sys.modules["trackio"]
+    with pytest.raises(UserError, match="two/trackio too: run the second store in a process of its own"):
+        _trackio_in(tmp_path / "two" / "trackio")
 
 
 def test_no_tracker_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -265,10 +305,13 @@ def test_a_run_that_goes_on_is_told_nothing_twice_until_it_has_finished(tmp_path
     assert inner.told == [16, 32]
     place.write_text("")
     Once(inner, place).log(16, {})
-    Once(inner, place).finish(StageRecord("diffusion", "abc", {}, {}))
-    assert not place.exists()
-    Once(inner, place).log(16, {})
+    for _ in range(2):  # the first is killed before its record stands in the store
+        Once(inner, place).finish(RECORD)
     assert inner.told == [16, 32, 16, 16]
+    Once(inner, place).forget()
+    assert list(place.parent.iterdir()) == []
+    Once(inner, place).log(16, {})
+    assert inner.told == [16, 32, 16, 16, 16]
 
 
 def test_config_is_flat_and_seeds_alone_tell_repetitions_apart() -> None:
