@@ -1,10 +1,13 @@
 """What run.py does with composed configs: one cell, one job of a sweep, or a whole grid."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import secrets
 import shlex
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ from experiments.scoring import left_out_by_number
 from experiments.stage import Plan, targets
 from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
+from experiments.stopping import StoppedError
 from experiments.store import Store, now
 from experiments.sweep import Due, Launch, Point, as_sweep, distinct, run_missing, say_lost
 from experiments.tracking import Tracker, check_tracking, mode_of
@@ -67,7 +71,7 @@ def run_one(config: DictConfig, command: str) -> int:
         say(f"{type(error).__name__}: {error}", style="bold red")
         say(f"  the traceback is in the store: python -m experiments.ledger --store {store.root}")
         return 1
-    _track_cells([plan] if computed else [], store, values, name)
+    _track_cells([plan], store, values, name)
     _end(store, len(wanted), computed, 1, values, name)
     return 0
 
@@ -166,16 +170,22 @@ def _run_planned(planned: Grid, launch: Launch, workers: int | None) -> None:
     ahead = _missing(stages, store)
     time_needed = _forecast([cell.plan for cell in cells], ahead, store, workers) if workers else None
     say_work(planned, time_needed)
-    unmeasured = [c.plan for c in cells if not store.is_complete("evaluation", c.plan.stages["evaluation"].identity)]
 
     def launch_in_sweep(jobs: Sequence[Due]) -> None:
         launch([dataclasses.replace(due, overrides=(*due.overrides, f"sweep.id={planned.sweep}")) for due in jobs])
 
     weights = _weights(ahead, time_needed)
-    with whole(weights):
-        lost = run_missing(cells, planned.asked, store, launch_in_sweep, weights)
+    plans = [cell.plan for cell in cells]
+    try:
+        with whole(weights):
+            lost = run_missing(cells, planned.asked, store, launch_in_sweep, weights)
+    except (KeyboardInterrupt, StoppedError):
+        if mode_of(values["tracker"]) != "online":  # which may wait for a server
+            with contextlib.suppress(UserError):  # the next call shows what is not shown here, or says why it cannot
+                _track_cells(plans, store, values, planned.sweep, STOPPED_SECONDS)
+        raise
     left = _missing(stages, store)
-    _track_cells(unmeasured, store, values, planned.sweep)
+    _track_cells(plans, store, values, planned.sweep)
     _end(store, len(stages) - len(left), len(ahead) - len(left), len(cells), values, planned.sweep)
     if lost:
         say_lost(lost, store)
@@ -251,9 +261,18 @@ def _tracker(values: Mapping[str, Any], store: Store, group: str) -> Tracker:
     return Tracker(store.root, values["tracker"], group)
 
 
-def _track_cells(plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str) -> None:
-    tracker = _tracker(values, store, name)
+STOPPED_SECONDS = 5.0
+"""How long a sweep that was asked to stop may go on showing its finished cells."""
+
+
+def _track_cells(
+    plans: Sequence[Plan], store: Store, values: Mapping[str, Any], name: str, within: float = math.inf
+) -> None:
+    """Shows the finished cells that are not shown yet; none is begun after so many seconds, the next call shows it."""
+    tracker, begun = _tracker(values, store, name), time.monotonic()
     for plan in plans:
+        if time.monotonic() - begun > within:
+            return
         if store.is_complete("evaluation", plan.stages["evaluation"].identity):
             tracker.cell_run(plan, store)
 

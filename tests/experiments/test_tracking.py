@@ -1,12 +1,13 @@
 """Trackers: silent, inside the store, ended even when the stage fails, told nothing twice."""
 
+import contextlib
 import importlib.util
 import os
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,9 @@ import pytest
 from tiny_plans import plan_of, stage_named
 
 from experiments.compose import without_environment
+from experiments.main import Grid, _run_planned
+from experiments.store import Store
+from experiments.sweep import Due, Launch, Point
 from experiments.tracking import Tracker, check_tracking, mode_of
 from experiments.tracking.runs import Once
 from experiments.tracking.tracker import about_stage
@@ -256,6 +260,42 @@ def test_a_second_store_is_not_written_into_the_trackio_folder_of_the_first(
     assert _trackio_in(tmp_path / "one" / "trackio") is sys.modules["trackio"]
     with pytest.raises(UserError, match="two/trackio too: run the second store in a process of its own"):
         _trackio_in(tmp_path / "two" / "trackio")
+
+
+def test_a_finished_cell_is_shown_once_also_after_a_sweep_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once where there is time, else by the next call; anew where it was measured anew."""
+    pytest.importorskip("tensorboard")
+    plan = plan_of()
+
+    def finish(store: Store, created: str) -> None:
+        for stage in plan.stages.values():
+            store.begin(stage.name, stage.identity)
+            store.finish(StageRecord(stage.name, stage.identity, {}, stage.parents, created=created))
+
+    def sweep(root: Path, launch: Launch) -> int:
+        """The runs that the cell has when the call has ended."""
+        values = {"tracker": settings(name="tensorboard"), "report": False, "until": "evaluation", "store": root}
+        points = [Point((), plan)]
+        with contextlib.suppress(KeyboardInterrupt):
+            _run_planned(Grid("sweep", points, points, values, Store(root)), launch, None)
+        return len(list(root.glob(f"tensorboard/cell-{plan.stages['evaluation'].identity}/*")))
+
+    def stopped(root: Path) -> Launch:
+        def launch(jobs: Sequence[Due]) -> None:
+            finish(Store(root), "2026-01-01")
+            raise KeyboardInterrupt
+
+        return launch
+
+    assert sweep(tmp_path / "one", stopped(tmp_path / "one")) == 1
+    assert sweep(tmp_path / "one", pytest.fail) == 1
+    monkeypatch.setattr("experiments.main.STOPPED_SECONDS", -1.0)
+    assert sweep(tmp_path / "two", stopped(tmp_path / "two")) == 0
+    assert sweep(tmp_path / "two", pytest.fail) == 1
+    finish(Store(tmp_path / "two"), "2026-01-02")
+    assert sweep(tmp_path / "two", pytest.fail) == 2
 
 
 def test_no_tracker_leaves_nothing_behind(tmp_path: Path) -> None:
