@@ -8,6 +8,9 @@ from ldm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
+ERROR = "error: "
+"""What the sentence begins with that a command ends with; warnings of packages may stand behind it."""
+
 
 def pulled(project: str, into: Path) -> Path:
     """Writes the records of a project, PROJECT or ENTITY/PROJECT, into a folder and returns it.
@@ -20,5 +23,6 @@ def pulled(project: str, into: Path) -> Path:
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if ended.returncode:
         told = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
-        raise UserError(told[-1].removeprefix("error: ") if told else f"the project {project} cannot be read")
+        said = [line.removeprefix(ERROR) for line in told if line.startswith(ERROR)] or told
+        raise UserError(said[-1] if said else f"the project {project} cannot be read")
     return into

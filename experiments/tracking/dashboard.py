@@ -4,7 +4,6 @@ Both show runs of finished cells, grouped by `repetition_of`, so that the only r
 alone. Which metrics there are is read from the records of the store that the runs come from.
 """
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,9 @@ NAME = "Latent spaces compared"
 
 VIEW = "ldmtradeoffs"
 """The name of the workspace in its address: saving it again writes over it."""
+
+NO_WORKSPACE = "not found in project"
+"""How W&B says that a project has no workspace of a name."""
 
 SAME = "repetition_of"
 """The value of a run's config that runs share which differ in seeds alone."""
@@ -200,8 +202,12 @@ def _only(kinds: Iterable[str]) -> str:
 def _take_place(made: ws.Workspace) -> None:
     """Gives a workspace the name and id of the one that was saved before: W&B names new ones by chance."""
     made._internal_name = f"nw-{VIEW}-v"
-    with contextlib.suppress(ValueError):  # there is none yet
+    try:
         saved = ws.Workspace.from_url(f"https://wandb.ai/{made.entity}/{made.project}?nw={VIEW}")
+    except ValueError as error:
+        if NO_WORKSPACE not in str(error):
+            raise
+    else:
         made._internal_id = saved._internal_id
 
 

@@ -24,7 +24,7 @@ from experiments.tracking.wandb_runs import (
     silent_wandb,
 )
 from ldm.errors import UserError
-from ldm.records import STORE_MARK, Cell, StageRecord, Sweep, is_store, read_sealed, sealed, write_json
+from ldm.records import STORE_MARK, Cell, StageRecord, Sweep, content_hash, is_store, read_sealed, sealed, write_json
 
 SWEEP = "sweep.json"
 """The file of a run that holds a sweep."""
@@ -55,10 +55,11 @@ def push(store: Store, sweeps: list[Sweep], project: str, entity: str | None) ->
             show(run, store, records)
     for sweep in sweeps:
         about = About(f"sweep-{sweep.sweep}", sweep.command, "sweep", sweep.sweep, {})
-        if held.get(about.identity) != made(()):
+        content = sweep.to_json()
+        if held.get(about.identity) != (shown := content_hash(content)):  # a shortlist writes a sweep anew under its id
             with _pushed(mirror, about) as run:
-                run.file(SWEEP, sealed(sweep.to_json()))
-                run.finish()
+                run.file(SWEEP, sealed(content))
+                run.mark(shown)
     return len(lacking)
 
 
@@ -140,16 +141,22 @@ def pull(project: str, entity: str | None, into: Path) -> tuple[int, int]:
 
 
 def _read(run: Any, into: Path) -> str:
-    """Writes what a run holds to its place in the store; the name of its file, "" where it holds none."""
+    """Writes what a run holds to its place in the store; the name of its file, "" where it holds none.
+
+    Raises: ValueError for a file of that name that is none of ours.
+    """
     name = SWEEP if run.job_type == "sweep" else RECORD
     if not any(file.size for file in run.files([name])):
         return ""
     with tempfile.TemporaryDirectory() as folder:
         value = read_sealed(Path(run.file(name).download(root=folder).name))
-    if name == SWEEP:
-        target = into / "sweeps" / f"{_word(value['sweep'])}.json"
-    else:
-        target = into / _word(value["stage"]) / _word(value["identity"]) / RECORD
+    try:
+        if name == SWEEP:
+            target = into / "sweeps" / f"{_word(value['sweep'])}.json"
+        else:
+            target = into / _word(value["stage"]) / _word(value["identity"]) / RECORD
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} of its run {run.id} is none of this program's") from error
     write_json(target, sealed(value))
     return name
 

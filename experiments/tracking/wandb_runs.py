@@ -44,7 +44,7 @@ RECORD = "record.json"
 """The file of a run that holds the record of its stage."""
 
 MADE = "made"
-"""The value of a run's summary that tells the records apart that it shows."""
+"""The value of a run's summary that tells the records, or the sweep, apart that it shows."""
 
 
 class WandbRun:
@@ -68,13 +68,18 @@ class WandbRun:
 
     def finish(self, *records: StageRecord) -> None:
         """The results of the records as the summary; of a run of a stage also its record."""
-        self.run.summary.update({**results_of(records), MADE: made(records)})
         for record in records:
             if record.stage == self.about.job_type:
                 public = {name: value for name, value in record.environment.items() if name != "host"}
                 self.file(RECORD, sealed(replace(record, environment=public).to_json()))
                 if not self.run.offline:
                     self._lineage(record)
+        self.run.summary.update(results_of(records))
+        self.mark(made(records))
+
+    def mark(self, shown: str) -> None:
+        """Says which content the run shows; last of all, since a push leaves a run as it is that says so."""
+        self.run.summary.update({MADE: shown})
 
     def file(self, name: str, content: Mapping[str, Any]) -> None:
         """A JSON file of the run."""
@@ -159,11 +164,20 @@ def _remove_empty_runs(store: Path) -> None:
 
 
 def without_key(error: BaseException) -> str:
-    """An error of W&B in one line, in which no API key stands."""
+    """An error of W&B in one line, in which no API key and no identity token stands, nor either as URLs have it."""
     text = " ".join(str(error).split())
-    for key in _keys():
-        text = text.replace(key, "(the API key)")
+    for secret, name in _secrets():
+        for form in (secret, urllib.parse.quote(secret), urllib.parse.quote(secret, safe="")):
+            text = text.replace(form, f"(the {name})")
     return text
+
+
+def _secrets() -> list[tuple[str, str]]:
+    """What W&B logs in with, and what each is called."""
+    token = ""
+    with contextlib.suppress(OSError, ValueError):  # W&B has not read it then either
+        token = Path(os.environ.get("WANDB_IDENTITY_TOKEN_FILE", "")).read_text(encoding="utf-8").strip()
+    return [*((key, "API key") for key in _keys()), *([(token, "identity token")] if token else [])]
 
 
 @contextlib.contextmanager
@@ -174,6 +188,14 @@ def as_sentence(failed: str) -> Iterator[None]:
         yield
     except (wandb.errors.Error, ValueError) as error:
         raise UserError(f"{failed} ({without_key(error)})") from None
+
+
+def _end(run: Any, code: int, failed: list[str]) -> None:
+    """Ends a run; why that cannot be is put into `failed`, since what a thread raises is shown as it is, and lost."""
+    try:
+        run.finish(exit_code=code)
+    except Exception as error:
+        failed.append(without_key(error))
 
 
 class WandbMirror:
@@ -211,11 +233,16 @@ class WandbMirror:
         """Ends the runs of finished stages; to be called where no other process waits."""
         ended, self._ended = self._ended, []
         for run, code in ended:
-            upload = threading.Thread(target=run.finish, kwargs={"exit_code": code}, daemon=True)
+            failed = list[str]()
+            upload = threading.Thread(target=_end, args=(run, code, failed), daemon=True)
             upload.start()
             upload.join(FINISH_SECONDS)
-            if upload.is_alive() and self.mode == "online":
+            if self.mode == "online" and failed:
+                self._go_on_offline(f"has not taken a run ({failed[0]})")
+            elif self.mode == "online" and upload.is_alive():
                 self._go_on_offline(f"has not taken a run within {FINISH_SECONDS:.0f} s")
+            elif failed:
+                say(f"W&B could not end a run ({failed[0]})", style="yellow")
 
     def _go_on_offline(self, why: str) -> None:
         self.mode = "offline"

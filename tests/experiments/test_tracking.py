@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +20,10 @@ from experiments.main import Grid, _run_planned
 from experiments.store import Store
 from experiments.sweep import Due, Launch, Point
 from experiments.tracking import Tracker, check_tracking, mode_of
-from experiments.tracking.runs import Once
+from experiments.tracking.runs import About, Once
 from experiments.tracking.tracker import about_stage
 from experiments.tracking.trackio_runs import _trackio_in
-from experiments.tracking.wandb_runs import WandbMirror, without_key
+from experiments.tracking.wandb_runs import WandbMirror, WandbRun, without_key
 from ldm.errors import UserError
 from ldm.records import Cost, LeftOut, ResultRow, StageRecord
 
@@ -159,6 +159,48 @@ def test_a_server_that_does_not_answer_holds_up_a_sweep_once(
     stuck.released.set()
     assert found.mode == "offline"
     assert "runs are kept offline from here on" in " ".join(capsys.readouterr().out.split())
+
+
+class Failing:
+    """A run that cannot be ended."""
+
+    def finish(self, exit_code: int) -> None:
+        raise OSError(f"no upload with {40 * 'c'}")
+
+
+@pytest.mark.parametrize(("mode", "said"), [("online", "has not taken a run"), ("offline", "could not end a run")])
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_that_cannot_be_ended_is_said_without_the_key(
+    mode: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "c")
+    found = WandbMirror(tmp_path, mode, "ldm-tradeoffs", None)
+    found._ended.append((Failing(), 0))
+    found.settle()
+    told = capfd.readouterr()
+    assert f"W&B {said} (no upload with (the API key))" in " ".join(told.out.split())
+    assert told.err == ""
+    assert found.mode == "offline"
+
+
+class Summarised:
+    """A run of W&B that notes in which order it is told what."""
+
+    def __init__(self, folder: Path) -> None:
+        self.dir, self.resumed, self.offline, self.told = folder, False, True, list[str]()
+        self.summary = SimpleNamespace(update=self.told.extend)
+
+    def save(self, path: str, **options: object) -> None:
+        self.told.append(Path(path).name)
+
+
+def test_a_run_says_last_what_it_shows(tmp_path: Path) -> None:
+    """A push that is killed before leaves a run that the next one writes anew."""
+    run = Summarised(tmp_path)
+    WandbRun(run, About("progress-abc", "", "progress", "sweep", {})).finish(RECORD)
+    assert run.told[0] == "record.json"
+    assert run.told[-1] == "made"
+    assert "progress/kd" in run.told
 
 
 def test_what_the_environment_gave_is_in_no_record() -> None:
@@ -370,3 +412,16 @@ def test_config_is_flat_and_seeds_alone_tell_repetitions_apart() -> None:
 def test_the_key_stands_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", 40 * "c")
     assert without_key(ValueError(f"denied:\n {40 * 'c'} is no key")) == "denied: (the API key) is no key"
+
+
+def test_the_key_in_a_url_and_the_identity_token_stand_in_no_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "local/" + 40 * "c" + "=")
+    monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    (tmp_path / "token").write_text(f"{40 * 't'}+/\n")
+    told = f"http://user:local%2F{40 * 'c'}%3D@here/local/{40 * 'c'}%3D: {40 * 't'}+/ {40 * 't'}%2B%2F"
+    shown = "http://user:(the API key)@here/(the API key): (the identity token) (the identity token)"
+    assert without_key(ValueError(told)) == shown
+    monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "none"))
+    assert without_key(ValueError("a token")) == "a token"

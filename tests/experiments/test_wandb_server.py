@@ -1,5 +1,6 @@
 """W&B with a server, which is a stub on loopback: online runs, `wandb sync`, a store pushed and read back."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tiny_plans import plan_of, stage_named
 from wandb_stub import Held, server
 
 from analysis.collect import collect
+from analysis.tracked import pulled
 from experiments.stages import STAGES
 from experiments.store import Store
 from experiments.sweep import Point, as_sweep
@@ -237,6 +239,11 @@ def test_a_store_is_pushed_once_into_any_project_and_read_back(
     assert "0 runs written to other" in capsys.readouterr().out
     assert {key: len(run.history) for key, run in held.runs.items()} == lines
 
+    [sweep] = store.sweeps()
+    store.write_sweep(replace(sweep, command="python run.py --again"))  # as a shortlist does, under its id
+    assert main(given) == 0
+    assert json.loads(held.runs["other", f"sweep-{sweep.sweep}"].files["sweep.json"])["command"].endswith("--again")
+
     back = tmp_path / "back"
     assert main(["pull", "other", "--into", str(back)]) == 0
     assert collect(back).to_csv() == collect(store.root).to_csv()
@@ -252,6 +259,29 @@ def test_a_project_that_is_not_there_is_one_sentence(
     said = " ".join(capsys.readouterr().out.split())
     assert "the W&B project nothing cannot be read (Could not find project nothing)" in said
     assert KEY not in said
+
+
+@pytest.mark.parametrize("content", [b'{"loss": 1}', b"[1]"])
+def test_a_record_of_another_program_is_one_sentence(
+    content: bytes, held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = held.run({"project": "foreign", "name": "theirs"})
+    run.files["record.json"] = content
+    assert main(["pull", "foreign", "--into", str(tmp_path / "back")]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be read (record.json of its run theirs is none of this program's)" in said
+
+
+def test_the_sentence_of_a_pull_is_found_among_what_packages_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.CompletedProcess([], 2, "error: there is none\n", "warning: old\n")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: ended)
+    with pytest.raises(UserError, match=r"^there is none$"):
+        pulled("one", tmp_path)
+    ended.stdout = ""
+    with pytest.raises(UserError, match=r"^warning: old$"):
+        pulled("one", tmp_path)
 
 
 @pytest.mark.slow
@@ -348,6 +378,23 @@ def test_dashboards_show_each_view_of_the_cells_and_are_saved_once(
     }
     assert ["progress/kd"] in list(of_key(spec, "metrics"))
     assert KEY not in json.dumps(spec)
+
+
+@pytest.mark.parametrize(("raised", "passes"), [("Workspace `x` not found in project `p`", True), ("old", False)])
+def test_only_that_there_is_no_workspace_yet_lets_a_new_one_be_made(
+    raised: str, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is wrong with the saved one, a second beside it would be no remedy."""
+    from experiments.tracking import dashboard
+
+    def from_url(url: str) -> None:
+        raise ValueError(raised)
+
+    monkeypatch.setattr(dashboard.ws.Workspace, "from_url", from_url)
+    made = dashboard.ws.Workspace(entity="e", project="p")
+    with contextlib.nullcontext() if passes else pytest.raises(ValueError, match=raised):
+        dashboard._take_place(made)
+    assert made._internal_id == ""
 
 
 def test_dashboards_without_their_package_are_one_sentence(
