@@ -267,7 +267,8 @@ def test_the_config_of_a_plan_is_read_outside_of_stages_only():
     assert readers == {"saved_samples.sample_notes", "custom.check_sources", *chosen}
 
 
-NAMELESS = ("plan", "runner", "tracking", "sweep", "commands/ledger", "commands/describe")
+RUNS = tuple(f"tracking/{name}" for name in ("runs", "wandb_runs", "trackio_runs", "tensorboard_runs"))
+NAMELESS = ("plan", "runner", "sweep", "commands/ledger", "commands/describe", *RUNS)
 NAMES = {stage.name for stage in STAGES}
 
 
