@@ -183,6 +183,7 @@ def test_describe_counts_all_trials_and_what_compares_them() -> None:
     assert (found.images, found.work) == (3 * 16, 3 * (16 * 3 + 16 * 8))
 
 
+NOTHING_TRACKED = {"name": "none", "mode": "disabled", "project": "p", "entity": None}
 CELL = ("ae=identity", "ae.f=1", "denoiser=dit", *SHORT)  # of pixels the quicker denoiser
 MUON = "trainer.matrix_learning_rate=0.002"
 
@@ -236,7 +237,7 @@ def stage_run(store: Path, *overrides: str) -> Mapping[str, Any]:
     """Runs the stage in this process, and returns its facts."""
     plan, opened = _plan(store, *overrides)
     planned = plan.stages["learning_rate"]
-    runner.run_stages(STAGES, plan, [planned], opened, Tracker(store, {"name": "none", "mode": "disabled"}, ""))
+    runner.run_stages(STAGES, plan, [planned], opened, Tracker(store, NOTHING_TRACKED, ""))
     record = opened.record("learning_rate", planned.identity)
     assert record is not None
     return record.facts
