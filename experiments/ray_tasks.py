@@ -19,7 +19,7 @@ from experiments.console import say
 from experiments.stopping import PARENT
 from experiments.store import Store
 from experiments.submissions import Task, tasks_due
-from experiments.sweep import Due
+from experiments.sweep import Due, repeated, sweep_handed, values_handed
 from experiments.workers import PATIENCE_SECONDS, THREAD_VARIABLES
 from ldm.errors import UserError
 from ldm.parts import checked, option
@@ -138,7 +138,7 @@ def _connect(given: str | None) -> None:
 def _check_devices(tasks: Collection[Task], resources: Resources) -> None:
     """Raises: UserError where a training is to be divided over more GPUs than its task has."""
     for task in tasks:
-        asked = next((value for key, _, value in (o.partition("=") for o in task.overrides) if key == DEVICES), "1")
+        asked = values_handed(task.overrides).get(DEVICES, "1")
         has = resources.needed(task.with_gpu).get("GPU", 0)
         if task.with_gpu and asked.isdigit() and int(asked) > max(1, has):
             raise UserError(
@@ -175,8 +175,7 @@ def _said(resources: Mapping[str, float]) -> str:
 
 
 def _call(store: Store, task: Task, resources: Resources) -> Call:
-    [sweep] = {value for key, _, value in (each.partition("=") for each in task.overrides) if key == "sweep.id"}
-    log = store.root.absolute() / FOLDER / sweep / f"{task.stage}-{task.identity}.log"
+    log = store.root.absolute() / FOLDER / sweep_handed(task.overrides) / f"{task.stage}-{task.identity}.log"
     return Call(tuple(task.command()[1:]), os.getcwd(), str(log), resources.cpus_per_task)
 
 
@@ -237,7 +236,7 @@ def _wait(futures: Sequence[Any], tasks: Sequence[Task], jobs: Sequence[Due], st
             _say_lost(task, f"Ray lost it: {str(error).splitlines()[0]}", job.may_begin())
         else:
             if ended.error and job.may_begin():
-                store.fail(*task.key, UserError(ended.error), "python run.py " + " ".join(task.overrides))
+                store.fail(*task.key, UserError(ended.error), repeated(task.overrides))
         job.ended()
 
 

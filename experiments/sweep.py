@@ -194,7 +194,7 @@ def _longest_way_first(
 
 def _lost(planned: PlannedStage, point: Point, store: Store) -> Lost:
     """What failed, or is given up as failed since its process was killed in every try."""
-    command = "python run.py " + " ".join(shell_word(override) for override in point.overrides)
+    command = repeated(point.overrides)
     failure = store.failure(planned.name, planned.identity)
     if failure is None:
         error = UserError(
@@ -210,10 +210,25 @@ def handed(planned: PlannedStage) -> list[str]:
     return [f"sweep.target={planned.name}", f"sweep.identity='{planned.identity}'"]
 
 
+def values_handed(overrides: Sequence[str]) -> dict[str, str]:
+    """The values among a job's overrides, by key, as they are written."""
+    return dict(override.partition("=")[::2] for override in overrides)
+
+
 def stage_handed(overrides: Sequence[str]) -> tuple[str, str]:
     """The stage, and its identity, that `handed` put among a job's overrides."""
-    values = dict(override.partition("=")[::2] for override in overrides)
+    values = values_handed(overrides)
     return values["sweep.target"], values["sweep.identity"].strip("'")
+
+
+def sweep_handed(overrides: Sequence[str]) -> str:
+    """The sweep that a job is of."""
+    return values_handed(overrides)["sweep.id"]
+
+
+def repeated(overrides: Sequence[str]) -> str:
+    """The command that runs these overrides, as it can be pasted into a shell."""
+    return "python run.py " + " ".join(shell_word(override) for override in overrides)
 
 
 def shell_word(override: str) -> str:

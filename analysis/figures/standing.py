@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.advice import short_names
-from analysis.answer import Answer, answers
+from analysis.answer import UNTOLD, Answer, answers
 from analysis.budgets import Spent, spent_on
 from analysis.collect import Study
-from analysis.compare import ALIKE, TINY, against_best, by_cell, compared_rows, measured, not_known
+from analysis.compare import TINY, against_best, by_cell, compared_rows, measured, not_known
 from analysis.headline import Headline
 
 IS_TINY = "scale=tiny: no numbers to go by"
@@ -103,7 +103,7 @@ def of_milestones(study: Study, metric: Headline, rows: pd.DataFrame) -> Standin
     verdicts = against_best(cells, metric.higher_is_better)
     if not verdicts:
         return Standing()
-    alike = {verdicts[0].other, *(item.cell for item in verdicts if item.verdict in (ALIKE, None))}
+    alike = {verdicts[0].other, *(item.cell for item in verdicts if item.verdict in UNTOLD)}
     told = [
         Contender(name, own.iloc[0].to_dict(), spent_on(own), frozenset(own["identity"]))
         for name, own in zip(short_names(cells, cells), by_cell(rows, study.axes), strict=True)

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from experiments.cli import assigned, exit_code
 from experiments.commands.ledger import ROOT
 from experiments.compose import composed
 from experiments.conditions import conditions_of
-from experiments.console import say
+from experiments.console import clock, say
 from experiments.runner import environment, processor
 from experiments.store import Store, now
 from experiments.workers import cores
@@ -123,9 +123,8 @@ def _speedrun(options: argparse.Namespace) -> int:
 
 def checked(overrides: Sequence[str]) -> tuple[str, ...]:
     """The settings of an entry, the scale among them. Raises: UserError where the rules do not allow them."""
-    keys = {each.partition("=")[0].lstrip("+") for each in overrides}
-    for each in overrides:
-        key = each.partition("=")[0].lstrip("+~")
+    keys = [each.partition("=")[0].lstrip("+~") for each in overrides]
+    for each, key in zip(overrides, keys, strict=True):
         if key in OURS or key.startswith("-"):
             raise UserError(f"{each}: this command itself gives the runs their {key.lstrip('-')}; leave it out")
     chosen = (*overrides, *([] if "scale" in keys else ["scale=cpu"]))
@@ -165,8 +164,9 @@ def against_the_clock(overrides: tuple[str, ...], seed: int, folder: Path) -> Ru
     store = folder / "store"
     given = [EXPERIMENT, *overrides, f"ae.seed={seed}", "tracker.mode=disabled", "report=false"]
     command = [sys.executable, str(ROOT / "run.py"), *given, assigned("store", str(store))]
-    begun = now()
-    seconds = _timed(lambda: _run([*command, "until=samples"], seed))
+    begun, started = now(), time.monotonic()
+    _run([*command, "until=samples"], seed)
+    seconds = time.monotonic() - started
     _run([*command, "until=evaluation"], seed)
     row, known = _distance(Store(store)), environment()
     run = Run(
@@ -185,12 +185,6 @@ def against_the_clock(overrides: tuple[str, ...], seed: int, folder: Path) -> Ru
     )
     write_json(folder / "run.json", sealed(dataclasses.asdict(run)))
     return run
-
-
-def _timed(call: Callable[[], None]) -> float:
-    begun = time.monotonic()
-    call()
-    return time.monotonic() - begun
 
 
 def _run(command: Sequence[str], seed: int) -> None:
@@ -237,8 +231,7 @@ def entries(out: Path) -> list[Entry]:
 
 def table(found: Sequence[Entry]) -> str:
     """The entries as Markdown."""
-    header = ["machine", "from raw images to samples", f"{METRIC} (n = {found[0].runs[0].n if found else '–'})"]
-    header += [f"all below {BELOW:g}", "command"]
+    header = ["machine", "from raw images to samples", METRIC, "n, protocol", f"all at most {BELOW:g}", "command"]
     lines = [header, ["---"] * len(header)]
     for entry in found:
         runs = entry.runs
@@ -246,10 +239,14 @@ def table(found: Sequence[Entry]) -> str:
         distances = ", ".join(f"{run.value:.3g} [{run.ci_low:.3g}, {run.ci_high:.3g}]" for run in runs)
         reached = ("yes" if entry.is_reached else "no") if entry.is_whole else f"{len(runs)} of {len(SEEDS)} seeds"
         command = shlex.join(["python", "-m", "experiments.speedrun", *runs[0].overrides])
-        lines.append([runs[0].machine, clock(entry.seconds) + span, distances, reached, f"`{command}`"])
+        lines.append(
+            [
+                runs[0].machine,
+                clock(entry.seconds) + span,
+                distances,
+                f"{runs[0].n}, {runs[0].protocol}",
+                reached,
+                f"`{command}`",
+            ]
+        )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -45,8 +45,9 @@ class SlurmLauncher(Launcher):
         """
         from experiments.store import Store
         from experiments.submissions import say_tally, submit, tasks_due, wait_for
+        from experiments.sweep import sweep_handed
 
         store, tasks = Store(Path(self.config.store)), tasks_due(jobs)
-        [sweep] = {value for key, _, value in (o.partition("=") for o in tasks[0].overrides) if key == "sweep.id"}
+        sweep = sweep_handed(tasks[0].overrides)
         say_tally(submit(store, sweep, tasks, self.resources), sweep)
         wait_for(store, {task.key: job.ended for task, job in zip(tasks, jobs, strict=True)})

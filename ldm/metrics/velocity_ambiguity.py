@@ -24,8 +24,9 @@ VELOCITY_VARIANCE = Metric("latent_velocity_variance", "irreducible variance of 
 MOST_POSITIONS = 1024
 """Positions of a latent up to which their covariance is found, in about a second a class."""
 
-MOST_IMAGES = 50_000
-MOST_OF_A_CLASS = 8192
+MOST_IMAGES, MOST_OF_A_CLASS = 50_000, 8192
+"""Training images that are looked at, and of a class, whatever the latents."""
+
 MOST_VALUES = 2**27
 """Of the latents of a class that are held together: 1 GiB in float64."""
 

@@ -93,19 +93,18 @@ def test_an_online_run_keeps_its_id_through_a_resume_and_holds_nothing_twice(
     assert KEY not in str(run) + "".join(capsys.readouterr())
 
 
+def ran(*command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A command run to its end, with the server and the key in its environment."""
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=folder)
+
+
 @pytest.mark.slow
 def test_offline_runs_of_one_stage_are_synced_into_one_run(held: Held, tmp_path: Path) -> None:
     """A killed run and the one that goes on from it are two folders of one id."""
     name = killed_and_resumed({which: Tracker(tmp_path, settings(), "sweep") for which in ("first", "second")})
     folders = sorted(str(path) for path in tmp_path.glob("wandb/offline-run-*"))
     assert len(folders) == 2
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("wandb")), "sync", "--yes", *folders],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=tmp_path,
-    )
+    done = ran(str(Path(sys.executable).with_name("wandb")), "sync", "--yes", *folders, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert KEY not in done.stdout + done.stderr
     assert set(held.runs) == {("ldm-tradeoffs", name)}
@@ -290,12 +289,8 @@ def test_a_sweep_that_was_tracked_online_needs_no_push(
 ) -> None:
     """Its runs are those that a push would write, whose project holds the sweep then, and gives the same results."""
     store = tmp_path / "store"
-    done = subprocess.run(
-        [sys.executable, "run.py", *("scale=tiny", "ae.f=1", f"store={store}", "tracker.mode=online", *SHORT)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=ROOT,
+    done = ran(
+        sys.executable, "run.py", "scale=tiny", "ae.f=1", f"store={store}", "tracker.mode=online", *SHORT, folder=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert held.unknown == []
@@ -324,21 +319,13 @@ def test_figures_of_a_pushed_sweep_have_the_table_of_its_store(held: Held, swept
     store = copy_of(swept_store, tmp_path)
     assert main(["push", "--store", str(store), "--project", "one"]) == 0
     for source in (("--store", str(store)), ("--source", "wandb", "--project", "one")):
-        drawn = subprocess.run(
-            [sys.executable, "analysis/plot_tradeoffs.py", *source, "--out", str(tmp_path / source[0])],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            cwd=ROOT,
+        drawn = ran(
+            sys.executable, "analysis/plot_tradeoffs.py", *source, "--out", str(tmp_path / source[0]), folder=ROOT
         )
         assert drawn.returncode == 0, drawn.stdout + drawn.stderr
         assert KEY not in drawn.stdout + drawn.stderr
-    missing = subprocess.run(
-        [sys.executable, "analysis/plot_tradeoffs.py", "--source", "wandb", "--project", "nothing"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=ROOT,
+    missing = ran(
+        sys.executable, "analysis/plot_tradeoffs.py", "--source", "wandb", "--project", "nothing", folder=ROOT
     )
     assert missing.returncode == 2
     assert missing.stderr == "the W&B project nothing cannot be read (Could not find project nothing)\n"
