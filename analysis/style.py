@@ -34,6 +34,9 @@ EDGE = 0.1
 TITLE_SIZE, FACTS_SIZE, BOLD = 12.5, 8.8, 1.08
 """Points of letters; by how much bold ones are wider."""
 
+UPRIGHT = 38
+"""Letters of a y axis's label that a panel has room for."""
+
 LONG_WORD = 14
 """Letters."""
 
@@ -156,6 +159,11 @@ def finish(figure: Figure, title: str, subtitle: Sequence[str], notes: Sequence[
     figure.set_layout_engine("none")
 
 
+def upright(label: str) -> str:
+    """The label of a y axis in lines that are no longer than a panel is high."""
+    return "\n".join(part for line in label.splitlines() for part in textwrap.wrap(line, UPRIGHT))
+
+
 def footnotes(notes: Sequence[str], width: float) -> list[str]:
     """Lines of notes for a figure of this width: as many notes as fit, the first ones first, and where the others are.
 
@@ -269,8 +277,11 @@ def sparse_log_ticks(axes: Axes, which: str) -> None:
     """Log ticks written as plain numbers: decades, where these are few 1, 2 and 5 of each, or what else gives some."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    by_decade: list[Locator] = [LogLocator(subs=subs) for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0))]
-    counts = [sum(low <= tick <= high for tick in each.tick_values(low, high)) for each in by_decade]
+    of_each = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0))
+    by_decade: list[Locator] = [LogLocator(subs=subs) for subs in of_each]
+    # Counted here, since the locator gives many others where it has fewer than two.
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    counts = [sum(low <= part * 10.0**decade <= high for decade in decades for part in subs) for subs in of_each]
     enough = [each for each, count in zip(by_decade, counts, strict=True) if count > FEW_TICKS]
     axis.set_major_locator((enough or [by_decade[-1] if counts[-1] == FEW_TICKS else MaxNLocator(4)])[0])
     axis.set_major_formatter(FuncFormatter(_tick))

@@ -91,7 +91,7 @@ def draw(study: Study) -> Figure:
         style.sparse_log_ticks(above, "y")
     else:
         style.value_scale(above, shown, lows)
-    above.set_ylabel(found.metric.label)
+    above.set_ylabel(style.upright(found.metric.label))
     keys = [
         style.key("milestone, 95 % interval", marker="o"),
         *([style.key("too early for the fit", marker="o", **style.HOLLOW)] if _is_early(found) else []),

@@ -77,7 +77,7 @@ def draw(study: Study) -> Figure:
     values = [option.mean.value for option in options]
     for [axes] in grid:
         style.value_scale(axes, values, [o.mean.low for o in options if o.mean.low is not None])
-        axes.set_ylabel(answer.metric.label)
+        axes.set_ylabel(style.upright(answer.metric.label))
     keys = looks.family_keys(look_of, [_family(option) for option in options])
     keys.append(style.key("beaten at no more cost, or barred", marker="o", **style.HOLLOW))
     keys.append(style.key("front of the means", color=style.FAINT, linestyle="-", linewidth=1.4))

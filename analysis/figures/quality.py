@@ -97,7 +97,7 @@ def quality_figure(
         is_first = column == min(place[1] for place in places if place[0] == line)
         axes.tick_params(labelbottom=True, labelleft=is_first)
         if is_first:
-            axes.set_ylabel(metric.label)
+            axes.set_ylabel(style.upright(metric.label))
         pending.append((axes, labels))
     # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
     gaussian = floor(study, GAUSSIAN, metric)
