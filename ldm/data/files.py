@@ -58,6 +58,14 @@ def is_visible(name: str) -> bool:
     return not any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
 
 
+def _refuse(error: OSError) -> None:
+    # A folder left out without a word would make another set of the same path.
+    raise UserError(
+        f"The folder {error.filename} cannot be read ({error.strerror}); give yourself the right to read it, or choose "
+        "a folder without it."
+    ) from error
+
+
 class DirectoryFiles:
     """The files below a directory, through symbolic links as well; only those right in it where it is not `deep`."""
 
@@ -87,7 +95,7 @@ class DirectoryFiles:
 
     def _walk(self) -> Iterator[str]:
         visited = set()
-        for folder, folders, files in os.walk(self.path, followlinks=True):
+        for folder, folders, files in os.walk(self.path, onerror=_refuse, followlinks=True):
             real = os.path.realpath(folder)
             if real in visited:  # a link back to a folder above
                 folders.clear()
@@ -96,7 +104,7 @@ class DirectoryFiles:
             if not self._deep:
                 folders.clear()
             # What this program wrote is no image of a set, wherever its store lies.
-            folders[:] = [below for below in folders if not is_store(Path(folder, below))]
+            folders[:] = [below for below in folders if is_visible(below) and not is_store(Path(folder, below))]
             folders.sort()  # so that of two ways to one folder the same is always taken
             below = os.path.relpath(folder, self.path).replace(os.sep, "/")
             for file in files:

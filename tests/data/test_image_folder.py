@@ -179,6 +179,22 @@ def test_what_is_wrong_with_the_place_is_said(tmp_path):
             opened(tmp_path / place)
 
 
+def test_a_folder_that_may_not_be_read_is_named_unless_it_is_hidden(tmp_path, monkeypatch):
+    root = write_folder(tmp_path, {f"{kind}/{i}.png": png(i) for i in range(6) for kind in ("open", "shut", ".trash")})
+    scandir, shut = os.scandir, ["shut", ".trash"]
+
+    def refuse(path):
+        if os.path.basename(path) in shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"shut cannot be read \(Permission denied\)"):
+        opened(root)
+    shut.remove("shut")
+    assert len(opened(root)["train"])
+
+
 def test_names_and_values_are_checked():
     assert nearest("cifar", ("emoji", "folder", "cifar10")) == ", did you mean 'cifar10'?"
     with pytest.raises(UserError, match="did you mean 'folder'"):
