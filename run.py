@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.cli import CellsFailedError, exit_code, sentence_for, with_scale
 from experiments.console import say
 from experiments.harmless import check_harmless
-from experiments.overview import overview
+from experiments.overview import help_for, overview
 from experiments.stopping import stop_on_signals, stop_with_parent
 from ldm.errors import UserError
 
@@ -41,6 +41,9 @@ def run() -> int:
     OmegaConf.register_new_resolver("settings_help", overview)
     check_harmless(sys.argv)
     sys.argv = with_scale(sys.argv)
+    if (text := help_for(sys.argv[1:])) is not None:
+        print(text)
+        return 0
     try:
         main()
     except CellsFailedError as error:

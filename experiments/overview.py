@@ -1,17 +1,19 @@
-"""The settings of a composed config as --help shows them.
+"""What run.py --help shows: the groups there are, and the settings of a composed config.
 
 What they may be is read from a file, since the parts that declare it import torch, which takes longer than all else.
 It is written by: python -c 'from experiments.overview import *; from experiments.settings import *; write(spelled())'.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any, Final
 
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.schema import leaf_values
+from experiments.schema import CONF, leaf_values
 
 SPELLED: Final = Path(__file__).with_name("settings.json")
 NO_SETTINGS: Final = ("hydra", "sweep", "scale")
@@ -39,6 +41,26 @@ def overview(*, _root_: DictConfig) -> str:
             known |= words
     lines = (f"{f'{key}={_shown(value)}':<44} {known.get(key, '')}" for key, value in leaf_values(plain, known))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def help_for(arguments: Sequence[str]) -> str | None:
+    """The help that these arguments of run.py ask for; None where they ask for none, or for more than Hydra's groups
+    and overrides.
+
+    Hydra would print the same: its way to list the groups copies all sources of settings once for each.
+    """
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    if not flags & {"-h", "--help"} or flags - {"-h", "--help", "-m", "--multirun"}:
+        return None
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [argument for argument in arguments if argument not in flags]
+        config = compose("config", overrides, return_hydra_config=True)
+    return Template(config.hydra.help.template).substitute(APP_CONFIG_GROUPS=_groups())
+
+
+def _groups() -> str:
+    folders = (path for path in sorted(CONF.iterdir()) if path.is_dir() and path.name != "hydra")
+    return "".join(f"{path.name}: {', '.join(sorted(file.stem for file in path.glob('*.yaml')))}\n" for path in folders)
 
 
 def _shown(value: Any) -> str:

@@ -162,6 +162,16 @@ def test_help_imports_no_torch() -> None:
     assert any(line.startswith("ae.f=") and "downsampling factor" in line for line in done.stdout.splitlines())
 
 
+def test_help_is_what_hydra_would_print(tmp_path: Path) -> None:
+    """Which prints it where settings may lie elsewhere as well."""
+    done = [
+        subprocess.run([sys.executable, "run.py", "--help", *more], cwd=ROOT, capture_output=True, text=True).stdout
+        for more in ([], ["--config-dir", str(tmp_path)])
+    ]
+    assert "Groups (choose with GROUP=NAME)" in done[0]
+    assert done[0] == done[1]
+
+
 def test_the_page_of_settings_is_what_the_program_declares() -> None:
     """Written by: python -c 'from experiments.settings import *; print(reference(defaults()), end="")'."""
     text = (ROOT / "docs" / "settings.md").read_text()
