@@ -1,12 +1,14 @@
 """Layers that first stages and denoisers share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 _COUNTED = ContextVar("counted", default=False)
 
@@ -24,6 +26,24 @@ def counted() -> Iterator[None]:
 def is_counted() -> bool:
     """Whether FLOPs are being counted."""
     return _COUNTED.get()
+
+
+class Recomputable(nn.Module):
+    """A block that can compute its inner activations again in the backward pass, where memory does not hold them.
+
+    It then keeps its input alone, and its results are the same bit for bit. Source: Chen et al., arXiv 1604.06174.
+    `recomputation` gives the context of the second computation.
+    """
+
+    recompute = False
+    recomputation: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The block of its inputs."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return super().__call__(*inputs)
+        again = type(self).recomputation
+        return checkpoint(super().__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
 
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)

@@ -64,6 +64,7 @@ def train(job: Job) -> Outcome:
             "images_seen": training.images_seen,
             "steps": training.step,
             "batch": training.settings.batch,
+            **({"recomputes": True} if training.recomputes else {}),
             "latent_side": images.resolution // config["f"],
         },
         cost=meter.cost(training.images_seen, flops),

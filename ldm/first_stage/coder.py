@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.layers import normalised, scaled_attention
+from ldm.layers import Recomputable, normalised, scaled_attention
 
 NORM_GROUPS = 32
 """Groups of every normalisation in the paper's networks."""
@@ -62,7 +62,7 @@ def group_norm(channels: int, groups: int = NORM_GROUPS) -> nn.GroupNorm:
     return nn.GroupNorm(fitting, channels, eps=1e-6)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputable):
     """Twice normalise, swish, 3x3 convolution, added to the (if need be projected) input."""
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float, norm_groups: int) -> None:
@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Recomputable):
     """Single-head self-attention over all positions, added to its input."""
 
     def __init__(self, channels: int, norm_groups: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.first_stage.coder import IMAGE_CHANNELS, Coders, ImageDecoder, ImageEncoder, attended_levels
-from ldm.layers import HALF_PRECISION
+from ldm.layers import HALF_PRECISION, Recomputable
 
 NORM_EPSILON: Final = 1e-5
 
@@ -59,7 +59,7 @@ class ChannelNorm(nn.Module):
         return (scaled * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-class Residual(nn.Module):
+class Residual(Recomputable):
     """A branch that ends in a normalisation, added to its input."""
 
     def __init__(self, channels: int, branch: nn.Module) -> None:

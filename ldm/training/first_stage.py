@@ -1,8 +1,9 @@
 """Training of a first stage against its discriminator: a state that can be saved at any step, and a generator."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,17 @@ from ldm.first_stage.contract import FirstStage, Reconstruction, ShapableFirstSt
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, OwnLoss, discriminator_loss
 from ldm.first_stage.shaping import LatentBatch, LatentShaping, Views, views_at
+from ldm.layers import Recomputable
+from ldm.memory import give_back_unused, is_out_of_memory
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 from ldm.randomness import generator
 from ldm.ranks import ALONE, Part, Ranks, batch_mean, batch_sum, part_of_batch
 from ldm.training.muon import Muon
 from ldm.training.rate import learning_rate_factor
 from ldm.training.step import StepReport
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ADAM_BETAS = (0.5, 0.9)  # the reference's, for autoencoder and discriminator
 Weighted = tuple[float | Tensor, Tensor]
@@ -66,6 +72,7 @@ class FirstStageTraining:
     With `ranks` each process holds all of it, the same everywhere, and computes the gradients of its share of a batch.
     `shapings` of a `ShapableFirstStage` shape its latents; `smallest` is the smallest side of theirs that is decoded.
     `alignment`: what one of them adds to the loss, on the device.
+    `recomputes`: whether memory did not suffice, so that activations are computed again in the backward pass.
     """
 
     def __init__(
@@ -91,6 +98,7 @@ class FirstStageTraining:
         self.shapings, self.latents = shapings, LatentBatch(settings.batch, model.channels, side, smallest, own)
         self.alignment = alignment
         self.step = 0
+        self.recomputes = False
         self.optimisers = self._optimisers(model)
         self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator.parameters())
 
@@ -147,6 +155,59 @@ class FirstStageTraining:
         side = image.shape[-1] // self.model.factor
         shape = (part.total, self.model.channels, side, side)
         noise = torch.randn(shape, generator=draw)[part.items].to(self.device)
+        values, reconstruction = self._that_fits(lambda: self._gradients(image, noise, views))
+        self.ranks.sum_gradients(self._trained(self.model), part.weight)
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(list(self._trained(self.model)), self.settings.gradient_clip)
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+        return values, reconstruction
+
+    def _that_fits(self, gradients: Callable[[], T]) -> T:
+        """What `gradients` gives; from where memory does not suffice, with activations that are computed again.
+
+        The step is begun again with the same batch and noise, so that nothing changes but its time.
+        Ranks are in sums together within it, which one alone cannot begin again.
+        """
+        counted = {name: buffer.clone() for name, buffer in self._buffers()}
+        dropout = torch.get_rng_state(), torch.cuda.get_rng_state() if self.device == "cuda" else None
+        try:
+            return gradients()
+        except RuntimeError as error:
+            fitting = [part for part in self.model.modules() if isinstance(part, Recomputable)]
+            if not is_out_of_memory(error) or self.recomputes or not fitting or self.ranks.count > 1:
+                raise
+        # Only here are the tensors of the pass that failed, which the error held, no more.
+        self.recompute()
+        give_back_unused()
+        logger.warning(
+            "memory does not suffice at step %d: from here on activations are computed again in the backward pass, "
+            "which takes about a third longer; the batch stays at %d",
+            self.step + 1,
+            self.settings.batch,
+        )
+        for name, buffer in self._buffers():
+            buffer.copy_(counted[name])
+        torch.set_rng_state(dropout[0])
+        if dropout[1] is not None:
+            torch.cuda.set_rng_state(dropout[1])
+        return gradients()
+
+    def recompute(self) -> None:
+        """From here on blocks of the first stage compute their activations again in the backward pass."""
+        self.recomputes = True
+        for part in self.model.modules():
+            if isinstance(part, Recomputable):
+                part.recompute = True
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """What a forward pass may change, such as how often codes were used."""
+        for name, network in (("model", self.model), ("discriminator", self.discriminator)):
+            if network is not None:
+                yield from ((f"{name}.{inner}", buffer) for inner, buffer in network.named_buffers())
+
+    def _gradients(self, image: Tensor, noise: Tensor, views: Views) -> tuple[dict[str, Tensor], Tensor]:
+        """Computes the gradients of what is trained beside the discriminator; the step's values and reconstruction."""
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
         with self._autocast():
@@ -163,11 +224,6 @@ class FirstStageTraining:
             optimiser.zero_grad(set_to_none=True)
         total = sum((weight * term for weight, term in beside.values()), terms.total)
         total.backward()
-        self.ranks.sum_gradients(self._trained(self.model), part.weight)
-        if self.settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(list(self._trained(self.model)), self.settings.gradient_clip)
-        for optimiser in self.optimisers.values():
-            optimiser.step()
         values = {**terms.scalars(), "total": total.detach(), "loss": (terms.l1 + terms.perceptual).detach()}
         values |= {name: term.detach() for name, (_, term) in beside.items()}
         if result.indices is not None and self.model.codes is not None:
@@ -264,12 +320,16 @@ class FirstStageTraining:
             }
         if self.alignment is not None:
             further["alignment"] = self.alignment.state_dict()
+        if self.recomputes:
+            further["recomputes"] = True
         optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
         return {"step": self.step, "model": self.model.state_dict(), "optimisers": optimisers, **further}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.step = state["step"]
+        if state.get("recomputes"):
+            self.recompute()
         self.model.load_state_dict(state["model"])
         if self.alignment is not None:
             self.alignment.load_state_dict(state["alignment"])

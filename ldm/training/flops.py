@@ -1,13 +1,14 @@
 """FLOPs, counted from the operations that ran (one multiply-add is 2)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm.layers import counted
+from ldm.layers import Recomputable, counted
 
 Shape = tuple[int, ...]
 
@@ -34,7 +35,28 @@ _ATTENTION = {
 
 
 def count_flops(call: Callable[[], object]) -> float:
-    """FLOPs of the matrix products, convolutions and attention that `call` runs, forward and backward alike."""
-    with counted(), FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
-        call()
-    return float(counter.get_total_flops())
+    """FLOPs of the matrix products, convolutions and attention that `call` runs, forward and backward alike.
+
+    What `Recomputable` blocks compute a second time is not counted.
+    """
+    again = [0.0]
+
+    @contextmanager
+    def set_apart() -> Iterator[None]:
+        with _counter() as counter:
+            try:
+                yield
+            finally:  # it is left by an exception as soon as all is there that is needed
+                again[0] += counter.get_total_flops()
+
+    before, Recomputable.recomputation = Recomputable.recomputation, set_apart  # autograd has threads of its own
+    try:
+        with counted(), _counter() as counter:
+            call()
+    finally:
+        Recomputable.recomputation = before
+    return float(counter.get_total_flops()) - again[0]
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)

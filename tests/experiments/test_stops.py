@@ -25,7 +25,8 @@ EVERYTHING = (
     "trainer.learning_rate=auto",
     *(f"metrics.{name}=true" for name in ("predictors", "likelihood", "coding", "memorisation", "sampler_check")),
 )
-PATIENCE = 300.0
+PATIENCE = 3600.0
+"""Seconds: a machine that does much else takes many times as long."""
 
 
 def stop_at_random(store: Path, arguments: Sequence[str], moments: int, longest: float, fresh: Path | None) -> None:
@@ -73,7 +74,8 @@ def test_fifty_stops_over_all_stages_change_nothing(tmp_path: Path) -> None:
     longest = time.monotonic() - began
     shutil.rmtree(store)
     arguments = (*EVERYTHING, "trainer.checkpoint_seconds=0.5")
-    stop_at_random(store, arguments, moments=50, longest=longest / 2, fresh=None)
+    # So that a run is stopped some sixteen times before it ends, and three or four runs end.
+    stop_at_random(store, arguments, moments=50, longest=longest / 8, fresh=None)
 
 
 @pytest.mark.slow

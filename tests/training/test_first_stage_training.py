@@ -12,6 +12,7 @@ from ldm.first_stage.nested import Nested
 from ldm.randomness import generator
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.first_stage import train_first_stage
+from ldm.training.flops import count_flops
 
 
 def parameters(module):
@@ -294,3 +295,80 @@ def test_a_training_with_turned_latents_makes_decoding_more_equivariant(first_st
         return float(sum(turned))
 
     assert error(Equivariance(rotation=True)) < 0.9 * error()
+
+
+KINDS_THAT_RECOMPUTE = {
+    "kl": {"regulariser": "kl", "dropout": 0.2, "adversarial_from": 0.0},
+    "vq": {"regulariser": "vq", "norm": "batch", "adversarial_from": 0.0},
+    "dc": {"regulariser": "kl", "family": "dc", "norm": None, "autocast": torch.bfloat16},
+    "shaped": {"regulariser": "kl", "shapings": (Equivariance(rotation=True), Nested((1, 2, 3))), "aligned": True},
+}
+
+
+def short_of_memory(training, error, passes=(5,)):
+    """The same training, whose decoder has no memory left in these passes, counted from 1, when it is through."""
+    made = 0
+
+    def fails(*_):
+        nonlocal made
+        made += 1
+        if made in passes:
+            raise error
+
+    training.model.decoder.register_forward_hook(fails)
+    return training
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("can't allocate memory")])
+@pytest.mark.parametrize("kind", KINDS_THAT_RECOMPUTE.values(), ids=KINDS_THAT_RECOMPUTE)
+def test_where_memory_does_not_suffice_activations_are_computed_again(
+    error, kind, first_stage_training, differences, caplog, tmp_path
+):
+    """The step is begun again, with the same numbers bit for bit, and goes on so where it is resumed."""
+    plain, short = first_stage_training(**kind), short_of_memory(first_stage_training(**kind), error)
+    for _ in range(6):
+        assert short.advance().numbers() == plain.advance().numbers()
+    assert not plain.recomputes
+    assert short.recomputes
+    assert "memory does not suffice at step 5" in caplog.text
+    state = short.state_dict()
+    assert differences(state, plain.state_dict()) == ["/recomputes"]
+    save_checkpoint(tmp_path / "last.pt", state)
+    resumed = first_stage_training(**kind, start=99)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert resumed.recomputes
+    assert differences(advanced_to(resumed, 12).state_dict(), advanced_to(plain, 12).state_dict()) == ["/recomputes"]
+
+
+def kept_bytes(training):
+    """What is kept for the backward pass of the autoencoder in one step, each tensor once."""
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    image, noise = training.images.batch(range(4)), torch.zeros(4, 3, 4, 4)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        training.model(image, noise)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("family", ["reference", "dc"])
+def test_what_is_computed_again_is_neither_kept_nor_counted(family, first_stage_training):
+    trainings = [first_stage_training("kl", family=family, norm=None) for _ in range(2)]
+    trainings[1].recompute()
+    weights = sum(parameter.nbytes for parameter in trainings[0].model.parameters())
+    plain, recomputed = (kept_bytes(training) - weights for training in trainings)
+    assert recomputed < 0.5 * plain
+    assert count_flops(trainings[0].advance) == count_flops(trainings[1].advance) > 0
+
+
+def test_no_memory_even_so_and_other_errors_are_errors(first_stage_training):
+    none = short_of_memory(first_stage_training("kl"), torch.OutOfMemoryError("none"), passes=(1, 2))
+    with pytest.raises(torch.OutOfMemoryError, match="none"):
+        none.advance()
+    other = short_of_memory(first_stage_training("kl"), RuntimeError("sizes differ"), passes=(1,))
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        other.advance()
+    assert not other.recomputes
