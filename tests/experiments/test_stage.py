@@ -137,6 +137,12 @@ def test_stages_stand_behind_their_parents_and_only_asked_ones_can_be_asked_for(
         assert made < more
 
 
+def test_a_diffusion_model_is_trained_where_it_is_asked_for_without_milestones():
+    needed = {planned.name for planned in plan_of("trainer.milestones=[]").needed(targets(STAGES, "diffusion"))}
+    assert "diffusion" in needed
+    assert not {"progress", "samples"} & needed
+
+
 # ---- the syntax tree ----
 
 
