@@ -174,9 +174,10 @@ def test_the_page_fits_every_width(opened, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     wait_until(opened, lambda: opened.execute_script("return window.innerWidth") == width)
-    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
-    charts = "return [...document.querySelectorAll('.chart')].map(c => c.getBoundingClientRect().right)"
-    assert max(opened.execute_script(charts)) <= width
+    charts = "return Math.max(...[...document.querySelectorAll('.chart')].map(c => c.getBoundingClientRect().right))"
+    # Charts are drawn anew a moment after the window has its size.
+    wait_until(opened, lambda: opened.execute_script(charts) <= width)
+    wait_until(opened, lambda: opened.execute_script("return document.documentElement.scrollWidth") <= width)
 
 
 def test_it_prints_on_paper(opened):
