@@ -331,6 +331,30 @@ def test_what_was_made_of_an_artifact_that_is_not_kept_is_counted(plan, tmp_path
     assert "2 of them were made of artifacts whose other version stands here" in said
 
 
+def test_what_stays_and_was_made_of_an_artifact_that_is_replaced_is_told(plan, tmp_path, capsys):
+    stages = ("first_stage", "latents", "diffusion", "samples")
+    a = store_of(tmp_path / "a", plan, stages)
+    b = store_of(tmp_path / "b", plan, ("first_stage",), facts={"steps": 9}, created="2026-03-01")
+    for extra in (("--dry-run",), ()):
+        assert run(b.root, "--into", a.root, "--keep", "newest", *extra) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"3 artifacts that stay in {a.root} were made of such as are replaced" in said
+        assert f"the first is latents {plan.stages['latents'].identity}" in said
+    assert run(b.root, "--into", a.root, "--keep", "newest") == 0
+    assert "that stay" not in capsys.readouterr().out
+
+
+def test_a_file_that_is_missing_is_refused_and_the_rest_is_copied(plan, tmp_path, capsys):
+    a = store_of(tmp_path / "a", plan, ("first_stage", "samples"))
+    folder = a.folder("first_stage", plan.stages["first_stage"].identity)
+    next(path for path in folder.rglob("*.safetensors")).unlink()
+    for extra in (("--dry-run",), ()):
+        assert run(a.root, "--into", tmp_path / "b", *extra) == 1
+        assert "1 artifacts" in (said := " ".join(capsys.readouterr().out.split()))
+        assert "refused" in said
+    assert held(tmp_path / "b") == {"samples"}
+
+
 def test_sweeps_of_one_name_stand_side_by_side(plan, tmp_path, capsys):
     a = store_of(tmp_path / "a", plan, ("reference",))
     b = store_of(tmp_path / "b", plan, ("reference",))
