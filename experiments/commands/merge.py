@@ -316,8 +316,8 @@ def merge(roots: Sequence[Path], root: Path, keep: str | None, is_dry: bool) -> 
         say_tally(source.root, tallies[-1], is_dry)
         if behind := left_behind(into.store, tallies[-1]):
             say(
-                f"  {len(behind)} artifacts that stay in {root} were made of such as are replaced, and no longer belong "
-                f"to them; the first is {' '.join(behind[0])}: remove their folders to compute them anew",
+                f"  {len(behind)} artifacts that stay in {root} were made of such as are replaced, and belong "
+                f"to them no longer; the first is {' '.join(behind[0])}: remove their folders to compute them anew",
                 style="yellow",
             )
     if not is_dry:
