@@ -24,7 +24,7 @@ from experiments.store import Store, lasting_files, read_sweep
 from ldm.errors import UserError
 from ldm.intact import check_file, file_hash
 from ldm.joined import disagreement, name_apart
-from ldm.records import SCHEMA, StageRecord, Sweep, is_store
+from ldm.records import SCHEMA, SHORTLISTS, Shortlist, StageRecord, Sweep, is_store
 
 MERGING: Final = ".merging"
 """The folder of a store in which artifacts lie while they are copied, `<stage>/<identity>` each."""
@@ -135,6 +135,18 @@ class Into:
                     self.store.write_sweep(each)
                 tally.sweeps += 1
                 return
+
+    def take_shortlist(self, choice: Shortlist) -> None:
+        """Carries the choice of a shortlist over; where the same call chose otherwise, the store's own stays."""
+        held = self.store.shortlist(choice.name)
+        if held is None:
+            if not self.is_dry:
+                self.store.write_shortlist(choice)
+        elif held != choice:
+            say(
+                f"shortlist {choice.name} chose other first stages; the choice of {self.store.root} is kept",
+                style="yellow",
+            )
 
     def _sweep(self, name: str) -> Sweep | None:
         path = self.store.root / "sweeps" / f"{name}.json"
@@ -255,6 +267,14 @@ def join(source: Store, into: Into) -> Tally:
             if sweep.schema > SCHEMA:
                 raise UserError(f"{path} was written by a newer version of this program: merge with that one")
             into.take_sweep(sweep, tally)
+        except UserError as error:
+            tally.refused += 1
+            say(f"refused: {error}", style="red")
+    for path in sorted((source.root / SHORTLISTS).glob("*.json")):
+        try:
+            choice = source.shortlist(path.stem)
+            assert choice is not None  # its file is there
+            into.take_shortlist(choice)
         except UserError as error:
             tally.refused += 1
             say(f"refused: {error}", style="red")

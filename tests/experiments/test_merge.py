@@ -21,7 +21,7 @@ from experiments.stage import Plan
 from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.joined import differences
-from ldm.records import Cell, Cost, ResultRow, StageRecord, Sweep, read_record
+from ldm.records import Cell, Cost, ResultRow, Shortlist, StageRecord, Sweep, read_record
 
 ROWS = (ResultRow("kd", 0.25, 32, "p", 0.2, 0.3),)
 
@@ -364,6 +364,22 @@ def test_sweeps_of_one_name_stand_side_by_side(plan, tmp_path, capsys):
         assert f"{1 - times} sweeps copied, {times} already there" in capsys.readouterr().out
         assert sorted(sweep.command for sweep in a.sweeps()) == ["python run.py", "python run.py on another day"]
     assert all((a.root / "sweeps" / f"{sweep.sweep}.json").exists() for sweep in a.sweeps())
+
+
+def test_shortlists_come_along_and_of_two_choices_that_of_the_target_stays(plan, tmp_path, capsys):
+    a, b = (store_of(tmp_path / name, plan, ("first_stage",)) for name in "ab")
+    choice = Shortlist("grid", "2026-01-01", "latent_roughness", True, 0, {"x": 0.5, "y": 1.0}, ("x",), ("y",))
+    other = dataclasses.replace(choice, kept=("y",), controls=("x",))
+    a.write_shortlist(choice)
+    assert run(a.root, "--into", b.root, "--dry-run") == 0
+    assert b.shortlist("grid") is None
+    assert run(a.root, "--into", b.root) == run(a.root, "--into", b.root) == 0
+    assert b.shortlist("grid") == choice
+    assert "chose other" not in capsys.readouterr().out
+    a.write_shortlist(other)
+    assert run(a.root, "--into", b.root) == 0
+    assert b.shortlist("grid") == choice
+    assert f"the choice of {b.root} is kept" in " ".join(capsys.readouterr().out.split())
 
 
 def test_timings_come_along_and_are_never_a_difference(plan, tmp_path, capsys):
