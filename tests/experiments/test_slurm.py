@@ -75,7 +75,8 @@ def test_submitted_jobs_run_alone_and_what_hangs_on_a_failed_one_does_not(slurm,
     said_then = submit(store, *CELL, "ae.training.learning_rate=1e-3,1e30")
     assert "submitted 5 jobs" in said_then
     assert not is_over(store)  # the command has ended, and did not wait
-    assert "queued" in called("ledger", "--store", str(store), store=store).stdout
+    at_once = called("ledger", "--store", str(store), store=store).stdout
+    assert "queued" in at_once or "running" in at_once  # what begins in the seconds that the ledger takes, runs
     wait_until(lambda: is_over(store), PATIENCE)
     assert sorted(stage for stage, _ in records(store)) == ["first_stage", "reconstruction", "reference"]
     [failed] = store.glob("first_stage/*/failure.json")
