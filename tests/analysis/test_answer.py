@@ -23,6 +23,7 @@ from analysis.ask import main, share
 from analysis.budgets import duration, read
 from analysis.collect import Study, read_study
 from analysis.compare import BETTER, Measured, Training, compare, error_of_difference, seed_factor
+from analysis.figures import FIGURES
 from analysis.limits import LIMITS
 from analysis.table import markdown
 from experiments.compose import CONF, composed_grid
@@ -406,6 +407,19 @@ def test_cells_that_were_not_timed_are_counted(clear):
     told = "\n".join(spoken(study, one(study), Path("store")))
     assert "2 cells were not timed and so of unknown speed here" in told
     assert "not timed" not in "\n".join(spoken(clear, one(clear), Path("store")))
+
+
+def test_the_key_of_the_front_says_where_a_cost_is_unknown(clear):
+    rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
+    [samples] = rows["samples"][rows["f"] == 4]
+    timed = {"samples": samples, "machine": "a", "batch": 8, "precision": "fp32", "is_alone": True, "repeats": 3}
+    timings = pd.DataFrame([timed | {"created": "now", "sample_images_per_second": 20.0}])
+    for study, said in (
+        (clear, "beaten at no more cost, or barred"),
+        (dataclasses.replace(clear, timings=timings), "beaten at no more cost, or barred, or cost unknown"),
+    ):
+        figure = FIGURES["front"].draw(study)
+        assert said in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_cells_that_are_barred_are_not_counted_among_those_that_it_is_the_best_of(tmp_path):
