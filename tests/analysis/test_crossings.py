@@ -114,19 +114,20 @@ def test_a_budget_for_each_cell_names_the_best_of_those_it_reaches(study):
 
 
 def test_a_crossing_after_the_budget_that_all_had_is_said_though_it_was_measured(tmp_path):
-    """f = 4 spends 2.8 times what f = 8 does, and is overtaken before its own end."""
-    build(tmp_path, dataclasses.replace(EQUAL, budget="images"))
+    """f = 16 spends an eighth of what f = 4 does and never leads; f = 2 overtakes f = 4 before either of them ends."""
+    build(tmp_path, dataclasses.replace(EQUAL, budget="images", factors=(2, 4, 16)))
     study = read_study(tmp_path)
-    least = race(study).spent / SPENT
-    laws = {4: lambda budget: 0.03 + 0.001 * budget**-0.05, 8: lambda budget: 0.02 + 0.0145 * (budget / least) ** -0.3}
+    worst = {16: lambda budget: 0.5 + 0.01 * budget**-0.3}
+    laws = {4: lambda budget: early(6 * budget), 2: lambda budget: late(6 * budget), **worst}
     found = race(following(study, laws))
-    assert found.spent == pytest.approx(least * SPENT)
+    [one] = crossings(found)
+    assert one.at == pytest.approx(CROSSED / 6 * SPENT, rel=0.05)
+    assert (one.at > 2 * found.spent, one.is_extrapolated) == (True, False)
     told = _outlook(study, found)
-    assert "KL f=8 overtakes KL f=4 at about" in told
-    assert "at 4 times that, extrapolated, " in told
-    laws = {f: lambda budget, law=law: law(budget / 40) for f, law in LAWS.items()}
-    told = _outlook(study, race(following(study, {**laws, 8: lambda budget: 0.9 + budget**-0.3})))
-    assert "the lead does not change by the fits within 16 times that" in told
+    assert "KL f=2 overtakes KL f=4 at about 3.7 times that" in told
+    assert "at 4 times that, extrapolated for KL f=16, " in told
+    parallel = race(following(study, {4: early, 2: lambda budget: early(budget) + 0.01, **worst}))
+    assert "the lead does not change by the fits within 16 times that" in _outlook(study, parallel)
 
 
 def test_extrapolated_is_said_of_the_curves_that_end_before(tmp_path):
