@@ -66,17 +66,21 @@ class LostClaimError(UserError):
 class Claim:
     """A claim that this process holds until it is given back, or is taken over by another one.
 
-    `token` is its number: a later claim on the same has a higher one. `is_sure`: see `Held`.
+    `token` is its number: a later claim on the same has a higher one. `is_sure`: see `Held`. `follows_ended`: the one
+    just before it has ended, for sure, whatever became of those before that.
     """
 
-    def __init__(self, folder: Path, name: str, token: int, lease: Lease, is_sure: bool) -> None:
+    def __init__(
+        self, folder: Path, name: str, token: int, lease: Lease, is_sure: bool, follows_ended: bool = False
+    ) -> None:
         self.folder, self.name, self.token, self.lease, self.is_sure = folder, name, token, lease, is_sure
+        self.follows_ended = follows_ended
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._beat, name=f"claim on {name}", daemon=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process the same claim, which can be checked there; signs of life are given by this one alone."""
-        return Claim, (self.folder, self.name, self.token, self.lease, self.is_sure)
+        return Claim, (self.folder, self.name, self.token, self.lease, self.is_sure, self.follows_ended)
 
     def is_lost(self) -> bool:
         """Whether another process has a later claim."""
@@ -235,7 +239,7 @@ def _taken(root: Path, name: str, waiting: Callable[[], None]) -> Claim:
         patience = held.lease if held and held.lease else lease.seconds
         if held is None or ended or time.monotonic() - since > patience:
             is_sure = held is None or (ended and held.is_sure)
-            claim = Claim(folder, name, held.token + 1 if held else 1, lease, is_sure)
+            claim = Claim(folder, name, held.token + 1 if held else 1, lease, is_sure, ended)
             if _create(claim):
                 return claim
             continue

@@ -19,7 +19,7 @@ from experiments.console import say
 from experiments.stopping import PARENT
 from experiments.store import Store
 from experiments.submissions import Task, tasks_due
-from experiments.sweep import Due, repeated, sweep_handed, values_handed
+from experiments.sweep import DEVICES, Due, repeated, sweep_handed, values_handed
 from experiments.workers import PATIENCE_SECONDS, THREAD_VARIABLES
 from ldm.errors import UserError
 from ldm.parts import checked, option
@@ -145,9 +145,6 @@ def _check_devices(tasks: Collection[Task], resources: Resources) -> None:
                 f"{DEVICES}={asked} and a task has {has:g} GPUs: give hydra.launcher.gpus_per_task={asked}, or fewer "
                 "devices"
             )
-
-
-DEVICES: Final = "trainer.devices"
 
 
 def _check_nodes(nodes: Sequence[Mapping[str, float]], tasks: Collection[Task], resources: Resources) -> None:

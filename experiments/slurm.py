@@ -146,9 +146,17 @@ class Order:
 
 
 def submit(
-    commands: Sequence[Sequence[str]], name: str, log_folder: Path, resources: Resources, with_gpu: bool, order: Order
+    commands: Sequence[Sequence[str]],
+    name: str,
+    log_folder: Path,
+    resources: Resources,
+    with_gpu: bool,
+    order: Order,
+    folder: str | None = None,
 ) -> list[str]:
     """Submits a job for each command, several as one array, and returns their names, ID or ID_INDEX.
+
+    They run in `folder`, that of this process where it is None.
 
     Raises: SlurmError where Slurm refuses them.
     """
@@ -166,6 +174,7 @@ def submit(
             f"--signal=B:USR2@{resources.signal_delay_s}",
             f"--output={log}",
             "--open-mode=append",
+            *([f"--chdir={folder}"] if folder else []),
             *order.options(),
             *([f"--array=0-{last}{'%1' * order.one_by_one}"] if is_array else []),
             *resources.options(with_gpu),

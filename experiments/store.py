@@ -135,8 +135,9 @@ class Store:
         return {0: folder, **found} if folder.exists() and not self.is_complete(stage, identity) else found
 
     def forget_tries(self, stage: str, identity: str) -> None:
-        """Removes what tries left of an artifact that is complete."""
-        for path in self._tries(stage, identity).values():
+        """Removes what tries left of an artifact that is complete, and copies of such that were not finished."""
+        unfinished = self.folder(stage, identity).parent.glob(f".{identity}.*")
+        for path in (*self._tries(stage, identity).values(), *unfinished):
             shutil.rmtree(path, ignore_errors=True)
 
     def failure(self, stage: str, identity: str) -> Failure | None:
@@ -153,7 +154,8 @@ class Store:
         """Makes the folder to work in, and removes the failure and half-written files of an earlier try from it.
 
         What the last try left is gone on from. It is taken as it lies where that try has ended; what a process left
-        that may wake again is copied, so that no two processes ever write in one folder.
+        that may wake again is copied, so that no two processes ever write in one folder. A copy takes its place when it
+        is whole.
         """
         place = self.place(stage, identity, claim)
         (self.folder(stage, identity) / "failure.json").unlink(missing_ok=True)
@@ -163,7 +165,8 @@ class Store:
             last = tries[max(tries)]
             if last != place:
                 shutil.rmtree(place, ignore_errors=True)
-                last.rename(place) if claim.is_sure else _copy_whole_files(last, place)
+                has_ended = claim.is_sure or (claim.follows_ended and max(tries) == claim.token - 1)
+                last.rename(place) if has_ended else _copy_whole_files(last, place)
             (place / "record.json").unlink(missing_ok=True)
         place.mkdir(parents=True, exist_ok=True)
         for path in place.rglob(".*"):
@@ -244,7 +247,10 @@ def _copy_whole_files(source: Path, target: Path) -> None:
     def unfinished(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if TEMPORARY.fullmatch(name)]
 
-    shutil.copytree(source, target, ignore=unfinished, copy_function=copy_if_there)
+    copied = target.with_name(f".{target.name}")
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(source, copied, ignore=unfinished, copy_function=copy_if_there)
+    os.rename(copied, target)
 
 
 def read_sweep(path: Path) -> Sweep:

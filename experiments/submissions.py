@@ -18,7 +18,7 @@ from experiments import slurm
 from experiments.console import say
 from experiments.slurm import JobState, Order, Resources, SlurmError
 from experiments.store import Failure, Store, now
-from experiments.sweep import Due, Point, handed, missing, stage_handed
+from experiments.sweep import DEVICES, Due, Point, handed, missing, stage_handed, values_handed
 from ldm.errors import UserError
 from ldm.parts import checked
 from ldm.records import read_sealed, sealed, write_json
@@ -60,11 +60,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a call of `experiments.submit` asked for; `launcher`: its overrides of hydra.launcher."""
+    """What a call of `experiments.submit` asked for, in which folder; `launcher`: its overrides of hydra.launcher."""
 
     sweep: str
     launcher: tuple[str, ...]
     tasks: tuple[Task, ...]
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,17 @@ class Submitted:
 
 @dataclass
 class Tally:
-    """What became of tasks. `busy`: a process outside of Slurm works on them; `held`: they hang on such ones."""
+    """What became of tasks.
+
+    `busy`: a process outside of Slurm works on them; `held`: they hang on such ones, or on what neither the store nor
+    the sweep has (`lacking`).
+    """
 
     submitted: list[Task] = field(default_factory=list)
     queued: list[Task] = field(default_factory=list)
     busy: list[Task] = field(default_factory=list)
     held: list[Task] = field(default_factory=list)
+    lacking: list[Key] = field(default_factory=list)
 
 
 def resources_of(launcher: Any) -> Resources:
@@ -128,7 +134,7 @@ def read(store: Store, sweep: str) -> Submission:
     try:
         value = read_sealed(path)
         tasks = tuple(Task(**{**task, "overrides": tuple(task["overrides"])}) for task in value["tasks"])
-        return Submission(value["sweep"], tuple(value["launcher"]), tasks)
+        return Submission(value["sweep"], tuple(value["launcher"]), tasks, value.get("folder"))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it, and submit the sweep again") from error
 
@@ -192,13 +198,16 @@ def look(store: Store, keys: Collection[Key]) -> Jobs:
     return Jobs(last, {key: state for key, state in found.items() if state.name == _name(last[key].sweep)})
 
 
-def submit(store: Store, sweep: str, tasks: Sequence[Task], resources: Resources) -> Tally:
+def submit(store: Store, sweep: str, tasks: Sequence[Task], resources: Resources, folder: str | None = None) -> Tally:
     """Submits the tasks, which come parents first, but for those that are complete, wait or run.
 
-    Each depends on exactly the jobs of its parents, by success. `resources.at_once` jobs run at any time.
-    Raises: SlurmError where Slurm refuses one; those before it stay submitted.
+    Each depends on exactly the jobs of its parents, by success. `resources.at_once` jobs run at any time, in `folder`,
+    this process's own where it is None.
+    Raises: UserError before any is submitted where a training has fewer GPUs than it is to be divided over; SlurmError
+    where Slurm refuses one; those before it stay submitted.
     """
     tally = Tally()
+    _check_devices(tasks, resources)
     with store.claim(FOLDER, lambda: say("waits: another process submits to Slurm")):
         tasks = [task for task in tasks if not store.is_complete(*task.key)]
         jobs = look(store, {task.key for task in tasks}).alive
@@ -211,12 +220,15 @@ def submit(store: Store, sweep: str, tasks: Sequence[Task], resources: Resources
             parents = _unfinished(group[0], store) if group else []
             if not group or any(key not in jobs for key in parents):
                 tally.held += group
+                own = {task.key for task in tasks}
+                tally.lacking += [key for key in parents if key not in jobs and key not in own]
                 continue
             after = sorted({jobs[key] for key in parents})
             for lane, chunk in lanes.spread(group, after):
                 order = Order(after, lane.last if lane else (), one_by_one=lane is not None)
                 commands = [task.command() for task in chunk]
-                made = slurm.submit(commands, _name(sweep), _folder(store, sweep), resources, chunk[0].with_gpu, order)
+                place = _folder(store, sweep)
+                made = slurm.submit(commands, _name(sweep), place, resources, chunk[0].with_gpu, order, folder)
                 _note(store, sweep, {task.key: job for task, job in zip(chunk, made, strict=True)})
                 jobs |= {task.key: job for task, job in zip(chunk, made, strict=True)}
                 tally.submitted += chunk
@@ -237,18 +249,64 @@ def say_tally(tally: Tally, sweep: str) -> None:
             + (f", and {len(tally.held)} that hang on it" if tally.held else ""),
             style="yellow",
         )
+    if tally.lacking:
+        say(
+            f"not submitted, since neither the store nor this sweep has what they hang on: {len(tally.held)}, for want "
+            f"of {' '.join(tally.lacking[0])}; submit the sweep again by its own command, which plans it anew",
+            style="yellow",
+        )
 
 
-def wait_for(store: Store, stages: Mapping[Key, Callable[[], None]]) -> None:
+def _check_devices(tasks: Collection[Task], resources: Resources) -> None:
+    """Raises: UserError where a training is to be divided over more GPUs than its job has."""
+    has = 1 if resources.gpus_per_node is None else resources.gpus_per_node
+    for task in tasks:
+        asked = values_handed(task.overrides).get(DEVICES, "1")
+        if task.with_gpu and asked.isdigit() and int(asked) > max(1, has):
+            raise UserError(
+                f"{DEVICES}={asked} and a job has {has} GPUs: give hydra.launcher.gpus_per_node={asked}, or fewer "
+                "devices"
+            )
+
+
+def run_all(
+    store: Store, sweep: str, tasks: Sequence[Task], resources: Resources, ended: Sequence[Callable[[], None]]
+) -> None:
+    """Submits the tasks, calls of each what `ended` has for it when its job has ended, and returns after the last.
+
+    What a process outside of Slurm works on is waited for; where it leaves it undone, that and what hangs on it are
+    submitted then. Raises: UserError where Slurm refuses one.
+    """
+    calls, left = dict(zip((task.key for task in tasks), ended, strict=True)), list(tasks)
+    while left:
+        tally = submit(store, sweep, left, resources)
+        say_tally(tally, sweep)
+        wait_for(store, {task.key: calls[task.key] for task in left}, [task.key for task in tally.busy])
+        if not tally.busy:
+            return
+        left = _still_to_make(store, left)
+
+
+def _still_to_make(store: Store, tasks: Sequence[Task]) -> list[Task]:
+    """Of tasks, parents first, those that are not complete and have not failed, nor hang on one that has."""
+    found = dict[Key, Task]()
+    for task in tasks:
+        can_be_made = all(parent in found or store.is_complete(*parent) for parent in task.parents.items())
+        if can_be_made and not store.is_complete(*task.key) and not store.failure(*task.key):
+            found[task.key] = task
+    return list(found.values())
+
+
+def wait_for(store: Store, stages: Mapping[Key, Callable[[], None]], theirs: Collection[Key] = ()) -> None:
     """Returns when no job of these stages waits or runs, each of which was called when its had ended.
 
-    What Slurm does not answer is asked again.
+    Nor does any process then work on `theirs`. What Slurm does not answer is asked again.
     """
     keys, pause, has_failed, left = set(stages), PAUSES[0], False, dict(stages)
     while True:
         try:
             jobs, has_failed = look(store, keys), False
-            if not jobs.alive:
+            if not jobs.alive and not any(store.is_claimed("/".join(key)) for key in theirs):
                 break
         except SlurmError as error:
             if not has_failed:

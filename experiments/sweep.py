@@ -210,6 +210,10 @@ def handed(planned: PlannedStage) -> list[str]:
     return [f"sweep.target={planned.name}", f"sweep.identity='{planned.identity}'"]
 
 
+DEVICES = "trainer.devices"
+"""The setting over how many GPUs a training is divided."""
+
+
 def values_handed(overrides: Sequence[str]) -> dict[str, str]:
     """The values among a job's overrides, by key, as they are written."""
     return dict(override.partition("=")[::2] for override in overrides)

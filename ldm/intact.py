@@ -27,6 +27,14 @@ def inflates_too_far(entry: zipfile.ZipInfo) -> bool:
     return entry.file_size > max(SMALL, MOST_INFLATED * entry.compress_size)
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file says that it is a zip archive, which may be damaged; zipfile's own answer raises for some such."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
 def temporary_of(path: Path) -> Path:
     """Where this process writes what is to become `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}")

@@ -24,7 +24,7 @@ from experiments.store import Store, lasting_files, read_sweep
 from ldm.errors import UserError
 from ldm.intact import check_file, file_hash
 from ldm.joined import disagreement, name_apart
-from ldm.records import SCHEMA, StageRecord, Sweep, is_store
+from ldm.records import SCHEMA, SHORTLISTS, Shortlist, StageRecord, Sweep, is_store
 
 MERGING: Final = ".merging"
 """The folder of a store in which artifacts lie while they are copied, `<stage>/<identity>` each."""
@@ -49,6 +49,7 @@ class Tally:
 
     `foreign`: those that stand in the other store with results of its own, and copies that hang on them (`mixed`).
     `unchecked`: of whose settings it could not be told whether the identity follows. `unhashed`: older than hashes.
+    `replaced`: those of the other store that a newer version took the place of; `agreed`: that are now as in this one.
     """
 
     copied: int = 0
@@ -61,6 +62,8 @@ class Tally:
     sweeps: int = 0
     sweeps_there: int = 0
     foreign: set[Key] = field(default_factory=set)
+    replaced: set[Key] = field(default_factory=set)
+    agreed: set[Key] = field(default_factory=set)
 
 
 class Into:
@@ -96,6 +99,7 @@ class Into:
             is_newer = self.keep == NEWEST and record.created > held.created
             if not (sentence := disagreement(held, record, (self.store.root, source.root))):
                 tally.there += 1
+                tally.agreed.add(key)
                 return
             tally.differing += 1
             say(f"{sentence}; that of {source.root if is_newer else self.store.root} is kept", style="yellow")
@@ -107,8 +111,11 @@ class Into:
             self.ahead[key] = record
         else:
             copy(source, record, self.store, claim)
+        tally.agreed.add(key)
         if held is None:
             tally.copied += 1
+        else:
+            tally.replaced.add(key)
         if tally.foreign.intersection(record.parents.items()):
             tally.mixed += 1
             tally.foreign.add(key)
@@ -128,6 +135,18 @@ class Into:
                     self.store.write_sweep(each)
                 tally.sweeps += 1
                 return
+
+    def take_shortlist(self, choice: Shortlist) -> None:
+        """Carries the choice of a shortlist over; where the same call chose otherwise, the store's own stays."""
+        held = self.store.shortlist(choice.name)
+        if held is None:
+            if not self.is_dry:
+                self.store.write_shortlist(choice)
+        elif held != choice:
+            say(
+                f"shortlist {choice.name} chose other first stages; the choice of {self.store.root} is kept",
+                style="yellow",
+            )
 
     def _sweep(self, name: str) -> Sweep | None:
         path = self.store.root / "sweeps" / f"{name}.json"
@@ -170,6 +189,8 @@ def _before(place: Path) -> Path:
 
 def _copy_file(origin: Path, copied: Path, expected: str | None) -> None:
     copied.parent.mkdir(parents=True, exist_ok=True)
+    if expected is not None and not origin.is_file():
+        check_file(origin, expected, f"remove the folder {origin.parent} and compute it anew there")
     shutil.copyfile(origin, copied)
     with open(copied, "rb") as file:
         os.fsync(file.fileno())
@@ -249,12 +270,32 @@ def join(source: Store, into: Into) -> Tally:
         except UserError as error:
             tally.refused += 1
             say(f"refused: {error}", style="red")
+    for path in sorted((source.root / SHORTLISTS).glob("*.json")):
+        try:
+            choice = source.shortlist(path.stem)
+            assert choice is not None  # its file is there
+            into.take_shortlist(choice)
+        except UserError as error:
+            tally.refused += 1
+            say(f"refused: {error}", style="red")
     return tally
 
 
 def _place_in_order(path: Path) -> tuple[int, Path]:
     stage = path.parent.parent.name
     return (ORDER.index(stage) if stage in ORDER else len(ORDER), path)
+
+
+def left_behind(store: Store, tally: Tally) -> list[Key]:
+    """What stays in a store and was made of an artifact that was replaced, or of such in turn."""
+    found = list[Key]()
+    for path in sorted(store.records(), key=_place_in_order) if tally.replaced else ():
+        key = (path.parent.parent.name, path.parent.name)
+        record = store.record(*key)
+        parents = set() if record is None else set(record.parents.items())
+        if key not in tally.agreed and parents & {*tally.replaced, *found}:
+            found.append(key)
+    return found
 
 
 def say_tally(source: Path, tally: Tally, is_dry: bool) -> None:
@@ -293,6 +334,12 @@ def merge(roots: Sequence[Path], root: Path, keep: str | None, is_dry: bool) -> 
     for source in sources:
         tallies.append(join(source, into))
         say_tally(source.root, tallies[-1], is_dry)
+        if behind := left_behind(into.store, tallies[-1]):
+            say(
+                f"  {len(behind)} artifacts that stay in {root} were made of such as are replaced, and belong "
+                f"to them no longer; the first is {' '.join(behind[0])}: remove their folders to compute them anew",
+                style="yellow",
+            )
     if not is_dry:
         remove_if_empty(into.store.root / MERGING)
     if keep is None and any(tally.differing for tally in tallies):

@@ -25,10 +25,12 @@ from experiments.commands.ledger import ROOT
 from experiments.compose import composed
 from experiments.conditions import conditions_of
 from experiments.console import clock, say
+from experiments.custom import sources_of
 from experiments.runner import environment, processor
 from experiments.store import Store, now
 from experiments.workers import cores
 from ldm.errors import UserError
+from ldm.intact import file_hash
 from ldm.records import ResultRow, content_hash, read_sealed, sealed, write_json
 
 EXPERIMENT: Final = "+experiment=speedrun"
@@ -38,6 +40,9 @@ METRIC, BELOW = "kd_efficientnet_lite2_colour", 1.75
 SEEDS: Final = (0, 1, 2)
 FIXED: Final = ("data", "metrics")
 """Groups of settings that no entry chooses."""
+
+CODE: Final = ("ldm", "experiments", "conf")
+"""Folders of what a run is computed with: the runs of another state of them are of another entry."""
 
 OURS: Final = ("seed", "ae.seed", "store", "until", "tracker", "tracker.mode", "report", "experiment")
 """Settings that this command gives each run."""
@@ -110,8 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 def _speedrun(options: argparse.Namespace) -> int:
     if not options.table:
         overrides = checked(options.overrides)
-        known = environment()
-        folder = options.out / content_hash([*overrides, machine(overrides), known["program"], known["torch"]])
+        folder = options.out / content_hash(
+            [*overrides, machine(overrides), program(overrides), environment()["torch"]]
+        )
         for seed in SEEDS:
             if (run := _finished(folder / f"{seed}")) is None:
                 say(f"seed {seed}: the clock runs")
@@ -154,6 +160,14 @@ def machine(overrides: Sequence[str]) -> str:
     return f"{cores()} cores of {processor()}"
 
 
+def program(overrides: Sequence[str]) -> str:
+    """The version of the program and a hash of its code, that of the user's own parts included."""
+    files = sorted(path for folder in CODE for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml"))
+    sources = {path.relative_to(ROOT).as_posix(): file_hash(path) for path in files}
+    own = sources_of(composed([EXPERIMENT, *overrides]))
+    return f"{environment()['program']} {content_hash([sources, own], digits=8)}"
+
+
 def against_the_clock(overrides: tuple[str, ...], seed: int, folder: Path) -> Run:
     """Runs an entry with a seed, from an empty store; what an earlier run left there that did not end is removed.
 
@@ -180,7 +194,7 @@ def against_the_clock(overrides: tuple[str, ...], seed: int, folder: Path) -> Ru
         n=row.n,
         protocol=row.protocol,
         begun=begun,
-        program=known["program"],
+        program=program(overrides),
         torch=known["torch"],
     )
     write_json(folder / "run.json", sealed(dataclasses.asdict(run)))

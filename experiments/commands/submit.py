@@ -7,6 +7,7 @@ login node: python -m experiments.ledger shows how far it is. What a job asks fo
 
 import argparse
 import functools
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def submit(arguments: Sequence[str], is_grid: bool) -> int:
         )
     tasks = tasks_of(planned.cells, planned.asked, planned.store, planned.sweep)
     of_launcher = tuple(override for override in overrides if override.startswith(LAUNCHER))
-    submissions.write(planned.store, Submission(planned.sweep, of_launcher, tasks))
+    submissions.write(planned.store, Submission(planned.sweep, of_launcher, tasks, os.getcwd()))
     _submit(planned.store, planned.sweep, tasks, resources)
     return 0
 
@@ -76,7 +77,7 @@ def retry(store: Store, sweep: str, launcher: Sequence[str]) -> int:
         )
     asked = submissions.read(store, sweep)
     _, config = _composed([*asked.launcher, *launcher])
-    _submit(store, sweep, asked.tasks, resources_of(_launcher(config)))
+    _submit(store, sweep, asked.tasks, resources_of(_launcher(config)), asked.folder)
     return 0
 
 
@@ -87,10 +88,12 @@ def cancel(store: Store, sweep: str) -> int:
     return 0
 
 
-def _submit(store: Store, sweep: str, tasks: Sequence[submissions.Task], resources: Any) -> None:
+def _submit(
+    store: Store, sweep: str, tasks: Sequence[submissions.Task], resources: Any, folder: str | None = None
+) -> None:
     place = f"--store {shell_word(str(store.root))} --sweep {sweep}"
     try:
-        tally = submissions.submit(store, sweep, tasks, resources)
+        tally = submissions.submit(store, sweep, tasks, resources, folder)
     except UserError as error:
         done = sum(job.sweep == sweep and job.job is not None for job in submissions.submitted(store).values())
         if not done:

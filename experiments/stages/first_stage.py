@@ -49,8 +49,11 @@ def train(job: Job) -> Outcome:
     images = job.images("train")
     ranks = these()
     rehearsal = training_of(config, images, job.device, ranks)
-    flops = ranks.sum_number(flops_of_training(rehearsal), job.device)
+    flops, recomputes = ranks.sum_number(flops_of_training(rehearsal), job.device), rehearsal.recomputes
+    del rehearsal  # its networks are gone before those of the training take their place in memory
     training = training_of(config, images, job.device, ranks)
+    if recomputes:
+        training.recompute()
     with reporting(job.label, training.settings.steps * training.settings.batch) as reporter:
         steps = train_first_stage(training)
         meter = run_training(job, training, steps, reporter, lambda step: None, ranks)
@@ -139,8 +142,17 @@ def flops_of_training(rehearsal: FirstStageTraining) -> float:
     rehearsal.advance()  # the first step also starts the codebook, and makes the optimiser's state
     flops = 0.0
     for kind, count in Counter(kinds).items():
-        rehearsal.step = last[kind]
-        flops += count * count_flops(rehearsal.advance)
+        flops += count * _flops_of_step(rehearsal, last[kind])
+    return flops
+
+
+def _flops_of_step(rehearsal: FirstStageTraining, step: int) -> float:
+    """Of the step of this number, counted from 0; counted anew where memory did not suffice for it at first."""
+    for _ in range(2):
+        rehearsal.step, before = step, rehearsal.recomputes
+        flops = count_flops(rehearsal.advance)
+        if rehearsal.recomputes == before:
+            break
     return flops
 
 

@@ -44,10 +44,9 @@ class SlurmLauncher(Launcher):
         Raises: UserError where Slurm refuses them.
         """
         from experiments.store import Store
-        from experiments.submissions import say_tally, submit, tasks_due, wait_for
+        from experiments.submissions import run_all, tasks_due
         from experiments.sweep import sweep_handed
 
         store, tasks = Store(Path(self.config.store)), tasks_due(jobs)
         sweep = sweep_handed(tasks[0].overrides)
-        say_tally(submit(store, sweep, tasks, self.resources), sweep)
-        wait_for(store, {task.key: job.ended for task, job in zip(tasks, jobs, strict=True)})
+        run_all(store, sweep, tasks, self.resources, [job.ended for job in jobs])

@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 
 from ldm.data.memo import ContentMemo, signature
 from ldm.errors import UserError
-from ldm.intact import inflates_too_far
+from ldm.intact import inflates_too_far, is_zip
 from ldm.records import is_store
 
 READ_BLOCK = 1 << 20
@@ -183,6 +183,9 @@ def open_files(path: Path, memo: ContentMemo) -> Files:
                 "another store=DIR where it is meant to hold both."
             )
         return DirectoryFiles(path, memo)
-    if zipfile.is_zipfile(path):
-        return ZipFiles(path)
+    if is_zip(path):
+        try:
+            return ZipFiles(path)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise UserError(f"{path} is a damaged zip archive ({error}); fetch or pack it anew.") from error
     raise UserError(f"{path} is neither a folder nor a zip archive; set data.path to one that holds images.")

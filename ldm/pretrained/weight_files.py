@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ldm.errors import UserError
-from ldm.intact import inflates_too_far
+from ldm.intact import inflates_too_far, is_zip
 
 
 class Inert:
@@ -134,7 +134,7 @@ def contents(path: Path) -> Any:
     told = _told_of(path, head)
     if told is not None:
         raise UserError(f"{path} {told}")
-    is_pickle = head.startswith(b"\x80") or zipfile.is_zipfile(path)
+    is_pickle = head.startswith(b"\x80") or is_zip(path)
     if _is_safetensors(head) or (path.suffix == ".safetensors" and not is_pickle):
         from safetensors.torch import load_file
 
@@ -165,7 +165,7 @@ def _told_of(path: Path, head: bytes) -> str | None:
     told = next((told for sign, told in SIGNATURES.items() if head.startswith(sign)), None)
     if told is not None or _is_safetensors(head):
         return told
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
@@ -213,7 +213,7 @@ def _stood_in(path: Path) -> list[tuple[Callable[..., Any], str]]:
 def _unpickled(path: Path, head: bytes) -> Any:
     known = [(value, name) for name, value in STAND_INS.items()]
     # Torch takes a path for what its suffix says, but maps none but paths into memory.
-    mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
+    mapped = is_zip(path) and path.suffix != ".safetensors"
     try:
         with torch.serialization.safe_globals([*known, *_stood_in(path)]), path.open("rb") as file:
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -236,10 +236,10 @@ def _unpickled(path: Path, head: bytes) -> Any:
 def _as_pickle(path: Path) -> str | None:
     """Why a whole pickle that names no code is not read; None where there is none, or torch should have read it."""
     with contextlib.suppress(Exception):  # what is no pickle
-        is_zip = zipfile.is_zipfile(path)
-        first = next(_pickles(path)) if is_zip else path.read_bytes()
+        is_archive = is_zip(path)
+        first = next(_pickles(path)) if is_archive else path.read_bytes()
         operations = [(operation.name, argument) for operation, argument, _ in pickletools.genops(first)]
-        if not is_zip and all(argument != TORCH_MAGIC for _, argument in operations):
+        if not is_archive and all(argument != TORCH_MAGIC for _, argument in operations):
             return f"is a pickle that was not saved by torch.save: {SAVE_ANEW}"
         protocol = operations[0][1] if operations[0][0] == "PROTO" else "0 or 1"
         if protocol not in READ_PROTOCOLS:
@@ -264,7 +264,7 @@ def names_in(path: Path) -> list[str]:
     names: list[str] = []
     # What is no pickle stops the reading somewhere; the names up to there are what can be found.
     with contextlib.suppress(Exception):
-        if zipfile.is_zipfile(path):
+        if is_zip(path):
             for pickle in _pickles(path):
                 names.extend(_names_in_one(io.BytesIO(pickle)))
         else:

@@ -181,9 +181,8 @@ class FirstStageTraining:
         self.recompute()
         give_back_unused()
         logger.warning(
-            "memory does not suffice at step %d: from here on activations are computed again in the backward pass, "
-            "which takes about a third longer; the batch stays at %d",
-            self.step + 1,
+            "memory does not suffice for a step of %d images: from here on activations are computed again in the "
+            "backward pass, which takes about a third longer and changes no number",
             self.settings.batch,
         )
         for name, buffer in self._buffers():

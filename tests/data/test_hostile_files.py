@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import fuzzed
+from hostile import fuzzed, on_another_disk
 from hypothesis import strategies as st
 from image_places import opened, png, write_folder, write_zip
 
@@ -315,3 +315,10 @@ def test_a_zip_whose_directory_lies_is_an_unreadable_file(tmp_path: Path) -> Non
     built = [build_cache(source, tmp_path / split, workers=1) for split, source in splits.items()]
     assert sum(map(len, built)) == 19
     assert [name for cache in built for name, _ in cache.skipped] == ["3.png"]
+
+
+def test_a_zip_of_several_disks_is_damaged(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", {f"{i}.png": png(i) for i in range(3)})
+    path.write_bytes(on_another_disk(path.read_bytes()))
+    with pytest.raises(UserError, match="is a damaged zip archive"):
+        opened(path)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,37 @@ def test_what_the_last_try_left_is_gone_on_from(tmp_path, is_sure):
     store.finish(StageRecord("diffusion", "abc", {}, {}), later)
     assert [path.name for path in (tmp_path / "diffusion").iterdir()] == ["abc"]
     assert [path.name for path in (tmp_path / "diffusion" / "abc").iterdir()] == ["record.json"]
+
+
+def test_of_tries_that_ended_one_is_renamed_and_no_other_is_copied_again(tmp_path):
+    """After a process that may wake again, its folder alone is kept from it."""
+    store = Store(tmp_path)
+    claims = [Claim(tmp_path, "n", 1, Lease(), True), Claim(tmp_path, "n", 2, Lease(), False)]
+    claims += [Claim(tmp_path, "n", token, Lease(), False, follows_ended=True) for token in (3, 4)]
+    for claim in claims:
+        store.begin("diffusion", "abc", claim)
+        (store.place("diffusion", "abc", claim) / "checkpoint.pt").write_text(str(claim.token))
+    assert sorted(path.name for path in (tmp_path / "diffusion").iterdir()) == ["abc.1", "abc.4"]
+
+
+def test_a_copy_that_was_not_finished_is_not_gone_on_from(tmp_path, monkeypatch):
+    store, claims = Store(tmp_path), [Claim(tmp_path, "n", token, Lease(), token == 1) for token in (1, 2, 3)]
+    store.begin("diffusion", "abc", claims[0])
+    (store.place("diffusion", "abc", claims[0]) / "checkpoint.pt").write_text("whole")
+
+    def cut_short(source, target):
+        with open(target, "w") as file:
+            file.write("wh")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copy2", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            store.begin("diffusion", "abc", claims[1])
+    store.begin("diffusion", "abc", claims[2])
+    assert (store.place("diffusion", "abc", claims[2]) / "checkpoint.pt").read_text() == "whole"
+    store.finish(StageRecord("diffusion", "abc", {}, {}), claims[2])
+    assert [path.name for path in (tmp_path / "diffusion").iterdir()] == ["abc"]
 
 
 def test_what_an_older_program_left_in_the_artifacts_own_folder_is_gone_on_from(tmp_path):

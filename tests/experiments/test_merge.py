@@ -21,7 +21,7 @@ from experiments.stage import Plan
 from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.joined import differences
-from ldm.records import Cell, Cost, ResultRow, StageRecord, Sweep, read_record
+from ldm.records import Cell, Cost, ResultRow, Shortlist, StageRecord, Sweep, read_record
 
 ROWS = (ResultRow("kd", 0.25, 32, "p", 0.2, 0.3),)
 
@@ -331,6 +331,30 @@ def test_what_was_made_of_an_artifact_that_is_not_kept_is_counted(plan, tmp_path
     assert "2 of them were made of artifacts whose other version stands here" in said
 
 
+def test_what_stays_and_was_made_of_an_artifact_that_is_replaced_is_told(plan, tmp_path, capsys):
+    stages = ("first_stage", "latents", "diffusion", "samples")
+    a = store_of(tmp_path / "a", plan, stages)
+    b = store_of(tmp_path / "b", plan, ("first_stage",), facts={"steps": 9}, created="2026-03-01")
+    for extra in (("--dry-run",), ()):
+        assert run(b.root, "--into", a.root, "--keep", "newest", *extra) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"3 artifacts that stay in {a.root} were made of such as are replaced" in said
+        assert f"the first is latents {plan.stages['latents'].identity}" in said
+    assert run(b.root, "--into", a.root, "--keep", "newest") == 0
+    assert "that stay" not in capsys.readouterr().out
+
+
+def test_a_file_that_is_missing_is_refused_and_the_rest_is_copied(plan, tmp_path, capsys):
+    a = store_of(tmp_path / "a", plan, ("first_stage", "samples"))
+    folder = a.folder("first_stage", plan.stages["first_stage"].identity)
+    next(path for path in folder.rglob("*.safetensors")).unlink()
+    for extra in (("--dry-run",), ()):
+        assert run(a.root, "--into", tmp_path / "b", *extra) == 1
+        assert "1 artifacts" in (said := " ".join(capsys.readouterr().out.split()))
+        assert "refused" in said
+    assert held(tmp_path / "b") == {"samples"}
+
+
 def test_sweeps_of_one_name_stand_side_by_side(plan, tmp_path, capsys):
     a = store_of(tmp_path / "a", plan, ("reference",))
     b = store_of(tmp_path / "b", plan, ("reference",))
@@ -340,6 +364,22 @@ def test_sweeps_of_one_name_stand_side_by_side(plan, tmp_path, capsys):
         assert f"{1 - times} sweeps copied, {times} already there" in capsys.readouterr().out
         assert sorted(sweep.command for sweep in a.sweeps()) == ["python run.py", "python run.py on another day"]
     assert all((a.root / "sweeps" / f"{sweep.sweep}.json").exists() for sweep in a.sweeps())
+
+
+def test_shortlists_come_along_and_of_two_choices_that_of_the_target_stays(plan, tmp_path, capsys):
+    a, b = (store_of(tmp_path / name, plan, ("first_stage",)) for name in "ab")
+    choice = Shortlist("grid", "2026-01-01", "latent_roughness", True, 0, {"x": 0.5, "y": 1.0}, ("x",), ("y",))
+    other = dataclasses.replace(choice, kept=("y",), controls=("x",))
+    a.write_shortlist(choice)
+    assert run(a.root, "--into", b.root, "--dry-run") == 0
+    assert b.shortlist("grid") is None
+    assert run(a.root, "--into", b.root) == run(a.root, "--into", b.root) == 0
+    assert b.shortlist("grid") == choice
+    assert "chose other" not in capsys.readouterr().out
+    a.write_shortlist(other)
+    assert run(a.root, "--into", b.root) == 0
+    assert b.shortlist("grid") == choice
+    assert f"the choice of {b.root} is kept" in " ".join(capsys.readouterr().out.split())
 
 
 def test_timings_come_along_and_are_never_a_difference(plan, tmp_path, capsys):

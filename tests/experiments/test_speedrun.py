@@ -70,6 +70,10 @@ def test_an_entry_is_three_seeds_each_run_once_and_reaches_the_target_where_all_
     assert "| no |" in capsys.readouterr().out  # the third is at 1.8
     calls = [path.read_text().split() for path in sorted(out.glob("*/*/calls"))]
     assert calls == [["samples", "evaluation"]] * 3
+    (stand_in / "ldm").mkdir()
+    (stand_in / "ldm" / "faster.py").write_text("")  # runs of another program are of another entry
+    assert main(["ae.f=8", "--out", str(out)]) == 0
+    assert len(entries(out)) == 2
 
 
 def test_a_run_that_did_not_end_is_begun_anew(stand_in, tmp_path):

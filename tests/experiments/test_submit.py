@@ -267,6 +267,56 @@ def test_what_a_process_outside_of_slurm_makes_is_left_to_it_and_what_hangs_on_i
     assert f"a process works on it now: first_stage {first.identity}, and {len(tally.held)} that hang on it" in said
 
 
+def test_who_waits_waits_for_a_process_outside_of_slurm_too(slurm, store, asked, monkeypatch):
+    """And makes what it leaves undone, once it is gone."""
+    first, ended, looks = a_task(asked, "first_stage", "ae=vq", "ae.f=4"), list[str](), 0
+    claim = store.claim("/".join(first.key), lambda: None)
+    claim.__enter__()
+
+    def pass_time(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        for key, job in submitted(store).items():
+            if not store.is_complete(*key):
+                finish(store, next(task for task in asked if task.key == key))
+                slurm.set_state(job.job, "COMPLETED")
+        if looks == 3:
+            assert not store.is_complete(*first.key)
+            claim.__exit__(None, None, None)  # without having made it
+
+    monkeypatch.setattr("experiments.submissions.time.sleep", pass_time)
+    calls = [functools.partial(ended.append, task.identity) for task in asked]
+    submissions.run_all(store, SWEEP, asked, WITHOUT_LIMIT, calls)
+    assert all(store.is_complete(*task.key) for task in asked)
+    assert set(ended) == {task.identity for task in asked}
+    assert not store.failure(*first.key)
+
+
+def test_what_hangs_on_something_that_nobody_is_to_make_is_named(slurm, store, asked, capsys):
+    first = a_task(asked, "first_stage", "ae=vq", "ae.f=4")
+    tally = submit(store, SWEEP, [task for task in asked if task != first], Resources())
+    assert tally.lacking == [first.key] * len(tally.lacking) != []
+    submissions.say_tally(tally, SWEEP)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{len(tally.held)}, for want of first_stage {first.identity}; submit the sweep again" in said
+
+
+def test_a_job_has_a_gpu_for_each_device_of_a_training(slurm, store):
+    task = Task("diffusion", "1", {}, ("device=cuda", "trainer.devices=4"))
+    with pytest.raises(UserError, match=r"a job has 1 GPUs: give hydra.launcher.gpus_per_node=4"):
+        submit(store, SWEEP, [task], Resources())
+    assert slurm.jobs == []
+    submit(store, SWEEP, [task], Resources(gpus_per_node=4))
+    assert len(slurm.jobs) == 1
+
+
+def test_what_is_submitted_again_runs_in_the_folder_of_the_first_time(slurm, store, asked, tmp_path, monkeypatch):
+    submissions.write(store, Submission(SWEEP, (), asked, str(tmp_path)))
+    monkeypatch.chdir("/")
+    assert command.main(["--retry", "--store", str(store.root)]) == 0
+    assert {job["options"]["chdir"] for job in slurm.jobs} == {str(tmp_path)}
+
+
 def test_a_refusal_is_a_sentence_with_a_remedy_and_nothing_is_left_out_afterwards(slurm, store, asked, capsys):
     slurm.refuse("Invalid generic resource (gres) specification")
     with pytest.raises(SlurmError, match=r"sbatch refuses: .*gres.*hydra.launcher.gpus_per_node=0 asks for none"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import fuzzed
+from hostile import fuzzed, on_another_disk
 from hypothesis import strategies as st
 from safetensors.torch import save
 
@@ -131,4 +131,12 @@ def test_an_archive_that_inflates_without_limit_is_refused(tmp_path: Path) -> No
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * (70 << 20))
     with pytest.raises(UserError, match="would inflate to hundreds of times its size"):
+        contents(path)
+
+
+def test_an_archive_of_several_disks_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    torch.save(W, path)
+    path.write_bytes(on_another_disk(path.read_bytes()))
+    with pytest.raises(UserError, match="is a damaged zip archive"):
         contents(path)

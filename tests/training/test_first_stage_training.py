@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 
+from experiments.stages.first_stage import flops_of_training
 from ldm.first_stage.downsampling import Downsampling
 from ldm.first_stage.equivariance import Equivariance, scaled
 from ldm.first_stage.nested import Nested
@@ -330,7 +331,7 @@ def test_where_memory_does_not_suffice_activations_are_computed_again(
         assert short.advance().numbers() == plain.advance().numbers()
     assert not plain.recomputes
     assert short.recomputes
-    assert "memory does not suffice at step 5" in caplog.text
+    assert "memory does not suffice for a step of 4 images" in caplog.text
     state = short.state_dict()
     assert differences(state, plain.state_dict()) == ["/recomputes"]
     save_checkpoint(tmp_path / "last.pt", state)
@@ -372,3 +373,10 @@ def test_no_memory_even_so_and_other_errors_are_errors(first_stage_training):
     with pytest.raises(RuntimeError, match="sizes differ"):
         other.advance()
     assert not other.recomputes
+
+
+def test_a_training_whose_rehearsal_lacks_memory_is_counted_like_any_other(first_stage_training):
+    """The pass that failed is not counted, nor what is computed again."""
+    short = short_of_memory(first_stage_training("kl"), torch.OutOfMemoryError("none"), passes=(3,))
+    assert flops_of_training(short) == flops_of_training(first_stage_training("kl"))
+    assert short.recomputes
