@@ -182,11 +182,11 @@ def _outlook(study: Study, found: Race) -> str:
     title = found.metric.title.partition(",")[0]
     ends = {curve.name: float(curve.spent[-1]) * ROUNDING for curve in found.curves}
     beyond = [name for name, end in ends.items() if TIMES * found.spent > end]
-    whose = "" if len(beyond) == len(ends) else f" for {_listed(beyond)}"
+    how = ", extrapolated," if len(beyond) == len(ends) else f" (extrapolated for {_listed(beyond)})" if beyond else ""
     told = [
         f"Probability of the smallest {title} by the curves over training (figure `crossings`): at the "
         f"{found.spent:.2g} FLOPs of diffusion training that every cell had {_chances(found, found.spent)}; at {TIMES} "
-        f"times that, {f'extrapolated{whose}, ' if beyond else ''}{_chances(found, TIMES * found.spent)}; "
+        f"times that{how} {_chances(found, TIMES * found.spent)}; "
         f"{_next_lead(found)}{FOR_THESE if found.unknown else ''}."
     ]
     if rising := _rising(study, found):

@@ -460,7 +460,8 @@ def no_gain(study: Study) -> str:
     said = "By the curves over training longer training would not help."
     if not worse:
         return said
-    of = "the only training" if len(found) == 1 else f"{worse} of the {len(found)} trainings"
+    of = f"{worse} of the {len(found)} trainings" if worse < len(found) else f"each of the {worse} trainings"
+    of = "the only training" if len(found) == 1 else of
     return f"{said} The last doubling of the images seen made {of} worse: train shorter, or give more images."
 
 

@@ -125,7 +125,7 @@ def test_a_crossing_after_the_budget_that_all_had_is_said_though_it_was_measured
     assert (one.at > 2 * found.spent, one.is_extrapolated) == (True, False)
     told = _outlook(study, found)
     assert "KL f=2 overtakes KL f=4 at about 3.7 times that" in told
-    assert "at 4 times that, extrapolated for KL f=16, " in told
+    assert "at 4 times that (extrapolated for KL f=16) KL f=" in told
     parallel = race(following(study, {4: early, 2: lambda budget: early(budget) + 0.01, **worst}))
     assert "the lead does not change by the fits within 16 times that" in _outlook(study, parallel)
 
@@ -135,7 +135,7 @@ def test_extrapolated_is_said_of_the_curves_that_end_before(tmp_path):
     study = read_study(tmp_path)
     found = race(study)
     assert max(curve.spent[-1] for curve in found.curves) > 4 * found.spent  # 8 times
-    assert "at 4 times that, extrapolated for KL f=8, " in _outlook(study, found)
+    assert "at 4 times that (extrapolated for KL f=8) KL f=" in _outlook(study, found)
 
 
 def test_the_outlook_says_that_another_training_may_change_it(study, tmp_path):

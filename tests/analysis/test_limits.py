@@ -312,7 +312,7 @@ def test_training_that_makes_it_worse_is_a_limit_too(tmp_path):
     study = made(tmp_path, still_gains=-0.4)
     assert set(names(study).values()) == {("training",)}
     assert sentence(study, "training").endswith("getting worse.")
-    said = "longer training would not help. The last doubling of the images seen made 3 of the 3 trainings worse"
+    said = "longer training would not help. The last doubling of the images seen made each of the 3 trainings worse"
     assert said in markdown(study)
 
 
