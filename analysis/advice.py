@@ -7,13 +7,15 @@ from typing import Protocol
 
 import numpy as np
 
-from analysis import commands, limits, text
+from analysis import commands, lengths, limits, text
 from analysis.answer import Answer, Open, Option, answers
 from analysis.budgets import Budget
 from analysis.collect import Study
 from analysis.compare import DISAGREE, NO_BETTER, SUFFICES
-from analysis.crossings import REACH, Crossing, Curve, Race, band, chances_at, crossings, race
+from analysis.crossings import REACH, ROUNDING, Crossing, Curve, Race, band, chances_at, crossings, race
 from analysis.headline import headline
+from analysis.lengths import LENGTHS
+from analysis.store import Stores, as_stores
 from ldm.records import Cell
 
 NONE_OF_TINY = (
@@ -31,30 +33,43 @@ SURE = 0.95
 TIMES = 4
 """Times the training for which it is said what the curves expect."""
 
-LENGTHS = ("trainer.length", "trainer.images")
-"""Settings that say how long a diffusion model is trained."""
-
 SAMPLES = 5000
 """Samples that the next steps draw."""
 
 MOST_LINES = 12
 """Cells of the front that are listed."""
 
+FOR_THESE = ", for these trainings: another seed may change it"
+"""What ends a sentence about cells that were trained once."""
+
 LIKELY = 0.05
 """Probability of being the best, from which on a cell is named."""
 
 REMEDIES: Mapping[str, str] = {
-    "training": "train longer (`trainer.length={times}`)",
+    "training": "train longer: {times} times as long as now ({longer})",
     "sampler": "take twice the sampler's steps (`sampler.steps={steps}`)",
     "at chance": "train longer, and sample under more guidance (`guidance.scale`)",
     SUFFICES: "take a smaller f: no model of these latents can be told from a baseline without a network",
     NO_BETTER: "train longer, until the diffusion model beats a baseline without a network",
-    "first stage": "take a first stage that loses less: a smaller f, more channels or a longer training of its own",
+    "first stage": "take a first stage that loses less: a smaller f, more channels or a longer training of its own; "
+    "where the sentence leaves something to gain, more samples (`metrics.n_samples`) may tell it from decoded images",
     "memorisation": "take more training images, or train shorter",
     "out of scale": "look at the samples, and train longer",
-    "too few images": "measure more samples (`metrics.n_samples=1000`)",
+    "too few images": "measure more samples (`metrics.n_samples=1000`), or hold out more images "
+    "(`data.heldout_fraction`) or give more",
 }
 """What to do about each limit; one that is not here is named alone."""
+
+OVERTRAINED = "train shorter, or give more images"
+"""What to do where training is a limit since its last doubling made the cell worse."""
+
+MORE_SAMPLES = "measure more samples (`metrics.n_samples=1000`)"
+MORE_HELD_OUT = "hold out more images (`data.heldout_fraction`), or give more"
+MORE_REFERENCES = "give more images"
+"""What to do about the side that has too few images: samples, held-out images or other reference images."""
+
+SEEDS = "`ae.seed=0,1,2 'seed=${ae.seed}'`"
+"""The sweep of three trainings of first stage and denoiser; `seed=0,1,2` beside it would be nine."""
 
 
 def section(study: Study) -> str:
@@ -77,7 +92,7 @@ def sentences(study: Study, answer: Answer) -> list[str]:
         return [NONE_OF_TINY]
     told = [_take(answer) if answer.best is not None else _nothing(study, answer)]
     found = _race(study, answer)
-    return [*told, *([_outlook(found)] if found is not None else [])]
+    return [*told, *([_outlook(study, found)] if found is not None else [])]
 
 
 def _take(answer: Answer) -> str:
@@ -86,18 +101,19 @@ def _take(answer: Answer) -> str:
     of = f"of the {_count(len(answer.fitting), 'cell')}{_that_fit(answer)}"
     value = f"{_short(answer)} {_interval(best)}"
     running = [option for option in answer.fitting if not option.barred]
+    among = of if len(running) == len(answer.fitting) else f"{of}, {len(running)} of which may be taken,"
     if len(running) == 1:
         said = f"Take **{best.name}** ({value}): {of} it is the only one that can be recommended"
     elif answer.alike:
         others = _names([one.option for one in answer.alike], with_chance=True)
         said = (
-            f"Take **{best.name}** ({value}) or one of those that cannot be told apart from it: {others}; {of} it is "
-            f"the best {_with(best.chance)}"
+            f"Take **{best.name}** ({value}) or one of those that cannot be told apart from it: {others}; {among} it "
+            f"is the best {_with(best.chance)}"
         )
     else:
-        said = f"Take **{best.name}**: {of} its {value} is the best {_with(best.chance)}"
+        said = f"Take **{best.name}**: {among} its {value} is the best {_with(best.chance)}"
     said += f" (limited by {best.mean.limits})" if best.mean.limits else ""
-    said += ", for these trainings: another seed may change it." if answer.trained_once else "."
+    said += f"{FOR_THESE}." if answer.trained_once else "."
     return " ".join([said, *_disputed(answer)])
 
 
@@ -125,13 +141,14 @@ def _needed_training(study: Study) -> str:
     """What training the ends of the curves suggest, in short; `limits.budget` has the numbers."""
     ends = limits.ends(study).values()
     if ends and not any(end.is_gaining for end in ends):
-        return "By the curves over training more images would not help."
+        return limits.no_gain(study)
+    cells = [one.cell.overrides for one in study.finished]
     if (times := _times_needed(study)) is None:
-        return "How much more training is needed cannot be extrapolated: train twice as long (`trainer.length=2`)."
-    return (
-        f"By the curves over training about {times} times the training is needed (`trainer.length={times}`, where it "
-        "was 1)."
-    )
+        return (
+            f"How much more training is needed cannot be extrapolated: train twice as long "
+            f"({lengths.in_words(cells, 2)})."
+        )
+    return f"By the curves over training about {times} times the training is needed ({lengths.in_words(cells, times)})."
 
 
 def _times_needed(study: Study) -> int | None:
@@ -160,16 +177,44 @@ def _race(study: Study, answer: Answer) -> Race | None:
     return race(study, None if answer.metric == headline(study.frame) else answer.metric.metric)
 
 
-def _outlook(found: Race) -> str:
+def _outlook(study: Study, found: Race) -> str:
     """Which cell is the best as trained and with more training, by the fitted curves, and which overtakes where."""
     title = found.metric.title.partition(",")[0]
-    ahead = [_overtakes(one, found) for one in crossings(found) if one.is_extrapolated and one.share >= LIKELY]
-    return (
+    ends = {curve.name: float(curve.spent[-1]) * ROUNDING for curve in found.curves}
+    beyond = [name for name, end in ends.items() if TIMES * found.spent > end]
+    how = ", extrapolated," if len(beyond) == len(ends) else f" (extrapolated for {_listed(beyond)})" if beyond else ""
+    told = [
         f"Probability of the smallest {title} by the curves over training (figure `crossings`): at the "
         f"{found.spent:.2g} FLOPs of diffusion training that every cell had {_chances(found, found.spent)}; at {TIMES} "
-        f"times that, extrapolated, {_chances(found, TIMES * found.spent)}; "
-        f"{ahead[0] if ahead else f'no cell overtakes another within {REACH:g} times that'}."
-    )
+        f"times that{how} {_chances(found, TIMES * found.spent)}; "
+        f"{_next_lead(found)}{FOR_THESE if found.unknown else ''}."
+    ]
+    if rising := _rising(study, found):
+        told.append(
+            f"The curve of {_listed(rising)} rises at its end, as no fitted curve can: more training may make it worse."
+            if len(rising) == 1
+            else f"The curves of {_listed(rising)} rise at their ends, as no fitted curve can: more training may make "
+            "them worse."
+        )
+    return " ".join(told)
+
+
+def _next_lead(found: Race) -> str:
+    """Where the lead changes hands beyond the budget that every cell had, by the fits."""
+    ahead = [one for one in crossings(found) if one.at > found.spent]
+    if ahead:
+        return _overtakes(ahead[0], found)
+    if len(set(found.leaders[found.place(found.spent) :])) > 1:
+        return f"the lead changes within {REACH:g} times that only where a cell begins to be known"
+    return f"the lead does not change by the fits within {REACH:g} times that"
+
+
+def _rising(study: Study, found: Race) -> list[str]:
+    """The curves whose last doubling made the metric worse, by more than its interval."""
+    ends = limits.ends_by_model(study)
+    losing = {model for models, (_, end) in ends.items() if end.is_losing for model in models}
+    is_alike = any(end.title == found.metric.title for _, end in ends.values())
+    return [curve.name for curve in found.curves if curve.models & losing] if is_alike else []
 
 
 def _overtakes(one: Crossing, found: Race) -> str:
@@ -188,11 +233,13 @@ def _chances(found: Race, budget: float) -> str:
 
 def _listed_chances(chances: Mapping[str, float]) -> str:
     likely = sorted(((value, name) for name, value in chances.items() if value >= LIKELY), reverse=True)
+    if not likely:
+        return f"none above {LIKELY:g}"
     return ", ".join(f"{name}: {_probability(value)}" for value, name in likely[:MOST_NAMED])
 
 
-def spoken(study: Study, answer: Answer, store: Path) -> list[str]:
-    """The answer for a terminal: paragraphs, and commands behind them."""
+def spoken(study: Study, answer: Answer, stores: Stores) -> list[str]:
+    """The answer for a terminal: paragraphs, and commands behind them, in the first store that holds the cell."""
     told = [_question(answer), *(sentence.replace("**", "") for sentence in sentences(study, answer))]
     if answer.is_tiny:
         return told
@@ -202,11 +249,12 @@ def spoken(study: Study, answer: Answer, store: Path) -> list[str]:
         told += _cheaper(answer)
         told += _settling(answer)
     else:
-        told += _remedies(answer, _times_needed(study) or 2)
+        told += _remedies(study, answer)
+    told += _untimed(answer)
     told += _unspent(study, answer)
     told += _front(answer)
     if best is not None and best.cell is not None:
-        told += _next(study, answer, best, best.cell, store)
+        told += _next(study, answer, best, best.cell, _store_of(study, best, as_stores(stores)))
     return told
 
 
@@ -239,8 +287,8 @@ def _settling(answer: Answer) -> list[str]:
     ]
     if any(one.is_trained_once and one.comparison.verdict != DISAGREE for one in answer.alike):
         told.append(
-            "- First train them with other seeds (`seed=0,1,2 ae.seed=0,1,2`): one training says nothing of how far "
-            "another would move it."
+            f"- First train them with other seeds ({SEEDS}): one training says nothing of how far another would move "
+            "it."
         )
     return told + [f"- {_needed(one)}" for one in answer.alike[:MOST_NAMED]]
 
@@ -259,17 +307,57 @@ def _needed(one: Open) -> str:
     return f"{item.cell}: the difference is {gap}; to see one of that size takes {what}."
 
 
-def _remedies(answer: Answer, times: int) -> list[str]:
-    """What to do about what holds cells back, each limit once; `times`: how much more training is advised."""
+def _remedies(study: Study, answer: Answer) -> list[str]:
+    """What to do about what holds cells back, each limit once."""
     names = dict.fromkeys(name for option in answer.fitting for name in option.mean.limits.split(", ") if name)
-    told = ["What holds cells back, and what to do about it:"]
+    told = []
     for name in names:
         own = [option for option in answer.fitting if name in option.mean.limits.split(", ")]
-        if name in REMEDIES:
-            steps = max((int(o.cell.axes.get("steps") or 0) for o in own if o.cell is not None), default=0)
-            whose = "all cells" if len(own) == len(answer.fitting) else _listed(short_names(own, answer.options))
-            told.append(f"- {name} ({whose}): {REMEDIES[name].format(times=times, steps=2 * steps)}.")
-    return told
+        by_remedy: dict[str, list[Option]] = {}
+        for option in own:
+            by_remedy.setdefault(_remedy(study, answer, name, option), []).append(option)
+        for remedy, those in by_remedy.items():
+            if remedy:
+                whose = (
+                    "all cells" if len(those) == len(answer.fitting) else _listed(short_names(those, answer.options))
+                )
+                told.append(f"- {name} ({whose}): {_filled(study, remedy, those)}.")
+    return ["What holds cells back, and what to do about it:", *told] if told else []
+
+
+def _remedy(study: Study, answer: Answer, name: str, option: Option) -> str:
+    """What to do about a limit of a cell, "" where nothing is known to help."""
+    if name == "training":
+        ends = (end for models, (_, end) in limits.ends_by_model(study).items() if models & option.models)
+        if any(end.is_losing for end in ends):
+            return OVERTRAINED
+    if name == "too few images":
+        protocol = study.protocols.get(answer.protocol, {})
+        side = MORE_HELD_OUT if protocol.get("reference") == "heldout" else MORE_REFERENCES
+        short = [MORE_SAMPLES] if option.mean.n < limits.LEAST_IMAGES else []
+        short += [side] if protocol.get("n_reference", limits.LEAST_IMAGES) < limits.LEAST_IMAGES else []
+        if short:
+            return "; ".join(short)
+    return REMEDIES.get(name, "")
+
+
+def _filled(study: Study, remedy: str, cells: Sequence[Option]) -> str:
+    """A remedy with the settings that it takes for these cells."""
+    own = [option.cell for option in cells if option.cell is not None]
+    steps, times = max((int(cell.axes.get("steps") or 0) for cell in own), default=0), _times_needed(study) or 2
+    longer = lengths.in_words([cell.overrides for cell in own], times)
+    return remedy.format(times=times, longer=longer, steps=2 * steps)
+
+
+def _untimed(answer: Answer) -> list[str]:
+    """How many cells have no speed since others were timed alone."""
+    if not answer.untimed:
+        return []
+    were = "cell was" if answer.untimed == 1 else "cells were"
+    return [
+        f"{answer.untimed} {were} not timed and so of unknown speed here, on no front and within no budget of "
+        "sampling: `python -m experiments.timing` times what is left."
+    ]
 
 
 def _unspent(study: Study, answer: Answer) -> list[str]:
@@ -286,20 +374,31 @@ def _unspent(study: Study, answer: Answer) -> list[str]:
         if all(budget.fits(option.spent) for budget in others)
         for model in option.models
     }
-    spent = {c.name: min(_affordable(c, budget) for budget in bounds) for c in found.curves if c.models & models}
-    chances = chances_at(found, spent)
-    is_beyond = [c.name for c in found.curves if spent.get(c.name, 0.0) > REACH * c.spent[-1]]
-    if is_beyond:
+    part = [curve for curve in found.curves if curve.models & models]
+    spent = {curve.name: min(_affordable(curve, budget) for budget in bounds) for curve in part}
+    far = [curve.name for curve in part if spent[curve.name] > curve.known[1]]
+    if far:
         return [
-            f"That budget is more than {REACH:g} times what some cells were trained for ({', '.join(is_beyond)}): too "
+            f"That budget is more than {REACH:g} times what some cells were trained for ({', '.join(far)}): too "
             "far to extrapolate."
         ]
-    if not (likely := _listed_chances(chances)):
+    early = [curve.name for curve in part if not spent[curve.name] >= curve.known[0]]
+    known = [curve for curve in part if curve.name not in early]
+    left_out = f" (not known that early: {_listed(early)})" if early else ""
+    if not part:
         return []
-    beyond = any(spent.get(c.name, 0.0) > 1.01 * c.spent[-1] for c in found.curves)
+    if len(known) < 2:
+        of = f"only {known[0].name} is known" if known else "no cell is known"
+        return [
+            f"Were {_bounds(bounds)} all spent on one cell, first stage included, {of} by the fitted curves{left_out}: "
+            "no probability can be given."
+        ]
+    likely = _listed_chances({name: chance for name, chance in chances_at(found, spent).items() if name not in early})
+    beyond = any(spent[curve.name] > ROUNDING * curve.spent[-1] for curve in known)
     return [
         f"Were {_bounds(bounds)} all spent on one cell, first stage included, the probability of being the best "
-        f"by the fitted curves would be{', extrapolated,' if beyond else ''} {likely}."
+        f"by the fitted curves would be{', extrapolated,' if beyond else ''} {likely}{left_out}"
+        f"{FOR_THESE if found.unknown else ''}."
     ]
 
 
@@ -333,27 +432,37 @@ def _next(study: Study, answer: Answer, best: Option, cell: Cell, store: Path) -
     """Commands for the chosen cell, each behind what it does; an experiment's own length is not known here."""
     given = [item for item in cell.overrides if item.partition("=")[0].lstrip("+") != "store"]
     own = [*given, f"store={store}"]
-    keys = {item.partition("=")[0].lstrip("+") for item in given}
-    is_set = "experiment" in keys and not keys & set(LENGTHS)
+    is_set = lengths.length_of(given) is None
     return [
         "Next:",
         f"  repeat it         {commands.run(own)}",
         f"  train it longer   {commands.run(_longer(given, TIMES) + own[-1:])}",
         *_expected(study, answer, best),
-        *(["                    # where the experiment sets trainer.length, multiply that"] if is_set else []),
+        *(
+            [f"                    # where the experiment or trainer.budget=paper sets a length, {TIMES} times that"]
+            if is_set
+            else []
+        ),
         f"  sample and keep   {commands.run([*own, f'metrics.n_samples={SAMPLES}', 'samples.keep=images'])}",
         f"  export            python -m ldm.interop.export OUT --cell {cell.cell} {shlex.quote(f'store={store}')}",
     ]
 
 
 def _longer(given: Sequence[str], times: int) -> list[str]:
-    """The overrides with so many times the training images."""
+    """The overrides with so many times the training images; settings that are no numbers, as null, say nothing."""
     for index, item in enumerate(given):
         key, _, value = item.partition("=")
-        if key.lstrip("+") in LENGTHS:
-            longer = f"{float(value) * times:g}" if key.endswith("length") else str(int(float(value) * times))
-            return [*given[:index], f"{key}={longer}", *given[index + 1 :]]
+        setting, now = key.lstrip("+"), lengths.number(value)
+        if setting in LENGTHS and now is not None:
+            return [*given[:index], lengths.times_as_long(setting, now, times), *given[index + 1 :]]
     return [*given, f"trainer.length={times}"]
+
+
+def _store_of(study: Study, option: Option, stores: Sequence[Path]) -> Path:
+    """The first of the stores that holds a cell's result."""
+    folders = {one.folder for one in study.finished if one.record.identity in option.results}
+    held = (store for store in stores if any(folder.is_relative_to(store) for folder in folders))
+    return next(held, stores[0])
 
 
 def _expected(study: Study, answer: Answer, best: Option) -> list[str]:

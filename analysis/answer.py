@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import pandas as pd
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from analysis import chance, limits, speeds
 from analysis.budgets import Budget, Spent, spent_on
@@ -119,7 +119,7 @@ class Answer:
     `options`: all cells, the best mean first; that is an order of numbers, not of cells. `best`: the cell that is
     recommended, None where none is. `alike`: those not distinguishable from it. `cheapest`, `fastest`: of the cells
     that are estimated within the share `within` of its value those that cost least to train and to sample, None where
-    that is itself.
+    that is itself. `untimed`: how many cells have no speed since others were timed and they were not.
     """
 
     metric: Headline
@@ -133,6 +133,7 @@ class Answer:
     fastest: Option | None = None
     is_tiny: bool = False
     unknown: str = ""
+    untimed: int = 0
 
     @property
     def fitting(self) -> tuple[Option, ...]:
@@ -208,7 +209,9 @@ def _answer(
     options = [_option(table, mean, *by_name[mean.name], budgets, given) for mean in table.means]
     front = on_front([option for option in options if not option.barred], factor, sign)
     options = [replace(option, is_on_front=option.name in front) for option in options]
-    found = Answer(metric, table.protocol, tuple(options), budgets, within, is_tiny=len(table.tiny) == len(table.means))
+    is_tiny = len(table.tiny) == len(table.means)
+    untimed = 0 if study.timings.empty else sum(not option.spent.images_per_second > 0 for option in options)
+    found = Answer(metric, table.protocol, tuple(options), budgets, within, is_tiny=is_tiny, untimed=untimed)
     running = [option for option in options if option.may_be_taken]
     if not running or all(option.mean.limits or option.barred for option in found.fitting):
         return found
@@ -309,24 +312,31 @@ def _open(option: Option, comparison: Comparison, best: Option, factor: SeedFact
     """What would tell a cell from the best one: repetitions of both such that a difference as found is significant.
 
     In a fraction `POWER` of the cases, after Bonferroni's correction for as many pairs as were compared; as if the
-    variance fell with the number of trainings, or with that of samples and reference images.
+    variance fell with the number of trainings, or with that of samples and reference images. Each further training of
+    both adds a degree of freedom, at least.
     """
     a, b = option.measured, best.measured
     once = min(len(a.trainings), len(b.trainings)) < 2
     error = error_of_difference(a, b, factor)
     if error is None or a.mean == b.mean or comparison.verdict == DISAGREE:
         return Open(option, comparison, None, None, once)
-    quantile = float(ndtri(1 - LEVEL / (2 * comparison.pairs)) + ndtri(POWER))
-    wanted = ((a.mean - b.mean) / quantile) ** 2
+    level = LEVEL / comparison.pairs
     trainings = max(len(a.trainings), len(b.trainings))
-    seeds = None
-    if not once and wanted > error.common:
-        seeds = math.ceil(trainings * (error.variance - error.common) / (wanted - error.common))
-    samples = math.ceil(min(a.n, b.n) * (error.variance if once else error.common) / wanted / 100) * 100
-    return Open(
-        option,
-        comparison,
-        seeds if seeds is not None and seeds <= MOST_TIMES * trainings else None,
-        samples if min(a.n, b.n) < samples <= MOST_TIMES * min(a.n, b.n) else None,
-        once,
-    )
+    of_training = error.variance - error.common
+
+    def wanted(seeds: int) -> float:
+        """The variance at which the difference is significant, with so many trainings."""
+        freedom = error.freedom + seeds - trainings
+        return ((a.mean - b.mean) / (_quantile(1 - level / 2, freedom) + _quantile(POWER, freedom))) ** 2
+
+    more = range(trainings + 1, MOST_TIMES * trainings + 1) if not once else ()
+    enough = (n for n in more if error.common + of_training * trainings / n <= wanted(n))
+    seeds = next(enough, None)
+    reducible, n = error.variance if once else error.common, min(a.n, b.n)
+    samples = math.ceil(n * reducible / wanted(trainings if seeds is None else seeds) / 100) * 100
+    return Open(option, comparison, seeds, samples if n < samples <= MOST_TIMES * n else None, once)
+
+
+def _quantile(probability: float, freedom: float) -> float:
+    """Of Student's t, by which verdicts are made, or of a normal variable where the variance is known."""
+    return float(ndtri(probability) if math.isinf(freedom) else stdtrit(freedom, probability))

@@ -15,6 +15,7 @@ from analysis.advice import NOTHING_MEASURED, spoken
 from analysis.answer import Answer, answers
 from analysis.budgets import read
 from analysis.collect import Study, read_study
+from analysis.store import Stores
 from ldm.errors import UserError
 
 DESCRIPTION = """Says which cell of a sweep to take: the best within a budget, with the probability that it is, those
@@ -39,7 +40,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="as results.csv names it, or short: kd, kid, fd, fid, precision (default: headline)",
     )
-    command.add_argument("--store", type=Path, default=Path("store"), help="folder that run.py wrote (default: store)")
+    command.add_argument(
+        "--store",
+        dest="stores",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="folder that run.py wrote (default: store); given several times, the stores are read as one, in which the "
+        "first one's results count",
+    )
     command.add_argument("--sweep", metavar="ID|all", help="sweep to ask, or all of them (default: the latest)")
     command.add_argument(
         "--within",
@@ -61,16 +70,16 @@ def share(written: str) -> float:
     return found
 
 
-def ask(store: Path, sweep: str | None, metric: str | None, budgets: Sequence[str], within: str) -> str:
-    """The answer as it is printed. Raises: UserError where the store, the metric or a budget cannot be read."""
+def ask(stores: Stores, sweep: str | None, metric: str | None, budgets: Sequence[str], within: str) -> str:
+    """The answer as it is printed. Raises: UserError where a store, the metric or a budget cannot be read."""
     bounds, reach = read(budgets), share(within)
-    study = read_study(store, sweep)
-    return said(study, answers(study, metric, bounds, reach), store)
+    study = read_study(stores, sweep)
+    return said(study, answers(study, metric, bounds, reach), stores)
 
 
-def said(study: Study, found: Sequence[Answer], store: Path) -> str:
+def said(study: Study, found: Sequence[Answer], stores: Stores) -> str:
     """Answers as they are printed."""
-    told = [paragraph for one in found for paragraph in spoken(study, one, store)] or [NOTHING_MEASURED]
+    told = [paragraph for one in found for paragraph in spoken(study, one, stores)] or [NOTHING_MEASURED]
     return "\n".join(map(_wrapped, told)).lstrip("\n")
 
 
@@ -87,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0, or 2 with one sentence where the user can mend it."""
     options = parser().parse_args(arguments)
     try:
-        print(ask(options.store, options.sweep, options.metric, options.budget, options.within))
+        stores = options.stores or [Path("store")]
+        print(ask(stores, options.sweep, options.metric, options.budget, options.within))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -100,13 +100,18 @@ class Curve:
         """How many there are, of the first stage where its seeds vary."""
         return len(self.end.trainings)
 
+    @property
+    def known(self) -> tuple[float, float]:
+        """From and to which FLOPs of diffusion training the curve is known: the fit's first milestone and `REACH`."""
+        return float(self.spent[-self.fitted]) / ROUNDING, float(self.spent[-1]) * REACH * ROUNDING
+
     def at(self, spent: Array) -> Array:
         """The metric of each law after so many FLOPs of diffusion training: (draws, budgets).
 
         Infinite below the first milestone of the fit and beyond `REACH`, where nothing is known.
         """
         a, b, c = (self.laws[:, index, None] for index in range(3))
-        least, most = self.spent[-self.fitted] / ROUNDING, self.spent[-1] * REACH * ROUNDING
+        least, most = self.known
         found = a + b * (np.clip(spent, least, most) / self.spent[-1]) ** -c
         return np.where((spent < least) | (spent > most), np.inf, found)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import text
+from analysis import lengths, text
 from analysis.collect import Finished, Study
 from analysis.compare import (
     BETTER,
@@ -51,6 +51,9 @@ LATENT_STD = (0.7, 1.3)
 
 MOST_SATURATED = 0.2
 """Share of saturated pixel values above that of real images (above none where theirs is not known)."""
+
+NOTHING_LEFT = 0.05
+"""Share of the cell's distance: where it is above that of decoded images by surely no more, nothing is left to gain."""
 
 MOST_DOUBLINGS = 5
 """Of the images seen, beyond which no curve is extrapolated."""
@@ -165,6 +168,11 @@ class Curve:
         return self.change.verdict == BETTER
 
     @property
+    def is_losing(self) -> bool:
+        """Whether the last doubling made it worse by more than its interval."""
+        return self.change.verdict == WORSE
+
+    @property
     def enough(self) -> int | None:
         """Images at which the last doubling would gain less than its interval, if gains went on shrinking alike.
 
@@ -180,7 +188,7 @@ class Curve:
 
 
 def first_stage(candidate: Candidate) -> str | None:
-    """Whether diffusion has nothing left to gain: samples are as near as decoded real images."""
+    """Whether samples are not told apart from decoded real images, and whether diffusion has nothing left to gain."""
     if candidate.rows["regulariser"].iloc[0] == "identity":
         return ""
     found = above_decoded(candidate.floors, candidate.place, candidate.cell, candidate.factor)
@@ -189,7 +197,11 @@ def first_stage(candidate: Candidate) -> str | None:
     if found.verdict == WORSE:
         return ""
     above, of = text.difference(found.difference, found.low, found.high), _short(candidate.metric.title)
-    return f"The {of} less that of decoded images is {above}: nothing left for diffusion to gain."
+    assert found.high is not None  # there is a verdict
+    if found.high <= NOTHING_LEFT * candidate.cell.mean:
+        return f"The {of} less that of decoded images is {above}: nothing left for diffusion to gain."
+    most = f"at most {text.measured(found.high)} above"
+    return f"The {of} less that of decoded images is {above}: not told apart from decoded images ({most})."
 
 
 def training(candidate: Candidate) -> str | None:
@@ -429,11 +441,33 @@ def section(found: Sequence[Known]) -> str:
 
 
 @lru_cache(maxsize=2)
+def ends_by_model(study: Study) -> dict[frozenset[str], tuple[str, Curve]]:
+    """By column `model` the name of a cell and the end of its training, where it tells whether it still gains."""
+    models = {frozenset(one.rows["model"]): one for one in candidates(study)}
+    found = {model: (one.cell.name, its) for model, one in models.items() if (its := curve(one)) is not None}
+    return {model: (name, its) for model, (name, its) in found.items() if its.change.verdict is not None}
+
+
 def ends(study: Study) -> dict[str, Curve]:
     """By name of a cell the end of its training, each training once, where it tells whether it still gains."""
-    models = {frozenset(one.rows["model"]): one for one in candidates(study)}
-    named = {one.cell.name: found for one in models.values() if (found := curve(one)) is not None}
-    return {name: found for name, found in named.items() if found.change.verdict is not None}
+    return dict(ends_by_model(study).values())
+
+
+def no_gain(study: Study) -> str:
+    """What to say where no curve over training gains at its end, with how many become worse."""
+    found = ends(study).values()
+    worse = sum(end.is_losing for end in found)
+    said = "By the curves over training longer training would not help."
+    if not worse:
+        return said
+    of = f"{worse} of the {len(found)} trainings" if worse < len(found) else f"each of the {worse} trainings"
+    of = "the only training" if len(found) == 1 else of
+    return f"{said} The last doubling of the images seen made {of} worse: train shorter, or give more images."
+
+
+def _overrides(study: Study) -> list[tuple[str, ...]]:
+    """Of all cells of which something is finished."""
+    return [one.cell.overrides for one in study.finished]
 
 
 def budget(study: Study) -> str:
@@ -442,7 +476,7 @@ def budget(study: Study) -> str:
     gaining = {name: found for name, found in named.items() if found.is_gaining}
     told = {name: enough for name, found in gaining.items() if (enough := found.enough) is not None}
     if named and not gaining:
-        return "By the curves over training more images would not help."
+        return no_gain(study)
     said = []
     if told:
         times = max(enough // gaining[name].last for name, enough in told.items())
@@ -450,11 +484,12 @@ def budget(study: Study) -> str:
             "Extrapolated, as if the gain of each further doubling shrank as between the last two, a doubling gains "
             f"less than its interval from so many images seen on: "
             f"{'; '.join(f'{name}: {enough:,}' for name, enough in told.items())}. That is up to {times} times the "
-            f"training (`trainer.length={times}`, where it was 1)."
+            f"training ({lengths.in_words(_overrides(study), times)})."
         )
     if len(told) < len(gaining) or not named:
         others = "For other cells nothing" if told else "Nothing"
-        said.append(f"{others} can be extrapolated: train longer (`trainer.length=2`).")
+        twice = lengths.in_words(_overrides(study), 2)
+        said.append(f"{others} can be extrapolated: train twice as long ({twice}).")
     return " ".join(said)
 
 

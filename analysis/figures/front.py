@@ -79,7 +79,9 @@ def draw(study: Study) -> Figure:
         style.value_scale(axes, values, [o.mean.low for o in options if o.mean.low is not None])
         axes.set_ylabel(style.upright(answer.metric.label))
     keys = looks.family_keys(look_of, [_family(option) for option in options])
-    keys.append(style.key("beaten at no more cost, or barred", marker="o", **style.HOLLOW))
+    is_unknown = any(not (one.spent.flops > 0 and one.spent.images_per_second > 0) for one in options)
+    hollow = "beaten at no more cost, or barred" + (", or cost unknown" if is_unknown else "")
+    keys.append(style.key(hollow, marker="o", **style.HOLLOW))
     keys.append(style.key("front of the means", color=style.FAINT, linestyle="-", linewidth=1.4))
     keys += [ring_key(is_tie=True)] if standing.is_tie else []
     if answer.best is not None:

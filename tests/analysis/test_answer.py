@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from synthetic_store import JUDGE, Recipe, build
-from test_limits import FREE, KERNEL, STORES, made
+from test_limits import FREE, KERNEL, STORES, amended, made, training, with_overrides
 
 from analysis import chance
-from analysis.advice import NONE_OF_TINY, REMEDIES, _longer, section, sentences, spoken
+from analysis.advice import NONE_OF_TINY, REMEDIES, _listed_chances, _longer, _remedies, section, sentences, spoken
 from analysis.answer import answers
 from analysis.ask import main, share
 from analysis.budgets import duration, read
 from analysis.collect import Study, read_study
-from analysis.compare import BETTER, Measured, Training, compare, seed_factor
+from analysis.compare import BETTER, Measured, Training, compare, error_of_difference, seed_factor
+from analysis.figures import FIGURES
 from analysis.limits import LIMITS
 from analysis.table import markdown
+from experiments.compose import CONF, composed_grid
 from ldm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -319,6 +324,164 @@ def test_the_script_runs_from_the_root_without_torch():
 
 def test_there_is_a_remedy_for_every_limit():
     assert set(REMEDIES) == set(LIMITS)
+
+
+def test_training_that_made_cells_worse_is_to_be_shorter(tmp_path):
+    study = made(tmp_path, still_gains=-0.4)
+    told = "\n".join(spoken(study, one(study), tmp_path))
+    assert "- training (all cells): train shorter, or give more images." in told
+    assert "train longer" not in told
+    assert "KL f=4, KL f=8, KL f=16 rise at their ends" in told
+
+
+def test_each_cell_has_the_remedy_of_its_own_curve(tmp_path):
+    training(tmp_path)  # f = 4 still gains
+    losing = {3_000: 0.010, 6_000: 0.012, 12_000: 0.014, 24_000: 0.016, 48_000: 0.030}
+
+    def rising(record):
+        rows = [
+            dataclasses.replace(row, value=v, ci_low=v - 0.002, ci_high=v + 0.002) if row.metric == KERNEL else row
+            for row in record.rows
+            for v in [losing[row.images_seen]]
+        ]
+        return dataclasses.replace(record, rows=tuple(rows))
+
+    study = amended(tmp_path, "progress", rising, 8)
+    found = one(study, "200 images/s")  # f = 8 and 16
+    remedies = _remedies(study, one(study))
+    assert (
+        "- training (KL f = 4): train longer: 4 times as long as now (`trainer.length=4`, where it was 1)." in remedies
+    )
+    assert "- training (KL f = 8): train shorter, or give more images." in remedies
+    assert not any("train longer" in line for line in _remedies(study, found))
+    [said] = [line for line in sentences(study, found) if "figure `crossings`" in line]
+    assert "The curve of KL f=8 rises at its end" in said
+
+
+@pytest.mark.parametrize(
+    ("n", "protocol", "said"),
+    [
+        (150, {}, "measure more samples (`metrics.n_samples=1000`)"),
+        (512, {"n_reference": 100}, "hold out more images (`data.heldout_fraction`), or give more"),
+        (512, {"n_reference": 100, "reference": "train"}, "give more images"),
+        (
+            150,
+            {"n_reference": 100},
+            "measure more samples (`metrics.n_samples=1000`); "
+            "hold out more images (`data.heldout_fraction`), or give more",
+        ),
+    ],
+)
+def test_of_too_few_images_the_side_that_is_short_is_to_be_longer(free, n, protocol, said):
+    frame = free.frame.copy()
+    frame.loc[(frame["stage"] == "evaluation") & (frame["metric"] == KERNEL), "n"] = n
+    protocols = {name: {**fields, **protocol} for name, fields in free.protocols.items()}
+    study = dataclasses.replace(free, frame=frame, protocols=protocols)
+    assert f"- too few images (all cells): {said}." in _remedies(study, one(study))
+
+
+def test_advice_to_train_longer_never_shortens(tmp_path):
+    study = made(tmp_path, still_gains=0.4)
+    longer = with_overrides(study, "trainer.length=5.5")
+    assert "(`trainer.length=44`, where it was 5.5)" in sentences(longer, one(longer))[0]
+    unknown = with_overrides(study, "+experiment=f_study")
+    told = "\n".join(spoken(unknown, one(unknown), tmp_path))
+    assert "train longer: 8 times as long as now (8 times the `trainer.length` of each cell" in told
+    assert "`trainer.length=8`" not in told
+
+
+def test_where_no_cell_fits_no_remedies_are_announced(free):
+    found = one(free, "600 images/s")
+    assert _remedies(free, found) == []
+    assert "What holds cells back" not in "\n".join(spoken(free, found, Path("store")))
+
+
+def test_cells_that_were_not_timed_are_counted(clear):
+    rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
+    [samples] = rows["samples"][rows["f"] == 4]
+    timed = {"samples": samples, "machine": "a", "batch": 8, "precision": "fp32", "is_alone": True, "repeats": 3}
+    study = dataclasses.replace(
+        clear, timings=pd.DataFrame([timed | {"created": "now", "sample_images_per_second": 20.0}])
+    )
+    assert (one(study).untimed, one(clear).untimed) == (2, 0)
+    told = "\n".join(spoken(study, one(study), Path("store")))
+    assert "2 cells were not timed and so of unknown speed here" in told
+    assert "not timed" not in "\n".join(spoken(clear, one(clear), Path("store")))
+
+
+def test_the_key_of_the_front_says_where_a_cost_is_unknown(clear):
+    rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
+    [samples] = rows["samples"][rows["f"] == 4]
+    timed = {"samples": samples, "machine": "a", "batch": 8, "precision": "fp32", "is_alone": True, "repeats": 3}
+    timings = pd.DataFrame([timed | {"created": "now", "sample_images_per_second": 20.0}])
+    for study, said in (
+        (clear, "beaten at no more cost, or barred"),
+        (dataclasses.replace(clear, timings=timings), "beaten at no more cost, or barred, or cost unknown"),
+    ):
+        figure = FIGURES["front"].draw(study)
+        assert said in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_cells_that_are_barred_are_not_counted_among_those_that_it_is_the_best_of(tmp_path):
+    study = with_values(STORES["memorisation"][0](tmp_path), {8: 0.020, 16: 0.039}, 0.0003)
+    assert ": of the 3 cells, 2 of which may be taken, its kernel" in sentences(study, one(study))[0]
+
+
+def test_chances_that_are_all_small_are_not_an_empty_list():
+    assert _listed_chances({str(cell): 1 / 25 for cell in range(25)}) == "none above 0.05"
+
+
+def test_advised_seeds_are_three_pairs_that_compose(tmp_path):
+    study = with_values(made(tmp_path), {4: 0.0200, 8: 0.0201, 16: 0.0390}, 0.0015)
+    told = "\n".join(spoken(study, one(study), tmp_path))
+    [advised] = [part for part in told.split("`") if part.startswith("ae.seed=")]
+    asked = [OverridesParser.create().parse_override(item) for item in shlex.split(advised)]
+    swept = [list(item.sweep_string_iterator()) if item.is_sweep_override() else [item.value()] for item in asked]
+    assert swept == [["0", "1", "2"], ["${ae.seed}"]]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        grid = [[f"ae.seed={seed}", "seed=${ae.seed}"] for seed in swept[0]]
+        composed = list(composed_grid(grid, lambda point: compose("config", list(point), return_hydra_config=True), ""))
+    assert [(config["ae"]["seed"], config["seed"]) for config in composed] == [(0, 0), (1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("trainings", [2, 3])
+def test_seeds_that_are_needed_are_more_than_there_are_and_suffice(tmp_path, trainings):
+    """By Student's t with the freedom that there would be, as verdicts are made."""
+    build(tmp_path, dataclasses.replace(FREE, seeds=tuple(range(trainings))))
+    study = read_study(tmp_path)
+    frame = study.frame.copy()
+    for f, value in ((4, 0.0200), (8, 0.0206), (16, 0.0390)):
+        for seed in range(trainings):
+            own = (frame["stage"] == "evaluation") & (frame["metric"] == KERNEL) & (frame["f"] == f)
+            off = value + 0.0003 * (-1) ** seed * (1 if f == 4 else -1)
+            frame.loc[own & (frame["seed"] == seed), ["value", "ci_low", "ci_high"]] = off, off - 0.0002, off + 0.0002
+    found = one(dataclasses.replace(study, frame=frame))
+    for item in found.alike:
+        a, b = item.option.measured, found.best.measured
+        error = error_of_difference(a, b, seed_factor([option.measured for option in found.options]))
+        there = max(len(a.trainings), len(b.trainings))
+        assert item.seeds > there
+        freedom = error.freedom + item.seeds - there
+        off = math.sqrt(error.common + (error.variance - error.common) * there / item.seeds)
+        needed = scipy.stats.t.ppf(1 - 0.05 / (2 * item.comparison.pairs), freedom) + scipy.stats.t.ppf(0.8, freedom)
+        assert abs(a.mean - b.mean) / off >= needed
+    assert found.alike
+
+
+def test_several_stores_are_asked_as_one(tmp_path, capsys):
+    for f in (4, 8):
+        build(tmp_path / f"f{f}", dataclasses.replace(FREE, factors=(f,), name=f"sweep_{f}"))
+    stores = [tmp_path / "f4", tmp_path / "f8"]
+    given = [word for store in stores for word in ("--store", str(store))]
+    assert main([*given, "--sweep", "all", "--budget", "200 images/s"]) == 0
+    said = capsys.readouterr().out
+    assert "Take KL f = 8, 4 channels, 20 steps" in said
+    assert f"store={stores[1]}\n" in said  # the store that holds the cell
+
+
+def test_a_length_that_is_no_number_is_left_alone():
+    assert _longer(["trainer.images=null"], 4) == ["trainer.images=null", "trainer.length=4"]
+    assert _longer(["trainer.images=null", "trainer.length=2"], 4) == ["trainer.images=null", "trainer.length=8"]
 
 
 def test_a_length_that_was_given_is_multiplied():

@@ -10,6 +10,9 @@ from scipy.optimize import brentq, curve_fit
 from synthetic_store import Recipe, build
 from test_limits import KERNEL
 
+from analysis.advice import _outlook, _unspent
+from analysis.answer import answers
+from analysis.budgets import read
 from analysis.collect import Study, read_study
 from analysis.crossings import POWERS, REACH, chances_at, crossings, fit, race
 from analysis.figures import FIGURES, figures_of
@@ -108,6 +111,66 @@ def test_a_budget_for_each_cell_names_the_best_of_those_it_reaches(study):
     assert chances_at(found, {"KL f=8": SPENT, "KL f=4": 8 * SPENT})["KL f=4"] > 0.95
     assert chances_at(found, {"KL f=4": SPENT}) == {"KL f=8": 0.0, "KL f=4": 1.0}
     assert set(chances_at(found, {"KL f=8": 1e30, "KL f=4": 1.0}).values()) == {0.0}
+
+
+def test_a_crossing_after_the_budget_that_all_had_is_said_though_it_was_measured(tmp_path):
+    """f = 16 spends an eighth of what f = 4 does and never leads; f = 2 overtakes f = 4 before either of them ends."""
+    build(tmp_path, dataclasses.replace(EQUAL, budget="images", factors=(2, 4, 16)))
+    study = read_study(tmp_path)
+    worst = {16: lambda budget: 0.5 + 0.01 * budget**-0.3}
+    laws = {4: lambda budget: early(6 * budget), 2: lambda budget: late(6 * budget), **worst}
+    found = race(following(study, laws))
+    [one] = crossings(found)
+    assert one.at == pytest.approx(CROSSED / 6 * SPENT, rel=0.05)
+    assert (one.at > 2 * found.spent, one.is_extrapolated) == (True, False)
+    told = _outlook(study, found)
+    assert "KL f=2 overtakes KL f=4 at about 3.7 times that" in told
+    assert "at 4 times that (extrapolated for KL f=16) KL f=" in told
+    parallel = race(following(study, {4: early, 2: lambda budget: early(budget) + 0.01, **worst}))
+    assert "the lead does not change by the fits within 16 times that" in _outlook(study, parallel)
+
+
+def test_extrapolated_is_said_of_the_curves_that_end_before(tmp_path):
+    build(tmp_path, dataclasses.replace(EQUAL, budget="images", factors=(2, 8)))
+    study = read_study(tmp_path)
+    found = race(study)
+    assert max(curve.spent[-1] for curve in found.curves) > 4 * found.spent  # 8 times
+    assert "at 4 times that (extrapolated for KL f=8) KL f=" in _outlook(study, found)
+
+
+def test_the_outlook_says_that_another_training_may_change_it(study, tmp_path):
+    assert "for these trainings: another seed may change it." in _outlook(study, race(study))
+    build(tmp_path, dataclasses.replace(EQUAL, seeds=(0, 1), ae_seeds=(0, 1)))
+    seeds = read_study(tmp_path)
+    assert race(seeds).unknown == ""
+    assert "another seed" not in _outlook(seeds, race(seeds))
+
+
+def test_a_budget_before_a_curve_is_known_names_the_cells_left_out(tmp_path):
+    """The law of f = 4 begins at an eighth of its training."""
+    build(tmp_path, dataclasses.replace(EQUAL, nearer=0.5))
+    laws = {8: early, 4: lambda budget: late(max(budget, 0.12))}
+    study = following(read_study(tmp_path), laws)
+    found = race(study)
+    [four] = [curve for curve in found.curves if curve.f == 4]
+    [eight] = [curve for curve in found.curves if curve.f == 8]
+    budget = four.share + 0.8 * four.known[0]
+    assert budget - eight.share > eight.known[0]
+    [said] = told(study, budget)
+    assert said.endswith(
+        "only KL f=8 is known by the fitted curves (not known that early: KL f=4): no probability can be given."
+    )
+    [said] = told(study, 1.0)
+    assert "no cell is known by the fitted curves (not known that early: KL f=" in said
+    [said] = told(study, four.share + 1.2 * four.known[0])
+    assert "not known" not in said
+    assert "for these trainings: another seed may change it." in said
+
+
+def told(study, flops):
+    """What is said of a budget of training that is all spent on one cell."""
+    [answer] = answers(study, budgets=read([f"{flops} FLOPs"]))
+    return _unspent(study, answer)
 
 
 def test_noise_that_cells_share_does_not_blur_their_order(study):

@@ -60,6 +60,16 @@ def with_value(metric, value, half=0.03):
     return lambda record: dataclasses.replace(record, rows=tuple(map(changed, record.rows)))
 
 
+def with_overrides(study, *overrides):
+    """The study as if its cells had been made with these overrides besides."""
+    cells = {
+        one.cell.cell: dataclasses.replace(one.cell, overrides=(*one.cell.overrides, *overrides))
+        for one in study.finished
+    }
+    finished = tuple(dataclasses.replace(one, cell=cells[one.cell.cell]) for one in study.finished)
+    return dataclasses.replace(study, finished=finished)
+
+
 def names(study):
     """By f what limits the cell."""
     found = {}
@@ -278,7 +288,7 @@ def test_where_nothing_can_be_extrapolated_the_advice_is_to_train_longer(tmp_pat
     study = made(tmp_path, still_gains=0.4)
     frame = study.frame[~study.frame["images_seen"].isin([3_000, 6_000, 12_000])]
     study = dataclasses.replace(study, frame=frame)
-    assert "Nothing can be extrapolated: train longer (`trainer.length=2`)." in markdown(study)
+    assert "Nothing can be extrapolated: train twice as long (`trainer.length=2`, where it was 1)." in markdown(study)
 
 
 def test_all_limited_by_something_else_asks_for_no_more_images(tmp_path):
@@ -288,7 +298,7 @@ def test_all_limited_by_something_else_asks_for_no_more_images(tmp_path):
     text = markdown(study)
     assert "best mean" not in text
     assert text.count("no verdict: out of scale |") == 3
-    assert "By the curves over training more images would not help." in text
+    assert "By the curves over training longer training would not help." in text
 
 
 @pytest.mark.parametrize(("before", "gain", "images"), [(0.02, 0.01, 400), (0.01, 0.01, None), (None, 0.01, None)])
@@ -302,7 +312,26 @@ def test_training_that_makes_it_worse_is_a_limit_too(tmp_path):
     study = made(tmp_path, still_gains=-0.4)
     assert set(names(study).values()) == {("training",)}
     assert sentence(study, "training").endswith("getting worse.")
-    assert "more images would not help" in markdown(study)
+    said = "longer training would not help. The last doubling of the images seen made each of the 3 trainings worse"
+    assert said in markdown(study)
+
+
+@pytest.mark.parametrize(("half", "nothing_left"), [(0.0005, True), (0.004, False)])
+def test_nothing_is_left_to_gain_only_where_the_interval_says_so(tmp_path, half, nothing_left):
+    build(tmp_path, FREE)
+    value = kernel_distance("kl", 4, 20)
+    amended(tmp_path, "reconstruction", with_value(f"decoded_{KERNEL}", value - 0.0001, half))
+    said = sentence(amended(tmp_path, "evaluation", with_value(KERNEL, value, half)), "first stage")
+    assert ("nothing left for diffusion to gain" in said) == nothing_left
+    assert ("not told apart from decoded images (at most 0.005" in said) == (not nothing_left)
+
+
+def test_advice_to_train_longer_is_longer_than_what_the_cells_had(tmp_path):
+    study = made(tmp_path, still_gains=0.4)
+    assert "(`trainer.length=22`, where it was 2.75)" in budget(with_overrides(study, "trainer.length=2.75"))
+    assert "(`trainer.images=8000`, where it was 1000)" in budget(with_overrides(study, "trainer.images=1000"))
+    for unknown in ("+experiment=f_study", "trainer.budget=paper"):
+        assert "(8 times the `trainer.length` of each cell" in budget(with_overrides(study, unknown))
 
 
 def test_tiny_gives_no_verdict_at_all(tmp_path):
