@@ -85,10 +85,8 @@ def draw(study: Study) -> Figure:
             continue
         axes.set_xscale("log")
         pending.append((axes, _draw_rate_panel(axes, column, shared)))
-        coarser = _draw_coded_latents(axes, column, coded)
-        wider = _draw_rate_curves(axes, column, widened)
-        said = {label.text for label in coarser}
-        pending[-1][1].extend([*coarser, *(label for label in wider if label.text not in said)])
+        _draw_rate_curves(axes, column, widened)
+        pending[-1][1].extend(_draw_coded_latents(axes, column, coded))
         if column == "psnr":
             pending[-1][1].extend(overlays.draw_rates(axes, study.published))
         style.sparse_log_ticks(axes, "x")
@@ -145,9 +143,8 @@ def _draw_coded_latents(axes: Axes, column: str, coded: Sequence[CodedLatents]) 
     return labels
 
 
-def _draw_rate_curves(axes: Axes, column: str, curves: Sequence[RateCurve]) -> list[PointLabel]:
-    """Each first stage over the widths of its posteriors; labels where several have the same f."""
-    labels, factors = [], [curve.f for curve in curves]
+def _draw_rate_curves(axes: Axes, column: str, curves: Sequence[RateCurve]) -> None:
+    """Each first stage over the widths of its posteriors, through its point as it was trained, which names it."""
     error = "rmse255" if column == "rmse" else column
     for curve in curves:
         tint = style.colour(curve.f)
@@ -156,9 +153,6 @@ def _draw_rate_curves(axes: Axes, column: str, curves: Sequence[RateCurve]) -> l
         drawn = pd.DataFrame({"x": at, "value": heights, "f": curve.f})
         numbers.keep(axes, f"{curve.label}, posteriors of other widths", drawn, "x", tint, "-")
         axes.plot(*curve.along(error, "coded_"), ".", color=tint, markersize=4.5, zorder=2)
-        if factors.count(curve.f) > 1 and at:
-            labels.append(PointLabel(at[-1], heights[-1], curve.label, tint))
-    return labels
 
 
 def _rate_curve_note(curves: Sequence[RateCurve]) -> list[str]:
