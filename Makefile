@@ -1,6 +1,6 @@
 # make demo   the main job with all defaults, its figures, and what they answer
 # make test   environment, linter, type checker, tests
-# make docs   the site of docs/ in build/docs; a broken link or anchor fails it
+# make docs   the site of docs/ in build/docs, read anew; a broken link or anchor fails it
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -30,7 +30,7 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m sphinx -b html -c docs -W --keep-going -q -j auto . build/docs
+	$(BIN)/python -m sphinx -E -b html -c docs -W --keep-going -q -j auto . build/docs
 	@echo "open build/docs/index.html"
 
 env: $(VENV)/.installed
