@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,15 @@ time.sleep(60)
 """
 
 
-def test_a_task_that_is_taken_back_has_its_process_save(tmp_path):
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background of a shell, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_task_that_is_taken_back_has_its_process_save(interruptible, tmp_path):
     """Ray interrupts the main thread of its worker, as here."""
     (tmp_path / "work.py").write_text(SAVES_WHEN_ASKED)
     log, saved = tmp_path / "log", tmp_path / "saved"
