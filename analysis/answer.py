@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import pandas as pd
-from scipy.special import ndtri, stdtrit
 
 from analysis import chance, limits, speeds
 from analysis.budgets import Budget, Spent, spent_on
@@ -36,6 +35,7 @@ from analysis.compare import (
     measured,
     not_known,
     other_extractors,
+    quantile,
     seed_factor,
 )
 from analysis.headline import Headline, direction, headline
@@ -327,7 +327,7 @@ def _open(option: Option, comparison: Comparison, best: Option, factor: SeedFact
     def wanted(seeds: int) -> float:
         """The variance at which the difference is significant, with so many trainings."""
         freedom = error.freedom + seeds - trainings
-        return ((a.mean - b.mean) / (_quantile(1 - level / 2, freedom) + _quantile(POWER, freedom))) ** 2
+        return ((a.mean - b.mean) / (quantile(1 - level / 2, freedom) + quantile(POWER, freedom))) ** 2
 
     more = range(trainings + 1, MOST_TIMES * trainings + 1) if not once else ()
     enough = (n for n in more if error.common + of_training * trainings / n <= wanted(n))
@@ -335,8 +335,3 @@ def _open(option: Option, comparison: Comparison, best: Option, factor: SeedFact
     reducible, n = error.variance if once else error.common, min(a.n, b.n)
     samples = math.ceil(n * reducible / wanted(trainings if seeds is None else seeds) / 100) * 100
     return Open(option, comparison, seeds, samples if n < samples <= MOST_TIMES * n else None, once)
-
-
-def _quantile(probability: float, freedom: float) -> float:
-    """Of Student's t, by which verdicts are made, or of a normal variable where the variance is known."""
-    return float(ndtri(probability) if math.isinf(freedom) else stdtrit(freedom, probability))

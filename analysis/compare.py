@@ -551,9 +551,13 @@ def _mean_deviations(given: Iterable[Deviations | None]) -> Deviations | None:
     return tuple(tuple(map(_mean, zip(*blocks, strict=True))) for blocks in zip(*known, strict=True))
 
 
+def quantile(probability: float, freedom: float) -> float:
+    """Of Student's t, by which verdicts are made, or of a normal variable where the variance is known."""
+    return float(ndtri(probability) if math.isinf(freedom) else stdtrit(freedom, probability))
+
+
 def _bounds(value: float, error: Error) -> tuple[float, float]:
-    quantile = float(ERRORS_A_SIDE if math.isinf(error.freedom) else stdtrit(error.freedom, 0.975))
-    half = quantile * math.sqrt(error.variance)
+    half = quantile(0.975, error.freedom) * math.sqrt(error.variance)
     return value - half, value + half
 
 

@@ -14,7 +14,7 @@ import scipy.stats
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from synthetic_store import JUDGE, Recipe, build
-from test_limits import FREE, KERNEL, STORES, amended, made, training, with_overrides
+from test_limits import FREE, KERNEL, STORES, amended, made, training, with_milestones, with_overrides
 
 from analysis import chance
 from analysis.advice import NONE_OF_TINY, REMEDIES, _listed_chances, _longer, _remedies, section, sentences, spoken
@@ -337,16 +337,7 @@ def test_training_that_made_cells_worse_is_to_be_shorter(tmp_path):
 def test_each_cell_has_the_remedy_of_its_own_curve(tmp_path):
     training(tmp_path)  # f = 4 still gains
     losing = {3_000: 0.010, 6_000: 0.012, 12_000: 0.014, 24_000: 0.016, 48_000: 0.030}
-
-    def rising(record):
-        rows = [
-            dataclasses.replace(row, value=v, ci_low=v - 0.002, ci_high=v + 0.002) if row.metric == KERNEL else row
-            for row in record.rows
-            for v in [losing[row.images_seen]]
-        ]
-        return dataclasses.replace(record, rows=tuple(rows))
-
-    study = amended(tmp_path, "progress", rising, 8)
+    study = amended(tmp_path, "progress", with_milestones(losing), 8)
     found = one(study, "200 images/s")  # f = 8 and 16
     remedies = _remedies(study, one(study))
     assert (

@@ -60,6 +60,20 @@ def with_value(metric, value, half=0.03):
     return lambda record: dataclasses.replace(record, rows=tuple(map(changed, record.rows)))
 
 
+def with_milestones(values):
+    """A change: these values by images seen in place of what was measured over a training."""
+
+    def changed(record):
+        rows = [
+            dataclasses.replace(row, value=v, ci_low=v - 0.002, ci_high=v + 0.002) if row.metric == KERNEL else row
+            for row in record.rows
+            for v in [values[row.images_seen]]
+        ]
+        return dataclasses.replace(record, rows=tuple(rows))
+
+    return changed
+
+
 def with_overrides(study, *overrides):
     """The study as if its cells had been made with these overrides besides."""
     cells = {
@@ -108,16 +122,7 @@ def first_stage(store):
 def training(store):
     build(store, FREE)
     change = {seen: 0.02 * (1 + 0.4 * (48_000 / seen - 1)) for seen in (3_000, 6_000, 12_000, 24_000, 48_000)}
-
-    def steeper(record):
-        rows = [
-            dataclasses.replace(row, value=v, ci_low=v - 0.002, ci_high=v + 0.002) if row.metric == KERNEL else row
-            for row in record.rows
-            for v in [change[row.images_seen]]
-        ]
-        return dataclasses.replace(record, rows=tuple(rows))
-
-    return amended(store, "progress", steeper)
+    return amended(store, "progress", with_milestones(change))
 
 
 def sampler(store):
