@@ -99,6 +99,7 @@ class FirstStageTraining:
         self.alignment = alignment
         self.step = 0
         self.recomputes = False
+        self._recomputable = [part for part in model.modules() if isinstance(part, Recomputable)]
         self.optimisers = self._optimisers(model)
         self.discriminator_optimiser = None if discriminator is None else self._adam(discriminator.parameters())
 
@@ -169,13 +170,14 @@ class FirstStageTraining:
         The step is begun again with the same batch and noise, so that nothing changes but its time.
         Ranks are in sums together within it, which one alone cannot begin again.
         """
-        counted = {name: buffer.clone() for name, buffer in self._buffers()}
+        if self.recomputes or self.ranks.count > 1 or not self._recomputable:
+            return gradients()
+        counted = [buffer.clone() for buffer in self._buffers()]
         dropout = torch.get_rng_state(), torch.cuda.get_rng_state() if self.device == "cuda" else None
         try:
             return gradients()
         except RuntimeError as error:
-            fitting = [part for part in self.model.modules() if isinstance(part, Recomputable)]
-            if not is_out_of_memory(error) or self.recomputes or not fitting or self.ranks.count > 1:
+            if not is_out_of_memory(error):
                 raise
         # Only here are the tensors of the pass that failed, which the error held, no more.
         self.recompute()
@@ -185,8 +187,8 @@ class FirstStageTraining:
             "backward pass, which takes about a third longer and changes no number",
             self.settings.batch,
         )
-        for name, buffer in self._buffers():
-            buffer.copy_(counted[name])
+        for buffer, before in zip(self._buffers(), counted, strict=True):
+            buffer.copy_(before)
         torch.set_rng_state(dropout[0])
         if dropout[1] is not None:
             torch.cuda.set_rng_state(dropout[1])
@@ -195,15 +197,14 @@ class FirstStageTraining:
     def recompute(self) -> None:
         """From here on blocks of the first stage compute their activations again in the backward pass."""
         self.recomputes = True
-        for part in self.model.modules():
-            if isinstance(part, Recomputable):
-                part.recompute = True
+        for block in self._recomputable:
+            block.recompute = True
 
-    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+    def _buffers(self) -> Iterator[Tensor]:
         """What a forward pass may change, such as how often codes were used."""
-        for name, network in (("model", self.model), ("discriminator", self.discriminator)):
-            if network is not None:
-                yield from ((f"{name}.{inner}", buffer) for inner, buffer in network.named_buffers())
+        yield from self.model.buffers()
+        if self.discriminator is not None:
+            yield from self.discriminator.buffers()
 
     def _gradients(self, image: Tensor, noise: Tensor, views: Views) -> tuple[dict[str, Tensor], Tensor]:
         """Computes the gradients of what is trained beside the discriminator; the step's values and reconstruction."""
