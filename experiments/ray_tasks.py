@@ -18,8 +18,8 @@ from typing import Any, Final
 from experiments.console import say
 from experiments.stopping import PARENT
 from experiments.store import Store
-from experiments.submissions import Task, tasks_due
-from experiments.sweep import DEVICES, Due, repeated, sweep_handed, values_handed
+from experiments.submissions import Task, check_devices, tasks_due
+from experiments.sweep import Due, repeated, sweep_handed
 from experiments.workers import PATIENCE_SECONDS, THREAD_VARIABLES
 from ldm.errors import UserError
 from ldm.parts import checked, option
@@ -102,7 +102,7 @@ def run(store: Store, jobs: Sequence[Due], resources: Resources) -> None:
     import ray
 
     tasks = tasks_due(jobs)
-    _check_devices(tasks, resources)
+    check_devices(tasks, resources.needed(True).get("GPU", 0), "task", "hydra.launcher.gpus_per_task")
     _connect(resources.address)
     _check_nodes([node["Resources"] for node in ray.nodes() if node["Alive"]], tasks, resources)
     make, futures = ray.remote(_make), list[Any]()
@@ -133,18 +133,6 @@ def _connect(given: str | None) -> None:
             f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): start one with ray start --head, "
             "give its address with hydra.launcher.address=HOST:PORT, or none for one of this machine"
         ) from error
-
-
-def _check_devices(tasks: Collection[Task], resources: Resources) -> None:
-    """Raises: UserError where a training is to be divided over more GPUs than its task has."""
-    for task in tasks:
-        asked = values_handed(task.overrides).get(DEVICES, "1")
-        has = resources.needed(task.with_gpu).get("GPU", 0)
-        if task.with_gpu and asked.isdigit() and int(asked) > max(1, has):
-            raise UserError(
-                f"{DEVICES}={asked} and a task has {has:g} GPUs: give hydra.launcher.gpus_per_task={asked}, or fewer "
-                "devices"
-            )
 
 
 def _check_nodes(nodes: Sequence[Mapping[str, float]], tasks: Collection[Task], resources: Resources) -> None:

@@ -82,9 +82,12 @@ class Resources:
                 "or less hydra.launcher.signal_delay_s"
             )
 
+    def gpus(self, with_gpu: bool) -> int:
+        """How many a job has that computes on a GPU, or does not."""
+        return int(with_gpu) if self.gpus_per_node is None else self.gpus_per_node
+
     def options(self, with_gpu: bool) -> list[str]:
         """What a job asks for, as options of sbatch."""
-        gpus = int(with_gpu) if self.gpus_per_node is None else self.gpus_per_node
         named = {
             "partition": self.partition,
             "account": self.account,
@@ -92,7 +95,7 @@ class Resources:
             "constraint": self.constraint,
             "time": self.timeout_min,
             "cpus-per-task": self.cpus_per_task,
-            "gpus-per-node": gpus or None,
+            "gpus-per-node": self.gpus(with_gpu) or None,
             "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
         }
         return [*(f"--{name}={value}" for name, value in named.items() if value is not None), *self.sbatch]

@@ -18,7 +18,7 @@ from experiments import slurm
 from experiments.console import say
 from experiments.slurm import JobState, Order, Resources, SlurmError
 from experiments.store import Failure, Store, now
-from experiments.sweep import DEVICES, Due, Point, handed, missing, stage_handed, values_handed
+from experiments.sweep import Due, Point, can_be_made, handed, missing, stage_handed, values_handed
 from ldm.errors import UserError
 from ldm.parts import checked
 from ldm.records import read_sealed, sealed, write_json
@@ -29,6 +29,9 @@ FOLDER: Final = "slurm"
 
 PAUSES: Final = (1.0, 15.0)
 """Seconds between two looks at the queue, the first and the longest."""
+
+DEVICES: Final = "trainer.devices"
+"""The setting over how many GPUs a training is divided."""
 
 Key = tuple[str, str]
 """Stage and identity."""
@@ -207,10 +210,11 @@ def submit(store: Store, sweep: str, tasks: Sequence[Task], resources: Resources
     where Slurm refuses one; those before it stay submitted.
     """
     tally = Tally()
-    _check_devices(tasks, resources)
+    check_devices(tasks, resources.gpus(with_gpu=True), "job", "hydra.launcher.gpus_per_node")
     with store.claim(FOLDER, lambda: say("waits: another process submits to Slurm")):
         tasks = [task for task in tasks if not store.is_complete(*task.key)]
-        jobs = look(store, {task.key for task in tasks}).alive
+        own = {task.key for task in tasks}
+        jobs = look(store, own).alive
         tally.queued = [task for task in tasks if task.key in jobs]
         lanes = Lanes(resources.at_once, sorted(jobs.values()))
         for group in alike([task for task in tasks if task.key not in jobs], store):
@@ -220,7 +224,6 @@ def submit(store: Store, sweep: str, tasks: Sequence[Task], resources: Resources
             parents = _unfinished(group[0], store) if group else []
             if not group or any(key not in jobs for key in parents):
                 tally.held += group
-                own = {task.key for task in tasks}
                 tally.lacking += [key for key in parents if key not in jobs and key not in own]
                 continue
             after = sorted({jobs[key] for key in parents})
@@ -257,15 +260,13 @@ def say_tally(tally: Tally, sweep: str) -> None:
         )
 
 
-def _check_devices(tasks: Collection[Task], resources: Resources) -> None:
-    """Raises: UserError where a training is to be divided over more GPUs than its job has."""
-    has = 1 if resources.gpus_per_node is None else resources.gpus_per_node
+def check_devices(tasks: Collection[Task], has: float, whose: str, setting: str) -> None:
+    """Raises: UserError where a training is to be divided over more GPUs than what it runs in has by `setting`."""
     for task in tasks:
         asked = values_handed(task.overrides).get(DEVICES, "1")
         if task.with_gpu and asked.isdigit() and int(asked) > max(1, has):
             raise UserError(
-                f"{DEVICES}={asked} and a job has {has} GPUs: give hydra.launcher.gpus_per_node={asked}, or fewer "
-                "devices"
+                f"{DEVICES}={asked} and a {whose} has {has:g} GPUs: give {setting}={asked}, or fewer devices"
             )
 
 
@@ -284,17 +285,8 @@ def run_all(
         wait_for(store, {task.key: calls[task.key] for task in left}, [task.key for task in tally.busy])
         if not tally.busy:
             return
-        left = _still_to_make(store, left)
-
-
-def _still_to_make(store: Store, tasks: Sequence[Task]) -> list[Task]:
-    """Of tasks, parents first, those that are not complete and have not failed, nor hang on one that has."""
-    found = dict[Key, Task]()
-    for task in tasks:
-        can_be_made = all(parent in found or store.is_complete(*parent) for parent in task.parents.items())
-        if can_be_made and not store.is_complete(*task.key) and not store.failure(*task.key):
-            found[task.key] = task
-    return list(found.values())
+        able = can_be_made(store, {task.key: task.parents for task in left})
+        left = [task for task in left if task.key in able]
 
 
 def wait_for(store: Store, stages: Mapping[Key, Callable[[], None]], theirs: Collection[Key] = ()) -> None:

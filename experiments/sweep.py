@@ -170,13 +170,20 @@ def run_missing(
         if len(failed) == len(lost):
             break
         say(f"jobs that ended without a word (killed?) are tried again: {len(lost) - len(failed)}", style="yellow")
-        left = dict[tuple[str, str], tuple[PlannedStage, Point]]()
-        for planned, point in jobs:  # parents first, so that nothing is left that hangs on a failed stage
-            can_be_made = all(parent in left or store.is_complete(*parent) for parent in planned.parents.items())
-            if can_be_made and not is_complete(planned) and planned.identity not in failed:
-                left[planned.name, planned.identity] = planned, point
-        launch_all(list(left.values()))
+        able = can_be_made(store, {(planned.name, planned.identity): planned.parents for planned, _ in jobs})
+        launch_all([(planned, point) for planned, point in jobs if (planned.name, planned.identity) in able])
     return [_lost(planned, point, store) for planned, point in blamed()]
+
+
+def can_be_made(store: Store, stages: Mapping[tuple[str, str], Mapping[str, str]]) -> set[tuple[str, str]]:
+    """Of stages with their parents, which stand before them, those that neither failed nor hang on one that has."""
+    found = set[tuple[str, str]]()
+    for key, parents in stages.items():
+        begun = all(store.is_complete(*parent) for parent in parents.items())
+        waits = all(parent in found or store.is_complete(*parent) for parent in parents.items())
+        if waits and not store.is_complete(*key) and not (begun and store.failure(*key)):
+            found.add(key)
+    return found
 
 
 def _longest_way_first(
@@ -208,10 +215,6 @@ def _lost(planned: PlannedStage, point: Point, store: Store) -> Lost:
 def handed(planned: PlannedStage) -> list[str]:
     """The overrides that tell a job which stage it is to make, and of which identity."""
     return [f"sweep.target={planned.name}", f"sweep.identity='{planned.identity}'"]
-
-
-DEVICES = "trainer.devices"
-"""The setting over how many GPUs a training is divided."""
 
 
 def values_handed(overrides: Sequence[str]) -> dict[str, str]:

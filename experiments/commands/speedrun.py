@@ -178,11 +178,12 @@ def against_the_clock(overrides: tuple[str, ...], seed: int, folder: Path) -> Ru
     store = folder / "store"
     given = [EXPERIMENT, *overrides, f"ae.seed={seed}", "tracker.mode=disabled", "report=false"]
     command = [sys.executable, str(ROOT / "run.py"), *given, assigned("store", str(store))]
+    known, code = environment(), program(overrides)  # of what begins now, whatever is edited meanwhile
     begun, started = now(), time.monotonic()
     _run([*command, "until=samples"], seed)
     seconds = time.monotonic() - started
     _run([*command, "until=evaluation"], seed)
-    row, known = _distance(Store(store)), environment()
+    row = _distance(Store(store))
     run = Run(
         overrides=overrides,
         seed=seed,
@@ -194,7 +195,7 @@ def against_the_clock(overrides: tuple[str, ...], seed: int, folder: Path) -> Ru
         n=row.n,
         protocol=row.protocol,
         begun=begun,
-        program=program(overrides),
+        program=code,
         torch=known["torch"],
     )
     write_json(folder / "run.json", sealed(dataclasses.asdict(run)))
