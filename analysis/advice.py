@@ -142,7 +142,7 @@ def _needed_training(study: Study) -> str:
     ends = limits.ends(study).values()
     if ends and not any(end.is_gaining for end in ends):
         return limits.no_gain(study)
-    cells = [one.cell.overrides for one in study.finished]
+    cells = limits.overrides(study)
     if (times := _times_needed(study)) is None:
         return (
             f"How much more training is needed cannot be extrapolated: train twice as long "

@@ -3,11 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-LENGTHS = ("trainer.length", "trainer.images")
-"""Settings that say how long a diffusion model is trained."""
-
-FIRST = ("trainer.images", "trainer.length")
-"""The same, the one first that counts where both are given."""
+LENGTHS = ("trainer.images", "trainer.length")
+"""Settings that say how long a diffusion model is trained, the one first that counts where both are given."""
 
 
 def number(written: str) -> float | None:
@@ -31,7 +28,7 @@ def length_of(overrides: Iterable[str]) -> tuple[str, float] | None:
     None where an experiment may set it, which a cell's overrides do not tell, or a budget does.
     """
     given = _given(overrides)
-    for setting in FIRST:
+    for setting in LENGTHS:
         value = number(given.get(setting, ""))
         if value is not None and (setting == "trainer.images" or given.get("trainer.budget") != "paper"):
             return setting, value

@@ -465,7 +465,7 @@ def no_gain(study: Study) -> str:
     return f"{said} The last doubling of the images seen made {of} worse: train shorter, or give more images."
 
 
-def _overrides(study: Study) -> list[tuple[str, ...]]:
+def overrides(study: Study) -> list[tuple[str, ...]]:
     """Of all cells of which something is finished."""
     return [one.cell.overrides for one in study.finished]
 
@@ -484,11 +484,11 @@ def budget(study: Study) -> str:
             "Extrapolated, as if the gain of each further doubling shrank as between the last two, a doubling gains "
             f"less than its interval from so many images seen on: "
             f"{'; '.join(f'{name}: {enough:,}' for name, enough in told.items())}. That is up to {times} times the "
-            f"training ({lengths.in_words(_overrides(study), times)})."
+            f"training ({lengths.in_words(overrides(study), times)})."
         )
     if len(told) < len(gaining) or not named:
         others = "For other cells nothing" if told else "Nothing"
-        twice = lengths.in_words(_overrides(study), 2)
+        twice = lengths.in_words(overrides(study), 2)
         said.append(f"{others} can be extrapolated: train twice as long ({twice}).")
     return " ".join(said)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from experiments import claims
 from experiments.claims import Claim
 from ldm.errors import UserError
-from ldm.intact import TEMPORARY, check_file, file_hash
+from ldm.intact import TEMPORARY, check_file, file_hash, temporary_of
 from ldm.records import (
     SHORTLISTS,
     STORE_MARK,
@@ -247,8 +247,7 @@ def _copy_whole_files(source: Path, target: Path) -> None:
     def unfinished(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if TEMPORARY.fullmatch(name)]
 
-    copied = target.with_name(f".{target.name}")
-    shutil.rmtree(copied, ignore_errors=True)
+    copied = temporary_of(target)
     shutil.copytree(source, copied, ignore=unfinished, copy_function=copy_if_there)
     os.rename(copied, target)
 

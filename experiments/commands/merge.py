@@ -5,10 +5,11 @@ and with its files checked against its record. Sweeps come along; image caches, 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -243,13 +244,23 @@ def is_named_rightly(record: StageRecord) -> bool | None:
     return follows(KNOWN[record.stage], record)
 
 
+@contextlib.contextmanager
+def _refusals(tally: Tally) -> Iterator[None]:
+    """Within it what the user can mend is counted and said, and the rest goes on."""
+    try:
+        yield
+    except UserError as error:
+        tally.refused += 1
+        say(f"refused: {error}", style="red")
+
+
 def join(source: Store, into: Into) -> Tally:
     """Copies what one store holds into another, saying what is refused and what differs."""
     tally = Tally()
     paths = sorted(source.records(), key=_place_in_order)
     with reporting(f"artifacts of {source.root}", len(paths)) as reporter:
         for done, path in enumerate(paths, start=1):
-            try:
+            with _refusals(tally):
                 record = source.record(path.parent.parent.name, path.parent.name)
                 assert record is not None  # its file is there
                 if sentence := refusal(record, path.parent):
@@ -257,27 +268,18 @@ def join(source: Store, into: Into) -> Tally:
                 into.take(source, record, tally)
                 tally.unchecked += is_named_rightly(record) is None
                 tally.unhashed += record.files is None
-            except UserError as error:
-                tally.refused += 1
-                say(f"refused: {error}", style="red")
             reporter.advance_to(done)
     for path in sorted((source.root / "sweeps").glob("*.json")):
-        try:
+        with _refusals(tally):
             sweep = read_sweep(path)
             if sweep.schema > SCHEMA:
                 raise UserError(f"{path} was written by a newer version of this program: merge with that one")
             into.take_sweep(sweep, tally)
-        except UserError as error:
-            tally.refused += 1
-            say(f"refused: {error}", style="red")
     for path in sorted((source.root / SHORTLISTS).glob("*.json")):
-        try:
+        with _refusals(tally):
             choice = source.shortlist(path.stem)
             assert choice is not None  # its file is there
             into.take_shortlist(choice)
-        except UserError as error:
-            tally.refused += 1
-            say(f"refused: {error}", style="red")
     return tally
 
 

@@ -148,12 +148,9 @@ def flops_of_training(rehearsal: FirstStageTraining) -> float:
 
 def _flops_of_step(rehearsal: FirstStageTraining, step: int) -> float:
     """Of the step of this number, counted from 0; counted anew where memory did not suffice for it at first."""
-    for _ in range(2):
-        rehearsal.step, before = step, rehearsal.recomputes
-        flops = count_flops(rehearsal.advance)
-        if rehearsal.recomputes == before:
-            break
-    return flops
+    rehearsal.step, before = step, rehearsal.recomputes
+    flops = count_flops(rehearsal.advance)
+    return flops if rehearsal.recomputes == before else _flops_of_step(rehearsal, step)
 
 
 def settings(config: Settings, facts: DataFacts) -> Settings | None:
