@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments import build
 from experiments.conditions import Vocabulary, sample_size
 from experiments.stage import Estimate, Machine, Settings
+from ldm.first_stage.components import MOST_IMAGES, images_to_start_from, start_from_components
 from ldm.first_stage.contract import Reconstruction, ShapableFirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, discriminator_loss
@@ -21,23 +22,34 @@ from ldm.first_stage.shaping import LatentBatch, Views, views_at
 from ldm.first_stage.shapings import shapings_of
 from ldm.first_stage.tiled import decode_tiled
 from ldm.pretrained import lpips
+from ldm.training.diffusion import matrices_of
 from ldm.training.flops import count_flops
+from ldm.training.peak_memory import peak_bytes
 
 META = torch.device("meta")
 FLOAT_BYTES = 4
+BF16_SHARE = 0.7
+"""Of what passes in float32, under bf16: normalisations and gradients stay in float32. It was 0.63 to 0.80 in trainings
+of five networks of `scale=cpu`."""
+
 STEPS_LOOKED_AT = 16
 """Of a training whose steps differ by what they decode."""
-
-TRAINED_COPIES = 4
-"""Weights, gradients and Adam's two moments; an EMA is one more."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training image's forward and backward pass: its work, and bytes kept for the backward pass in float32."""
+    """A training's step: the work of one image, and what it holds in memory.
+
+    `passing_bytes`: of a forward and backward pass of its images in float32, the most at a time: activations, which the
+    backward pass replaces by gradients. `lasting`: numbers that stay: weights, what the optimisers know of them, their
+    average, and the networks that judge or teach. `starting_bytes`: the most that setting the weights by images holds,
+    where they are.
+    """
 
     work: float
-    activation_bytes: int
+    passing_bytes: int = 0
+    lasting: int = 0
+    starting_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,24 +146,33 @@ def count_denoiser(
     with META:
         conditions = build.conditioning(config["conditioning"], known, config["ae"])
         network = build.denoiser(config["denoiser"], channels, side, conditions)
-        x, index, given = torch.empty(1, channels, side, side), torch.empty(1), conditions.placeholder(1, (side, side))
-        shown = sampled_latent_shape(config, channels)
-        sample, asked = torch.empty(1, *shown), conditions.placeholder(1, shown[1:])
+    trainer, resolution = config["trainer"], config["data"]["resolution"]
 
-    def called() -> Tensor:
+    def called(n: int, shape: tuple[int, int, int]) -> Tensor:
+        with META:
+            x, index, given = torch.empty(n, *shape), torch.empty(n), conditions.placeholder(n, shape[1:])
         return network(x, index, given.context, given.concat)
 
-    resolution = config["data"]["resolution"]
-    step = build.step_of_training(config["trainer"], network, torch.empty(1, 3, resolution, resolution, device=META))
+    def step(n: int) -> None:
+        network.zero_grad()
+        passed = build.step_of_training(trainer, network, torch.empty(n, 3, resolution, resolution, device=META))
+        passed(lambda: called(n, shape).sum())
+
     with torch.no_grad():
-        call = count_flops(lambda: network(sample, index, asked.context, asked.concat))
+        call = count_flops(lambda: called(1, sampled_latent_shape(config, channels)))
+    aligned = build.representation(trainer, 0, network, META)
+    averaged = nn.ModuleList([network, conditions])
+    trained = [*averaged.parameters(), *(aligned.parameters() if aligned is not None else ())]
+    matrices = matrices_of(network) if trainer["matrix_learning_rate"] else []
+    frozen = [aligned.teacher] if aligned is not None else []
     return DenoiserCounts(
         denoiser=build.parameters(network),
         conditioning=build.parameters(conditions) if is_known else None,
         call=call,
         step=Step(
-            work=count_flops(lambda: step(lambda: called().sum())),
-            activation_bytes=_saved_bytes(called, _of(network)),
+            work=count_flops(lambda: step(1)),
+            passing_bytes=peak_bytes(lambda: step(images_at_once(trainer))),
+            lasting=_with_moments(trained, matrices) + _numbers([averaged, *frozen]),
         ),
     )
 
@@ -175,15 +196,27 @@ def count_sample_decoding(config: Mapping[str, Any]) -> float:
         return count_flops(lambda: list(decode_tiled(decode, latent, model.factor, tiling)))
 
 
-def training_bytes(
-    parameters: int, step: Step | None, images_at_once: int, precision: str, has_ema: bool
-) -> int | None:
-    """Rough memory of a training: weights, gradients, Adam, EMA in float32, activations in half of it under bf16."""
+def images_at_once(trainer: Mapping[str, Any]) -> int:
+    """Images that go through a denoiser together in training, of a resolved group `trainer`."""
+    return min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
+
+
+def training_bytes(step: Step | None, precision: str) -> int | None:
+    """The most memory that a training's tensors take at a time."""
     if step is None:
         return None
-    copies = TRAINED_COPIES + (1 if has_ema else 0)
-    share = 0.5 if precision == "bf16" else 1.0
-    return round(parameters * FLOAT_BYTES * copies + step.activation_bytes * images_at_once * share)
+    passing = step.passing_bytes * (BF16_SHARE if precision == "bf16" else 1.0)
+    return round(step.lasting * FLOAT_BYTES + max(passing, step.starting_bytes))
+
+
+def _with_moments(weights: Iterable[Tensor], matrices: Sequence[Tensor]) -> int:
+    """Numbers in weights, and what optimisers keep of each: one in matrices, which Muon steps, else Adam's two."""
+    return 3 * sum(weight.numel() for weight in weights) - sum(matrix.numel() for matrix in matrices)
+
+
+def _numbers(networks: Iterable[object]) -> int:
+    """Parameters of networks; a teacher that is no module has none."""
+    return sum(build.parameters(network) for network in networks if isinstance(network, nn.Module))
 
 
 def lpips_file(network: str, path: str | None) -> Path:
@@ -201,15 +234,14 @@ def _first_stage_step(
     if network in lpips.TRUNKS and not lpips_file(network, loss["perceptual_path"]).is_file():
         return None
     perceptual = build.perceptual_loss(loss)
-    networks = [model, *([perceptual] if isinstance(perceptual, nn.Module) else [])]
-    if isinstance(perceptual, nn.Module):
-        perceptual.to(META, torch.float32)
+    judges: list[nn.Module] = [perceptual.to(META, torch.float32)] if isinstance(perceptual, nn.Module) else []
     criterion = build.first_stage_loss(ae, perceptual)
 
     training, start = ae["training"], loss["discriminator"]["start"]
     steps = math.ceil(training["images"] / training["batch"])
 
-    def step(adversary: PatchDiscriminator | None, views: Views) -> None:
+    def step(image: Tensor, views: Views, adversary: PatchDiscriminator | None) -> None:
+        trained.zero_grad()
         result, seen = _passed(model, image, views), views.image(image)
         if adversary is not None:
             adversary.requires_grad_(False)
@@ -233,25 +265,42 @@ def _first_stage_step(
             adversary.requires_grad_(True)
             discriminator_loss(adversary(seen), adversary(result.image.detach())).backward()
 
-    def forward() -> Tensor:
-        result = model.forward_counted(image)
-        return criterion.generator_terms(image, result.image, result.regularisation).total
-
     alignment = build.alignment(ae, model.channels)
     if alignment is not None:
         alignment.place(META, torch.float32)
-    latents = LatentBatch(
-        1, model.channels, image.shape[-1] // model.factor, build.smallest_latent(ae, image.shape[-1])
-    )
-    views = _views_of_training(ae, latents, steps)
+    trained = nn.ModuleList(part for part in (model, discriminator, alignment) if part is not None)
+    side = image.shape[-1] // model.factor
+    smallest = build.smallest_latent(ae, image.shape[-1])
+
+    def views_of(n: int) -> list[tuple[float, Views]]:
+        return _views_of_training(ae, LatentBatch(n, model.channels, side, smallest), steps)
 
     def counted(adversary: PatchDiscriminator | None) -> float:
-        return sum(share * count_flops(partial(step, adversary, each)) for share, each in views)
+        return sum(share * count_flops(partial(step, image, each, adversary)) for share, each in views_of(1))
 
     before = min(1.0, math.ceil(start * steps) / steps) if discriminator is not None else 1.0
     phases = ((before, None), (1 - before, discriminator))
     work = sum(share * counted(adversary) for share, adversary in phases if share)
-    return Step(work, _saved_bytes(forward, _of(*networks)))
+    adversary = discriminator if before < 1 else None
+    images = image.expand(training["batch"], -1, -1, -1).contiguous()
+    frozen = [*judges, *([alignment.teacher] if alignment is not None else [])]
+    matrices = [weight for weight in model.parameters() if weight.ndim == 4]
+    return Step(
+        work,
+        max(peak_bytes(partial(step, images, each, adversary)) for _, each in views_of(len(images))),
+        _with_moments(trained.parameters(), matrices if training.get("matrix_learning_rate") else [])
+        + _numbers(frozen),
+        _starting_bytes(ae, model, image.shape[-1]),
+    )
+
+
+def _starting_bytes(ae: Mapping[str, Any], model: TrainableFirstStage, resolution: int) -> int:
+    """Of components, of as many images as are looked at where there are enough; 0 where weights are only drawn."""
+    if ae.get("architecture", {}).get("initialisation") != "components":
+        return 0
+    with META:
+        images = torch.empty(images_to_start_from(MOST_IMAGES, resolution, model.factor), 3, resolution, resolution)
+    return peak_bytes(lambda: start_from_components(model, images, ae["seed"]))
 
 
 def _passed(model: TrainableFirstStage, image: Tensor, views: Views) -> Reconstruction:
@@ -269,22 +318,3 @@ def _views_of_training(ae: Mapping[str, Any], latents: LatentBatch, steps: int) 
     drawn = [views_at(shapings, latents, ae["seed"], step) for step in looked_at]
     counts = Counter(views.sides for views in drawn)
     return [(counts[sides] / len(drawn), views) for sides, views in {each.sides: each for each in drawn}.items()]
-
-
-def _of(*networks: nn.Module) -> set[int]:
-    return {id(parameter) for network in networks for parameter in network.parameters()}
-
-
-def _saved_bytes(forward: Callable[[], Tensor], parameters: set[int]) -> int:
-    """Bytes of what autograd keeps of a forward pass, weights left out, every storage once."""
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in parameters:
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for storage in kept.values())

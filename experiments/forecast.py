@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from experiments import build
 from experiments.budget import network_calls
 from experiments.conditions import Vocabulary, annotations_read
-from experiments.counts import Counts, DenoiserCounts, FirstStageCounts, Step, sampled_latent_shape
+from experiments.counts import Counts, DenoiserCounts, FirstStageCounts, Step, images_at_once, sampled_latent_shape
 from experiments.data_facts import DataFacts
 from experiments.generate import wait_for
 from experiments.runner import machine_of
@@ -150,12 +150,12 @@ def _mean_first_stage(timed: Sequence[FirstStageCounts]) -> FirstStageCounts:
         timed[0],
         encode=_mean([each.encode for each in timed]),
         decode=_mean([each.decode for each in timed]),
-        step=Step(_mean(steps), 0) if steps else None,
+        step=Step(_mean(steps)) if steps else None,
     )
 
 
 def _mean_denoiser(timed: Sequence[DenoiserCounts]) -> DenoiserCounts:
-    step = Step(_mean([each.step.work for each in timed]), 0)
+    step = Step(_mean([each.step.work for each in timed]))
     return replace(timed[0], call=_mean([each.call for each in timed]), step=step)
 
 
@@ -178,7 +178,7 @@ def timed_first_stage(config: Mapping[str, Any]) -> FirstStageCounts:
     with torch.inference_mode():
         encode = _seconds(lambda: model.encode(image), device) / ENCODED
         decode = _seconds(lambda: model.decode(torch.zeros(ENCODED, *shape, device=device)), device) / ENCODED
-    step = Step(_first_stage_step(config), 0) if build.is_trained(ae) else None
+    step = Step(_first_stage_step(config)) if build.is_trained(ae) else None
     return FirstStageCounts({}, shape, encode, decode, step)
 
 
@@ -223,7 +223,7 @@ def timed_denoiser(config: Mapping[str, Any], known: Vocabulary) -> DenoiserCoun
             out: Tensor = network(torch.zeros(n, *shape, device=device), torch.zeros(n, device=device), context, concat)
         return out
 
-    n = min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
+    n = images_at_once(trainer)
     optimiser = torch.optim.AdamW(network.parameters(), fused=True)
     passes = build.step_of_training(
         trainer, network, torch.zeros(n, 3, side * ae["f"], side * ae["f"], device=device), autocast

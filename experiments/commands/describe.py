@@ -432,7 +432,7 @@ def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[S
         for name, t in found.trainings.items()
     ]
     if trainings:
-        yield "Trainings", ("what", "images seen", "batch", "steps", "memory of its tensors, roughly"), trainings
+        yield "Trainings", ("what", "images seen", "batch", "steps", "memory of its tensors"), trainings
 
 
 def _si(value: float | None, unit: str) -> str:

@@ -216,10 +216,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
     if is_given(settings["denoiser"]):
         return None
     training, model = settings["training"], counts.denoiser
-    at_once = min(counts.machine.micro_batch or training["batch"], training["batch"])
-    trained = model.denoiser + (model.conditioning or 0)
-    memory = training_bytes(trained, model.step, at_once, settings["precision"], has_ema=True)
-    return training_estimate(training, model.step.work, memory)
+    return training_estimate(training, model.step.work, training_bytes(model.step, settings["precision"]))
 
 
 STAGE = Stage(

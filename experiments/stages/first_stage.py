@@ -178,9 +178,7 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
 def training_work(settings: Settings, counts: Counts) -> Estimate:
     """Of a training with these settings."""
     training, step = settings["training"], counts.first_stage.step
-    parameters = sum(counts.first_stage.parameters.values())
-    memory = training_bytes(parameters, step, training["batch"], settings["precision"], has_ema=False)
-    return training_estimate(training, step.work if step else None, memory)
+    return training_estimate(training, step.work if step else None, training_bytes(step, settings["precision"]))
 
 
 def divides(settings: Settings) -> bool:

@@ -78,11 +78,16 @@ class AlignmentTerm(nn.Module):
     def place(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Moves both to a device; the teacher, which is not trained, computes in `dtype`."""
         self.to(device)
-        place_teacher(self._teacher[0], device, dtype)
+        place_teacher(self.teacher, device, dtype)
+
+    @property
+    def teacher(self) -> Teacher:
+        """The frozen network."""
+        return self._teacher[0]
 
     def forward(self, latent: Tensor, image: Tensor) -> Tensor:
         """The misalignment of latents (N, C, h, w) with the features of their images (N, 3, H, W); shape ()."""
-        features = features_at(self._teacher[0], image, latent.shape[-1]).to(latent.dtype)
+        features = features_at(self.teacher, image, latent.shape[-1]).to(latent.dtype)
         projected = F.linear(latent.movedim(1, -1), self.projection.weight).movedim(-1, 1)
         return misalignment(projected, features, self.options.cosine_margin, self.options.distance_margin)
 

@@ -106,6 +106,7 @@ class _Start:
         for convolution, prepared in trunk[:-1]:
             x = prepared(x)
             x = self._fit(convolution, x, features[x.shape[-1]])
+        features.clear()  # the largest of what is held, and not needed any more
         convolution, prepared = trunk[-1]
         patches = nn.Conv2d(images.shape[1], convolution.out_channels, 3, padding=1).to(images)
         self._principal(patches, images, before_norm=True)
@@ -121,8 +122,9 @@ class _Start:
         their size, so components of their own would lose it; among constants it stays, and hardly bends anything.
         """
         patches = self._patches(convolution, x)
-        mean = patches.mean(0)
-        variances, axes = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        count, mean = len(patches), patches.mean(0)
+        patches -= mean
+        variances, axes = torch.linalg.eigh(patches.T @ patches / count)
         kept = min(convolution.out_channels, len(axes))
         weight, variances = axes.T.flip(0)[:kept], variances.flip(0)[:kept].clamp_min(1e-9)
         scale = variances[:, None] if whitened else variances.sum() / convolution.out_channels
@@ -145,9 +147,10 @@ class _Start:
         patches = _gathered(_windows(convolution, x), positions)
         goals = _gathered(target[:, :outputs], positions)
         mean, goal = patches.mean(0), goals.mean(0)
-        gram = (patches - mean).T @ (patches - mean)
+        patches -= mean
+        gram = patches.T @ patches
         gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-        weight = torch.linalg.solve(gram, (patches - mean).T @ (goals - goal)).T
+        weight = torch.linalg.solve(gram, patches.T @ (goals - goal)).T
         _set(convolution, weight, goal - weight @ mean)
         return convolution(x)
 

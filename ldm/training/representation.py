@@ -73,7 +73,12 @@ class RepresentationTerm(nn.Module):
     def place(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Moves both to a device; the teacher, which is not trained, computes in `dtype`."""
         self.to(device)
-        place_teacher(self._teacher[0], device, dtype)
+        place_teacher(self.teacher, device, dtype)
+
+    @property
+    def teacher(self) -> Teacher:
+        """The frozen network."""
+        return self._teacher[0]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -105,6 +110,6 @@ class RepresentationTerm(nn.Module):
                 f"{GROUP}.teacher={self.options.teacher}: the denoiser's `hidden` is said to be {width} wide and gives "
                 f"{tokens.shape[1]} positions of {tokens.shape[2]}: it must give those of a square map, so wide"
             )
-        features = features_at(self._teacher[0], image, side).flatten(2).transpose(1, 2)
+        features = features_at(self.teacher, image, side).flatten(2).transpose(1, 2)
         cosine = F.cosine_similarity(self.projector(tokens), features.float(), dim=2)
         return self.options.loss_weight * (1 - cosine).mean(1)

@@ -17,7 +17,6 @@ from experiments.counts import (
     count_first_stage,
     count_sample_decoding,
     sampled_latent_shape,
-    training_bytes,
 )
 from experiments.main import plan_of as plan_of_run
 from experiments.runner import environment
@@ -168,25 +167,6 @@ def test_pixel_space_has_no_first_stage_to_pay_for():
 )
 def test_network_calls_are_those_of_the_sampler_twice_where_guidance_acts(overrides, calls):
     assert network_calls(plan_of("sampler.steps=10", *overrides).config) == calls
-
-
-def test_memory_is_weights_gradients_adam_and_ema_and_what_backward_needs():
-    step = count_denoiser(plan_of("ae.f=4", *ONE_LEVEL).config, (3, 8, 8), THREE).step
-    assert training_bytes(1000, step, 0, "fp32", has_ema=False) == 16_000
-    assert training_bytes(1000, step, 0, "fp32", has_ema=True) == 20_000
-    full, half = (training_bytes(0, step, 8, precision, has_ema=True) for precision in ("fp32", "bf16"))
-    assert full == 2 * half == 8 * step.activation_bytes
-    assert training_bytes(1000, None, 8, "fp32", has_ema=False) is None
-
-
-def test_what_backward_needs_is_measured_on_a_known_network():
-    from experiments.counts import _saved_bytes
-
-    layer = torch.nn.Linear(10, 20, device="meta")
-    x = torch.empty(4, 10, device="meta")
-    # The layer keeps its input, the hyperbolic tangent its output; weights are not counted.
-    kept = _saved_bytes(lambda: layer(x).tanh(), {id(parameter) for parameter in layer.parameters()})
-    assert kept == 4 * (4 * 10 + 4 * 20)
 
 
 def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
