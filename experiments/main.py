@@ -121,7 +121,7 @@ def plan_grid(
     published.check_names(point.plan.config["ae"] for point in points)
     cells, until = distinct(points), values["until"]
     if shortlist.chooses(cells):
-        shortlist.check(cells)
+        shortlist.check(cells, store)
         until = shortlist.FIRST  # of all cells; what more is asked of some, the choice will say
     elif any(map(shortlist.is_asked, settings)):
         say(f"note: {shortlist.ALONE}", style="yellow")

@@ -31,6 +31,13 @@ FIRST = "first_stage"
 
 AUTO = "auto"
 
+A_STUDY = "run one that trains on all of its first stages, such as +experiment=predictors_kl"
+
+UNSUPPORTED = (
+    f"no study in this store supports a predictor: {A_STUDY}, or name one to be taken on trust, such as "
+    "shortlist.predictor=small_denoiser_error"
+)
+
 ALONE = "shortlist.keep chooses among first stages, and here is one alone: nothing is left out"
 
 
@@ -72,8 +79,12 @@ def chooses(points: Sequence[Point]) -> bool:
     return any(is_asked(point.plan.config) for point in points) and len(_candidates(points)) > 1
 
 
-def check(points: Sequence[Point]) -> None:
-    """Raises: UserError for a shortlist that leaves nothing out, changes within the sweep, or has nothing to go by."""
+def check(points: Sequence[Point], store: Store) -> None:
+    """Raises: UserError for a shortlist that leaves nothing out, changes within the sweep, or has nothing to go by.
+
+    Whether a study of the store supports a predictor is known when the first stages are measured, whether there is a
+    study before.
+    """
     asked = points[0].plan.config["shortlist"]
     if any(point.plan.config["shortlist"] != asked for point in points):
         raise UserError("shortlist cannot be swept: it chooses among all first stages of a sweep; give one value each")
@@ -85,6 +96,8 @@ def check(points: Sequence[Point]) -> None:
             f"shortlist.keep={asked['keep']} and shortlist.controls={asked['controls']} leave none of this sweep's "
             f"{count} first stages out: sweep more of them, keep fewer, or leave shortlist.keep out to train on all"
         )
+    if asked["predictor"] == AUTO and store.shortlist(_name(points)) is None and not studies(store):
+        raise UserError(UNSUPPORTED)
 
 
 def settled(points: Sequence[Point], store: Store) -> Shortlist:
@@ -92,8 +105,7 @@ def settled(points: Sequence[Point], store: Store) -> Shortlist:
 
     Raises: UserError where no study of the store supports the predictor.
     """
-    asked, candidates = points[0].plan.config["shortlist"], _candidates(points)
-    name = content_hash([sorted({point.plan.stages[PREDICTING].identity for point in points}), dict(asked)])
+    asked, candidates, name = points[0].plan.config["shortlist"], _candidates(points), _name(points)
     if held := store.shortlist(name):
         return held
     records = {first: _records(store, PREDICTING, own) for first, own in candidates.items()}
@@ -122,14 +134,10 @@ def rule_of(known: Sequence[Study], asked: str, predictors: Mapping[str, bool | 
     rules = [rule for rule in _rules(known, predictors, within_f) if asked in (AUTO, rule.predictor)]
     if rules:
         return max(rules, key=lambda rule: (rule.surely, rule.predictor))
-    where = "run one that trains on all of its first stages, such as +experiment=predictors_kl"
     if asked == AUTO:
-        raise UserError(
-            f"no study in this store supports a predictor: {where}, or name one to be taken on trust, such as "
-            "shortlist.predictor=small_denoiser_error"
-        )
+        raise UserError(UNSUPPORTED)
     if predictors[asked] is None:
-        raise UserError(f"no study in this store says which end of {asked} is better: {where}")
+        raise UserError(f"no study in this store says which end of {asked} is better: {A_STUDY}")
     return Rule(asked, lower_is_better=not predictors[asked])
 
 
@@ -236,6 +244,14 @@ def _study(
         factors=np.array([factors[first] for first in outcomes]),
         predicted={name: np.array([predicted[first].get(name, math.nan) for first in outcomes]) for name in names},
         outcomes=np.array([math.fsum(values) / len(values) for values in outcomes.values()]),
+    )
+
+
+def _name(points: Iterable[Point]) -> str:
+    """The choice's, of its grid and its rule."""
+    cells = [point.plan for point in points]
+    return content_hash(
+        [sorted({cell.stages[PREDICTING].identity for cell in cells}), dict(cells[0].config["shortlist"])]
     )
 
 

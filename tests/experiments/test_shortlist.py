@@ -168,14 +168,23 @@ def test_the_sweep_asks_for_no_samples_of_what_was_pruned(tmp_path, points):
         (("shortlist.keep=5",), "leave none of this sweep's 6 first stages out"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_runs(asked, said):
+def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, asked, said):
     with pytest.raises(UserError, match=said):
-        check(points_of(*asked))
+        check(points_of(*asked), Store(tmp_path))
 
 
-def test_it_cannot_be_swept(points):
+def test_it_cannot_be_swept(tmp_path, points):
     with pytest.raises(UserError, match="shortlist cannot be swept"):
-        check([*points, *points_of("shortlist.seed=1", grid=GRID[:1])])
+        check([*points, *points_of("shortlist.seed=1", grid=GRID[:1])], Store(tmp_path))
+
+
+def test_a_store_without_a_study_is_refused_before_anything_runs_but_where_the_choice_stands(tmp_path, points):
+    store, asked = Store(tmp_path), points_of()
+    check(points, store)  # which trust a predictor
+    with pytest.raises(UserError, match="no study in this store supports a predictor: run"):
+        check(asked, store)
+    store.write_shortlist(chosen(shortlist._name(asked), Rule("error", lower_is_better=True), PREDICTED, ASKED))
+    check(asked, store)
 
 
 def test_it_changes_no_identity(points):
