@@ -14,7 +14,6 @@ from analysis.collect import Study
 from analysis.compare import DISAGREE, NO_BETTER, SUFFICES
 from analysis.crossings import REACH, ROUNDING, Crossing, Curve, Race, band, chances_at, crossings, race
 from analysis.headline import headline
-from analysis.lengths import LENGTHS
 from analysis.store import Stores, as_stores
 from ldm.records import Cell
 
@@ -449,13 +448,13 @@ def _next(study: Study, answer: Answer, best: Option, cell: Cell, store: Path) -
 
 
 def _longer(given: Sequence[str], times: int) -> list[str]:
-    """The overrides with so many times the training images; settings that are no numbers, as null, say nothing."""
-    for index, item in enumerate(given):
-        key, _, value = item.partition("=")
-        setting, now = key.lstrip("+"), lengths.number(value)
-        if setting in LENGTHS and now is not None:
-            return [*given[:index], lengths.times_as_long(setting, now, times), *given[index + 1 :]]
-    return [*given, f"trainer.length={times}"]
+    """The overrides with so many times the training images."""
+    found = lengths.length_of(given)
+    if found is None:
+        return [*given, f"trainer.length={times}"]
+    setting, longer = found[0], lengths.times_as_long(*found, times)
+    told = [index for index, item in enumerate(given) if lengths.setting_of(item) == setting]
+    return [*given[: told[-1]], longer, *given[told[-1] + 1 :]] if told else [*given, longer]
 
 
 def _store_of(study: Study, option: Option, stores: Sequence[Path]) -> Path:

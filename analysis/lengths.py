@@ -47,7 +47,11 @@ def in_words(cells: Iterable[Sequence[str]], times: int) -> str:
     return f"`{times_as_long(*found, times)}`, where it was {found[1]:g}"
 
 
+def setting_of(override: str) -> str:
+    """What an override sets."""
+    return override.partition("=")[0].lstrip("+")
+
+
 def _given(overrides: Iterable[str]) -> Mapping[str, str]:
     """Values by setting, the last where one is given twice."""
-    parts = (item.partition("=") for item in overrides)
-    return {key.lstrip("+"): value for key, _, value in parts}
+    return {setting_of(item): item.partition("=")[2] for item in overrides}

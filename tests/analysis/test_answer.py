@@ -479,6 +479,9 @@ def test_a_length_that_was_given_is_multiplied():
     assert _longer(["ae.f=4", "trainer.length=2.5"], 4) == ["ae.f=4", "trainer.length=10"]
     assert _longer(["trainer.images=1000"], 4) == ["trainer.images=4000"]
     assert _longer(["ae.f=4"], 4) == ["ae.f=4", "trainer.length=4"]
+    # Where both are given the images count.
+    both = ["trainer.length=2", "trainer.images=1000", "ae.f=4"]
+    assert _longer(both, 4) == ["trainer.length=2", "trainer.images=4000", "ae.f=4"]
 
 
 def simulated(random, spread, trainings, scatter, cells=4, blocks=10):
