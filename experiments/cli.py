@@ -68,8 +68,9 @@ def spanned(arguments: Sequence[str], params: Mapping[str, Any], loader: ConfigL
 def with_scale(argv: list[str]) -> list[str]:
     """The arguments with `scale=` added where it was not given, and printed: cpu without a GPU, gpu with one.
 
-    Raises: UserError for a key that is given twice.
+    A value that begins with `~/` begins with the home folder. Raises: UserError for a key that is given twice.
     """
+    argv = [_at_home(argument) for argument in argv]
     check_given_once(argv)
     asks_only = any(argument in ("-h", "--help", "--hydra-help", "--info", "--version") for argument in argv)
     asks_only |= any(argument in ("-sc", "--shell-completion") for argument in argv)
@@ -88,6 +89,17 @@ def with_scale(argv: list[str]) -> list[str]:
     overrides = [position for position, argument in enumerate(argv) if position and re.match(r"[^-]*=", argument)]
     position = overrides[0] if overrides else len(argv)
     return [*argv[:position], f"scale={scale}", *argv[position:]]
+
+
+HOME = re.compile(r"(?<=[=,])~/[^,\[\](){}'\"]*(?=,|$)")
+"""A path in the home folder, alone or among several that are swept; no shell replaces it behind KEY=."""
+
+
+def _at_home(argument: str) -> str:
+    """An override whose paths in the home folder are whole ones."""
+    if argument.startswith("-"):
+        return argument
+    return HOME.sub(lambda path: quoted(str(Path(path.group()).expanduser())), argument)
 
 
 def sentence_for(error: BaseException) -> str:
@@ -125,9 +137,14 @@ def pasted(key: str, value: str) -> str:
 
 def assigned(key: str, value: str) -> str:
     """An override as Hydra reads it, whatever is in its value."""
+    return f"{key}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """A text as Hydra reads it, whatever is in it."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f'{key}="{escaped}{trailing * chr(92)}"'
+    return f'"{escaped}{trailing * chr(92)}"'
 
 
 def _missing_choice(error: MissingConfigException) -> str:

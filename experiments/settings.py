@@ -348,9 +348,16 @@ _OWN_TOO: Final = {f"{group}.{name}" for group, cls in GROUPS.items() if group f
 
 
 def defaults() -> dict[str, Any]:
-    """What conf/ gives to every setting that it has, by dotted key; of groups with a choice, all of its files."""
+    """What conf/ gives to every setting that it has, by dotted key; of groups, first what is chosen by default."""
+    listed = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(listed, dict)
+    chosen = {group: name for each in listed["defaults"] if isinstance(each, dict) for group, name in each.items()}
+
+    def last(path: Path) -> tuple[bool, bool, str]:
+        return chosen.get(path.parent.name) == path.stem, path.stem == "base", path.stem
+
     found: dict[str, Any] = {}
-    for path in sorted(CONF.glob("*/*.yaml")):
+    for path in sorted(CONF.glob("*/*.yaml"), key=last):
         if path.parent.name not in ("experiment", "scale", "hydra"):
             found |= {f"{path.parent.name}.{key}": value for key, value in leaf_values(_plain(path))}
     return found | dict(leaf_values(_plain(CONF / "config.yaml")))

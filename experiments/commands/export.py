@@ -12,7 +12,7 @@ from pathlib import Path
 from experiments.artifacts import final_weights
 from experiments.cli import exit_code, with_scale
 from experiments.commands.ledger import existing_store
-from experiments.commands.model_card import MEASURED, model_card
+from experiments.commands.model_card import MEASURED, model_card, sampled_instead
 from experiments.compose import composed, settings_only
 from experiments.console import say
 from experiments.generate import generator_of
@@ -62,20 +62,14 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     model = trained_model(plan, store)
     write_pipeline(out, model, model_card(out.name, plan, facts, records, model, is_plain(model)))
     say(f"{out}: cell {plan.cell} as a diffusers pipeline; its README.md says how to sample from it")
-    asked = plan.config["sampler"]["spacing"]
-    if asked != model.spacing:
-        others = [item for item in overrides if not item.startswith("sampler.spacing=")]
+    if instead := sampled_instead(plan.config, model.spacing):
+        others = [item for item in overrides if item.partition("=")[0] not in instead]
+        given_instead = [f"{key}={value}" for key, value in instead.items()]
         say(
-            f"diffusers has no sampler.spacing={asked}, so its scheduler is {model.spacing}; what that changes: python "
-            f"run.py -m {shlex.join(others)} sampler.spacing={asked},{model.spacing}"
+            "diffusers' pipeline does not sample as the cell does, but under "
+            f"{' '.join(given_instead)}; to measure that, which trains nothing: python run.py "
+            f"{shlex.join([*others, *given_instead])}"
         )
-    left_out = {
-        "sampler.shift": plan.config["sampler"].get("shift"),
-        "guidance.milestone": plan.config["guidance"].get("milestone"),
-    }
-    for key, value in left_out.items():
-        if value is not None:
-            say(f"the pipeline samples without {key}={value:g}, which diffusers has not")
     return 0
 
 

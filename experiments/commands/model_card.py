@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from experiments.conditions import DataFacts
-from experiments.stage import Plan
+from experiments.stage import Plan, Settings
 from ldm.conditioning import ClassConditioning
 from ldm.denoiser import DiT
 from ldm.interop.export import TrainedModel
@@ -26,6 +27,27 @@ def model_card(
         _metrics(plan, records),
     )
     return "\n".join(line for part in parts for line in part) + "\n"
+
+
+def sampled_instead(config: Settings, spacing: str) -> dict[str, str]:
+    """The settings under which the exported pipeline samples, DDIM guided at every step, where the cell has others."""
+    sampler, guidance = config["sampler"], config["guidance"]
+    found: dict[str, tuple[Any, Any]] = {
+        "sampler": (sampler["name"], "ddim"),
+        "sampler.spacing": (sampler["spacing"], spacing),
+        "sampler.clip": (sampler["clip"], "none"),
+        "sampler.shift": (sampler.get("shift"), None),
+    }
+    if sampler["name"] == "ddim":
+        found["sampler.eta"] = (sampler["eta"], 0.0)
+    if guidance["scale"] != 1:
+        # null would be the scale's
+        found["guidance.interval"] = ([*map(float, guidance.get("interval") or (0, 1))], [0.0, 1.0])
+        found["guidance.rescale"] = (guidance.get("rescale", 0.0), 0.0)
+        found["guidance.milestone"] = (guidance.get("milestone"), None)
+    return {
+        key: "null" if has is None else f"{has}".replace(" ", "") for key, (own, has) in found.items() if own != has
+    }
 
 
 def _head(plan: Plan) -> Iterator[str]:
@@ -56,12 +78,10 @@ def _use(name: str, plan: Plan, facts: DataFacts, model: TrainedModel, is_plain:
     else:
         yield "images = pipeline(batch_size=4, num_inference_steps=50).images"
     yield "```"
-    asked = plan.config["sampler"]["spacing"]
-    if asked == model.spacing:
-        yield "The scheduler visits the noise levels of this program's DDIM where the number of steps divides 1,000."
-    else:
-        yield f"diffusers has no spacing {asked}, with which the samples measured below were drawn. The scheduler's is"
-        yield f"{model.spacing}, so its samples are others."
+    yield "The scheduler visits the noise levels of this program's DDIM where the number of steps divides 1,000."
+    if instead := sampled_instead(plan.config, model.spacing):
+        yield "The samples measured below were drawn otherwise; the pipeline's are those of this program under"
+        yield f"`{' '.join(f'{key}={value}' for key, value in instead.items())}`."
     if isinstance(model.conditioning, ClassConditioning):
         if isinstance(model.network, DiT):
             yield "The transformer embeds classes itself: they are its `class_labels`."

@@ -346,8 +346,8 @@ class EmojiSet:
     title: ClassVar[str] = "data=emoji"
 
     resolution: int = option(low=1, high=2**15, unit="pixels", help="side of the training images")
-    n_train: int = option(low=1, high=10**7, unit="scenes", help="the number of training scenes")
-    n_heldout: int = option(low=1, high=10**7, unit="scenes", help="the number of held-out scenes")
+    n_train: int = option(low=1, high=10**7, unit="scenes", help="number of training scenes; of files the most")
+    n_heldout: int = option(low=1, high=10**7, unit="scenes", help="number of held-out scenes; of files the most")
     seed: int = option(0, low=0, help="which scenes are drawn")
 
     def open(self, size: tuple[int, int] | None, memo: ContentMemo) -> dict[Split, ImageSource]:

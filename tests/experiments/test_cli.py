@@ -123,6 +123,17 @@ def test_a_scale_is_added_only_where_none_is_given(given):
     assert cli.with_scale(["run.py", *given]) == ["run.py", *given]
 
 
+def test_a_path_in_the_home_folder_is_one_behind_a_key_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/a b")
+    given = ["run.py", "scale=tiny", "data.path=~/photos", "store=~/x,~/y", "ae.path='~/quoted'", "-m", "a=b~/c", "~x"]
+    assert cli.with_scale(given) == [
+        *("run.py", "scale=tiny", 'data.path="/home/a b/photos"', 'store="/home/a b/x","/home/a b/y"'),
+        *("ae.path='~/quoted'", "-m", "a=b~/c", "~x"),
+    ]
+    parser = OverridesParser.create()
+    assert parser.parse_override(cli.with_scale(given)[2]).value() == "/home/a b/photos"
+
+
 @pytest.mark.parametrize(
     ("has_gpu", "given", "scale"),
     [(False, [], "cpu"), (True, [], "gpu"), (True, ["device=cpu"], "cpu"), (True, ["sampler.steps=2"], "gpu")],

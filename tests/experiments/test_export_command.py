@@ -8,8 +8,10 @@ import pytest
 import torch
 from program import ROOT, environment, python, run
 from safetensors.torch import load_file
+from tiny_plans import plan_of
 
 from experiments.commands.export import main
+from experiments.commands.model_card import sampled_instead
 from experiments.store import Store
 from ldm.interop import load, sample
 from ldm.pretrained.torchvision_ops import ensure_torchvision
@@ -38,14 +40,30 @@ def record_of(store: Path, stage: str) -> StageRecord:
     return record
 
 
+def test_what_the_pipeline_does_otherwise_is_told():
+    unlike = {"sampler.spacing": "trailing", "sampler.clip": "none"}
+    guided = {"guidance.interval": "[0.0,1.0]"}
+    cases = {
+        (): unlike | guided,
+        ("guidance.scale=1",): unlike,
+        ("sampler=heun", "sampler.shift=2"): {"sampler": "ddim", "sampler.shift": "null"} | unlike | guided,
+        ("sampler.eta=0.5", "guidance.rescale=0.7"): {"sampler.eta": "0.0", "guidance.rescale": "0.0"}
+        | unlike
+        | guided,
+        ("sampler.spacing=trailing", "sampler.clip=none", "guidance.interval=[0,1]"): {},
+    }
+    for overrides, told in cases.items():
+        assert sampled_instead(plan_of(*overrides, scale="cpu").config, "trailing") == told
+
+
 @pytest.mark.slow
 def test_a_cell_goes_out_with_its_card_and_samples_alike(store, tmp_path):
     out = tmp_path / "out"
     done = export(store, out, "scale=tiny", *CELL)
     assert done.returncode == 0, done.stdout + done.stderr
     said = " ".join(done.stdout.split())
-    assert "diffusers has no sampler.spacing=neutral, so its scheduler is trailing" in said
-    assert f"python run.py -m scale=tiny {' '.join(CELL)} store={store} sampler.spacing=neutral,trailing" in said
+    assert "does not sample as the cell does, but under sampler.spacing=trailing; to measure that" in said
+    assert f"python run.py scale=tiny {' '.join(CELL)} store={store} sampler.spacing=trailing" in said
     model = load(out)
     [weights] = (store / "diffusion").glob("*/weights.safetensors")
     trained = load_file(weights)
@@ -76,7 +94,7 @@ def test_a_cell_goes_out_with_its_card_and_samples_alike(store, tmp_path):
     diffusion = record_of(store, "diffusion")
     assert f"| diffusion | {diffusion.identity} | {diffusion.facts['images_seen']:,} |" in card
     assert "trust_remote_code=True" in card
-    assert "no spacing neutral" in card
+    assert "are those of this program under\n`sampler.spacing=trailing`." in card
 
 
 @pytest.mark.slow
