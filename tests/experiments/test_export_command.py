@@ -50,6 +50,7 @@ def test_what_the_pipeline_does_otherwise_is_told():
         ("sampler.eta=0.5", "guidance.rescale=0.7"): {"sampler.eta": "0.0", "guidance.rescale": "0.0"}
         | unlike
         | guided,
+        ("guidance.guide=milestone", "guidance.scale=2"): {"guidance.guide": "unconditional"} | unlike,
         ("sampler.spacing=trailing", "sampler.clip=none", "guidance.interval=[0,1]"): {},
     }
     for overrides, told in cases.items():
