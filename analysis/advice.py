@@ -182,10 +182,11 @@ def _outlook(study: Study, found: Race) -> str:
     ends = {curve.name: float(curve.spent[-1]) * ROUNDING for curve in found.curves}
     beyond = [name for name, end in ends.items() if TIMES * found.spent > end]
     how = ", extrapolated," if len(beyond) == len(ends) else f" (extrapolated for {_listed(beyond)})" if beyond else ""
+    late = f" (not known that early: {_listed(found.late)})" if found.late else ""
     told = [
         f"Probability of the smallest {title} by the curves over training (figure `crossings`): at the "
-        f"{found.spent:.2g} FLOPs of diffusion training that every cell had {_chances(found, found.spent)}; at {TIMES} "
-        f"times that{how} {_chances(found, TIMES * found.spent)}; "
+        f"{found.spent:.2g} FLOPs of diffusion training that every cell had{late} {_chances(found, found.spent)}; at "
+        f"{TIMES} times that{how} {_chances(found, TIMES * found.spent)}; "
         f"{_next_lead(found)}{FOR_THESE if found.unknown else ''}."
     ]
     if rising := _rising(study, found):

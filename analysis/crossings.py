@@ -151,6 +151,12 @@ class Race:
         return min(float(curve.spent[-1]) for curve in self.curves)
 
     @property
+    def late(self) -> list[str]:
+        """The cells whose first milestone, from which on they are known, lies beyond that budget."""
+        at = self.place(self.spent)
+        return [curve.name for curve, own in zip(self.curves, self.values, strict=True) if not np.isfinite(own[0, at])]
+
+    @property
     def unknown(self) -> str:
         """What the order of the curves does not know, since something was trained once, in a line."""
         return not_known(against_best([curve.end for curve in self.curves]))

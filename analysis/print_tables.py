@@ -27,7 +27,8 @@ def files(study: Study) -> dict[str, str]:
     if not found:
         return {}
     answer = found[0]
-    how = f"{text.span(option.mean.n for option in answer.options)}, protocol {answer.protocol}"
+    others = f"; {len(found) - 1} more in table.md" if len(found) > 1 else ""
+    how = f"{text.span(option.mean.n for option in answer.options)}, protocol {answer.protocol}{others}"
     header = [HEADER[0], f"{answer.metric.title}, {how} ({answer.metric.better})", *HEADER[2:]]
     lines = [_line(option, answer) for option in answer.options]
     return {"cells.tex": latex(header, lines), "cells.md": _markdown(header, lines), "cells.csv": _csv(header, lines)}

@@ -255,7 +255,10 @@ def _tick(value: float, _: int | None = None) -> str:
 
 
 def value_scale(axes: Axes, values: Sequence[float], lows: Sequence[float]) -> None:
-    """Makes y logarithmic where all is positive over a decade, else symmetric-logarithmic where wide."""
+    """Makes y logarithmic where all is positive over a decade, else symmetric-logarithmic where wide.
+
+    Before anything is drawn, so that what has no place on a logarithmic axis is left out; `value_ticks` comes after.
+    """
     finite = [v for v in values if math.isfinite(v)]
     bounds = [v for v in lows if math.isfinite(v)] + finite
     positive = [v for v in finite if v > 0]
@@ -265,12 +268,17 @@ def value_scale(axes: Axes, values: Sequence[float], lows: Sequence[float]) -> N
     if min(bounds) > 0:
         if widest / min(bounds) > 10:
             axes.set_yscale("log")
-            sparse_log_ticks(axes, "y")
         return
     typical = sorted(abs(v) for v in finite)[len(finite) // 2]
     if widest / typical > 30:
         axes.set_yscale("symlog", linthresh=10 ** math.floor(math.log10(typical)), linscale=0.6)
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+
+
+def value_ticks(axes: Axes) -> None:
+    """Ticks of y, whose limits stand now."""
+    if axes.get_yscale() == "log":
+        sparse_log_ticks(axes, "y")
 
 
 def sparse_log_ticks(axes: Axes, which: str) -> None:
@@ -283,10 +291,16 @@ def sparse_log_ticks(axes: Axes, which: str) -> None:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     counts = [sum(low <= part * 10.0**decade <= high for decade in decades for part in subs) for subs in of_each]
     enough = [each for each, count in zip(by_decade, counts, strict=True) if count > FEW_TICKS]
+    if high < NARROW * low:  # no two ticks would read alike, and a small difference does not fill the axis
+        middle = math.sqrt(low * high)
+        (axes.set_xlim if which == "x" else axes.set_ylim)(middle / math.sqrt(NARROW), middle * math.sqrt(NARROW))
     axis.set_major_locator((enough or [by_decade[-1] if counts[-1] == FEW_TICKS else MaxNLocator(4)])[0])
     axis.set_major_formatter(FuncFormatter(_tick))
     axis.set_minor_formatter(NullFormatter())
 
+
+NARROW = 1.25
+"""The least ratio of an axis's ends."""
 
 FEW_TICKS = 2
 """An axis has more ticks with numbers where decades, or parts of them, give more, and never fewer."""

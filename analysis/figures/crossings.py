@@ -91,6 +91,7 @@ def draw(study: Study) -> Figure:
         style.sparse_log_ticks(above, "y")
     else:
         style.value_scale(above, shown, lows)
+        style.value_ticks(above)
     above.set_ylabel(style.upright(found.metric.label))
     keys = [
         style.key("milestone, 95 % interval", marker="o"),
@@ -110,8 +111,8 @@ def draw(study: Study) -> Figure:
         *notes_of(study, rows, "progress"),
         sampled_with(study),
         "Fit: a + b C^-c, C the FLOPs. Bands and probabilities: bootstrap over the milestones' intervals, with the "
-        "noise and reference images that cells share; what a fit misses enlarges its errors. In the grey part nothing "
-        "was measured: curves may bend where the law does not.",
+        "noise and reference images that cells share; what a fit misses enlarges its errors. In the grey part not "
+        "all cells were measured: curves may bend where the law does not.",
     ]
     title = NEUTRAL if limited else findings.of_race(found)
     if (rows["scale"] == TINY).any():
@@ -122,7 +123,7 @@ def draw(study: Study) -> Figure:
 
 
 def _frame(found: Race, above: Axes, below: Axes) -> None:
-    """Axes, and the part where nothing was measured."""
+    """Axes, and the part where not all cells were measured."""
     for axes in (above, below):
         axes.set_xscale("log")
         axes.set_xlim(min(float(curve.spent[0]) for curve in found.curves) / 1.2, found.budgets[-1])

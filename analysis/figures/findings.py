@@ -140,17 +140,19 @@ def over_budgets(standings: Mapping[str, Standing], neutral: str) -> str:
 def of_race(found: Race) -> str:
     """Which cell is best after the compute that all have spent, and whom it overtook where it surely did."""
     best = [found.curves[index].name for index in contenders(found)]
-    budget = f"{_short(found.spent)} FLOPs"
+    late = f" ({', '.join(found.late) if len(found.late) < MOST_NAMED else f'{len(found.late)} cells'} not known yet)"
+    late = late if found.late else ""
+    where = f"{_short(found.spent)} FLOPs{late}"
     if len(best) == len(found.curves):
-        return f"{NO_CELL} at {budget}"
+        return f"{NO_CELL} at {where}"
     if len(best) > 1:
         named = " and ".join(best) if len(best) <= MOST_NAMED else f"{len(best)} cells"
-        return _provisional(f"{named} tie for best at {budget}", found)
+        return _provisional(f"{named} tie for best at {where}", found)
     for item in reversed(crossings(found)):
         if item.then == best[0] and item.share >= SURE and item.high <= found.spent:
             said = f"{best[0]} overtakes {item.first} at {_short(item.at)} FLOPs, and is best at {_short(found.spent)}"
-            return _provisional(said, found)
-    return _provisional(f"{best[0]} is best at {budget}", found)
+            return _provisional(f"{said}{late}", found)
+    return _provisional(f"{best[0]} is best at {where}", found)
 
 
 def contenders(found: Race) -> list[int]:

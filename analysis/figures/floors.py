@@ -1,5 +1,6 @@
 """Floors of the headline metric: what real images, decoded images, and decoded draws of a Gaussian score."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,9 +86,16 @@ def floor_key(variant: str, label: str, is_marked: bool) -> Line2D:
     return style.key(label, **(look.mark(style.MUTED) if is_marked else look.stroke()))
 
 
+def has_place(axes: Axes, value: float) -> bool:
+    """Whether a value is a number that its axis can show."""
+    return math.isfinite(value) and (value > 0 or axes.get_yscale() != "log")
+
+
 def draw_marks(axes: Axes, variant: str, values: pd.DataFrame, family: str) -> None:
     """Marks a floor of each f on the axis of the values; `family`: what the regulariser is called, "" for the one."""
     for point in values.to_dict("records"):
+        if not has_place(axes, point["value"]):
+            continue
         axes.plot(
             0.0,
             point["value"],

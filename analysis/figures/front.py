@@ -31,6 +31,9 @@ MOST_COVERED = 1.0
 """Marks that a label may cover."""
 
 
+ELSEWHERE = "Cells that were measured by another protocol are not drawn: table.md has them."
+
+
 def has_data(study: Study) -> bool:
     """Whether the costs of several cells are known, of the headline metric."""
     return study.metric is None and any(len(_known(answer)) > 1 for answer in answers(study)[:1])
@@ -77,6 +80,7 @@ def draw(study: Study) -> Figure:
     values = [option.mean.value for option in options]
     for [axes] in grid:
         style.value_scale(axes, values, [o.mean.low for o in options if o.mean.low is not None])
+        style.value_ticks(axes)
         axes.set_ylabel(style.upright(answer.metric.label))
     keys = looks.family_keys(look_of, [_family(option) for option in options])
     is_unknown = any(not (one.spent.flops > 0 and one.spent.images_per_second > 0) for one in options)
@@ -87,8 +91,10 @@ def draw(study: Study) -> Figure:
     if answer.best is not None:
         keys.append(style.key("recommended", **{**RECOMMENDED, "markersize": 11}))
     rows = study.frame[(study.frame["stage"] == "evaluation") & (study.frame["metric"] == answer.metric.metric)]
+    others = rows["protocol"].nunique() > 1
+    rows = rows[rows["protocol"] == answer.protocol]
     facts = f"{answer.metric.title}, n = {counted(rows['n'])} samples"
-    notes = [standing.note, *notes_of(study, rows, "evaluation")]
+    notes = [ELSEWHERE if others else "", standing.note, *notes_of(study, rows, "evaluation")]
     style.finish(figure, findings.of_answer(answer, standing), [facts_of(study, rows, facts)], notes, keys)
     for axes, labels in pending:
         placing.place_labels(axes, labels, most_covered=MOST_COVERED)

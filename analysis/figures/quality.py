@@ -11,17 +11,19 @@ from matplotlib.lines import Line2D
 from analysis import limits, looks, numbers, overlays, placing, style
 from analysis.collect import Study
 from analysis.figures import findings
-from analysis.figures.floors import LOOKS, draw_marks, floor, floor_by_f, floor_key, floor_note
+from analysis.figures.floors import LOOKS, draw_marks, floor, floor_by_f, floor_key, floor_note, has_place
 from analysis.figures.notes import counted, facts_of, listed, mark_keys, notes_of
 from analysis.figures.panels import PIXELS, Panel, panels_of
 from analysis.figures.standing import Standing, last_milestones, of_milestones, of_samples
-from analysis.headline import Headline, chosen, compared_images, headline
+from analysis.headline import Headline, chosen, compared_images, floors_of, headline
 from analysis.literature import Published
 from analysis.placing import PointLabel
 from ldm.records import DECODED, GAUSSIAN, REAL
 
 WIDE, HIGH = 4.4, 3.3
 """Inches of a panel."""
+
+NO_PLACE = "Floors that are not above 0 have no place on a logarithmic axis."
 
 OVER_ALL = 2
 """Choices of other axes that stand above one another; more stand side by side, too."""
@@ -73,16 +75,23 @@ def quality_figure(
     for line, column in {(line, column) for line in range(high) for column in range(wide)} - set(places):
         grid[line][column].remove()
     pending: list[tuple[Axes, list[PointLabel]]] = []
-    shown: list[Published] = []
+    behind: list[list[Published]] = [
+        overlays.behind(study, metric.metric, stage, overlay[0], (*panel.families, PIXELS)) if overlay else []
+        for panel in panels
+    ]
+    shown = [number for published in behind for number in published]
+    # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
+    gaussian = floor(study, GAUSSIAN, metric)
+    gaussian = gaussian[gaussian["first_stage"].isin(rows["first_stage"])]
+    values = [*rows["value"], *gaussian["value"], *(number.value for number in shown)]
+    style.value_scale(grid[0][0], values, rows["ci_low"].dropna().tolist())
     real = floor(study, REAL, metric)
-    for panel, (line, column) in zip(panels, places, strict=True):
+    for panel, published, (line, column) in zip(panels, behind, places, strict=True):
         axes = grid[line][column]
         labels = draw(axes, panel, metric)
         if overlay is not None:
-            published = overlays.behind(study, metric.metric, stage, overlay[0], (*panel.families, PIXELS))
             labels += overlays.draw(axes, published, *overlay, study.frame)
-            shown += published
-        if not real.empty:
+        if has_place(axes, real["value"].mean()):
             axes.axhline(float(real["value"].mean()), color=style.INK, linestyle="--", linewidth=1.1, zorder=1)
             numbers.keep_level(axes, f"real images (floor): {float(real['value'].mean()):.3g}", real, style.INK)
         for family, own in panel.by_family() if floors else []:
@@ -99,15 +108,11 @@ def quality_figure(
         if is_first:
             axes.set_ylabel(style.upright(metric.label))
         pending.append((axes, labels))
-    # The floor has no say: it lies decades below, and would press the models into a corner of a logarithmic axis.
-    gaussian = floor(study, GAUSSIAN, metric)
-    gaussian = gaussian[gaussian["first_stage"].isin(rows["first_stage"])]
-    values = [*rows["value"], *gaussian["value"], *(number.value for number in shown)]
-    style.value_scale(grid[0][0], values, rows["ci_low"].dropna().tolist())
+    style.value_ticks(grid[0][0])
     drawn = pd.concat([panel.rows for panel in panels])
     legend = [*looks.family_keys(look_of, rows["regulariser"]), *keys, *mark_keys(drawn, standing)]
     legend += [*([overlays.key()] if shown else [])]
-    if not real.empty:
+    if has_place(grid[0][0], real["value"].mean()):
         name = " against ".join(compared_images(study.protocols.get(real["protocol"].iloc[0], {})))
         legend.append(style.key(f"floor: {name}", color=style.INK, linestyle="--", linewidth=1.1))
     decoded = floor(study, DECODED, metric)
@@ -117,7 +122,8 @@ def quality_figure(
     if not gaussian.empty:
         legend.append(floor_key(GAUSSIAN, "Gaussian, no network", floors))
     said = note if isinstance(note, str) else note()
-    notes = [said, floor_note(study, metric)]
+    placeless = grid[0][0].get_yscale() == "log" and bool((floors_of(study.frame, metric.metric)["value"] <= 0).any())
+    notes = [said, floor_note(study, metric), NO_PLACE if placeless else ""]
     if overlay is not None and study.published:
         told = [axis.replace("_", " ") for axis in overlay]
         notes.append(overlays.note(shown, rows, study.protocols, metric.title, told))

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.figures import findings
-from analysis.figures.floors import LOOKS, floor_by_f
+from analysis.figures.floors import LOOKS, floor_by_f, has_place
 from analysis.figures.panels import Panel, draw_line, end_label
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
@@ -30,6 +30,7 @@ def draw(study: Study) -> Figure:
                 ends.append(end_label(line, "f", name, shade))
             for variant, floor_look in LOOKS.items():
                 line = floor_by_f(study, variant, metric, rows)
+                line = line[[has_place(axes, value) for value in line["value"]]]
                 if not line.empty:
                     name = panel.named(family, floor_look.name, look_of)
                     axes.plot(line["f"], line["value"], zorder=1, **floor_look.stroke())

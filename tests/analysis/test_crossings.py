@@ -16,6 +16,7 @@ from analysis.budgets import read
 from analysis.collect import Study, read_study
 from analysis.crossings import POWERS, REACH, chances_at, crossings, fit, race
 from analysis.figures import FIGURES, figures_of
+from analysis.figures.findings import of_race
 from analysis.milestones import with_flops
 from analysis.style import COLOUR_OF_F
 
@@ -269,3 +270,18 @@ def test_intervals_of_crossings_hold_the_truth(study):
         assert len(told) == 1
         inside += told[0].low < CROSSED * SPENT < told[0].high
     assert inside >= 181  # 190 expected, three deviations below
+
+
+def test_a_cell_whose_curve_begins_later_is_named_where_another_is_called_best(tmp_path):
+    """The best of those that are known is the best of these alone."""
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4, 8), steps=(20,), budget="flops"))
+    study = read_study(tmp_path)
+    found = race(study)
+    assert not found.late
+    assert "not known" not in of_race(found) + _outlook(study, found)
+    first, *others = found.values
+    unmeasured = np.where(np.arange(len(found.budgets)) < len(found.budgets) - 1, np.inf, first)
+    held, name = dataclasses.replace(found, values=(unmeasured, *others)), found.curves[0].name
+    assert held.late == [name]
+    assert f"({name} not known yet)" in of_race(held)
+    assert f"had (not known that early: {name})" in _outlook(study, held)

@@ -24,6 +24,7 @@ from synthetic_store import (
 )
 
 from analysis import looks, numbers, papers, placing, protocols, rates, style
+from analysis.answer import answers
 from analysis.codecs import codecs
 from analysis.collect import read_study
 from analysis.compare import mean_over_seeds, one_cell, seed_factor, tables
@@ -31,6 +32,7 @@ from analysis.figures import FIGURES, figures_of, panels
 from analysis.figures.floors import LOOKS
 from analysis.figures.quality_at_budgets import at_budget, three_budgets
 from analysis.headline import headline
+from analysis.print_tables import files
 from ldm.errors import UserError
 from ldm.records import GAUSSIAN
 
@@ -634,3 +636,36 @@ def test_autoencoders_have_a_line_each_and_a_panel_a_measure(study):
         ):
             found = {(x, y) for x, y, _ in _markers(panel, marker, hollow=True)}
             assert found == {(round(value(f), 9), place[f]) for f in (4, 8)}
+
+
+def test_floors_below_zero_have_no_place_on_a_logarithmic_axis(tmp_path):
+    """Kernel distances are unbiased, so those of equal distributions may be negative."""
+    build(tmp_path, Recipe(factors=(1, 4, 8, 16, 32), steps=(5, 20, 50), kernel_offset=-0.002))
+    study = read_study(tmp_path)
+    for name in ("quality_vs_f", "quality_vs_throughput"):
+        figure = figures_of(study)[name](study)
+        assert figure.axes[0].get_yscale() == "log"
+        heights = [y for line in figure.axes[0].lines for y in line.get_ydata() if np.ndim(y) == 0]
+        assert min(heights) > 0
+        assert "Floors that are not above 0 have no place on a logarithmic axis." in figure.words.notes
+
+
+def test_an_axis_of_almost_equal_costs_has_ticks_that_differ():
+    _, ((axes,),) = style.new_figure(1, 1, 3, 3)
+    axes.set_xscale("log")
+    axes.plot([3.905e14, 3.915e14], [1, 2])
+    style.sparse_log_ticks(axes, "x")
+    ticks = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    told = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
+    assert len(set(told)) == len(told) >= 2
+
+
+def test_the_front_says_what_it_leaves_out_of_several_protocols(tmp_path):
+    build(tmp_path, Recipe(factors=(4, 8), odd_protocol=(("kl", 8),)))
+    study = read_study(tmp_path)
+    figure = figures_of(study)["front"](study)
+    shown, other = (answer.protocol for answer in answers(study))
+    assert any("measured by another protocol are not drawn" in note for note in figure.words.notes)
+    assert any(shown in fact for fact in figure.words.facts)
+    assert not any(other in fact for fact in figure.words.facts)
+    assert f"protocol {shown}; 1 more in table.md" in files(study)["cells.md"]
