@@ -119,9 +119,9 @@ def open_set(path: Path, extractor: str | None = None) -> ImageSet | StoredSet:
     if not path.exists():
         raise UserError(f"there is no {path}; give a folder, a zip archive, an .npz or .npy of images, or a store")
     if (path / "record.json").is_file():
-        return _stored(path, Store(path.resolve().parents[1]))
+        return _stored(path, Store(path.resolve().parents[1], is_read_only=True))
     if path.is_dir() and (path / "sweeps").is_dir() and (path / "claims").is_dir():
-        return _reference_of(Store(path), extractor)
+        return _reference_of(Store(path, is_read_only=True), extractor)
     if path.suffix in (".npz", ".npy"):
         return _array(path)
     return _files(open_files(path, ContentMemo(None)))

@@ -43,6 +43,7 @@ from ldm.metrics.extractors import EXTRACTORS
 from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
 from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.records import is_store
 from ldm.training.precision import cpu_bf16, resolve_precision
 
 USAGE = """usage: python -m experiments.doctor [--store DIR] [KEY=VALUE ...]
@@ -186,7 +187,7 @@ def examine_data(values: Mapping[str, Any], store: Path) -> Iterator[Finding]:
     settings = settings_only(values)
     name = settings["data"]["name"]
     with tempfile.TemporaryDirectory() as folder:
-        place = Store(store) if store.exists() and os.access(store, os.W_OK) else Store(Path(folder))
+        place = Store(store if is_store(store) and os.access(store, os.W_OK) else Path(folder))
         try:
             found = splits(with_scale_sizes(settings), place)
             facts = data_facts(with_scale_sizes(settings), place)

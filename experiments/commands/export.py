@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     overrides = with_scale(["export", *given])[1:] if cell is None else _overrides_of(cell, given)
     values = composed(overrides)
-    store = existing_store(Path(values["store"]))
+    store = existing_store(Path(values["store"]), is_read_only=True)
     settings = settings_only(values)
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
@@ -79,7 +79,10 @@ def _overrides_of(cell: str, given: Sequence[str]) -> list[str]:
         raise UserError("--cell takes its overrides from the store: give store=DIR beside it and nothing else")
     root = Path(given[-1].removeprefix("store=") if given else "store")
     cells = {
-        one.cell: one for sweep in existing_store(root).sweeps() for one in sweep.cells if one.cell.startswith(cell)
+        one.cell: one
+        for sweep in existing_store(root, is_read_only=True).sweeps()
+        for one in sweep.cells
+        if one.cell.startswith(cell)
     }
     if len(cells) != 1:
         found = f"{len(cells)} cells that begin with" if cells else "no cell"

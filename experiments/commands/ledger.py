@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--verify", action="store_true", help="read every file of the store, and say which are damaged")
     options = parser.parse_args(arguments)
     if options.verify:
-        return exit_code(lambda: verify(existing_store(options.store)))
+        return exit_code(lambda: verify(existing_store(options.store, is_read_only=True)))
     return exit_code(lambda: _report(options.store, options.sweep, options.retry))
 
 
@@ -291,7 +291,7 @@ def _check_artifact(store: Store, stage: str, identity: str) -> bool:
 
 
 def _report(root: Path, which: str | None, is_retry: bool) -> int:
-    store = existing_store(root)
+    store = existing_store(root, is_read_only=not is_retry)
     sweeps = chosen_sweeps(store, which)
     found = entries(store, sweeps)
     if is_retry:

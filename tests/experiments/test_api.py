@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_mistakes_are_one_sentence(results: Results, cell: Cell, tmp_path: Path)
         with pytest.raises(UserError) as raised:
             call()
         assert sentence in str(raised.value)
+
+
+def test_a_store_that_cannot_be_written_is_read(
+    swept_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = copy_of(swept_store, tmp_path)  # without claims
+    monkeypatch.setattr("os.access", lambda *_: False)
+    found = load(store, device="cpu").cell("KL f=4")
+    assert found.sample(1).shape == (1, 3, 32, 32)
+    assert not (store / "claims").exists()
+    shutil.rmtree(store / "data")
+    with pytest.raises(UserError, match="the heldout images are not decoded yet in"):
+        found.images(1)
 
 
 def test_a_cell_without_samples_says_what_is_missing(swept_store: Path, tmp_path: Path) -> None:

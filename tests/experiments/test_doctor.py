@@ -120,6 +120,13 @@ def test_too_few_images_leave_out_the_metrics_that_need_more(tmp_path):
     assert of(findings, "metrics").verdict is Verdict.WORKS
 
 
+def test_a_folder_that_is_no_store_is_not_made_one(tmp_path):
+    (tmp_path / "plain").mkdir()
+    found = list(doctor.examine_data(settings_of(), tmp_path / "plain"))
+    assert Verdict.BROKEN not in [one.verdict for one in found]
+    assert list((tmp_path / "plain").iterdir()) == []
+
+
 def test_images_without_classes_and_settings_that_cannot_work_are_said(tmp_path):
     folder = photographs(tmp_path / "photos", 30)
     findings = list(doctor.examine_data(of_folder(folder), tmp_path / "store"))

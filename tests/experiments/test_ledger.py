@@ -153,6 +153,13 @@ def test_a_store_that_is_none_is_said_and_not_made(tmp_path, capsys):
             existing_store(place)
 
 
+def test_looking_leaves_nothing_behind(tmp_path, capsys):
+    Store(tmp_path, is_read_only=True).write_sweep(SWEEP)
+    for options in ((), ("--verify",)):
+        assert ledger.main(["--store", str(tmp_path), *options]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
+
+
 def test_a_sweep_that_cannot_be_read_is_said(store, capsys):
     (store.root / "sweeps" / "20260101-a.json").write_text("{")
     assert ledger.main(["--store", str(store.root)]) == 2
