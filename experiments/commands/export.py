@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.artifacts import final_weights
-from experiments.cli import exit_code, with_scale
+from experiments.cli import exit_code, with_scale, without
 from experiments.commands.ledger import existing_store
 from experiments.commands.model_card import MEASURED, model_card, sampled_instead
 from experiments.compose import composed, settings_only
@@ -29,7 +29,8 @@ from ldm.errors import UserError
 from ldm.interop.export import TrainedModel, is_plain, write_pipeline
 from ldm.records import StageRecord
 
-TRAINED = ("first_stage", "latents", "diffusion")
+TRAINED = ("first_stage", "latents", "diffusion", "averaging")
+"""What an export is made of, as far as the plan holds it: weights are averaged afterwards where that was asked for."""
 
 FALLBACKS = {"neutral": "trailing"}
 """sampler.spacing that a DDIMScheduler has not -> what it is given instead. Any other that it has not is refused."""
@@ -53,11 +54,11 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
     records = _records(plan, store)
-    missing = [name for name in TRAINED if name not in records]
+    missing = [name for name in TRAINED if name in plan.stages and name not in records]
     if missing:
         raise UserError(
             f"the store {store.root} has no {missing[0]} of this cell: train it first with python run.py "
-            f"{shlex.join(overrides)}"
+            f"{shlex.join(without(overrides, 'until'))}"
         )
     model = trained_model(plan, store)
     write_pipeline(out, model, model_card(out.name, plan, facts, records, model, is_plain(model)))
@@ -93,7 +94,8 @@ def _overrides_of(cell: str, given: Sequence[str]) -> list[str]:
 
 def _records(plan: Plan, store: Store) -> dict[str, StageRecord]:
     """Those of the plan's stages that are complete."""
-    found = {name: store.record(name, plan.stages[name].identity) for name in (*TRAINED, *MEASURED)}
+    names = [name for name in (*TRAINED, *MEASURED) if name in plan.stages]
+    found = {name: store.record(name, plan.stages[name].identity) for name in names}
     return {name: record for name, record in found.items() if record is not None}
 
 

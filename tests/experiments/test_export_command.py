@@ -12,6 +12,8 @@ from tiny_plans import plan_of
 
 from experiments.commands.export import main
 from experiments.commands.model_card import sampled_instead
+from experiments.compose import composed
+from experiments.main import plan_of as plan_of_run
 from experiments.store import Store
 from ldm.interop import load, sample
 from ldm.pretrained.torchvision_ops import ensure_torchvision
@@ -123,6 +125,18 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path, capsys):
         assert main([str(tmp_path / "out"), *arguments, f"store={missing}"]) == 2
         assert "there is no store at" in " ".join(capsys.readouterr().out.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_average_that_was_asked_for_and_not_made_is_missed(tmp_path, capsys):
+    store, overrides = Store(tmp_path / "store"), ("scale=tiny", "trainer.ema_length=0.1")
+    (tmp_path / "store" / "sweeps").mkdir()
+    plan = plan_of_run(composed(overrides), store)
+    for name in ("first_stage", "latents", "diffusion"):
+        store.finish(StageRecord(name, plan.stages[name].identity, {}, {}))
+    assert main([str(tmp_path / "out"), *overrides, "until=diffusion", f"store={store.root}"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has no averaging of this cell: train it first with python run.py scale=tiny" in said
+    assert "until=diffusion" not in said  # which would not make it
 
 
 def test_the_public_name_of_the_command():
