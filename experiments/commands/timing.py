@@ -179,12 +179,24 @@ def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: 
 
 
 def finished_job(store: Store, cell: Cell, samples: StageRecord, machine: Machine) -> Job:
-    """The job of a finished sample set on this machine, from its records alone."""
+    """The job of a finished sample set on this machine, from its records alone.
+
+    Raises: UserError where an artifact that it is made of is gone.
+    """
     stages = {}
     for name, identity in cell.stages.items():
         record = store.record(name, identity)
         if record is not None:
             stages[name] = PlannedStage(name, identity, record.config, record.parents)
+    wanted = {samples.stage}
+    for name in reversed(stages):
+        if name in wanted:
+            wanted.update(stages[name].parents)
+    if gone := sorted(wanted - stages.keys()):
+        raise UserError(
+            f"the {gone[0]} that {samples.stage} {samples.identity} was made of is gone from {store.root}: run the "
+            "sweep again, which makes it anew"
+        )
     config = {**samples.environment["config"], "device": machine.device}
     [stage] = [stage for stage in STAGES if stage.name == samples.stage]
     return job_of(stage, Plan(cell.cell, cell.axes, stages, config, ()), store, Silent())
