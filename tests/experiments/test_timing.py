@@ -14,7 +14,8 @@ from tiny_plans import identities, planned
 
 from experiments.commands import timing
 from experiments.commands.timing import Machine, Speed, finished_job, foreign_load, this_machine, timing_identity
-from experiments.compose import FROM_ENVIRONMENT, composed, settings_only, without_environment
+from experiments.compose import FROM_ENVIRONMENT, REDACTED, composed, settings_only, without_environment
+from experiments.images import Images
 from experiments.store import Store
 from ldm.errors import UserError
 from ldm.records import Cell, StageRecord
@@ -145,6 +146,21 @@ def test_an_artifact_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
     assert "first_stage" in finished_job(store, cell, samples, this_machine("cpu")).parents
     shutil.rmtree(store.folder("first_stage", cell.stages["first_stage"]))
     with pytest.raises(UserError, match=r"the first_stage that samples .* was made of is gone"):
+        finished_job(store, cell, samples, this_machine("cpu"))
+
+
+def test_a_setting_from_the_environment_is_taken_from_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOTOS", "/photos")
+    store = Store(tmp_path)
+    cell, samples = finished(store, ("scale=tiny", "device=cpu", "data=folder", "data.path=${oc.env:PHOTOS}"))
+    assert samples.environment["config"]["data"]["path"] == REDACTED
+    images = finished_job(store, cell, samples, this_machine("cpu")).image_sets
+    assert isinstance(images, Images)
+    assert images.data["path"] == "/photos"
+    monkeypatch.delenv("PHOTOS")
+    with pytest.raises(UserError, match=r"^data\.path came from the environment, .*PHOTOS"):
         finished_job(store, cell, samples, this_machine("cpu"))
 
 
