@@ -1,6 +1,7 @@
 """Every cell of a sweep and how far it is; --verify looks for damage in a store."""
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -169,7 +170,13 @@ def retry(store: Store, found: Sequence[Entry], launch: Launch) -> None:
 
 def run_py(overrides: Sequence[str]) -> int:
     """run.py in a process of its own, so that a crash of it stays there."""
-    return subprocess.run([sys.executable, str(ROOT / "run.py"), *overrides], check=False).returncode
+    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *overrides])
+    try:
+        return process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGTERM)  # a second Ctrl-C, where the terminal sent one, would not let it save
+        process.wait()
+        raise
 
 
 def repeat_command(cell: Cell) -> str:

@@ -122,6 +122,26 @@ def test_the_exit_code_of_a_retry_says_whether_all_is_done(store, monkeypatch, c
     assert f"{3 - code} of 3 cells done" in capsys.readouterr().out
 
 
+SAVES_LATE = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1.0)
+    pathlib.Path(__file__).with_name("saved").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+def test_what_is_run_again_saves_before_an_interruption_ends_it(tmp_path, monkeypatch):
+    (tmp_path / "run.py").write_text(SAVES_LATE)
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.run_py([])
+    assert (tmp_path / "saved").exists()
+
+
 def test_a_retry_that_makes_nothing_says_so(store, monkeypatch, capsys):
     monkeypatch.setattr(ledger, "run_py", lambda overrides: 1)
     assert ledger.main(["--store", str(store.root), "--retry"]) == 1
