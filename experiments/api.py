@@ -71,6 +71,8 @@ def run(overrides: Sequence[str], store: str | Path = "store") -> "Results":
                 lines.append(line.strip())
         except BaseException:
             process.send_signal(signal.SIGTERM)  # a second Ctrl-C, where the terminal sent one, would not let it save
+            process.stdout.read()  # what it says while it saves must find somebody who reads
+            process.wait()
             raise
     if process.returncode:
         raise UserError(_why(lines, process.returncode))

@@ -160,6 +160,27 @@ def test_what_a_run_says_last_is_what_is_raised(
     assert str(raised.value).startswith(sentence)
 
 
+SAVES_LATE = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1.0)
+    print("saving", flush=True)
+    pathlib.Path(__file__).with_name("saved").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+def test_an_interrupted_run_saves_before_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.py").write_text(SAVES_LATE)
+    monkeypatch.setattr(api, "ROOT", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(["ae.f=4"], tmp_path / "store")
+    assert (tmp_path / "saved").exists()
+
+
 @pytest.mark.slow
 def test_a_run_is_that_of_the_command_line(
     swept_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
