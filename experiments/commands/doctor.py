@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from experiments import claims
-from experiments.cli import exit_code, sentence_for, with_scale, without
+from experiments.cli import assigned, exit_code, sentence_for, with_scale, without
 from experiments.compose import composed, settings_only
 from experiments.conditions import CONDITIONS, conditions_of
 from experiments.console import say
@@ -228,18 +228,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _with_store(given: Sequence[str]) -> list[str]:
     """--store DIR as the override that run.py knows."""
-    overrides = list(given)
     for position, argument in enumerate(given):
-        if argument == "--store":
-            if position + 1 == len(given):
-                raise UserError("--store needs a folder behind it")
-            return [*without([*given[:position], *given[position + 2 :]], "store"), f"store={given[position + 1]}"]
-        if argument.startswith("--store="):
-            return [
-                *without([*given[:position], *given[position + 1 :]], "store"),
-                f"store={argument.partition('=')[2]}",
-            ]
-    return overrides
+        option, equals, place = argument.partition("=")
+        if option != "--store":
+            continue
+        if not equals and position + 1 == len(given):
+            raise UserError("--store needs a folder behind it")
+        behind = position + (1 if equals else 2)
+        folder = Path(place if equals else given[position + 1]).expanduser()
+        return [*without([*given[:position], *given[behind:]], "store"), assigned("store", str(folder))]
+    return list(given)
 
 
 def _run(overrides: Sequence[str]) -> int:

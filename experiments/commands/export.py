@@ -9,9 +9,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 from experiments.artifacts import final_weights
 from experiments.cli import exit_code, with_scale, without
-from experiments.commands.ledger import existing_store
+from experiments.commands.ledger import existing_store, in_store
 from experiments.commands.model_card import MEASURED, model_card, sampled_instead
 from experiments.compose import composed, settings_only
 from experiments.console import say
@@ -78,18 +80,13 @@ def _overrides_of(cell: str, given: Sequence[str]) -> list[str]:
     """The overrides of a cell that a sweep asked for. Raises: UserError where the store knows none, or several."""
     if any(not item.startswith("store=") for item in given):
         raise UserError("--cell takes its overrides from the store: give store=DIR beside it and nothing else")
-    root = Path(given[-1].removeprefix("store=") if given else "store")
-    cells = {
-        one.cell: one
-        for sweep in existing_store(root, is_read_only=True).sweeps()
-        for one in sweep.cells
-        if one.cell.startswith(cell)
-    }
+    root = Path(str(OverridesParser.create().parse_override(given[-1]).value()) if given else "store").expanduser()
+    store = existing_store(root, is_read_only=True)
+    cells = {one.cell: one for sweep in store.sweeps() for one in sweep.cells if one.cell.startswith(cell)}
     if len(cells) != 1:
         found = f"{len(cells)} cells that begin with" if cells else "no cell"
         raise UserError(f"the store {root} knows {found} {cell}; its files under sweeps/ name its cells")
-    asked = next(iter(cells.values())).overrides
-    return [*(item for item in asked if not item.startswith("store=")), f"store={root}"]
+    return in_store(next(iter(cells.values())), store)
 
 
 def _records(plan: Plan, store: Store) -> dict[str, StageRecord]:

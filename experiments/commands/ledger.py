@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import exit_code, without
+from experiments.cli import assigned, exit_code, without
 from experiments.console import reporting, say
 from experiments.slurm import SlurmError
 from experiments.stages import STAGES
@@ -163,9 +163,13 @@ def retry(store: Store, found: Sequence[Entry], launch: Launch) -> None:
             lineage = [(name, entry.cell.stages[name]) for name in _ancestry(entry, target)]
             if store.is_complete(target, entry.cell.stages[target]) or stopped_at.intersection(lineage):
                 continue
-            kept = without(entry.cell.overrides, "store")
-            launch([*kept, f"store={store.root}", f"sweep.target={target}", f"sweep.id={entry.sweep.sweep}"])
+            launch([*in_store(entry.cell, store), f"sweep.target={target}", f"sweep.id={entry.sweep.sweep}"])
             stopped_at.update([item for item in lineage if not store.is_complete(*item)][:1])
+
+
+def in_store(cell: Cell, store: Store) -> list[str]:
+    """The overrides of a cell with the store where it lies now, wherever it lay when they were given."""
+    return [*without(cell.overrides, "store"), assigned("store", str(store.root))]
 
 
 def run_py(overrides: Sequence[str]) -> int:

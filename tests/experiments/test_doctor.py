@@ -155,8 +155,8 @@ def test_annotations_and_the_conditionings_they_allow(tmp_path):
 
 
 def test_the_store_is_given_as_an_option_or_as_an_override():
-    assert doctor._with_store(["a=1", "--store", "x", "store=y"]) == ["a=1", "store=x"]
-    assert doctor._with_store(["--store=x", "a=1"]) == ["a=1", "store=x"]
+    assert doctor._with_store(["a=1", "--store", "x", "store=y"]) == ["a=1", 'store="x"']
+    assert doctor._with_store(["--store=x (1)", "a=1"]) == ["a=1", 'store="x (1)"']
     assert doctor._with_store(["a=1", "store=y"]) == ["a=1", "store=y"]
     with pytest.raises(UserError, match="--store"):
         doctor._with_store(["--store"])

@@ -10,14 +10,15 @@ from program import ROOT, environment, python, run
 from safetensors.torch import load_file
 from tiny_plans import plan_of
 
-from experiments.commands.export import main
+from experiments.cli import assigned
+from experiments.commands.export import _overrides_of, main
 from experiments.commands.model_card import sampled_instead
 from experiments.compose import composed
 from experiments.main import plan_of as plan_of_run
 from experiments.store import Store
 from ldm.interop import load, sample
 from ldm.pretrained.torchvision_ops import ensure_torchvision
-from ldm.records import StageRecord, read_record
+from ldm.records import Cell, StageRecord, Sweep, read_record
 
 CELL = ("ae=vq", "ae.f=16")
 
@@ -125,6 +126,14 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path, capsys):
         assert main([str(tmp_path / "out"), *arguments, f"store={missing}"]) == 2
         assert "there is no store at" in " ".join(capsys.readouterr().out.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_is_found_in_a_store_of_any_name(tmp_path):
+    store = Store(tmp_path / "results (2), [x]={y} 'z' #1")
+    cell = Cell("abc", {}, ("scale=tiny", "store=elsewhere"), {})
+    store.write_sweep(Sweep("20260101-a", "2026-01-01", "", (cell,)))
+    given = assigned("store", str(store.root))
+    assert _overrides_of("abc", [given]) == ["scale=tiny", given]
 
 
 def test_an_average_that_was_asked_for_and_not_made_is_missed(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The ledger: the state of every stage, and a retry that makes each artifact once."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny_plans import ON_REQUEST
 
 from experiments.commands import ledger
@@ -26,9 +27,13 @@ CELLS = (cell(2), cell(3), cell(2, 8))
 SWEEP = Sweep("20260101-a", "2026-01-01T10:00:00", "python run.py -m", CELLS, stages=SHAPES)
 
 
+AWKWARD = "results (2), [x]={y} 'z' #1"
+"""A name whose characters have a meaning of their own for Hydra, for shells, or for what prints."""
+
+
 @pytest.fixture
 def store(tmp_path):
-    found = Store(tmp_path / "results")
+    found = Store(tmp_path / AWKWARD)
     found.write_sweep(SWEEP)
     return found
 
@@ -45,7 +50,8 @@ class Launcher:
         self.store, self.fails, self.jobs = store, fails, []
 
     def __call__(self, overrides):
-        values = dict(override.split("=") for override in overrides)
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        values = {override.key_or_group: str(override.value()) for override in parsed}
         assert values["store"] == str(self.store.root)
         assert "store=elsewhere" not in overrides
         asked = cell(int(values["sampler.steps"]), int(values["ae.f"]))
