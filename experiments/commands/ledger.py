@@ -18,7 +18,7 @@ from experiments.slurm import SlurmError
 from experiments.stages import STAGES
 from experiments.store import Failure, Store, read_sweep
 from experiments.submissions import Jobs, is_submitted, look
-from experiments.sweep import shell_word
+from experiments.sweep import repeated, shell_word
 from ldm.data.cache import check_cache, has_hashes
 from ldm.errors import UserError, nearest
 from ldm.records import Cell, Sweep
@@ -183,9 +183,9 @@ def run_py(overrides: Sequence[str]) -> int:
         raise
 
 
-def repeat_command(cell: Cell) -> str:
-    """What computes one cell again, ready for a shell."""
-    return " ".join(["python run.py", *map(shell_word, cell.overrides)])
+def repeat_command(cell: Cell, store: Store) -> str:
+    """What computes one cell again in the store where it lies now, ready for a shell."""
+    return repeated(in_store(cell, store))
 
 
 def table(found: Sequence[Entry]) -> Table:
@@ -236,7 +236,7 @@ def say_failures(store: Store, found: Sequence[Entry]) -> None:
             )
             say("")
             say(f"failed: {stage.stage} {stage.identity} ({place}): {_first_line(stage.failure.error)}", style="red")
-            say(f"  repeat it with: {repeat_command(entry.cell)}")
+            say(f"  repeat it with: {repeat_command(entry.cell, store)}")
             if stage.failure.traceback:
                 say(f"  traceback: {store.folder(stage.stage, stage.identity) / 'failure.json'}")
 
@@ -318,7 +318,7 @@ def _report(root: Path, which: str | None, is_retry: bool) -> int:
     if not is_retry:
         _say_how_to_go_on(found, store, which)
         return 0
-    _say_unmade(found)
+    _say_unmade(found, store)
     return 0 if all(entry.is_done for entry in found) else 1
 
 
@@ -333,7 +333,7 @@ def _say_how_to_go_on(found: Sequence[Entry], store: Store, which: str | None) -
             say(f"  submit what failed or is missing: python -m experiments.submit --retry {place} --sweep {sweep}")
 
 
-def _say_unmade(found: Sequence[Entry]) -> None:
+def _say_unmade(found: Sequence[Entry], store: Store) -> None:
     """A stage that was run without failing and is still missing now has another identity."""
     for entry in found:
         is_stopped = any(stage.state in (State.FAILED, State.RUNNING, State.QUEUED) for stage in entry.stages.values())
@@ -344,7 +344,7 @@ def _say_unmade(found: Sequence[Entry]) -> None:
             f"not made: cell {entry.cell.cell}: its command ended without it, was stopped, or plans other stages now",
             style="red",
         )
-        say(f"  run it anew with: {repeat_command(entry.cell)}")
+        say(f"  run it anew with: {repeat_command(entry.cell, store)}")
 
 
 def _parents(entry: Entry, stage: str) -> list[str]:
