@@ -20,6 +20,7 @@ from experiments.console import say
 from experiments.generate import generator_of
 from experiments.images import data_facts
 from experiments.plan import make_plan
+from experiments.published import is_given
 from experiments.resolve import with_scale_sizes
 from experiments.runner import job_of
 from experiments.stage import Plan
@@ -55,6 +56,10 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     settings = settings_only(values)
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
+    if is_given(plan.config["denoiser"]):
+        raise UserError(
+            "denoiser=pretrained was not trained here: export a cell that was, or take its files as they are"
+        )
     records = _records(plan, store)
     missing = [name for name in TRAINED if name in plan.stages and name not in records]
     if missing:

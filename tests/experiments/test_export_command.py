@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compvis_models import PIXELS, made_of, write
 from program import ROOT, environment, python, run
 from safetensors.torch import load_file
 from tiny_plans import plan_of
@@ -146,6 +147,14 @@ def test_an_average_that_was_asked_for_and_not_made_is_missed(tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "has no averaging of this cell: train it first with python run.py scale=tiny" in said
     assert "until=diffusion" not in said  # which would not make it
+
+
+def test_a_given_denoiser_is_refused_in_one_sentence(tmp_path, capsys):
+    write(tmp_path / "given", *made_of(PIXELS))
+    (tmp_path / "store" / "sweeps").mkdir(parents=True)
+    given = ("scale=tiny", "ae=pretrained", "denoiser=pretrained", f"denoiser.path={tmp_path / 'given'}")
+    assert main([str(tmp_path / "out"), *given, f"store={tmp_path / 'store'}"]) == 2
+    assert "denoiser=pretrained was not trained here" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_public_name_of_the_command():
