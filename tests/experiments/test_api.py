@@ -65,6 +65,8 @@ def test_a_class_is_asked_for_by_its_name_or_by_an_image_of_it(cell: Cell) -> No
     positions = [int(np.flatnonzero(images.labels == images.classes.index(name))[0]) for name in (one, two)]
     by_name, by_image = cell.sample(3, 1, [one, two]), cell.sample(3, 1, positions)
     assert torch.equal(by_name, by_image)
+    of_numpy = cell.sample(1, 1, np.int64(positions[0]))  # type: ignore[arg-type]
+    assert torch.equal(of_numpy, cell.sample(1, 1, positions[0]))
     assert not torch.equal(by_name[:1], cell.sample(1, 1, two))
     assert torch.equal(cell.sample(2, 1, one)[0], by_name[0])
 
@@ -80,6 +82,13 @@ def test_encoding_and_decoding_lose_what_was_measured(results: Results, name: st
     assert latents.shape == (len(images), cell.first_stage.channels, 8, 8)
     difference = as_pixels(images).astype(float) - as_pixels(cell.decode(latents))
     np.testing.assert_allclose((difference**2).mean(axis=(1, 2, 3)), errors, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_floats_of_any_width_are_taken(cell: Cell, dtype: torch.dtype) -> None:
+    latents = cell.encode(cell.images(2).to(dtype))
+    assert latents.dtype == torch.float32
+    assert cell.decode(latents.to(dtype)).dtype == torch.float32
 
 
 def test_the_frame_is_the_table_of_results(results: Results, one_figure: None, tmp_path: Path) -> None:
@@ -101,6 +110,10 @@ def test_mistakes_are_one_sentence(results: Results, cell: Cell, tmp_path: Path)
         "no cell begins with 'KL f=5': there are": lambda: results.cell("KL f=5"),
         "several cells begin with ''": lambda: results.cell(""),
         "n=0 is no number of images": lambda: cell.sample(0),
+        "n=-1 is no number of images": lambda: cell.images(-1),
+        "'test' is no split (there are train, heldout)": lambda: cell.images(4, "test"),  # type: ignore[arg-type]
+        "these are of type ndarray (torch.as_tensor makes": lambda: cell.encode(pixels.numpy()),  # type: ignore[arg-type]
+        "condition=0.5 is none: give texts": lambda: cell.sample(2, condition=0.5),  # type: ignore[arg-type]
         "'cart' is no class of these images (there are": lambda: cell.sample(1, condition="cart"),
         "condition=[] is none: give texts": lambda: cell.sample(1, condition=[]),
         "condition=[1, 'car'] is none": lambda: cell.sample(2, condition=[1, "car"]),  # type: ignore[list-item]
