@@ -26,7 +26,7 @@ from ldm.data.listing import image_names
 from ldm.data.memo import ContentMemo
 from ldm.errors import UserError
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
-from ldm.records import StageRecord, content_hash, read_record
+from ldm.records import StageRecord, content_hash
 
 ADM_ARRAY = "arr_0"
 """The array of an .npz of samples, as guided diffusion (Dhariwal and Nichol 2021) writes and reads them."""
@@ -129,7 +129,7 @@ def open_set(path: Path, extractor: str | None = None) -> ImageSet | StoredSet:
 
 def _stored(path: Path, store: Store) -> ImageSet | StoredSet:
     """An artifact of a store: images where they were saved, else features."""
-    record = read_record(path)
+    record = store.record(path.resolve().parent.name, path.resolve().name)
     assert record is not None  # its file is there
     if (path / IMAGES).is_file():
         return _array(path / IMAGES)

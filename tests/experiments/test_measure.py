@@ -71,6 +71,14 @@ def test_a_folder_that_samples_lie_in_is_not_made_a_store(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["compare"]
 
 
+def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
+    place = tmp_path / "samples" / "mine"
+    place.mkdir(parents=True)
+    (place / "record.json").write_text("{")
+    with pytest.raises(UserError, match=r"record\.json cannot be read .*; remove that folder to compute it anew"):
+        open_set(place)
+
+
 @pytest.mark.parametrize("form", ["folder", "zip", "npz"])
 def test_real_images_as_files_give_the_floors_of_a_store(form: str, swept_store: Path, tmp_path: Path) -> None:
     """Pixels, order and network alike, so that floors come out alike but for what LAPACK rounds in another process."""
