@@ -270,10 +270,8 @@ def _with_condition(job: Job, own: AskedConditions, condition: Condition) -> Ask
     is_one = isinstance(condition, str) or not isinstance(condition, Iterable)
     asked: list[object] = [condition] if is_one else list(condition)  # type: ignore[arg-type]
     each = [asked[i % len(asked)] for i in range(len(own.indices))] if asked else []
-    texts, places = (
-        [one for one in each if isinstance(one, str)],
-        [int(one) for one in each if isinstance(one, Integral)],
-    )
+    texts = [one for one in each if isinstance(one, str)]
+    places = [int(one) for one in each if isinstance(one, Integral)]
     images, conditioning = own.fields.images, job.parent("diffusion").settings["conditioning"]
     if not own.fields.makers:
         raise UserError("this model is unconditional: give no condition")

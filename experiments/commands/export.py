@@ -57,7 +57,9 @@ def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
     if is_given(plan.config["denoiser"]):
-        raise UserError("denoiser=pretrained was not trained here: export a cell that was, or take the files it has")
+        raise UserError(
+            "denoiser=pretrained was not trained here: export a cell that was, or take what denoiser.path names"
+        )
     records = _records(plan, store)
     missing = [name for name in TRAINED if name in plan.stages and name not in records]
     if missing:
