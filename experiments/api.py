@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import matplotlib
@@ -43,7 +44,7 @@ from experiments.stage import Job
 from experiments.stages.samples import asked_again, sampled
 from experiments.store import Store
 from ldm import records
-from ldm.data.contract import Split
+from ldm.data.contract import SPLITS, Split
 from ldm.errors import UserError, nearest
 from ldm.first_stage.contract import FirstStage
 
@@ -71,6 +72,8 @@ def run(overrides: Sequence[str], store: str | Path = "store") -> "Results":
                 lines.append(line.strip())
         except BaseException:
             process.send_signal(signal.SIGTERM)  # a second Ctrl-C, where the terminal sent one, would not let it save
+            process.stdout.read()  # what it says while it saves must find somebody who reads
+            process.wait()
             raise
     if process.returncode:
         raise UserError(_why(lines, process.returncode))
@@ -171,7 +174,13 @@ class Cell:
         return artifacts.first_stage_of(self._job("samples", "latents", "reconstruction"))
 
     def images(self, n: int, split: Split = "heldout") -> Tensor:
-        """The first n images of a split, or as many as there are. Shapes: (n, 3, H, W)."""
+        """The first n images of a split, or as many as there are. Shapes: (n, 3, H, W).
+
+        Raises: UserError where that is no number of images, or there is no such split.
+        """
+        _check_number(n)
+        if split not in SPLITS:
+            raise UserError(f"'{split}' is no split{nearest(str(split), SPLITS)} (there are {', '.join(SPLITS)})")
         images = self._job("samples", "latents", "reconstruction").image_sets.open(split)
         return images.batch(range(min(n, len(images))))
 
@@ -183,7 +192,7 @@ class Cell:
         """
         model = self.first_stage
         _check_images(images, model.factor)
-        packed = model.pack(model.encode(images.to(self.device, memory_format=torch.channels_last)))
+        packed = model.pack(model.encode(images.float().to(self.device, memory_format=torch.channels_last)))
         return model.latent(packed).cpu()
 
     @torch.no_grad()
@@ -193,11 +202,11 @@ class Cell:
         Shapes: (N, C, h, w) -> (N, 3, f h, f w), on the CPU. Raises: UserError for what are no such latents.
         """
         model = self.first_stage
-        if latents.ndim != 4 or latents.shape[1] != model.channels or not latents.is_floating_point():
+        if not _are_floats(latents, model.channels):
             raise UserError(
                 f"latents are float tensors (N, {model.channels}, h, w) here, and these are {_described(latents)}"
             )
-        return model.decode(latents.to(self.device)).cpu()
+        return model.decode(latents.float().to(self.device)).cpu()
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | None = None, condition: Condition | None = None) -> Tensor:
@@ -210,8 +219,7 @@ class Cell:
 
         Raises: UserError where the cell has no finished samples, or its model has no such condition.
         """
-        if n < 1:
-            raise UserError(f"n={n} is no number of images: give 1 or more")
+        _check_number(n)
         job = self._job("samples")
         own = asked_again(job, n, job.settings["sampler"]["seed"] if seed is None else seed)
         asked = own if condition is None else _with_condition(job, own, condition)
@@ -231,8 +239,18 @@ class Cell:
         )
 
 
+def _check_number(n: int) -> None:
+    if n < 1:
+        raise UserError(f"n={n} is no number of images: give 1 or more")
+
+
+def _are_floats(value: object, channels: int) -> bool:
+    """Whether a caller gave a float tensor (N, channels, H, W)."""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == channels and value.is_floating_point()
+
+
 def _check_images(images: Tensor, factor: int) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    if not _are_floats(images, 3):
         raise UserError(
             f"images are float tensors (N, 3, H, W) in [-1, 1] here, and these are {_described(images)}: bytes become "
             "such by images / 127.5 - 1"
@@ -241,15 +259,19 @@ def _check_images(images: Tensor, factor: int) -> None:
         raise UserError(f"the sides of these images, {_described(images)}, are no multiples of f={factor}")
 
 
-def _described(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"of type {type(value).__name__} (torch.as_tensor makes tensors of arrays)"
+    return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
 
 
 def _with_condition(job: Job, own: AskedConditions, condition: Condition) -> AskedConditions:
     """The conditions of a sample set, but for what is asked for."""
-    asked = [condition] if isinstance(condition, str | int) else list(condition)
+    is_one = isinstance(condition, str) or not isinstance(condition, Iterable)
+    asked: list[object] = [condition] if is_one else list(condition)  # type: ignore[arg-type]
     each = [asked[i % len(asked)] for i in range(len(own.indices))] if asked else []
-    texts, places = [one for one in each if isinstance(one, str)], [one for one in each if isinstance(one, int)]
+    texts = [one for one in each if isinstance(one, str)]
+    places = [int(one) for one in each if isinstance(one, Integral)]
     images, conditioning = own.fields.images, job.parent("diffusion").settings["conditioning"]
     if not own.fields.makers:
         raise UserError("this model is unconditional: give no condition")

@@ -9,7 +9,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments import build
 from experiments.schema import CONF, check_keys, leaf_values
@@ -164,6 +166,24 @@ def without_environment(config: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     found: dict[str, Any] = shown(config, "")
+    return found
+
+
+def with_environment(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A plain config of a record with what variables of the environment give now where it was taken out.
+
+    Raises: UserError that names a setting for which they give nothing.
+    """
+    hidden = [key for key, value in leaf_values(config) if value == REDACTED]
+    found = dict(config)
+    if hidden:
+        try:
+            now = dict(leaf_values(composed(overrides, needs_path=False)))
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            why = str(error).partition("\n")[0]
+            raise UserError(f"{hidden[0]} came from the environment, which does not give it now: {why}") from error
+        for key in hidden:
+            found = _with_value(found, key.split("."), now[key])
     return found
 
 

@@ -26,7 +26,7 @@ from ldm.data.listing import image_names
 from ldm.data.memo import ContentMemo
 from ldm.errors import UserError
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
-from ldm.records import StageRecord, content_hash, read_record
+from ldm.records import StageRecord, content_hash
 
 ADM_ARRAY = "arr_0"
 """The array of an .npz of samples, as guided diffusion (Dhariwal and Nichol 2021) writes and reads them."""
@@ -119,9 +119,9 @@ def open_set(path: Path, extractor: str | None = None) -> ImageSet | StoredSet:
     if not path.exists():
         raise UserError(f"there is no {path}; give a folder, a zip archive, an .npz or .npy of images, or a store")
     if (path / "record.json").is_file():
-        return _stored(path, Store(path.resolve().parents[1]))
+        return _stored(path, Store(path.resolve().parents[1], is_read_only=True))
     if path.is_dir() and (path / "sweeps").is_dir() and (path / "claims").is_dir():
-        return _reference_of(Store(path), extractor)
+        return _reference_of(Store(path, is_read_only=True), extractor)
     if path.suffix in (".npz", ".npy"):
         return _array(path)
     return _files(open_files(path, ContentMemo(None)))
@@ -129,7 +129,7 @@ def open_set(path: Path, extractor: str | None = None) -> ImageSet | StoredSet:
 
 def _stored(path: Path, store: Store) -> ImageSet | StoredSet:
     """An artifact of a store: images where they were saved, else features."""
-    record = read_record(path)
+    record = store.record(path.resolve().parent.name, path.resolve().name)
     assert record is not None  # its file is there
     if (path / IMAGES).is_file():
         return _array(path / IMAGES)

@@ -1,5 +1,6 @@
 """The images of a config: opened without decoding for planning, decoded once into the store for stages."""
 
+import contextlib
 import functools
 import json
 import math
@@ -45,7 +46,7 @@ def data_facts(data: Mapping[str, Any], store: Store) -> DataFacts:
 
 @functools.lru_cache
 def _data_facts(data: str, root: Path) -> DataFacts:
-    found = splits(json.loads(data), Store(root))
+    found = splits(json.loads(data), Store(root, is_read_only=True))
     near = _near_store(json.loads(data).get("path"), root)
     train, heldout = found["train"], found["heldout"]
     for split, source in found.items():
@@ -123,7 +124,12 @@ class Images:
         """
         found = splits(self.data, self.store, size)[split]
         folder = cache_folder(self.store.root, split, found)
-        with self.store.claim(f"data/{folder.name}", lambda: say("data  waits: another process decodes these images")):
+        is_read_only = self.store.is_read_only
+        if is_read_only and not (folder / "meta.json").exists():
+            raise UserError(f"the {split} images are not decoded yet in {self.store.root}, which is only read here")
+        waiting = functools.partial(say, "data  waits: another process decodes these images")
+        # Where nothing can be written there is no claim to be had, nor anything to be decoded under it.
+        with contextlib.nullcontext() if is_read_only else self.store.claim(f"data/{folder.name}", waiting):
             fresh = not (folder / "meta.json").exists()
             with reporting(f"data           {split} images", len(found)) as reporter:
                 cache = build_cache(

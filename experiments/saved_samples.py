@@ -48,7 +48,7 @@ def saved_images(stage: Stage, planned: PlannedStage, store: Path) -> SavedImage
     found = _kept(_alike(stage, planned, _made(stage, store)), planned, store / stage.name)
     if found is None:
         return None
-    path = Store(store).file(found, IMAGES)
+    path = Store(store, is_read_only=True).file(found, IMAGES)
     return SavedImages(np.load(path, mmap_mode="r", allow_pickle=False), found)
 
 
@@ -111,7 +111,7 @@ Made = Mapping[str, Sequence[StageRecord]]
 
 def _made(stage: Stage, store: Path) -> Made:
     found: dict[str, list[StageRecord]] = {}
-    artifacts = Store(store)
+    artifacts = Store(store, is_read_only=True)
     for path in artifacts.records(stage.name):
         record = artifacts.record(stage.name, path.parent.name)
         if record is not None and _is_present(stage, record):

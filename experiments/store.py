@@ -52,7 +52,7 @@ class Store:
     """
 
     def __init__(self, root: Path, is_read_only: bool = False) -> None:
-        self.root = root
+        self.root, self.is_read_only = root, is_read_only
         if is_read_only:
             return
         try:

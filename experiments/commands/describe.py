@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -41,7 +42,7 @@ from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
-from ldm.records import StageRecord
+from ldm.records import StageRecord, is_store
 
 USAGE = """usage: python -m experiments.describe [KEY=VALUE ...] [--json|--config]
 
@@ -256,8 +257,8 @@ def _run(overrides: Sequence[str], flags: Set[str]) -> int:
 @contextlib.contextmanager
 def _store(root: Path) -> Iterator[Store]:
     """The store at `root`, or an empty one for the moment where there is none: describing leaves nothing behind."""
-    if root.exists():
-        yield Store(root)
+    if root.exists() and (is_store(root) or not root.is_dir()):
+        yield Store(root, is_read_only=not os.access(root, os.W_OK))
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Store(Path(folder))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from experiments import claims
-from experiments.cli import exit_code, sentence_for, with_scale, without
+from experiments.cli import assigned, exit_code, sentence_for, with_scale, without
 from experiments.compose import composed, settings_only
 from experiments.conditions import CONDITIONS, conditions_of
 from experiments.console import say
@@ -43,6 +43,7 @@ from ldm.metrics.extractors import EXTRACTORS
 from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
 from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.records import is_store
 from ldm.training.precision import cpu_bf16, resolve_precision
 
 USAGE = """usage: python -m experiments.doctor [--store DIR] [KEY=VALUE ...]
@@ -186,7 +187,7 @@ def examine_data(values: Mapping[str, Any], store: Path) -> Iterator[Finding]:
     settings = settings_only(values)
     name = settings["data"]["name"]
     with tempfile.TemporaryDirectory() as folder:
-        place = Store(store) if store.exists() and os.access(store, os.W_OK) else Store(Path(folder))
+        place = Store(store if is_store(store) and os.access(store, os.W_OK) else Path(folder))
         try:
             found = splits(with_scale_sizes(settings), place)
             facts = data_facts(with_scale_sizes(settings), place)
@@ -227,18 +228,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _with_store(given: Sequence[str]) -> list[str]:
     """--store DIR as the override that run.py knows."""
-    overrides = list(given)
     for position, argument in enumerate(given):
-        if argument == "--store":
-            if position + 1 == len(given):
-                raise UserError("--store needs a folder behind it")
-            return [*without([*given[:position], *given[position + 2 :]], "store"), f"store={given[position + 1]}"]
-        if argument.startswith("--store="):
-            return [
-                *without([*given[:position], *given[position + 1 :]], "store"),
-                f"store={argument.partition('=')[2]}",
-            ]
-    return overrides
+        option, equals, place = argument.partition("=")
+        if option != "--store":
+            continue
+        if not equals and position + 1 == len(given):
+            raise UserError("--store needs a folder behind it")
+        behind = position + (1 if equals else 2)
+        folder = Path(place if equals else given[position + 1]).expanduser()
+        return [*without([*given[:position], *given[behind:]], "store"), assigned("store", str(folder))]
+    return list(given)
 
 
 def _run(overrides: Sequence[str]) -> int:

@@ -9,15 +9,18 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 from experiments.artifacts import final_weights
-from experiments.cli import exit_code, with_scale
-from experiments.commands.ledger import existing_store
+from experiments.cli import exit_code, with_scale, without
+from experiments.commands.ledger import existing_store, in_store
 from experiments.commands.model_card import MEASURED, model_card, sampled_instead
 from experiments.compose import composed, settings_only
 from experiments.console import say
 from experiments.generate import generator_of
 from experiments.images import data_facts
 from experiments.plan import make_plan
+from experiments.published import is_given
 from experiments.resolve import with_scale_sizes
 from experiments.runner import job_of
 from experiments.stage import Plan
@@ -29,7 +32,8 @@ from ldm.errors import UserError
 from ldm.interop.export import TrainedModel, is_plain, write_pipeline
 from ldm.records import StageRecord
 
-TRAINED = ("first_stage", "latents", "diffusion")
+TRAINED = ("first_stage", "latents", "diffusion", "averaging")
+"""What an export is made of, as far as the plan holds it: weights are averaged afterwards where that was asked for."""
 
 FALLBACKS = {"neutral": "trailing"}
 """sampler.spacing that a DDIMScheduler has not -> what it is given instead. Any other that it has not is refused."""
@@ -48,16 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(out: Path, given: Sequence[str], cell: str | None) -> int:
     overrides = with_scale(["export", *given])[1:] if cell is None else _overrides_of(cell, given)
     values = composed(overrides)
-    store = existing_store(Path(values["store"]))
+    store = existing_store(Path(values["store"]), is_read_only=True)
     settings = settings_only(values)
     facts = data_facts(with_scale_sizes(settings), store)
     plan = make_plan(settings, facts, STAGES)
+    if is_given(plan.config["denoiser"]):
+        raise UserError(
+            "denoiser=pretrained was not trained here: export a cell that was, or take what denoiser.path names"
+        )
     records = _records(plan, store)
-    missing = [name for name in TRAINED if name not in records]
+    missing = [name for name in TRAINED if name in plan.stages and name not in records]
     if missing:
         raise UserError(
             f"the store {store.root} has no {missing[0]} of this cell: train it first with python run.py "
-            f"{shlex.join(overrides)}"
+            f"{shlex.join(without(overrides, 'until'))}"
         )
     model = trained_model(plan, store)
     write_pipeline(out, model, model_card(out.name, plan, facts, records, model, is_plain(model)))
@@ -77,20 +85,19 @@ def _overrides_of(cell: str, given: Sequence[str]) -> list[str]:
     """The overrides of a cell that a sweep asked for. Raises: UserError where the store knows none, or several."""
     if any(not item.startswith("store=") for item in given):
         raise UserError("--cell takes its overrides from the store: give store=DIR beside it and nothing else")
-    root = Path(given[-1].removeprefix("store=") if given else "store")
-    cells = {
-        one.cell: one for sweep in existing_store(root).sweeps() for one in sweep.cells if one.cell.startswith(cell)
-    }
+    root = Path(str(OverridesParser.create().parse_override(given[-1]).value()) if given else "store").expanduser()
+    store = existing_store(root, is_read_only=True)
+    cells = {one.cell: one for sweep in store.sweeps() for one in sweep.cells if one.cell.startswith(cell)}
     if len(cells) != 1:
         found = f"{len(cells)} cells that begin with" if cells else "no cell"
         raise UserError(f"the store {root} knows {found} {cell}; its files under sweeps/ name its cells")
-    asked = next(iter(cells.values())).overrides
-    return [*(item for item in asked if not item.startswith("store=")), f"store={root}"]
+    return in_store(next(iter(cells.values())), store)
 
 
 def _records(plan: Plan, store: Store) -> dict[str, StageRecord]:
     """Those of the plan's stages that are complete."""
-    found = {name: store.record(name, plan.stages[name].identity) for name in (*TRAINED, *MEASURED)}
+    names = [name for name in (*TRAINED, *MEASURED) if name in plan.stages]
+    found = {name: store.record(name, plan.stages[name].identity) for name in names}
     return {name: record for name, record in found.items() if record is not None}
 
 

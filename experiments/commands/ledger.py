@@ -1,6 +1,7 @@
 """Every cell of a sweep and how far it is; --verify looks for damage in a store."""
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -11,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import exit_code, without
+from experiments.cli import assigned, exit_code, without
 from experiments.console import reporting, say
 from experiments.slurm import SlurmError
 from experiments.stages import STAGES
 from experiments.store import Failure, Store, read_sweep
 from experiments.submissions import Jobs, is_submitted, look
-from experiments.sweep import shell_word
+from experiments.sweep import repeated, shell_word
 from ldm.data.cache import check_cache, has_hashes
 from ldm.errors import UserError, nearest
 from ldm.records import Cell, Sweep
@@ -162,19 +163,29 @@ def retry(store: Store, found: Sequence[Entry], launch: Launch) -> None:
             lineage = [(name, entry.cell.stages[name]) for name in _ancestry(entry, target)]
             if store.is_complete(target, entry.cell.stages[target]) or stopped_at.intersection(lineage):
                 continue
-            kept = without(entry.cell.overrides, "store")
-            launch([*kept, f"store={store.root}", f"sweep.target={target}", f"sweep.id={entry.sweep.sweep}"])
+            launch([*in_store(entry.cell, store), f"sweep.target={target}", f"sweep.id={entry.sweep.sweep}"])
             stopped_at.update([item for item in lineage if not store.is_complete(*item)][:1])
+
+
+def in_store(cell: Cell, store: Store) -> list[str]:
+    """The overrides of a cell with the store where it lies now, wherever it lay when they were given."""
+    return [*without(cell.overrides, "store"), assigned("store", str(store.root))]
 
 
 def run_py(overrides: Sequence[str]) -> int:
     """run.py in a process of its own, so that a crash of it stays there."""
-    return subprocess.run([sys.executable, str(ROOT / "run.py"), *overrides], check=False).returncode
+    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *overrides])
+    try:
+        return process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGTERM)  # a second Ctrl-C, where the terminal sent one, would not let it save
+        process.wait()
+        raise
 
 
-def repeat_command(cell: Cell) -> str:
-    """What computes one cell again, ready for a shell."""
-    return " ".join(["python run.py", *map(shell_word, cell.overrides)])
+def repeat_command(cell: Cell, store: Store) -> str:
+    """What computes one cell again in the store where it lies now, ready for a shell."""
+    return repeated(in_store(cell, store))
 
 
 def table(found: Sequence[Entry]) -> Table:
@@ -225,7 +236,7 @@ def say_failures(store: Store, found: Sequence[Entry]) -> None:
             )
             say("")
             say(f"failed: {stage.stage} {stage.identity} ({place}): {_first_line(stage.failure.error)}", style="red")
-            say(f"  repeat it with: {repeat_command(entry.cell)}")
+            say(f"  repeat it with: {repeat_command(entry.cell, store)}")
             if stage.failure.traceback:
                 say(f"  traceback: {store.folder(stage.stage, stage.identity) / 'failure.json'}")
 
@@ -241,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--verify", action="store_true", help="read every file of the store, and say which are damaged")
     options = parser.parse_args(arguments)
     if options.verify:
-        return exit_code(lambda: verify(existing_store(options.store)))
+        return exit_code(lambda: verify(existing_store(options.store, is_read_only=True)))
     return exit_code(lambda: _report(options.store, options.sweep, options.retry))
 
 
@@ -291,7 +302,7 @@ def _check_artifact(store: Store, stage: str, identity: str) -> bool:
 
 
 def _report(root: Path, which: str | None, is_retry: bool) -> int:
-    store = existing_store(root)
+    store = existing_store(root, is_read_only=not is_retry)
     sweeps = chosen_sweeps(store, which)
     found = entries(store, sweeps)
     if is_retry:
@@ -307,7 +318,7 @@ def _report(root: Path, which: str | None, is_retry: bool) -> int:
     if not is_retry:
         _say_how_to_go_on(found, store, which)
         return 0
-    _say_unmade(found)
+    _say_unmade(found, store)
     return 0 if all(entry.is_done for entry in found) else 1
 
 
@@ -322,7 +333,7 @@ def _say_how_to_go_on(found: Sequence[Entry], store: Store, which: str | None) -
             say(f"  submit what failed or is missing: python -m experiments.submit --retry {place} --sweep {sweep}")
 
 
-def _say_unmade(found: Sequence[Entry]) -> None:
+def _say_unmade(found: Sequence[Entry], store: Store) -> None:
     """A stage that was run without failing and is still missing now has another identity."""
     for entry in found:
         is_stopped = any(stage.state in (State.FAILED, State.RUNNING, State.QUEUED) for stage in entry.stages.values())
@@ -333,7 +344,7 @@ def _say_unmade(found: Sequence[Entry]) -> None:
             f"not made: cell {entry.cell.cell}: its command ended without it, was stopped, or plans other stages now",
             style="red",
         )
-        say(f"  run it anew with: {repeat_command(entry.cell)}")
+        say(f"  run it anew with: {repeat_command(entry.cell, store)}")
 
 
 def _parents(entry: Entry, stage: str) -> list[str]:

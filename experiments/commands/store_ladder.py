@@ -1,6 +1,7 @@
 """The rows of a store on the ladder: what its finished sweeps made, against one half of its held-out images."""
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def stored(root: Path, which: str | None, device: str) -> Stored:
 
     Raises: UserError where nothing is finished, or sweeps are of other images.
     """
-    store, machine = existing_store(root), this_machine(device)
+    store, machine = existing_store(root, is_read_only=not os.access(root, os.W_OK)), this_machine(device)
     sweeps = chosen_sweeps(store, which)
     artifacts, missing, larger = dict[str, Artifact](), set[str](), set[str]()
     heldout, extractors = dict[str, ImageCache](), list[Mapping[str, Any]]()

@@ -26,6 +26,7 @@ from experiments import build
 from experiments.artifacts import settled_guidance
 from experiments.cli import exit_code
 from experiments.commands.ledger import chosen_sweeps, existing_store
+from experiments.compose import with_environment
 from experiments.console import say
 from experiments.generate import Generator, asked_conditions, generate, maps_size, sampling_generator, wait_for
 from experiments.runner import environment, job_of, processor
@@ -179,13 +180,25 @@ def timing_record(identity: str, samples: StageRecord, machine: Machine, batch: 
 
 
 def finished_job(store: Store, cell: Cell, samples: StageRecord, machine: Machine) -> Job:
-    """The job of a finished sample set on this machine, from its records alone."""
+    """The job of a finished sample set on this machine, from its records alone.
+
+    Raises: UserError where an artifact that it is made of is gone, or a setting that came from the environment.
+    """
     stages = {}
     for name, identity in cell.stages.items():
         record = store.record(name, identity)
         if record is not None:
             stages[name] = PlannedStage(name, identity, record.config, record.parents)
-    config = {**samples.environment["config"], "device": machine.device}
+    wanted = {samples.stage}
+    for name in reversed(stages):
+        if name in wanted:
+            wanted.update(stages[name].parents)
+    if gone := sorted(wanted - stages.keys()):
+        raise UserError(
+            f"the {gone[0]} that {samples.stage} {samples.identity} was made of is gone from {store.root}: run the "
+            "sweep again, which makes it anew"
+        )
+    config = {**with_environment(samples.environment["config"], cell.overrides), "device": machine.device}
     [stage] = [stage for stage in STAGES if stage.name == samples.stage]
     return job_of(stage, Plan(cell.cell, cell.axes, stages, config, ()), store, Silent())
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    store = existing_store(options.store)
+    store = existing_store(options.store, is_read_only=True)
     written = push(store, chosen_sweeps(store, options.sweep), options.project, options.entity)
     say(f"{written} runs written to {options.project}; the others are there already")
     return 0
@@ -57,7 +57,7 @@ def _save(options: argparse.Namespace) -> int:
         from experiments.tracking.dashboard import metrics_of, save_report, save_workspace
     except ModuleNotFoundError as error:
         raise UserError(f"{options.kind} needs a package: pip install -e '.[dashboard]'") from error
-    store = existing_store(options.store)
+    store = existing_store(options.store, is_read_only=True)
     cells = [cell for sweep in chosen_sweeps(store, options.sweep) for cell in sweep.cells]
     metrics = metrics_of(record for cell in cells for record in finished(store, cell.stages))
     save = save_workspace if options.kind == "workspace" else save_report

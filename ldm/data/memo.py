@@ -1,5 +1,6 @@
 """Remembers what was computed from the content of files, as long as their sizes and times stay the same."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class ContentMemo:
         self._changed = True
 
     def save(self) -> None:
-        """Writes what is new, atomically."""
+        """Writes what is new, atomically; where that cannot be, a store that is only read among others, it is lost."""
         if self._path is not None and self._changed:
-            write_json(self._path, sealed(self._values))
+            with contextlib.suppress(OSError):
+                write_json(self._path, sealed(self._values))
             self._changed = False

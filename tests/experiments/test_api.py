@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def test_a_class_is_asked_for_by_its_name_or_by_an_image_of_it(cell: Cell) -> No
     positions = [int(np.flatnonzero(images.labels == images.classes.index(name))[0]) for name in (one, two)]
     by_name, by_image = cell.sample(3, 1, [one, two]), cell.sample(3, 1, positions)
     assert torch.equal(by_name, by_image)
+    of_numpy = cell.sample(1, 1, np.int64(positions[0]))  # type: ignore[arg-type]
+    assert torch.equal(of_numpy, cell.sample(1, 1, positions[0]))
     assert not torch.equal(by_name[:1], cell.sample(1, 1, two))
     assert torch.equal(cell.sample(2, 1, one)[0], by_name[0])
 
@@ -79,6 +82,13 @@ def test_encoding_and_decoding_lose_what_was_measured(results: Results, name: st
     assert latents.shape == (len(images), cell.first_stage.channels, 8, 8)
     difference = as_pixels(images).astype(float) - as_pixels(cell.decode(latents))
     np.testing.assert_allclose((difference**2).mean(axis=(1, 2, 3)), errors, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_floats_of_any_width_are_taken(cell: Cell, dtype: torch.dtype) -> None:
+    latents = cell.encode(cell.images(2).to(dtype))
+    assert latents.dtype == torch.float32
+    assert cell.decode(latents.to(dtype)).dtype == torch.float32
 
 
 def test_the_frame_is_the_table_of_results(results: Results, one_figure: None, tmp_path: Path) -> None:
@@ -100,6 +110,10 @@ def test_mistakes_are_one_sentence(results: Results, cell: Cell, tmp_path: Path)
         "no cell begins with 'KL f=5': there are": lambda: results.cell("KL f=5"),
         "several cells begin with ''": lambda: results.cell(""),
         "n=0 is no number of images": lambda: cell.sample(0),
+        "n=-1 is no number of images": lambda: cell.images(-1),
+        "'test' is no split (there are train, heldout)": lambda: cell.images(4, "test"),  # type: ignore[arg-type]
+        "these are of type ndarray (torch.as_tensor makes": lambda: cell.encode(pixels.numpy()),  # type: ignore[arg-type]
+        "condition=0.5 is none: give texts": lambda: cell.sample(2, condition=0.5),  # type: ignore[arg-type]
         "'cart' is no class of these images (there are": lambda: cell.sample(1, condition="cart"),
         "condition=[] is none: give texts": lambda: cell.sample(1, condition=[]),
         "condition=[1, 'car'] is none": lambda: cell.sample(2, condition=[1, "car"]),  # type: ignore[list-item]
@@ -117,6 +131,19 @@ def test_mistakes_are_one_sentence(results: Results, cell: Cell, tmp_path: Path)
         with pytest.raises(UserError) as raised:
             call()
         assert sentence in str(raised.value)
+
+
+def test_a_store_that_cannot_be_written_is_read(
+    swept_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = copy_of(swept_store, tmp_path)  # without claims
+    monkeypatch.setattr("os.access", lambda *_: False)
+    found = load(store, device="cpu").cell("KL f=4")
+    assert found.sample(1).shape == (1, 3, 32, 32)
+    assert not (store / "claims").exists()
+    shutil.rmtree(store / "data")
+    with pytest.raises(UserError, match="the heldout images are not decoded yet in"):
+        found.images(1)
 
 
 def test_a_cell_without_samples_says_what_is_missing(swept_store: Path, tmp_path: Path) -> None:
@@ -144,6 +171,27 @@ def test_what_a_run_says_last_is_what_is_raised(
     with pytest.raises(UserError) as raised:
         run(["ae.f=5"], tmp_path / "store")
     assert str(raised.value).startswith(sentence)
+
+
+SAVES_LATE = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1.0)
+    print("saving", flush=True)
+    pathlib.Path(__file__).with_name("saved").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+def test_an_interrupted_run_saves_before_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.py").write_text(SAVES_LATE)
+    monkeypatch.setattr(api, "ROOT", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(["ae.f=4"], tmp_path / "store")
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.slow

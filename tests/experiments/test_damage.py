@@ -11,6 +11,7 @@ from program import copy_of, rows, run
 from experiments.commands.ledger import main, verify
 from experiments.store import Store
 from ldm.data.cache import open_cache
+from ldm.data.memo import ContentMemo
 from ldm.errors import UserError
 from ldm.records import STORE_MARK, StageRecord, is_store, read_record, read_sealed, sealed, write_json
 
@@ -141,6 +142,14 @@ def test_files_have_the_rights_that_the_user_asked_for(swept_store: Path) -> Non
     os.umask(mask)
     wrong = [path for path in written(swept_store) if stat.S_IMODE(path.stat().st_mode) != 0o666 & ~mask]
     assert wrong == []
+
+
+def test_a_memo_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    memo = ContentMemo(tmp_path / "file" / "checksums.json")
+    memo.keep("image", [1, 2], "hash")
+    memo.save()
+    assert memo.recall("image", [1, 2]) == "hash"
 
 
 def test_a_store_is_known_by_its_mark_and_old_ones_by_their_folders(tmp_path: Path) -> None:

@@ -186,6 +186,15 @@ def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_folder_that_is_no_store_stays_none(tmp_path):
+    with describe._store(tmp_path) as store:
+        assert store.root != tmp_path
+    assert list(tmp_path.iterdir()) == []
+    Store(tmp_path)
+    with describe._store(tmp_path) as store:
+        assert store.root == tmp_path
+
+
 def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
     values = describe.composed([*TINY, "data=folder", "ae.f=1", *ONE_LEVEL], needs_path=False)
     found = describe.describe(values, Store(tmp_path)).to_json()

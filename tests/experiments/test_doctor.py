@@ -120,6 +120,13 @@ def test_too_few_images_leave_out_the_metrics_that_need_more(tmp_path):
     assert of(findings, "metrics").verdict is Verdict.WORKS
 
 
+def test_a_folder_that_is_no_store_is_not_made_one(tmp_path):
+    (tmp_path / "plain").mkdir()
+    found = list(doctor.examine_data(settings_of(), tmp_path / "plain"))
+    assert Verdict.BROKEN not in [one.verdict for one in found]
+    assert list((tmp_path / "plain").iterdir()) == []
+
+
 def test_images_without_classes_and_settings_that_cannot_work_are_said(tmp_path):
     folder = photographs(tmp_path / "photos", 30)
     findings = list(doctor.examine_data(of_folder(folder), tmp_path / "store"))
@@ -148,8 +155,8 @@ def test_annotations_and_the_conditionings_they_allow(tmp_path):
 
 
 def test_the_store_is_given_as_an_option_or_as_an_override():
-    assert doctor._with_store(["a=1", "--store", "x", "store=y"]) == ["a=1", "store=x"]
-    assert doctor._with_store(["--store=x", "a=1"]) == ["a=1", "store=x"]
+    assert doctor._with_store(["a=1", "--store", "x", "store=y"]) == ["a=1", 'store="x"']
+    assert doctor._with_store(["--store=x (1)", "a=1"]) == ["a=1", 'store="x (1)"']
     assert doctor._with_store(["a=1", "store=y"]) == ["a=1", "store=y"]
     with pytest.raises(UserError, match="--store"):
         doctor._with_store(["--store"])

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from compvis_models import PIXELS, made_of, write
 from program import ROOT, environment, python, run
 from safetensors.torch import load_file
 from tiny_plans import plan_of
 
-from experiments.commands.export import main
+from experiments.cli import assigned
+from experiments.commands.export import _overrides_of, main
 from experiments.commands.model_card import sampled_instead
+from experiments.compose import composed
+from experiments.main import plan_of as plan_of_run
 from experiments.store import Store
 from ldm.interop import load, sample
 from ldm.pretrained.torchvision_ops import ensure_torchvision
-from ldm.records import StageRecord, read_record
+from ldm.records import Cell, StageRecord, Sweep, read_record
 
 CELL = ("ae=vq", "ae.f=16")
 
@@ -124,6 +128,34 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path, capsys):
         assert main([str(tmp_path / "out"), *arguments, f"store={missing}"]) == 2
         assert "there is no store at" in " ".join(capsys.readouterr().out.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_is_found_in_a_store_of_any_name(tmp_path):
+    store = Store(tmp_path / "results (2), [x]={y} 'z' #1")
+    cell = Cell("abc", {}, ("scale=tiny", "store=elsewhere"), {})
+    store.write_sweep(Sweep("20260101-a", "2026-01-01", "", (cell,)))
+    given = assigned("store", str(store.root))
+    assert _overrides_of("abc", [given]) == ["scale=tiny", given]
+
+
+def test_an_average_that_was_asked_for_and_not_made_is_missed(tmp_path, capsys):
+    store, overrides = Store(tmp_path / "store"), ("scale=tiny", "trainer.ema_length=0.1")
+    (tmp_path / "store" / "sweeps").mkdir()
+    plan = plan_of_run(composed(overrides), store)
+    for name in ("first_stage", "latents", "diffusion"):
+        store.finish(StageRecord(name, plan.stages[name].identity, {}, {}))
+    assert main([str(tmp_path / "out"), *overrides, "until=diffusion", f"store={store.root}"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has no averaging of this cell: train it first with python run.py scale=tiny" in said
+    assert "until=diffusion" not in said  # which would not make it
+
+
+def test_a_given_denoiser_is_refused_in_one_sentence(tmp_path, capsys):
+    write(tmp_path / "given", *made_of(PIXELS))
+    (tmp_path / "store" / "sweeps").mkdir(parents=True)
+    given = ("scale=tiny", "ae=pretrained", "denoiser=pretrained", f"denoiser.path={tmp_path / 'given'}")
+    assert main([str(tmp_path / "out"), *given, f"store={tmp_path / 'store'}"]) == 2
+    assert "denoiser=pretrained was not trained here" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_public_name_of_the_command():

@@ -1,10 +1,14 @@
 """The ledger: the state of every stage, and a retry that makes each artifact once."""
 
+import shlex
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny_plans import ON_REQUEST
 
+from experiments.cli import assigned
 from experiments.commands import ledger
-from experiments.commands.ledger import State, chosen_sweeps, entries, existing_store, repeat_command, retry
+from experiments.commands.ledger import State, chosen_sweeps, entries, existing_store, retry
 from experiments.stages import STAGES
 from experiments.store import Store
 from ldm.errors import UserError
@@ -26,9 +30,13 @@ CELLS = (cell(2), cell(3), cell(2, 8))
 SWEEP = Sweep("20260101-a", "2026-01-01T10:00:00", "python run.py -m", CELLS, stages=SHAPES)
 
 
+AWKWARD = "results (2), [x]={y} 'z' #1"
+"""A name whose characters have a meaning of their own for Hydra, for shells, or for what prints."""
+
+
 @pytest.fixture
 def store(tmp_path):
-    found = Store(tmp_path / "results")
+    found = Store(tmp_path / AWKWARD)
     found.write_sweep(SWEEP)
     return found
 
@@ -45,7 +53,8 @@ class Launcher:
         self.store, self.fails, self.jobs = store, fails, []
 
     def __call__(self, overrides):
-        values = dict(override.split("=") for override in overrides)
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        values = {override.key_or_group: str(override.value()) for override in parsed}
         assert values["store"] == str(self.store.root)
         assert "store=elsewhere" not in overrides
         asked = cell(int(values["sampler.steps"]), int(values["ae.f"]))
@@ -81,7 +90,9 @@ def test_a_failure_is_said_once_with_its_command_and_its_traceback(store, capsys
     said = capsys.readouterr().out
     assert said.count("failed: diffusion diffusion-4") == 1
     assert "ValueError: no luck\n" in said
-    assert repeat_command(SWEEP.cells[0]) in said
+    [command] = [line.partition("repeat it with: ")[2] for line in said.splitlines() if "repeat it with: " in line]
+    given = shlex.split(command)[2:]
+    assert given == ["ae.f=4", "sampler.steps=2", assigned("store", str(store.root))]  # where it lies now
     assert str(store.root / "diffusion" / "diffusion-4" / "failure.json") in said
     assert "0 of 3 cells done; stages: 1 failed, 22 missing" in said
 
@@ -122,6 +133,26 @@ def test_the_exit_code_of_a_retry_says_whether_all_is_done(store, monkeypatch, c
     assert f"{3 - code} of 3 cells done" in capsys.readouterr().out
 
 
+SAVES_LATE = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1.0)
+    pathlib.Path(__file__).with_name("saved").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+def test_what_is_run_again_saves_before_an_interruption_ends_it(tmp_path, monkeypatch):
+    (tmp_path / "run.py").write_text(SAVES_LATE)
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.run_py([])
+    assert (tmp_path / "saved").exists()
+
+
 def test_a_retry_that_makes_nothing_says_so(store, monkeypatch, capsys):
     monkeypatch.setattr(ledger, "run_py", lambda overrides: 1)
     assert ledger.main(["--store", str(store.root), "--retry"]) == 1
@@ -151,6 +182,13 @@ def test_a_store_that_is_none_is_said_and_not_made(tmp_path, capsys):
     for place in (tmp_path, tmp_path / "file"):
         with pytest.raises(UserError, match="holds no sweeps"):
             existing_store(place)
+
+
+def test_looking_leaves_nothing_behind(tmp_path, capsys):
+    Store(tmp_path, is_read_only=True).write_sweep(SWEEP)
+    for options in ((), ("--verify",)):
+        assert ledger.main(["--store", str(tmp_path), *options]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
 
 
 def test_a_sweep_that_cannot_be_read_is_said(store, capsys):

@@ -18,7 +18,7 @@ from ldm.data.cache import open_cache
 from ldm.errors import UserError
 from ldm.metrics.distribution import FRECHET, KERNEL
 from ldm.metrics.values import MetricValue
-from ldm.records import ResultRow, StageRecord, read_record
+from ldm.records import ResultRow, StageRecord, read_record, write_json
 
 
 def pictures(n: int, side: int = 16, seed: int = 0) -> NDArray[np.uint8]:
@@ -60,6 +60,23 @@ def test_samples_of_a_store_give_its_own_numbers(swept_store: Path, tmp_path: Pa
     assert len(stored) >= 2
     for metric, row in stored.items():
         assert numbers(own[metric]) == numbers(row), metric
+
+
+def test_a_folder_that_samples_lie_in_is_not_made_a_store(tmp_path: Path) -> None:
+    samples = tmp_path / "compare" / "mine"
+    samples.mkdir(parents=True)
+    np.save(samples / "images.npy", pictures(4))
+    write_json(samples / "record.json", StageRecord("samples", "mine", {}, {}).to_json())
+    assert isinstance(open_set(samples), ImageSet)
+    assert [path.name for path in tmp_path.iterdir()] == ["compare"]
+
+
+def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
+    place = tmp_path / "samples" / "mine"
+    place.mkdir(parents=True)
+    (place / "record.json").write_text("{")
+    with pytest.raises(UserError, match=r"record\.json cannot be read .*; remove that folder to compute it anew"):
+        open_set(place)
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "npz"])

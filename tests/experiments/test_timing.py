@@ -1,17 +1,24 @@
 """experiments.timing: parts apart, one machine's speeds, refused where others use the machine."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from program import SHORT, copy_of, run
+from tiny_plans import identities, planned
 
 from experiments.commands import timing
-from experiments.commands.timing import Machine, Speed, foreign_load, timing_identity
+from experiments.commands.timing import Machine, Speed, finished_job, foreign_load, this_machine, timing_identity
+from experiments.compose import FROM_ENVIRONMENT, REDACTED, composed, settings_only, without_environment
+from experiments.images import Images
+from experiments.store import Store
 from ldm.errors import UserError
+from ldm.records import Cell, StageRecord
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +124,44 @@ def test_every_machine_and_batch_has_a_timing_of_its_own() -> None:
     assert len({timing_identity("s", m, b, 3) for m in (one, other) for b in (8, 16)}) == 4
     assert one.name == "Some CPU, 2 threads"
     assert Machine("cuda", "Some GPU", 8).name == "Some GPU"
+
+
+def finished(store: Store, overrides: Sequence[str]) -> tuple[Cell, StageRecord]:
+    """A cell whose stages are finished, as far as their records say, and the record of its samples."""
+    values = composed(overrides)
+    plan = planned(settings_only(values))
+    shown = without_environment({**plan.config, FROM_ENVIRONMENT: values[FROM_ENVIRONMENT]})
+    for stage in plan.stages.values():
+        store.finish(
+            StageRecord(stage.name, stage.identity, stage.settings, stage.parents, environment={"config": shown})
+        )
+    samples = store.record("samples", plan.stages["samples"].identity)
+    assert samples is not None
+    return Cell(plan.cell, plan.axes, tuple(overrides), identities(plan)), samples
+
+
+def test_an_artifact_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    cell, samples = finished(store, ("scale=tiny", "device=cpu"))
+    assert "first_stage" in finished_job(store, cell, samples, this_machine("cpu")).parents
+    shutil.rmtree(store.folder("first_stage", cell.stages["first_stage"]))
+    with pytest.raises(UserError, match=r"the first_stage that samples .* was made of is gone"):
+        finished_job(store, cell, samples, this_machine("cpu"))
+
+
+def test_a_setting_from_the_environment_is_taken_from_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOTOS", "/photos")
+    store = Store(tmp_path)
+    cell, samples = finished(store, ("scale=tiny", "device=cpu", "data=folder", "data.path=${oc.env:PHOTOS}"))
+    assert samples.environment["config"]["data"]["path"] == REDACTED
+    images = finished_job(store, cell, samples, this_machine("cpu")).image_sets
+    assert isinstance(images, Images)
+    assert images.data["path"] == "/photos"
+    monkeypatch.delenv("PHOTOS")
+    with pytest.raises(UserError, match=r"^data\.path came from the environment, .*PHOTOS"):
+        finished_job(store, cell, samples, this_machine("cpu"))
 
 
 def test_a_store_without_sweeps_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
