@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,23 @@ def _check_online(mirror: WandbMirror) -> None:
 
 
 def _runs(store: Store, sweeps: list[Sweep]) -> Iterator[tuple[About, list[StageRecord]]]:
-    """What is to be shown of sweeps, each once: finished stages behind those that they hang on, and finished cells."""
-    seen = set[str]()
+    """What is to be shown of sweeps, each once: finished stages behind those that they hang on, then finished cells.
+
+    A later sweep may measure more of a cell, or less: its run has the stages of all of them, and the latest one's name.
+    """
+    seen, cells = set[str](), dict[str, tuple[Sweep, Cell]]()
     for sweep in sweeps:
         for cell in sweep.cells:
-            records = finished(store, cell.stages)
-            runs = [(_about(sweep, cell, record), [record]) for record in records]
-            if "evaluation" in {record.stage for record in records}:
-                runs.append((about_cell(cell.cell, cell.axes, cell.stages, sweep.sweep), records))
-            yield from ((about, shown) for about, shown in runs if about.identity not in seen)
+            runs = [(_about(sweep, cell, record), record) for record in finished(store, cell.stages)]
+            yield from ((about, [record]) for about, record in runs if about.identity not in seen)
             seen |= {about.identity for about, _ in runs}
+            if (evaluation := cell.stages.get("evaluation")) is not None:
+                earlier = cells[evaluation][1].stages if evaluation in cells else {}
+                cells[evaluation] = sweep, replace(cell, stages={**earlier, **cell.stages})
+    for sweep, cell in cells.values():
+        records = finished(store, cell.stages)
+        if "evaluation" in {record.stage for record in records}:
+            yield about_cell(cell.cell, cell.axes, cell.stages, sweep.sweep), records
 
 
 def _about(sweep: Sweep, cell: Cell, record: StageRecord) -> About:

@@ -251,6 +251,25 @@ def test_a_store_is_pushed_once_into_any_project_and_read_back(
     assert files_with_the_key(tmp_path) == []
 
 
+def test_a_pushed_cell_has_what_all_its_sweeps_measured(held: Held, tmp_path: Path) -> None:
+    """A second sweep adds the likelihood, and a third does not ask for it."""
+    store, _ = small_store(tmp_path / "store")
+    [sweep] = store.sweeps()
+    overrides = ("ae=kl", "ae.f=4", "metrics.likelihood=true")
+    plan = plan_of(*overrides)
+    likelihood = plan.stages["likelihood"]
+    store.begin("likelihood", likelihood.identity)
+    rows = (ResultRow("bits_per_dim", 3.0, 64),)
+    store.finish(StageRecord("likelihood", likelihood.identity, likelihood.settings, likelihood.parents, rows=rows))
+    point = Point(overrides, plan)
+    store.write_sweep(as_sweep("two", "2026-01-02T00:00:00", "python run.py", [point], "evaluation", STAGES))
+    store.write_sweep(replace(sweep, sweep="three", created="2026-01-03T00:00:00"))
+    assert main(["push", "--store", str(store.root)]) == 0
+    [cell] = [run for (_, name), run in held.runs.items() if name.startswith("cell")]
+    shown = json.loads(cell.summary)
+    assert (shown["likelihood/bits_per_dim"], shown["evaluation/kd"]) == (3.0, 2.0)
+
+
 def test_a_project_that_is_not_there_is_one_sentence(
     held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
