@@ -126,7 +126,8 @@ def check(given: str, store: Path) -> list[str]:
     """
     mode = mode_of(given)
     if mode == "online":
-        check_login("tracker.mode=online", ", or use tracker.mode=offline and `wandb sync` later")
+        key = "WANDB_MODE" if mode_of("offline") == mode else "tracker.mode"  # a variable overrules the setting
+        check_login(f"{key}={os.environ.get(key, mode)}", f", or use {key}=offline and `wandb sync` later")
     if mode != "disabled":
         _remove_empty_runs(store)
     return [] if mode == given else [f"W&B is {mode}, as WANDB_MODE or WANDB_DISABLED says, not tracker.mode={given}"]

@@ -121,6 +121,11 @@ def test_online_without_login_is_one_sentence_when_planning(tmp_path: Path, monk
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UserError, match="nobody has logged in"):
         check_tracking(settings("online"), tmp_path)
+    with monkeypatch.context() as variable:  # which overrules the setting
+        variable.setenv("WANDB_MODE", "run")
+        for mode in ("offline", "online"):
+            with pytest.raises(UserError, match=r"^WANDB_MODE=run, but nobody .* or use WANDB_MODE=offline"):
+                check_tracking(settings(mode), tmp_path)
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + 40 * "a")
     (tmp_path / "netrc").chmod(0o600)
     assert check_tracking(settings("online"), tmp_path) == []
