@@ -96,8 +96,11 @@ def _read(path: Path, weights: str) -> Loaded:
     if path.is_file():
         state, taken = read_weights(path, weights)
         check_taken(path, weights, taken)
-        reader = dit_weights if dit_weights.is_dit(state) else autoencoder_file
-        return dataclasses.replace(reader.model_of(path, state), weights=taken)
+        if dit_weights.is_dit(state):
+            found = dit_weights.model_of(path, state)
+        else:
+            found = autoencoder_file.model_of(path, state, weights, taken)
+        return dataclasses.replace(found, weights=taken)
     if _is_diffusers(path):
         return diffusers_folder.read(path, weights)
     half = autoencoder_file.tiny_half_in(path)
