@@ -54,6 +54,9 @@ class WandbRun:
         self.run, self.about = run, about
         self.is_finished = bool(run.resumed) and run.summary.get(MADE) is not None
 
+    def go_on_from(self, images_seen: int) -> None:
+        """Nothing to do: results stand at no step."""
+
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
         if not self.is_finished:
