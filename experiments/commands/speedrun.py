@@ -25,7 +25,7 @@ from experiments.commands.ledger import ROOT
 from experiments.compose import composed
 from experiments.conditions import conditions_of
 from experiments.console import clock, say
-from experiments.custom import sources_of
+from experiments.custom import is_custom, load, sources_of
 from experiments.runner import environment, processor
 from experiments.store import Store, now
 from experiments.workers import cores
@@ -143,6 +143,10 @@ def checked(overrides: Sequence[str]) -> tuple[str, ...]:
     for group in ("ae", "denoiser"):
         if "path" in values[group]:
             raise UserError(f"{group}=pretrained was trained before the clock ran: choose one that a run trains")
+    if is_custom(values["ae"]) and getattr(load(values["ae"]["target"], "ae.target").part, "is_trained", False):
+        raise UserError(
+            f"ae.target={values['ae']['target']} comes trained, before the clock ran: choose one that a run trains"
+        )
     if told := [name for name in conditions_of(values) if name not in ASKED_FOR]:
         raise UserError(
             f"conditioning={told[0]} tells samples how the held-out images look that they are compared with: choose "

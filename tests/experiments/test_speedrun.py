@@ -113,6 +113,19 @@ def test_what_the_rules_do_not_allow_is_refused(override, words):
         checked(given)
 
 
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_first_stage_of_ones_own_is_one_that_a_run_trains(is_trained, tmp_path, monkeypatch):
+    module = f"own_first_stage_{is_trained}".lower()
+    (tmp_path / f"{module}.py").write_text(f"class Own:\n    version, is_trained = 1, {is_trained}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["ae=custom", f"ae.target={module}:Own"]
+    if not is_trained:
+        assert checked(given) == (*given, "scale=cpu")
+        return
+    with pytest.raises(UserError, match=f"ae.target={module}:Own comes trained, before the clock ran"):
+        checked(given)
+
+
 @pytest.mark.parametrize("group", speedrun.FIXED)
 def test_what_is_fixed_does_not_depend_on_the_scale(group):
     """Images and numbers of them stand in the experiment, not in the scale."""
