@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.build import resolve_device
+from experiments.claims import hold
 from experiments.cli import assigned, exit_code
 from experiments.commands.ledger import ROOT
 from experiments.compose import composed
@@ -118,11 +119,13 @@ def _speedrun(options: argparse.Namespace) -> int:
         folder = options.out / content_hash(
             [*overrides, machine(overrides), program(overrides), environment()["torch"]]
         )
-        for seed in SEEDS:
-            if (run := _finished(folder / f"{seed}")) is None:
-                say(f"seed {seed}: the clock runs")
-                run = against_the_clock(overrides, seed, folder / f"{seed}")
-            say(f"seed {seed}: {METRIC} {run.value:.3g} after {clock(run.seconds)}", style="bold")
+        # The same command given twice would remove what the other one is timing.
+        with hold(folder, "claim", lambda: say("another process runs this entry: waiting for it")):
+            for seed in SEEDS:
+                if (run := _finished(folder / f"{seed}")) is None:
+                    say(f"seed {seed}: the clock runs")
+                    run = against_the_clock(overrides, seed, folder / f"{seed}")
+                say(f"seed {seed}: {METRIC} {run.value:.3g} after {clock(run.seconds)}", style="bold")
     print(table(entries(options.out)))
     return 0
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -83,6 +84,28 @@ def test_a_run_that_did_not_end_is_begun_anew(stand_in, tmp_path):
     assert not left.exists()
     with pytest.raises(UserError, match="seed 0 ended with code 3; given again, this command begins it anew"):
         against_the_clock(("ae.f=9",), 0, tmp_path / "other")
+
+
+def test_the_same_command_given_twice_runs_each_seed_once(tmp_path, monkeypatch, capsys):
+    """The second one waits: it would remove what the first one is timing."""
+    begun = []
+
+    def run(overrides, seed, folder):
+        begun.append(seed)
+        time.sleep(0.1)
+        found = speedrun.Run(overrides, seed, "m", 1.0, 1.7, 1.6, 1.8, 2000, "p", "", "", "")
+        write_json(folder / "run.json", found.__dict__)
+        return found
+
+    for name, given in {"checked": tuple, "machine": repr, "program": repr, "against_the_clock": run}.items():
+        monkeypatch.setattr(speedrun, name, given)
+    both = [threading.Thread(target=main, args=(["ae.f=8", "--out", str(tmp_path)],)) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert begun == list(speedrun.SEEDS)
+    assert "another process runs this entry: waiting for it" in capsys.readouterr().out
 
 
 def test_entries_that_reached_the_target_come_first_then_the_soonest(tmp_path):
