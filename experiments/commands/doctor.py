@@ -35,7 +35,7 @@ from experiments.stage_settings import other_extractors
 from experiments.stages import STAGES
 from experiments.store import Store
 from experiments.tables import filled
-from experiments.tracking import check_tracking
+from experiments.tracking import check_tracking, mode_of
 from ldm.data.contract import ImageSource, Split, UnusableImage
 from ldm.data.listing import WORDS
 from ldm.errors import UserError
@@ -132,28 +132,25 @@ def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def examine_tracking(values: Mapping[str, Any]) -> Iterator[Finding]:
-    """What shows the runs."""
-    name, mode = values["tracker"]["name"], values["tracker"]["mode"]
-    if name != "wandb":
-        try:
-            check_tracking(values["tracker"], Path(values["store"]))
-        except UserError as error:
-            yield Finding("tracker", Verdict.BROKEN, str(error), "use tracker=wandb, or tracker=none")
-        else:
-            yield Finding("tracker", Verdict.WORKS, f"{name}: neither account nor network is needed")
+    """What shows the runs, as variables of the environment may say in place of the settings."""
+    settings = values["tracker"]
+    name, topic = settings["name"], "W&B" if settings["name"] == "wandb" else "tracker"
+    try:
+        mode, notes = mode_of(settings), check_tracking(settings, Path(values["store"]))
+    except UserError as error:
+        yield Finding(topic, Verdict.BROKEN, str(error), "or track nothing: tracker=none")
         return
-    match mode:
-        case "offline":
-            place = f"runs lie under {values['store']}/wandb, `wandb sync` uploads them"
-            yield Finding("W&B", Verdict.WORKS, f"offline: {place}; neither account nor network is needed")
-        case "disabled":
-            yield Finding("W&B", Verdict.WORKS, "disabled: nothing is tracked; the store holds all results")
-        case "online":
-            yield Finding(
-                "W&B", Verdict.NOTE, "online: every stage is uploaded as it runs", "log in first: wandb login --verify"
-            )
-        case _:
-            yield Finding("W&B", Verdict.BROKEN, f"tracker.mode={mode} is no mode", "use offline, online or disabled")
+    yield from (Finding(topic, Verdict.NOTE, note) for note in notes)
+    if name != "wandb":
+        yield Finding(topic, Verdict.WORKS, f"{name}: neither account nor network is needed")
+        return
+    place = f"runs lie under {values['store']}/wandb, `wandb sync` uploads them"
+    texts = {
+        "offline": f"offline: {place}; neither account nor network is needed",
+        "disabled": "disabled: nothing is tracked; the store holds all results",
+        "online": "online: every stage is uploaded as it runs",
+    }
+    yield Finding(topic, Verdict.WORKS, texts[mode])
 
 
 def examine_store(store: Path) -> Iterator[Finding]:

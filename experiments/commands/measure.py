@@ -137,7 +137,7 @@ def _measure(options: argparse.Namespace) -> int:
     batch = options.batch or (stored.record.environment["config"]["samples"]["batch"] if stored else FEATURE_BATCH)
     seed = options.seed if options.seed is not None else stored.record.config["seed"] if stored else 0
     n = min([options.n or sys.maxsize, *map(_count, samples)]) if options.n or options.against else None
-    seen = [_seen(one, n, side, extractor, batch, seed, "samples") for one in samples]
+    seen = _of_equal_n([_seen(one, n, side, extractor, batch, seed, "samples") for one in samples], seed)
     of_reference = _seen(
         reference, MOST_REFERENCE_IMAGES, side, extractor, options.batch or FEATURE_BATCH, seed, "reference"
     )
@@ -257,6 +257,19 @@ def _seen(
     else:
         features = features_in(images, indices, side, extractor, batch)
     return _Seen(str(images.path), features, images.hashed)
+
+
+def _of_equal_n(seen: Sequence[_Seen], seed: int) -> list[_Seen]:
+    """The sets with as many images as the smallest has that could be used: values at another n are not compared."""
+    n = min(len(one.features) for one in seen)
+    for one in seen:
+        if len(one.features) > n:
+            say(f"{one.title}: {n:,} of {len(one.features):,} images are compared, as many as the other set has usable")
+    kept = [np.array(chosen(len(one.features), n, seed, "samples")) for one in seen]
+    return [
+        dataclasses.replace(one, features=one.features[own]) if len(own) < len(one.features) else one
+        for one, own in zip(seen, kept, strict=True)
+    ]
 
 
 def _result(samples: _Seen, reference: _Seen, extractor: Extractor, side: int, seed: int) -> _Result:

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.build import resolve_device
+from experiments.claims import hold
 from experiments.cli import assigned, exit_code
 from experiments.commands.ledger import ROOT
 from experiments.compose import composed
 from experiments.conditions import conditions_of
 from experiments.console import clock, say
-from experiments.custom import sources_of
+from experiments.custom import is_custom, load, sources_of
 from experiments.runner import environment, processor
 from experiments.store import Store, now
 from experiments.workers import cores
@@ -118,11 +119,13 @@ def _speedrun(options: argparse.Namespace) -> int:
         folder = options.out / content_hash(
             [*overrides, machine(overrides), program(overrides), environment()["torch"]]
         )
-        for seed in SEEDS:
-            if (run := _finished(folder / f"{seed}")) is None:
-                say(f"seed {seed}: the clock runs")
-                run = against_the_clock(overrides, seed, folder / f"{seed}")
-            say(f"seed {seed}: {METRIC} {run.value:.3g} after {clock(run.seconds)}", style="bold")
+        # The same command given twice would remove what the other one is timing.
+        with hold(folder, "claim", lambda: say("another process runs this entry: waiting for it")):
+            for seed in SEEDS:
+                if (run := _finished(folder / f"{seed}")) is None:
+                    say(f"seed {seed}: the clock runs")
+                    run = against_the_clock(overrides, seed, folder / f"{seed}")
+                say(f"seed {seed}: {METRIC} {run.value:.3g} after {clock(run.seconds)}", style="bold")
     print(table(entries(options.out)))
     return 0
 
@@ -143,6 +146,10 @@ def checked(overrides: Sequence[str]) -> tuple[str, ...]:
     for group in ("ae", "denoiser"):
         if "path" in values[group]:
             raise UserError(f"{group}=pretrained was trained before the clock ran: choose one that a run trains")
+    if is_custom(values["ae"]) and getattr(load(values["ae"]["target"], "ae.target").part, "is_trained", False):
+        raise UserError(
+            f"ae.target={values['ae']['target']} comes trained, before the clock ran: choose one that a run trains"
+        )
     if told := [name for name in conditions_of(values) if name not in ASKED_FOR]:
         raise UserError(
             f"conditioning={told[0]} tells samples how the held-out images look that they are compared with: choose "

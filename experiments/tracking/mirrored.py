@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,21 @@ from experiments.tracking.wandb_runs import (
     silent_wandb,
 )
 from ldm.errors import UserError
-from ldm.records import STORE_MARK, Cell, StageRecord, Sweep, content_hash, is_store, read_sealed, sealed, write_json
+from ldm.records import (
+    SHORTLISTS,
+    STORE_MARK,
+    Cell,
+    StageRecord,
+    Sweep,
+    content_hash,
+    is_store,
+    read_sealed,
+    sealed,
+    write_json,
+)
 
-SWEEP = "sweep.json"
-"""The file of a run that holds a sweep."""
+SWEEP, SHORTLIST = "sweep.json", "shortlist.json"
+"""The files of runs that hold a sweep, and a shortlist."""
 
 NO_PROJECT = "Could not find project"
 """How W&B says that there is none."""
@@ -53,14 +65,22 @@ def push(store: Store, sweeps: list[Sweep], project: str, entity: str | None) ->
             if not about.is_cell:
                 tell_history(run, *records)  # of one stage
             show(run, store, records)
-    for sweep in sweeps:
-        about = About(f"sweep-{sweep.sweep}", sweep.command, "sweep", sweep.sweep, {})
-        content = sweep.to_json()
+    for about, file, content in _calls(store, sweeps):
         if held.get(about.identity) != (shown := content_hash(content)):  # a shortlist writes a sweep anew under its id
             with _pushed(mirror, about) as run:
-                run.file(SWEEP, sealed(content))
+                run.file(file, sealed(content))
                 run.mark(shown)
     return len(lacking)
+
+
+def _calls(store: Store, sweeps: list[Sweep]) -> Iterator[tuple[About, str, dict[str, Any]]]:
+    """The runs of what calls of run.py keep beside records, sweeps and shortlists: the name of its file, and it."""
+    for sweep in sweeps:
+        yield About(f"sweep-{sweep.sweep}", sweep.command, "sweep", sweep.sweep, {}), SWEEP, sweep.to_json()
+    for path in sorted((store.root / SHORTLISTS).glob("*.json")):
+        if (choice := store.shortlist(path.stem)) is not None:
+            name = f"first stages chosen by {choice.predictor}"
+            yield About(f"shortlist-{path.stem}", name, "shortlist", path.stem, {}), SHORTLIST, choice.to_json()
 
 
 def _held(project: str, entity: str | None) -> dict[str, Any]:
@@ -102,16 +122,23 @@ def _check_online(mirror: WandbMirror) -> None:
 
 
 def _runs(store: Store, sweeps: list[Sweep]) -> Iterator[tuple[About, list[StageRecord]]]:
-    """What is to be shown of sweeps, each once: finished stages behind those that they hang on, and finished cells."""
-    seen = set[str]()
+    """What is to be shown of sweeps, each once: finished stages behind those that they hang on, then finished cells.
+
+    A later sweep may measure more of a cell, or less: its run has the stages of all of them, and the latest one's name.
+    """
+    seen, cells = set[str](), dict[str, tuple[Sweep, Cell]]()
     for sweep in sweeps:
         for cell in sweep.cells:
-            records = finished(store, cell.stages)
-            runs = [(_about(sweep, cell, record), [record]) for record in records]
-            if "evaluation" in {record.stage for record in records}:
-                runs.append((about_cell(cell.cell, cell.axes, cell.stages, sweep.sweep), records))
-            yield from ((about, shown) for about, shown in runs if about.identity not in seen)
+            runs = [(_about(sweep, cell, record), record) for record in finished(store, cell.stages)]
+            yield from ((about, [record]) for about, record in runs if about.identity not in seen)
             seen |= {about.identity for about, _ in runs}
+            if (evaluation := cell.stages.get("evaluation")) is not None:
+                earlier = cells[evaluation][1].stages if evaluation in cells else {}
+                cells[evaluation] = sweep, replace(cell, stages={**earlier, **cell.stages})
+    for sweep, cell in cells.values():
+        records = finished(store, cell.stages)
+        if "evaluation" in {record.stage for record in records}:
+            yield about_cell(cell.cell, cell.axes, cell.stages, sweep.sweep), records
 
 
 def _about(sweep: Sweep, cell: Cell, record: StageRecord) -> About:
@@ -121,7 +148,7 @@ def _about(sweep: Sweep, cell: Cell, record: StageRecord) -> About:
 
 
 def pull(project: str, entity: str | None, into: Path) -> tuple[int, int]:
-    """Writes the records and sweeps of a project's runs as a store without files; how many of either.
+    """Writes what a project's runs hold as a store without files; how many records and sweeps there are.
 
     Raises: UserError where the folder is a store already, or the project cannot be read, or holds none.
     """
@@ -145,7 +172,7 @@ def _read(run: Any, into: Path) -> str:
 
     Raises: ValueError for a file of that name that is none of ours.
     """
-    name = SWEEP if run.job_type == "sweep" else RECORD
+    name = {"sweep": SWEEP, "shortlist": SHORTLIST}.get(run.job_type, RECORD)
     if not any(file.size for file in run.files([name])):
         return ""
     with tempfile.TemporaryDirectory() as folder:
@@ -153,6 +180,8 @@ def _read(run: Any, into: Path) -> str:
     try:
         if name == SWEEP:
             target = into / "sweeps" / f"{_word(value['sweep'])}.json"
+        elif name == SHORTLIST:
+            target = into / SHORTLISTS / f"{_word(value['name'])}.json"
         else:
             target = into / _word(value["stage"]) / _word(value["identity"]) / RECORD
     except (KeyError, TypeError) as error:

@@ -20,12 +20,18 @@ COSTS = ("seconds", "images_per_second", "flops", "peak_bytes")
 class Run(Log, Protocol):
     """Where one stage execution, or one finished cell, is mirrored."""
 
+    def go_on_from(self, images_seen: int) -> None:
+        """To be called where an earlier run of the same was told of so many images; -1 where it was told nothing."""
+
     def finish(self, *records: StageRecord) -> None:
         """The results of the records that it shows: of its stage, or of all stages of its cell."""
 
 
 class Silent:
     """Logs nowhere."""
+
+    def go_on_from(self, images_seen: int) -> None:
+        pass
 
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         pass
@@ -127,6 +133,9 @@ class Once:
     run: Run
     place: Path
 
+    def __post_init__(self) -> None:
+        self.run.go_on_from(self.told)  # results belong to the end, though all before it may have been told already
+
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen, where the run has none from so late."""
         if images_seen > self.told:
@@ -140,6 +149,10 @@ class Once:
             return int(self.place.read_text())
         except (OSError, ValueError):
             return -1
+
+    def go_on_from(self, images_seen: int) -> None:
+        """Hands on how far an earlier run was told."""
+        self.run.go_on_from(images_seen)
 
     def image(self, path: Path) -> None:
         """A picture that lies on disk."""

@@ -20,9 +20,13 @@ class TensorboardRun:
     def __init__(self, writer: Any, about: About) -> None:
         self.writer, self.about, self.step = writer, about, 0
 
+    def go_on_from(self, images_seen: int) -> None:
+        """The step of results is the last one, also where moments before it are told behind it."""
+        self.step = max(self.step, images_seen)
+
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
-        self.step = images_seen
+        self.go_on_from(images_seen)
         for name, value in values.items():
             self.writer.add_scalar(name, value, images_seen)
 

@@ -21,6 +21,9 @@ class TrackioRun:
     def __init__(self, run: Any, about: About) -> None:
         self.run, self.about = run, about
 
+    def go_on_from(self, images_seen: int) -> None:
+        """Nothing to do: results stand at no step."""
+
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
         self.run.log({"images_seen": images_seen, **values})

@@ -54,6 +54,9 @@ class WandbRun:
         self.run, self.about = run, about
         self.is_finished = bool(run.resumed) and run.summary.get(MADE) is not None
 
+    def go_on_from(self, images_seen: int) -> None:
+        """Nothing to do: results stand at no step."""
+
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         """Values at that many images seen."""
         if not self.is_finished:
@@ -126,7 +129,8 @@ def check(given: str, store: Path) -> list[str]:
     """
     mode = mode_of(given)
     if mode == "online":
-        check_login("tracker.mode=online", ", or use tracker.mode=offline and `wandb sync` later")
+        key = "WANDB_MODE" if mode_of("offline") == mode else "tracker.mode"  # a variable overrules the setting
+        check_login(f"{key}={os.environ.get(key, mode)}", f", or use {key}=offline and `wandb sync` later")
     if mode != "disabled":
         _remove_empty_runs(store)
     return [] if mode == given else [f"W&B is {mode}, as WANDB_MODE or WANDB_DISABLED says, not tracker.mode={given}"]

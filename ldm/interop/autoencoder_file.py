@@ -15,10 +15,10 @@ from ldm.first_stage.kl import KLFirstStage
 from ldm.first_stage.vq import VectorQuantiser, VQFirstStage
 from ldm.interop import compvis_first_stage, diffusers_first_stage
 from ldm.interop.compvis_first_stage import CODEBOOK, COMMITMENT_WEIGHT
-from ldm.interop.contract import Loaded, check_taken
+from ldm.interop.contract import Loaded, WeightsKind, check_taken
 from ldm.interop.filling import fill
 from ldm.interop.renaming import Renaming
-from ldm.interop.tensors import read_tensors, read_weights
+from ldm.interop.tensors import read_weights
 from ldm.interop.tiny_autoencoder import DIFFUSERS_PREFIXES, build_tiny_autoencoder, whole_tiny_autoencoder
 
 FIRST_WEIGHTS = ("encoder.down.0.block.0.norm1.weight", "encoder.down_blocks.0.resnets.0.norm1.weight")
@@ -41,13 +41,15 @@ def read(path: Path, weights: str = "auto", is_part: bool = False) -> Loaded:
     """
     state, taken = read_weights(path, weights)
     check_taken(path, weights, taken)
-    return dataclasses.replace(model_of(path, state, is_part), weights=taken)
+    return dataclasses.replace(model_of(path, state, weights, taken, is_part), weights=taken)
 
 
-def model_of(path: Path, state: Mapping[str, Tensor], is_part: bool = False) -> Loaded:
-    """The first stage of the weights that a file holds; else as `read`."""
+def model_of(
+    path: Path, state: Mapping[str, Tensor], weights: str, taken: WeightsKind, is_part: bool = False
+) -> Loaded:
+    """The first stage of the weights that a file holds, of which `taken` was taken; else as `read`."""
     if any(_NUMBERED.fullmatch(name) for name in state):
-        return Loaded("tiny autoencoder", _tiny_pair(path, state))
+        return Loaded("tiny autoencoder", _tiny_pair(path, state, weights, taken))
     if any(name.startswith(DIFFUSERS_PREFIXES) for name in state):
         return Loaded("tiny autoencoder, diffusers names", whole_tiny_autoencoder(state, DIFFUSERS_PREFIXES))
     prefixes = ("encoder.", "decoder.")
@@ -91,8 +93,11 @@ def tiny_half_in(folder: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _tiny_pair(path: Path, state: Mapping[str, Tensor]) -> FirstStage:
-    """A tiny autoencoder of two files, one of which has been read. Raises: UserError where the other is not there."""
+def _tiny_pair(path: Path, state: Mapping[str, Tensor], weights: str, taken: WeightsKind) -> FirstStage:
+    """A tiny autoencoder of two files, one of which has been read.
+
+    Raises: UserError where the other is not there, or only one of the two has a moving average that would be taken.
+    """
     named = [half for half in _HALVES if half in path.name]
     if len(named) != 1:
         raise UserError(
@@ -103,7 +108,15 @@ def _tiny_pair(path: Path, state: Mapping[str, Tensor]) -> FirstStage:
     beside = path.with_name(path.name.replace(half, other))
     if not beside.is_file():
         raise UserError(f"{path} is the {half} of a tiny autoencoder; its {other}, {beside.name}, is not beside it")
-    halves = {half: state, other: read_tensors(beside)}
+    beside_state, beside_taken = read_weights(beside, weights)
+    check_taken(beside, weights, beside_taken)
+    if beside_taken != taken:
+        averaged, plain = (path, beside) if taken == "ema" else (beside, path)
+        raise UserError(
+            f"{averaged} holds a moving average and {plain}, its other half, holds none: use weights=raw, or give both "
+            "halves of one kind"
+        )
+    halves = {half: state, other: beside_state}
     return build_tiny_autoencoder(halves["encoder"], halves["decoder"])
 
 

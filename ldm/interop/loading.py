@@ -1,6 +1,8 @@
 """Reads a published model whatever its format."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,7 +50,8 @@ def load_first_stage(path: str | Path, weights: str = "auto") -> Loaded:
     place = Path(path).expanduser()
     file = _checkpoint(place)
     if file is not None and compvis_checkpoint.yaml_beside(file) is not None:
-        found = compvis_checkpoint.read_first_stage(file, weights)
+        with _buildable(file):
+            found = compvis_checkpoint.read_first_stage(file, weights)
     elif file is not None or place.is_file():  # Stable Diffusion's files come without a yaml
         found = autoencoder_file.read(file or place, weights, is_part=True)
     else:
@@ -87,19 +90,37 @@ def _is_diffusers(folder: Path) -> bool:
     return (folder / "model_index.json").is_file() or (folder / "config.json").is_file()
 
 
+@contextlib.contextmanager
+def _buildable(path: Path) -> Iterator[None]:
+    """What is read here has a configuration, of which only the names are checked one by one, not all values.
+
+    Raises: UserError where a value is such that nothing can be built of it.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, StopIteration) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise UserError(f"the configuration of {path} describes no network that can be built ({why})") from error
+
+
 def _read(path: Path, weights: str) -> Loaded:
     if not path.exists():
         raise UserError(f"there is nothing at {path}; give {READABLE}")
     file = _checkpoint(path)
     if file is not None:
-        return compvis_checkpoint.read(file, weights)
+        with _buildable(file):
+            return compvis_checkpoint.read(file, weights)
     if path.is_file():
         state, taken = read_weights(path, weights)
         check_taken(path, weights, taken)
-        reader = dit_weights if dit_weights.is_dit(state) else autoencoder_file
-        return dataclasses.replace(reader.model_of(path, state), weights=taken)
+        if dit_weights.is_dit(state):
+            found = dit_weights.model_of(path, state)
+        else:
+            found = autoencoder_file.model_of(path, state, weights, taken)
+        return dataclasses.replace(found, weights=taken)
     if _is_diffusers(path):
-        return diffusers_folder.read(path, weights)
+        with _buildable(path):
+            return diffusers_folder.read(path, weights)
     half = autoencoder_file.tiny_half_in(path)
     if half is not None:
         return autoencoder_file.read(half, weights)

@@ -51,6 +51,38 @@ def test_the_version_of_torch_is_compared_with_the_tested_one(tmp_path):
     assert "not here" in doctor._versions(tmp_path / "none").text
 
 
+@pytest.mark.parametrize(
+    ("mode", "variable", "verdict", "words"),
+    [
+        ("offline", None, Verdict.WORKS, "offline: runs lie under"),
+        ("online", None, Verdict.BROKEN, "tracker.mode=online, but nobody has logged in"),
+        ("offline", "online", Verdict.BROKEN, "WANDB_MODE=online, but nobody has logged in"),
+        ("of", None, Verdict.BROKEN, "tracker.mode=of is none of offline, online, disabled"),
+    ],
+)
+def test_tracking_is_judged_as_a_run_would(mode, variable, verdict, words, tmp_path, monkeypatch):
+    """Without a login; a variable of W&B overrules the setting."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    tracker = {"name": "wandb", "mode": mode, "project": "p", "entity": None}
+    [found] = doctor.examine_tracking({"tracker": tracker, "store": str(tmp_path)})
+    assert found.verdict is verdict
+    assert words in found.text
+
+
+def test_a_login_and_a_variable_that_overrules_the_setting_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    tracker = {"name": "wandb", "mode": "offline", "project": "p", "entity": None}
+    note, found = doctor.examine_tracking({"tracker": tracker, "store": str(tmp_path)})
+    assert (note.verdict, found.verdict) == (Verdict.NOTE, Verdict.WORKS)
+    assert note.text == "W&B is online, as WANDB_MODE or WANDB_DISABLED says, not tracker.mode=offline"
+    assert found.text.startswith("online")
+
+
 def test_weights_matter_only_where_the_settings_name_them(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(doctor, "_is_reachable", lambda url: False)

@@ -118,6 +118,20 @@ def test_of_two_sets_the_nearer_one_is_told(tmp_path: Path) -> None:
     assert again[0] == again[1]
 
 
+def test_of_two_sets_of_which_files_are_broken_as_many_images_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Values that are biased by n get a verdict, so that n has to be that of the smaller set."""
+    one, other = (save(tmp_path / name, pictures(60, seed=seed)) for seed, name in enumerate(("one", "other")))
+    for index in (3, 8):
+        (one / f"sample_{index}.png").write_bytes(b"none")
+    reference = save(tmp_path / "real", pictures(60, seed=2))
+    for sets in ((one, other), (other, one)):
+        found = measured(tmp_path, sets[0], reference, "--against", sets[1])
+        assert {row.n for rows in found for row in rows.values()} == {58}
+        assert "other: 58 of 60 images are compared" in " ".join(capsys.readouterr().out.split())
+
+
 def value(number: float, half: float, deviations: tuple[tuple[float, ...], ...] | None = None) -> MetricValue:
     return MetricValue(KERNEL, number, 100, number - half, number + half, deviations)
 

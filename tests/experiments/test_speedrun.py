@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +86,28 @@ def test_a_run_that_did_not_end_is_begun_anew(stand_in, tmp_path):
         against_the_clock(("ae.f=9",), 0, tmp_path / "other")
 
 
+def test_the_same_command_given_twice_runs_each_seed_once(tmp_path, monkeypatch, capsys):
+    """The second one waits: it would remove what the first one is timing."""
+    begun = []
+
+    def run(overrides, seed, folder):
+        begun.append(seed)
+        time.sleep(0.1)
+        found = speedrun.Run(overrides, seed, "m", 1.0, 1.7, 1.6, 1.8, 2000, "p", "", "", "")
+        write_json(folder / "run.json", found.__dict__)
+        return found
+
+    for name, given in {"checked": tuple, "machine": repr, "program": repr, "against_the_clock": run}.items():
+        monkeypatch.setattr(speedrun, name, given)
+    both = [threading.Thread(target=main, args=(["ae.f=8", "--out", str(tmp_path)],)) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert begun == list(speedrun.SEEDS)
+    assert "another process runs this entry: waiting for it" in capsys.readouterr().out
+
+
 def test_entries_that_reached_the_target_come_first_then_the_soonest(tmp_path):
     for name, seconds, value in (("a", 50.0, 1.7), ("b", 40.0, 1.8), ("c", 30.0, 1.7)):
         for seed in speedrun.SEEDS:
@@ -110,6 +133,19 @@ def test_entries_that_reached_the_target_come_first_then_the_soonest(tmp_path):
 def test_what_the_rules_do_not_allow_is_refused(override, words):
     given = [override, "ae.path=x"] if override == "ae=pretrained" else [override]
     with pytest.raises(UserError, match=words):
+        checked(given)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_first_stage_of_ones_own_is_one_that_a_run_trains(is_trained, tmp_path, monkeypatch):
+    module = f"own_first_stage_{is_trained}".lower()
+    (tmp_path / f"{module}.py").write_text(f"class Own:\n    version, is_trained = 1, {is_trained}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["ae=custom", f"ae.target={module}:Own"]
+    if not is_trained:
+        assert checked(given) == (*given, "scale=cpu")
+        return
+    with pytest.raises(UserError, match=f"ae.target={module}:Own comes trained, before the clock ran"):
         checked(given)
 
 

@@ -121,6 +121,11 @@ def test_online_without_login_is_one_sentence_when_planning(tmp_path: Path, monk
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UserError, match="nobody has logged in"):
         check_tracking(settings("online"), tmp_path)
+    with monkeypatch.context() as variable:  # which overrules the setting
+        variable.setenv("WANDB_MODE", "run")
+        for mode in ("offline", "online"):
+            with pytest.raises(UserError, match=r"^WANDB_MODE=run, but nobody .* or use WANDB_MODE=offline"):
+                check_tracking(settings(mode), tmp_path)
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + 40 * "a")
     (tmp_path / "netrc").chmod(0o600)
     assert check_tracking(settings("online"), tmp_path) == []
@@ -259,6 +264,27 @@ def test_tensorboard_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path
     assert "| f | 4 |" in about
 
 
+def test_tensorboard_has_results_at_the_end_of_a_training_that_goes_on(tmp_path: Path) -> None:
+    """A stage that is killed behind its last logged value logs none when it goes on."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    plan, found = plan_of("ae=kl", "ae.f=4"), tracker(tmp_path, name="tensorboard")
+    stage = plan.stages["first_stage"]
+
+    def killed() -> None:
+        with found.stage_run(plan, stage, ()) as run:
+            run.log(64, {"loss": 1.0})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        killed()
+    with found.stage_run(plan, stage, ()) as run:
+        run.finish(StageRecord("first_stage", stage.identity, {}, {}, rows=(ResultRow("psnr", 20.0, 4),)))
+    [folder] = (tmp_path / "tensorboard").iterdir()
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("first_stage/psnr")] == [(64, 20.0)]
+
+
 def test_trackio_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path) -> None:
     """Read back from its database by SQL."""
     if importlib.util.find_spec("trackio") is None:  # which is not imported here: it reads its folder then
@@ -367,6 +393,9 @@ class Remembering:
 
     def __init__(self) -> None:
         self.told: list[int] = []
+
+    def go_on_from(self, images_seen: int) -> None:
+        pass
 
     def log(self, images_seen: int, values: Mapping[str, float]) -> None:
         self.told.append(images_seen)

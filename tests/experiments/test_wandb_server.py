@@ -24,7 +24,7 @@ from experiments.tracking import Tracker
 from experiments.tracking.__main__ import main
 from experiments.tracking.wandb_runs import check_login, without_key
 from ldm.errors import UserError
-from ldm.records import Cost, Protocol, ResultRow, StageRecord
+from ldm.records import Cost, Protocol, ResultRow, Shortlist, StageRecord
 
 KEY = "local-" + 40 * "k"
 
@@ -209,13 +209,14 @@ def test_a_store_is_pushed_once_into_any_project_and_read_back(
 ) -> None:
     """Every record is a run; a second push adds nothing; artifacts say what was made of what; results are the same."""
     store, stages = small_store(tmp_path / "store")
+    store.write_shortlist(choice := Shortlist("abc", "2026-01-01", "psnr", False, 0, {"one": 20.0}, ("one",), ()))
     given = ["push", "--store", str(store.root), "--project", "other"]
     assert main(given) == 0
     said = capsys.readouterr().out
     assert "8 runs written to other" in said
     runs = {name: run for (project, name), run in held.runs.items() if project == "other"}
     assert stages < set(runs)
-    assert {name.partition("-")[0] for name in set(runs) - stages} == {"cell", "sweep"}
+    assert {name.partition("-")[0] for name in set(runs) - stages} == {"cell", "sweep", "shortlist"}
     assert held.unknown == []
     made_of = {"latents": "first_stage", "diffusion": "latents", "samples": "diffusion", "evaluation": "samples"}
     made_of |= {"reconstruction": "first_stage", "progress": "diffusion"}
@@ -246,9 +247,29 @@ def test_a_store_is_pushed_once_into_any_project_and_read_back(
     back = tmp_path / "back"
     assert main(["pull", "other", "--into", str(back)]) == 0
     assert collect(back).to_csv() == collect(store.root).to_csv()
+    assert Store(back).shortlist("abc") == choice
     assert main(["pull", "other", "--into", str(back)]) == 2
     assert "is a store already" in capsys.readouterr().out
     assert files_with_the_key(tmp_path) == []
+
+
+def test_a_pushed_cell_has_what_all_its_sweeps_measured(held: Held, tmp_path: Path) -> None:
+    """A second sweep adds the likelihood, and a third does not ask for it."""
+    store, _ = small_store(tmp_path / "store")
+    [sweep] = store.sweeps()
+    overrides = ("ae=kl", "ae.f=4", "metrics.likelihood=true")
+    plan = plan_of(*overrides)
+    likelihood = plan.stages["likelihood"]
+    store.begin("likelihood", likelihood.identity)
+    rows = (ResultRow("bits_per_dim", 3.0, 64),)
+    store.finish(StageRecord("likelihood", likelihood.identity, likelihood.settings, likelihood.parents, rows=rows))
+    point = Point(overrides, plan)
+    store.write_sweep(as_sweep("two", "2026-01-02T00:00:00", "python run.py", [point], "evaluation", STAGES))
+    store.write_sweep(replace(sweep, sweep="three", created="2026-01-03T00:00:00"))
+    assert main(["push", "--store", str(store.root)]) == 0
+    [cell] = [run for (_, name), run in held.runs.items() if name.startswith("cell")]
+    shown = json.loads(cell.summary)
+    assert (shown["likelihood/bits_per_dim"], shown["evaluation/kd"]) == (3.0, 2.0)
 
 
 def test_a_project_that_is_not_there_is_one_sentence(

@@ -198,6 +198,30 @@ def test_halves_that_do_not_belong_together_are_refused(diffusers, tmp_path):
         read(written(decoder, tmp_path / "half.safetensors"))
 
 
+def test_both_halves_of_a_tiny_autoencoder_are_of_the_weights_that_are_asked_for(diffusers, tmp_path):
+    """Each file holds a moving average beside its weights, under a wrapper of its own; later one of them holds none."""
+    states = dict(
+        zip(("encoder", "decoder"), halves(theirs(diffusers, "AutoencoderTiny", TINY).state_dict(), 1), strict=True)
+    )
+    for half, state in states.items():
+        average = {name: value + 1 for name, value in state.items()}
+        torch.save({"params": state, "params_ema": average}, tmp_path / f"my_{half}.pth")
+    for weights, added, taken in (("raw", 0, "raw"), ("ema", 1, "ema"), ("auto", 1, "ema")):
+        found = load(tmp_path / "my_encoder.pth", weights)
+        assert found.weights == taken
+        for half, state in states.items():
+            [own, *_] = getattr(found.first_stage, half).state_dict().values()
+            [saved, *_] = state.values()
+            assert torch.equal(own, saved + added)
+    torch.save(states["decoder"], tmp_path / "my_decoder.pth")
+    load(tmp_path / "my_encoder.pth", "raw")
+    for half in states:
+        with pytest.raises(UserError, match=r"my_encoder\.pth holds a moving average and .*my_decoder\.pth, its other"):
+            load(tmp_path / f"my_{half}.pth")
+    with pytest.raises(UserError, match=r"weights=ema, but .*my_decoder\.pth holds no moving average"):
+        load(tmp_path / "my_encoder.pth", "ema")
+
+
 def test_what_trains_a_tiny_autoencoder_is_its_reconstruction(diffusers, tmp_path):
     torch.save(theirs(diffusers, "AutoencoderTiny", TINY).state_dict(), tmp_path / "whole.pth")
     first_stage = read(tmp_path / "whole.pth").first_stage.train()

@@ -383,8 +383,9 @@ def test_what_cannot_be_read_is_named(diffusers, tmp_path):
             changed(folder / file, **changes)
         else:
             (folder / file).unlink()
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as raised:
             load(folder)
+        assert "\n" not in str(raised.value)
 
     refused("unet/config.json", "flip_sin_to_cos=False", flip_sin_to_cos=False)
     refused("unet/config.json", "holds a PixArtTransformer2DModel", _class_name="PixArtTransformer2DModel")
@@ -396,6 +397,15 @@ def test_what_cannot_be_read_is_named(diffusers, tmp_path):
     refused("scheduler/scheduler_config.json", "use_flow_sigmas=True", use_flow_sigmas=True)
     refused("scheduler/scheduler_config.json", "beta_schedule=sigmoid", beta_schedule="sigmoid")
     refused("scheduler/scheduler_config.json", "FlowMatch", _class_name="FlowMatchEulerDiscreteScheduler")
+    for file, values in {
+        "vqvae/config.json": {"scaling_factor": "x", "norm_num_groups": 0, "dropout": -1, "block_out_channels": []},
+        "unet/config.json": {"sample_size": "x", "norm_num_groups": 0, "dropout": -1, "layers_per_block": None},
+        "model_index.json": {"unet": []},
+        "scheduler/scheduler_config.json": {"beta_start": None, "num_train_timesteps": -1},
+    }.items():
+        for key, value in values.items():
+            refused(file, ".", **{key: value})  # whatever the sentence
+    refused("vqvae/config.json", r"describes no network .*\(ValueError: could not convert", scaling_factor="x")
     refused("model_index.json", r"part text_encoder_2 \(T5\)", text_encoder_2=["transformers", "T5"])
     refused("unet/config.json", r"unet/config\.json is missing")
     refused(weights, r"unet holds no weights named diffusion_pytorch_model\.safetensors")
