@@ -27,7 +27,8 @@ class Series:
     `rows`: a number a row, with columns `x` and `value`, and as far as they are known those of `NUMBERS`, `TOLD` and
     `SOURCES`. `line`: the line's style as Matplotlib has it, "" where points are not joined. `tints`: of the marks,
     where they differ from the line's. `is_beside`: whether it is no result of this study's cells but stands beside
-    them. `group`: the series with whose key it is switched on and off, where that is not its own.
+    them. `group`: the series with whose key it is switched on and off, where that is not its own. `hollow`: of each
+    mark why it is drawn as an outline, "" where it is filled.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Series:
     tints: Sequence[str] = ()
     is_beside: bool = False
     group: str = ""
+    hollow: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def keep(
     tints: Sequence[str] = (),
     is_beside: bool = False,
     group: str = "",
+    hollow: Sequence[str] = (),
 ) -> None:
     """Keeps with the figure what was drawn of these rows: their columns `x` and `value`.
 
@@ -119,7 +122,7 @@ def keep(
     }
     kept = pd.DataFrame(columns).reset_index(drop=True)
     figure.series.setdefault(axes, []).append(
-        Series(name, kept, to_hex(tint), line, marker, tuple(tints), is_beside, group)
+        Series(name, kept, to_hex(tint), line, marker, tuple(tints), is_beside, group, tuple(hollow))
     )
 
 

@@ -26,6 +26,7 @@ COSTS: Sequence[tuple[str, bool, Callable[[Spent], float]]] = (
 """Label of the axis, whether less is better, and the cost itself."""
 
 RECOMMENDED: Mapping[str, Any] = {**style.RING, "markersize": 16.0, "markeredgewidth": 2.0}
+HOLLOW = "beaten at no more cost, or barred"
 MOST_LABELS = 6
 MOST_COVERED = 1.0
 """Marks that a label may cover."""
@@ -63,13 +64,14 @@ def draw(study: Study) -> Figure:
                 face = tint if point["is_on_front"] else "white"
                 at = (point["x"], point["value"])
                 axes.plot(*at, look.marker, color=tint, markerfacecolor=face, markersize=look.size, zorder=4)
-            numbers.keep(axes, look.name, own, "x", style.MUTED, "", look.marker, tints=tints)
+            hollow = ["" if is_on_front else HOLLOW for is_on_front in own["is_on_front"]]
+            numbers.keep(axes, look.name, own, "x", style.MUTED, "", look.marker, tints=tints, hollow=hollow)
         draw_rings(axes, rows[rows["identity"].isin(alike)], "x")
         if answer.best is not None and cost(answer.best.spent) > 0:
             at = (cost(answer.best.spent), answer.best.mean.value)
             axes.plot(*at, zorder=5, **RECOMMENDED)
             ring = rows[rows["cell"] == answer.best.name]
-            numbers.keep(axes, "recommended", ring, "x", style.INK, "", "ring", is_beside=True)
+            numbers.keep(axes, "recommended", ring, "x", style.INK, "", "wide ring")
         style.sparse_log_ticks(axes, "x")
         spots = [(option, cost(option.spent)) for option in labelled if cost(option.spent) > 0]
         names = dict(zip((o.name for o in labelled), advice.short_names(labelled, answer.options), strict=True))
@@ -80,8 +82,7 @@ def draw(study: Study) -> Figure:
         axes.set_ylabel(style.upright(answer.metric.label))
     keys = looks.family_keys(look_of, [_family(option) for option in options])
     is_unknown = any(not (one.spent.flops > 0 and one.spent.images_per_second > 0) for one in options)
-    hollow = "beaten at no more cost, or barred" + (", or cost unknown" if is_unknown else "")
-    keys.append(style.key(hollow, marker="o", **style.HOLLOW))
+    keys.append(style.key(HOLLOW + (", or cost unknown" if is_unknown else ""), marker="o", **style.HOLLOW))
     keys.append(style.key("front of the means", color=style.FAINT, linestyle="-", linewidth=1.4))
     keys += [ring_key(is_tie=True)] if standing.is_tie else []
     if answer.best is not None:

@@ -187,7 +187,14 @@ def draw_line(
     line = look.line if line is None else line
     axes.plot(rows[x], rows["value"], color=tint, linestyle=line, zorder=2)
     draw_points(axes, rows, x, look_of, sizes)
-    numbers.keep(axes, name, rows, x, tint, line, look.marker, tints=[style.colour(f) for f in rows["f"]])
+    numbers.keep(
+        axes, name, rows, x, tint, line, look.marker, tints=[style.colour(f) for f in rows["f"]], hollow=hollow(rows)
+    )
+
+
+def hollow(rows: pd.DataFrame) -> list[str]:
+    """Of each point why its mark is hollow, "" where it is filled."""
+    return ["limited" if is_limited else "" for is_limited in rows["limited"]]
 
 
 def draw_points(
@@ -214,7 +221,7 @@ def draw_rings(axes: Plot, rows: pd.DataFrame, x: str, value: str = "value") -> 
     """A ring around each of these points, which are of the best cells."""
     if len(rows):
         axes.plot(rows[x], rows[value], linestyle="", zorder=5, **style.RING)
-        numbers.keep(axes, RINGED, rows, x, style.INK, "", "ring", value, is_beside=True)
+        numbers.keep(axes, RINGED, rows, x, style.INK, "", "ring", value)
 
 
 RINGED = "best, or not told apart from it"

@@ -31,9 +31,14 @@ SYMBOLS: Mapping[str, str] = {
     "*": "star",
     "8": "octagon",
     "|": "line-ns-open",
-    "ring": "circle-open",
 }
 """Matplotlib's marks as Plotly calls them."""
+
+RINGS: Mapping[str, Mapping[str, Any]] = {
+    "ring": {"symbol": "circle-open", "size": 15, "line": {"width": 1.2}},
+    "wide ring": {"symbol": "circle-open", "size": 20, "line": {"width": 2.4}},
+}
+"""Marks around other marks, which they leave room for."""
 
 DASHES: Mapping[str, str] = {"-": "solid", ":": "dot", "dotted": "dot", "--": "dash", "-.": "dashdot"}
 
@@ -41,6 +46,7 @@ MOST_OF_A_COMMAND = 72
 """Letters in a line of a command that is shown beside a point."""
 
 BESIDE_WIDTH = 1.2
+HOLLOW_WIDTH = 1.6
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def panel(plane: Plane, told: Mapping[str, str]) -> Panel:
         factors = sorted({float(f) for one in plane.series for f in one.rows["x"].dropna()})
         x |= {"tickvals": factors, "ticktext": [f"{f:g}" for f in factors]}
     traces, keyed = [], set[str]()
-    for one in plane.series:
+    # Rings come last, for what comes later lies above; a line and its points would cover them.
+    for one in sorted(plane.series, key=lambda one: one.marker in RINGS):
         shown = _trace(one, plane, x, told)
         group = one.group or one.name
         # A group is switched by the key of the series that has its name, else by that of its first.
@@ -111,7 +118,8 @@ def _axis(scale: Scale, extent: tuple[float, float]) -> dict[str, Any]:
 def _trace(one: Series, plane: Plane, x: Mapping[str, Any], told: Mapping[str, str]) -> dict[str, Any]:
     """A series as Plotly draws it; a level, which has no place on the x axis, as a line across the panel."""
     rows, is_level = one.rows, bool(one.rows["x"].isna().all())
-    hover = [_hover(one.name, row, plane, told) for row in rows.to_dict("records")]
+    whys = one.hollow or [""] * len(rows)
+    hover = [_hover(one.name, row, plane, told, why) for row, why in zip(rows.to_dict("records"), whys, strict=True)]
     marks: dict[str, Any] = {
         "symbol": SYMBOLS.get(one.marker, "circle"),
         "size": 5 if one.is_beside else 8,
@@ -119,6 +127,11 @@ def _trace(one: Series, plane: Plane, x: Mapping[str, Any], told: Mapping[str, s
     }
     if one.tints:
         marks["color"] = list(one.tints)
+    if any(one.hollow):
+        symbol = marks["symbol"].removesuffix("-open")
+        marks["symbol"] = [f"{symbol}-open" if why else symbol for why in one.hollow]
+        marks["line"] = {"width": HOLLOW_WIDTH}
+    marks |= RINGS.get(one.marker, {})
     mode = "+".join([*(["lines"] if one.line else []), *(["markers"] if one.marker else [])])
     trace: dict[str, Any] = {
         "type": "scatter",
@@ -137,7 +150,8 @@ def _trace(one: Series, plane: Plane, x: Mapping[str, Any], told: Mapping[str, s
         trace |= {"x": ends, "y": [float(rows["value"].iloc[0])] * 2, "hovertext": hover * 2, "mode": "lines"}
         trace |= {"visible": True if one.tint in LEVELS_SHOWN else "legendonly"}
     for axis, column in (("error_y", "ci"), ("error_x", "x")):
-        if not is_level and f"{column}_low" in rows and rows[f"{column}_low"].notna().any():
+        # A ring's point has its bars already.
+        if not is_level and one.marker not in RINGS and f"{column}_low" in rows and rows[f"{column}_low"].notna().any():
             at = rows["value" if column == "ci" else "x"]
             above, below = rows[f"{column}_high"] - at, at - rows[f"{column}_low"]
             trace[axis] = {"type": "data", "symmetric": False, "array": _numbers(above), "arrayminus": _numbers(below)}
@@ -154,8 +168,11 @@ def as_said(name: str) -> str:
     return html.escape(name, quote=False)
 
 
-def _hover(name: str, row: Mapping[Any, Any], plane: Plane, told: Mapping[str, str]) -> str:
-    """What is shown beside a point: line, value with interval and n, place, and the command that makes it again."""
+def _hover(name: str, row: Mapping[Any, Any], plane: Plane, told: Mapping[str, str], hollow: str) -> str:
+    """What is shown beside a point: line, value with interval and n, place, and the command that makes it again.
+
+    `hollow`: why its mark is an outline, "" where it is filled.
+    """
     known = {"ci_low": row.get("ci_low"), "ci_high": row.get("ci_high"), "value": row["value"], "protocol": ""}
     lines = [f"<b>{as_said(name)}</b>", f"{_first(plane.y.title)}: <b>{text.interval(known)}</b>"]
     if pd.notna(row["x"]):
@@ -164,6 +181,7 @@ def _hover(name: str, row: Mapping[Any, Any], plane: Plane, told: Mapping[str, s
     given = [named_value(axis, row[axis]) for axis in axes if axis in row and row[axis] != "" and pd.notna(row[axis])]
     lines += [", ".join(given)] if given else []
     lines += [f"n = {int(row['n']):,}"] if "n" in row and pd.notna(row["n"]) else []
+    lines += [f"hollow: {as_said(hollow)}"] if hollow else []
     command = told.get(str(row.get("identity", ""))) or told.get(str(row.get("model", "")))
     lines += [f"<i>{_wrapped(as_said(command), MOST_OF_A_COMMAND)}</i>"] if command else []
     return "<br>".join(line for line in lines if line)

@@ -63,6 +63,17 @@ def test_a_series_becomes_a_trace_with_its_bars_and_a_level_a_line_across():
     assert "cost: 4" in a["hovertext"][1]
 
 
+def test_rings_lie_above_around_the_marks_and_hollow_marks_are_outlines():
+    best, line = POINTS.head(1), Series("a", POINTS, "#112233", marker="s", hollow=("", "limited"))
+    rings = [Series(kind, best, "#222222", "", kind) for kind in ("wide ring", "ring")]
+    *_, shown, wide, ring = charts.panel(Plane("", Scale("x"), Scale("y"), [*rings, line]), {}).traces
+    assert [one["name"] for one in (shown, wide, ring)] == ["a", "wide ring", "ring"]
+    assert wide["marker"]["size"] > ring["marker"]["size"] > shown["marker"]["size"]
+    assert (ring["marker"]["symbol"], ring["opacity"], "error_y" in ring) == ("circle-open", 1, False)
+    assert shown["marker"]["symbol"] == ["square", "square-open"]
+    assert ["hollow: limited" in said for said in shown["hovertext"]] == [False, True]
+
+
 def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     plane = Plane("<i>", Scale("x"), Scale("y"), [Series("</script><b>", POINTS, "#112233")])
     chart = charts.chart("one", Words("A title", ("facts",), ("a note",)), [plane], {})
