@@ -180,6 +180,18 @@ def test_the_page_fits_every_width(opened, width):
     wait_until(opened, lambda: opened.execute_script("return document.documentElement.scrollWidth") <= width)
 
 
+def test_charts_for_paper_are_drawn_in_the_light_scheme(opened):
+    """While they are printed, and in the scheme of the screen after that."""
+    ink = "return document.querySelector('.chart')._fullLayout.font.color"
+    opened.execute_script("document.documentElement.dataset.scheme = 'dark'")
+    found = {}
+    for event in ("beforeprint", "afterprint"):
+        opened.execute_script("window.dispatchEvent(new Event(arguments[0]))", event)
+        found[event] = opened.execute_script(ink)
+    assert found == {"beforeprint": "#1d1d1f", "afterprint": "#e8e8ea"}
+    opened.execute_script("delete document.documentElement.dataset.scheme")
+
+
 def test_it_prints_on_paper(opened):
     made = opened.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
     assert len(made["data"]) > 50_000

@@ -5,10 +5,8 @@ const charts = JSON.parse(document.getElementById("charts").textContent);
 const root = document.documentElement;
 root.classList.add("with-scripts");
 const systemIsDark = window.matchMedia("(prefers-color-scheme: dark)");
-let isPrinting = false;
 
 function isDark() {
-  if (isPrinting) return false;
   return root.dataset.scheme ? root.dataset.scheme === "dark" : systemIsDark.matches;
 }
 
@@ -92,13 +90,18 @@ schemeButton.addEventListener("click", () => {
   drawAll();
 });
 systemIsDark.addEventListener("change", drawAll);
-const whenPrinting = (is) => () => {
-  isPrinting = is;
-  if (is) document.querySelectorAll("details").forEach((one) => { one.open = true; });
+// Charts for paper are drawn while the screen's style still holds: the scheme is light until they are printed.
+let schemeOnScreen;
+window.addEventListener("beforeprint", () => {
+  schemeOnScreen = root.dataset.scheme;
+  root.dataset.scheme = "light";
+  document.querySelectorAll("details").forEach((one) => { one.open = true; });
   drawAll();
-};
-window.addEventListener("beforeprint", whenPrinting(true));
-window.addEventListener("afterprint", whenPrinting(false));
+});
+window.addEventListener("afterprint", () => {
+  if (schemeOnScreen) root.dataset.scheme = schemeOnScreen; else delete root.dataset.scheme;
+  drawAll();
+});
 
 // A cell is a number where it begins with one; what has none ("–") comes last whichever way is sorted.
 const NUMBER = /^[-−]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?/i;
