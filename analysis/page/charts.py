@@ -82,7 +82,7 @@ def chart(name: str, words: Words, planes: Sequence[Plane], told: Mapping[str, s
 
 def panel(plane: Plane, told: Mapping[str, str]) -> Panel:
     """A panel with its axes and lines as Plotly takes them."""
-    x, y = _axis(plane.x, _extent(plane.series, "x")), _axis(plane.y, _extent(plane.series, "value"))
+    x, y = _axis(plane.x, plane.series, "x"), _axis(plane.y, plane.series, "value")
     y["title"] = {"text": ""}  # which stands above the panel, where it can be read at any width
     if plane.x.title.startswith("compression factor"):
         factors = sorted({float(f) for one in plane.series for f in one.rows["x"].dropna()})
@@ -101,17 +101,16 @@ def panel(plane: Plane, told: Mapping[str, str]) -> Panel:
     return Panel(plane.heading, plane.y.title, traces, {"xaxis": x, "yaxis": y})
 
 
-def _extent(series: Sequence[Series], column: str) -> tuple[float, float]:
-    values = [float(x) for one in series for x in one.rows[column].dropna()]
-    return (min(values), max(values)) if values else (0.0, 1.0)
+def _axis(scale: Scale, series: Sequence[Series], column: str) -> dict[str, Any]:
+    """An axis of Plotly's; where Matplotlib's is logarithmic on both sides of 0 it is linear.
 
-
-def _axis(scale: Scale, extent: tuple[float, float]) -> dict[str, Any]:
-    """An axis of Plotly's; where Matplotlib's is logarithmic on both sides of 0 it is linear."""
+    A logarithmic one has no place for a floor that is not above 0, and reaches as far as all else.
+    """
     axis: dict[str, Any] = {"title": {"text": _wrapped(scale.title, 46)}, "type": "log" if scale.is_log else "linear"}
-    if scale.is_log and extent[0] > 0:
-        margin = max(0.06 * math.log10(extent[1] / extent[0]), 0.06)
-        axis["range"] = [math.log10(extent[0]) - margin, math.log10(extent[1]) + margin]
+    logs = [math.log10(value) for one in series for value in one.rows[column].dropna() if value > 0]
+    if scale.is_log and logs:
+        margin = max(0.06 * (max(logs) - min(logs)), 0.06)
+        axis["range"] = [min(logs) - margin, max(logs) + margin]
     return axis
 
 

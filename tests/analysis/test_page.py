@@ -74,6 +74,18 @@ def test_rings_lie_above_around_the_marks_and_hollow_marks_are_outlines():
     assert ["hollow: limited" in said for said in shown["hovertext"]] == [False, True]
 
 
+def test_a_logarithmic_axis_reaches_as_far_as_what_is_above_zero():
+    floor = Series("floor", POINTS.head(1).assign(x=np.nan, value=-0.002), "#222222", "--", is_beside=True)
+    scale = Scale("error", is_log=True)
+    with_floor, alone = (
+        charts.panel(Plane("", Scale("x"), scale, [Series("a", POINTS, "#112233"), *more]), {}).layout["yaxis"]
+        for more in ([floor], [])
+    )
+    assert with_floor == alone
+    assert 10 ** with_floor["range"][0] < 2 < 3 < 10 ** with_floor["range"][1]
+    assert "range" not in charts.panel(Plane("", Scale("x"), scale, [floor]), {}).layout["yaxis"]
+
+
 def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     plane = Plane("<i>", Scale("x"), Scale("y"), [Series("</script><b>", POINTS, "#112233")])
     chart = charts.chart("one", Words("A title", ("facts",), ("a note",)), [plane], {})

@@ -35,8 +35,8 @@ function coloured(trace) {
 
 // Numbers at 1, 2 and 5 of each decade where few decades are shown, else powers of ten alone.
 function logTicks(axis) {
-  if (axis.type !== "log" || axis.tickvals) return {};
-  const [low, high] = axis.range || [0, 9], minor = { ticks: "outside", ticklen: 3 };
+  if (axis.type !== "log" || axis.tickvals || !axis.range) return {};
+  const [low, high] = axis.range, minor = { ticks: "outside", ticklen: 3 };
   if (high - low > 1.7) return { dtick: Math.ceil((high - low) / 6), minor };
   return { dtick: "D2", tickformat: high > 4 ? "~s" : low < -4 ? "~e" : "~g", minor };
 }
