@@ -56,7 +56,9 @@ def _panel(costs: pd.DataFrame, unit: str) -> Panel:
                 f"<b>{as_said(name)}</b><br>{title}: {value:.3g} {unit}"
                 for name, value in zip(names, numbers, strict=True)
             ]
-            traces.append({"type": "bar", "orientation": "h", "name": title, "y": names, "x": numbers})
+            traces.append(
+                {"type": "bar", "orientation": "h", "name": title, "legendgroup": title, "y": names, "x": numbers}
+            )
             traces[-1] |= {"marker": {"color": tint}, "hovertext": told, "hoverinfo": "text"}
     layout = {
         "legend": {"traceorder": "normal"},
