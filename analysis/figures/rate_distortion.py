@@ -175,7 +175,7 @@ def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     keys = [*axes, "measured"]
     found = []
     for _, own in rows.assign(measured=measured).groupby(keys, dropna=False):
-        point: dict[Any, Any] = own.iloc[0][keys].to_dict()
+        point: dict[Any, Any] = own.iloc[0][[*keys, "first_stage", "identity"]].to_dict()
         for name, values in {
             "rate": rates.rate(own),
             "crude": rates.cruder_rate(own),

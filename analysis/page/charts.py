@@ -176,14 +176,22 @@ def _hover(name: str, row: Mapping[Any, Any], plane: Plane, told: Mapping[str, s
     lines = [f"<b>{as_said(name)}</b>", f"{_first(plane.y.title)}: <b>{text.interval(known)}</b>"]
     if pd.notna(row["x"]):
         lines.append(f"{_first(plane.x.title)}: {text.number(row['x'])}")
+    given = _factor(row.get("f"), name, plane.x)
     axes = ("channels", "sampler", "steps", "guidance_scale", "images_seen")
-    given = [named_value(axis, row[axis]) for axis in axes if axis in row and row[axis] != "" and pd.notna(row[axis])]
+    given += [named_value(axis, row[axis]) for axis in axes if axis in row and row[axis] != "" and pd.notna(row[axis])]
     lines += [", ".join(given)] if given else []
     lines += [f"n = {int(row['n']):,}"] if "n" in row and pd.notna(row["n"]) else []
     lines += [f"hollow: {as_said(hollow)}"] if hollow else []
     command = told.get(str(row.get("identity", ""))) or told.get(str(row.get("model", "")))
     lines += [f"<i>{_wrapped(as_said(command), MOST_OF_A_COMMAND)}</i>"] if command else []
     return "<br>".join(line for line in lines if line)
+
+
+def _factor(f: Any, name: str, x: Scale) -> list[str]:
+    """The f of a point where neither its line's name nor the axis says it."""
+    if pd.isna(f) or not f or x.title.startswith("compression factor") or re.search(rf"\bf ?= ?{f:g}\b", name):
+        return []
+    return [f"f = {f:g}"]
 
 
 def _first(title: str) -> str:

@@ -86,6 +86,17 @@ def test_a_logarithmic_axis_reaches_as_far_as_what_is_above_zero():
     assert "range" not in charts.panel(Plane("", Scale("x"), scale, [floor]), {}).layout["yaxis"]
 
 
+def test_tooltips_say_f_where_nothing_else_does():
+    rows = POINTS.assign(f=[4, 16])
+    said = {
+        (x, name): ["f = " in told for told in charts.panel(plane, {}).traces[0]["hovertext"]]
+        for x in ("cost", "compression factor f (image side / latent side)")
+        for name in ("KL", "KL f=4")
+        for plane in [Plane("", Scale(x), Scale("y"), [Series(name, rows, "#112233")])]
+    }
+    assert list(said.values()) == [[True, True], [False, True], [False, False], [False, False]]
+
+
 def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     plane = Plane("<i>", Scale("x"), Scale("y"), [Series("</script><b>", POINTS, "#112233")])
     chart = charts.chart("one", Words("A title", ("facts",), ("a note",)), [plane], {})
