@@ -127,6 +127,7 @@ def _rows(study: Study, options: Sequence[Option], cost: Callable[[Spent], float
             "cell": option.name,
             "model": min(option.models),
             "identity": min(option.results),
+            numbers.MADE: numbers.mean_of_trainings(len(option.models)),
             "is_on_front": option.is_on_front,
         }
         for option in options

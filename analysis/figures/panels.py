@@ -155,6 +155,8 @@ def _over_seeds(rows: pd.DataFrame, factors: Mapping[str, SeedFactor]) -> pd.Dat
     for _, own in rows.groupby(keys, dropna=False):
         point = own.iloc[0].copy()
         point["value"], point["ci_low"], point["ci_high"] = mean_of(own, factors[point["protocol"]])
+        repeated = "" if len(own) == 1 else f"mean of {len(own)} samplings"  # of one training
+        point[numbers.MADE] = numbers.mean_of_trainings(own["model"].nunique()) or repeated
         point["sample_images_per_second"] = own["sample_images_per_second"].mean()
         found.append(point)
     return pd.DataFrame(found).astype(rows.dtypes.to_dict()).reset_index(drop=True)

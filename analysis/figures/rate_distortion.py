@@ -176,6 +176,7 @@ def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     found = []
     for _, own in rows.assign(measured=measured).groupby(keys, dropna=False):
         point: dict[Any, Any] = own.iloc[0][[*keys, "first_stage", "identity"]].to_dict()
+        point[numbers.MADE] = numbers.mean_of_trainings(own["identity"].nunique())
         for name, values in {
             "rate": rates.rate(own),
             "crude": rates.cruder_rate(own),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.labels import named_value
-from analysis.numbers import Plane, Scale, Series, Words, frame
+from analysis.numbers import MADE, Plane, Scale, Series, Words, frame
 
 SYMBOLS: Mapping[str, str] = {
     "o": "circle",
@@ -181,6 +181,7 @@ def _hover(name: str, row: Mapping[Any, Any], plane: Plane, told: Mapping[str, s
     given += [named_value(axis, row[axis]) for axis in axes if axis in row and row[axis] != "" and pd.notna(row[axis])]
     lines += [", ".join(given)] if given else []
     lines += [f"n = {int(row['n']):,}"] if "n" in row and pd.notna(row["n"]) else []
+    lines += [row[MADE]] if row.get(MADE, "") else []
     lines += [f"hollow: {as_said(hollow)}"] if hollow else []
     command = told.get(str(row.get("identity", ""))) or told.get(str(row.get("model", "")))
     lines += [f"<i>{_wrapped(as_said(command), MOST_OF_A_COMMAND)}</i>"] if command else []

@@ -97,6 +97,19 @@ def test_tooltips_say_f_where_nothing_else_does():
     assert list(said.values()) == [[True, True], [False, True], [False, False], [False, False]]
 
 
+def test_the_mean_of_several_trainings_names_no_record(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,), seeds=(0, 1)))
+    figure = FIGURES["quality_vs_f"].draw(read_study(tmp_path))
+    assert isinstance(figure, NumberedFigure)
+    found = frame(figure.planes)
+    means = found[found["series"] == "5 steps"]
+    assert set(means["made"]) == {"mean of 2 trainings"}
+    assert set(means[["cell", "model", "first_stage", "identity"]].to_numpy().ravel()) == {""}
+    [panel] = charts.chart("quality_vs_f", figure.words, figure.planes, {}).panels
+    [line] = [trace for trace in panel.traces if trace["name"] == "5 steps"]
+    assert all("mean of 2 trainings" in said for said in line["hovertext"])
+
+
 def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     plane = Plane("<i>", Scale("x"), Scale("y"), [Series("</script><b>", POINTS, "#112233")])
     chart = charts.chart("one", Words("A title", ("facts",), ("a note",)), [plane], {})
