@@ -319,6 +319,7 @@ def test_values_between_milestones_are_interpolated_in_the_logarithm_of_the_budg
     assert is_between
     assert row["value"] == pytest.approx(3.0)
     assert math.isnan(row["ci_low"])
+    assert (math.isnan(row["images_seen"]), row["made"]) == (True, "interpolated")
     near, is_between = at_budget(rows, "spent", 95.0)
     assert not is_between
     assert (near["value"], near["ci_low"]) == (2.0, 1.9)
