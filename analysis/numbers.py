@@ -31,7 +31,8 @@ class Series:
     `MADE` and `SOURCES`. `line`: the line's style as Matplotlib has it, "" where points are not joined. `tints`: of the
     marks, where they differ from the line's. `is_beside`: whether it is no result of this study's cells but stands
     beside them. `group`: the series with whose key it is switched on and off, where that is not its own. `hollow`: of
-    each mark why it is drawn as an outline, "" where it is filled.
+    each mark why it is drawn as an outline, "" where it is filled. `shape`: of the line, as Plotly calls it: "hv" are
+    steps that keep a point's value after it, "vh" before it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Series:
     is_beside: bool = False
     group: str = ""
     hollow: Sequence[str] = ()
+    shape: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def keep(
     is_beside: bool = False,
     group: str = "",
     hollow: Sequence[str] = (),
+    shape: str = "linear",
 ) -> None:
     """Keeps with the figure what was drawn of these rows: their columns `x` and `value`.
 
@@ -127,7 +130,7 @@ def keep(
     if MADE in kept:
         kept.loc[kept[MADE] != "", [column for column in SOURCES if column in kept]] = ""
     figure.series.setdefault(axes, []).append(
-        Series(name, kept, to_hex(tint), line, marker, tuple(tints), is_beside, group, tuple(hollow))
+        Series(name, kept, to_hex(tint), line, marker, tuple(tints), is_beside, group, tuple(hollow), shape)
     )
 
 

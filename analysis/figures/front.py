@@ -55,8 +55,9 @@ def draw(study: Study) -> Figure:
         rows = _rows(study, shown, cost)
         front = rows[_on_front(rows["x"] * (1 if is_less_better else -1), sign * rows["value"])].sort_values("x")
         side: Literal["pre", "post"] = "post" if is_less_better else "pre"
+        shape = "hv" if is_less_better else "vh"
         axes.step(front["x"], front["value"], where=side, color=style.FAINT, linewidth=1.4, zorder=1)
-        numbers.keep(axes, "front of the means", front, "x", style.FAINT, "-", is_beside=True)
+        numbers.keep(axes, "front of the means", front, "x", style.FAINT, "-", is_beside=True, shape=shape)
         for family, own in rows.groupby("regulariser", sort=False):
             look, tints = look_of[str(family)], [style.colour(f) for f in own["f"]]
             for point, tint in zip(own.to_dict("records"), tints, strict=True):

@@ -137,7 +137,12 @@ def _trace(one: Series, plane: Plane, x: Mapping[str, Any], told: Mapping[str, s
         "mode": mode,
         "x": _numbers(rows["x"]),
         "y": _numbers(rows["value"]),
-        "line": {"color": one.tint, "width": BESIDE_WIDTH if one.is_beside else 2, "dash": _dash(one.line)},
+        "line": {
+            "color": one.tint,
+            "width": BESIDE_WIDTH if one.is_beside else 2,
+            "dash": _dash(one.line),
+            "shape": one.shape,
+        },
         "marker": marks,
         "hovertext": hover,
         "hoverinfo": "text",
