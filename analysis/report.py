@@ -51,10 +51,7 @@ def write(
         for name, figure in written.figures.items()
         if isinstance(figure, NumberedFigure)
     ]
-    if curves := training.planes(study):
-        made.append(charts.chart("training_curves", training.WORDS, curves, told))
-    if (spent := spending.chart(study)) is not None:
-        made.append(spent)
+    made += [chart for chart in (training.chart(study, told), spending.chart(study)) if chart is not None]
     texts = [path.read_text(encoding="utf-8") for path in written.paths if path.name in TEXTS]
     page = document(f"Report: {folder.name}", texts, ANSWERED_BY, made, gallery.sections(study))
     return plot_tradeoffs.write_atomic(folder / "report.html", page.encode())

@@ -1,6 +1,7 @@
 """What each model cost, split by the stages that are trained."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -33,7 +34,10 @@ def chart(study: Study) -> Chart | None:
     if costs.empty:
         return None
     panels = [_panel(costs.head(MOST_BARS), unit) for unit in UNITS]
-    return Chart("cost_split", WORDS, panels, costs.to_csv(index=False))
+    left = len(costs) - MOST_BARS
+    more = (f"{left} more of {len(costs)} models: in the numbers (CSV).",) if left > 0 else ()
+    words = replace(WORDS, facts=(*WORDS.facts, *more))
+    return Chart("cost_split", words, panels, costs.to_csv(index=False))
 
 
 def frame(study: Study) -> pd.DataFrame:

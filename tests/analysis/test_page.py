@@ -110,6 +110,24 @@ def test_the_mean_of_several_trainings_names_no_record(tmp_path):
     assert all("mean of 2 trainings" in said for said in line["hovertext"])
 
 
+def test_what_has_no_room_is_counted_and_in_the_numbers(tmp_path, monkeypatch):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4, 8), steps=(5,)))
+    study = read_study(tmp_path)
+    rows = study.frame[study.frame["stage"] == "progress"]
+    losses = [rows.assign(metric=f"loss_{name}", title=f"loss {name}", kind="") for name in "abc"]
+    study = dataclasses.replace(study, frame=pd.concat([study.frame, *losses], ignore_index=True))
+    monkeypatch.setattr(training, "MOST_PANELS", 1)
+    monkeypatch.setattr(spending, "MOST_BARS", 2)
+    curves, costs = training.chart(study, {}), spending.chart(study)
+    assert curves is not None
+    assert costs is not None
+    assert len(curves.panels) == 1
+    assert curves.words.facts[-1] == "3 more of 4 metrics: in the numbers (CSV)."
+    assert all(f"loss {name}" in curves.csv for name in "abc")
+    assert costs.words.facts[-1] == "1 more of 3 models: in the numbers (CSV)."
+    assert costs.csv.count("f=") == 3
+
+
 def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     plane = Plane("<i>", Scale("x"), Scale("y"), [Series("</script><b>", POINTS, "#112233")])
     chart = charts.chart("one", Words("A title", ("facts",), ("a note",)), [plane], {})
