@@ -129,7 +129,7 @@ def _trace(one: Series, plane: Plane, x: Mapping[str, Any], told: Mapping[str, s
     if any(one.hollow):
         symbol = marks["symbol"].removesuffix("-open")
         marks["symbol"] = [f"{symbol}-open" if why else symbol for why in one.hollow]
-        marks["line"] = {"width": HOLLOW_WIDTH}
+        marks["line"] = {"width": [HOLLOW_WIDTH if why else 0 for why in one.hollow]}
     marks |= RINGS.get(one.marker, {})
     mode = "+".join([*(["lines"] if one.line else []), *(["markers"] if one.marker else [])])
     trace: dict[str, Any] = {

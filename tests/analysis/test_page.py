@@ -70,7 +70,7 @@ def test_rings_lie_above_around_the_marks_and_hollow_marks_are_outlines():
     assert [one["name"] for one in (shown, wide, ring)] == ["a", "wide ring", "ring"]
     assert wide["marker"]["size"] > ring["marker"]["size"] > shown["marker"]["size"]
     assert (ring["marker"]["symbol"], ring["opacity"], "error_y" in ring) == ("circle-open", 1, False)
-    assert shown["marker"]["symbol"] == ["square", "square-open"]
+    assert (shown["marker"]["symbol"], shown["marker"]["line"]["width"][0]) == (["square", "square-open"], 0)
     assert ["hollow: limited" in said for said in shown["hovertext"]] == [False, True]
 
 
