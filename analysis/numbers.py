@@ -10,6 +10,9 @@ from matplotlib.axes import Axes as Plot
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+MADE = "made"
+"""Column that says how a number was made that no one record has, such as the mean of several; "" of others."""
+
 TOLD = ("f", "regulariser", "channels", "sampler", "steps", "guidance_scale", "images_seen", "n", "protocol")
 """Columns of rows that go with the numbers, where a figure's rows have them."""
 
@@ -24,10 +27,12 @@ NUMBERS = ("value", "ci_low", "ci_high", "x_low", "x_high")
 class Series:
     """A line or a group of points: its name, its numbers, and how it is drawn.
 
-    `rows`: a number a row, with columns `x` and `value`, and as far as they are known those of `NUMBERS`, `TOLD` and
-    `SOURCES`. `line`: the line's style as Matplotlib has it, "" where points are not joined. `tints`: of the marks,
-    where they differ from the line's. `is_beside`: whether it is no result of this study's cells but stands beside
-    them. `group`: the series with whose key it is switched on and off, where that is not its own.
+    `rows`: a number a row, with columns `x` and `value`, and as far as they are known those of `NUMBERS`, `TOLD`,
+    `MADE` and `SOURCES`. `line`: the line's style as Matplotlib has it, "" where points are not joined. `tints`: of the
+    marks, where they differ from the line's. `is_beside`: whether it is no result of this study's cells but stands
+    beside them. `group`: the series with whose key it is switched on and off, where that is not its own. `hollow`: of
+    each mark why it is drawn as an outline, "" where it is filled. `shape`: of the line, as Plotly calls it: "hv" are
+    steps that keep a point's value after it, "vh" before it.
     """
 
     name: str
@@ -38,6 +43,8 @@ class Series:
     tints: Sequence[str] = ()
     is_beside: bool = False
     group: str = ""
+    hollow: Sequence[str] = ()
+    shape: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -104,10 +111,12 @@ def keep(
     tints: Sequence[str] = (),
     is_beside: bool = False,
     group: str = "",
+    hollow: Sequence[str] = (),
+    shape: str = "linear",
 ) -> None:
     """Keeps with the figure what was drawn of these rows: their columns `x` and `value`.
 
-    A figure that keeps no numbers is left as it is.
+    What no one record has names none. A figure that keeps no numbers is left as it is.
     """
     figure = axes.get_figure(root=True)
     if not isinstance(figure, NumberedFigure) or rows.empty:
@@ -115,11 +124,13 @@ def keep(
     columns = {
         "x": rows[x].astype(float),
         "value": rows[value].astype(float),
-        **{column: rows[column] for column in (*NUMBERS[1:], *TOLD, *SOURCES) if column in rows},
+        **{column: rows[column] for column in (*NUMBERS[1:], *TOLD, MADE, *SOURCES) if column in rows},
     }
     kept = pd.DataFrame(columns).reset_index(drop=True)
+    if MADE in kept:
+        kept.loc[kept[MADE] != "", [column for column in SOURCES if column in kept]] = ""
     figure.series.setdefault(axes, []).append(
-        Series(name, kept, to_hex(tint), line, marker, tuple(tints), is_beside, group)
+        Series(name, kept, to_hex(tint), line, marker, tuple(tints), is_beside, group, tuple(hollow), shape)
     )
 
 
@@ -146,7 +157,7 @@ def frame(planes: Sequence[Plane]) -> pd.DataFrame:
         return pd.DataFrame()
     first = ["panel", "series", "x_axis", "x", "y_axis", *NUMBERS]
     found = pd.concat(parts, ignore_index=True)
-    return found[[name for name in (*first, *TOLD, *SOURCES) if name in found]]
+    return found[[name for name in (*first, *TOLD, MADE, *SOURCES) if name in found]]
 
 
 def captions(figures: Mapping[str, Figure]) -> str:
@@ -154,6 +165,11 @@ def captions(figures: Mapping[str, Figure]) -> str:
     told = {name: figure.words for name, figure in figures.items() if isinstance(figure, NumberedFigure)}
     parts = [f"## {name}\n\n**{one.title}.** {' '.join((*one.facts, *one.notes))}" for name, one in told.items()]
     return "\n\n".join(["# Captions", *parts]) + "\n"
+
+
+def mean_of_trainings(count: int) -> str:
+    """How the mean of so many trainings was made, for the column `MADE`."""
+    return f"mean of {count} trainings" if count > 1 else ""
 
 
 def one_line(text: str) -> str:

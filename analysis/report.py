@@ -1,6 +1,8 @@
 """Writes the report of a sweep, one self-contained page: `python analysis/report.py [--store DIR] [--out DIR]`."""
 
+import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from analysis.numbers import NumberedFigure
 from analysis.page import charts, gallery, spending, training
 from analysis.page.document import document
 from analysis.store import Stores
+from analysis.tracked import pulled
 from ldm.errors import UserError
 
 DESCRIPTION = """Writes what plot_tradeoffs.py writes, with figures as SVG, and report.html: the recommendation,
@@ -27,14 +30,20 @@ ANSWERED_BY = ("front", "crossings")
 
 
 def write(
-    stores: Stores, out: Path | None, sweep: str | None, allow_mixed: bool, overlay: bool, against: str | None
+    stores: Stores,
+    out: Path | None,
+    sweep: str | None,
+    allow_mixed: bool,
+    overlay: bool,
+    against: str | None,
+    metric: str | None = None,
 ) -> Path:
     """The page's path, after everything that it is made of was written beside it.
 
     Raises: UserError as `plot_tradeoffs.draw` does.
     """
     written = plot_tradeoffs.write(
-        stores, out, sweep, allow_mixed, overlay, checklist=True, against=against, kinds=("svg",)
+        stores, out, sweep, allow_mixed, overlay, checklist=True, against=against, metric=metric, kinds=("svg",)
     )
     study, folder, told = written.study, written.folder, commands.by_identity(written.study)
     made = [
@@ -42,13 +51,21 @@ def write(
         for name, figure in written.figures.items()
         if isinstance(figure, NumberedFigure)
     ]
-    if curves := training.planes(study):
-        made.append(charts.chart("training_curves", training.WORDS, curves, told))
-    if (spent := spending.chart(study)) is not None:
-        made.append(spent)
+    made += [chart for chart in (training.chart(study, told), spending.chart(study)) if chart is not None]
     texts = [path.read_text(encoding="utf-8") for path in written.paths if path.name in TEXTS]
     page = document(f"Report: {folder.name}", texts, ANSWERED_BY, made, gallery.sections(study))
     return plot_tradeoffs.write_atomic(folder / "report.html", page.encode())
+
+
+def _written(options: argparse.Namespace) -> Path:
+    """The page of a command line; of W&B's runs by default beside that of the store, as `plot_tradeoffs.py` has it."""
+    stores, out = plot_tradeoffs.stores_of(options), options.out
+    with tempfile.TemporaryDirectory() as folder:
+        if options.source == "wandb":
+            out = out or stores[0] / "analysis" / "wandb" / options.project
+            stores = [pulled(options.project, Path(folder))]
+        allow_mixed = options.allow_mixed_protocols
+        return write(stores, out, options.sweep, allow_mixed, options.overlay, options.against, options.metric)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,14 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.prog, command.description = "report.py", DESCRIPTION
     options = command.parse_args(arguments)
     try:
-        path = write(
-            plot_tradeoffs.stores_of(options),
-            options.out,
-            options.sweep,
-            options.allow_mixed_protocols,
-            options.overlay,
-            options.against,
-        )
+        path = _written(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

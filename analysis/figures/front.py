@@ -26,6 +26,7 @@ COSTS: Sequence[tuple[str, bool, Callable[[Spent], float]]] = (
 """Label of the axis, whether less is better, and the cost itself."""
 
 RECOMMENDED: Mapping[str, Any] = {**style.RING, "markersize": 16.0, "markeredgewidth": 2.0}
+HOLLOW = "beaten at no more cost, or barred"
 MOST_LABELS = 6
 MOST_COVERED = 1.0
 """Marks that a label may cover."""
@@ -57,8 +58,9 @@ def draw(study: Study) -> Figure:
         rows = _rows(study, shown, cost)
         front = rows[_on_front(rows["x"] * (1 if is_less_better else -1), sign * rows["value"])].sort_values("x")
         side: Literal["pre", "post"] = "post" if is_less_better else "pre"
+        shape = "hv" if is_less_better else "vh"
         axes.step(front["x"], front["value"], where=side, color=style.FAINT, linewidth=1.4, zorder=1)
-        numbers.keep(axes, "front of the means", front, "x", style.FAINT, "-", is_beside=True)
+        numbers.keep(axes, "front of the means", front, "x", style.FAINT, "-", is_beside=True, shape=shape)
         for family, own in rows.groupby("regulariser", sort=False):
             look, tints = look_of[str(family)], [style.colour(f) for f in own["f"]]
             for point, tint in zip(own.to_dict("records"), tints, strict=True):
@@ -66,13 +68,14 @@ def draw(study: Study) -> Figure:
                 face = tint if point["is_on_front"] else "white"
                 at = (point["x"], point["value"])
                 axes.plot(*at, look.marker, color=tint, markerfacecolor=face, markersize=look.size, zorder=4)
-            numbers.keep(axes, look.name, own, "x", style.MUTED, "", look.marker, tints=tints)
+            hollow = ["" if is_on_front else HOLLOW for is_on_front in own["is_on_front"]]
+            numbers.keep(axes, look.name, own, "x", style.MUTED, "", look.marker, tints=tints, hollow=hollow)
         draw_rings(axes, rows[rows["identity"].isin(alike)], "x")
         if answer.best is not None and cost(answer.best.spent) > 0:
             at = (cost(answer.best.spent), answer.best.mean.value)
             axes.plot(*at, zorder=5, **RECOMMENDED)
             ring = rows[rows["cell"] == answer.best.name]
-            numbers.keep(axes, "recommended", ring, "x", style.INK, "", "ring", is_beside=True)
+            numbers.keep(axes, "recommended", ring, "x", style.INK, "", "wide ring")
         style.sparse_log_ticks(axes, "x")
         spots = [(option, cost(option.spent)) for option in labelled if cost(option.spent) > 0]
         names = dict(zip((o.name for o in labelled), advice.short_names(labelled, answer.options), strict=True))
@@ -84,8 +87,7 @@ def draw(study: Study) -> Figure:
         axes.set_ylabel(style.upright(answer.metric.label))
     keys = looks.family_keys(look_of, [_family(option) for option in options])
     is_unknown = any(not (one.spent.flops > 0 and one.spent.images_per_second > 0) for one in options)
-    hollow = "beaten at no more cost, or barred" + (", or cost unknown" if is_unknown else "")
-    keys.append(style.key(hollow, marker="o", **style.HOLLOW))
+    keys.append(style.key(HOLLOW + (", or cost unknown" if is_unknown else ""), marker="o", **style.HOLLOW))
     keys.append(style.key("front of the means", color=style.FAINT, linestyle="-", linewidth=1.4))
     keys += [ring_key(is_tie=True)] if standing.is_tie else []
     if answer.best is not None:
@@ -132,6 +134,7 @@ def _rows(study: Study, options: Sequence[Option], cost: Callable[[Spent], float
             "cell": option.name,
             "model": min(option.models),
             "identity": min(option.results),
+            numbers.MADE: numbers.mean_of_trainings(len(option.models)),
             "is_on_front": option.is_on_front,
         }
         for option in options

@@ -155,6 +155,8 @@ def _over_seeds(rows: pd.DataFrame, factors: Mapping[str, SeedFactor]) -> pd.Dat
     for _, own in rows.groupby(keys, dropna=False):
         point = own.iloc[0].copy()
         point["value"], point["ci_low"], point["ci_high"] = mean_of(own, factors[point["protocol"]])
+        repeated = "" if len(own) == 1 else f"mean of {len(own)} samplings"  # of one training
+        point[numbers.MADE] = numbers.mean_of_trainings(own["model"].nunique()) or repeated
         point["sample_images_per_second"] = own["sample_images_per_second"].mean()
         found.append(point)
     return pd.DataFrame(found).astype(rows.dtypes.to_dict()).reset_index(drop=True)
@@ -187,7 +189,14 @@ def draw_line(
     line = look.line if line is None else line
     axes.plot(rows[x], rows["value"], color=tint, linestyle=line, zorder=2)
     draw_points(axes, rows, x, look_of, sizes)
-    numbers.keep(axes, name, rows, x, tint, line, look.marker, tints=[style.colour(f) for f in rows["f"]])
+    numbers.keep(
+        axes, name, rows, x, tint, line, look.marker, tints=[style.colour(f) for f in rows["f"]], hollow=hollow(rows)
+    )
+
+
+def hollow(rows: pd.DataFrame) -> list[str]:
+    """Of each point why its mark is hollow, "" where it is filled."""
+    return ["limited" if is_limited else "" for is_limited in rows["limited"]]
 
 
 def draw_points(
@@ -214,7 +223,7 @@ def draw_rings(axes: Plot, rows: pd.DataFrame, x: str, value: str = "value") -> 
     """A ring around each of these points, which are of the best cells."""
     if len(rows):
         axes.plot(rows[x], rows[value], linestyle="", zorder=5, **style.RING)
-        numbers.keep(axes, RINGED, rows, x, style.INK, "", "ring", value, is_beside=True)
+        numbers.keep(axes, RINGED, rows, x, style.INK, "", "ring", value)
 
 
 RINGED = "best, or not told apart from it"

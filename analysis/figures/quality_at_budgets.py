@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import looks, style
+from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.figures import findings
 from analysis.figures.panels import Panel, draw_line, end_label
@@ -111,7 +111,7 @@ def three_budgets(milestones: Sequence[Sequence[float]]) -> list[float]:
 def at_budget(milestones: pd.DataFrame, x: str, budget: float) -> tuple[pd.Series | None, bool]:
     """The milestone at a budget, and whether it lies between two and is interpolated; None beyond the first and last.
 
-    Such a one has no interval.
+    Such a one has no interval, and no number of images seen: it is no milestone.
     """
     rows = milestones.assign(distance=(milestones[x].astype(float) / budget).map(math.log))
     nearest = rows.iloc[int(rows["distance"].abs().to_numpy().argmin())]
@@ -122,7 +122,8 @@ def at_budget(milestones: pd.DataFrame, x: str, budget: float) -> tuple[pd.Serie
         return None, False
     low, high = before.iloc[-1], after.iloc[0]
     part = -low["distance"] / (high["distance"] - low["distance"])
-    row = low.copy()
+    row = low.astype(object)
     row["value"] = low["value"] + part * (high["value"] - low["value"])
-    row["ci_low"] = row["ci_high"] = math.nan
+    row["ci_low"] = row["ci_high"] = row["images_seen"] = math.nan
+    row[numbers.MADE] = ", ".join(filter(None, (row.get(numbers.MADE, ""), "interpolated")))
     return row, True

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.figures import findings
-from analysis.figures.panels import Panel, draw_points, end_label
+from analysis.figures.panels import Panel, draw_points, end_label, hollow
 from analysis.figures.quality import quality_figure
 from analysis.figures.standing import Standing
 from analysis.headline import Headline
@@ -44,7 +44,7 @@ def draw(study: Study) -> Figure:
             axes.plot(end["spent"], end["value"], **ALONE, color=tint, zorder=3)
             name = panel.named(family, f"f = {f}", look_of)
             labels.append(end_label(own, "total", name, tint))
-            numbers.keep(axes, name, own, "total", tint, look.line, look.marker)
+            numbers.keep(axes, name, own, "total", tint, look.line, look.marker, hollow=hollow(own))
             numbers.keep(axes, f"{name}, diffusion training alone", own, "spent", tint, ":", "|", group=name)
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")

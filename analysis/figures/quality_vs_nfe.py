@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from analysis import looks, numbers, style
 from analysis.collect import Study
 from analysis.figures import findings
-from analysis.figures.panels import Panel, draw_points, end_label
+from analysis.figures.panels import Panel, draw_points, end_label, hollow
 from analysis.figures.quality import quality_figure
 from analysis.headline import Headline
 from analysis.placing import PointLabel
@@ -27,7 +27,7 @@ def draw(study: Study) -> Figure:
             tint, name = samplers[line["sampler"].iloc[0]].colour, panel.named(family, str(sampler), look_of)
             axes.plot(line["nfe"], line["value"], color=tint, linestyle=look.line, zorder=2)
             draw_points(axes, line, "nfe", look_of, [look.size - 1.5] * len(line), tint)
-            numbers.keep(axes, name, line, "nfe", tint, look.line, look.marker)
+            numbers.keep(axes, name, line, "nfe", tint, look.line, look.marker, hollow=hollow(line))
             ends.append(end_label(line, "nfe", name, tint))
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")

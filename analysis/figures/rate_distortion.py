@@ -175,7 +175,8 @@ def _rate_points(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     keys = [*axes, "measured"]
     found = []
     for _, own in rows.assign(measured=measured).groupby(keys, dropna=False):
-        point: dict[Any, Any] = own.iloc[0][keys].to_dict()
+        point: dict[Any, Any] = own.iloc[0][[*keys, "first_stage", "identity"]].to_dict()
+        point[numbers.MADE] = numbers.mean_of_trainings(own["identity"].nunique())
         for name, values in {
             "rate": rates.rate(own),
             "crude": rates.cruder_rate(own),
@@ -236,11 +237,12 @@ def _draw_first_stages(axes: Axes, column: str, shared: RateAxes) -> list[PointL
         look = shared.look_of[str(regulariser)]
         renamed = {f"{column}_{end}": f"ci_{end}" for end in ("low", "high")}
         renamed |= {f"rate_{end}": f"x_{end}" for end in ("low", "high")}
-        tints = [style.colour(f) for f in drawn["f"]]
-        shown = drawn.rename(columns=renamed)
-        numbers.keep(axes, look.name, shown, "rate", style.MUTED, look.line, look.marker, column, tints)
         for _, line in drawn.groupby([*apart, "measured"], sort=False, dropna=False):
             axes.plot(line["rate"], line[column], color=style.FAINT, linestyle=look.line, linewidth=1.3, zorder=1)
+            name = look.name + _suffix(line.iloc[0].to_dict(), apart, shared.letters)
+            tints = [style.colour(f) for f in line["f"]]
+            shown = line.rename(columns=renamed)
+            numbers.keep(axes, name, shown, "rate", style.MUTED, look.line, look.marker, column, tints, group=look.name)
         for point in drawn.to_dict("records"):
             tint, at = style.colour(point["f"]), (point["rate"], point[column])
             if math.isfinite(point["crude"]):

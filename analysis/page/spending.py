@@ -1,6 +1,7 @@
 """What each model cost, split by the stages that are trained."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -33,7 +34,10 @@ def chart(study: Study) -> Chart | None:
     if costs.empty:
         return None
     panels = [_panel(costs.head(MOST_BARS), unit) for unit in UNITS]
-    return Chart("cost_split", WORDS, panels, costs.to_csv(index=False))
+    left = len(costs) - MOST_BARS
+    more = (f"{left} more of {len(costs)} models: in the numbers (CSV).",) if left > 0 else ()
+    words = replace(WORDS, facts=(*WORDS.facts, *more))
+    return Chart("cost_split", words, panels, costs.to_csv(index=False))
 
 
 def frame(study: Study) -> pd.DataFrame:
@@ -56,7 +60,9 @@ def _panel(costs: pd.DataFrame, unit: str) -> Panel:
                 f"<b>{as_said(name)}</b><br>{title}: {value:.3g} {unit}"
                 for name, value in zip(names, numbers, strict=True)
             ]
-            traces.append({"type": "bar", "orientation": "h", "name": title, "y": names, "x": numbers})
+            traces.append(
+                {"type": "bar", "orientation": "h", "name": title, "legendgroup": title, "y": names, "x": numbers}
+            )
             traces[-1] |= {"marker": {"color": tint}, "hovertext": told, "hoverinfo": "text"}
     layout = {
         "legend": {"traceorder": "normal"},

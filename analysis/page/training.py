@@ -1,15 +1,32 @@
 """Curves over training: of every metric that records have at several numbers of images seen."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pandas as pd
 
 from analysis import looks, style
 from analysis.collect import Study
 from analysis.headline import heading, headline
-from analysis.numbers import TOLD, Plane, Scale, Series, Words
+from analysis.numbers import TOLD, Plane, Scale, Series, Words, frame
+from analysis.page import charts
+from analysis.page.charts import Chart
 from ldm.records import DETAIL
 
 MOST_PANELS = 24
 WORDS = Words("Further curves over training", ("All metrics that records have at several numbers of images seen.",))
+
+
+def chart(study: Study, told: Mapping[str, str]) -> Chart | None:
+    """The first of these panels, and the numbers of all; None where there is none. `told`: as `charts.chart` has it."""
+    found = planes(study)
+    if not found:
+        return None
+    left = len(found) - MOST_PANELS
+    more = (f"{left} more of {len(found)} metrics: in the numbers (CSV).",) if left > 0 else ()
+    words = replace(WORDS, facts=(*WORDS.facts, *more))
+    shown = charts.chart("training_curves", words, found[:MOST_PANELS], told)
+    return replace(shown, csv=frame(found).to_csv(index=False))
 
 
 def planes(study: Study) -> list[Plane]:
@@ -26,7 +43,7 @@ def planes(study: Study) -> list[Plane]:
         if own.groupby("model")["images_seen"].nunique().max() > 1:
             y = Scale(heading(own, str(metric)), is_log=bool((own["value"] > 0).all()))
             found.append(Plane(y.title, Scale("images seen in diffusion training", is_log=True), y, _lines(study, own)))
-    return found[:MOST_PANELS]
+    return found
 
 
 def _lines(study: Study, rows: pd.DataFrame) -> list[Series]:

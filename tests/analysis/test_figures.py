@@ -185,6 +185,13 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
     assert "means over trainings (swept: 2 first-stage seeds)" in said(figure)
 
 
+def test_rate_distortion_keeps_lines_apart_as_they_are_drawn(weighted):
+    """Under names of their own, switched by the key of their regulariser."""
+    found = [one for one in FIGURES["rate_distortion"].draw(weighted).planes[0].series if one.group == "KL"]
+    assert len({one.name for one in found}) == len(found) > 1
+    assert all(one.name.startswith("KL, ae.kl_weight=") and one.rows["f"].is_unique for one in found)
+
+
 def test_the_rate_distortion_legend_names_families_and_codecs(figures):
     named = {text.get_text() for legend in figures["rate_distortion"].legends for text in legend.get_texts()}
     assert {"KL", "VQ", "pixels (f = 1)", "JPEG", "WebP"} <= named
@@ -314,6 +321,7 @@ def test_values_between_milestones_are_interpolated_in_the_logarithm_of_the_budg
     assert is_between
     assert row["value"] == pytest.approx(3.0)
     assert math.isnan(row["ci_low"])
+    assert (math.isnan(row["images_seen"]), row["made"]) == (True, "interpolated")
     near, is_between = at_budget(rows, "spent", 95.0)
     assert not is_between
     assert (near["value"], near["ci_low"]) == (2.0, 1.9)

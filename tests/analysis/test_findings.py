@@ -59,7 +59,10 @@ def test_the_best_cell_is_said_and_ringed_where_it_is_told_apart(clear):
     speed = FIGURES["quality_vs_throughput"].draw(clear)
     assert speed.words.title == "KL f = 4, 20 steps is best; what is faster is worse (provisional)"
     assert {y for _, y in _rings(speed.axes[0])} == {best}
-    assert FIGURES["front"].draw(clear).words.title == "KL f = 4, 20 steps is the best, at these costs (provisional)"
+    front = FIGURES["front"].draw(clear)
+    assert front.words.title == "KL f = 4, 20 steps is the best, at these costs (provisional)"
+    # Steps, as in print: less compute is better, and more images a second.
+    assert [one.shape for plane in front.planes for one in plane.series if one.line] == ["hv", "vh"]
 
 
 def test_milestones_are_compared_among_themselves(clear):

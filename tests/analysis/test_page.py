@@ -63,6 +63,71 @@ def test_a_series_becomes_a_trace_with_its_bars_and_a_level_a_line_across():
     assert "cost: 4" in a["hovertext"][1]
 
 
+def test_rings_lie_above_around_the_marks_and_hollow_marks_are_outlines():
+    best, line = POINTS.head(1), Series("a", POINTS, "#112233", marker="s", hollow=("", "limited"))
+    rings = [Series(kind, best, "#222222", "", kind) for kind in ("wide ring", "ring")]
+    *_, shown, wide, ring = charts.panel(Plane("", Scale("x"), Scale("y"), [*rings, line]), {}).traces
+    assert [one["name"] for one in (shown, wide, ring)] == ["a", "wide ring", "ring"]
+    assert wide["marker"]["size"] > ring["marker"]["size"] > shown["marker"]["size"]
+    assert (ring["marker"]["symbol"], ring["opacity"], "error_y" in ring) == ("circle-open", 1, False)
+    assert (shown["marker"]["symbol"], shown["marker"]["line"]["width"][0]) == (["square", "square-open"], 0)
+    assert ["hollow: limited" in said for said in shown["hovertext"]] == [False, True]
+
+
+def test_a_logarithmic_axis_reaches_as_far_as_what_is_above_zero():
+    floor = Series("floor", POINTS.head(1).assign(x=np.nan, value=-0.002), "#222222", "--", is_beside=True)
+    scale = Scale("error", is_log=True)
+    with_floor, alone = (
+        charts.panel(Plane("", Scale("x"), scale, [Series("a", POINTS, "#112233"), *more]), {}).layout["yaxis"]
+        for more in ([floor], [])
+    )
+    assert with_floor == alone
+    assert 10 ** with_floor["range"][0] < 2 < 3 < 10 ** with_floor["range"][1]
+    assert "range" not in charts.panel(Plane("", Scale("x"), scale, [floor]), {}).layout["yaxis"]
+
+
+def test_tooltips_say_f_where_nothing_else_does():
+    rows = POINTS.assign(f=[4, 16])
+    said = {
+        (x, name): ["f = " in told for told in charts.panel(plane, {}).traces[0]["hovertext"]]
+        for x in ("cost", "compression factor f (image side / latent side)")
+        for name in ("KL", "KL f=4")
+        for plane in [Plane("", Scale(x), Scale("y"), [Series(name, rows, "#112233")])]
+    }
+    assert list(said.values()) == [[True, True], [False, True], [False, False], [False, False]]
+
+
+def test_the_mean_of_several_trainings_names_no_record(tmp_path):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,), seeds=(0, 1)))
+    figure = FIGURES["quality_vs_f"].draw(read_study(tmp_path))
+    assert isinstance(figure, NumberedFigure)
+    found = frame(figure.planes)
+    means = found[found["series"] == "5 steps"]
+    assert set(means["made"]) == {"mean of 2 trainings"}
+    assert set(means[["cell", "model", "first_stage", "identity"]].to_numpy().ravel()) == {""}
+    [panel] = charts.chart("quality_vs_f", figure.words, figure.planes, {}).panels
+    [line] = [trace for trace in panel.traces if trace["name"] == "5 steps"]
+    assert all("mean of 2 trainings" in said for said in line["hovertext"])
+
+
+def test_what_has_no_room_is_counted_and_in_the_numbers(tmp_path, monkeypatch):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4, 8), steps=(5,)))
+    study = read_study(tmp_path)
+    rows = study.frame[study.frame["stage"] == "progress"]
+    losses = [rows.assign(metric=f"loss_{name}", title=f"loss {name}", kind="") for name in "abc"]
+    study = dataclasses.replace(study, frame=pd.concat([study.frame, *losses], ignore_index=True))
+    monkeypatch.setattr(training, "MOST_PANELS", 1)
+    monkeypatch.setattr(spending, "MOST_BARS", 2)
+    curves, costs = training.chart(study, {}), spending.chart(study)
+    assert curves is not None
+    assert costs is not None
+    assert len(curves.panels) == 1
+    assert curves.words.facts[-1] == "3 more of 4 metrics: in the numbers (CSV)."
+    assert all(f"loss {name}" in curves.csv for name in "abc")
+    assert costs.words.facts[-1] == "1 more of 3 models: in the numbers (CSV)."
+    assert costs.csv.count("f=") == 3
+
+
 def test_a_page_needs_nothing_from_elsewhere_and_holds_its_charts_as_json():
     plane = Plane("<i>", Scale("x"), Scale("y"), [Series("</script><b>", POINTS, "#112233")])
     chart = charts.chart("one", Words("A title", ("facts",), ("a note",)), [plane], {})

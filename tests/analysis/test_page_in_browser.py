@@ -178,6 +178,30 @@ def test_the_page_fits_every_width(opened, width):
     # Charts are drawn anew a moment after the window has its size.
     wait_until(opened, lambda: opened.execute_script(charts) <= width)
     wait_until(opened, lambda: opened.execute_script("return document.documentElement.scrollWidth") <= width)
+    # Legends lie between the axis's title and the end of the chart, which has the same room for all widths.
+    wait_until(opened, lambda: all(min(one) >= 0 for one in opened.execute_script(LEGENDS)))
+
+
+LEGENDS = """
+const of = (one) => one.getBoundingClientRect();
+return [...document.querySelectorAll('.chart')].filter(chart => chart.querySelector('.legend')).map(chart => {
+  const legend = of(chart.querySelector('.legend')), title = of(chart.querySelector('.g-xtitle')), all = of(chart);
+  return [legend.top - title.bottom, all.bottom - legend.bottom + 1, all.right - legend.right + 1,
+          of(chart.querySelector('.nsewdrag')).height - 180];
+});
+"""
+
+
+def test_charts_for_paper_are_drawn_in_the_light_scheme(opened):
+    """While they are printed, and in the scheme of the screen after that."""
+    ink = "return document.querySelector('.chart')._fullLayout.font.color"
+    opened.execute_script("document.documentElement.dataset.scheme = 'dark'")
+    found = {}
+    for event in ("beforeprint", "afterprint"):
+        opened.execute_script("window.dispatchEvent(new Event(arguments[0]))", event)
+        found[event] = opened.execute_script(ink)
+    assert found == {"beforeprint": "#1d1d1f", "afterprint": "#e8e8ea"}
+    opened.execute_script("delete document.documentElement.dataset.scheme")
 
 
 def test_it_prints_on_paper(opened):

@@ -52,6 +52,19 @@ def test_mixed_protocols_are_refused_as_in_the_figures(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("one_figure")
+def test_the_metric_and_the_source_that_are_asked_for_are_heeded(tmp_path, capsys, monkeypatch):
+    store = tmp_path / "store"
+    build(store, Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,)))
+    assert main(["--store", str(store), "--metric", "no such metric"]) == 2
+    assert "--metric" in capsys.readouterr().err
+    asked: list[str] = []
+    monkeypatch.setattr("analysis.report.pulled", lambda project, into: asked.append(project) or store)
+    assert main(["--store", str(tmp_path / "here"), "--source", "wandb", "--project", "team/one"]) == 0
+    assert asked == ["team/one"]
+    assert (tmp_path / "here" / "analysis" / "wandb" / "team" / "one" / "report.html").exists()
+
+
+@pytest.mark.usefixtures("one_figure")
 def test_cells_are_compared_with_the_one_that_is_named(tmp_path, capsys):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,)))
     at = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]

@@ -5,10 +5,8 @@ const charts = JSON.parse(document.getElementById("charts").textContent);
 const root = document.documentElement;
 root.classList.add("with-scripts");
 const systemIsDark = window.matchMedia("(prefers-color-scheme: dark)");
-let isPrinting = false;
 
 function isDark() {
-  if (isPrinting) return false;
   return root.dataset.scheme ? root.dataset.scheme === "dark" : systemIsDark.matches;
 }
 
@@ -27,6 +25,8 @@ function inScheme(colour) {
   return `hsl(${Math.round(60 * hue + 360) % 360}, ${Math.round(85 * saturation)}%, ${Math.round(100 * lifted)}%)`;
 }
 
+const NARROW = 500, SHORT_LINE = 40;  // pixels of a chart, and letters of a line beside its points
+
 function coloured(trace) {
   const shown = structuredClone(trace);
   for (const part of [shown.line, shown.marker, shown.error_x, shown.error_y]) {
@@ -37,10 +37,33 @@ function coloured(trace) {
 
 // Numbers at 1, 2 and 5 of each decade where few decades are shown, else powers of ten alone.
 function logTicks(axis) {
-  if (axis.type !== "log" || axis.tickvals) return {};
-  const [low, high] = axis.range || [0, 9], minor = { ticks: "outside", ticklen: 3 };
+  if (axis.type !== "log" || axis.tickvals || !axis.range) return {};
+  const [low, high] = axis.range, minor = { ticks: "outside", ticklen: 3 };
   if (high - low > 1.7) return { dtick: Math.ceil((high - low) / 6), minor };
   return { dtick: "D2", tickformat: high > 4 ? "~s" : low < -4 ? "~e" : "~g", minor };
+}
+
+// Lines of no more letters than that, as far as words allow it; marks of bold and slanted letters do not count.
+function wrapped(text, most) {
+  const lengthOf = (line) => line.replace(/<[^>]*>/g, "").length;
+  return text.split("<br>").map((line) => line.split(" ").reduce((whole, word) => {
+    const last = whole.split("<br>").at(-1);
+    return whole + (lengthOf(`${last} ${word}`) > most ? "<br>" : " ") + word;
+  })).join("<br>");
+}
+
+// What the legend takes below a chart, whose entries stand in rows as wide as what lies between a chart's margins.
+const LETTER = 6.6, KEY = 50, LINE = 16, GAP = 8, MARGINS = 90;
+const legendWidth = (place) => Math.max(place.clientWidth - MARGINS, 150);
+function legendHeight(names, width) {
+  let height = 0, rowHeight = 0, filled = width;
+  for (const lines of names.map((name) => name.split("<br>"))) {
+    const wide = KEY + LETTER * Math.max(...lines.map((line) => line.length));
+    if (filled + wide > width) [height, rowHeight, filled] = [height + rowHeight, 0, 0];
+    filled += wide;
+    rowHeight = Math.max(rowHeight, LINE * lines.length + GAP);
+  }
+  return height + rowHeight;
 }
 
 function layoutOf(panel, traces, width) {
@@ -51,25 +74,30 @@ function layoutOf(panel, traces, width) {
     title: { ...own.title, font: { size: 13 }, standoff: 8 },
   });
   const named = traces.filter((trace) => trace.name && trace.showlegend !== false);
-  const perRow = Math.max(1, Math.floor(width / 150));
-  const legendHeight = 22 * Math.ceil(named.length / perRow);
-  const titleLines = (panel.layout.xaxis.title.text.match(/<br>/g) || []).length;
+  const below = named.length > 1 ? legendHeight(named.map((trace) => trace.name), width) : 0;
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12.5, color: of("--ink") },
     margin: { l: 48, r: 14, t: 28, b: 44 },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: of("--line"), activecolor: of("--muted") }, height: 330 + legendHeight, hovermode: "closest", showlegend: named.length > 1,
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: of("--line"), activecolor: of("--muted") }, hovermode: "closest", showlegend: named.length > 1,
     hoverlabel: { align: "left", bgcolor: of("--raised"), bordercolor: of("--line"), font: { color: of("--ink"), size: 12.5 } },
-    dragmode: "zoom", ...panel.layout,
-    legend: { orientation: "h", x: 0, y: -0.24 - 0.07 * titleLines, yanchor: "top", font: { size: 12 }, ...panel.layout.legend }, xaxis: axis(panel.layout.xaxis), yaxis: axis(panel.layout.yaxis),
+    dragmode: "zoom", uirevision: "what was zoomed stays so", ...panel.layout, height: (panel.layout.height || 330) + below,
+    legend: {
+      orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", maxheight: 1, tracegroupgap: GAP - 3,
+      font: { size: 12 }, ...panel.layout.legend,
+    },
+    xaxis: axis(panel.layout.xaxis), yaxis: axis(panel.layout.yaxis),
   };
 }
 
 function draw(place) {
   const panel = charts[place.dataset.chart][Number(place.dataset.panel)];
   const old = place.data;  // what the legend switched stays switched
+  const width = legendWidth(place), lettersInRow = Math.floor((width - KEY) / LETTER);
   const traces = panel.traces.map((trace, index) => {
     const shown = coloured(trace);
+    if (shown.name) shown.name = wrapped(shown.name, lettersInRow);
+    if (shown.hovertext && place.clientWidth < NARROW) shown.hovertext = shown.hovertext.map((text) => wrapped(text, SHORT_LINE));
     return old && old[index] && old[index].visible !== undefined ? { ...shown, visible: old[index].visible } : shown;
   });
   const config = {
@@ -77,11 +105,21 @@ function draw(place) {
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     toImageButtonOptions: { filename: place.dataset.chart, format: "svg" },
   };
-  return Plotly.react(place, traces, layoutOf(panel, traces, place.clientWidth), config);
+  return Plotly.react(place, traces, layoutOf(panel, traces, width), config);
 }
 
 const places = [...document.querySelectorAll(".chart")];
 const drawAll = () => Promise.all(places.map(draw));
+
+// Anew for another width, which legends and tooltips are laid out for, when the window has kept it for a moment.
+let drawnAt = window.innerWidth, waiting;
+window.addEventListener("resize", () => {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    if (window.innerWidth !== drawnAt) drawAll();
+    drawnAt = window.innerWidth;
+  }, 200);
+});
 
 const SCHEMES = ["system", "light", "dark"];
 const schemeButton = document.getElementById("scheme");
@@ -92,13 +130,18 @@ schemeButton.addEventListener("click", () => {
   drawAll();
 });
 systemIsDark.addEventListener("change", drawAll);
-const whenPrinting = (is) => () => {
-  isPrinting = is;
-  if (is) document.querySelectorAll("details").forEach((one) => { one.open = true; });
+// Charts for paper are drawn while the screen's style still holds: the scheme is light until they are printed.
+let schemeOnScreen;
+window.addEventListener("beforeprint", () => {
+  schemeOnScreen = root.dataset.scheme;
+  root.dataset.scheme = "light";
+  document.querySelectorAll("details").forEach((one) => { one.open = true; });
   drawAll();
-};
-window.addEventListener("beforeprint", whenPrinting(true));
-window.addEventListener("afterprint", whenPrinting(false));
+});
+window.addEventListener("afterprint", () => {
+  if (schemeOnScreen) root.dataset.scheme = schemeOnScreen; else delete root.dataset.scheme;
+  drawAll();
+});
 
 // A cell is a number where it begins with one; what has none ("–") comes last whichever way is sorted.
 const NUMBER = /^[-−]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?/i;
