@@ -48,6 +48,7 @@ def test_what_is_missing_has_its_cause():
     }
 
 
+@pytest.mark.slow
 def test_its_figures_are_drawn():
     study = read_study(STORE, "all")
     drawn = {name: draw(study) for name, draw in figures_of(study).items()}

@@ -104,6 +104,7 @@ def test_a_unet_of_the_paper_is_no_architecture_of_it():
         plan_of("denoiser=dit", "denoiser.architecture=text_f4", scale="paper")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_both_denoisers_has_them_side_by_side(swept_store, tmp_path, monkeypatch):
     store, rate = copy_of(swept_store, tmp_path), "trainer.matrix_learning_rate=0.01"
     done = run(store, "-m", "denoiser=unet,dit", "ae.f=1", rate, *SHORT)

@@ -18,7 +18,7 @@ KNOWN = Path(__file__).with_name("identities")
 NAMES = ("cells", *EXPERIMENTS)
 ALWAYS = {
     *("cells", "regulariser", "samplers", "noise_shift", "predictors_kl", "predictors_vq", "progressive_coding"),
-    *("beyond_training_size", "learning_rate_check", "task_text", "task_inpaint", "imagenet_f_study", "text_1p45b"),
+    *("beyond_training_size", "learning_rate_check", "task_text", "task_inpaint"),
     "tokens",
 }
 """One of each kind; the others set the same keys."""

@@ -42,6 +42,7 @@ def forget_hashes(record: Path) -> None:
     write_json(record, {key: value for key, value in read_sealed(record).items() if key != "files"})
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_of_networks_that_give_none(swept_store: Path, tmp_path: Path) -> None:
     store = copy_of(swept_store, tmp_path)
     for stage in MEASURED:

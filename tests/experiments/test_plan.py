@@ -521,7 +521,7 @@ def test_under_a_budget_of_images_the_cells_see_the_same_images_in_the_same_batc
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("scale", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_the_cells_of_a_study_cost_the_same_flops(scale):
     spent = {}
     for f in (1, 2, 4, 8, 16, 32):

@@ -161,6 +161,7 @@ def assert_same_images(ours, expected):
 
 @pytest.mark.data
 @pytest.mark.program
+@pytest.mark.slow
 def test_one_command_measures_a_published_model_at_several_steps(models, begun_store):
     path = models / "unconditional_vq"
     done = run(
