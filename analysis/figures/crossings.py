@@ -31,6 +31,7 @@ WIDE = 4.0
 """From what ratio of the largest value to the least on the axis is logarithmic."""
 
 
+EARLY = "too early for the fit"
 NEUTRAL = "Which cell is best after how much training?"
 LIMITED = "Something limits {} (table.md), so this is an order of distances and not yet of latent spaces."
 
@@ -75,7 +76,9 @@ def draw(study: Study) -> Figure:
             above.plot(x, y, marker, markerfacecolor=tint if is_used else "white", **faint)
             style.interval(above, float(x), float(y), float(curve.low[at]), float(curve.high[at]), tint)
         points = {"x": curve.spent, "value": curve.value, "ci_low": curve.low, "ci_high": curve.high, "f": curve.f}
-        numbers.keep(above, curve.name, pd.DataFrame(points), "x", tint, "", marker)
+        early = len(curve.spent) - curve.fitted
+        hollow = [EARLY if at < early else "" for at in range(len(curve.spent))]
+        numbers.keep(above, curve.name, pd.DataFrame(points), "x", tint, "", marker, hollow=hollow)
         if index in named:
             for labels, line, least in zip(ends, (values[0], _chance(found, index)), (-np.inf, CHANCE), strict=True):
                 if np.isfinite(line[-1]) and line[-1] >= least:
@@ -95,7 +98,7 @@ def draw(study: Study) -> Figure:
     above.set_ylabel(style.upright(found.metric.label))
     keys = [
         style.key("milestone, 95 % interval", marker="o"),
-        *([style.key("too early for the fit", marker="o", **style.HOLLOW)] if _is_early(found) else []),
+        *([style.key(EARLY, marker="o", **style.HOLLOW)] if _is_early(found) else []),
         style.key("fit", linestyle="-", linewidth=1.6),
         style.key(f"extrapolated, up to {REACH:g} times", linestyle=DASHED, linewidth=1.6),
         ring_key(is_tie=len(best) > 1),

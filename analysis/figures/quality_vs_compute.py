@@ -43,8 +43,9 @@ def draw(study: Study) -> Figure:
             draw_points(axes, own.tail(1), "total", look_of)
             axes.plot(end["spent"], end["value"], **ALONE, color=tint, zorder=3)
             name = panel.named(family, f"f = {f}", look_of)
+            outlined = [*[""] * (len(own) - 1), *hollow(own.tail(1))]  # the end alone has the cell's mark
             labels.append(end_label(own, "total", name, tint))
-            numbers.keep(axes, name, own, "total", tint, look.line, look.marker, hollow=hollow(own))
+            numbers.keep(axes, name, own, "total", tint, look.line, look.marker, hollow=outlined)
             numbers.keep(axes, f"{name}, diffusion training alone", own, "spent", tint, ":", "|", group=name)
         axes.set_xscale("log")
         style.sparse_log_ticks(axes, "x")

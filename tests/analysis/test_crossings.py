@@ -285,3 +285,17 @@ def test_a_cell_whose_curve_begins_later_is_named_where_another_is_called_best(t
     assert held.late == [name]
     assert f"({name} not known yet)" in of_race(held)
     assert f"had (not known that early: {name})" in _outlook(study, held)
+
+
+def test_points_that_no_fit_uses_are_hollow_in_the_chart_too(tmp_path, monkeypatch):
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4, 8, 16), steps=(20,), budget="flops"))
+    study = read_study(tmp_path)
+    found = race(study)
+    fitted = tuple(dataclasses.replace(curve, fitted=4 + at) for at, curve in enumerate(found.curves))
+    monkeypatch.setattr("analysis.figures.crossings.race", lambda *_: dataclasses.replace(found, curves=fitted))
+    kept = FIGURES["crossings"].draw(study).planes[0].series
+    outlined = {one.name: list(one.hollow) for one in kept if one.hollow}
+    for curve in fitted:
+        early = len(curve.spent) - curve.fitted
+        assert outlined[curve.name] == ["too early for the fit"] * early + [""] * curve.fitted
+    assert any(map(any, outlined.values()))
