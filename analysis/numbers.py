@@ -1,7 +1,7 @@
 """The numbers that a figure shows, kept with it: its CSV file and the interactive page are made of what was drawn."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,8 +163,13 @@ def frame(planes: Sequence[Plane]) -> pd.DataFrame:
 def captions(figures: Mapping[str, Figure]) -> str:
     """What stands around each figure, for the text that it is set in, as Markdown."""
     told = {name: figure.words for name, figure in figures.items() if isinstance(figure, NumberedFigure)}
-    parts = [f"## {name}\n\n**{one.title}.** {' '.join((*one.facts, *one.notes))}" for name, one in told.items()]
+    parts = [f"## {name}\n\n**{one.title}.** {_sentences((*one.facts, *one.notes))}" for name, one in told.items()]
     return "\n\n".join(["# Captions", *parts]) + "\n"
+
+
+def _sentences(texts: Iterable[str]) -> str:
+    """Texts in a row, each with its full stop."""
+    return " ".join(text if text.endswith((".", "?", "!", ":")) else f"{text}." for text in texts if text)
 
 
 def mean_of_trainings(count: int) -> str:

@@ -487,6 +487,7 @@ def test_footnotes_have_two_lines_and_the_captions_all(drawn):
         footer = " ".join(footer.split())
         assert footer.endswith(style.ELSEWHERE) or footer == " ".join(figure.words.notes), name
         assert all(note in captions for note in figure.words.notes), name
+        assert all(f"{fact}." in captions for fact in figure.words.facts), name
 
 
 def test_letters_can_be_read_at_the_width_of_a_column(drawn):
