@@ -1,11 +1,12 @@
 """Draws the trade-offs of a sweep: `python analysis/plot_tradeoffs.py [--store DIR] [--out DIR] [--sweep ID|all]`."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,26 +221,34 @@ def write_atomic(path: Path, content: bytes) -> Path:
     return path
 
 
-def _drawn(options: argparse.Namespace) -> list[Path]:
-    """What `draw` writes for a command line; of W&B's runs by default beside what it writes for the store."""
+@contextlib.contextmanager
+def places_of(options: argparse.Namespace) -> Iterator[tuple[Stores, Path | None]]:
+    """The stores that a command line reads, and the folder that it writes: of W&B's runs by default beside the store's.
+
+    Raises: UserError where a project cannot be read.
+    """
+    stores = stores_of(options)
     if options.source == "store":
-        return _drawn_from(stores_of(options), options.out, options)
+        yield stores, options.out
+        return
     with tempfile.TemporaryDirectory() as folder:
-        out = options.out or stores_of(options)[0] / "analysis" / "wandb" / options.project
-        return _drawn_from([pulled(options.project, Path(folder))], out, options)
+        out = options.out or stores[0] / "analysis" / "wandb" / options.project
+        yield [pulled(options.project, Path(folder))], out
 
 
-def _drawn_from(stores: Stores, out: Path | None, options: argparse.Namespace) -> list[Path]:
-    return draw(
-        stores,
-        out,
-        options.sweep,
-        options.allow_mixed_protocols,
-        options.overlay,
-        options.checklist,
-        options.against,
-        options.metric,
-    )
+def _drawn(options: argparse.Namespace) -> list[Path]:
+    """What `draw` writes for a command line."""
+    with places_of(options) as (stores, out):
+        return draw(
+            stores,
+            out,
+            options.sweep,
+            options.allow_mixed_protocols,
+            options.overlay,
+            options.checklist,
+            options.against,
+            options.metric,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

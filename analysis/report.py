@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from analysis.numbers import NumberedFigure
 from analysis.page import charts, gallery, spending, training
 from analysis.page.document import document
 from analysis.store import Stores
-from analysis.tracked import pulled
 from ldm.errors import UserError
 
 DESCRIPTION = """Writes what plot_tradeoffs.py writes, with figures as SVG, and report.html: the recommendation,
@@ -58,12 +56,8 @@ def write(
 
 
 def _written(options: argparse.Namespace) -> Path:
-    """The page of a command line; of W&B's runs by default beside that of the store, as `plot_tradeoffs.py` has it."""
-    stores, out = plot_tradeoffs.stores_of(options), options.out
-    with tempfile.TemporaryDirectory() as folder:
-        if options.source == "wandb":
-            out = out or stores[0] / "analysis" / "wandb" / options.project
-            stores = [pulled(options.project, Path(folder))]
+    """The page of a command line."""
+    with plot_tradeoffs.places_of(options) as (stores, out):
         allow_mixed = options.allow_mixed_protocols
         return write(stores, out, options.sweep, allow_mixed, options.overlay, options.against, options.metric)
 

@@ -257,7 +257,7 @@ def _tick(value: float, _: int | None = None) -> str:
 def value_scale(axes: Axes, values: Sequence[float], lows: Sequence[float]) -> None:
     """Makes y logarithmic where all is positive over a decade, else symmetric-logarithmic where wide.
 
-    Before anything is drawn, so that what has no place on a logarithmic axis is left out; `value_ticks` comes after.
+    `value_ticks` comes when all is drawn. Floors are drawn after this, so that those without a place are left out.
     """
     finite = [v for v in values if math.isfinite(v)]
     bounds = [v for v in lows if math.isfinite(v)] + finite
@@ -285,15 +285,16 @@ def sparse_log_ticks(axes: Axes, which: str) -> None:
     """Log ticks written as plain numbers: decades, where these are few 1, 2 and 5 of each, or what else gives some."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    if high < NARROW * low:  # no two ticks read alike then, and a small difference does not fill the axis
+        middle = math.sqrt(low * high)
+        low, high = middle / math.sqrt(NARROW), middle * math.sqrt(NARROW)
+        (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     of_each = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0))
     by_decade: list[Locator] = [LogLocator(subs=subs) for subs in of_each]
     # Counted here, since the locator gives many others where it has fewer than two.
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     counts = [sum(low <= part * 10.0**decade <= high for decade in decades for part in subs) for subs in of_each]
     enough = [each for each, count in zip(by_decade, counts, strict=True) if count > FEW_TICKS]
-    if high < NARROW * low:  # no two ticks would read alike, and a small difference does not fill the axis
-        middle = math.sqrt(low * high)
-        (axes.set_xlim if which == "x" else axes.set_ylim)(middle / math.sqrt(NARROW), middle * math.sqrt(NARROW))
     axis.set_major_locator((enough or [by_decade[-1] if counts[-1] == FEW_TICKS else MaxNLocator(4)])[0])
     axis.set_major_formatter(FuncFormatter(_tick))
     axis.set_minor_formatter(NullFormatter())

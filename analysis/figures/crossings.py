@@ -91,10 +91,9 @@ def draw(study: Study) -> Figure:
     lows = [low for curve in found.curves for low in curve.low if np.isfinite(low)]
     if min([*shown, *lows]) > 0 and max(shown) > WIDE * min(shown):
         above.set_yscale("log")
-        style.sparse_log_ticks(above, "y")
     else:
         style.value_scale(above, shown, lows)
-        style.value_ticks(above)
+    style.value_ticks(above)
     above.set_ylabel(style.upright(found.metric.label))
     keys = [
         style.key("milestone, 95 % interval", marker="o"),

@@ -140,8 +140,8 @@ def over_budgets(standings: Mapping[str, Standing], neutral: str) -> str:
 def of_race(found: Race) -> str:
     """Which cell is best after the compute that all have spent, and whom it overtook where it surely did."""
     best = [found.curves[index].name for index in contenders(found)]
-    late = f" ({', '.join(found.late) if len(found.late) < MOST_NAMED else f'{len(found.late)} cells'} not known yet)"
-    late = late if found.late else ""
+    unknown = ", ".join(found.late) if len(found.late) < MOST_NAMED else f"{len(found.late)} cells"
+    late = f" ({unknown} not known yet)" if found.late else ""
     where = f"{_short(found.spent)} FLOPs{late}"
     if len(best) == len(found.curves):
         return f"{NO_CELL} at {where}"

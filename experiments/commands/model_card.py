@@ -44,8 +44,8 @@ def sampled_instead(config: Settings, spacing: str) -> dict[str, str]:
         # null would be the scale's
         found["guidance.interval"] = ([*map(float, guidance.get("interval") or (0, 1))], [0.0, 1.0])
         found["guidance.rescale"] = (guidance.get("rescale", 0.0), 0.0)
-        has_guide = "milestone" in guidance
-        found["guidance.guide"] = ("milestone" if has_guide else "unconditional", "unconditional")
+    if "milestone" in guidance:
+        found["guidance.guide"] = ("milestone", "unconditional")
     return {
         key: "null" if has is None else f"{has}".replace(" ", "") for key, (own, has) in found.items() if own != has
     }

@@ -58,7 +58,7 @@ def test_the_metric_and_the_source_that_are_asked_for_are_heeded(tmp_path, capsy
     assert main(["--store", str(store), "--metric", "no such metric"]) == 2
     assert "--metric" in capsys.readouterr().err
     asked: list[str] = []
-    monkeypatch.setattr("analysis.report.pulled", lambda project, into: asked.append(project) or store)
+    monkeypatch.setattr("analysis.plot_tradeoffs.pulled", lambda project, into: asked.append(project) or store)
     assert main(["--store", str(tmp_path / "here"), "--source", "wandb", "--project", "team/one"]) == 0
     assert asked == ["team/one"]
     assert (tmp_path / "here" / "analysis" / "wandb" / "team" / "one" / "report.html").exists()
