@@ -101,5 +101,11 @@ def needed_by(stage: str, stages: Mapping[str, StageShape]) -> list[str]:
 
 def choices(values: "pd.Series") -> int:
     """How many different choices of the axis that the values are of there are."""
-    is_tuned = values.name in RULES and (values == TUNED).any()
-    return int(values.replace("", None).nunique(dropna=values.name in SOMETIMES_INACTIVE and not is_tuned))
+    found = {value if is_given(value) else None for value in values.tolist()}
+    is_left_out = values.name in SOMETIMES_INACTIVE and not (values.name in RULES and TUNED in found)
+    return len(found - {None} if is_left_out else found)
+
+
+def is_given(value: object) -> bool:
+    """Whether an axis has a value in a row."""
+    return not (value is None or value is pd.NA or value != value or value == "")

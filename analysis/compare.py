@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
-from analysis.axes import Axes, choices
+from analysis.axes import Axes, choices, is_given
 from analysis.headline import OF_SAMPLES, direction, floors_of, is_of_samples
-from analysis.labels import is_given, named_value
+from analysis.labels import named_value
 from ldm.errors import UserError
 from ldm.records import DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS, GENERATION, GROUPS, ResultRow
 
@@ -240,6 +240,10 @@ OF_CELL = (
 """Columns that a cell is made of."""
 
 
+OF_FLOOR = ("variant", "data", "resolution", "network", "protocol")
+"""Columns that say beside which cells a floor stands, with its first stage and n."""
+
+
 def columns_of(rows: pd.DataFrame, more: Iterable[str] = ()) -> Columns:
     """The columns that cells are made of, and `more`."""
     return {name: rows[name].tolist() for name in dict.fromkeys((*OF_CELL, *more))}
@@ -332,7 +336,7 @@ def _keys(rows: pd.DataFrame, axes: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _in_words(value: Any) -> str:
     """A value of an axis; empty where there is none."""
-    return "" if value is None or value is pd.NA or value != value else str(value)
+    return str(value) if is_given(value) else ""
 
 
 def _name(row: Mapping[str, Any], axes: Axes, varying: Sequence[str]) -> str:
@@ -578,12 +582,8 @@ def _known_mean(values: Iterable[float]) -> float | None:
 def of_first_stage(rows: pd.DataFrame, cell: pd.DataFrame) -> pd.DataFrame:
     """Those of the rows that are of the first stage of a cell's rows; pixels are one for all data sets."""
     first = cell.iloc[0]
-    return _behind(rows, frozenset(cell["first_stage"]), first["data"], first["resolution"])
-
-
-def _behind(rows: pd.DataFrame, first_stages: frozenset[str], data: str, resolution: int) -> pd.DataFrame:
-    is_its = rows["first_stage"].isin(first_stages)
-    return rows[is_its & (rows["data"] == data) & (rows["resolution"] == resolution)]
+    is_its = rows["first_stage"].isin(set(cell["first_stage"]))
+    return rows[is_its & (rows["data"] == first["data"]) & (rows["resolution"] == first["resolution"])]
 
 
 @dataclass(frozen=True)
@@ -631,7 +631,9 @@ class Floors:
     """
 
     def __init__(self, frame: pd.DataFrame, metric: str) -> None:
-        self._rows = floors_of(frame, metric, DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS)
+        rows = floors_of(frame, metric, DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS)
+        self._columns = columns_of(rows, ("first_stage", *OF_FLOOR))
+        self._of_first_stage = _by_value(self._columns["first_stage"], range(len(rows)))
         self._decoded: dict[tuple[Place, int], Measured | None] = {}
         self._gaussians: dict[Place, list[Measured]] = {}
 
@@ -641,26 +643,25 @@ class Floors:
         They may be more or fewer than the samples where the metric has no bias that depends on n.
         """
         if (place, n) not in self._decoded:
-            rows = self._beside(place, DECODED)
-            rows = rows[rows["network"] == place.network]
-            rows = rows if place.is_any_n else rows[rows["n"] == n]
-            is_one = not rows.empty and rows["protocol"].nunique() == 1
-            self._decoded[place, n] = one_cell(rows, DECODED) if is_one else None
+            of_n = {} if place.is_any_n else {"n": n}
+            own = self._beside(place, variant=DECODED, network=place.network, **of_n)
+            is_one = len({self._columns["protocol"][at] for at in own}) == 1
+            self._decoded[place, n] = cell_at(self._columns, own, DECODED) if is_one else None
         return self._decoded[place, n]
 
     def gaussians(self, place: Place) -> list[Measured]:
         """Samples of a Gaussian of the latents, of its protocol; and of each class where it is told the class."""
         if place not in self._gaussians:
             variants = (GAUSSIAN, GAUSSIAN_BY_CLASS) if place.is_told_class else (GAUSSIAN,)
-            rows = self._beside(place, *variants)
-            rows = rows[rows["protocol"] == place.protocol]
-            by_variant = rows.groupby("variant", sort=False)
-            self._gaussians[place] = [one_cell(own, str(variant)) for variant, own in by_variant]
+            places = {name: self._beside(place, variant=name, protocol=place.protocol) for name in variants}
+            self._gaussians[place] = [cell_at(self._columns, own, name) for name, own in places.items() if own]
         return self._gaussians[place]
 
-    def _beside(self, place: Place, *variants: str) -> pd.DataFrame:
-        rows = self._rows[self._rows["variant"].isin(variants)]
-        return _behind(rows, place.first_stages, place.data, place.resolution)
+    def _beside(self, place: Place, **wanted: object) -> list[int]:
+        """The rows of the first stages of a place that have all that is wanted, in their order."""
+        wanted |= {"data": place.data, "resolution": place.resolution}
+        own = sorted(at for name in place.first_stages for at in self._of_first_stage.get(str(name), ()))
+        return [at for at in own if all(self._columns[name][at] == value for name, value in wanted.items())]
 
 
 def above_decoded(floors: Floors, place: Place, cell: Measured, factor: SeedFactor) -> Comparison | None:

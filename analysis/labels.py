@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import settings
-from analysis.axes import Axes, choices
+from analysis.axes import Axes, choices, is_given
 from ldm.records import Cell, StageShape
 
 
@@ -77,8 +77,3 @@ def named_value(axis: str, value: Any) -> str:
     """An axis with its value, e.g. "eta 0.5"; settings without an axis of their own name themselves."""
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     return shown if axis in settings.AXES else f"{axis.replace('_', ' ')} {shown}"
-
-
-def is_given(value: Any) -> bool:
-    """Whether an axis has a value in a row."""
-    return value != "" and bool(pd.notna(value))

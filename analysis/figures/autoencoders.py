@@ -10,6 +10,7 @@ from matplotlib.axes import Axes as Plot
 from matplotlib.figure import Figure
 
 from analysis import limits, looks, rates, style
+from analysis.axes import is_given
 from analysis.collect import Study
 from analysis.compare import by_cell, one_cell, seed_factor
 from analysis.figures import findings
@@ -17,7 +18,6 @@ from analysis.figures.notes import counted, facts_of, notes_of, ring_key
 from analysis.figures.panels import draw_mark, mean_of
 from analysis.figures.standing import Standing, of_samples
 from analysis.headline import better_end, direction, heading, headline
-from analysis.labels import is_given
 
 MOST = 3
 """Predictors that are drawn; predictors.md has all."""

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes as Plot
 
 from analysis import looks, numbers, style
-from analysis.axes import REPEATED, TUNED, Axes
+from analysis.axes import REPEATED, TUNED, Axes, is_given
 from analysis.compare import (
     Measured,
     SeedFactor,
@@ -20,7 +20,7 @@ from analysis.compare import (
     one_cell,
     seed_factor,
 )
-from analysis.labels import is_given, named_value, told_apart
+from analysis.labels import named_value, told_apart
 from analysis.looks import Family
 from analysis.placing import PointLabel
 

@@ -11,12 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import looks, numbers, overlays, placing, protocols, rates, style
+from analysis.axes import is_given
 from analysis.codecs import Codec, codec_curves, codec_marks, codec_note, codecs
 from analysis.collect import Study
 from analysis.compare import SeedFactor, one_cell, seed_factor
 from analysis.figures.notes import counted, facts_of, listed, notes_of
 from analysis.figures.panels import mean_of
-from analysis.labels import is_given, named_value, told_apart
+from analysis.labels import named_value, told_apart
 from analysis.looks import Family, Named
 from analysis.placing import PointLabel
 from analysis.rate_curves import RateCurve, rate_curves

@@ -101,6 +101,7 @@ def test_only_the_standard_weights_are_called_fid() -> None:
     assert titles["window_fd_efficientnet_lite2"] == "Fréchet distance, EfficientNet-Lite2, windows of larger samples"
 
 
+@pytest.mark.slow
 def test_older_rows_stay_where_they_were(tmp_path: Path) -> None:
     """Only metrics that had no title go by their names in them."""
     recipe = Recipe(regularisers=("kl",), factors=(1, 4), steps=(5,), conditioning="inpaint", task="inpaint")

@@ -44,6 +44,7 @@ def test_two_of_one_name_are_refused_before_anything_runs():
         published.check_names([a, b])
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_denoisers_cost_as_much_and_transformers_have_as_many_tokens_on_each(shared_data, tiny):
     """At f = 2 of the tiny one and at f = 8 of another."""

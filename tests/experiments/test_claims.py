@@ -278,6 +278,7 @@ def test_a_lease_that_is_none_is_one_sentence(tmp_path, text):
         pass
 
 
+@pytest.mark.slow
 def test_a_frozen_process_is_taken_over_and_stops_when_it_wakes(tmp_path):
     """Two hosts, as far as they know: of both each artifact is made once, and the frozen one's checkpoint is copied."""
     store = with_lease(tmp_path, 1.0, 0.2)

@@ -82,7 +82,7 @@ def test_the_peak_of_known_operations():
     assert peak_bytes(two_after_each_other) == 4000
 
 
-@pytest.mark.parametrize(("f", "batch"), [(4, 16), (16, 16), (16, 256)])
+@pytest.mark.parametrize(("f", "batch"), [(4, 16), pytest.param(16, 16, marks=pytest.mark.slow), (16, 256)])
 def test_a_training_of_diffusion_takes_what_it_is_said_to(f, batch):
     config = plan_of(f"ae.f={f}", f"trainer.batch={batch}", scale="cpu").config
     shape = (config["ae"]["channels"], 32 // f, 32 // f)
@@ -97,7 +97,9 @@ def test_a_training_of_diffusion_takes_what_it_is_said_to(f, batch):
     assert said == pytest.approx(held + peak_of(training.advance), rel=0.1)
 
 
-@pytest.mark.parametrize("change", ["ae.f=4", "ae.f=16 ae=vq", "ae.f=4 ae.alignment.teacher=efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "change", ["ae.f=16 ae=vq", pytest.param("ae.f=4 ae.alignment.teacher=efficientnet_lite0", marks=pytest.mark.slow)]
+)
 def test_a_training_of_a_first_stage_takes_what_it_is_said_to(change):
     plan = plan_of("ae.architecture.initialisation=near_linear", *change.split(), scale="cpu")
     settings = plan.stages["first_stage"].settings
@@ -111,6 +113,7 @@ def test_a_training_of_a_first_stage_takes_what_it_is_said_to(change):
     assert training_bytes(step, "fp32") == pytest.approx(held + peak_of(training.advance), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_start_from_components_takes_what_it_is_said_to():
     ae = plan_of("ae.f=8", scale="cpu").config["ae"]
     images = torch.rand(1024, 3, 32, 32) * 2 - 1

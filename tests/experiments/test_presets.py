@@ -289,6 +289,7 @@ def test_what_the_paper_does_not_have_is_refused_in_one_sentence(preset, words):
     assert all(word in str(refused.value) for word in words), str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_described_at_its_first_point_or_where_it_is_asked(tmp_path):
     assert swept(["+experiment=regulariser"]) == {"ae": ["kl", "vq"], "ae.f": ["4", "8", "16", "32"]}
     assert swept(["+experiment=regulariser", "ae=vq", "ae.f=8"]) == {}

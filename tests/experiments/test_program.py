@@ -61,6 +61,7 @@ def test_another_step_count_pays_for_samples_only(swept: Path) -> None:
     assert Counter(stage for stage, _ in records(swept) - before) == {"samples": 2, "evaluation": 2}
 
 
+@pytest.mark.slow
 def test_another_judge_beside_pays_for_its_references_and_samples_and_changes_no_other_number(
     swept: Path, tmp_path: Path
 ) -> None:

@@ -58,7 +58,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(overrides, words):
     assert words in str(refusal.value)
 
 
-@pytest.mark.parametrize("overrides", [(), (*BOTH, *BESIDE)], ids=["plain", "shaped"])
+@pytest.mark.parametrize(
+    "overrides", [pytest.param((), marks=pytest.mark.slow), (*BOTH, *BESIDE)], ids=["plain", "shaped"]
+)
 def test_the_cost_of_a_training_is_the_sum_of_its_steps(overrides):
     plan = plan_of("ae.f=4", *QUICK, *overrides)
     settings = plan.stages["first_stage"].settings

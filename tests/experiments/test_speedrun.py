@@ -53,6 +53,7 @@ def test_the_clock_stops_at_the_samples_and_the_distance_is_measured_after_it(st
     assert (tmp_path / "run" / "calls").read_text().split() == ["samples", "evaluation"]
 
 
+@pytest.mark.slow
 def test_an_entry_is_three_seeds_each_run_once_and_reaches_the_target_where_all_do(
     stand_in, tmp_path, monkeypatch, capsys
 ):

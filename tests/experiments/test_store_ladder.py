@@ -140,6 +140,7 @@ def test_the_command_shows_and_writes_every_set(
     assert "over training" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_targets_are_series_of_their_own_and_larger_samples_are_left_out(
     swept_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

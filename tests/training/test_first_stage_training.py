@@ -27,22 +27,27 @@ def advanced_to(training, step):
     return training
 
 
+def slow(kind):
+    """One whose parts stand among the others too."""
+    return pytest.param(kind, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
-        {"regulariser": "kl", "autocast": torch.bfloat16},
+        slow({"regulariser": "kl", "autocast": torch.bfloat16}),
         {"regulariser": "kl", "norm": None, "dropout": 0.2},
-        {"regulariser": "vq", "matrix_rate": 1e-3, "from_components": True},
+        slow({"regulariser": "vq", "matrix_rate": 1e-3, "from_components": True}),
         {"regulariser": "vq", "norm": "batch", "dropout": 0.2},
         {"regulariser": "fsq", "matrix_rate": 1e-3, "from_components": True},
         {"regulariser": "lfq", "autocast": torch.bfloat16},
-        {"regulariser": "bsq", "norm": None},
+        slow({"regulariser": "bsq", "norm": None}),
         {
             "regulariser": "kl",
             "shapings": (Equivariance(rotation=True, scaling=True), Downsampling(0.25), Nested((1, 2, 3))),
             "aligned": True,
         },
-        {"regulariser": "kl", "family": "dc", "dropout": 0.2},
+        slow({"regulariser": "kl", "family": "dc", "dropout": 0.2}),
         {"regulariser": "vq", "family": "dc", "matrix_rate": 1e-3, "autocast": torch.bfloat16},
     ],
     ids=lambda kind: " ".join(
