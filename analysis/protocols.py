@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.collect import Study
 from ldm.errors import UserError
+from ldm.records import DETAIL
 
 
 def check(study: Study, allow_mixed: bool = False) -> None:
@@ -28,8 +29,13 @@ def check(study: Study, allow_mixed: bool = False) -> None:
 
 
 def mixed(rows: pd.DataFrame) -> list[str]:
-    """The protocols of which at least two measured the same metric of the same stage; none where all is comparable."""
-    by_metric = (set(own["protocol"]) for _, own in rows.groupby(["stage", "metric"]))
+    """The protocols of which at least two measured the same metric of the same stage; none where all is comparable.
+
+    A detail of a cell of which no end is better is held against no other cell's: the check of a sampler says how many
+    steps it took, so that a sweep over steps has as many protocols of it.
+    """
+    is_compared = (rows["group"] != DETAIL) | (rows["higher_is_better"] != "")
+    by_metric = (set(own["protocol"]) for _, own in rows[is_compared].groupby(["stage", "metric"]))
     return sorted(set[str]().union(*(found for found in by_metric if len(found) > 1)))
 
 

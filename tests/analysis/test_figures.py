@@ -34,7 +34,7 @@ from analysis.figures.quality_at_budgets import at_budget, three_budgets
 from analysis.headline import headline
 from analysis.print_tables import files
 from ldm.errors import UserError
-from ldm.records import GAUSSIAN
+from ldm.records import DETAIL, GAUSSIAN
 
 FACTORS = (1, 4, 8)
 
@@ -544,6 +544,18 @@ def test_mixed_protocols_are_refused_with_the_fields_that_differ(tmp_path):
         protocols.check(study)
     assert sum(protocol in str(caught.value) for protocol in study.protocols) == 2
     protocols.check(study, allow_mixed=True)
+
+
+def test_details_of_which_no_end_is_better_may_each_be_measured_in_a_way_of_its_own(tmp_path):
+    """The check of a sampler by twice its steps has a protocol for every number of steps that a sweep is over."""
+    build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5, 10)))
+    study = read_study(tmp_path)
+    one = study.frame[study.frame["stage"] == "evaluation"].iloc[[0]]
+    named = {"stage": "sampler_check", "metric": "sampler_check_kd", "group": DETAIL}
+    for direction, found in (("", []), (False, ["5 against 10", "10 against 20"])):
+        checks = [one.assign(**named, higher_is_better=direction, protocol=f"{n} against {2 * n}") for n in (5, 10)]
+        frame = pd.concat([study.frame, *checks], ignore_index=True)
+        assert sorted(protocols.mixed(frame)) == sorted(found)
 
 
 def test_mixed_protocols_are_marked_where_allowed(tmp_path):
