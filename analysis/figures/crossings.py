@@ -1,6 +1,6 @@
 """Fitted curves over training compute and what they become with more, and how probable it is that each is the best."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ MOST_NAMED = 8
 """Curves that are labelled, those with the best chances first."""
 
 CHANCE = 0.03
-"""Probability of being the best from which on a curve of probabilities is labelled."""
+"""Probability of being the best from which on a curve of it is labelled, at its end or else where it is highest."""
 
 SHADE = "#f1f1f1"
 DASHED = (0, (4, 2))
@@ -121,6 +121,7 @@ def draw(study: Study) -> Figure:
         title = f"{NEUTRAL} ({IS_TINY})"
     style.finish(figure, title, [facts_of(study, rows, facts)], notes, keys)
     placing.end_labels([(above, ends[0]), (below, ends[1])])
+    placing.place_labels(below, _peaks(found, {label.text for label in ends[1]}))
     return figure
 
 
@@ -149,6 +150,17 @@ def _chance(found: Race, index: int) -> Array:
     """A curve's probability of being the best, where it is known."""
     is_known = np.isfinite(found.values[index][0])
     return np.where(is_known, found.chances[index], np.nan)
+
+
+def _peaks(found: Race, named: Collection[str]) -> list[PointLabel]:
+    """Labels where curves that once had a chance have most of it, without those that are named."""
+    labels = []
+    for index, curve in enumerate(found.curves):
+        chance = np.nan_to_num(_chance(found, index), nan=0.0)
+        at = int(np.argmax(chance))
+        if curve.name not in named and chance[at] >= CHANCE:
+            labels.append(PointLabel(float(found.budgets[at]), float(chance[at]), curve.name, style.colour(curve.f)))
+    return labels
 
 
 def _is_early(found: Race) -> bool:

@@ -234,6 +234,16 @@ def test_the_figure_dashes_and_shades_what_nobody_measured(study):
     assert "not measured of all" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_a_curve_that_led_and_has_no_chance_left_is_named_where_it_led(study):
+    followed = following(study, LAWS)
+    _, below = FIGURES["crossings"].draw(followed).axes
+    places = {text.get_text(): text.xy[0] for text in below.texts}
+    lead, last = (next(name for name in places if name.endswith(f"f={f}")) for f in (8, 4))
+    assert places[lead] <= CROSSED * SPENT < places[last]
+    found = race(followed)
+    assert [float(chance[-1]) < 0.03 for chance in found.chances] == [curve.f == 8 for curve in found.curves]
+
+
 def test_the_title_names_no_cell_that_something_limits(study):
     """One curve still falls fast at its end, which is a limit; the other does not, and is the best."""
     ended = {8: lambda budget: 0.03 + 0.0004 * budget**-0.3, 4: lambda budget: late(budget) + 0.02}
