@@ -62,7 +62,7 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="module", params=["two", *SHAPES])
+@pytest.fixture(scope="module", params=["two", "one cell", "many", pytest.param("long", marks=pytest.mark.slow)])
 def drawn(request, tmp_path_factory):
     """All figures of a study of this shape."""
     if request.param == "two":

@@ -27,9 +27,9 @@ def advanced_to(training, step):
     return training
 
 
-def slow(kind):
+def slow(value):
     """One whose parts stand among the others too."""
-    return pytest.param(kind, marks=pytest.mark.slow)
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_training_that_starts_at_components_loses_less_at_once(first_stage_tra
     assert components < 0.7 * reference
 
 
-@pytest.mark.parametrize("regulariser", ["kl", "vq", "fsq", "lfq", "bsq"])
+@pytest.mark.parametrize("regulariser", ["kl", "vq", slow("fsq"), slow("lfq"), slow("bsq")])
 def test_a_short_training_brings_images_nearer_and_leaves_codes_in_use(regulariser, first_stage_training):
     training = first_stage_training(regulariser, norm=None, images=320, learning_rate=4e-3, from_components=True)
     reports = [report.numbers() for report in train_first_stage(training)]
@@ -325,7 +325,10 @@ def short_of_memory(training, error, passes=(5,)):
     return training
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("out of memory"), slow(RuntimeError("can't allocate memory"))],
+)
 @pytest.mark.parametrize("kind", KINDS_THAT_RECOMPUTE.values(), ids=KINDS_THAT_RECOMPUTE)
 def test_where_memory_does_not_suffice_activations_are_computed_again(
     error, kind, first_stage_training, differences, caplog, tmp_path
