@@ -163,7 +163,10 @@ def frame(planes: Sequence[Plane]) -> pd.DataFrame:
 def captions(figures: Mapping[str, Figure]) -> str:
     """What stands around each figure, for the text that it is set in, as Markdown."""
     told = {name: figure.words for name, figure in figures.items() if isinstance(figure, NumberedFigure)}
-    parts = [f"## {name}\n\n**{one.title}.** {_sentences((*one.facts, *one.notes))}" for name, one in told.items()]
+    parts = [
+        f"## {name}\n\n**{_sentences([one.title])}** {_sentences((*one.facts, *one.notes))}"
+        for name, one in told.items()
+    ]
     return "\n\n".join(["# Captions", *parts]) + "\n"
 
 

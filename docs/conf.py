@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 NAVIGATION: Final = {
     "Start": ["docs/quick_start", "docs/own_images", "docs/choosing"],
-    "Studies": ["docs/experiments", "docs/numbers"],
+    "Studies": ["docs/experiments", "docs/study", "docs/numbers"],
     "Running": ["docs/using", "docs/settings", "docs/data", "docs/clusters", "docs/gpu"],
     "Parts and Python": ["docs/custom_parts", "docs/weights", "docs/export", "docs/api", "docs/reference"],
     "Background": ["docs/performance", "docs/speedrun", "docs/architecture", "docs/decisions/README", "CHANGELOG"],

@@ -1,0 +1,58 @@
+"""python -m experiments.publish: the records of a store without its files, for others to read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from program import copy_of
+
+from analysis.collect import read_study
+from experiments.commands.publish import main, without_names
+from experiments.store import Store
+
+
+def test_what_is_published_gives_the_same_table_and_names_no_folder_and_no_machine(
+    swept_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    into = tmp_path / "published"
+    assert main([str(swept_store), "--into", str(into)]) == 0
+    assert f"1 sweeps, {len(Store(swept_store).records())} records" in " ".join(capsys.readouterr().out.split())
+    files = [path for path in into.rglob("*") if path.is_file() and path.name != ".ldm-store"]
+    assert {path.suffix for path in files} == {".json"}
+    for path in files:
+        assert str(swept_store) not in path.read_text(), path
+    records = [json.loads(path.read_text()) for path in into.glob("*/*/record.json")]
+    assert not any("host" in record["environment"] for record in records)
+    assert {record["environment"]["config"]["store"] for record in records} == {"store"}
+    own, published = read_study(swept_store), read_study(into)
+    assert own.frame.drop(columns="deviations").equals(published.frame.drop(columns="deviations"))
+    before = {path: path.read_bytes() for path in files}
+    assert main([str(swept_store), "--into", str(into)]) == 0
+    assert before == {path: path.read_bytes() for path in files}
+
+
+def test_only_a_store_is_read_and_only_what_was_published_is_written_over(
+    swept_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (photographs / "one.png").touch()
+    store = copy_of(swept_store, tmp_path)
+    (store / "claims").mkdir(exist_ok=True)
+    for arguments, said in (
+        ([str(photographs), "--into", str(tmp_path / "new")], "holds no sweeps"),
+        ([str(swept_store), "--into", str(photographs)], "is a folder of other things"),
+        ([str(swept_store), "--into", str(store)], "is a folder of other things"),
+        ([str(swept_store), "--into", str(tmp_path / "new"), "--sweep", "none"], "none"),
+    ):
+        assert main(arguments) == 2
+        assert said in " ".join(capsys.readouterr().out.split())
+    assert [path.name for path in photographs.iterdir()] == ["one.png"]
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_are_left_out_at_every_depth() -> None:
+    value = {"host": "h", "store": "/a/b", "cells": [{"overrides": ["ae.f=4", "store=/a/b"]}], "n": 1}
+    expected = {"store": "store", "cells": [{"overrides": ["ae.f=4", "store=store"]}], "n": 1}
+    assert without_names(value, {"/a/b"}) == expected
+    assert without_names("run.py 'store=/a/b c' -m", {"/a/b c", "/a/b"}) == "run.py 'store=store' -m"
