@@ -23,6 +23,7 @@ from experiments.stage import Plan, PlannedStage, Stage
 from experiments.stages.first_stage import training_of
 from ldm.data.contract import ImageCache
 from ldm.first_stage.contract import FirstStage
+from ldm.records import content_hash
 from ldm.training.precision import autocast_dtype
 
 Key = tuple[str, str]
@@ -116,25 +117,33 @@ def _images(planned: PlannedStage) -> int:
 
 
 class _Timed:
-    """Counts in seconds, each network timed once, as many as patience allows and one of each kind at least."""
+    """Counts in seconds, each network timed once, as many as patience allows and one of each kind at least.
+
+    Trainings that differ in their seeds alone, or denoisers behind first stages whose latents have the same shape, are
+    of one network.
+    """
 
     def __init__(self) -> None:
         self.until = time.monotonic() + PATIENCE_SECONDS
         self.first_stages: dict[str, FirstStageCounts] = {}
-        self.denoisers: dict[str, DenoiserCounts] = {}
+        self.denoisers: dict[str, tuple[DenoiserCounts, int]] = {}
 
     def counts(self, plan: Plan, facts: DataFacts) -> Counts:
         """The seconds of an image of this plan."""
         config = plan.config
-        name = plan.stages["first_stage"].identity
+        name = _first_stage_key(config)
         if name not in self.first_stages and not (self.first_stages and self._is_late):
             self.first_stages[name] = timed_first_stage(config)
         first = self.first_stages.get(name) or _mean_first_stage(list(self.first_stages.values()))
-        name = plan.stages["diffusion"].identity
+        name, trainer = _denoiser_key(config), config["trainer"]
         if name not in self.denoisers and not (self.denoisers and self._is_late):
             known = facts.vocabulary(annotations_read(config))
-            self.denoisers[name] = timed_denoiser(config, known)
-        denoiser = self.denoisers.get(name) or _mean_denoiser(list(self.denoisers.values()))
+            self.denoisers[name] = timed_denoiser(config, known), trainer["images"]
+        denoiser = (
+            self.denoisers[name][0]
+            if name in self.denoisers
+            else _like_others(list(self.denoisers.values()), trainer["images"], trainer["budget"] == "flops")
+        )
         milestones = len(config["trainer"]["milestones"])
         calls, images = network_calls(config), facts.train_images
         return Counts(first, denoiser, calls, first.decode, images, machine_of(config), milestones)
@@ -154,9 +163,29 @@ def _mean_first_stage(timed: Sequence[FirstStageCounts]) -> FirstStageCounts:
     )
 
 
-def _mean_denoiser(timed: Sequence[DenoiserCounts]) -> DenoiserCounts:
-    step = Step(_mean([each.step.work for each in timed]))
-    return replace(timed[0], call=_mean([each.call for each in timed]), step=step)
+def _like_others(timed: Sequence[tuple[DenoiserCounts, int]], images: int, is_equal_compute: bool) -> DenoiserCounts:
+    """A denoiser that was not timed, from others and how many images these are trained on.
+
+    Trainings of equal compute are taken to last equally long, others as long for each image; a network call is taken to
+    be as large a part of a training step as with the others.
+    """
+    steps = [counts.step.work * (seen / images if is_equal_compute else 1) for counts, seen in timed]
+    step = _mean(steps)
+    calls = [counts.call * (step / counts.step.work if counts.step.work else 1) for counts, _ in timed]
+    return replace(timed[0][0], call=_mean(calls), step=Step(step))
+
+
+def _first_stage_key(config: Mapping[str, Any]) -> str:
+    """What is alike where a first stage takes as long."""
+    network = {name: value for name, value in config["ae"].items() if name != "seed"}
+    return content_hash([network, config["data"]["resolution"], config["precision"], config["device"]])
+
+
+def _denoiser_key(config: Mapping[str, Any]) -> str:
+    """What is alike where a denoiser takes as long."""
+    read = ("denoiser", "conditioning", "trainer", "samples", "precision", "device")
+    shape = [config["data"]["resolution"], config["ae"]["f"], config["ae"]["channels"], config["metrics"]["n_samples"]]
+    return content_hash([{name: config[name] for name in read}, shape])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -34,7 +34,7 @@ from analysis.figures.quality_at_budgets import at_budget, three_budgets
 from analysis.headline import headline
 from analysis.print_tables import files
 from ldm.errors import UserError
-from ldm.records import DETAIL, GAUSSIAN
+from ldm.records import DETAIL, GAUSSIAN, GENERATION
 
 FACTORS = (1, 4, 8)
 
@@ -631,7 +631,8 @@ def test_figures_and_means_give_one_interval(weighted):
 
 
 def test_marks_go_on_behind_z():
-    frame = pd.DataFrame([{"stage": "s", "metric": f"m{i // 2}", "protocol": f"p{i:03}"} for i in range(60)])
+    rows = [{"stage": "s", "metric": f"m{i // 2}", "protocol": f"p{i:03}"} for i in range(60)]
+    frame = pd.DataFrame(rows).assign(group=GENERATION, higher_is_better=False)
     marks = list(protocols.letters(frame).values())
     assert marks[:2] + marks[24:28] + marks[51:54] == ["a", "b", "y", "z", "aa", "ab", "az", "ba", "bb"]
 

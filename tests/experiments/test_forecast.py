@@ -7,6 +7,7 @@ from tiny_plans import FACTS, plan_of
 
 from experiments import forecast as forecasts
 from experiments import main
+from experiments.budget import network_calls
 from experiments.console import Whole
 from experiments.counts import Step
 from experiments.forecast import forecast, rounded
@@ -45,6 +46,48 @@ def test_time_grows_with_the_images_and_no_stage_counts_twice(monkeypatch):
     for plan, steps in ((short, 2), (long, 4)):
         assert found["samples", plan.stages["samples"].identity] == n * (steps * 0.125 + 0.25)
     assert found["latents", short.stages["latents"].identity] == 0.5 * FACTS.train_images
+
+
+def test_networks_that_patience_does_not_reach_are_taken_for_as_slow_a_training(monkeypatch):
+    """At equal FLOPs a denoiser of f = 8 sees more images than one of f = 4, and takes about as long."""
+    monkeypatch.setattr(forecasts, "WORTH_TIMING", 1)
+    monkeypatch.setattr(forecasts, "PATIENCE_SECONDS", -1)
+    timed = []
+
+    def denoiser(config, known):
+        timed.append(config["ae"]["f"])
+        return forecasts.DenoiserCounts(0, None, call=1.0, step=Step(4.0, 0))
+
+    first = forecasts.FirstStageCounts({}, (1, 1, 1), encode=0.5, decode=0.25, step=Step(2.0, 0))
+    monkeypatch.setattr(forecasts, "timed_first_stage", lambda config: first)
+    monkeypatch.setattr(forecasts, "timed_denoiser", denoiser)
+    for budget in ("flops", "images"):
+        plans = [plan_of(f"ae.f={f}", f"trainer.budget={budget}", f"seed={seed}") for f in (4, 8) for seed in (0, 1)]
+        found = forecast(plans, keys_of(*plans), STAGES, lambda plan: FACTS).seconds
+        images = [plan.stages["diffusion"].settings["training"]["images"] for plan in plans]
+        seconds = [found["diffusion", plan.stages["diffusion"].identity] for plan in plans]
+        assert seconds[:2] == [4.0 * images[0]] * 2
+        whole = images[0] if budget == "flops" else images[2]
+        assert seconds[2:] == pytest.approx([4.0 * whole] * 2, rel=0.02)
+        samples = plans[2].stages["samples"]
+        each = whole / images[2] * network_calls(plans[2].config) + 0.25
+        assert found["samples", samples.identity] == pytest.approx(samples.settings["n_samples"] * each, rel=0.02)
+    assert images[0] == images[2]
+    assert timed == [4, 4]
+
+
+def test_networks_that_differ_in_seeds_alone_are_timed_once(monkeypatch):
+    monkeypatch.setattr(forecasts, "WORTH_TIMING", 1)
+    timed = []
+    first = forecasts.FirstStageCounts({}, (1, 1, 1), encode=0.5, decode=0.25, step=Step(2.0, 0))
+    of_denoiser = forecasts.DenoiserCounts(0, None, call=1.0, step=Step(4.0, 0))
+    monkeypatch.setattr(
+        forecasts, "timed_first_stage", lambda config: timed.append(config["ae"]["regulariser"]) or first
+    )
+    monkeypatch.setattr(forecasts, "timed_denoiser", lambda config, known: timed.append("denoiser") or of_denoiser)
+    plans = [plan_of("ae.f=8", f"ae={ae}", f"ae.seed={seed}") for ae in ("kl", "vq") for seed in (0, 1)]
+    forecast(plans, keys_of(*plans), STAGES, lambda plan: FACTS)
+    assert timed == ["kl", "denoiser", "vq"]
 
 
 def test_what_is_timed_is_this_machine(monkeypatch):
