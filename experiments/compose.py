@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,26 @@ def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = Tru
 
     Raises: UserError, or an error of Hydra or OmegaConf (see `experiments.cli.sentence_for`), where they cannot be.
     """
-    config = copy.deepcopy(_composed(tuple(overrides), conf))
+    return plain(_with_path(copy.deepcopy(_composed(tuple(overrides), conf)), needs_path), "")
+
+
+def composed_points(overrides: Sequence[str], points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """The plain values of each point under these overrides, images without a data.path let through.
+
+    Raises: as `composed`.
+    """
+
+    def compose_point(point: Sequence[str]) -> DictConfig:
+        return _with_path(copy.deepcopy(_composed((*overrides, *point), CONF)), needs_path=False)
+
+    return list(composed_grid(points, compose_point, ""))
+
+
+def _with_path(config: DictConfig, needs_path: bool) -> DictConfig:
+    """The config, in which images that need no path have none where they lack it."""
     if not needs_path and OmegaConf.is_missing(config.data, "path"):
         config.data.path = None
-    return plain(config, "")
+    return config
 
 
 def swept(overrides: Sequence[str], conf: Path = CONF) -> dict[str, list[str]]:
@@ -63,20 +80,24 @@ def composed_grid(
     """The plain values of each point of a grid, as `plain(compose(point), command)` gives them.
 
     Hydra composes one point of each combination of choices. Those that differ from it in values alone are that one with
-    their values, which is a hundred times as quick; what no point sets they share. Raises: as `plain`.
+    their values, which is a hundred times as quick; what no point sets they share, and what is another setting's value
+    follows that one. Raises: as `plain`.
     """
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
+    known: dict[tuple[str, ...], tuple[dict[str, Any], Mapping[str, str]]] = {}
     for point in grid:
         alike = tuple(override.partition("=")[0] if sets_value(override) else override for override in point)
         if alike in known:
-            values = functools.reduce(with_override, filter(sets_value, point), known[alike])
+            composed, references = known[alike]
+            values = functools.reduce(with_override, filter(sets_value, point), composed)
+            for key, target in references.items():
+                values = _with_value(values, key.split("."), _value(values, target))
             values["overrides"] = _of_the_task(point)
             check_settings(values)
         else:
             config = compose(point)
             values = plain(config, command)
-            if not _has_references(config):
-                known[alike] = values
+            if (followed := _references(config)) is not None:
+                known[alike] = values, followed
         yield values
 
 
@@ -109,9 +130,31 @@ def _with_value(values: Mapping[str, Any], keys: Sequence[str], value: Any) -> d
     return {**values, first: _with_value(old, rest, value) if rest else copy.copy(value)}
 
 
-def _has_references(config: DictConfig) -> bool:
-    """Whether some setting is what another is, or what a variable of the environment says."""
-    return any("${" in str(value) for _, value in leaf_values(_unresolved(config)))
+REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
+
+
+def _references(config: DictConfig) -> dict[str, str] | None:
+    """By setting the one whose value it has, such as `seed: ${ae.seed}`.
+
+    None where one is more than another's value: a text around it, a variable of the environment, or a reference again.
+    """
+    found = dict[str, str]()
+    for key, value in leaf_values(_unresolved(config)):
+        if "${" in str(value):
+            match = REFERENCE.fullmatch(str(value))
+            if match is None:
+                return None
+            found[key] = match[1]
+    return None if any(_is_within(target, key) for target in found.values() for key in found) else found
+
+
+def _is_within(key: str, other: str) -> bool:
+    """Whether one dotted key is the other, or lies in it or around it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    return functools.reduce(lambda inner, name: inner[name], key.split("."), values)
 
 
 def settings_only(values: Mapping[str, Any]) -> dict[str, Any]:

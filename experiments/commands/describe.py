@@ -19,7 +19,7 @@ from rich.table import Table
 from experiments import build
 from experiments.budget import images_at, network_calls
 from experiments.cli import exit_code, with_scale
-from experiments.compose import composed, settings_only, swept
+from experiments.compose import composed, composed_points, settings_only, swept
 from experiments.conditions import CONDITIONS, annotations_read, conditions_of, sample_size
 from experiments.console import clock, say
 from experiments.counts import (
@@ -211,7 +211,7 @@ def time_needed(overrides: Sequence[str]) -> str | None:
     """How long all cells that the overrides name would take here, in words; None where there is little to train."""
     grid = swept(overrides)
     points = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
-    configs = [composed([*overrides, *point], needs_path=False) for point in points]
+    configs = composed_points(overrides, list(points))
     with _store(Path(configs[0]["store"])) as store:
         facts = data_facts(with_scale_sizes(settings_only(configs[0])), store)
         plans = [make_plan(settings_only(values), facts, STAGES) for values in configs]

@@ -39,11 +39,29 @@ def test_every_point_is_what_composing_it_gives() -> None:
     assert len(each.points) == 4
 
 
-def test_settings_that_refer_to_others_are_composed_anew() -> None:
+def test_settings_that_have_the_value_of_another_follow_it() -> None:
     """The seeds of a pair."""
-    grid = [(*TINY, "+experiment=f_study", f"ae.seed={seed}") for seed in (0, 1)]
-    hydra = Composing()
-    assert [values["seed"] for values in composed_grid(grid, hydra, "")] == [0, 1]
+    grid = [(*TINY, "+experiment=f_study", f"ae.seed={seed}", f"ae.f={f}") for seed in (0, 1, 2) for f in (4, 8)]
+    hydra, each = Composing(), Composing()
+    assert list(composed_grid(grid, hydra, "")) == [plain(each(point), "") for point in grid]
+    assert [values["seed"] for values in composed_grid(grid, hydra, "")] == [0, 0, 1, 1, 2, 2]
+    assert len(hydra.points) == 2  # one for each call
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "store=runs/${ae.seed}",
+        "data.path=${oc.env:HOME}",
+        "guidance.rescale=${sampler.eta} sampler.eta=${conditioning.dropout}",
+    ],
+)
+def test_settings_that_are_more_than_the_value_of_another_are_composed_anew(reference) -> None:
+    own = [*TINY, *reference.split()]
+    own += ["data=folder"] if "path" in reference else []
+    grid = [(*own, f"ae.seed={seed}") for seed in (0, 1)]
+    hydra, each = Composing(), Composing()
+    assert list(composed_grid(grid, hydra, "")) == [plain(each(point), "") for point in grid]
     assert len(hydra.points) == 2
 
 
