@@ -108,6 +108,20 @@ def test_the_legend_switches_lines_and_a_drag_zooms(opened):
     wait_until(opened, lambda: opened.execute_script("return arguments[0]._fullLayout.xaxis.range", chart) != whole)
 
 
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [((13.2, 13.54), [2e13, 2.5e13, 3e13]), ((-1.2, -0.7), [0.1, 0.15]), ((2.0, 2.1), [110, 120])],
+)
+def test_a_narrow_logarithmic_axis_has_several_ticks(opened, ends, ticks):
+    step = opened.execute_script(f"return logTicks({{type: 'log', range: {list(ends)}}}).dtick")
+    assert step.startswith("L")
+    apart = float(step[1:])
+    low, high = (10**end for end in ends)
+    count = int(high / apart) - int(low / apart)
+    assert 2 <= count <= 5
+    assert all(tick / apart == pytest.approx(round(tick / apart)) for tick in ticks)
+
+
 def test_tables_sort_and_filter(opened):
     table = opened.find_element("css selector", "#cells table")
     column = "return [...arguments[0].tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[0].textContent)"

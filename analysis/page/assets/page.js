@@ -40,6 +40,10 @@ function logTicks(axis) {
   if (axis.type !== "log" || axis.tickvals || !axis.range) return {};
   const [low, high] = axis.range, minor = { ticks: "outside", ticklen: 3 };
   if (high - low > 1.7) return { dtick: Math.ceil((high - low) / 6), minor };
+  if (high - low < 0.6) {  // few of 1, 2 and 5 of each decade lie in it: ticks as far apart as on a linear axis
+    const step = (10 ** high - 10 ** low) / 4, power = 10 ** Math.floor(Math.log10(step));
+    return { dtick: `L${[1, 2, 5, 10].find((part) => part * power >= step) * power}` };
+  }
   return { dtick: "D2", tickformat: high > 4 ? "~s" : low < -4 ? "~e" : "~g", minor };
 }
 
