@@ -32,14 +32,14 @@ def composed(overrides: Sequence[str], conf: Path = CONF, needs_path: bool = Tru
     return plain(_with_path(copy.deepcopy(_composed(tuple(overrides), conf)), needs_path), "")
 
 
-def composed_points(overrides: Sequence[str], points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """The plain values of each point under these overrides, images without a data.path let through.
+def composed_points(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """The plain values of points that are given by all of their overrides, images without a data.path let through.
 
     Raises: as `composed`.
     """
 
     def compose_point(point: Sequence[str]) -> DictConfig:
-        return _with_path(copy.deepcopy(_composed((*overrides, *point), CONF)), needs_path=False)
+        return _with_path(copy.deepcopy(_composed(tuple(point), CONF)), needs_path=False)
 
     return list(composed_grid(points, compose_point, ""))
 
@@ -87,8 +87,8 @@ def composed_grid(
     for point in grid:
         alike = tuple(override.partition("=")[0] if sets_value(override) else override for override in point)
         if alike in known:
-            composed, references = known[alike]
-            values = functools.reduce(with_override, filter(sets_value, point), composed)
+            like, references = known[alike]
+            values = functools.reduce(with_override, filter(sets_value, point), like)
             for key, target in references.items():
                 values = _with_value(values, key.split("."), _value(values, target))
             values["overrides"] = _of_the_task(point)

@@ -211,7 +211,7 @@ def time_needed(overrides: Sequence[str]) -> str | None:
     """How long all cells that the overrides name would take here, in words; None where there is little to train."""
     grid = swept(overrides)
     points = itertools.product(*([f"{key}={value}" for value in values] for key, values in grid.items()))
-    configs = composed_points(overrides, list(points))
+    configs = composed_points([(*overrides, *point) for point in points])
     with _store(Path(configs[0]["store"])) as store:
         facts = data_facts(with_scale_sizes(settings_only(configs[0])), store)
         plans = [make_plan(settings_only(values), facts, STAGES) for values in configs]

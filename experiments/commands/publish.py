@@ -5,16 +5,18 @@ behind. What the machine was called is left out, and commands name the store `st
 """
 
 import argparse
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from experiments.cli import exit_code
+from experiments.commands import timing
 from experiments.commands.ledger import chosen_sweeps, existing_store
 from experiments.console import say
 from experiments.store import Store
 from ldm.errors import UserError
-from ldm.records import STORE_MARK, StageRecord, Sweep, is_store, sealed, write_json
+from ldm.records import SHORTLISTS, STORE_MARK, Shortlist, StageRecord, Sweep, is_store, sealed, write_json
 
 STORE: Final = "store"
 """What a store is called in what is published."""
@@ -34,20 +36,30 @@ def publish(roots: Sequence[Path], into: Path, which: str | None) -> int:
     for store, sweeps in zip(stores, chosen, strict=True):
         records = records_of(store, sweeps)
         names = {str(record.environment.get("config", {}).get("store", STORE)) for record in records}
-        for record in records:
-            published = StageRecord.from_json(without_names(record.to_json(), names))
-            write_json(into / record.stage / record.identity / "record.json", sealed(published.to_json()))
-        for sweep in sweeps:
-            written = Sweep.from_json(without_names(sweep.to_json(), names))
-            write_json(into / "sweeps" / f"{sweep.sweep}.json", sealed(written.to_json()))
+        # Sweeps come last: without them what a stopped call left is no store that anything reads.
+        written: dict[Path, StageRecord | Shortlist | Sweep] = {
+            **{Path(one.stage, one.identity, "record.json"): one for one in records},
+            **{Path(SHORTLISTS, f"{one.name}.json"): one for one in shortlists_of(store)},
+            **{Path("sweeps", f"{one.sweep}.json"): one for one in sweeps},
+        }
+        for path, one in written.items():
+            write_json(into / path, sealed(without_names(one.to_json(), names)))
         say(f"{store.root}: {len(sweeps)} sweeps, {len(records)} records written to {into}")
     return 0
 
 
 def records_of(store: Store, sweeps: Sequence[Sweep]) -> list[StageRecord]:
-    """The finished artifacts of the cells of sweeps, each once."""
+    """The finished artifacts of the cells of sweeps, each once, and how fast their samples were measured to be."""
     asked = dict.fromkeys(stage for sweep in sweeps for cell in sweep.cells for stage in cell.stages.items())
-    return [record for stage in asked if (record := store.record(*stage)) is not None]
+    timings = [(timing.STAGE, path.parent.name) for path in store.records(timing.STAGE)]
+    found = [record for stage in (*asked, *timings) if (record := store.record(*stage)) is not None]
+    return [one for one in found if one.stage != timing.STAGE or ("samples", one.parents["samples"]) in asked]
+
+
+def shortlists_of(store: Store) -> list[Shortlist]:
+    """What shortlists chose; readers take those whose candidates are there."""
+    found = (store.shortlist(path.stem) for path in sorted((store.root / SHORTLISTS).glob("*.json")))
+    return [choice for choice in found if choice is not None]
 
 
 def without_names(value: Any, stores: Collection[str]) -> Any:
@@ -59,7 +71,7 @@ def without_names(value: Any, stores: Collection[str]) -> Any:
         return [without_names(each, stores) for each in value]
     if isinstance(value, str):
         for name in sorted(stores, key=len, reverse=True):
-            value = value.replace(f"store={name}", f"store={STORE}")
+            value = re.sub(rf"\bstore={re.escape(name)}(?![\w./-])", f"store={STORE}", value)
     return value
 
 

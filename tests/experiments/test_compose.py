@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from omegaconf import DictConfig
 
-from experiments.compose import _composed, composed_grid, plain, sets_value
+from experiments.compose import _composed, composed, composed_grid, composed_points, plain, sets_value
 from experiments.schema import CONF
 from ldm.errors import UserError
 
@@ -46,6 +46,12 @@ def test_settings_that_have_the_value_of_another_follow_it() -> None:
     assert list(composed_grid(grid, hydra, "")) == [plain(each(point), "") for point in grid]
     assert [values["seed"] for values in composed_grid(grid, hydra, "")] == [0, 0, 1, 1, 2, 2]
     assert len(hydra.points) == 2  # one for each call
+
+
+def test_points_without_a_path_are_each_what_composing_it_gives() -> None:
+    shared = (*TINY, "data=folder", "data.resolution=32", "+experiment=f_study")
+    points = [(*shared, f"ae.seed={seed}") for seed in (0, 1)]
+    assert composed_points(points) == [composed(point, needs_path=False) for point in points]
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,12 @@ def test_a_training_of_diffusion_takes_what_it_is_said_to(f, batch):
 
 
 @pytest.mark.parametrize(
-    "change", ["ae.f=16 ae=vq", pytest.param("ae.f=4 ae.alignment.teacher=efficientnet_lite0", marks=pytest.mark.slow)]
+    "change",
+    [
+        pytest.param("ae.f=4", marks=pytest.mark.slow),
+        "ae.f=16 ae=vq",
+        pytest.param("ae.f=4 ae.alignment.teacher=efficientnet_lite0", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_of_a_first_stage_takes_what_it_is_said_to(change):
     plan = plan_of("ae.architecture.initialisation=near_linear", *change.split(), scale="cpu")

@@ -1,5 +1,6 @@
 """python -m experiments.publish: the records of a store without its files, for others to read."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 from program import copy_of
 
 from analysis.collect import read_study
+from experiments.commands import timing
 from experiments.commands.publish import main, without_names
 from experiments.store import Store
+from ldm.records import SHORTLISTS, Shortlist
 
 
 def test_what_is_published_gives_the_same_table_and_names_no_folder_and_no_machine(
@@ -56,3 +59,20 @@ def test_names_are_left_out_at_every_depth() -> None:
     expected = {"store": "store", "cells": [{"overrides": ["ae.f=4", "store=store"]}], "n": 1}
     assert without_names(value, {"/a/b"}) == expected
     assert without_names("run.py 'store=/a/b c' -m", {"/a/b c", "/a/b"}) == "run.py 'store=store' -m"
+    assert without_names("run.py store=/a/bc x.restore=/a/b", {"/a/b"}) == "run.py store=/a/bc x.restore=/a/b"
+
+
+def test_timings_of_its_samples_and_shortlists_come_along(swept_store: Path, tmp_path: Path) -> None:
+    store = Store(copy_of(swept_store, tmp_path))
+    samples = next(store.record("samples", path.parent.name) for path in store.records("samples"))
+    machine, speed = timing.Machine("cpu", "fast", 1), timing.Speed((1.0,), (1.0,), (1.0,), 0.0)
+    of_others = dataclasses.replace(samples, identity="0123456789abcdef")
+    for key, sampled in (("aaaa", samples), ("bbbb", of_others)):
+        store.finish(timing.timing_record(key, sampled, machine, 8, speed))
+    choice = Shortlist("chosen", "2026-01-01T00:00:00+00:00", "psnr", False, 0, {"one": 1.0}, ("one",), ())
+    store.write_shortlist(choice)
+    into = tmp_path / "published"
+    assert main([str(store.root), "--into", str(into)]) == 0
+    assert [path.parent.name for path in into.glob("timing/*/record.json")] == ["aaaa"]
+    assert (into / SHORTLISTS / "chosen.json").read_bytes() == (store.root / SHORTLISTS / "chosen.json").read_bytes()
+    assert len(read_study(into).timings) == 1
