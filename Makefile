@@ -1,5 +1,5 @@
 # make demo   the main job with all defaults, its figures, and what they answer
-# make test   environment, linter, type checker, tests
+# make test   environment, linter, type checker, tests of a moment each; make test-long those of seconds, too
 # make docs   the site of docs/ in build/docs, read anew; a broken link or anchor fails it
 PYTHON ?= python3
 VENV   := .venv
@@ -13,7 +13,9 @@ CONSTRAINTS ?= -c constraints.txt
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-slow docs env clean
+TESTS  := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-long test-slow docs env clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run.py -m hydra/launcher=local ae.f=1,4,8,16,32 store=$(STORE)
@@ -24,7 +26,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+	$(TESTS)
+
+test-long: test
+	$(TESTS) -m 'long and not slow'
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -36,6 +36,18 @@ REACHES = (7.0, 11.0, 17.0, 26.0, 36.0, 50.0)
 LEADER = 20.0
 """Points from which on a label has a line to its point."""
 
+MARK, PART_OF_LINE = 1.0, 0.12
+"""Weights of what a label covers."""
+
+MARGIN = 3.5
+"""Points around a mark that belong to it, where its size does not make it more."""
+
+TOGETHER = 12.0
+"""Points within which marks are at one place."""
+
+MISTAKEN = 0.5
+"""Weight of a place that is nearer to another mark."""
+
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper edge in display coordinates."""
 
@@ -44,17 +56,23 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], size: float = SIZE, m
     """Writes each label beside its point where it covers least of points and lines, the first ones first.
 
     All stand inside the axes and none over another text: one that finds no such place is not written, nor one that
-    would cover `most_covered` marks there, of which a line is less than one.
+    would cover `most_covered` marks there, of which a line is less than one. A place nearer to another mark than to
+    its own is taken only where no other is free, or with a line to its own. One label says for several points at one
+    place what is the same of them.
     """
     figure = axes.get_figure(root=True)
     if figure is None:
         return
     frame, scale = axes.get_window_extent(), figure.dpi / 72
     points, weights, margins = _obstacles(axes, spacing=4 * scale)
+    marks = points[weights == MARK]
     taken = [box_of(text) for text in axes.texts]
+    written = dict[str, list[Array]]()
     for label in labels:
         wide, high = _size(axes, label.text, size)
         at = axes.transData.transform((label.x, label.y))
+        if any(np.hypot(*(at - other)) < TOGETHER * scale for other in written.get(label.text, ())):
+            continue
         found: list[tuple[float, tuple[float, float], Box]] = []
         for reach in REACHES:
             for side in SIDES:
@@ -67,11 +85,13 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], size: float = SIZE, m
                     continue
                 covered = float(weights[_inside(box, points, margins * scale)].sum())
                 if covered < most_covered:
-                    found.append((reach / 100 + covered, offset, box))
+                    is_told = reach > LEADER or not _is_nearer_to_another(box, at, marks, scale)
+                    found.append((reach / 100 + covered + (0 if is_told else MISTAKEN), offset, box))
         if found:
             _, offset, box = min(found, key=lambda one: one[0])
             _beside(axes, label, offset, size)
             taken.append(box)
+            written.setdefault(label.text, []).append(at)
 
 
 def _before(side: float) -> float:
@@ -103,13 +123,15 @@ def _obstacles(axes: Axes, spacing: float) -> tuple[Array, Array, Array]:
             continue
         corners = [(float(x), float(y)) for x, y in axes.transData.transform(np.asarray(line.get_xydata()))]
         if line.get_marker() not in {"", "None", None}:
-            found += [(*corner, 1.0, 3.5) for corner in corners]
+            margin = max(MARGIN, (line.get_markersize() + line.get_markeredgewidth()) / 2)
+            found += [(*corner, MARK, margin) for corner in corners]
         if line.get_linestyle() != "None":
             for (x0, y0), (x1, y1) in pairwise(corners):
                 if not math.isfinite(x0 + x1 + y0 + y1):
                     continue
                 parts = max(1, int(math.hypot(x1 - x0, y1 - y0) / spacing))
-                found += [(x0 + (x1 - x0) * k / parts, y0 + (y1 - y0) * k / parts, 0.12, 0.5) for k in range(parts + 1)]
+                steps = [k / parts for k in range(parts + 1)]
+                found += [(x0 + (x1 - x0) * k, y0 + (y1 - y0) * k, PART_OF_LINE, 0.5) for k in steps]
     told = np.array(found).reshape(-1, 4)
     return told[:, :2], told[:, 2], told[:, 3]
 
@@ -149,6 +171,18 @@ def _inside(box: Box, points: Array, margins: Array) -> NDArray[np.bool_]:
     x, y = points.T
     within = (box[0] - margins < x) & (x < box[2] + margins)
     return within & (box[1] - margins < y) & (y < box[3] + margins)
+
+
+def _is_nearer_to_another(box: Box, own: Array, marks: Array, scale: float) -> bool:
+    """Whether some mark that does not cover a label's own lies closer to its box."""
+    others = marks[np.hypot(*(marks - own).T) > MARGIN * scale]
+    return bool((_distance(box, others) < _distance(box, own[None])).any())
+
+
+def _distance(box: Box, points: Array) -> Array:
+    """From a box to each point (n, 2); 0 inside."""
+    low, high = np.array(box[:2]), np.array(box[2:])
+    return np.hypot(*np.maximum(0, np.maximum(low - points, points - high)).T)
 
 
 LINE = 1.25

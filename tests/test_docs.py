@@ -37,6 +37,7 @@ def build(root: Path, pages: dict[str, str]) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_every_link_that_leads_nowhere_is_named(tmp_path):
     pages = {
         "README.md": "# First\n[one](docs/one.md)\n",
@@ -53,6 +54,7 @@ def test_every_link_that_leads_nowhere_is_named(tmp_path):
     assert "'there'" not in done.stderr
 
 
+@pytest.mark.long
 def test_pages_without_faults_become_a_site(tmp_path):
     pages = {
         "README.md": "# First\n\nSee [docs/one.md](docs/one.md#by-steps).\n",

@@ -139,12 +139,14 @@ DOOR = "experiments/api.py"
 """The interface from Python, which joins the two."""
 
 
+@pytest.mark.long
 def test_experiments_import_neither_analysis_nor_the_program():
     assert {found.split()[0] for found in broken("experiments", ("analysis", "benchmarks", "run"))} == {DOOR}
     assert broken("experiments", ("benchmarks", "run")) == []
     assert broken("hydra_plugins", ("analysis", "benchmarks", "run", "ldm", "torch")) == []
 
 
+@pytest.mark.long
 def test_nothing_imports_the_interface_from_python():
     assert [found for package in PACKAGES for found in broken(package, ("experiments.api",))] == []
 
@@ -229,6 +231,7 @@ def test_circles_are_found_and_imports_for_types_are_none():
     assert imported_modules(ast.parse(text), {"a", "a.b", "a.x", "c", "d"}) == {"a.b", "a.x", "d"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", OWN)
 def test_no_circle_among_modules(package):
     graph = graph_of(package)
@@ -236,6 +239,7 @@ def test_no_circle_among_modules(package):
     assert circle_in(graph) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", OWN)
 def test_no_import_of_the_program_is_hidden_in_a_function(package):
     hidden = [

@@ -79,7 +79,7 @@ def draw(study: Study) -> Figure:
         style.sparse_log_ticks(axes, "x")
         spots = [(option, cost(option.spent)) for option in labelled if cost(option.spent) > 0]
         names = dict(zip((o.name for o in labelled), advice.short_names(labelled, answer.options), strict=True))
-        pending.append((axes, [PointLabel(x, o.mean.value, names[o.name], style.INK) for o, x in spots]))
+        pending.append((axes, [PointLabel(x, o.mean.value, names[o.name], _tint(o)) for o, x in spots]))
     values = [option.mean.value for option in options]
     for [axes] in grid:
         style.value_scale(axes, values, [o.mean.low for o in options if o.mean.low is not None])
@@ -117,6 +117,10 @@ def _labelled(answer: Answer, options: Sequence[Option]) -> list[Option]:
 
 def _family(option: Option) -> str:
     return "" if option.cell is None else str(option.cell.axes.get("regulariser", ""))
+
+
+def _tint(option: Option) -> str:
+    return style.INK if option.cell is None else style.colour(option.cell.axes["f"])
 
 
 def _rows(study: Study, options: Sequence[Option], cost: Callable[[Spent], float]) -> pd.DataFrame:

@@ -313,6 +313,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path, capsys, wrong):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_the_script_runs_from_the_root_without_torch():
     code = "import sys, analysis.ask, analysis.advice; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -422,6 +423,7 @@ def test_chances_that_are_all_small_are_not_an_empty_list():
     assert _listed_chances({str(cell): 1 / 25 for cell in range(25)}) == "none above 0.05"
 
 
+@pytest.mark.long
 def test_advised_seeds_are_three_pairs_that_compose(tmp_path):
     study = with_values(made(tmp_path), {4: 0.0200, 8: 0.0201, 16: 0.0390}, 0.0015)
     told = "\n".join(spoken(study, one(study), tmp_path))
@@ -502,6 +504,7 @@ def simulated(random, spread, trainings, scatter, cells=4, blocks=10):
     return true, found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("trainings", "scatter"), [(1, 0.0), (3, 1.5)])
 def test_probabilities_of_being_best_are_calibrated(trainings, scatter):
     """Over 210 simulated studies, the cells called best with probability p are best in a share p of them."""

@@ -20,6 +20,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(path.parent for path in root.rglob("sweeps"))
 
 
+@pytest.mark.long
 def test_the_recommended_cell_is_that_of_the_printed_answer(store: Path) -> None:
     results = load(store)
     answer = ask(results)

@@ -58,6 +58,7 @@ def test_a_new_axis_has_a_column_behind_the_others(study):
     assert set(study.frame[study.frame["stage"] == "progress"]["warp"]) == {""}
 
 
+@pytest.mark.long
 def test_a_new_axis_is_told_in_labels_table_and_panels(study):
     rows = study.frame[study.frame["stage"] == "evaluation"]
     assert row_label(rows, rows.iloc[0].to_dict(), study.axes).endswith(("warp soft", "warp hard"))

@@ -58,6 +58,7 @@ def test_one_seed_says_what_it_does_not_know(tmp_path):
 ONCE = ", first-stage training variance unknown, provisional order"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("scatter", "verdict"), [(0.0, "worse"), (0.0001, "worse"), (0.006, "not distinguishable")])
 def test_seeds_that_scatter_more_than_the_gap_take_a_verdict_back(tmp_path, scatter, verdict):
     """The gap is 0.003 and three times its sampling error, whatever the seeds do."""
@@ -67,6 +68,7 @@ def test_seeds_that_scatter_more_than_the_gap_take_a_verdict_back(tmp_path, scat
     assert UNKNOWN not in page.split("Which cells are better")[1].split("##")[0].replace(ONCE, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("scatter", "verdict"), [(0.0002, "worse"), (0.004, "not distinguishable")])
 def test_two_sweeps_of_the_same_cells_with_different_seeds_are_one_comparison(tmp_path, scatter, verdict):
     for seed in (0, 1):
@@ -137,6 +139,7 @@ def drawn_rows(rng, name, seeds, sampler_seeds, trained, sampled):
     return pd.DataFrame([{**axes, "estimand": "population", **row} for row in rows])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("seeds", "sampler_seeds"),
     [(2, 1), pytest.param(2, 3, marks=pytest.mark.slow), pytest.param(2, 5, marks=pytest.mark.slow), (3, 3)],
@@ -300,6 +303,7 @@ def test_frames_hold_every_cell(tmp_path):
     assert (compared[compared["metric"] == "precision_efficientnet_lite2"]["difference"] <= 0).all()
 
 
+@pytest.mark.long
 def test_cells_may_be_compared_with_one_that_was_named_beforehand(tmp_path):
     build(tmp_path, Recipe(factors=(4, 16), steps=(10,), seeds=(0, 1, 2), scatter=0.0003))
     study = read_study(tmp_path)
@@ -328,6 +332,7 @@ def short(name):
     return name.partition(",")[0].removeprefix("KL f = ")
 
 
+@pytest.mark.long
 def test_a_cell_that_does_not_beat_its_gaussian_gets_no_verdict_and_is_not_the_best(tmp_path):
     found, page = of_gaussians(tmp_path, gaussian={4: UNBEATEN, 8: BEATEN, 16: BEATEN})
     assert {short(name) for name in found.unbeaten} == {"4"}
@@ -352,6 +357,7 @@ def test_samples_that_are_told_no_class_are_measured_against_one_gaussian_of_all
     assert {item.other for item in found.gaussian.values()} == {"a Gaussian, no network"}
 
 
+@pytest.mark.long
 def test_a_difference_that_may_be_nothing_is_no_better(tmp_path):
     """Both have an interval of 0.0015 to either side, their difference one of 0.0021."""
     own = kernel_distance("kl", 4, 10)
@@ -361,6 +367,7 @@ def test_a_difference_that_may_be_nothing_is_no_better(tmp_path):
         assert bool(found.unbeaten) is is_unbeaten, above
 
 
+@pytest.mark.long
 def test_where_one_cell_or_none_is_left_each_is_still_measured_against_its_gaussian(tmp_path):
     found, page = of_gaussians(tmp_path / "one", gaussian={4: UNBEATEN, 8: BEATEN, 16: UNBEATEN})
     assert found.comparisons == []

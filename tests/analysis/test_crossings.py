@@ -244,6 +244,7 @@ def test_a_curve_that_led_and_has_no_chance_left_is_named_where_it_led(study):
     assert [float(chance[-1]) < 0.03 for chance in found.chances] == [curve.f == 8 for curve in found.curves]
 
 
+@pytest.mark.long
 def test_the_title_names_no_cell_that_something_limits(study):
     """One curve still falls fast at its end, which is a limit; the other does not, and is the best."""
     ended = {8: lambda budget: 0.03 + 0.0004 * budget**-0.3, 4: lambda budget: late(budget) + 0.02}

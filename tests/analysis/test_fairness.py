@@ -49,6 +49,7 @@ def test_a_sweep_at_one_rate_has_no_check(study):
     assert "Learning-rate check" not in markdown(study)
 
 
+@pytest.mark.long
 def test_each_candidate_is_averaged_over_seeds_at_each_rate(study):
     rated = _at_rates(study, lambda f, factor: 1 if factor == 1 else 1.5)
     checks = {check.label: check for check in rate_checks(rated)}

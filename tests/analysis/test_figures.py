@@ -85,6 +85,7 @@ def _markers(axes, marker, *, hollow=False):
     }
 
 
+@pytest.mark.long
 def test_quality_vs_f_draws_each_cell_in_the_colour_of_its_f(figures):
     [axes] = figures["quality_vs_f"].axes
     for regulariser, marker in (("kl", "o"), ("vq", "s")):
@@ -100,6 +101,7 @@ def test_quality_vs_f_draws_each_cell_in_the_colour_of_its_f(figures):
     assert all(begins.count(pytest.approx(y, abs=1e-8)) == 2 for _, y, _ in pixels)
 
 
+@pytest.mark.long
 def test_regularisers_share_a_panel_as_far_as_its_lines_can_be_told_apart(study, monkeypatch):
     assert len(FIGURES["quality_vs_f"].draw(study).axes) == 1
     monkeypatch.setattr(panels, "MOST_LINES", 3)
@@ -197,6 +199,7 @@ def test_the_rate_distortion_legend_names_families_and_codecs(figures):
     assert {"KL", "VQ", "pixels (f = 1)", "JPEG", "WebP"} <= named
 
 
+@pytest.mark.long
 def test_pixels_stand_beside_first_stages_of_every_setting(weighted):
     """And so does their floor; where they differ in more than what first stages have, they have a panel alone."""
     metric = headline(weighted.frame).metric
@@ -211,6 +214,7 @@ def test_pixels_stand_beside_first_stages_of_every_setting(weighted):
     assert titles == ["KL, ae.kl_weight=100", "KL, ae.kl_weight=1e-06", "KL, target flow"]
 
 
+@pytest.mark.long
 def test_the_decoded_floor_of_a_panel_is_that_of_its_own_first_stages(weighted):
     frame = weighted.frame[weighted.frame["metric"].str.startswith("decoded_kd") & (weighted.frame["f"] == 1)]
     [pixels] = set(frame["value"])
@@ -231,6 +235,7 @@ def test_the_decoded_floor_of_a_panel_is_that_of_its_own_first_stages(weighted):
                 assert ticks == pytest.approx(wanted)
 
 
+@pytest.mark.long
 def test_the_gaussian_is_drawn_faintly_beside_the_decoded_floor(tmp_path):
     gaussian = {f: (0.1 + f / 100, 0.09) for f in (1, 4, 8)}
     build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4, 8), steps=(10,), gaussian=gaussian))
@@ -291,6 +296,7 @@ def _at_budgets(study):
     return {name: dict(zip(*lines[tint].get_data(), strict=True)) for name, tint in ends.items()}, said(figure)
 
 
+@pytest.mark.long
 def test_quality_at_three_budgets_is_that_of_the_milestones_there(tmp_path):
     factors = (1, 2, 4, 8, 16)
     build(tmp_path, Recipe(regularisers=("kl",), factors=factors, steps=(5,), budget="flops"))
@@ -309,6 +315,7 @@ def test_quality_at_three_budgets_is_that_of_the_milestones_there(tmp_path):
     assert min(small, key=small.get) != min(large, key=large.get)
 
 
+@pytest.mark.long
 def test_budgets_of_equal_images_count_images(study):
     lines, text = _at_budgets(study)
     assert set(lines) == {f"{name}, {n} images" for name in ("KL", "VQ") for n in ("3,000", "12,000", "48,000")}
@@ -375,6 +382,7 @@ def test_settings_that_a_sampler_does_not_read_part_no_panels(tmp_path):
     assert titles == ["KL, sampler ddim", "KL, sampler ddpm", "KL, sampler heun"]
 
 
+@pytest.mark.long
 def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_path, study):
     assert "quality_vs_nfe" not in figures_of(study)
     samplers = ("ddim", "ddpm", "heun")
@@ -430,6 +438,7 @@ def test_every_figure_names_n_data_budget_and_protocol(study, figures):
         assert study.protocols[protocol]["n_samples"] == n
 
 
+@pytest.mark.long
 def test_missing_cells_are_said_in_the_figures_they_are_missing_from(tmp_path):
     build(tmp_path, Recipe(factors=FACTORS, steps=(5, 10), missing=[("evaluation", "kl", 8, 10)]))
     study = read_study(tmp_path)
@@ -448,6 +457,7 @@ def test_a_figure_without_data_says_so(tmp_path):
     assert not _markers(FIGURES["rate_distortion"].draw(study).axes[0], "o")
 
 
+@pytest.mark.long
 def test_negative_distances_stay_on_the_axes(tmp_path):
     build(tmp_path, Recipe(factors=FACTORS, steps=(5, 10), kernel_offset=-0.03))
     axes = FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes[0]
@@ -457,6 +467,7 @@ def test_negative_distances_stay_on_the_axes(tmp_path):
     assert low < min(values) < 0 < max(values) < high
 
 
+@pytest.mark.long
 def test_labels_stand_inside_the_axes_and_none_covers_another(drawn):
     for name, figure in drawn.items():
         for axes in figure.axes:
@@ -558,6 +569,7 @@ def test_details_of_which_no_end_is_better_may_each_be_measured_in_a_way_of_its_
         assert sorted(protocols.mixed(frame)) == sorted(found)
 
 
+@pytest.mark.long
 def test_mixed_protocols_are_marked_where_allowed(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=FACTORS, steps=(5,), odd_protocol=[("kl", 8)]))
     study = read_study(tmp_path)
@@ -660,6 +672,7 @@ def test_autoencoders_have_a_line_each_and_a_panel_a_measure(study):
             assert found == {(round(value(f), 9), place[f]) for f in (4, 8)}
 
 
+@pytest.mark.long
 def test_floors_below_zero_have_no_place_on_a_logarithmic_axis(tmp_path):
     """Kernel distances are unbiased, so those of equal distributions may be negative."""
     build(tmp_path, Recipe(factors=(1, 4, 8, 16, 32), steps=(5, 20, 50), kernel_offset=-0.002))
@@ -682,6 +695,7 @@ def test_an_axis_of_almost_equal_costs_has_ticks_that_differ():
     assert len(set(told)) == len(told) >= 2
 
 
+@pytest.mark.long
 def test_the_front_says_what_it_leaves_out_of_several_protocols(tmp_path):
     build(tmp_path, Recipe(factors=(4, 8), odd_protocol=(("kl", 8),)))
     study = read_study(tmp_path)

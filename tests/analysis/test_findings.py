@@ -46,6 +46,7 @@ def _rings(axes):
     }
 
 
+@pytest.mark.long
 def test_the_best_cell_is_said_and_ringed_where_it_is_told_apart(clear):
     figure = FIGURES["quality_vs_f"].draw(clear)
     assert figure.words.title == "Samples are best at f = 4 (provisional)"
@@ -73,6 +74,7 @@ def test_milestones_are_compared_among_themselves(clear):
     assert at_budgets.words.title == "Samples are best at f = 4, at all budgets (provisional)"
 
 
+@pytest.mark.long
 def test_a_tie_is_no_rank(tied):
     figure = FIGURES["quality_vs_f"].draw(tied)
     assert figure.words.title == findings.NO_CELL
@@ -202,6 +204,7 @@ def test_first_stages_that_were_trained_once_make_a_race_provisional():
     assert findings.of_race(dataclasses.replace(found, curves=tuple(curves))).endswith("(provisional)")
 
 
+@pytest.mark.long
 def test_speeds_on_several_machines_say_no_more_of_quality(clear):
     """Each timing repeats a cell's rows in what is drawn; the standing knows each once."""
     rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
@@ -220,6 +223,7 @@ def test_speeds_on_several_machines_say_no_more_of_quality(clear):
     assert title == "2 cells tie for best; fastest: KL f = 16, 20 steps (provisional)"
 
 
+@pytest.mark.long
 def test_compute_says_nothing_of_cells_that_it_does_not_draw(clear):
     """Without milestones it draws 20 steps alone, and here the best takes 5."""
     frame = clear.frame[clear.frame["stage"] != "progress"].copy()

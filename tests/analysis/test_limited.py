@@ -58,6 +58,7 @@ def test_a_check_has_its_line(study, limited, word):
     assert ("-0.07" in text or "−0.07" in text) == (limited is not None)
 
 
+@pytest.mark.long
 def test_a_study_of_one_number_of_steps_without_checks_has_no_section(study):
     one = replace(study, frame=study.frame[study.frame["steps"] != 10], finished=())
     assert not doubled(one)

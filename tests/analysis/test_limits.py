@@ -192,6 +192,7 @@ def test_every_limit_is_tried():
     assert tuple(name for name, kind in LIMITS.items() if kind.takes_verdict) == TAKEN
 
 
+@pytest.mark.long
 def test_a_cell_that_nothing_limits_says_so(tmp_path):
     study = made(tmp_path)
     assert names(study) == {"4": (), "8": (), "16": ()}
@@ -202,6 +203,7 @@ def test_a_cell_that_nothing_limits_says_so(tmp_path):
     assert verdicts(study)["4"] == "best mean"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STORES)
 def test_each_limit_alone_is_named_with_its_numbers_and_in_the_verdicts(tmp_path, name):
     make, said = STORES[name]
@@ -227,6 +229,7 @@ def test_each_limit_alone_is_named_with_its_numbers_and_in_the_verdicts(tmp_path
     assert set(pairs["limits"][~pairs["cell"].str.contains("f = 4")]) == {""}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["training", "sampler", "memorisation", "first stage"])
 def test_a_cell_that_keeps_its_verdict_has_the_words_behind_it(tmp_path, name):
     text = verdicts(STORES[name][0](tmp_path), "KL f = 16")["4"]
@@ -252,6 +255,7 @@ def test_saturation_is_measured_against_real_images_where_they_are_known(tmp_pat
     assert names(amended(tmp_path, "samples", with_facts(**facts)))["4"] == (("out of scale",) if limited else ())
 
 
+@pytest.mark.long
 def test_seeds_are_one_cell(tmp_path):
     """Three seeds of f = 4 of which all are at chance; the facts of all count by their mean."""
     study = made(tmp_path, seeds=(0, 1, 2))
@@ -261,6 +265,7 @@ def test_seeds_are_one_cell(tmp_path):
     assert "provisional order" in verdicts(study)["16"]  # first stages were trained once
 
 
+@pytest.mark.long
 def test_two_seeds_of_both_stages_are_no_longer_provisional(tmp_path):
     study = made(tmp_path, seeds=(0, 1), ae_seeds=(0, 1))
     assert verdicts(study)["16"] == "worse"
@@ -276,6 +281,7 @@ def test_several_limits_stand_in_their_order(tmp_path):
     assert verdicts(study)["4"] == "no verdict: at chance, out of scale (limited by memorisation)"
 
 
+@pytest.mark.long
 def test_where_all_are_limited_none_is_best_and_a_budget_is_extrapolated(tmp_path):
     study = made(tmp_path, still_gains=0.4)
     assert set(names(study).values()) == {("training",)}
@@ -376,6 +382,7 @@ def faces(figure):
 FIGURES_OF_QUALITY = ("quality_vs_f", "quality_vs_throughput", "quality_vs_compute", "quality_vs_training")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("figure", FIGURES_OF_QUALITY)
 def test_marks_of_limited_cells_are_hollow_and_the_key_says_so(tmp_path, figure):
     from analysis.style import COLOUR_OF_F
@@ -388,6 +395,7 @@ def test_marks_of_limited_cells_are_hollow_and_the_key_says_so(tmp_path, figure)
         assert keys.count("limited (see table.md)") == (name == "one")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_the_files_carry_limits_and_the_report_shows_the_section(tmp_path):
     training(tmp_path / "store")

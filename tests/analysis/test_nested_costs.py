@@ -27,6 +27,7 @@ def with_nested(study, worse):
     return replace(study, frame=frame, axes=axes)
 
 
+@pytest.mark.long
 def test_a_study_without_nested_channels_has_no_such_section(study):
     assert "What nested channels cost" not in markdown(study)
     assert "What nested channels cost" not in markdown(replace(study, frame=study.frame.assign(nested="")))

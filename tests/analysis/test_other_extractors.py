@@ -38,6 +38,7 @@ def table(store: Path, metric: str = METRIC, against: str | None = None, **recip
     return found, markdown(study, against)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("values", [AGREES, SILENT, {("vq", 4): 1.0}], ids=["agrees", "silent", "saw one cell"])
 def test_one_that_agrees_or_is_silent_changes_no_verdict(tmp_path: Path, values: Values) -> None:
     alone, _ = table(tmp_path / "alone")
@@ -48,6 +49,7 @@ def test_one_that_agrees_or_is_silent_changes_no_verdict(tmp_path: Path, values:
     assert (f"No verdict on two cells that another extractor ({SECOND}) tells" in page) == (len(values) > 1)
 
 
+@pytest.mark.long
 def test_two_that_contradict_each_other_leave_no_verdict_in_the_table_of_either(tmp_path: Path) -> None:
     said = "no verdict: extractors disagree ({} has it the other way round)"
     found, page = table(tmp_path, also={SECOND: CONTRARY})
@@ -101,6 +103,7 @@ def test_frechet_distances_are_held_against_the_other_kernel_distance(tmp_path: 
     assert (item.verdict, item.contradicted_by) == ("extractors disagree", SECOND)
 
 
+@pytest.mark.long
 def test_all_that_contradict_are_named_once(tmp_path: Path) -> None:
     found, _ = table(tmp_path, also={SECOND: CONTRARY, THIRD: CONTRARY, "clip": AGREES}, seeds=(0, 1, 2))
     [item] = found.comparisons
@@ -148,6 +151,7 @@ def test_what_is_not_told_apart_is_not_contradicted() -> None:
     assert [item.verdict for item in heard(cells(a=1.0, b=1.1), cells(a=2.0, b=1.0))] == ["not distinguishable"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_the_report_names_it(tmp_path: Path) -> None:
     build(tmp_path / "store", Recipe(**TWO_CELLS, also={SECOND: CONTRARY}))

@@ -224,6 +224,7 @@ def test_numbers_of_models_that_start_from_images_stand_beside_no_others(alike):
     assert all(number.measured.task is None for number in drawn)
 
 
+@pytest.mark.long
 def test_the_same_metric_is_drawn_in_grey_and_said_to_be_otherwise(alike):
     study = replace(alike, published=papers.ldm())
     figure = FIGURES["quality_vs_throughput"].draw(study)
@@ -248,6 +249,7 @@ def _curves(axes):
     return [curve for curve in curves if len(curve) > 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["quality_vs_f", "quality_vs_throughput", "quality_vs_training"])
 def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, name):
     study = replace(alike, published=papers.ldm())
@@ -268,6 +270,7 @@ def test_a_grey_line_joins_numbers_of_one_table_measured_and_made_alike(alike, n
         assert len(made) == 1, made
 
 
+@pytest.mark.long
 def test_guidance_and_training_of_grey_numbers_are_said(alike):
     figure = FIGURES["quality_vs_f"].draw(replace(alike, published=papers.ldm()))
     labels = {text.get_text() for text in figure.axes[0].texts}
@@ -280,6 +283,7 @@ def test_guidance_and_training_of_grey_numbers_are_said(alike):
     assert "steps (" not in text  # each line says its own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["quality_vs_f", "quality_vs_throughput", "quality_vs_training"])
 @pytest.mark.parametrize("data", ["imagenet", pytest.param("emoji", marks=pytest.mark.slow)])
 def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
@@ -296,6 +300,7 @@ def test_no_label_of_a_published_number_is_cut(tmp_path, name, data):
             assert not any(box.overlaps(other.get_window_extent(renderer)) for other in figure.texts), text.get_text()
 
 
+@pytest.mark.long
 def test_other_sides_are_matched_by_that_of_the_latent(tmp_path):
     """At 32 px f = 4 has latents of 8 x 8, as f = 32 has in the paper; f = 32 has no counterpart."""
     build(tmp_path, replace(LIKE_THE_PAPER, data="emoji", resolution=32, factors=(1, 4, 32)))
@@ -310,12 +315,14 @@ def test_other_sides_are_matched_by_that_of_the_latent(tmp_path):
     assert {at for at, _ in points} == {1, 4}
 
 
+@pytest.mark.long
 def test_at_the_published_resolution_f_is_matched_as_it_is(alike):
     study = replace(alike, published=papers.ldm())
     assert {overlays.beside(n, alike.frame) for n in study.published if n.measured.resolution == 256} == {None, 1, 4, 8}
     assert "Matched by the side" not in said(FIGURES["quality_vs_training"].draw(study))
 
 
+@pytest.mark.long
 def test_another_metric_keeps_published_numbers_out_and_says_so(other):
     study = replace(other, published=papers.ldm())
     for name in ("quality_vs_f", "quality_vs_throughput", "quality_vs_training"):
@@ -342,6 +349,7 @@ def test_numbers_measured_alike_are_drawn_without_a_warning(alike):
     assert entry.difference == pytest.approx(psnr(distortion("kl", 8)) - 24.19)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_the_command_line_writes_the_check_list_where_asked(tmp_path):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))

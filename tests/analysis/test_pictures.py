@@ -19,6 +19,7 @@ def picture(path: Path, shade: int) -> None:
 STORE = Path(__file__).with_name("old_store") / "store"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_every_picture_has_a_name_of_its_own_that_names_its_cell(tmp_path: Path) -> None:
     store = Path(shutil.copytree(STORE, tmp_path / "store"))

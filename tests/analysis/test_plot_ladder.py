@@ -52,6 +52,7 @@ def test_lines_are_in_units_of_the_extractors_own_blur(tmp_path: Path) -> None:
         assert [text.get_text() for text in axes.get_xticklabels()] == ["0.5", "1", "1.5", "2", "2.5"]
 
 
+@pytest.mark.long
 def test_the_command_writes_one_file(tmp_path: Path) -> None:
     file, out = written(tmp_path, ladder("a", 1.0)), tmp_path / "ladder.png"
     command = [sys.executable, "analysis/plot_ladder.py", str(file), "--out", str(out)]
@@ -130,6 +131,7 @@ def test_many_series_of_samples_share_the_last_colour_and_its_key() -> None:
     assert [*keys] == [*(f"samples, kl, steps {i}" for i in range(5)), "samples, kl, steps 5, ..."]
 
 
+@pytest.mark.long
 def test_a_second_file_is_written_where_there_are_rows_of_a_store(tmp_path: Path) -> None:
     out = tmp_path / "out.svg"
     assert main([str(written(tmp_path, of_store(ladder("a", 1.0), MADE | TRAINED))), "--out", str(out)]) == 0

@@ -58,6 +58,7 @@ def written(store, tmp_path_factory):
     return out, said.getvalue()
 
 
+@pytest.mark.long
 def test_writes_everything_where_it_says(written):
     out, said = written
     assert {path.name for path in out.iterdir()} == OUTPUTS
@@ -83,6 +84,7 @@ def test_table_names_n_protocols_and_missing_cells(written):
     assert {line.count("|") for line in cells} == {cells[0].count("|")}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_mixed_protocols_exit_2_and_write_nothing_unless_allowed(tmp_path, capsys):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,), odd_protocol=[("kl", 8)]))
@@ -96,6 +98,7 @@ def test_mixed_protocols_exit_2_and_write_nothing_unless_allowed(tmp_path, capsy
     assert "(protocol b)" in table
 
 
+@pytest.mark.long
 def test_script_from_the_root_imports_no_torch(tmp_path):
     store, out = tmp_path / "store", tmp_path / "out"
     build(store, Recipe(regularisers=("kl",), factors=(4,), steps=(5,)))
@@ -113,6 +116,7 @@ def test_script_from_the_root_imports_no_torch(tmp_path):
     assert (out / "table.md").exists()
 
 
+@pytest.mark.long
 def test_script_says_one_sentence_and_exits_2(tmp_path):
     script = [sys.executable, "analysis/plot_tradeoffs.py", "--store", str(tmp_path / "nothing")]
     ended = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
@@ -140,6 +144,7 @@ def test_an_unwritable_place_is_the_users_error(tmp_path):
         write_atomic(tmp_path / "file" / "a.txt", b"")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_another_metric_is_drawn_where_it_is_asked_for_and_one_that_is_none_is_refused(store, tmp_path, capsys):
     call = ["--store", str(store), "--out", str(tmp_path)]

@@ -61,6 +61,7 @@ def test_only_first_stages_with_posteriors_have_a_curve(store):
     assert [(curve.label, curve.f, len(curve.points)) for curve in curves] == [("KL f=4", 4, 5), ("KL f=8", 8, 5)]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_every_point_stands_in_a_table(store, tmp_path):
     written = draw(store, tmp_path, None, allow_mixed=False)
@@ -71,6 +72,7 @@ def test_every_point_stands_in_a_table(store, tmp_path):
     assert {"regulariser", "identity", "bits_per_pixel", "psnr", "coded_bits_per_pixel", "n"} <= set(rows.columns)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_a_study_without_curves_has_neither_lines_nor_table(tmp_path):
     build(tmp_path, Recipe(factors=(4,), steps=(5,)))

@@ -24,6 +24,7 @@ def made(tmp_path_factory):
     return folder / "out"
 
 
+@pytest.mark.long
 def test_every_section_of_the_table_and_the_check_list_stands_in_it(made):
     page = (made / "report.html").read_text()
     for name in ("table.md", "checklist.md"):
@@ -51,6 +52,7 @@ def test_mixed_protocols_are_refused_as_in_the_figures(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_the_metric_and_the_source_that_are_asked_for_are_heeded(tmp_path, capsys, monkeypatch):
     store = tmp_path / "store"
@@ -64,6 +66,7 @@ def test_the_metric_and_the_source_that_are_asked_for_are_heeded(tmp_path, capsy
     assert (tmp_path / "here" / "analysis" / "wandb" / "team" / "one" / "report.html").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_cells_are_compared_with_the_one_that_is_named(tmp_path, capsys):
     build(tmp_path / "store", Recipe(regularisers=("kl",), factors=(4, 8), steps=(5,)))
@@ -76,6 +79,7 @@ def test_cells_are_compared_with_the_one_that_is_named(tmp_path, capsys):
         assert [other.startswith(cell) for other in others] == [True]
 
 
+@pytest.mark.long
 def test_the_script_runs_from_the_root():
     script = [sys.executable, "analysis/report.py", "--store", "nothing"]
     ended = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)

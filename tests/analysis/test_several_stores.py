@@ -37,6 +37,7 @@ def test_the_table_is_that_of_the_store_that_holds_all(stores, sweep):
     assert collect(a).to_csv() != collect([a, b]).to_csv()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 @pytest.mark.usefixtures("one_figure")
 def test_outputs_lie_in_the_first_store_and_name_them_all(stores, capsys):
@@ -66,6 +67,7 @@ def changed(store: Path, stage: str) -> str:
     return path.parent.name
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_of_results_that_differ_those_of_the_first_store_are_shown_and_that_is_said(stores, capsys):
     a, b, both = stores

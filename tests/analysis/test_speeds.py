@@ -66,6 +66,7 @@ def test_measured_speeds_take_the_place_of_those_of_making_the_samples(made):
     assert study.timings["encode_seconds_per_image"].tolist() == [0.02] * 4
 
 
+@pytest.mark.long
 def test_machines_and_batches_have_a_panel_each(made):
     store, sweep = made
     for cell in sweep.cells:
@@ -90,6 +91,7 @@ def test_sample_sets_made_on_two_machines_share_no_panel_either(made):
     ]
 
 
+@pytest.mark.long
 def test_a_busy_machine_and_cells_that_were_not_timed_are_said(made):
     store, sweep = made
     _time(store, sweep.cells[0], is_alone=False)
@@ -108,6 +110,7 @@ def test_the_latest_of_two_timings_counts(made):
     assert frame[frame["samples"] == sweep.cells[0].stages["samples"]]["sample_images_per_second"].unique() == [10.0]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_timings_stand_in_a_table_of_their_own(made):
     store, sweep = made

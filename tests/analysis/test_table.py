@@ -54,6 +54,7 @@ def test_floors_name_the_splits_that_were_compared(tmp_path, reference, measured
     assert {f"floor: {measured} against {against}", f"floor: decoded {measured}"} < legend
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("axis", ["budget", "extractor"])
 def test_cells_of_two_budgets_or_judges_are_told_apart(tmp_path, axis):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), kl_weights=(1, 2)))

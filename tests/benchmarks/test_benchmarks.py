@@ -100,6 +100,7 @@ def test_every_name_that_is_promised_is_there() -> None:
     assert {name for name, each in COMPARISONS.items() if each.needs_gpu} == {"ldm4", "ldm8", "dit_xl"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("denoiser", ["unet", "dit"])
 def test_what_is_asked_of_a_gpu_is_ready_and_both_are_the_same_network(denoiser: str) -> None:
     """With sizes of scale=tiny, on a CPU."""

@@ -51,6 +51,7 @@ def test_annotations_name_the_classes_of_boxes_and_of_label_map_values():
     assert kinds["semantic"].names[0] == "background"
 
 
+@pytest.mark.long
 def test_held_out_emoji_never_appear_in_training_and_are_a_tenth():
     pools = embedded_renders().pools
     counts = {unseen: sum(map(len, pools[unseen])) for unseen in pools}
@@ -116,6 +117,7 @@ def test_nothing_is_drawn_larger_than_its_render(resolution):
             assert patch[..., 3].sum() <= 1.03 * float(render.sum(dtype=np.float64))
 
 
+@pytest.mark.long
 def test_the_main_object_is_large_and_classes_are_balanced():
     source = scenes(n=900)
     items = [source.item(i) for i in range(900)]

@@ -163,6 +163,7 @@ SETS = st.lists(st.sampled_from(sorted(FILES)), min_size=1, max_size=3, unique=T
 )
 
 
+@pytest.mark.long
 @fuzzed(contents=SETS)
 def test_annotations_of_chance_are_read_or_refused(contents: Mapping[str, bytes]) -> None:
     read_everything(contents)
@@ -292,6 +293,7 @@ def test_names_in_any_script_are_names(tmp_path: Path) -> None:
     assert sum(len(source) for source in splits.values()) == 4 * len(NAMES) + 1
 
 
+@pytest.mark.long
 def test_archives_in_archives_without_end_are_refused(tmp_path: Path) -> None:
     headers = []
     for depth in range(3000):

@@ -223,6 +223,7 @@ def test_photographs(shared_data, tmp_path):
             assert np.abs(whole - image).mean() < 1.0
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_labelled_archive(shared_data):
     splits = open_splits("cifar10", 32, path=shared_data / "data" / "cifar10_train.zip")

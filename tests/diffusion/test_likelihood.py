@@ -69,6 +69,7 @@ def rates_and_errors(found, x0):
     return nats, torch.stack([(item.estimate - x0).square().mean() for item in found])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "flow"])
 def test_rate_and_distortion_of_gaussian_data_are_the_closed_forms(name):
     schedule, spread, levels = make_schedule(name), 0.4, 250
@@ -80,6 +81,7 @@ def test_rate_and_distortion_of_gaussian_data_are_the_closed_forms(name):
     torch.testing.assert_close(squared.sqrt(), remaining(schedule, spread, times).sqrt(), rtol=0.01, atol=0)
 
 
+@pytest.mark.long
 def test_the_curve_of_a_gaussian_source_is_shannons():
     """R(D) = 1/2 log2(s^2 / D) bits a dimension, within 1 % from half a bit to more than five."""
     x0, spread = 0.4 * normal(400, 3, 4, 4, seed=1), 0.4
@@ -110,11 +112,13 @@ def grey_entropy(spread):
     return torch.special.entr(edges[0] - edges[1]).sum().item() / math.log(2)
 
 
+@pytest.mark.long
 def test_the_bound_of_gaussian_images_in_grey_levels_is_their_entropy():
     assert grey_entropy(0.2) == pytest.approx(6.72, abs=0.01)
     assert grey_entropy(0.2) < bound_in_bits(FINE, grey_gaussian(400, 0.2), 0.2) < 1.01 * grey_entropy(0.2)
 
 
+@pytest.mark.long
 def test_the_bound_under_ddpms_schedule_is_its_closed_form():
     """Its first levels halve the noise each, which costs 0.6 bits more than the entropy, whatever the denoiser."""
     spread, first = 0.2, torch.tensor(1 / LINEAR.steps)
@@ -131,6 +135,7 @@ def test_the_bound_under_ddpms_schedule_is_its_closed_form():
     assert bound_in_bits(LINEAR, grey_gaussian(400, spread), spread) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.long
 def test_the_density_bound_of_gaussian_latents_is_their_entropy():
     spread = 1.3
     x0 = spread * normal(200, 3, 4, 4, seed=1)

@@ -38,6 +38,7 @@ def artifact(cell: Cell, stage: str, name: str) -> Path:
     return cell.store.folder(stage, cell.record.stages[stage]) / name
 
 
+@pytest.mark.long
 def test_cells_are_named_by_what_sets_them_apart(results: Results) -> None:
     names = [cell.name for cell in results.cells]
     assert len(set(names)) == 3

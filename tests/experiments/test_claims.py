@@ -124,6 +124,7 @@ def test_a_process_that_was_not_waited_for_is_dead_too(tmp_path):
     child.wait()
 
 
+@pytest.mark.long
 def test_the_claim_of_another_host_holds_as_long_as_it_gives_signs_of_life(tmp_path):
     store, beats = Store(tmp_path), threading.Event()
     path = put(store, elsewhere(lease=1.5))

@@ -17,6 +17,7 @@ from experiments.schema import CONF, check_keys, leaves
 from ldm.errors import UserError
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("program", "arguments", "words"),
     [
@@ -35,6 +36,7 @@ def test_run_py_ends_with_one_sentence_and_code_2(program, arguments, words, tmp
     assert not list(tmp_path.glob("store/first_stage/*"))
 
 
+@pytest.mark.long
 def test_run_py_on_a_store_that_is_a_file(tmp_path):
     (tmp_path / "store").write_text("text")
     ended = run(tmp_path / "store")
@@ -111,6 +113,7 @@ def test_a_key_of_a_group_that_was_not_chosen_is_unknown(tmp_path):
         check_keys(config)
 
 
+@pytest.mark.long
 def test_run_py_refuses_a_typo_inside_an_experiment_file(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nsampler:\n  stepps: 3\n")
@@ -206,6 +209,7 @@ def test_wrong_settings_are_said_in_one_sentence(arguments, said, monkeypatch, c
     assert all(words in sentence for words in said), sentence
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

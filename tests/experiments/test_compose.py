@@ -30,6 +30,7 @@ class Composing:
         return copy.deepcopy(_composed(tuple(point), CONF))
 
 
+@pytest.mark.long
 def test_every_point_is_what_composing_it_gives() -> None:
     axes = (("ae=kl", "ae=vq"), (("seed=0", *SAMPLER), ("seed=1", *OTHER_SAMPLER)))
     grid = [(*TINY, ae, *values) for ae, values in itertools.product(*axes)]

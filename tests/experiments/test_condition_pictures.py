@@ -36,6 +36,7 @@ def grid(scenes, path, *conditions):
     ]
 
 
+@pytest.mark.long
 def test_samples_stand_between_their_conditions_and_the_originals(scenes, tmp_path):
     cells = grid(scenes, tmp_path / "conditions.png", "text", "layout", "semantic")
     assert len(cells) == 5

@@ -70,6 +70,7 @@ def asked_of(scenes: ImageCache, group: dict) -> AskedConditions:
     return AskedConditions(fields_of(group, scenes, "cpu"), list(range(N)), seed=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_tau_theta_reads_the_fields_and_gives_what_it_says(scenes, name):
     """Also on the meta device, where networks are counted, it has the sizes of what it gives there and here."""

@@ -151,6 +151,7 @@ def test_the_page_has_an_example_of_each_part() -> None:
     assert {name.removesuffix(".py") for name in examples()} == page
 
 
+@pytest.mark.long
 def test_they_all_run_together_and_a_changed_source_is_refused_until_its_version_is_raised(tmp_path: Path) -> None:
     write_examples(tmp_path)
     store, own = tmp_path / "store", (*SAMPLER, *FIRST_STAGE, *DENOISER, *EXTRACTOR, *METRIC, *IMAGES)

@@ -33,6 +33,7 @@ def written(store: Path) -> Iterator[Path]:
             yield path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", ["one of each", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_flipped_byte_in_any_file_is_found_and_named(
     kept: str, swept_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -76,6 +77,7 @@ def test_stages_and_caches_refuse_damaged_files_with_the_remedy(swept_store: Pat
     open_cache(cache)
 
 
+@pytest.mark.long
 def test_a_run_stops_at_damaged_weights_and_measures_nothing_of_them(swept_store: Path, tmp_path: Path) -> None:
     store = copy_of(swept_store, tmp_path)
     before = rows(store)

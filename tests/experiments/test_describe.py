@@ -46,6 +46,7 @@ def noise_images(n: int, side: int) -> ImageCache:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("regulariser", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
     ae = plan_of(f"ae={regulariser}", "ae.f=4", "ae.loss.perceptual=none").config["ae"]
@@ -62,6 +63,7 @@ def test_a_first_stage_is_counted_as_it_is_built_and_as_it_runs(regulariser):
         assert 2 * counts.decode == count_flops(lambda: model.decode(latent))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("regulariser", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_a_step_of_a_first_stage_is_counted_as_it_runs(regulariser):
     no_adversary = "ae.loss.discriminator.weight=0"
@@ -75,6 +77,7 @@ def test_a_step_of_a_first_stage_is_counted_as_it_runs(regulariser):
     assert count_first_stage(ae, 32).step.work == pytest.approx(count_flops(training.advance) / 4, rel=1e-6)
 
 
+@pytest.mark.long
 def test_the_discriminator_costs_from_its_start_on():
     def flops(start: float) -> float:
         settings = ("ae.loss.perceptual=none", f"ae.loss.discriminator.start={start}")
@@ -85,6 +88,7 @@ def test_the_discriminator_costs_from_its_start_on():
     assert half == pytest.approx((without + always) / 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("conditioning", ["class", "none"])
 def test_a_denoiser_is_counted_as_it_is_built_and_as_it_runs(conditioning):
     config = plan_of("ae.f=4", f"conditioning={conditioning}").config
@@ -99,6 +103,7 @@ def test_a_denoiser_is_counted_as_it_is_built_and_as_it_runs(conditioning):
     assert 2 * counts.step.work == pytest.approx(training, rel=1e-3)
 
 
+@pytest.mark.long
 def test_the_classes_count_only_in_the_conditioning():
     config = plan_of("ae.f=4", *ONE_LEVEL).config
     few, many = (count_denoiser(config, (3, 8, 8), Vocabulary(classes)) for classes in (2, 102))
@@ -169,6 +174,7 @@ def test_network_calls_are_those_of_the_sampler_twice_where_guidance_acts(overri
     assert network_calls(plan_of("sampler.steps=10", *overrides).config) == calls
 
 
+@pytest.mark.long
 def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
     cell = ("ae.f=8", "ae=vq", "ae.loss.perceptual=none", *ONE_LEVEL)
     assert describe.main([*TINY[1:], *cell, f"store={tmp_path / 'none'}", "scale=tiny", "--json"]) == 0
@@ -195,6 +201,7 @@ def test_a_folder_that_is_no_store_stays_none(tmp_path):
         assert store.root == tmp_path
 
 
+@pytest.mark.long
 def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
     values = describe.composed([*TINY, "data=folder", "ae.f=1", *ONE_LEVEL], needs_path=False)
     found = describe.describe(values, Store(tmp_path)).to_json()
@@ -206,6 +213,7 @@ def test_without_images_all_is_counted_but_what_hangs_on_classes(tmp_path):
     assert "cannot be opened" in found["notes"][0]
 
 
+@pytest.mark.long
 def test_what_a_data_config_declares_is_counted_without_images(tmp_path):
     def described(*overrides):
         few = ("ae.f=1", *ONE_LEVEL)  # little else to be counted

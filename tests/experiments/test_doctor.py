@@ -194,6 +194,7 @@ def test_the_store_is_given_as_an_option_or_as_an_override():
         doctor._with_store(["--store"])
 
 
+@pytest.mark.long
 def test_the_exit_code_says_whether_the_main_job_can_run(tmp_path, capsys):
     store = ["--store", str(tmp_path / "store")]
     assert doctor.main([*store, "scale=tiny"]) == 0

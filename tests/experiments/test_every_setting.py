@@ -162,6 +162,7 @@ def test_help_imports_no_torch() -> None:
     assert any(line.startswith("ae.f=") and "downsampling factor" in line for line in done.stdout.splitlines())
 
 
+@pytest.mark.long
 def test_help_is_what_hydra_would_print(tmp_path: Path) -> None:
     """Which prints it where settings may lie elsewhere as well."""
     done = [

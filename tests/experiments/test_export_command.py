@@ -44,6 +44,7 @@ def record_of(store: Path, stage: str) -> StageRecord:
     return record
 
 
+@pytest.mark.long
 def test_what_the_pipeline_does_otherwise_is_told():
     unlike = {"sampler.spacing": "trailing", "sampler.clip": "none"}
     guided = {"guidance.interval": "[0.0,1.0]"}
@@ -158,6 +159,7 @@ def test_a_given_denoiser_is_refused_in_one_sentence(tmp_path, capsys):
     assert "denoiser=pretrained was not trained here" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.long
 def test_the_public_name_of_the_command():
     # A process of its own, in which nothing is imported yet.
     command = [sys.executable, "-m", "ldm.interop.export", "--help"]

@@ -90,6 +90,7 @@ def test_networks_that_differ_in_seeds_alone_are_timed_once(monkeypatch):
     assert timed == ["kl", "denoiser", "vq"]
 
 
+@pytest.mark.long
 def test_what_is_timed_is_this_machine(monkeypatch):
     plan = plan_of("ae.f=8")
     advance, slept = FirstStageTraining.advance, 0.05

@@ -73,6 +73,7 @@ def values(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+@pytest.mark.long
 def test_the_golden_numbers_belong_to_the_code_versions(values: dict[str, dict[str, dict[str, float]]]) -> None:
     """Raising a version asks for new golden numbers."""
     assert json.loads(GOLDEN.read_text())["versions"] == VERSIONS

@@ -48,6 +48,7 @@ OVERRIDES = st.builds(
 )
 
 
+@pytest.mark.long
 @fuzzed(override=st.one_of(OVERRIDES, st.text(st.characters(), max_size=12)))
 def test_overrides_of_chance_are_composed_or_refused_in_a_sentence(override: str) -> None:
     scale = [] if override.lstrip("+~").startswith("scale=") else ["scale=tiny"]
@@ -126,6 +127,7 @@ def test_an_experiment_file_of_a_stranger_is_looked_through(tmp_path: Path, text
             assert told in str(error.value)
 
 
+@pytest.mark.long
 @pytest.mark.program
 def test_a_callback_is_refused_by_the_program_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the program needs its processes

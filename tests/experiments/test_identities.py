@@ -29,6 +29,7 @@ def known(name: str) -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )

@@ -20,6 +20,7 @@ def photos(folder: Path, n: int, classes: int = 1) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_embedded_scenes_in_all_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "ladder.json"
     assert main(["--n", "20", "--resolution", "16", "--json", str(file)]) == 0
@@ -36,6 +37,7 @@ def test_the_embedded_scenes_in_all_numbers(tmp_path: Path, capsys: pytest.Captu
         assert text in said
 
 
+@pytest.mark.long
 def test_files_of_one_kind_have_no_classes_to_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "ladder.json"
     assert main([str(photos(tmp_path / "photos", 41)), "--resolution", "16", "--json", str(file)]) == 0

@@ -202,6 +202,7 @@ def record_of(store: Path, stage: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+@pytest.mark.long
 @pytest.mark.program
 def test_a_run_trains_with_the_rate_that_it_finds_bit_for_bit_as_if_it_were_given(
     latents: Path, tmp_path: Path
@@ -252,6 +253,7 @@ def _plan(store: Path, *overrides: str) -> tuple[Plan, Store]:
 FOUR_STEPS = ("trainer.learning_rate_share=1", "trainer.checkpoint_seconds=0", "trainer.learning_rate_candidates=[1,3]")
 
 
+@pytest.mark.long
 @pytest.mark.program
 def test_a_trial_that_was_killed_goes_on_to_the_same_numbers(
     latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

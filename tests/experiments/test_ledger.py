@@ -145,6 +145,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.long
 def test_what_is_run_again_saves_before_an_interruption_ends_it(tmp_path, monkeypatch):
     (tmp_path / "run.py").write_text(SAVES_LATE)
     monkeypatch.setattr(ledger, "ROOT", tmp_path)

@@ -94,6 +94,7 @@ def coded_in(source, images, parts, levels, clip="none"):
     return [coded(source, images, asked, part, times, shown, clip) for part in parts]
 
 
+@pytest.mark.long
 def test_the_bound_in_pixel_space_is_in_bits_of_grey_levels_whatever_their_scale(source, images):
     """A Gaussian's entropy in grey levels, and the part of a bit that DDPM's coarse first levels add."""
     [found] = coded_in(source, images, [range(N)], 1000)

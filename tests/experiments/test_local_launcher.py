@@ -34,6 +34,7 @@ def test_numbers_are_those_of_the_launcher_in_process(tmp_path: Path) -> None:
     assert rows(tmp_path / "local") == rows(tmp_path / "basic")
 
 
+@pytest.mark.long
 def test_a_number_of_workers_that_cannot_be_is_a_sentence(tmp_path: Path) -> None:
     done = run(tmp_path / "store", *LOCAL, "hydra.launcher.workers=0")
     assert done.returncode == 2

@@ -107,6 +107,7 @@ def test_real_images_as_files_give_the_floors_of_a_store(form: str, swept_store:
         assert row.n == floors[metric].n
 
 
+@pytest.mark.long
 def test_of_two_sets_the_nearer_one_is_told(tmp_path: Path) -> None:
     dark = save(tmp_path / "dark", pictures(40) // 8)
     alike, reference = save(tmp_path / "alike", pictures(40, seed=1)), save(tmp_path / "real", pictures(60, seed=2))
@@ -118,6 +119,7 @@ def test_of_two_sets_the_nearer_one_is_told(tmp_path: Path) -> None:
     assert again[0] == again[1]
 
 
+@pytest.mark.long
 def test_of_two_sets_of_which_files_are_broken_as_many_images_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +208,7 @@ def test_a_broken_file_is_left_out_and_said(tmp_path: Path, capsys: pytest.Captu
         list(found.batches(range(30), 16, 8))
 
 
+@pytest.mark.long
 def test_reconstructions_by_given_weights_have_the_stores_own_numbers(begun_store: Path, tmp_path: Path) -> None:
     """The first stage and the held-out images of a run, as files."""
     model = write(tmp_path / "model", *made_of(KL))

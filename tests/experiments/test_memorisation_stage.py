@@ -50,6 +50,7 @@ def _samples(store: Path) -> Path:
     return images.parent
 
 
+@pytest.mark.long
 def test_rows_have_interval_and_protocol_in_both_spaces(store: Path) -> None:
     """Samples beside held-out images, against all training images."""
     record, unseen = _record(store, "memorisation"), _record(store, "training_set")

@@ -82,6 +82,7 @@ def test_the_peak_of_known_operations():
     assert peak_bytes(two_after_each_other) == 4000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("f", "batch"), [(4, 16), pytest.param(16, 16, marks=pytest.mark.slow), (16, 256)])
 def test_a_training_of_diffusion_takes_what_it_is_said_to(f, batch):
     config = plan_of(f"ae.f={f}", f"trainer.batch={batch}", scale="cpu").config
@@ -97,6 +98,7 @@ def test_a_training_of_diffusion_takes_what_it_is_said_to(f, batch):
     assert said == pytest.approx(held + peak_of(training.advance), rel=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [

@@ -425,6 +425,7 @@ def test_places_that_are_no_stores_are_refused_before_anything_is_copied(plan, t
     assert os.listdir(tmp_path / "other") == ["letter.txt"]
 
 
+@pytest.mark.long
 def test_stores_read_together_give_the_table_of_the_merged_store(swept_store, tmp_path):
     """Two machines made half of a sweep each, and both its beginning."""
     a, b = (Path(shutil.copytree(swept_store, tmp_path / name)) for name in "ab")

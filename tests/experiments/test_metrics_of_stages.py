@@ -23,6 +23,7 @@ def store(swept_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.long
 def test_every_row_of_every_stage_says_what_its_metric_is(store: Path) -> None:
     records = [json.loads(path.read_text()) for path in store.glob("*/*/record.json")]
     rows = [row for record in records for row in record["rows"]]

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.program
 CELL = ("ae=identity", "ae.f=1", "denoiser=dit", "until=diffusion", "precision=fp32", "trainer.ema_half_life=none")
 
 
+@pytest.mark.long
 def test_the_weights_of_a_milestone_are_those_of_a_run_that_ends_there(begun_store: Path) -> None:
     store = begun_store
     done = run(store, *CELL, "trainer.milestones=auto")

@@ -142,6 +142,7 @@ def test_it_is_built_trained_for_a_step_and_measured_by_its_own_rate(ae, images)
     assert measured.sample_errors is None
 
 
+@pytest.mark.long
 def test_it_is_counted_and_its_codes_are_described(ae, images):
     counts = count_first_stage({**ae, "loss": {**ae["loss"], "perceptual": "none"}}, 32)
     assert counts.step.work > 2 * (counts.encode + counts.decode) > 0

@@ -80,6 +80,7 @@ def test_the_guide_names_every_place(kind: str) -> None:
         assert f"`{named}" in section, place.path
 
 
+@pytest.mark.long
 def test_a_plan_holds_the_toys(house: WarmPython) -> None:
     described = printed(house, "-m", "experiments.describe", *ASKED, "denoiser=stack", "sampler=damped", "--json")
     plan = json.loads(described)
@@ -90,6 +91,7 @@ def test_a_plan_holds_the_toys(house: WarmPython) -> None:
     assert "brightness" in described
 
 
+@pytest.mark.long
 def test_a_cell_of_all_toys_runs(house: WarmPython) -> None:
     """Its records hold the axes, the task's score and the pictures; what analysis makes of them is slow to see."""
     printed(house, "run.py", *ASKED, "denoiser=stack", "sampler=damped", "tracker.mode=disabled", "store=one")

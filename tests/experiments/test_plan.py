@@ -74,6 +74,7 @@ def test_how_is_measured_trains_nothing_anew(setting, expected):
     assert changed(plan_of(), plan_of(setting)) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scale", "spacing"), [("tiny", "neutral"), ("cpu", "neutral"), ("gpu", "neutral"), ("paper", "trailing")]
 )
@@ -352,6 +353,7 @@ def test_what_a_stage_needs_stands_before_it():
         assert set(stage_named(name).parents) - set(needed[:position]) <= ON_REQUEST
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scale", "f", "levels", "bits"),
     [("tiny", 4, [8, 8], 6), ("cpu", 4, [8, 8, 8], 9), ("cpu", 32, [8, 8, 8], 9), ("gpu", 8, [7, 5, 5, 5, 5], 12)],
@@ -474,6 +476,7 @@ def test_the_judge_may_be_the_loss_network_where_the_user_says_so():
     assert plan_of(*settings).axes["extractor"] == "efficientnet_lite2_colour"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("f", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
 def test_a_budget_of_flops_costs_the_same_at_every_factor(f):
     images_at_f4, step_at_f4 = _budget(4)
@@ -521,6 +524,7 @@ def test_under_a_budget_of_images_the_cells_see_the_same_images_in_the_same_batc
     assert len(seen) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_the_cells_of_a_study_cost_the_same_flops(scale):
     spent = {}
@@ -567,6 +571,7 @@ def test_milestones_halve_a_training_of_equal_images():
     assert _milestones(4, "trainer.images=64") == [16, 32, 64]  # four steps of 16
 
 
+@pytest.mark.long
 def test_trainings_of_equal_flops_have_milestones_at_equal_flops_and_at_equal_images():
     equal = ("trainer.budget=flops", "trainer.images=100000", "trainer.batch=1")
     factors = (1, 4, 8)
@@ -598,6 +603,7 @@ def test_the_half_life_of_the_average_may_have_no_limit():
         plan_of("trainer.ema_half_life=never")
 
 
+@pytest.mark.long
 def test_guidance_is_the_scales_for_the_class_where_none_is_set():
     usual = {"scale": 3.0, "interval": [0.2, 0.8], "rescale": 0.0}
     none = {"scale": 1.0, "interval": None, "rescale": 0.0}

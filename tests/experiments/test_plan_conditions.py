@@ -51,6 +51,7 @@ def test_the_axis_task_says_what_an_image_lacks(overrides, task):
     assert told(*overrides).axes["task"] == task
 
 
+@pytest.mark.long
 def test_concatenated_conditions_leave_the_denoiser_without_cross_attention():
     tables = plan_of(scale="cpu").config["scale"]["denoiser"]
     for condition in CONDITIONS:

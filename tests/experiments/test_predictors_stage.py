@@ -43,6 +43,7 @@ def test_what_changes_the_space_or_the_noise_is(setting):
     assert "predictors" in changed(plan_of(ASKED), plan_of(ASKED, setting))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("f", [1, 4, 32])
 def test_the_small_denoiser_spends_a_hundredth_of_the_flops(f):
     config = plan_of(ASKED, f"ae.f={f}", "trainer.images=1000000").config

@@ -178,6 +178,7 @@ def total_parameters(preset: str) -> int:
     return unet_parameters(preset) + build.parameters(conditions) + unused
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("row", "part"), COUNTS)
 def test_a_preset_has_the_networks_of_its_row(row, part):
     preset, count = COUNTS[row, part]
@@ -189,6 +190,7 @@ def test_every_row_of_the_published_counts_has_a_preset():
     assert published == {row: count for row, (_, count) in COUNTS.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preset", PRINTED)
 def test_totals_agree_with_the_paper_to_a_hundredth(preset):
     assert total_parameters(preset) == pytest.approx(PRINTED[preset] * 1e6, rel=0.01)

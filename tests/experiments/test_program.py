@@ -44,6 +44,7 @@ def test_each_identity_is_computed_once(swept: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_the_same_sweep_again_computes_nothing(swept: Path) -> None:
     """The second run finds everything in the store."""
     before = {path: path.stat().st_mtime_ns for path in swept.glob("*/*/record.json")}
@@ -53,6 +54,7 @@ def test_the_same_sweep_again_computes_nothing(swept: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in swept.glob("*/*/record.json")} == before
 
 
+@pytest.mark.long
 def test_another_step_count_pays_for_samples_only(swept: Path) -> None:
     """And nothing that was there is touched."""
     before = records(swept)
@@ -86,6 +88,7 @@ def test_another_judge_beside_pays_for_its_references_and_samples_and_changes_no
     assert any("real_cmmd_clip" in key for key in set(rows(swept)) - set(old))
 
 
+@pytest.mark.long
 def test_larger_samples_pay_for_samples_only_and_are_measured_in_windows(swept: Path) -> None:
     """A model trained at 32 px samples 64x40, decoded in tiles whose difference stands in the record."""
     before = records(swept)
@@ -181,6 +184,7 @@ PLAIN = ("ae.loss.perceptual=none", *SHORT)
 """Settings of a first stage that is trained in no time."""
 
 
+@pytest.mark.long
 def test_a_failing_cell_stops_only_itself(swept: Path, tmp_path: Path) -> None:
     """The next one finishes, the traceback is kept and shown with the command that repeats it, the exit code is 1."""
     store = copy_of(swept, tmp_path)

@@ -126,6 +126,7 @@ def rows_of(record: dict, prefix: str) -> dict[str, tuple[float, int, str]]:
     return {row["metric"].removeprefix(prefix): (row["value"], row["n"], row["protocol"]) for row in rows}
 
 
+@pytest.mark.long
 @pytest.mark.program
 def test_decoded_images_are_those_of_the_real_floor_and_never_meet_their_originals(
     against_training: dict[str, dict],

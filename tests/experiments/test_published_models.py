@@ -32,6 +32,7 @@ def given(path, *overrides, facts=FACTS):
     return plan_of("ae=pretrained", "denoiser=pretrained", f"denoiser.path={path}", *overrides, facts=facts)
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_only_samples_and_evaluation_hang_on_a_given_model(models):
     plan = given(models / "unconditional_vq")
@@ -78,6 +79,7 @@ def test_a_conditioned_network_whose_conditioning_is_not_read_is_refused(tmp_pat
         given(tmp_path)
 
 
+@pytest.mark.long
 def test_guidance_of_a_model_without_a_null_class_is_refused(tmp_path):
     write(tmp_path, *made_of(RELEASED["cin256-v2"]))
     plan = given(tmp_path, "guidance.scale=2")
@@ -92,6 +94,7 @@ BOXES = {"boxes": Annotation("boxes", ("cat", "dog"))}
 BOXED = dataclasses.replace(FACTS, annotations=BOXES, heldout_annotations=BOXES)
 
 
+@pytest.mark.long
 def test_a_layout_models_sizes_are_those_of_its_tokens(tmp_path):
     write(tmp_path, *made_of(RELEASED["layout2img-openimages256"]))
     plan = given(tmp_path, "conditioning=layout", facts=BOXED)
@@ -106,6 +109,7 @@ def test_a_layout_models_sizes_are_those_of_its_tokens(tmp_path):
         given(tmp_path, "conditioning=layout")
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_the_identity_is_what_the_files_hold_and_not_where_they_lie(models, tmp_path):
     source = models / "class_crossattention_vq"

@@ -27,6 +27,7 @@ def test_a_rate_that_is_found_is_found_with_it():
     assert changed(plan_of(*asked), plan_of(*asked, LITE)) == TRAINED | {"learning_rate"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("denoiser", ["unet", "dit"])
 def test_equal_flops_count_teacher_and_projector(denoiser):
     asked = (f"denoiser={denoiser}", "ae.f=8", "trainer.budget=flops", "trainer.images=1000")

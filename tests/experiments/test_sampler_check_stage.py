@@ -112,6 +112,7 @@ def _fading(share: float) -> tuple[str, ...]:
     return ("sampler=custom", "sampler.target=fading:Fading", f"sampler.options={{share: {share}}}", "sampler.steps=1")
 
 
+@pytest.mark.long
 def test_what_changes_with_every_step_is_limited(store: Path) -> None:
     """Strong noise that the second step halves."""
     record = _check(store, *_fading(0.5), "metrics.progress_samples=160", "metrics.n_samples=160")
@@ -129,6 +130,7 @@ def test_what_changes_with_every_step_is_limited(store: Path) -> None:
     assert record["cost"]["images"] == 160
 
 
+@pytest.mark.long
 def test_what_no_step_changes_is_not(store: Path) -> None:
     """The same images to the last bit: no difference, though each distance has its error."""
     record = _check(store, *_fading(0.0))
@@ -138,6 +140,7 @@ def test_what_no_step_changes_is_not(store: Path) -> None:
     assert record["rows"][0]["ci_high"] == 0
 
 
+@pytest.mark.long
 def test_too_few_samples_are_said(store: Path) -> None:
     record = _check(store, "metrics.progress_samples=8")
     assert record["rows"] == []

@@ -58,6 +58,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(overrides, words):
     assert words in str(refusal.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides", [pytest.param((), marks=pytest.mark.slow), (*BOTH, *BESIDE)], ids=["plain", "shaped"]
 )
@@ -101,6 +102,7 @@ def test_one_training_serves_all_prefixes_of_nested_channels():
     assert not changed(alone, plan_of("ae.f=4", "ae.channels_used=2")), "without nesting it is the number of channels"
 
 
+@pytest.mark.long
 def test_a_first_stage_is_cut_from_the_nested_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = plan_of(*NESTED, "ae.channels_used=2")
@@ -118,6 +120,7 @@ def test_a_first_stage_is_cut_from_the_nested_one(tmp_path, monkeypatch):
     assert count_first_stage(plan.config["ae"], 32).latent_shape == (2, 8, 8)
 
 
+@pytest.mark.long
 def test_alignment_is_an_axis_and_its_teacher_must_not_measure():
     plain, aligned = plan_of(), plan_of("ae.alignment.teacher=efficientnet_lite0")
     assert (plain.axes["alignment"], aligned.axes["alignment"]) == (None, "efficientnet_lite0")

@@ -44,6 +44,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_clock_stops_at_the_samples_and_the_distance_is_measured_after_it(stand_in, tmp_path):
     begun = time.monotonic()
     run = against_the_clock(("scale=cpu",), 1, tmp_path / "run")
@@ -78,6 +79,7 @@ def test_an_entry_is_three_seeds_each_run_once_and_reaches_the_target_where_all_
     assert len(entries(out)) == 2
 
 
+@pytest.mark.long
 def test_a_run_that_did_not_end_is_begun_anew(stand_in, tmp_path):
     left = tmp_path / "run" / "store" / "first_stage"
     left.mkdir(parents=True)
@@ -118,6 +120,7 @@ def test_entries_that_reached_the_target_come_first_then_the_soonest(tmp_path):
     assert "| 0:31 (0:30 to 0:32) |" in table(entries(tmp_path))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -159,6 +162,7 @@ def test_what_is_fixed_does_not_depend_on_the_scale(group):
     assert {key: tiny[key] for key in measured} == {key: cpu[key] for key in measured}
 
 
+@pytest.mark.long
 def test_other_settings_are_free():
     assert checked(["scale=tiny", "ae=vq", "ae.f=8", "denoiser=dit"]) == (
         "scale=tiny",

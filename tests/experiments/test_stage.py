@@ -237,6 +237,7 @@ JOBS_OF_A_CLUSTER = ("slurm.py", "submissions.py", "submit.py", "ledger.py", "ra
 """Modules in which a job is one of Slurm's, or a task of Ray's."""
 
 
+@pytest.mark.long
 def test_a_job_is_asked_for_nothing_but_its_public_fields():
     inside = [path for path in files("*.py", "*/*.py") if path.name not in JOBS_OF_A_CLUSTER]
     asked = {name for path in inside for name in attributes(tree_of(path), "job")}

@@ -60,6 +60,7 @@ def stop_at_random(store: Path, arguments: Sequence[str], moments: int, longest:
     assert results(quiet) == ended[0]
 
 
+@pytest.mark.long
 def test_three_stops_of_a_first_stage_change_nothing(swept_store: Path, tmp_path: Path) -> None:
     arguments = (*ONE_STAGE, "ae.training.images=320", "trainer.checkpoint_seconds=0.2")
     stop_at_random(tmp_path / "run" / "store", arguments, moments=3, longest=3.0, fresh=swept_store)

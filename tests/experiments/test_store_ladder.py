@@ -106,6 +106,7 @@ def test_kept_features_stand_for_images_where_the_same_extractor_saw_them(found:
     assert np.abs(one.seen(other, 25).features - kept).max() > 0.1
 
 
+@pytest.mark.long
 def test_the_command_shows_and_writes_every_set(
     swept_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -221,6 +221,7 @@ def test_jobs_that_are_there_already_count_towards_those_at_once(slurm, store, a
     assert cluster.most == 3
 
 
+@pytest.mark.long
 def test_a_retry_submits_what_is_missing_and_waits_for_what_is_not_done_alone(slurm, store, asked, capsys):
     submit(store, SWEEP, asked, WITHOUT_LIMIT)
     lost = a_task(asked, "samples", "ae=vq", "sampler.steps=3")
@@ -475,6 +476,7 @@ def test_the_launcher_submits_jobs_behind_those_they_wait_for(slurm, store, aske
         in_waves(lambda jobs: launch())([Due(())])
 
 
+@pytest.mark.long
 def test_the_command_plans_once_submits_and_ends(slurm, tmp_path, capsys):
     folder = tmp_path / "results"
     arguments = ["-m", "ae=kl,vq", "ae.f=1", "scale=tiny", "device=cpu", "tracker.mode=disabled", f"store={folder}"]

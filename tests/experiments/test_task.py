@@ -30,6 +30,7 @@ def rows(store: Path, stage: str) -> dict[str, dict]:
     return {row["metric"]: row for row in record(store, stage)["rows"]}
 
 
+@pytest.mark.long
 def test_every_condition_has_its_score_with_n_interval_and_protocol(store: Path) -> None:
     found, protocols = rows(store, "evaluation"), record(store, "evaluation")["protocols"]
     metrics = [probe.metric for probe in PROBES.values()]
@@ -127,6 +128,7 @@ def test_clip_and_lpips_judge_where_they_are_given(clip_folder: Path, tmp_path: 
     assert left_out.isdisjoint({"clip_score", "superres_lpips_alex"})
 
 
+@pytest.mark.long
 @pytest.mark.program
 def test_judges_that_cannot_be_had_are_named_before_anything_trains(tmp_path: Path) -> None:
     done = run(tmp_path / "store", "conditioning=text", f"metrics.clip={tmp_path}")

@@ -40,6 +40,7 @@ def _time(store: Path, *options: str) -> int:
     return timing.main(["--store", str(store), "--device", "cpu", *options])
 
 
+@pytest.mark.long
 def test_each_part_is_measured_apart_after_a_warm_up(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every condition stands in the record; a second call finds nothing to do."""
     assert _time(store, "--allow-busy", "--batch", "8", "--repeats", "2") == 0

@@ -44,6 +44,7 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
         tracker(tmp_path, "of")
 
 
+@pytest.mark.long
 def test_an_offline_run_lies_in_the_store_and_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Its id is that of the stage, so a later run of the same stage is the same run."""
     plan = plan_of()

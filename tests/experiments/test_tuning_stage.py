@@ -148,6 +148,7 @@ def _record(store: Path, stage: str) -> dict:
     return record
 
 
+@pytest.mark.long
 def test_the_least_distance_wins_and_the_samples_are_made_with_it(store: Path) -> None:
     """All that was tried stands in the record."""
     tuned, samples = _record(store, "tuning")["facts"], _record(store, "samples")["facts"]
@@ -162,6 +163,7 @@ def test_the_least_distance_wins_and_the_samples_are_made_with_it(store: Path) -
     assert all(np.corrcoef(one, other)[0, 1] > 0.95 for one, other in zip(*blocks, strict=True))
 
 
+@pytest.mark.long
 def test_the_samples_that_are_reported_are_those_of_the_same_scale_given(store: Path) -> None:
     """To the last bit; and none of those that the scale was found with."""
     scale = _record(store, "tuning")["facts"]["scale"]

@@ -74,6 +74,7 @@ def files_with_the_key(folder: Path) -> list[Path]:
     return [path for path in files if KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_an_online_run_keeps_its_id_through_a_resume_and_holds_nothing_twice(
     held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +205,7 @@ def small_store(root: Path) -> tuple[Store, set[str]]:
     return store, {f"{name}-{plan.stages[name].identity}" for name in made}
 
 
+@pytest.mark.long
 def test_a_store_is_pushed_once_into_any_project_and_read_back(
     held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_store_is_pushed_once_into_any_project_and_read_back(
     assert files_with_the_key(tmp_path) == []
 
 
+@pytest.mark.long
 def test_a_pushed_cell_has_what_all_its_sweeps_measured(held: Held, tmp_path: Path) -> None:
     """A second sweep adds the likelihood, and a third does not ask for it."""
     store, _ = small_store(tmp_path / "store")
@@ -361,6 +364,7 @@ def panels_of(held: Held, kind: str) -> str:
     return str(view["spec"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("command", "kind"), [("workspace", "project-view"), ("report", "runs")])
 def test_dashboards_show_each_view_of_the_cells_and_are_saved_once(
     held: Held, tmp_path: Path, command: str, kind: str, capsys: pytest.CaptureFixture[str]

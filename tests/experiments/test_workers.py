@@ -76,6 +76,7 @@ def workers(count: int, threads: int = 1):
         made.end()
 
 
+@pytest.mark.long
 def test_two_run_at_once_and_last_from_one_wave_to_the_next(tmp_path: Path) -> None:
     a, b, later = tmp_path / "a", tmp_path / "b", tmp_path / "later"
     with workers(2) as pair:
@@ -87,6 +88,7 @@ def test_two_run_at_once_and_last_from_one_wave_to_the_next(tmp_path: Path) -> N
     assert not any(process.is_alive() for process in processes)
 
 
+@pytest.mark.long
 def test_a_killed_worker_loses_its_job_alone_and_is_replaced(tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(3)]
     jobs = [functools.partial(note_process, file) for file in files]
@@ -107,6 +109,7 @@ def test_a_killed_worker_loses_its_job_alone_and_is_replaced(tmp_path: Path) -> 
         assert int(files[0].read_text()) != after
 
 
+@pytest.mark.long
 def test_a_job_begins_when_those_have_ended_that_it_waits_for_and_no_later(tmp_path: Path) -> None:
     """The third waits for the first alone, and the second for the third: with a barrier none would end."""
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
@@ -120,6 +123,7 @@ def test_a_job_begins_when_those_have_ended_that_it_waits_for_and_no_later(tmp_p
     assert third.exists()
 
 
+@pytest.mark.long
 def test_a_job_may_wait_for_one_that_stands_behind_it(tmp_path: Path) -> None:
     later = tmp_path / "later"
     with workers(1) as one:
@@ -128,6 +132,7 @@ def test_a_job_may_wait_for_one_that_stands_behind_it(tmp_path: Path) -> None:
         assert one.run(jobs, turns) == [None, None]
 
 
+@pytest.mark.long
 def test_what_may_not_begin_is_left_out_with_all_that_waits_for_it(tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(4)]
     ended: list[int] = []
@@ -150,6 +155,7 @@ def test_thousands_may_be_left_out_at_once() -> None:
     assert not waiting.numbers
 
 
+@pytest.mark.long
 def test_each_has_its_threads_and_what_it_shows_is_shown_here(tmp_path: Path, monkeypatch) -> None:
     shown = []
     monkeypatch.setattr(console, "_display", Record(shown))
@@ -183,6 +189,7 @@ class Record:
         self.shown.append(("end",))
 
 
+@pytest.mark.long
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import functools, pathlib, sys; from experiments.workers import Workers; from test_workers import stay\n"

@@ -67,6 +67,7 @@ def test_the_last_convolution_is_the_least_squares_fit_to_the_images():
     assert np.square(fitted - goal).mean() == pytest.approx(np.square(best - goal).mean(), rel=0.02)  # a ridge apart
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("factor", [2, 8, *(pytest.param(f, marks=pytest.mark.slow) for f in (4, 32))])
 def test_new_images_pass_through_about_as_well_as_through_components_of_blocks(factor):
@@ -96,6 +97,7 @@ def test_latents_start_uncorrelated_with_variance_one(regulariser):
         assert torch.equal(encoding.logvar, torch.full_like(encoding.logvar, START_LOGVAR))
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("regulariser", ["fsq", "lfq", "bsq"])
 def test_fixed_codes_start_in_use_and_the_decoder_is_fitted_to_them(regulariser):
@@ -116,6 +118,7 @@ def test_fixed_codes_start_in_use_and_the_decoder_is_fitted_to_them(regulariser)
     assert errors[0] < unseen.var()
 
 
+@pytest.mark.long
 def test_the_start_is_a_function_of_seed_and_images():
     one, same, other = (started(seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)

@@ -130,6 +130,7 @@ def test_one_tile_at_a_time_is_decoded_and_only_as_the_image_is_asked_for():
     assert max(rows) <= 32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [4, 8])
 @torch.no_grad()
 def test_no_seam_is_seen_in_a_decoder_with_random_weights(factor):
@@ -143,6 +144,7 @@ def test_no_seam_is_seen_in_a_decoder_with_random_weights(factor):
     assert tiling_difference(model.decode, latent, factor, Tiling(16, 0)).seam_gradient > 1.2
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_no_seam_is_seen_in_a_trained_decoder(shared_data):
     """Photographs through a pretrained autoencoder with group normalisation, in 2 x 2 tiles."""

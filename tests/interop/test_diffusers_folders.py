@@ -270,6 +270,7 @@ def text_pipeline(diffusers, folder):
     return unet, text, scheduler
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tokeniser_file", ["tokenizer.json", "vocab.txt"])
 def test_text_pipelines(diffusers, tmp_path, tokeniser_file):
     unet, text, scheduler = text_pipeline(diffusers, tmp_path)
@@ -365,6 +366,7 @@ def changed(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.long
 def test_what_cannot_be_read_is_named(diffusers, tmp_path):
     whole = tmp_path / "whole"
     coder = made(diffusers.VQModel, FIRST_STAGES["vq"][1])

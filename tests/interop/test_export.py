@@ -111,6 +111,7 @@ def as_image(array):
     return torch.from_numpy(array).permute(0, 3, 1, 2) * 2 - 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("regulariser", ["kl", "vq"])
 def test_unconditional_models_are_plain_pipelines(diffusers, tmp_path, regulariser):
     model = trained(regulariser)
@@ -145,6 +146,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_other_models_bring_their_pipeline(diffusers, tmp_path, name):
     model = trained(**CASES[name])
@@ -162,6 +164,7 @@ def test_other_models_bring_their_pipeline(diffusers, tmp_path, name):
     assert_close(as_image(pipeline(**told, output_type="np").images), image.clamp(-1, 1))
 
 
+@pytest.mark.long
 def test_networks_and_scheduler_by_their_own_classes(diffusers, tmp_path):
     """As the model card says it is done by hand."""
     model = trained(classes=CLASSES)
@@ -225,6 +228,7 @@ def test_joint_projections_go_out_and_come_back(tmp_path):
     assert all(torch.equal(back[key], value) for key, value in model.network.state_dict().items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("spacing", "final", "steps"), [("leading", "alpha0", 10), ("uniform", "alpha0", 20), ("leading", "clean", 5)]
 )

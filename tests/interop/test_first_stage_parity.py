@@ -126,6 +126,7 @@ def test_equals_diffusers(autoencoders, name, dtype):
         assert_close(ours.decode(posterior.mean), theirs.decode(posterior.mean).sample, tolerance)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["kl-f8-attention", "vq-f4-attention"])
 def test_gradients_equal_diffusers(autoencoders, name):
     """One training pass gives the same loss and the same gradient of the first and the last convolution."""

@@ -64,6 +64,7 @@ def test_first_stages_are_those_of_the_reference(name, published):
     assert_first_stage(model.first_stage, expected)
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize("name", WHOLE_MODELS)
 @torch.no_grad()
@@ -85,6 +86,7 @@ def test_whole_models_are_those_of_the_reference(name, published):
     assert_first_stage(model.first_stage, parts)
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["unconditional_vq", "class_crossattention_vq"])
 def test_samplers_end_where_the_reference_does(name, published):

@@ -38,6 +38,7 @@ def noise():
     return torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 @pytest.mark.parametrize(("final", "end"), [("clean", 0.0), ("alpha0", 1e-3)])
 def test_samplers_end_where_the_probability_flow_does(sampler, final, end, noise):
@@ -45,6 +46,7 @@ def test_samplers_end_where_the_probability_flow_does(sampler, final, end, noise
     assert torch.allclose(z, noise * spread(end) / spread(1.0), rtol=0.02, atol=0)
 
 
+@pytest.mark.long
 def test_guidance_moves_the_mean_of_what_is_sampled(noise):
     told = {"condition": Condition(torch.full((3, 1, 1), 0.5).double())}
     null = {"null_condition": Condition(torch.zeros(3, 1, 1).double())}

@@ -59,6 +59,7 @@ def written(folder, kind, params, state, around=None):
     return folder / "model.safetensors"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @torch.no_grad()
 def test_an_engine_is_the_model_with_convolutions_that_change_nothing(dtype, coders, tmp_path):

@@ -69,6 +69,7 @@ def coverage(repetitions, case):
     return {kind: covered(found[kind], truth) for kind, truth in (at_n | truths).items()}
 
 
+@pytest.mark.long
 def test_intervals_cover_their_estimands():
     """Few repetitions: a coverage of 95 % is seen as one between 85 and 100 %."""
     shares = coverage(40, CASES[0])

@@ -98,6 +98,7 @@ def test_kernel_interval_covers_the_population_value():
     assert 0.90 <= covered / 300 <= 0.98
 
 
+@pytest.mark.long
 def test_another_draw_of_subsets_moves_the_kernel_distance_as_far_as_its_interval_says():
     rng = np.random.default_rng(5)
     a, b = (Features(rng.normal(shift, size=(n, 8)).astype(np.float32), None) for n, shift in ((300, 0.2), (200, 0)))

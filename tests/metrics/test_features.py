@@ -68,6 +68,7 @@ def test_batches_change_features_by_rounding_only(lite2):
     np.testing.assert_allclose(one_by_one, lite2(images).features, atol=2e-5)
 
 
+@pytest.mark.long
 def test_half_precision_is_said_and_close(lite2):
     half = load_extractor("efficientnet_lite2", dtype=torch.bfloat16)
     assert (lite2.precision, half.precision) == ("float32", "bfloat16")
@@ -119,6 +120,7 @@ def test_what_its_protocol_says_of_it(lite2, colour):
     assert (colour.precision, colour.weights_hash) == ("float32", lite2.weights_hash)
 
 
+@pytest.mark.long
 def test_colours_tell_what_shapes_do_not(lite2, colour):
     images, reference = pictures(n=64, seed=1), pictures(n=64, seed=2)
     grey = images[:, :1].expand(-1, 3, -1, -1)
@@ -143,6 +145,7 @@ def test_grey_has_no_chroma_and_contrast_spreads_luma(colour):
     np.testing.assert_allclose(halved[:, 0], spreads[:, 0] / 2, rtol=0.01)
 
 
+@pytest.mark.long
 def test_distance_grows_with_the_damage(lite2):
     reference, other = pictures(n=24, seed=1), pictures(n=24, seed=2)
     rng = np.random.default_rng(3)
@@ -237,6 +240,7 @@ def shipped_inception():
     return network
 
 
+@pytest.mark.long
 def test_inception_equals_torch_fidelitys(shipped_inception):
     images = pictures(n=2)
     extractor = InceptionExtractor(inception_network(shipped_inception.state_dict()), "hash", "cpu")
@@ -255,6 +259,7 @@ def test_inception_equals_torch_fidelitys(shipped_inception):
     np.testing.assert_allclose(found.spatial, inner["map"][:, :7].flatten(1), atol=1e-5 * inner["map"].max().item())
 
 
+@pytest.mark.long
 def test_the_standard_weights_are_known_by_their_hash(shipped_inception, tmp_path, monkeypatch):
     path = tmp_path / "weights.pth"
     torch.save(shipped_inception.state_dict(), path)

@@ -87,6 +87,7 @@ def test_interval_of_a_skewed_mean_covers_at_its_level():
     assert 0.90 <= covered <= 0.98
 
 
+@pytest.mark.long
 def test_corrected_frechet_interval_covers_the_population_value():
     """Uncorrected the estimate is biased upwards by more than its spread at equal distributions; here they differ."""
     rng = np.random.default_rng(6)

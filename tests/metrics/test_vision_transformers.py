@@ -87,6 +87,7 @@ def test_missing_weights_are_one_sentence_before_anything_runs(name, clip, dinov
     check_extractor(name, {"clip": clip, "dinov2": dinov2}[name])
 
 
+@pytest.mark.long
 def test_another_network_is_not_taken_for_clip(dinov2):
     """transformers would start from random weights and go on."""
     with pytest.raises(UserError, match="CLIPModel"):

@@ -55,6 +55,7 @@ def test_features_and_logits_equal_the_package_that_keeps_batch_normalisation(va
         torch.testing.assert_close(logits, theirs(x), rtol=0, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_photographs_are_recognised_with_this_preprocessing(shared_data, lite0):
     """Weights, order of classes and preprocessing together: chance is 0.001."""

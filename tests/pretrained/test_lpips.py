@@ -34,6 +34,7 @@ def pairs(side, n=3):
     return a, (a + 0.3 * torch.randn(a.shape, generator=draw)).clamp(-1, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("network", "side"), [("alex", 35), ("vgg", 32)])
 def test_equals_the_package_with_the_same_weights(network, side):
     theirs, weights = upstream(network)

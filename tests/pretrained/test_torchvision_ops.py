@@ -44,6 +44,7 @@ def run_with(tmp_path: Path, package: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", start + USE], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("package", "declared"), [(BROKEN, 1), (WORKING, 0)], ids=["broken", "working"])
 def test_torchvision_is_importable_and_declared_only_where_broken(tmp_path, package, declared):
     done = run_with(tmp_path, package)
@@ -51,6 +52,7 @@ def test_torchvision_is_importable_and_declared_only_where_broken(tmp_path, pack
     assert done.stdout.split() == ["declared", str(declared)]
 
 
+@pytest.mark.long
 def test_an_import_that_fails_for_another_reason_still_fails(tmp_path):
     done = run_with(tmp_path, OTHER)
     assert done.returncode != 0

@@ -131,6 +131,7 @@ def propagated(eta: float, times: torch.Tensor) -> tuple[float, float]:
     return mean, variance
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_with_noise_the_distribution_of_samples_becomes_that_of_the_data(eta):
     ends = [propagated(eta, even_in_root(steps)) for steps in STEPS]

@@ -21,6 +21,7 @@ def no_noise(shape: tuple[int, ...]) -> torch.Tensor:
     raise AssertionError("eta is 0")
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "trajectories"), [("unconditional_vq", 4), ("class_crossattention_vq", 2)])
 @torch.no_grad()

@@ -249,6 +249,7 @@ def test_a_step_is_a_clipped_step_of_adamw_at_the_rate_of_the_rule():
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["eps", "x0", "v"])
 def test_the_loss_falls(target):
     """Each class has one latent, so that the condition tells the answer."""

@@ -32,6 +32,7 @@ def slow(value):
     return pytest.param(value, marks=pytest.mark.slow)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
     [
@@ -79,6 +80,7 @@ def test_a_training_that_starts_at_components_loses_less_at_once(first_stage_tra
     assert components < 0.7 * reference
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("regulariser", ["kl", "vq", slow("fsq"), slow("lfq"), slow("bsq")])
 def test_a_short_training_brings_images_nearer_and_leaves_codes_in_use(regulariser, first_stage_training):
     training = first_stage_training(regulariser, norm=None, images=320, learning_rate=4e-3, from_components=True)
@@ -139,6 +141,7 @@ def test_codes_are_left_alone_at_the_end_of_training(first_stage_training):
     assert counted == [positions * n for n in (1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 3, 4)]
 
 
+@pytest.mark.long
 def test_the_discriminator_moves_only_from_its_start_on(first_stage_training):
     training = first_stage_training("kl", adversarial_from=0.5)
     alone = first_stage_training("kl", norm=None, adversarial_from=0.5)
@@ -154,6 +157,7 @@ def test_the_discriminator_moves_only_from_its_start_on(first_stage_training):
         assert "discriminator" not in without.values
 
 
+@pytest.mark.long
 def test_the_discriminator_learns_to_tell_images_from_reconstructions(first_stage_training):
     training = first_stage_training("kl", adversarial_from=0.0, images=160, decay="constant", learning_rate=1e-3)
     # The autoencoder stands still, so that there is something fixed to be told apart.
@@ -163,6 +167,7 @@ def test_the_discriminator_learns_to_tell_images_from_reconstructions(first_stag
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("regulariser", ["kl", "vq"])
 def test_two_images_are_learned(regulariser, first_stage_training):
     training = first_stage_training(regulariser, norm=None, images=400, learning_rate=1e-2, gradient_clip=None)
@@ -172,6 +177,7 @@ def test_two_images_are_learned(regulariser, first_stage_training):
     assert sum(l1[-10:]) < 0.25 * sum(l1[:10])
 
 
+@pytest.mark.long
 def test_what_is_random_at_a_step_does_not_depend_on_what_went_before(first_stage_training):
     seen = {}
 
@@ -325,6 +331,7 @@ def short_of_memory(training, error, passes=(5,)):
     return training
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("out of memory"), slow(RuntimeError("can't allocate memory"))],
@@ -383,6 +390,7 @@ def test_no_memory_even_so_and_other_errors_are_errors(first_stage_training):
     assert not other.recomputes
 
 
+@pytest.mark.long
 def test_a_training_whose_rehearsal_lacks_memory_is_counted_like_any_other(first_stage_training):
     """The pass that failed is not counted, nor what is computed again."""
     short = short_of_memory(first_stage_training("kl"), torch.OutOfMemoryError("none"), passes=(3,))

@@ -86,6 +86,7 @@ DIFFUSION = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", DIFFUSION.values(), ids=DIFFUSION)
 def test_two_ranks_train_the_diffusion_model_of_one(changes, two_ranks):
     whole, losses = diffusion_run(ALONE, torch.float64, changes)
@@ -131,6 +132,7 @@ def slow_but(quick: tuple[str, ...], changes: dict[str, dict]) -> list:
     return [pytest.param(given, id=name, marks=marks[name]) for name, given in changes.items()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", slow_but(QUICK, FIRST_STAGES))
 def test_two_ranks_train_the_first_stage_of_one(changes, two_ranks):
     whole, reports = first_stage_run(ALONE, torch.float64, changes)

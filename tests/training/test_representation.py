@@ -198,6 +198,7 @@ def test_the_projector_is_in_no_average_and_no_weights_of_the_model():
     assert "representation" not in plain.state_dict()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [dit, unet])
 def test_features_come_to_be_alike(make):
     run = training(make, images=600)
