@@ -2,26 +2,25 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from experiments.written_help import written_help
 
-from experiments.cli import CellsFailedError, exit_code, sentence_for, with_scale
-from experiments.console import say
-from experiments.harmless import check_harmless
-from experiments.overview import help_for, overview
-from experiments.stopping import stop_on_signals, stop_with_parent
-from ldm.errors import UserError
+if TYPE_CHECKING:  # Hydra takes longer to import than the help to print
+    from omegaconf import DictConfig
 
 result = 0
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> None:
+def main(config: "DictConfig") -> None:
     """Hydra's task: one cell, or one job of a sweep."""
+    from omegaconf.errors import OmegaConfBaseException
+
     from experiments import build
+    from experiments.cli import sentence_for
+    from experiments.console import say
     from experiments.main import run_one
+    from ldm.errors import UserError
 
     global result
     try:
@@ -33,6 +32,14 @@ def main(config: DictConfig) -> None:
 
 def run() -> int:
     """Runs Hydra, until it ends or is asked to stop, and returns the exit code."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    from experiments.cli import CellsFailedError, with_scale
+    from experiments.console import say
+    from experiments.harmless import check_harmless
+    from experiments.overview import help_for, overview
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one sentence
     # Threads that wait for each other spin only briefly: as fast on an idle machine, and several times as fast on one
     # that also does something else. Read when torch is first imported.
@@ -45,14 +52,25 @@ def run() -> int:
         print(text)
         return 0
     try:
-        main()
+        hydra.main(version_base="1.3", config_path="conf", config_name="config")(main)()
     except CellsFailedError as error:
         say(f"error: {error}", style="bold red")
         return 1
     return result
 
 
-if __name__ == "__main__":
+def start() -> int:
+    """Help at once where nothing else is asked for; else as `run`, with signals held back until work is saved."""
+    if (text := written_help(sys.argv[1:])) is not None:
+        print(text)
+        return 0
+    from experiments.cli import exit_code
+    from experiments.stopping import stop_on_signals, stop_with_parent
+
     stop_on_signals()
     stop_with_parent()
-    sys.exit(exit_code(run))
+    return exit_code(run)
+
+
+if __name__ == "__main__":
+    sys.exit(start())

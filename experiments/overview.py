@@ -2,11 +2,11 @@
 
 What they may be is read from a file, since the parts that declare it import torch, which takes longer than all else.
 It is written by: python -c 'from experiments.overview import *; from experiments.settings import *; write(spelled())'.
+With it, and after any other change below conf/, the help itself is written (`experiments.written_help`).
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from string import Template
 from typing import Any, Final
 
@@ -14,14 +14,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.schema import CONF, leaf_values
+from experiments.written_help import SPELLED, write_help
 
-SPELLED: Final = Path(__file__).with_name("settings.json")
 NO_SETTINGS: Final = ("hydra", "sweep", "scale")
 
 
 def write(spelled: Mapping[str, Mapping[str, str]]) -> None:
-    """Writes what `experiments.settings.spelled` gives."""
+    """Writes what `experiments.settings.spelled` gives, and the help that is made of it."""
     SPELLED.write_text(json.dumps(spelled, indent=1) + "\n", encoding="utf-8")
+    OmegaConf.register_new_resolver("settings_help", overview, replace=True)
+    write_help(help_for(["--help"]) or "")
 
 
 def read() -> dict[str, dict[str, str]]:

@@ -2,16 +2,14 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.written_help import CONF
 from ldm.errors import UserError, nearest
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def check_keys(config: DictConfig) -> None:

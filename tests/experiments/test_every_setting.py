@@ -15,7 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from program import ROOT
 
-from experiments.overview import overview, read
+from experiments import written_help
+from experiments.overview import help_for, overview, read
 from experiments.schema import CONF
 from experiments.settings import check_settings, declared, defaults, reference, spelled
 from ldm.errors import UserError
@@ -151,10 +152,21 @@ def test_the_file_of_help_is_what_the_program_declares() -> None:
     assert read() == spelled()
 
 
-def test_help_imports_no_torch() -> None:
+def test_the_help_as_written_is_what_the_settings_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Written as settings.json is, from other files no longer."""
+    OmegaConf.register_new_resolver("settings_help", overview, replace=True)
+    assert written_help.written_help(["--help"]) == help_for(["--help"])
+    assert written_help.written_help(["--help", "ae=vq"]) is None
+    changed_file = tmp_path / "changed.yaml"
+    changed_file.write_text("a: 1\n")
+    monkeypatch.setattr(written_help, "CONF", tmp_path)
+    assert written_help.written_help(["--help"]) is None
+
+
+def test_help_imports_neither_torch_nor_hydra() -> None:
     code = (
         "import runpy, sys\nsys.argv = ['run.py', '--help']\ntry: runpy.run_path('run.py', run_name='__main__')\n"
-        "finally: print(sorted({'torch', 'scipy', 'wandb'} & set(sys.modules)))"
+        "finally: print(sorted({'torch', 'scipy', 'wandb', 'hydra'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -167,10 +179,10 @@ def test_help_is_what_hydra_would_print(tmp_path: Path) -> None:
     """Which prints it where settings may lie elsewhere as well."""
     done = [
         subprocess.run([sys.executable, "run.py", "--help", *more], cwd=ROOT, capture_output=True, text=True).stdout
-        for more in ([], ["--config-dir", str(tmp_path)])
+        for more in ([], ["-m"], ["--config-dir", str(tmp_path)])
     ]
     assert "Groups (choose with GROUP=NAME)" in done[0]
-    assert done[0] == done[1]
+    assert done[0] == done[1] == done[2]
 
 
 def test_the_page_of_settings_is_what_the_program_declares() -> None:
