@@ -160,9 +160,8 @@ def frame(planes: Sequence[Plane]) -> pd.DataFrame:
     return found[[name for name in (*first, *TOLD, MADE, *SOURCES) if name in found]]
 
 
-def captions(figures: Mapping[str, Figure]) -> str:
+def captions(told: Mapping[str, Words]) -> str:
     """What stands around each figure, for the text that it is set in, as Markdown."""
-    told = {name: figure.words for name, figure in figures.items() if isinstance(figure, NumberedFigure)}
     parts = [
         f"## {name}\n\n**{_sentences([one.title])}** {_sentences((*one.facts, *one.notes))}"
         for name, one in told.items()

@@ -19,9 +19,8 @@ from analysis.tracked import pulled
 from ldm.errors import UserError, nearest
 
 if TYPE_CHECKING:  # what is slow to import waits until a command is known to be right
-    from matplotlib.figure import Figure
-
     from analysis.collect import Study
+    from analysis.drawn import Drawn
 
 DESCRIPTION = """Reads the records of a store and writes results.csv (one row a measured value), table.md (one row a
 cell), means.csv (over seeds), comparisons.csv (each cell against the best, with a verdict), cells.tex, cells.md and
@@ -101,7 +100,7 @@ class Written:
 
     study: "Study"
     paths: list[Path]
-    figures: "Mapping[str, Figure]"
+    figures: "Mapping[str, Drawn]"
 
     @property
     def folder(self) -> Path:
@@ -143,10 +142,10 @@ def write(
     that metric was measured.
     """
     from analysis import checklist as checks
-    from analysis import compare, limits, numbers, papers, predictors, print_tables, protocols, shortlist, style
+    from analysis import compare, limits, numbers, papers, predictors, print_tables, protocols, shortlist
     from analysis.collect import read_study
     from analysis.columns import UNPRINTED
-    from analysis.figures import figures_of
+    from analysis.drawn import drawn
     from analysis.headline import drawable
     from analysis.pictures import pictures
     from analysis.rate_curves import rate_curves_frame
@@ -167,7 +166,7 @@ def write(
         write_atomic(folder / "means.csv", compare.means_frame(compared).to_csv(index=False).encode()),
         write_atomic(folder / "comparisons.csv", compare.comparisons_frame(compared).to_csv(index=False).encode()),
     ]
-    written += [write_atomic(folder / name, table.encode()) for name, table in print_tables.files(study).items()]
+    written += [write_atomic(folder / name, printed.encode()) for name, printed in print_tables.files(study).items()]
     if not study.timings.empty:
         written.append(write_atomic(folder / "timings.csv", study.timings.to_csv(index=False).encode()))
     if not (widened := rate_curves_frame(study)).empty:
@@ -178,15 +177,14 @@ def write(
         written.append(write_atomic(folder / "predictors.md", predictors.markdown(study).encode()))
     if page := shortlist.markdown(study):
         written.append(write_atomic(folder / "shortlist.md", page.encode()))
-    style.apply()
-    figures = {name: figure_of(study) for name, figure_of in figures_of(study).items()}
+    figures = drawn(study, kinds)
     for name, figure in figures.items():
-        for kind, content in style.rendered(figure, kinds).items():
-            written.append(write_atomic(folder / f"{name}.{kind}", content))
-        if isinstance(figure, numbers.NumberedFigure) and figure.planes:
-            drawn = numbers.frame(figure.planes).to_csv(index=False)
-            written.append(write_atomic(folder / f"{name}.csv", drawn.encode()))
-    written.append(write_atomic(folder / "captions.md", numbers.captions(figures).encode()))
+        written += [write_atomic(folder / f"{name}.{kind}", content) for kind, content in figure.files.items()]
+        if figure.planes:
+            table = numbers.frame(figure.planes).to_csv(index=False)
+            written.append(write_atomic(folder / f"{name}.csv", table.encode()))
+    captions = numbers.captions({name: figure.words for name, figure in figures.items()})
+    written.append(write_atomic(folder / "captions.md", captions.encode()))
     shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study)]
     gaps = {gap.label for gap in study.missing}
     if study.differing:

@@ -10,7 +10,6 @@ if __package__ in {None, ""}:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from analysis import commands, plot_tradeoffs
-from analysis.numbers import NumberedFigure
 from analysis.page import charts, gallery, spending, training
 from analysis.page.document import document
 from analysis.store import Stores
@@ -47,7 +46,6 @@ def write(
     made = [
         charts.chart(name, figure.words, figure.planes, told, folder / f"{name}.svg")
         for name, figure in written.figures.items()
-        if isinstance(figure, NumberedFigure)
     ]
     made += [chart for chart in (training.chart(study, told), spending.chart(study)) if chart is not None]
     texts = [path.read_text(encoding="utf-8") for path in written.paths if path.name in TEXTS]

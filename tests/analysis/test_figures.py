@@ -491,7 +491,7 @@ def test_every_axis_has_two_ticks_or_more(drawn):
 
 
 def test_footnotes_have_two_lines_and_the_captions_all(drawn):
-    captions = numbers.captions(drawn)
+    captions = numbers.captions({name: figure.words for name, figure in drawn.items()})
     for name, figure in drawn.items():
         [footer] = [text.get_text() for text in figure.texts if text.get_position()[1] < 0.05] or [""]
         assert len(footer.splitlines()) <= style.FOOTNOTES, name

@@ -1,0 +1,75 @@
+"""The figures of a study as files with their numbers, drawn side by side."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from analysis import style
+from analysis.collect import Study
+from analysis.figures import FIGURES, figures_of
+from analysis.numbers import NumberedFigure, Plane, Words
+
+MOST_PROCESSES = 8
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure: its words, the numbers in its panels, and its files by kind."""
+
+    words: Words
+    planes: Sequence[Plane]
+    files: Mapping[str, bytes] = field(repr=False)
+
+
+def drawn(study: Study, kinds: Sequence[str] = style.KINDS) -> dict[str, Drawn]:
+    """All figures of a study, in their order."""
+    style.apply()
+    names = list(figures_of(study))
+    draw = functools.partial(_drawn, kinds=kinds)
+    with _processes(study, len(names)) as mapped:
+        return dict(zip(names, mapped(draw, names), strict=True))
+
+
+_study: Study | None = None
+"""What the figures are drawn of, where processes that are forked off find it."""
+
+
+def _drawn(name: str, kinds: Sequence[str]) -> Drawn:
+    assert _study is not None
+    figure = FIGURES[name].draw(_study)
+    words, planes = (figure.words, figure.planes) if isinstance(figure, NumberedFigure) else (Words(), [])
+    return Drawn(words, planes, style.rendered(figure, kinds))
+
+
+Mapped = Callable[[Callable[[str], Drawn], Iterable[str]], Iterable[Drawn]]
+
+
+@contextmanager
+def _processes(study: Study, most: int) -> Iterator[Mapped]:
+    """A `map` over as many processes as there are cores, which share the study by being forked off.
+
+    In this process alone where it has other threads, whose locks a fork would copy as they are.
+    """
+    global _study
+    _study = study
+    count = min(most, len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    try:
+        if count < 2 or threading.active_count() > 1:
+            yield map
+        else:
+            forked = multiprocessing.get_context("fork")
+            with ProcessPoolExecutor(count, forked, initializer=_leave_signals) as pool:
+                yield pool.map
+    finally:
+        _study = None
+
+
+def _leave_signals() -> None:
+    """Ctrl-C is the parent's to act upon."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
