@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import paper
+from benchmarks import operators, paper
 from benchmarks.__main__ import QUICK, main
 from benchmarks.comparisons import COMPARISONS
 from benchmarks.contest import Comparison, Contest
@@ -119,3 +119,28 @@ def test_what_is_asked_of_a_gpu_is_ready_and_both_are_the_same_network(denoiser:
     assert found.flops > 0
     found.ours()
     found.peer()
+
+
+def test_shares_of_operators_are_of_the_whole_time() -> None:
+    x, weight = torch.randn(4, 8, 16, 16), torch.randn(8, 8, 3, 3)
+    seconds, found = operators.shares(lambda: torch.nn.functional.conv2d(x, weight, padding=1).relu_().sum())
+    assert seconds > 0
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["convolutions"] > 0
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("aten::addmm", "matrix products"),
+        ("aten::native_group_norm_backward", "normalisation"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::_foreach_lerp_", "optimiser and averages"),
+        ("aten::add_", "element by element"),
+        ("aten::copy_", "copies, casts, layouts"),
+        ("aten::nonesuch", "other operators"),
+    ],
+)
+def test_operators_are_counted_by_their_kind(operator: str, kind: str) -> None:
+    assert operators.kind_of(operator) == kind
