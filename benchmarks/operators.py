@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -53,12 +53,12 @@ def shares(call: Call) -> tuple[float, dict[str, float]]:
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(STEPS):
             call()
-    spent = Counter[str]()
+    spent = defaultdict[str, float](float)
     for event in profiled.key_averages():
         spent[kind_of(str(event.key))] += event.self_cpu_time_total / 1e6 / STEPS
     spent[BETWEEN] = max(0.0, seconds - sum(spent.values()))
     whole = sum(spent.values())
-    return seconds, {kind: part / whole for kind, part in spent.most_common()}
+    return seconds, {kind: part / whole for kind, part in spent.items()}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -201,6 +201,10 @@ def images_at_once(trainer: Mapping[str, Any]) -> int:
     return min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
 
 
+PROCESS_BYTES = 700_000_000
+"""What a process on a CPU holds beside the tensors of a training: libraries, images, buffers (docs/performance.md)."""
+
+
 def training_bytes(step: Step | None, precision: str) -> int | None:
     """The most memory that a training's tensors take at a time."""
     if step is None:

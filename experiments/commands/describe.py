@@ -23,6 +23,7 @@ from experiments.compose import composed, composed_points, settings_only, swept
 from experiments.conditions import CONDITIONS, annotations_read, conditions_of, sample_size
 from experiments.console import clock, say
 from experiments.counts import (
+    PROCESS_BYTES,
     Counts,
     DenoiserCounts,
     FirstStageCounts,
@@ -127,8 +128,15 @@ class Description:
 
     @property
     def memory(self) -> dict[str, int | None]:
-        """Bytes, roughly, of what is trained."""
+        """Bytes, roughly, of the tensors of what is trained."""
         return {name: self.estimates[name].memory for name in self.trainings}
+
+    @property
+    def process_memory(self) -> dict[str, int | None]:
+        """Bytes, roughly, of the processes that train on a CPU; on a GPU none, where the tensors alone count."""
+        if self.plan.config["device"] != "cpu":
+            return {}
+        return {name: None if found is None else found + PROCESS_BYTES for name, found in self.memory.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; bytes and seconds are estimates."""
@@ -152,6 +160,7 @@ class Description:
                 "latent_shape": list(self.sampled_latent_shape),
             },
             "memory_bytes": dict(self.memory),
+            "process_memory_bytes": dict(self.process_memory),
             "stages": [asdict(line) for line in self.stages],
             "notes": list(self.notes),
         }
@@ -429,11 +438,15 @@ def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[S
     flops = [(name.replace("_", " "), _si(value, "FLOP")) for name, value in found.flops_per_image.items()]
     yield f"Work for one image (latent {shape}{of_samples}; {found.calls} network calls)", ("what", "work"), flops
     trainings = [
-        (name, f"{t['images_seen']:,}", f"{t['batch']:,}", f"{t['steps']:,}", _si(found.memory[name], "B"))
+        (
+            *(name, f"{t['images_seen']:,}", f"{t['batch']:,}", f"{t['steps']:,}", _si(found.memory[name], "B")),
+            *([_si(found.process_memory[name], "B")] if name in found.process_memory else []),
+        )
         for name, t in found.trainings.items()
     ]
     if trainings:
-        yield "Trainings", ("what", "images seen", "batch", "steps", "memory of its tensors"), trainings
+        columns = ("what", "images seen", "batch", "steps", "memory of its tensors")
+        yield "Trainings", (*columns, *(["of its process"] if found.process_memory else [])), trainings
 
 
 def _si(value: float | None, unit: str) -> str:

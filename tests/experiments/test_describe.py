@@ -13,6 +13,7 @@ from experiments.budget import network_calls
 from experiments.commands import describe
 from experiments.conditions import Vocabulary
 from experiments.counts import (
+    PROCESS_BYTES,
     count_denoiser,
     count_first_stage,
     count_sample_decoding,
@@ -189,6 +190,8 @@ def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
     assert {line["is_complete"] for line in found["stages"]} == {False}
     assert {line["seconds"] for line in found["stages"]} == {None}
     assert found["training"]["first_stage"] == {"batch": 8, "steps": 8, "images_seen": 64}
+    tensors, processes = found["memory_bytes"], found["process_memory_bytes"]
+    assert {name: processes[name] - tensors[name] for name in tensors} == dict.fromkeys(tensors, PROCESS_BYTES)
     assert not (tmp_path / "none").exists()
 
 
