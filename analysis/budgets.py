@@ -2,9 +2,10 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from analysis import text
@@ -147,12 +148,35 @@ COLUMNS = (
 
 def spent_on(rows: pd.DataFrame) -> Spent:
     """What a cell with these rows costs, one a repetition."""
-    runs = rows[list(COLUMNS)].drop_duplicates("identity")
-    training = {unit: runs[[f"{stage}_{unit}" for stage in TRAINED]].astype(float) for unit in ("flops", "seconds")}
-    # Of a denoiser that is given nobody knows what it cost; a first stage that is given costs nothing more.
-    totals = {unit: own.sum(axis=1).where(own[f"diffusion_{unit}"].notna()).mean() for unit, own in training.items()}
-    speed, memory = (runs[column].astype(float).mean() for column in ("sample_images_per_second", "peak_bytes"))
-    return Spent(float(totals["flops"]), float(totals["seconds"]), float(speed), float(memory))
+    columns = {name: rows[name].tolist() for name in COLUMNS}
+    runs = firsts(columns["identity"])
+
+    def numbers(column: str) -> list[float]:
+        return [math.nan if pd.isna(columns[column][at]) else float(columns[column][at]) for at in runs]
+
+    def total(unit: str) -> float:
+        parts = {stage: numbers(f"{stage}_{unit}") for stage in TRAINED}
+        # Of a denoiser that is given nobody knows what it cost; a first stage that is given costs nothing more.
+        known = [run for run, of_model in enumerate(parts["diffusion"]) if not math.isnan(of_model)]
+        return mean([sum(part[run] for part in parts.values() if not math.isnan(part[run])) for run in known])
+
+    return Spent(
+        total("flops"), total("seconds"), mean(numbers("sample_images_per_second")), mean(numbers("peak_bytes"))
+    )
+
+
+def firsts(values: Sequence[Hashable]) -> list[int]:
+    """Where each value stands first."""
+    found: dict[Hashable, int] = {}
+    for at, value in enumerate(values):
+        found.setdefault(value, at)
+    return list(found.values())
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def duration(seconds: float) -> str:

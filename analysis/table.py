@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import advice, fairness, limited, limits, memorisation, nested, protocols, rates, text
+from analysis import advice, budgets, fairness, limited, limits, memorisation, nested, protocols, rates, text
 from analysis.axes import REPEATED, TUNED, Axes, choices
 from analysis.collect import Study
 from analysis.columns import COST_COLUMNS, RATE_COST_COLUMNS
@@ -485,10 +485,11 @@ SHOWN_OF_CELLS = (
 def _averaged(rows: pd.DataFrame) -> "pd.Series[Any]":
     """One row for a cell: what its rows agree on, and the means of what they measured."""
     first = rows.iloc[0].copy()
-    runs = rows.drop_duplicates("identity")
+    runs = budgets.firsts(rows["identity"].tolist())
     if len(runs) > 1:
         for column in (*COST_COLUMNS, *RATE_COST_COLUMNS, "nfe"):
-            first[column] = runs[column].astype(float).mean()
+            values = rows[column].tolist()
+            first[column] = budgets.mean([math.nan if pd.isna(values[at]) else float(values[at]) for at in runs])
     return first
 
 
