@@ -58,7 +58,8 @@ def _processes(study: Study, most: int) -> Iterator[Mapped]:
     """
     global _study
     _study = study
-    count = min(most, len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1  # Linux, where forks are safe
+    count = min(most, cores, MOST_PROCESSES)
     try:
         if count < 2 or threading.active_count() > 1:
             yield map

@@ -308,11 +308,18 @@ FEW_TICKS = 2
 """An axis has more ticks with numbers where decades, or parts of them, give more, and never fewer."""
 
 
+MOST_GAPS = 5
+"""Between ticks of a column's width that have numbers of six digits."""
+
+
 def milestone_ticks(axes: Axes, places: Iterable[float]) -> None:
     """Ticks of a logarithmic x axis at milestones, as far as their numbers have room, the last ones first."""
     told: list[float] = []
-    for place in sorted(set(places), reverse=True):
-        if not told or told[-1] / place >= 1.9:
+    known = sorted(set(places), reverse=True)
+    # Milestones double from one to the next only about.
+    least = max(1.9, 0.9 * (known[0] / known[-1]) ** (1 / MOST_GAPS)) if known else 1.9
+    for place in known:
+        if not told or told[-1] / place >= least:
             told.append(float(place))
     if len(told) < 2:
         sparse_log_ticks(axes, "x")

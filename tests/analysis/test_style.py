@@ -28,6 +28,29 @@ def test_numbers_of_a_log_axis_stand_beside_each_other(axes, limits):
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(inside))
 
 
+OF_CELLS = [
+    [384, 768, 1536, 3040, 6080, 12160],
+    [576, 1152, 2240, 4480, 9024, 18048],
+    [8704, 17408, 34816, 69632, 139776, 279552],
+    [30720, 61440, 120832, 241664, 483328, 966656],
+]
+"""Milestones in images, as cells of f = 1 to 32 have them at equal FLOPs."""
+
+
+@pytest.mark.parametrize("cells", [OF_CELLS[:1], OF_CELLS[:2], OF_CELLS])
+def test_numbers_of_milestones_stand_beside_each_other(axes, cells):
+    places = [place for cell in cells for place in cell]
+    axes.set_xscale("log")
+    axes.set_xlim(min(places), 3 * max(places))  # lines have their labels at the right
+    style.milestone_ticks(axes, places)
+    axes.figure.draw_without_rendering()
+    told = [label for label in axes.get_xticklabels() if label.get_text()]
+    boxes = [label.get_window_extent() for label in told]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+    assert len(told) >= 4 and told[-1].get_position()[0] == max(places)
+    assert {label.get_position()[0] for label in told} <= set(places)
+
+
 def test_the_label_of_a_y_axis_is_no_longer_than_a_panel_is_high(axes):
     label = "kernel distance, EfficientNet-Lite2 and colours\n(lower is better)"
     axes.set_ylabel(style.upright(label))
