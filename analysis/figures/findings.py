@@ -62,7 +62,8 @@ def _in_full(standing: Standing) -> str:
 
 
 def _factors(standing: Standing) -> str:
-    return "f = " + " or ".join(map(str, _factors_of(standing.best)))
+    *others, last = map(str, _factors_of(standing.best))
+    return "f = " + (f"{', '.join(others)} or {last}" if others else last)
 
 
 def _factors_of(own: Sequence[Contender]) -> list[int]:

@@ -130,6 +130,8 @@ def test_titles_name_what_the_best_have_in_common(best, title):
 def test_tied_factors_are_named_and_others_are_not():
     others = (*ALL, _cell("KL", 16))
     assert findings.of_factors(Standing(others, (KL4, KL8)), "") == "Samples are best at f = 4 or 8 with KL, tied"
+    three = Standing((*others, _cell("KL", 32)), (KL4, KL8, _cell("KL", 16)))
+    assert findings.of_factors(three, "") == "Samples are best at f = 4, 8 or 16 with KL, tied"
 
 
 @pytest.mark.parametrize(
