@@ -47,7 +47,8 @@ def test_numbers_of_milestones_stand_beside_each_other(axes, cells):
     told = [label for label in axes.get_xticklabels() if label.get_text()]
     boxes = [label.get_window_extent() for label in told]
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
-    assert len(told) >= 4 and told[-1].get_position()[0] == max(places)
+    assert len(told) >= 4
+    assert told[-1].get_position()[0] == max(places)
     assert {label.get_position()[0] for label in told} <= set(places)
 
 
