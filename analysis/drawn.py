@@ -1,5 +1,6 @@
 """The figures of a study as files with their numbers, drawn side by side."""
 
+import ctypes
 import functools
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,6 +16,7 @@ from analysis import style
 from analysis.collect import Study
 from analysis.figures import FIGURES, figures_of
 from analysis.numbers import NumberedFigure, Plane, Words
+from ldm.errors import UserError
 
 MOST_PROCESSES = 8
 
@@ -28,12 +31,21 @@ class Drawn:
 
 
 def drawn(study: Study, kinds: Sequence[str] = style.KINDS) -> dict[str, Drawn]:
-    """All figures of a study, in their order."""
+    """All figures of a study, in their order.
+
+    Raises: UserError where a process that draws some is killed.
+    """
     style.apply()
     names = list(figures_of(study))
     draw = functools.partial(_drawn, kinds=kinds)
-    with _processes(study, len(names)) as mapped:
-        return dict(zip(names, mapped(draw, names), strict=True))
+    try:
+        with _processes(study, len(names)) as mapped:
+            return dict(zip(names, mapped(draw, names), strict=True))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that drew figures was killed, most likely since memory does not suffice: close other programs, "
+            "and give the command again."
+        ) from error
 
 
 _study: Study | None = None
@@ -65,12 +77,17 @@ def _processes(study: Study, most: int) -> Iterator[Mapped]:
             yield map
         else:
             forked = multiprocessing.get_context("fork")
-            with ProcessPoolExecutor(count, forked, initializer=_leave_signals) as pool:
+            with ProcessPoolExecutor(count, forked, initializer=_end_with_parent) as pool:
                 yield pool.map
     finally:
         _study = None
 
 
-def _leave_signals() -> None:
-    """Ctrl-C is the parent's to act upon."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent ends."""
+
+
+def _end_with_parent() -> None:
+    """Has this process end at once with its parent, however that ends, and by Ctrl-C."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

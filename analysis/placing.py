@@ -57,8 +57,8 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], size: float = SIZE, m
 
     All stand inside the axes and none over another text: one that finds no such place is not written, nor one that
     would cover `most_covered` marks there, of which a line is less than one. A place nearer to another mark than to
-    its own is taken only where no other is free, or with a line to its own. One label says for several points at one
-    place what is the same of them.
+    its own is avoided, unless a line leads to its own. No such line crosses a label. One label says for several points
+    at one place what is the same of them.
     """
     figure = axes.get_figure(root=True)
     if figure is None:
@@ -82,6 +82,8 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], size: float = SIZE, m
                 box = (left - scale, low - scale, left + wide + scale, low + high + scale)
                 is_inside = frame.x0 <= box[0] and frame.y0 <= box[1] and box[2] <= frame.x1 and box[3] <= frame.y1
                 if not is_inside or any(_overlap(box, other) for other in taken):
+                    continue
+                if reach > LEADER and any(_crosses(box, at, other) for other in taken):
                     continue
                 covered = float(weights[_inside(box, points, margins * scale)].sum())
                 if covered < most_covered:
@@ -177,6 +179,17 @@ def _is_nearer_to_another(box: Box, own: Array, marks: Array, scale: float) -> b
     """Whether some mark that does not cover a label's own lies closer to its box."""
     others = marks[np.hypot(*(marks - own).T) > MARGIN * scale]
     return bool((_distance(box, others) < _distance(box, own[None])).any())
+
+
+def _crosses(box: Box, own: Array, other: Box) -> bool:
+    """Whether the line from the middle of a label to its point runs through another's box."""
+    middle = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+    along = own + np.linspace(0, 1, STOPS)[:, None] * (middle - own)
+    return bool(_inside(other, along, np.zeros(STOPS)).any())
+
+
+STOPS = 40
+"""Places along a line at which it is looked at."""
 
 
 def _distance(box: Box, points: Array) -> Array:

@@ -155,7 +155,6 @@ def finish(figure: Figure, title: str, subtitle: Sequence[str], notes: Sequence[
             rect=(0.0, bottom / height, 1 - EDGE / width, 1 - (top + bottom) / height),
             wspace=(EDGE + 0.1) * (grid.ncols if grid is not None else 1) / width,
         )
-    if engine is not None:
         engine.execute(figure)
     figure.set_layout_engine("none")
 

@@ -20,14 +20,14 @@ from ldm.training.precision import resolve_precision
 WARM_UP, STEPS = 3, 10
 
 KINDS: Final[Mapping[str, str]] = {
-    "convolutions": r"conv",
-    "matrix products": r"\b(addmm|mm|bmm|linear|baddbmm|matmul)|mkldnn_linear",
+    "optimiser and averages": r"_foreach|lerp|addcdiv|addcmul|fused_adam|linalg|Optimizer",
+    "convolutions": r"[Cc]onv",
+    "matrix products": r"mm\b|mm_|[Ll]inear|matmul|Addmm|Mm",
     "attention": r"attention",
-    "normalisation": r"norm",
-    "activations": r"silu|sigmoid|gelu",
-    "optimiser and averages": r"_foreach|lerp|addcdiv|addcmul|fused|linalg|Optimizer",
+    "normalisation": r"[Nn]orm(?!al)",
+    "activations": r"silu|Silu|sigmoid|gelu",
     "copies, casts, layouts": r"copy|contiguous|cat|to_|clone|pad|upsample|index|gather|select|slice",
-    "element by element": r"add|mul|sub|div|neg|sum|mean|square|pow|exp|sqrt|fill|zero|clamp|where|randn|normal|random",
+    "element by element": r"\badd|\bmul|sub|div|neg|sum|mean|square|pow|exp|sqrt|fill|zero|clamp|where|rand|normal",
 }
 """What the name of an operator has in it, the first kind that fits."""
 
@@ -42,7 +42,7 @@ def kind_of(operator: str) -> str:
 def shares(call: Call) -> tuple[float, dict[str, float]]:
     """Seconds of a call without the profiler, and which share of its time each kind of operator takes in it itself.
 
-    What the profiler costs lies between the operators, where it is left out.
+    Of what the profiler costs, that between operators is left out.
     """
     for _ in range(WARM_UP):
         call()

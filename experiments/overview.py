@@ -2,7 +2,7 @@
 
 What they may be is read from a file, since the parts that declare it import torch, which takes longer than all else.
 It is written by: python -c 'from experiments.overview import *; from experiments.settings import *; write(spelled())'.
-With it, and after any other change below conf/, the help itself is written (`experiments.written_help`).
+It also writes the help (`experiments.written_help`). Run it after any change below conf/, too.
 """
 
 import json

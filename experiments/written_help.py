@@ -1,7 +1,6 @@
-"""The help of run.py as it was last written: settings are composed by Hydra, which alone takes longer to import than
-reading this.
+"""The help of run.py as it was last written, since Hydra alone takes longer to import than this to read.
 
-It holds for as long as no file of settings has changed, which their digest tells.
+It holds for as long as no file of settings has changed, which a digest tells. `experiments.overview` writes it.
 """
 
 import hashlib

@@ -1,6 +1,11 @@
 """Figures that processes draw side by side are those that one draws, and errors of the user come back as they are."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from synthetic_store import Recipe, build
@@ -51,3 +56,50 @@ def test_processes_are_forked_off_where_no_other_thread_holds_locks(
     with pytest.raises(UserError) as raised:
         drawn.drawn(study)
     assert (str(raised.value) == f"drawn by {os.getpid()}") is is_alone
+
+
+SLOW_FIGURES = """
+import os, pathlib, sys, time
+from analysis import drawn
+from analysis.figures import Drawing
+def slow(study):
+    pathlib.Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(600)
+drawn.FIGURES = {name: Drawing(slow) for name in "ab"}
+drawn.figures_of = lambda study: {name: slow for name in "ab"}
+os.sched_getaffinity = lambda process: {0, 1}
+drawn.drawn(object())
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_processes_that_draw_end_with_their_parent_at_once(tmp_path, by):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SLOW_FIGURES, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as parent:
+        _wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        if by == signal.SIGINT:  # Ctrl-C goes to all that the terminal runs
+            os.killpg(parent.pid, by)
+        else:
+            parent.send_signal(by)
+        parent.communicate(timeout=30)
+    children = [int(path.name) for path in tmp_path.iterdir()]
+    _wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def test_a_process_that_is_killed_is_said_in_one_sentence(study, with_threads, monkeypatch):
+    def dies(_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(drawn, "figures_of", lambda _: {"a": dies, "b": dies})
+    monkeypatch.setattr(drawn, "FIGURES", {**FIGURES, "a": Drawing(dies), "b": Drawing(dies)})
+    with_threads(1)
+    with pytest.raises(UserError, match="memory does not suffice"):
+        drawn.drawn(study)
+
+
+def _wait_until(is_so, seconds=30):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -155,7 +156,8 @@ def test_the_file_of_help_is_what_the_program_declares() -> None:
 def test_the_help_as_written_is_what_the_settings_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Written as settings.json is, from other files no longer."""
     OmegaConf.register_new_resolver("settings_help", overview, replace=True)
-    assert written_help.written_help(["--help"]) == help_for(["--help"])
+    composed_now = help_for(["--help"])
+    assert written_help.written_help(["--help"]) == composed_now, "write it: experiments/overview.py says how"
     assert written_help.written_help(["--help", "ae=vq"]) is None
     changed_file = tmp_path / "changed.yaml"
     changed_file.write_text("a: 1\n")
@@ -172,6 +174,19 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert any(line.startswith("ae.f=") and "downsampling factor" in line for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(("file", "said"), [("/dev/full", "could not be written"), (None, "")])
+def test_help_that_nobody_reads_ends_without_a_traceback(file: str | None, said: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    target = writer if file is None else os.open(file, os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "run.py", "--help"], cwd=ROOT, stdout=target, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == bool(said)
 
 
 @pytest.mark.long
