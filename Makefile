@@ -15,21 +15,23 @@ export PYTHONDONTWRITEBYTECODE :=
 
 TESTS  := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-long test-slow docs env clean
+.PHONY: demo lint test test-long test-slow docs env clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run.py -m hydra/launcher=local ae.f=1,4,8,16,32 store=$(STORE)
 	$(BIN)/python analysis/plot_tradeoffs.py --store $(STORE)
 	$(BIN)/python analysis/ask.py --store $(STORE)
 
-test: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test: lint
 	$(TESTS)
 
-test-long: test
-	$(TESTS) -m 'long and not slow'
+test-long: lint
+	$(TESTS) -m 'not slow'
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
