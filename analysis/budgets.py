@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,21 +149,17 @@ COLUMNS = (
 
 def spent_on(rows: pd.DataFrame) -> Spent:
     """What a cell with these rows costs, one a repetition."""
-    columns = {name: rows[name].tolist() for name in COLUMNS}
-    runs = firsts(columns["identity"])
-
-    def numbers(column: str) -> list[float]:
-        return [math.nan if pd.isna(columns[column][at]) else float(columns[column][at]) for at in runs]
+    runs = firsts(rows["identity"].tolist())
+    columns = {name: [values[at] for at in runs] for name in COLUMNS for values in [rows[name].tolist()]}
 
     def total(unit: str) -> float:
-        parts = {stage: numbers(f"{stage}_{unit}") for stage in TRAINED}
+        parts = zip(*(columns[f"{stage}_{unit}"] for stage in TRAINED), strict=True)
         # Of a denoiser that is given nobody knows what it cost; a first stage that is given costs nothing more.
-        known = [run for run, of_model in enumerate(parts["diffusion"]) if not math.isnan(of_model)]
-        return mean([sum(part[run] for part in parts.values() if not math.isnan(part[run])) for run in known])
+        known = [of_run for of_run, model in zip(parts, columns[f"diffusion_{unit}"], strict=True) if pd.notna(model)]
+        return mean([sum(float(part) for part in of_run if pd.notna(part)) for of_run in known])
 
-    return Spent(
-        total("flops"), total("seconds"), mean(numbers("sample_images_per_second")), mean(numbers("peak_bytes"))
-    )
+    speed, memory = mean(columns["sample_images_per_second"]), mean(columns["peak_bytes"])
+    return Spent(total("flops"), total("seconds"), speed, memory)
 
 
 def firsts(values: Sequence[Hashable]) -> list[int]:
@@ -173,9 +170,9 @@ def firsts(values: Sequence[Hashable]) -> list[int]:
     return list(found.values())
 
 
-def mean(values: Sequence[float]) -> float:
+def mean(values: Iterable[Any]) -> float:
     """The mean of what is known; NaN where nothing is."""
-    known = [value for value in values if not math.isnan(value)]
+    known = [float(value) for value in values if pd.notna(value)]
     return float(np.mean(known)) if known else math.nan
 
 

@@ -489,7 +489,7 @@ def _averaged(rows: pd.DataFrame) -> "pd.Series[Any]":
     if len(runs) > 1:
         for column in (*COST_COLUMNS, *RATE_COST_COLUMNS, "nfe"):
             values = rows[column].tolist()
-            first[column] = budgets.mean([math.nan if pd.isna(values[at]) else float(values[at]) for at in runs])
+            first[column] = budgets.mean(values[at] for at in runs)
     return first
 
 
