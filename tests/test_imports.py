@@ -84,6 +84,7 @@ def broken(package: str, forbidden: tuple[str, ...], but: tuple[str, ...] = ()) 
     return [f"{file} imports {n}" for file, n in imports_of(package) if within(n, forbidden) and not within(n, but)]
 
 
+@pytest.mark.long
 def test_all_forms_of_import_are_seen():
     text = "import a.b as x\nfrom c import d, e\ndef f():\n    from g.h import i\n"
     assert set(imported(text)) == {"a.b", "c.d", "c.e", "g.h.i"}
@@ -114,6 +115,7 @@ def test_the_table_has_no_circle():
         reached(room, ())
 
 
+@pytest.mark.long
 def test_the_library_knows_no_program_around_it():
     assert broken("ldm", (*HYDRA, "experiments", "analysis", "hydra_plugins", "benchmarks", "run")) == []
 
@@ -124,6 +126,7 @@ def test_what_analysis_reads_imports_the_standard_library_alone(module):
     assert names <= sys.stdlib_module_names
 
 
+@pytest.mark.long
 def test_analysis_imports_records_and_nothing_heavier():
     assert broken("analysis", ("ldm",), but=("ldm.records", "ldm.joined", "ldm.errors", "ldm.rank_correlation")) == []
     assert broken("analysis", (*HYDRA, "experiments", "torch", "torchvision", "torch_fidelity", "rich")) == []

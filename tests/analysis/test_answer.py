@@ -64,6 +64,7 @@ def f_of(option):
     return int(option.name.partition("f = ")[2].partition(",")[0])
 
 
+@pytest.mark.long
 def test_the_cell_that_is_best_is_recommended_with_its_probability(clear):
     found = one(clear)
     assert (f_of(found.best), found.alike) == (4, ())
@@ -141,6 +142,7 @@ def test_the_cheapest_lies_within_the_share_that_was_asked_for(clear):
     assert f_of(one(clear, within=1.2).fastest) == 16
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BARRING)
 def test_a_cell_that_may_not_be_best_is_not_recommended(tmp_path, name):
     study = with_values(STORES[name][0](tmp_path), {8: 0.020, 16: 0.039}, 0.0003)
@@ -150,6 +152,7 @@ def test_a_cell_that_may_not_be_best_is_not_recommended(tmp_path, name):
     assert (barred.barred, barred.chance, barred.is_on_front) == (name, None, False)
 
 
+@pytest.mark.long
 def test_a_cell_that_still_gains_is_recommended_and_that_is_said(tmp_path):
     study = with_values(STORES["training"][0](tmp_path), {4: 0.018, 8: 0.020, 16: 0.039}, 0.0003)
     found = one(study)
@@ -157,6 +160,7 @@ def test_a_cell_that_still_gains_is_recommended_and_that_is_said(tmp_path):
     assert "(limited by training)" in sentences(study, found)[0]
 
 
+@pytest.mark.long
 def test_where_all_are_limited_none_is_recommended_and_the_curves_say_what_it_takes(tmp_path):
     study = made(tmp_path, still_gains=0.4)
     found = one(study)
@@ -180,12 +184,14 @@ def test_a_store_without_metrics_gets_no_section(free):
     assert section(dataclasses.replace(free, frame=free.frame[free.frame["stage"] == "reconstruction"])) == ""
 
 
+@pytest.mark.long
 def test_the_recommendation_stands_first_in_the_table(clear):
     page = markdown(clear)
     assert page.index("## Recommendation") < page.index("## Cells")
     assert section(clear) in page
 
 
+@pytest.mark.long
 def test_speeds_that_were_timed_count_the_slowest_machine(clear):
     """On one machine all cells are as fast as they were made, on the other f = 4 makes 20 images a second."""
     rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
@@ -203,6 +209,7 @@ def test_speeds_that_were_timed_count_the_slowest_machine(clear):
     assert f_of(one(study, "100 images/s").best) == 8
 
 
+@pytest.mark.long
 def test_each_way_of_measuring_has_an_answer_of_its_own(tmp_path):
     """The cell at f = 8 was measured on other images, so it is compared with none."""
     build(tmp_path, dataclasses.replace(FREE, odd_protocol=[("kl", 8)]))
@@ -211,6 +218,7 @@ def test_each_way_of_measuring_has_an_answer_of_its_own(tmp_path):
     assert section(study).count("Of what was measured by protocol `") == 2
 
 
+@pytest.mark.long
 def test_seeds_take_the_proviso_away(tmp_path):
     build(tmp_path, dataclasses.replace(FREE, seeds=(0, 1, 2), scatter=0.0002))
     study = read_study(tmp_path)
@@ -219,6 +227,7 @@ def test_seeds_take_the_proviso_away(tmp_path):
     assert "another seed" not in sentences(study, found)[0]
 
 
+@pytest.mark.long
 def test_cells_on_the_front_are_beaten_by_none_at_no_more_cost(tmp_path):
     """VQ costs as much as KL and is worse; larger f are worse and cheaper."""
     build(tmp_path, dataclasses.replace(FREE, regularisers=("kl", "vq")))
@@ -233,6 +242,7 @@ def test_cells_on_the_front_are_beaten_by_none_at_no_more_cost(tmp_path):
     assert len(one(dataclasses.replace(study, frame=frame)).front) == 6
 
 
+@pytest.mark.long
 def test_as_many_samples_as_are_named_tell_the_difference_in_four_of_five_cases(free):
     gap, half = 0.0010, 0.0015
     study = with_values(free, {4: 0.0200, 8: 0.0200 + gap, 16: 0.0390}, half)
@@ -245,6 +255,7 @@ def test_as_many_samples_as_are_named_tell_the_difference_in_four_of_five_cases(
     assert one(with_values(free, {4: 0.02, 8: 0.02 + 1e-6, 16: 0.039}, half)).alike[0].samples is None
 
 
+@pytest.mark.long
 def test_metrics_are_named_as_in_results_or_short(free):
     for name in (None, KERNEL, "kd", "kid"):
         assert one(free, metric=name).metric.metric == KERNEL
@@ -293,6 +304,7 @@ def test_durations_have_a_unit_that_fits():
     assert [duration(s) for s in (1.5, 119, 300, 9000, 200_000)] == ["1.5 s", "119 s", "5 min", "2.5 h", "2.31 days"]
 
 
+@pytest.mark.long
 def test_the_command_prints_the_answer_and_what_comes_next(tmp_path, capsys):
     made(tmp_path)
     assert main(["--store", str(tmp_path), "--budget", "200 images/s", "--within", "20%"]) == 0
@@ -335,6 +347,7 @@ def test_training_that_made_cells_worse_is_to_be_shorter(tmp_path):
     assert "KL f=4, KL f=8, KL f=16 rise at their ends" in told
 
 
+@pytest.mark.long
 def test_each_cell_has_the_remedy_of_its_own_curve(tmp_path):
     training(tmp_path)  # f = 4 still gains
     losing = {3_000: 0.010, 6_000: 0.012, 12_000: 0.014, 24_000: 0.016, 48_000: 0.030}
@@ -372,6 +385,7 @@ def test_of_too_few_images_the_side_that_is_short_is_to_be_longer(free, n, proto
     assert f"- too few images (all cells): {said}." in _remedies(study, one(study))
 
 
+@pytest.mark.long
 def test_advice_to_train_longer_never_shortens(tmp_path):
     study = made(tmp_path, still_gains=0.4)
     longer = with_overrides(study, "trainer.length=5.5")
@@ -388,6 +402,7 @@ def test_where_no_cell_fits_no_remedies_are_announced(free):
     assert "What holds cells back" not in "\n".join(spoken(free, found, Path("store")))
 
 
+@pytest.mark.long
 def test_cells_that_were_not_timed_are_counted(clear):
     rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
     [samples] = rows["samples"][rows["f"] == 4]
@@ -401,6 +416,7 @@ def test_cells_that_were_not_timed_are_counted(clear):
     assert "not timed" not in "\n".join(spoken(clear, one(clear), Path("store")))
 
 
+@pytest.mark.long
 def test_the_key_of_the_front_says_where_a_cost_is_unknown(clear):
     rows = clear.frame[clear.frame["stage"] == "evaluation"].drop_duplicates("samples")
     [samples] = rows["samples"][rows["f"] == 4]
@@ -414,6 +430,7 @@ def test_the_key_of_the_front_says_where_a_cost_is_unknown(clear):
         assert said in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+@pytest.mark.long
 def test_cells_that_are_barred_are_not_counted_among_those_that_it_is_the_best_of(tmp_path):
     study = with_values(STORES["memorisation"][0](tmp_path), {8: 0.020, 16: 0.039}, 0.0003)
     assert ": of the 3 cells, 2 of which may be taken, its kernel" in sentences(study, one(study))[0]
@@ -437,6 +454,7 @@ def test_advised_seeds_are_three_pairs_that_compose(tmp_path):
     assert [(config["ae"]["seed"], config["seed"]) for config in composed] == [(0, 0), (1, 1), (2, 2)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trainings", [2, 3])
 def test_seeds_that_are_needed_are_more_than_there_are_and_suffice(tmp_path, trainings):
     """By Student's t with the freedom that there would be, as verdicts are made."""
@@ -461,6 +479,7 @@ def test_seeds_that_are_needed_are_more_than_there_are_and_suffice(tmp_path, tra
     assert found.alike
 
 
+@pytest.mark.long
 def test_several_stores_are_asked_as_one(tmp_path, capsys):
     for f in (4, 8):
         build(tmp_path / f"f{f}", dataclasses.replace(FREE, factors=(f,), name=f"sweep_{f}"))

@@ -29,12 +29,14 @@ def test_the_recommended_cell_is_that_of_the_printed_answer(store: Path) -> None
     assert f"Take KL f = {answer.cell.record.axes['f']}" in answer.text
 
 
+@pytest.mark.long
 def test_a_budget_that_no_cell_keeps_gives_no_cell(store: Path) -> None:
     assert ask(load(store), "1e12 images/s").cell is None
     with pytest.raises(UserError, match="5 apples"):
         ask(load(store), "5 apples")
 
 
+@pytest.mark.long
 def test_a_figure_is_one_of_matplotlib_and_leaves_its_look_alone(store: Path) -> None:
     import matplotlib
 

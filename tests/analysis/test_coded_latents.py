@@ -19,6 +19,7 @@ def dotted(study):
     return found
 
 
+@pytest.mark.long
 def test_steps_are_a_line_in_the_colour_of_their_f(tmp_path):
     build(tmp_path, Recipe(factors=(1, 4, 8), steps=(5,), on_request=True))
     found = dotted(read_study(tmp_path))
@@ -30,6 +31,7 @@ def test_steps_are_a_line_in_the_colour_of_their_f(tmp_path):
     assert style.colour(1) not in found
 
 
+@pytest.mark.long
 def test_without_coding_there_are_none(tmp_path):
     build(tmp_path, Recipe(factors=(4,), steps=(5,)))
     assert style.colour(4) not in dotted(read_study(tmp_path))

@@ -46,6 +46,7 @@ def verdicts(store, sweep=None):
     return {item.cell: item.sentence for item in found.comparisons}, markdown(study)
 
 
+@pytest.mark.long
 def test_one_seed_says_what_it_does_not_know(tmp_path):
     build(tmp_path, Recipe(**TWO_CELLS))
     found, page = verdicts(tmp_path)
@@ -351,6 +352,7 @@ def test_a_cell_that_does_not_beat_its_gaussian_gets_no_verdict_and_is_not_the_b
     assert against.loc["4", "difference"] == pytest.approx(kernel_distance("kl", 4, 10) - UNBEATEN[1])
 
 
+@pytest.mark.long
 def test_samples_that_are_told_no_class_are_measured_against_one_gaussian_of_all(tmp_path):
     found, _ = of_gaussians(tmp_path, gaussian={4: UNBEATEN, 8: BEATEN, 16: BEATEN}, conditioning="text")
     assert not found.unbeaten
@@ -378,12 +380,14 @@ def test_where_one_cell_or_none_is_left_each_is_still_measured_against_its_gauss
     assert "best mean" not in page
 
 
+@pytest.mark.long
 def test_a_named_cell_may_be_one_that_does_not_beat_its_gaussian(tmp_path):
     found, page = of_gaussians(tmp_path, "KL f = 4", gaussian={4: UNBEATEN, 8: BEATEN, 16: UNBEATEN}, seeds=(0, 1, 2))
     assert {short(item.cell) for item in found.comparisons} == {"8"}
     assert "| the others are compared with this; no better than the Gaussian |" in page  # whose trainings vary nothing
 
 
+@pytest.mark.long
 def test_the_distance_above_the_decoded_floor_stands_beside_each_cell(tmp_path):
     found, page = of_gaussians(tmp_path)
     for name, item in found.decoded.items():

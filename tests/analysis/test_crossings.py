@@ -139,6 +139,7 @@ def test_extrapolated_is_said_of_the_curves_that_end_before(tmp_path):
     assert "at 4 times that (extrapolated for KL f=8) KL f=" in _outlook(study, found)
 
 
+@pytest.mark.long
 def test_the_outlook_says_that_another_training_may_change_it(study, tmp_path):
     assert "for these trainings: another seed may change it." in _outlook(study, race(study))
     build(tmp_path, dataclasses.replace(EQUAL, seeds=(0, 1), ae_seeds=(0, 1)))
@@ -147,6 +148,7 @@ def test_the_outlook_says_that_another_training_may_change_it(study, tmp_path):
     assert "another seed" not in _outlook(seeds, race(seeds))
 
 
+@pytest.mark.long
 def test_a_budget_before_a_curve_is_known_names_the_cells_left_out(tmp_path):
     """The law of f = 4 begins at an eighth of its training."""
     build(tmp_path, dataclasses.replace(EQUAL, nearer=0.5))
@@ -217,6 +219,7 @@ def test_nothing_is_carried_on_without_enough_milestones_or_where_more_is_better
     assert race(dataclasses.replace(study, frame=higher)) is None
 
 
+@pytest.mark.long
 def test_the_figure_dashes_and_shades_what_nobody_measured(study):
     figure = FIGURES["crossings"].draw(following(study, LAWS))
     above, below = figure.axes
@@ -234,6 +237,7 @@ def test_the_figure_dashes_and_shades_what_nobody_measured(study):
     assert "not measured of all" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+@pytest.mark.long
 def test_a_curve_that_led_and_has_no_chance_left_is_named_where_it_led(study):
     followed = following(study, LAWS)
     _, below = FIGURES["crossings"].draw(followed).axes
@@ -298,6 +302,7 @@ def test_a_cell_whose_curve_begins_later_is_named_where_another_is_called_best(t
     assert f"had (not known that early: {name})" in _outlook(study, held)
 
 
+@pytest.mark.long
 def test_points_that_no_fit_uses_are_hollow_in_the_chart_too(tmp_path, monkeypatch):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4, 8, 16), steps=(20,), budget="flops"))
     study = read_study(tmp_path)

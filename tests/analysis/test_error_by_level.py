@@ -27,6 +27,7 @@ def study(tmp_path_factory):
     return replace(found, finished=tuple(finished))
 
 
+@pytest.mark.long
 def test_each_model_has_a_line_of_its_last_milestone(study):
     curves = level_curves(study)
     assert [(curve.f, curve.n) for curve in curves] == [(1, 100), (4, 100)]

@@ -44,6 +44,7 @@ def _at_rates(study, change):
     return replace(study, frame=pd.concat(frames, ignore_index=True))
 
 
+@pytest.mark.long
 def test_a_sweep_at_one_rate_has_no_check(study):
     assert rate_checks(study) == []
     assert "Learning-rate check" not in markdown(study)
@@ -191,6 +192,7 @@ def found(study):
     return replace(study, frame=frame, axes=axes, finished=(*study.finished, *records))
 
 
+@pytest.mark.long
 def test_what_was_tried_for_a_learning_rate_is_said_with_what_was_taken(found, study):
     text = tuned_rates(found_rates(found))
     assert "| model | ×0.3 | ×1 | ×3 | n | images seen | taken |" in text
@@ -202,6 +204,7 @@ def test_what_was_tried_for_a_learning_rate_is_said_with_what_was_taken(found, s
     assert "Learning rates" not in markdown(study)
 
 
+@pytest.mark.long
 def test_trainings_of_one_cell_that_found_different_rates_are_averaged(found, study):
     """What they found is told, and is no choice; the cells have no rates that a check could compare."""
     cells = markdown(found).split("## Cells")[1].split("\n## ")[0]
@@ -212,6 +215,7 @@ def test_trainings_of_one_cell_that_found_different_rates_are_averaged(found, st
     assert rate_checks(found) == []
 
 
+@pytest.mark.long
 def test_trials_count_in_the_cost_of_training(found, study):
     before, after = (markdown(each).split("## Cells")[1].splitlines() for each in (study, found))
     place = before[2].split(" | ").index("training: PFLOP")
@@ -229,6 +233,7 @@ def test_figures_name_the_rates_that_were_found_and_which_are_an_end(found, stud
     assert not [note for note in notes_of(study, study.frame, "evaluation") if "earning rates" in note]
 
 
+@pytest.mark.long
 def test_a_found_rate_is_a_choice_beside_one_that_was_given(found, study):
     both = replace(found, frame=pd.concat([study.frame, found.frame], ignore_index=True))
     assert "learning rate rule" in markdown(both).split("## Cells")[1].split("\n## ")[0]

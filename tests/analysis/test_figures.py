@@ -133,6 +133,7 @@ def test_rate_distortion_pairs_kl_rates_with_posterior_samples(figures):
     assert left.get_xscale() == "log"
 
 
+@pytest.mark.long
 def test_regularisers_of_one_rate_are_named_together(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl", "vq", "fsq"), factors=(4,), steps=(5,)))
     study = read_study(tmp_path)
@@ -156,6 +157,7 @@ def weighted(tmp_path_factory):
 WEIGHTS = (1e-6, 100)
 
 
+@pytest.mark.long
 def test_rate_distortion_draws_first_stages_of_other_settings_apart(weighted):
     figure = FIGURES["rate_distortion"].draw(weighted)
     axes = figure.axes[0]
@@ -169,6 +171,7 @@ def test_rate_distortion_draws_first_stages_of_other_settings_apart(weighted):
     assert lines == [pytest.approx([means[8, w], means[4, w]]) for w in sorted(WEIGHTS, key=lambda w: f"{w:g}")]
 
 
+@pytest.mark.long
 def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted):
     figure = FIGURES["rate_distortion"].draw(weighted)
     bars = [
@@ -187,6 +190,7 @@ def test_rates_over_first_stage_seeds_are_means_with_students_intervals(weighted
     assert "means over trainings (swept: 2 first-stage seeds)" in said(figure)
 
 
+@pytest.mark.long
 def test_rate_distortion_keeps_lines_apart_as_they_are_drawn(weighted):
     """Under names of their own, switched by the key of their regulariser."""
     found = [one for one in FIGURES["rate_distortion"].draw(weighted).planes[0].series if one.group == "KL"]
@@ -276,6 +280,7 @@ def test_curves_over_compute_are_shown_with_and_without_the_first_stage(figures)
     assert sorted(alone) == pytest.approx(sorted(1.2e15 / f**1.5 for f in FACTORS))
 
 
+@pytest.mark.long
 def test_compute_of_a_study_without_milestones_is_that_of_its_samples(tmp_path):
     missing = [("progress", "kl", f, steps) for f in (4, 8) for steps in (5, 10)]
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4, 8), steps=(5, 10), missing=missing))
@@ -358,6 +363,7 @@ def test_training_curves_hold_every_milestone(figures):
     assert seen == {3_000, 6_000, 12_000, 24_000, 48_000}
 
 
+@pytest.mark.long
 def test_seeds_are_averaged_and_bars_hold_their_variance(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), seeds=(0, 1, 2)))
     axes = FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes[0]
@@ -370,12 +376,14 @@ def test_seeds_are_averaged_and_bars_hold_their_variance(tmp_path):
     assert list(bar) == pytest.approx([1.05 * value - half, 1.05 * value + half], rel=1e-6)
 
 
+@pytest.mark.long
 def test_other_swept_axes_get_panels_of_their_own(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(1, 4), steps=(5,), guidance=(1.0, 3.0)))
     titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes]
     assert titles == ["KL, guidance scale 1", "KL, guidance scale 3"]
 
 
+@pytest.mark.long
 def test_settings_that_a_sampler_does_not_read_part_no_panels(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), samplers=("ddim", "ddpm", "heun")))
     titles = [axes.get_title(loc="left") for axes in FIGURES["quality_vs_f"].draw(read_study(tmp_path)).axes]
@@ -399,6 +407,7 @@ def test_samplers_are_compared_at_their_network_calls_in_a_panel_for_each_f(tmp_
         assert {text.get_text() for text in axes.texts} == {"DDIM", "DDPM", "Heun"}
 
 
+@pytest.mark.long
 def test_floors_of_the_frechet_distance_count_only_at_the_same_n(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5,), n=10_000))
     study = read_study(tmp_path)
@@ -584,6 +593,7 @@ def test_mixed_protocols_are_marked_where_allowed(tmp_path):
     assert not any(line.get_linestyle() == "--" for axes in figure.axes for line in axes.get_lines())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["rate_distortion", "progressive_coding"])
 def test_curves_of_two_data_sets_are_two_curves_with_names(tmp_path, name):
     for data, n in (("emoji", 512), ("imagenet", 256)):
@@ -627,6 +637,7 @@ def test_value_scale(values, lows, scale):
     assert axes.get_yscale() == scale
 
 
+@pytest.mark.long
 def test_figures_and_means_give_one_interval(weighted):
     """Whatever panel a cell stands in: the scatter of trainings is pooled over all cells of its protocol."""
     metric = headline(weighted.frame).metric
@@ -649,6 +660,7 @@ def test_marks_go_on_behind_z():
     assert marks[:2] + marks[24:28] + marks[51:54] == ["a", "b", "y", "z", "aa", "ab", "az", "ba", "bb"]
 
 
+@pytest.mark.long
 def test_autoencoders_have_a_line_each_and_a_panel_a_measure(study):
     """Given ones stand side by side; what is drawn of each is what was measured of it."""
     assert not FIGURES["autoencoders"].is_of(study)

@@ -66,6 +66,7 @@ def test_the_best_cell_is_said_and_ringed_where_it_is_told_apart(clear):
     assert [one.shape for plane in front.planes for one in plane.series if one.line] == ["hv", "vh"]
 
 
+@pytest.mark.long
 def test_milestones_are_compared_among_themselves(clear):
     figure = FIGURES["quality_vs_training"].draw(clear)
     assert figure.words.title == "Samples are best at f = 4 (provisional)"

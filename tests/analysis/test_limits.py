@@ -272,6 +272,7 @@ def test_two_seeds_of_both_stages_are_no_longer_provisional(tmp_path):
     assert "provisional" not in markdown(study)
 
 
+@pytest.mark.long
 def test_several_limits_stand_in_their_order(tmp_path):
     build(tmp_path, FREE)
     amended(tmp_path, "samples", with_facts(latent_std=5.0))
@@ -302,6 +303,7 @@ def test_where_nothing_can_be_extrapolated_the_advice_is_to_train_longer(tmp_pat
     assert "Nothing can be extrapolated: train twice as long (`trainer.length=2`, where it was 1)." in markdown(study)
 
 
+@pytest.mark.long
 def test_all_limited_by_something_else_asks_for_no_more_images(tmp_path):
     build(tmp_path, FREE)
     study = amended(tmp_path, "samples", with_facts(latent_std=5.0), None)
@@ -319,6 +321,7 @@ def test_a_curve_is_extrapolated_where_its_gains_shrink(before, gain, images):
     assert Curve("", 50, 100, change, gain, before).enough == images
 
 
+@pytest.mark.long
 def test_training_that_makes_it_worse_is_a_limit_too(tmp_path):
     study = made(tmp_path, still_gains=-0.4)
     assert set(names(study).values()) == {("training",)}
@@ -345,6 +348,7 @@ def test_advice_to_train_longer_is_longer_than_what_the_cells_had(tmp_path):
         assert "(8 times the `trainer.length` of each cell" in budget(with_overrides(study, unknown))
 
 
+@pytest.mark.long
 def test_tiny_gives_no_verdict_at_all(tmp_path):
     study = made(tmp_path, scale="tiny", gaussian=dict.fromkeys((4, 8, 16), (0.08, 0.06)))
     table = compared(study)
@@ -355,6 +359,7 @@ def test_tiny_gives_no_verdict_at_all(tmp_path):
     assert not any(word in text for word in ("best mean", "| worse", "| better", "provisional"))
 
 
+@pytest.mark.long
 def test_a_tiny_cell_among_others_gets_no_verdict(tmp_path):
     study = made(tmp_path)
     frame = study.frame.copy()

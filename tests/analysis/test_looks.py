@@ -38,6 +38,7 @@ def test_new_samplers_and_codecs_have_colours_of_their_own(coloured):
     assert coloured(names[:2]) == {name: found[name] for name in names[:2]}
 
 
+@pytest.mark.long
 def test_a_new_sampler_is_a_line_in_its_own_colour(tmp_path):
     build(tmp_path, Recipe(regularisers=("kl",), factors=(4,), steps=(5, 10), samplers=("ddim", "mine", "yours")))
     study = read_study(tmp_path)

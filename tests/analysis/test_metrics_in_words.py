@@ -51,6 +51,7 @@ def splendid(rows: list[dict]) -> list[dict]:
     return [{**kernel, **empty, **SPLENDOUR}]
 
 
+@pytest.mark.long
 def test_a_metric_that_nobody_knows_gets_a_column_and_a_verdict(store: Path) -> None:
     rewritten(store, lambda rows: rows + splendid(rows))
     study = read_study(store)
@@ -74,6 +75,7 @@ def test_a_metric_that_nobody_knows_gets_an_axis_where_it_is_all_there_is(store:
     assert any(list(line.get_xdata()) == [4, 8] for line in figure.axes[0].get_lines())
 
 
+@pytest.mark.long
 def test_a_metric_of_no_better_end_gets_a_column_and_no_verdict(store: Path) -> None:
     rewritten(store, lambda rows: rows + [{**row, "higher_is_better": None} for row in splendid(rows)])
     study = read_study(store)
@@ -123,6 +125,7 @@ def test_older_rows_stay_where_they_were(tmp_path: Path) -> None:
     assert new.splitlines()[3:] == old.splitlines()[3:]
 
 
+@pytest.mark.long
 def test_analysis_reads_records_without_the_library_of_metrics(store: Path) -> None:
     """What metrics mean comes from rows alone."""
     program = f"""import sys

@@ -33,6 +33,7 @@ def test_a_study_without_nested_channels_has_no_such_section(study):
     assert "What nested channels cost" not in markdown(replace(study, frame=study.frame.assign(nested="")))
 
 
+@pytest.mark.long
 def test_each_cell_is_compared_with_that_of_equal_settings(study):
     both = with_nested(study, worse=1.5)
     rows = both.frame[(both.frame["stage"] == "evaluation") & (both.frame["metric"] == f"kd_{JUDGE}")]

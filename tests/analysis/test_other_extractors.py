@@ -68,6 +68,7 @@ def test_two_that_contradict_each_other_leave_no_verdict_in_the_table_of_either(
     assert by_metric[f"fd_{JUDGE}"].others == (SECOND,)
 
 
+@pytest.mark.long
 def test_the_answer_and_its_rings_have_no_more_of_a_verdict_than_the_table(tmp_path: Path) -> None:
     build(tmp_path / "alone", Recipe(**UNLIMITED))
     study = read_study(tmp_path / "alone")
@@ -91,6 +92,7 @@ def test_the_answer_and_its_rings_have_no_more_of_a_verdict_than_the_table(tmp_p
     assert findings.of_cells(standing, "") == findings.NO_CELL
 
 
+@pytest.mark.long
 def test_frechet_distances_are_held_against_the_other_kernel_distance(tmp_path: Path) -> None:
     found, _ = table(
         tmp_path,
@@ -111,11 +113,13 @@ def test_all_that_contradict_are_named_once(tmp_path: Path) -> None:
     assert found.others == (SECOND, THIRD, "clip")
 
 
+@pytest.mark.long
 def test_a_cell_named_beforehand_is_no_exception(tmp_path: Path) -> None:
     found, _ = table(tmp_path, against="VQ f = 4", also={SECOND: CONTRARY})
     assert [item.verdict for item in found.comparisons] == ["extractors disagree"]
 
 
+@pytest.mark.long
 def test_extractors_that_were_swept_are_asked_as_well(tmp_path: Path) -> None:
     """Each is the own one of cells that are the same but for it; the made-up numbers of both are one."""
     found, _ = table(tmp_path, extractors=(JUDGE, SECOND))

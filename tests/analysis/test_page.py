@@ -24,6 +24,7 @@ POINTS = pd.DataFrame(
 )
 
 
+@pytest.mark.long
 def test_charts_and_csv_say_the_numbers_of_the_study(tmp_path):
     """Quality over f: all means of the sweep, at their f, with the interval and the command of each."""
     build(tmp_path, Recipe(regularisers=("kl",), factors=(2, 8), steps=(5, 20)))

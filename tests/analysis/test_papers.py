@@ -116,6 +116,7 @@ def test_every_row_names_its_source():
         assert all(row["source"].strip() for row in rows), path.name
 
 
+@pytest.mark.long
 def test_numbers_measured_alike_are_compared(alike):
     [entry] = [
         e for e in entries(alike, papers.ldm()) if e.number == _number("Table 10", "fid", f=4, guidance_scale=1.0)
@@ -331,6 +332,7 @@ def test_another_metric_keeps_published_numbers_out_and_says_so(other):
         assert "No published numbers are drawn: none of kernel distance" in said(figure)
 
 
+@pytest.mark.long
 def test_psnr_of_any_data_is_drawn_at_its_rate_with_a_warning(other):
     figure = FIGURES["rate_distortion"].draw(replace(other, published=papers.ldm()))
     left, right = figure.axes

@@ -41,6 +41,7 @@ def written(folder: Path, *entries: dict[str, Any]) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_lines_are_in_units_of_the_extractors_own_blur(tmp_path: Path) -> None:
     entries = read([written(tmp_path, ladder("a", 1.0)), written(tmp_path, ladder("b", 20.0))])
     assert [unit_of(entry) for entry in entries] == [3, 60]

@@ -50,6 +50,7 @@ def test_a_model_is_read_once_however_many_cells_sample_from_it(study):
     ]
 
 
+@pytest.mark.long
 def test_each_model_is_a_line_from_where_something_has_arrived(axes):
     [pixels], [latents] = (lines(axes, style.colour(f)) for f in (1, 4))
     assert list(pixels.get_xdata()) == [0.0003, 0.01, 0.1, 0.5, 1.8]
@@ -67,6 +68,7 @@ def test_the_error_has_a_band_and_the_figure_its_protocol(study, axes):
     assert "Bands: 95 % intervals" in words
 
 
+@pytest.mark.long
 def test_curves_of_several_protocols_are_marked(study):
     [_, second] = coding_curves(study)
     other = {**study.protocols[second.protocol], "n_samples": 50}
@@ -80,6 +82,7 @@ def test_curves_of_several_protocols_are_marked(study):
     assert "n_samples (" in said(figure)
 
 
+@pytest.mark.long
 def test_curves_from_before_bounds_were_kept_have_no_band(study):
     bounds = ("rmse255_low", "rmse255_high")
     old = coded(
@@ -99,6 +102,7 @@ def test_codecs_stand_there_in_bits_a_dimension(study, axes):
     assert list(jpeg.get_xdata()) == pytest.approx([rate / 3 for rate in rates])
 
 
+@pytest.mark.long
 def test_the_published_curve_is_ddpms_and_drawn_where_asked_for(study, axes):
     [plain] = figures_of(study)["progressive_coding"](study).axes
     assert not [line for line in plain.get_lines() if line.get_marker() == "x"]

@@ -28,6 +28,7 @@ def stores(tmp_path: Path) -> tuple[Path, Path, Path]:
     return tmp_path / "a", tmp_path / "b", tmp_path / "both"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sweep", [None, "all", "monday"])
 def test_the_table_is_that_of_the_store_that_holds_all(stores, sweep):
     a, b, both = stores

@@ -33,6 +33,7 @@ def of(x, y, kept, trained, error=0.0):
     return risk(x, np.where(trained, y, np.nan), np.full(len(x), error), kept)
 
 
+@pytest.mark.long
 def test_probabilities_come_true(monkeypatch):
     """Over stores whose predictors are of any worth: among those with such a probability, so many lost their best."""
     monkeypatch.setattr(shortlist, "LINES", 200)

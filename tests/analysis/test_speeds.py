@@ -39,6 +39,7 @@ def _titles(figure):
     return [axes.get_title(loc="left") for axes in figure.axes]
 
 
+@pytest.mark.long
 def test_without_timings_the_figure_says_whose_speeds_it_shows(made):
     store, _ = made
     study = read_study(store)
@@ -46,6 +47,7 @@ def test_without_timings_the_figure_says_whose_speeds_it_shows(made):
     assert "python -m experiments.timing" in said(FIGURES["quality_vs_throughput"].draw(study))
 
 
+@pytest.mark.long
 def test_measured_speeds_take_the_place_of_those_of_making_the_samples(made):
     store, sweep = made
     for number, cell in enumerate(sweep.cells, start=1):
@@ -81,6 +83,7 @@ def test_machines_and_batches_have_a_panel_each(made):
     assert _titles(FIGURES["quality_vs_f"].draw(read_study(store))) == [""]
 
 
+@pytest.mark.long
 def test_sample_sets_made_on_two_machines_share_no_panel_either(made):
     store, _ = made
     study = read_study(store)

@@ -28,6 +28,7 @@ def table() -> tuple[list[int], list[tuple[str, list[str]]]]:
     return [int(f) for f in cells[0][1:]], [(row[0], row[1:]) for row in cells[2:]]
 
 
+@pytest.mark.long
 def test_its_distances_and_psnr_are_those_of_the_records(frame: pd.DataFrame) -> None:
     factors, rows = table()
     assert tuple(name for name, _ in rows) == ROWS

@@ -27,6 +27,7 @@ def weighted(tmp_path_factory):
     return markdown(read_study(path))
 
 
+@pytest.mark.long
 def test_every_first_stage_says_what_it_is(weighted):
     header, *lines = section(weighted, "First stages, on held-out images")
     assert header[:5] == ["f", "regulariser", "channels", "ae settings", "ae seed"]
@@ -41,6 +42,7 @@ def test_every_floor_says_what_it_is(weighted):
     assert any(line[0] == "training images through KL f=4, ae seed 1, ae.kl_weight=100" for line in named)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reference", "measured", "against"),
     [("heldout", "training images", "held-out images"), ("train", "held-out images", "training images")],
@@ -74,6 +76,7 @@ def on_request(tmp_path_factory):
     return markdown(read_study(path))
 
 
+@pytest.mark.long
 def test_every_measured_column_says_of_how_many_images(on_request):
     header, *_ = section(on_request, "Cells")
     measured = [name for name in header if name.startswith(("PSNR", "rate", "reconstruction", "kernel", "Fréchet"))]

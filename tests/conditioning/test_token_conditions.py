@@ -155,6 +155,7 @@ def encoder_folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_pretrained_encoder_is_read_frozen_and_stays_outside(encoder_folder):
     text = pretrained_text(encoder_folder, 8, "cpu")
     conditioning = FrozenTextConditioning(

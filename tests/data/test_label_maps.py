@@ -248,6 +248,7 @@ def test_the_cache_stores_maps_later_and_in_the_order_of_its_images(tmp_path):
     assert json.loads((tmp_path / "cache" / "meta.json").read_text())["n"] == len(cache)
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_street_scenes(shared_data, tmp_path):
     splits = opened(shared_data / "data" / "camvid256.zip", resolution=64)

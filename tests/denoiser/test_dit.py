@@ -147,6 +147,7 @@ def test_autocast_to_bfloat16_stays_near_float32_and_keeps_the_input_dtype(beyon
     assert 0 < (rough - exact).abs().max() < 0.03 * exact.abs().max()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "patch", "millions", "giga"),
     [("S", 2, 33, 6.06), ("B", 4, 130, 5.56), ("L", 8, 459, 5.01), ("XL", 2, 675, 118.64)],

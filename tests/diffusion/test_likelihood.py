@@ -147,6 +147,7 @@ def test_the_density_bound_of_gaussian_latents_is_their_entropy():
     assert 0 < nats.mean().item() / DIMENSIONS - entropy < 0.01 * sent
 
 
+@pytest.mark.long
 def test_a_chain_of_fewer_levels_costs_more():
     x0 = 0.4 * normal(100, 3, 4, 4, seed=1)
     rates = [coded(LINEAR, x0, 0.4, levels)[-1].nats.mean().item() for levels in (1000, 100, 20)]

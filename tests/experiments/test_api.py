@@ -46,6 +46,7 @@ def test_cells_are_named_by_what_sets_them_apart(results: Results) -> None:
     assert results.cell(results.cells[1].id) is results.cells[1]
 
 
+@pytest.mark.long
 def test_a_cell_samples_what_it_was_measured_by(cell: Cell) -> None:
     """Bit for bit, from networks, seeds and conditions alone; fewer are the first of them; another seed, others."""
     record = cell.store.record("samples", cell.record.stages["samples"])
@@ -60,6 +61,7 @@ def test_a_cell_samples_what_it_was_measured_by(cell: Cell) -> None:
     assert np.abs(as_pixels(cell.sample(3, seed=7)).astype(int) - drawn[:3]).max() > 10
 
 
+@pytest.mark.long
 def test_a_class_is_asked_for_by_its_name_or_by_an_image_of_it(cell: Cell) -> None:
     images = cell._job("samples").image_sets.open("train")
     one, two = images.classes[2], images.classes[0]
@@ -92,6 +94,7 @@ def test_floats_of_any_width_are_taken(cell: Cell, dtype: torch.dtype) -> None:
     assert cell.decode(latents.to(dtype)).dtype == torch.float32
 
 
+@pytest.mark.long
 def test_the_frame_is_the_table_of_results(results: Results, one_figure: None, tmp_path: Path) -> None:
     draw(results.store, tmp_path, results.sweep, allow_mixed=False)
     written = pd.read_csv(tmp_path / "results.csv")
@@ -187,6 +190,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.long
 def test_an_interrupted_run_saves_before_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.py").write_text(SAVES_LATE)
     monkeypatch.setattr(api, "ROOT", tmp_path)

@@ -151,6 +151,7 @@ def test_a_claim_that_was_given_back_is_taken_at_once_by_any_host(tmp_path):
         assert claim.is_sure
 
 
+@pytest.mark.long
 def test_a_claim_cut_short_by_a_crash_is_taken_over_after_the_lease(tmp_path):
     store = with_lease(tmp_path, 0.5, 0.1)
     put(store, elsewhere()).write_text("")

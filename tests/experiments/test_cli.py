@@ -53,6 +53,7 @@ def said_of(capsys, *overrides: str) -> str:
     return said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -92,6 +93,7 @@ def with_experiment(folder: Path, text: str):
         )
 
 
+@pytest.mark.long
 def test_a_typo_inside_an_experiment_file_is_an_error_with_the_nearest_name(tmp_path):
     config = with_experiment(tmp_path, "sampler:\n  stepps: 3\n")
     with pytest.raises(
@@ -100,6 +102,7 @@ def test_a_typo_inside_an_experiment_file_is_an_error_with_the_nearest_name(tmp_
         check_keys(config)
 
 
+@pytest.mark.long
 def test_an_experiment_file_may_choose_groups_and_set_what_they_have(tmp_path):
     text = "defaults:\n  - override /ae: vq\nae:\n  codebook:\n    codes: 32\nsampler:\n  steps: 3\n"
     config = with_experiment(tmp_path, text)
@@ -159,6 +162,7 @@ def test_the_scale_stands_beside_the_overrides_for_flags_must_not_part_them(give
     assert len(argv) == len(given) + 2
 
 
+@pytest.mark.long
 def test_composed_values_hold_what_was_decided_and_nothing_of_hydra():
     settings = settings_of()
     assert "hydra" not in settings
@@ -187,6 +191,7 @@ def test_what_is_to_be_pasted_gives_the_value_back(value):
     assert override.value() == value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

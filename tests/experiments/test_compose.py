@@ -72,6 +72,7 @@ def test_settings_that_are_more_than_the_value_of_another_are_composed_anew(refe
     assert len(hydra.points) == 2
 
 
+@pytest.mark.long
 def test_a_value_that_is_none_of_its_setting_is_refused_wherever_it_stands() -> None:
     for first, second in (("ae.f=4", "ae.f=four"), ("ae.f=four", "ae.f=4")):
         with pytest.raises(UserError, match=r"ae\.f=four is no whole number"):

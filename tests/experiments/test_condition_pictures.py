@@ -50,6 +50,7 @@ def test_samples_stand_between_their_conditions_and_the_originals(scenes, tmp_pa
             assert 0 < drawn < 0.5, "dark on white"
 
 
+@pytest.mark.long
 def test_degraded_and_masked_images_are_shown_as_they_are_told(scenes, tmp_path):
     [low], [masked] = (grid(scenes, tmp_path / f"{kind}.png", kind)[:1] for kind in ("superres", "inpaint"))
     for column in range(COLUMNS):

@@ -193,6 +193,7 @@ def test_a_sampler_runs_and_its_network_calls_are_counted() -> None:
     assert "eta" not in plan.config["sampler"]
 
 
+@pytest.mark.long
 def test_its_identity_holds_options_and_version_but_not_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, sampled = plan_of(*SAMPLER), {"samples", "evaluation"}
     assert changed(plan, plan_of(*SAMPLER, "sampler.options={strength: 1}")) == set()
@@ -211,6 +212,7 @@ def images_of(n: int) -> ImageCache:
     return ImageCache(None, "counted", 32, (), tuple(map(str, range(n))), (), pixels, np.full(n, -1), np.zeros(n, bool))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["patches:Patches", "squared:Squared"])
 def test_a_first_stage_is_built_counted_and_trained_for_a_step(target: str) -> None:
     plan = plan_of("ae=custom", f"ae.target={target}", "ae.options={width: 8}", "ae.loss.perceptual=none")
@@ -230,6 +232,7 @@ def test_a_first_stage_is_built_counted_and_trained_for_a_step(target: str) -> N
         assert loss.generator_terms(image, other, {}).total == pytest.approx(0.25)
 
 
+@pytest.mark.long
 def test_one_that_comes_trained_has_no_training_and_its_weights_count_by_content() -> None:
     plan = plan_of(*trained(weights("one.safetensors")))
     build.check_networks(plan.config, KNOWN)
@@ -247,6 +250,7 @@ def test_pixel_space_is_the_same_cell_under_it() -> None:
     assert changed(plan_of(*FIRST_STAGE, "ae.f=1"), plan_of("ae.f=1")) == set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("conditions", ["class", "superres", "none"])
 def test_a_denoiser_is_built_and_counted_under_any_condition(conditions: str) -> None:
     plan = plan_of(*DENOISER, "denoiser.options={width: 8}", f"conditioning={conditions}")

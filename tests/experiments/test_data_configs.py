@@ -13,6 +13,7 @@ def test_there_is_a_config_for_every_set() -> None:
     assert {file.stem for file in (CONF / "data").glob("*.yaml")} == {"custom", *SOURCES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SOURCES)
 def test_its_keys_are_options_and_its_sizes_come_from_the_scale(name: str) -> None:
     values = composed([f"data={name}", "scale=paper"], needs_path=False)

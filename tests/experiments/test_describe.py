@@ -114,6 +114,7 @@ def test_the_classes_count_only_in_the_conditioning():
     assert few.denoiser == many.denoiser == unknown.denoiser
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("regulariser", ["kl", "vq"])
 def test_larger_samples_are_counted_as_they_are_made(regulariser):
     settings = (f"ae={regulariser}", "ae.f=4", "samples.height=40", "samples.width=64")
@@ -125,6 +126,7 @@ def test_larger_samples_are_counted_as_they_are_made(regulariser):
         assert count_sample_decoding(tiled) == 2 * 3 * count_flops(lambda: model.decode(x[:, :, :8, :8]))
 
 
+@pytest.mark.long
 def test_a_call_for_a_larger_sample_is_counted_at_its_size():
     config = plan_of("ae.f=4", "conditioning=none", "samples.height=40", "samples.width=64").config
     network = build.denoiser(config["denoiser"], 3, 8, build.conditioning(config["conditioning"], THREE, config["ae"]))

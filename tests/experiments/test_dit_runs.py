@@ -41,6 +41,7 @@ def test_first_stage_and_patches_share_the_compression(scale):
     assert len(sides) == 1
 
 
+@pytest.mark.long
 def test_one_token_is_added_several_are_attended_to_and_maps_stand_beside():
     one, none, several = network_of(), network_of("conditioning=none"), network_of("conditioning=layout")
     assert (one.adds_context, one.context_dim) == (True, 16)
@@ -126,6 +127,7 @@ def test_a_sweep_of_both_denoisers_has_them_side_by_side(swept_store, tmp_path, 
     assert again.returncode == 0, again.stdout + again.stderr
 
 
+@pytest.mark.long
 def test_a_published_checkpoint_is_a_given_denoiser(tmp_path):
     torch.save(made_up(channels=3, classes=3), tmp_path / "DiT.pt")
     plan = plan_of("denoiser=pretrained", f"denoiser.path={tmp_path / 'DiT.pt'}", "ae=identity", "ae.f=1")

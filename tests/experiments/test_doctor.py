@@ -167,6 +167,7 @@ def test_images_without_classes_and_settings_that_cannot_work_are_said(tmp_path)
     assert of(findings, "plan").verdict is Verdict.BROKEN
 
 
+@pytest.mark.long
 def test_annotations_and_the_conditionings_they_allow(tmp_path):
     folder = photographs(tmp_path / "photos", 30)
     said = of(list(doctor.examine_data(of_folder(folder), tmp_path / "store")), "conditioning").text

@@ -139,6 +139,7 @@ def test_a_cell_is_found_in_a_store_of_any_name(tmp_path):
     assert _overrides_of("abc", [given]) == ["scale=tiny", given]
 
 
+@pytest.mark.long
 def test_an_average_that_was_asked_for_and_not_made_is_missed(tmp_path, capsys):
     store, overrides = Store(tmp_path / "store"), ("scale=tiny", "trainer.ema_length=0.1")
     (tmp_path / "store" / "sweeps").mkdir()

@@ -59,6 +59,7 @@ def test_trials_stand_between_the_latents_and_the_model() -> None:
     assert plan_of().axes["learning_rate_rule"] is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("f", [8, 32])
 def test_every_trial_is_the_same_share_of_its_own_training(f: int) -> None:
     plan = plan_of(AUTO, f"ae.f={f}", scale="cpu")
@@ -287,6 +288,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch, most: float) -> list[float]:
     return rates
 
 
+@pytest.mark.long
 @pytest.mark.program
 def test_trials_begin_alike_and_see_the_same_images_but_none_of_those_set_aside(
     latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -324,6 +326,7 @@ def test_trials_begin_alike_and_see_the_same_images_but_none_of_those_set_aside(
     assert len(set(one.tolist())) > 30
 
 
+@pytest.mark.long
 @pytest.mark.program
 @pytest.mark.parametrize("share", [0.125, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_candidate_that_diverges_loses_and_the_run_goes_on(latents: Path, tmp_path: Path, share: float) -> None:
@@ -335,6 +338,7 @@ def test_a_candidate_that_diverges_loses_and_the_run_goes_on(latents: Path, tmp_
     assert (facts["factor"], facts["learning_rate"]) == (1, 1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.program
 def test_where_all_diverge_the_run_fails_in_one_sentence(latents: Path, tmp_path: Path) -> None:
     store = copy_of(latents, tmp_path)

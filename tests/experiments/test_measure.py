@@ -79,6 +79,7 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
         open_set(place)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["folder", "zip", "npz"])
 def test_real_images_as_files_give_the_floors_of_a_store(form: str, swept_store: Path, tmp_path: Path) -> None:
     """Pixels, order and network alike, so that floors come out alike but for what LAPACK rounds in another process."""

@@ -160,6 +160,7 @@ def moments(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *argume
             return
 
 
+@pytest.mark.long
 def test_a_stop_at_any_moment_leaves_a_whole_store_that_a_second_run_completes(plan, tmp_path, monkeypatch):
     targets = list(moments(plan, tmp_path, monkeypatch, "--keep", "newest"))
     assert len(targets) > 15

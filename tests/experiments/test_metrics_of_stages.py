@@ -43,6 +43,7 @@ def test_every_row_of_every_stage_says_what_its_metric_is(store: Path) -> None:
             assert row["unit"] == of_samples[row["base"]]["unit"], metric
 
 
+@pytest.mark.long
 def test_the_table_has_a_column_for_each(store: Path) -> None:
     """Of first stages and samples; predictors have a page of their own, and floors lines."""
     study = read_study(store)

@@ -28,6 +28,7 @@ def test_every_part_of_a_group_has_its_file() -> None:
     assert files("denoiser") == {"custom", "pretrained", *DENOISERS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_options_of_a_sampler_stand_in_its_file_with_their_defaults(name: str) -> None:
     settings = composed([f"sampler={name}", "scale=tiny"])["sampler"]

@@ -505,6 +505,7 @@ def _network(plan, classes):
         return build.denoiser(config["denoiser"], config["ae"]["channels"], side, conditions), conditions
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
 @pytest.mark.parametrize("conditioning", ["class", "none"])
 def test_the_cells_of_a_study_have_the_same_parameters(scale, conditioning):
@@ -541,6 +542,7 @@ def test_the_cells_of_a_study_cost_the_same_flops(scale):
     assert given["batch"] == 16
 
 
+@pytest.mark.long
 def test_the_length_of_training_counts_in_the_images_of_the_scale():
     usual = settings_of()["scale"]["trainer"]["images"]
     assert plan_of("trainer.length=3").config["trainer"]["images"] == 3 * usual

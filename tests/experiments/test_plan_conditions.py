@@ -31,6 +31,7 @@ def test_every_condition_is_planned_with_the_scales_sizes(condition):
     assert plan.config["samples"]["conditions"] == ("train" if condition == "class" else "heldout")
 
 
+@pytest.mark.long
 def test_conditions_that_are_given_together_are_one_cell_in_any_order():
     plan = told("[class,semantic]")
     assert plan.axes["conditioning"] == "class+semantic"

@@ -380,6 +380,7 @@ def test_one_difference_alone_is_trained_as_the_model_that_it_is_compared_to(fac
     assert (found["architecture"] == usual["architecture"]) != (found["codebook"] == usual["codebook"])
 
 
+@pytest.mark.long
 def test_a_name_brings_no_attention_where_its_model_has_none():
     for given, has_attention in ((["vq_noattn"], False), (["vq_noattn", "mid_attention=true"], True), (["null"], True)):
         settings = [f"ae.architecture.{key}" for key in (f"name={given[0]}", *given[1:])]
@@ -387,6 +388,7 @@ def test_a_name_brings_no_attention_where_its_model_has_none():
         assert found["architecture"]["mid_attention"] is has_attention
 
 
+@pytest.mark.long
 def test_a_missing_file_of_the_perceptual_loss_is_refused_when_a_run_is_planned(tmp_path):
     missing = tmp_path / "vgg16.pth"
     given = ("data=emoji", "ae.f=4", f"ae.loss.perceptual_path={missing}")

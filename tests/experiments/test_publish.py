@@ -14,6 +14,7 @@ from experiments.store import Store
 from ldm.records import SHORTLISTS, Shortlist
 
 
+@pytest.mark.long
 def test_what_is_published_gives_the_same_table_and_names_no_folder_and_no_machine(
     swept_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

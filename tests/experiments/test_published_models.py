@@ -63,6 +63,7 @@ def test_a_given_first_stage_is_shared_by_all_data_and_the_rest_is_trained(model
     assert (plan.axes["f"], plan.axes["regulariser"], plan.axes["ae_weights"]) == (8, "kl", "kl_f8_attention")
 
 
+@pytest.mark.long
 def test_a_given_model_of_pixels_has_the_identity_as_first_stage(tmp_path):
     write(tmp_path, *made_of(PIXELS))
     plan = given(tmp_path)
@@ -71,6 +72,7 @@ def test_a_given_model_of_pixels_has_the_identity_as_first_stage(tmp_path):
     assert plan.stages["first_stage"].identity == plan_of("ae.f=1").stages["first_stage"].identity
 
 
+@pytest.mark.long
 def test_a_conditioned_network_whose_conditioning_is_not_read_is_refused(tmp_path, monkeypatch):
     write(tmp_path, *made_of(RELEASED["cin256-v2"]))
     without = dataclasses.replace(interop.load(tmp_path), conditioning=None)
@@ -128,6 +130,7 @@ def test_the_identity_is_what_the_files_hold_and_not_where_they_lie(models, tmp_
     assert changed(plan, given(other)) == {"first_stage", "diffusion", "samples", "evaluation"}
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("denoiser", "overrides", "message"),

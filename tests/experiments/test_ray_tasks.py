@@ -244,6 +244,7 @@ subprocess.Popen([sys.executable, sys.argv[1]], env=told).wait()
 """
 
 
+@pytest.mark.long
 def test_a_process_whose_parent_is_killed_stops_by_itself(tmp_path):
     (tmp_path / "child.py").write_text(CHILD)
     process = subprocess.Popen(

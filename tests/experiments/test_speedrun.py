@@ -140,6 +140,7 @@ def test_what_the_rules_do_not_allow_is_refused(override, words):
         checked(given)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_trained", [True, False])
 def test_a_first_stage_of_ones_own_is_one_that_a_run_trains(is_trained, tmp_path, monkeypatch):
     module = f"own_first_stage_{is_trained}".lower()
@@ -153,6 +154,7 @@ def test_a_first_stage_of_ones_own_is_one_that_a_run_trains(is_trained, tmp_path
         checked(given)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("group", speedrun.FIXED)
 def test_what_is_fixed_does_not_depend_on_the_scale(group):
     """Images and numbers of them stand in the experiment, not in the scale."""

@@ -84,6 +84,7 @@ def test_samples_are_made_as_they_were(found: Stored) -> None:
     assert (again - shown.flip(0).int()).abs().max() > 10
 
 
+@pytest.mark.long
 def test_milestones_are_sampled_as_they_were(found: Stored) -> None:
     artifact = of(found, "progress", "vq")
     [seen] = milestones_of(artifact.job)

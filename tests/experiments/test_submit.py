@@ -318,6 +318,7 @@ def test_what_is_submitted_again_runs_in_the_folder_of_the_first_time(slurm, sto
     assert {job["options"]["chdir"] for job in slurm.jobs} == {str(tmp_path)}
 
 
+@pytest.mark.long
 def test_a_refusal_is_a_sentence_with_a_remedy_and_nothing_is_left_out_afterwards(slurm, store, asked, capsys):
     slurm.refuse("Invalid generic resource (gres) specification")
     with pytest.raises(SlurmError, match=r"sbatch refuses: .*gres.*hydra.launcher.gpus_per_node=0 asks for none"):

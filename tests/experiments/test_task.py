@@ -82,6 +82,7 @@ def test_what_is_saved_of_each_sample_gives_the_rows(store: Path) -> None:
         assert banded is None or banded["n"] == ((covered > 0) & (covered <= 0.2)).sum()
 
 
+@pytest.mark.long
 def test_the_table_shows_scores_between_floor_and_ceiling(store: Path, tmp_path: Path) -> None:
     from analysis.collect import read_study
     from analysis.table import markdown

@@ -105,6 +105,7 @@ def test_a_gpu_that_others_compute_on_is_refused_or_marked(monkeypatch: pytest.M
         assert Speed((0.1,), (1.0,), (0.2,), 0.0, shared).is_alone
 
 
+@pytest.mark.long
 def test_the_work_of_others_is_seen() -> None:
     """A process that spins uses about a core; our own work is not theirs."""
     spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])

@@ -251,6 +251,7 @@ def tracked(found: Tracker) -> None:
     assert list(found.store.glob("tracking/*/*")) == []
 
 
+@pytest.mark.long
 def test_tensorboard_holds_each_value_once_and_what_the_run_is_of(tmp_path: Path) -> None:
     """Read back by TensorBoard itself."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

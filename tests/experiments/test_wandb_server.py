@@ -275,6 +275,7 @@ def test_a_pushed_cell_has_what_all_its_sweeps_measured(held: Held, tmp_path: Pa
     assert (shown["likelihood/bits_per_dim"], shown["evaluation/kd"]) == (3.0, 2.0)
 
 
+@pytest.mark.long
 def test_a_project_that_is_not_there_is_one_sentence(
     held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +285,7 @@ def test_a_project_that_is_not_there_is_one_sentence(
     assert KEY not in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", [b'{"loss": 1}', b"[1]"])
 def test_a_record_of_another_program_is_one_sentence(
     content: bytes, held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]

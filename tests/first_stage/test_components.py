@@ -85,6 +85,7 @@ def test_new_images_pass_through_about_as_well_as_through_components_of_blocks(f
     assert error < 0.5 * squared_error(untrained.decode(untrained.encode(unseen).mean), unseen)
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("regulariser", ["kl", "vq"])
 def test_latents_start_uncorrelated_with_variance_one(regulariser):

@@ -30,6 +30,7 @@ def test_near_linear_branches_add_nothing_at_the_start(regulariser):
         assert torch.equal(branch(x), straight)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_near_linear_lets_the_image_through_where_the_reference_drowns_it():
     """What the image does to the output, over what the noise of the posterior does to it."""

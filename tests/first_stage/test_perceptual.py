@@ -53,6 +53,7 @@ def test_each_pair_is_judged_by_itself(network):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_gradient_equals_finite_differences_in_float64(exact_network):
     distance = EfficientNetPerceptual(exact_network, taps=4, smallest_side=16)
     a, b = images(1, 12, torch.float64), images(1, 12, torch.float64).flip(2)

@@ -63,6 +63,7 @@ def written(state, path):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["diffusers", "compvis", "whole model"])
 @pytest.mark.parametrize("config", [KL, {**KL, "use_quant_conv": False, "use_post_quant_conv": False}, VQ])
 def test_the_architecture_is_read_from_the_weights(diffusers, tmp_path, form, config):
@@ -198,6 +199,7 @@ def test_halves_that_do_not_belong_together_are_refused(diffusers, tmp_path):
         read(written(decoder, tmp_path / "half.safetensors"))
 
 
+@pytest.mark.long
 def test_both_halves_of_a_tiny_autoencoder_are_of_the_weights_that_are_asked_for(diffusers, tmp_path):
     """Each file holds a moving average beside its weights, under a wrapper of its own; later one of them holds none."""
     states = dict(
@@ -246,6 +248,7 @@ def kodak(shared_data):
         return [np.array(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 def test_the_pretrained_pair_reconstructs_part_of_a_photograph(shared_data, half):

@@ -21,6 +21,7 @@ RAW = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_released_models_options_are_read_and_it_samples(name, tmp_path):
     config, state = published(name)
@@ -53,6 +54,7 @@ def test_an_inpainting_model_is_told_black_where_the_mask_is_and_the_masks_neare
     assert torch.equal(model.conditioning(made), made)
 
 
+@pytest.mark.long
 def test_a_layout_model_is_told_boxes_or_their_tokens(tmp_path):
     model = interop.load(write(tmp_path, *published("layout2img-openimages256")))
     boxes = torch.tensor([[[4, 0.0, 0.2, 0.6, 0.8], [11, 0.4, 0.0, 1.0, 1.0], [-1.0] * 5]])
@@ -65,6 +67,7 @@ def test_a_layout_model_is_told_boxes_or_their_tokens(tmp_path):
     assert torch.equal(model.conditioning(made), made)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("key", "length"), [("caption", 11), ("coordinates_bbox", 10)])
 def test_tokens_that_are_no_boxes_are_read_as_they_are(key, length, tmp_path):
     model = RELEASED["layout2img-openimages256"]
@@ -158,6 +161,7 @@ def test_the_first_stage_of_a_model_that_cannot_be_read_as_a_whole_can(tmp_path)
     assert torch.equal(found.first_stage.encoder.stem.weight, state["first_stage_model.encoder.conv_in.weight"])
 
 
+@pytest.mark.long
 def test_weights_that_the_file_has_not_are_refused(tmp_path):
     folder = write(tmp_path / "raw", *published("cin256-v2"))
     with pytest.raises(UserError, match=r"weights=ema, but .* holds no moving average"):

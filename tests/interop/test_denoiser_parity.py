@@ -83,6 +83,7 @@ def diffusers_unet(config):
     return unet
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_predictions_and_gradients_equal_those_of_diffusers(name, dtype, tolerance):
@@ -123,6 +124,7 @@ def test_diffusers_configs_of_another_architecture_are_refused(change, message):
         diffusers_denoiser.unet_arguments({**PLAIN, **change})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("self")])
 def test_classes_added_to_the_time_embedding_equal_those_of_diffusers(name, dtype, tolerance):
@@ -157,6 +159,7 @@ def compvis_model(folder: Path):
     return params, checkpoint["state_dict"]
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize("name", WHOLE_MODELS)
 @torch.no_grad()

@@ -175,6 +175,7 @@ def test_networks_equal_their_classes(diffusers, tmp_path, kind, config, dtype):
     )
 
 
+@pytest.mark.long
 def test_classes_that_a_network_embeds_itself_are_its_condition(diffusers, tmp_path):
     scheduler = diffusers.DDIMScheduler(**SCHEDULERS["v"], clip_sample=False)
     plain, averaged = (made(diffusers.UNet2DModel, {**PLAIN, "num_class_embeds": 5}, seed) for seed in (0, 1))
@@ -229,6 +230,7 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_unconditional_pipelines(diffusers, tmp_path, name):
     config = {**SCHEDULERS[name], "clip_sample": False}

@@ -98,6 +98,7 @@ def plain_dit(state, x, index, labels, heads):
     return torch.einsum("nhwpqc->nchpwq", pixels).reshape(n, -1, rows * patch, columns * patch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_checkpoint_of_the_authors_names(tmp_path, wrapped, caplog):
     """Bare as they were released, and as their training saves it, with the moving average beside the weights."""
@@ -120,6 +121,7 @@ def test_a_checkpoint_of_the_authors_names(tmp_path, wrapped, caplog):
     assert (found.network.double()(x, index, context) - expected).abs().max() < 1e-6 * expected.abs().max()
 
 
+@pytest.mark.long
 def test_checkpoints_that_are_not_understood_are_refused(tmp_path):
     state = made_up()
     for changes, said in [

@@ -186,6 +186,7 @@ def test_networks_and_scheduler_by_their_own_classes(diffusers, tmp_path):
     assert_close(image, expected_image)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*CASES, "plain"])
 def test_read_back_it_is_the_same_bit_for_bit(tmp_path, name):
     model = trained(**CASES.get(name, {}))

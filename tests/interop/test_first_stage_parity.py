@@ -104,6 +104,7 @@ def diffusers_pair(autoencoders, name, dtype):
     return theirs, ours
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", DIFFUSERS_CONFIGS)
 @torch.no_grad()

@@ -75,6 +75,7 @@ def test_kernel_jackknife_is_the_generic_one():
     assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), rel=1e-9)
 
 
+@pytest.mark.long
 def test_kernel_interval_covers_the_population_value():
     d, shift = 4, 0.5
 
@@ -127,6 +128,7 @@ def test_rows_say_what_they_owe_to_the_reference_images():
     assert rows["fd_infinity_net"].deviations == rows["fd_net"].deviations
 
 
+@pytest.mark.long
 def test_numbered_samples_stand_in_the_blocks_of_their_numbers():
     """Two models that make the same of sample i, but for a little, owe the same to each block, in whatever order."""
     rng, other = np.random.default_rng(7), np.random.default_rng(8).permutation(300)

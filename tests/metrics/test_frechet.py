@@ -121,6 +121,7 @@ def test_quick_jackknife_equals_leaving_blocks_out_one_by_one(n_a, n_b, d):
     assert value - spread.bias == pytest.approx(corrected.value, abs=1e-6 * value)
 
 
+@pytest.mark.long
 def test_at_infinite_n_the_bias_is_gone():
     """Gaussians of known distance: 4 * 0.09 + 0; at n = 80 chance adds about as much again."""
     rng = np.random.default_rng(17)

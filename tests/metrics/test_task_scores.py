@@ -75,6 +75,7 @@ def test_too_few_images_are_left_out_with_the_reason(metric):
     assert f"at least {MINIMUM}" in left_out.reason
 
 
+@pytest.mark.long
 def test_the_jackknife_covers_the_expected_value_where_answers_within_an_image_agree():
     """Binomial intervals over boxes would cover it far less often: five boxes of an image share one fate."""
     draw = np.random.default_rng(2)

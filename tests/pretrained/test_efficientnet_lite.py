@@ -114,6 +114,7 @@ def test_taps_have_the_declared_strides_and_stop_early(lite0):
         torch.testing.assert_close(shallow, deep, rtol=0, atol=0)
 
 
+@pytest.mark.long
 def test_bfloat16_features_stay_close(lite0):
     x = torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     with torch.no_grad():

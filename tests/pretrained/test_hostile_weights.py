@@ -126,6 +126,7 @@ def test_the_harmful_files_do_harm() -> None:
     assert RUN.pop() == "me"
 
 
+@pytest.mark.long
 def test_an_archive_that_inflates_without_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -20,6 +20,7 @@ def trainings(images, kinds, seen=64, seed=0, start=None) -> ProbeTrainings:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", PROBES)
 def test_a_trained_probe_reads_the_condition_off_new_images(kind, squares, other_squares):
     run = trainings(squares, [kind], seen=640)

@@ -101,6 +101,7 @@ def even_in_root(steps: int) -> torch.Tensor:
     return 0.95 * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["scaled_linear", "linear", "cosine"])
 def test_without_noise_it_follows_the_probability_flow_with_order_one(name):
     """The flow keeps (x_t - mean_t) / deviation_t, so x at t = 0 is known."""

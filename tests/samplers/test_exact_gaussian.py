@@ -101,6 +101,7 @@ def test_neutral_treats_the_spreads_between_its_scales_alike(steps):
         assert (found <= 1).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_all_samplers_agree_with_many_steps(name):
     """On what the trained levels resolve."""
@@ -109,6 +110,7 @@ def test_all_samplers_agree_with_many_steps(name):
     assert float((found - 1).abs().max()) < 0.03
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [10, 20, 50])
 def test_ancestral_sampling_gains_by_it_as_well(steps):
     """The variance by propagation, and DDIM with eta 1 beside DDPM."""

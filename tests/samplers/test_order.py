@@ -22,6 +22,7 @@ ORDERS = {
 STEPS = [100, 200, 400]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", ORDERS)
 def test_order_of_convergence(name, schedule):

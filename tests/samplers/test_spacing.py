@@ -96,6 +96,7 @@ def test_neutral_gives_every_number_of_steps_from_the_noisiest_index_to_the_clea
     assert step_indices("neutral", noise.steps, noise).tolist() == list(range(noise.steps))
 
 
+@pytest.mark.long
 def test_every_number_of_steps_is_exact_on_the_default_schedule():
     assert [len(step_indices("neutral", steps)) for steps in range(1, TOTAL + 1)] == list(range(1, TOTAL + 1))
 

@@ -370,6 +370,7 @@ def kept_bytes(training):
     return sum(kept.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["reference", "dc"])
 def test_what_is_computed_again_is_neither_kept_nor_counted(family, first_stage_training):
     trainings = [first_stage_training("kl", family=family, norm=None) for _ in range(2)]

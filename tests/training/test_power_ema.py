@@ -83,6 +83,7 @@ def test_a_stored_profile_is_reconstructed(length):
     np.testing.assert_allclose(found.weights, expected, atol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("length", "error"), [(0.06, 0.02), (0.08, 0.02), (0.15, 0.03), (0.2, 0.04), (0.25, 0.1)])
 def test_other_lengths_are_the_brute_force_average_nearly(length, error):
     """The sum of the stored averages' own weights of all steps against those of a training with that length."""

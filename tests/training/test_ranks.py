@@ -96,6 +96,7 @@ def test_two_ranks_train_the_diffusion_model_of_one(changes, two_ranks):
     assert first_losses == pytest.approx(losses, rel=1e-6)  # reported in float32
 
 
+@pytest.mark.long
 def test_losses_of_two_ranks_in_float32_are_those_of_one(two_ranks):
     _, losses = diffusion_run(ALONE, torch.float32, {})
     (_, first), (_, second) = two_ranks(diffusion_run, torch.float32, {})
