@@ -66,8 +66,8 @@ def fitted(latents: Iterable[Tensor], images: int) -> LatentGaussian:
         raise ValueError(f"a covariance needs at least {LEAST_IMAGES} images, here is {images}")
     batches = iter(latents)
     first = next(batches)
-    fit = rooted if _is_rooted(images, first[0].numel()) else centred
-    return fit(itertools.chain([first], batches))
+    every = itertools.chain([first], batches)
+    return rooted(every) if _is_rooted(images, first[0].numel()) else centred(every, images)
 
 
 def rooted(latents: Iterable[Tensor]) -> LatentGaussian:
@@ -89,11 +89,16 @@ def rooted(latents: Iterable[Tensor]) -> LatentGaussian:
     return LatentGaussian(mean.view(shape), root, count)
 
 
-def centred(latents: Iterable[Tensor]) -> LatentGaussian:
-    """Held as the latents themselves, less their mean."""
-    held = torch.cat([batch.double() for batch in latents])
+def centred(latents: Iterable[Tensor], images: int) -> LatentGaussian:
+    """Held as the latents themselves, less their mean, `images` of them, which are in memory once."""
+    held, filled = torch.empty(0), 0
+    for batch in latents:
+        if not filled:
+            held = torch.empty(images, *batch.shape[1:], dtype=torch.float64)
+        held[filled : filled + len(batch)] = batch
+        filled += len(batch)
     mean = held.mean(0)
-    return LatentGaussian(mean, (held - mean).flatten(1) / math.sqrt(len(held) - 1), len(held))
+    return LatentGaussian(mean, held.sub_(mean).div_(math.sqrt(images - 1)).flatten(1), images)
 
 
 def _is_rooted(images: int, values: int) -> bool:

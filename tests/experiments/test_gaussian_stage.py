@@ -91,7 +91,7 @@ def test_a_sample_is_a_draw_of_its_own_share_by_its_number_whatever_the_batches(
 def test_images_that_never_vary_are_drawn_as_they_are():
     data = Pixels()
     data.pixels = torch.full((5, 3, 4, 4), 0.5)
-    assert centred([data.pixels]).covariance.abs().max() == 0
+    assert centred([data.pixels], len(data.pixels)).covariance.abs().max() == 0
     drawer = _Drawer(data, 0, [_Share(np.arange(2), np.arange(5))])
     assert set(drawer.drawn(range(2))[1].flatten().tolist()) == {191}
 

@@ -8,9 +8,10 @@ import torch
 from ldm.metrics import gaussian_latents
 from ldm.metrics.gaussian_latents import centred, fitted, images_fitted, rooted
 from ldm.randomness import SampleNoise, generator
+from ldm.training.peak_memory import peak_bytes
 
 SHAPE = (3, 2, 2)
-WAYS = [rooted, centred]
+WAYS = [pytest.param(lambda batches, n: rooted(batches), id="rooted"), pytest.param(centred, id="centred")]
 
 
 def latents(n, offset=100.0):
@@ -25,7 +26,7 @@ def latents(n, offset=100.0):
 def test_mean_and_covariance_are_those_of_the_latents_to_float64(fit, n):
     """Whether there are more images than values or fewer."""
     data = latents(n)
-    found, rows = fit(data.split(7)), data.flatten(1).double()
+    found, rows = fit(data.split(7), n), data.flatten(1).double()
     torch.testing.assert_close(found.mean.flatten(), rows.mean(0), rtol=1e-12, atol=0)
     torch.testing.assert_close(found.covariance, torch.cov(rows.T), rtol=1e-10, atol=1e-10)
     assert found.images == n
@@ -35,11 +36,17 @@ def test_which_way_depends_on_images_and_values(monkeypatch):
     data = latents(40)
     assert fitted(data.split(9), 40).factor.shape == (12, 12)
     assert fitted(data[:12].split(9), 12).factor.shape == (12, 12)  # as many images as values: the latents themselves
-    torch.testing.assert_close(fitted(data[:12].split(9), 12).factor, centred([data[:12]]).factor)
+    torch.testing.assert_close(fitted(data[:12].split(9), 12).factor, centred([data[:12]], 12).factor)
     monkeypatch.setattr(gaussian_latents, "MOST_ROOTED", 11)
     assert fitted(data.split(9), 40).factor.shape == (40, 12)
     with pytest.raises(ValueError, match="needs at least 2 images"):
         fitted([data[:1]], 1)
+
+
+def test_latents_that_are_held_are_in_memory_once():
+    data = torch.zeros(64, 3, 64, 64)
+    needed = 8 * data.numel()
+    assert needed <= peak_bytes(lambda: centred(data.split(16), 64)) < 1.1 * needed
 
 
 def test_many_images_are_looked_at_only_where_they_need_not_be_held():
@@ -53,7 +60,7 @@ def test_many_images_are_looked_at_only_where_they_need_not_be_held():
 def test_samples_have_the_distribution(fit):
     """Each moment within five standard errors, which 156 of them pass but once in ten thousand trials."""
     data = latents(60, offset=0.5)
-    found, n = fit([data]), 20_000
+    found, n = fit([data], len(data)), 20_000
     drawn = found.draw(SampleNoise(1, range(n))).flatten(1).double()
     covariance = found.covariance
     variance = covariance.diagonal()
@@ -64,7 +71,7 @@ def test_samples_have_the_distribution(fit):
 
 @pytest.mark.parametrize("fit", WAYS)
 def test_a_sample_depends_on_seed_and_number_alone(fit):
-    found = fit([latents(30)])
+    found = fit([latents(30)], 30)
     whole = found.draw(SampleNoise(3, range(8)))
     assert whole.shape == (8, *SHAPE)
     assert whole.dtype == torch.float32
@@ -74,11 +81,11 @@ def test_a_sample_depends_on_seed_and_number_alone(fit):
     assert not torch.allclose(whole, found.draw(SampleNoise(4, range(8))))
 
 
-def test_what_never_varies_is_never_varied():
+@pytest.mark.parametrize("fit", WAYS)
+def test_what_never_varies_is_never_varied(fit):
     """A dead channel, of which the root of the covariance must not make a number that is none."""
     data = latents(40)
     data[:, 1] = 0.25
-    for fit in WAYS:
-        drawn = fit([data]).draw(SampleNoise(0, range(4)))
-        assert torch.isfinite(drawn).all()
-        torch.testing.assert_close(drawn[:, 1], torch.full((4, 2, 2), 0.25), rtol=0, atol=math.sqrt(1e-12))
+    drawn = fit([data], len(data)).draw(SampleNoise(0, range(4)))
+    assert torch.isfinite(drawn).all()
+    torch.testing.assert_close(drawn[:, 1], torch.full((4, 2, 2), 0.25), rtol=0, atol=math.sqrt(1e-12))
