@@ -16,15 +16,16 @@ from experiments import build, published
 from experiments.cli import exit_code
 from experiments.console import reporting, say
 from experiments.image_sets import ImageSet, StoredSet, features_in, open_set
-from experiments.scoring import FEATURE_BATCH, MOST_REFERENCE_IMAGES, chosen, features_of
-from experiments.stages.reconstruction import BATCH, perceptual, reconstructed
+from experiments.scoring import FEATURE_BATCH, MOST_REFERENCE_IMAGES, chosen
+from experiments.stages.reconstruction import BATCH, reconstructed
 from ldm.errors import UserError
-from ldm.metrics.distribution import generation_metrics, reconstruction_frechet
+from ldm.metrics.distribution import generation_metrics
 from ldm.metrics.extractors import EXTRACTORS
 from ldm.metrics.features import EXTRACTOR_TITLES, Extractor, Features
 from ldm.metrics.intervals import Interval, difference
 from ldm.metrics.perceptual import perceptual_distances
-from ldm.metrics.reconstruction import concatenate, image_errors, reconstruction_metrics
+from ldm.metrics.reconstructed import Reconstructed
+from ldm.metrics.reconstruction import reconstruction_metrics
 from ldm.metrics.values import MetricValue
 from ldm.records import AT_N, LeftOut, Protocol, write_json
 
@@ -166,17 +167,13 @@ def _measure_autoencoder(options: argparse.Namespace, device: str) -> int:
     extractor = build.extractor(_extractor_settings(options, ()), device)
     seed = options.seed or 0
     indices = chosen(images.n, options.n or images.n, seed, "reconstruction")
-    originals, decoded = [], []
+    compared = Reconstructed(perceptual_distances(None), extractor)
     with reporting(f"reconstruction {images.path.name}", len(indices)) as reporter:
-        for part in images.batches(indices, side, options.batch or BATCH):
-            originals.append(part)
-            decoded.append(reconstructed(model, part, device)[1])
-            reporter.advance_to(sum(map(len, originals)))
-    before, after = torch.cat(originals), torch.cat(decoded)
-    errors = concatenate([image_errors(*pair) for pair in zip(originals, decoded, strict=True)])
-    values, left_out = reconstruction_metrics(errors, perceptual(perceptual_distances(None), before, after))
-    seen, given = (features_of(part.split(BATCH), extractor) for part in (after, before))
-    frechet = reconstruction_frechet(seen, given, extractor.name, seed)
+        for position, part in enumerate(images.batches(indices, side, options.batch or BATCH), start=1):
+            compared.add(part, reconstructed(model, part, device)[1])
+            reporter.advance_to(min(position * (options.batch or BATCH), len(indices)))
+    values, left_out = reconstruction_metrics(compared.errors, compared.distances)
+    frechet = compared.frechet(seed)
     if isinstance(frechet, LeftOut):
         left_out.append(frechet)
     else:
@@ -190,7 +187,7 @@ def _measure_autoencoder(options: argparse.Namespace, device: str) -> int:
     print_table(table)
     for item in left_out:
         say(f"left out: {item.metric}. {item.reason}")
-    say(f"{len(before):,} images of {side} px ({images.path}, content {images.hashed[:8]}), seed {seed}")
+    say(f"{len(indices):,} images of {side} px ({images.path}, content {images.hashed[:8]}), seed {seed}")
     if options.json:
         rows = [dataclasses.asdict(value.row()) for value in values]
         left = [dataclasses.asdict(item) for item in left_out]

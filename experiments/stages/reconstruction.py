@@ -1,7 +1,6 @@
 """How good a first stage is on held-out images: distortion, rate, and the floor it sets for generators behind it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,15 +28,9 @@ from experiments.stage import Job, Outcome, Settings, Stage
 from experiments.stages.latents import EncodedImages, encodings
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.first_stage.contract import FirstStage, finite
-from ldm.metrics.distribution import reconstruction_frechet
 from ldm.metrics.perceptual import LPIPS, NO_LPIPS, perceptual_distances
-from ldm.metrics.reconstruction import (
-    ImageErrors,
-    PerceptualDistance,
-    concatenate,
-    image_errors,
-    reconstruction_metrics,
-)
+from ldm.metrics.reconstructed import Reconstructed
+from ldm.metrics.reconstruction import ImageErrors, concatenate, image_errors, reconstruction_metrics
 from ldm.metrics.values import DECODED_IMAGES, SAMPLED_POSTERIOR, Measured
 from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, Protocol, ResultRow
@@ -68,28 +61,28 @@ def run(job: Job) -> Outcome:
     indices = chosen(len(heldout), job.settings["n_samples"], seed, "reconstruction")
     plain = reconstruction_protocol(job, heldout, len(indices))
     generation = generation_protocol(job, len(indices))
+    compared, sampled = Reconstructed(judges, extractor), list[ImageErrors]()
+    shown: list[Tensor] = []
     with torch.inference_mode(), reporting(job.label, len(indices)) as reporter:
-        with meter.part("reconstruct"):
-            measured = [_measure(job, model, heldout, part, seed) for part in _parts(indices, reporter)]
-        originals = torch.cat([item.originals for item in measured])
-        decoded = torch.cat([item.decoded for item in measured])
-        errors, distances = concatenate([item.errors for item in measured]), perceptual(judges, originals, decoded)
+        for part in _parts(indices, reporter):
+            with meter.part("reconstruct"):
+                originals, decoded, drawn = _measure(job, model, heldout, part, seed)
+            with meter.part("features"):
+                compared.add(originals, decoded)
+            sampled += [drawn] if drawn is not None else []
+            shown = shown or [originals[:SHOWN], decoded[:SHOWN]]
+        errors, distances = compared.errors, compared.distances
         values, left_out = reconstruction_metrics(errors, distances)
         if LPIPS not in distances:
             left_out.append(LeftOut(LPIPS, NO_LPIPS))
         by_image = {"index": np.array(indices), **_named(errors), **distances}
-        if measured[0].sample_errors is not None:
-            sampled = concatenate([m.sample_errors for m in measured if m.sample_errors])
-            more, missing = reconstruction_metrics(sampled, None, SAMPLED_POSTERIOR)
+        if sampled:
+            of_drawn = concatenate(sampled)
+            more, missing = reconstruction_metrics(of_drawn, None, SAMPLED_POSTERIOR)
             values, left_out = values + more, left_out + missing
-            by_image |= {f"{name}_sample": found for name, found in _named(sampled).items()}
+            by_image |= {f"{name}_sample": found for name, found in _named(of_drawn).items()}
         with meter.part("features"):
-            frechet = reconstruction_frechet(
-                features_of(decoded.split(BATCH), extractor),
-                features_of(originals.split(BATCH), extractor),
-                extractor.name,
-                seed,
-            )
+            frechet = compared.frechet(seed)
         if isinstance(frechet, LeftOut):
             left_out.append(frechet)
         else:
@@ -101,7 +94,7 @@ def run(job: Job) -> Outcome:
         image = heldout.batch([0]).to(job.device)
         flops = count_flops(lambda: model.decode(model.latent(model.pack(model.encode(image)))))
     np.savez(job.folder / "images.npz", **by_image)  # type: ignore[arg-type]
-    save_grid(job.folder / "reconstructions.png", [originals[:SHOWN], decoded[:SHOWN]])
+    save_grid(job.folder / "reconstructions.png", shown)
     job.log.image(job.folder / "reconstructions.png")
     networks = {judge.name: through_distance(plain, judge, generation.marks) for judge in judges}
     networks |= {frechet.metric: through_extractor(plain, generation)}
@@ -113,14 +106,6 @@ def run(job: Job) -> Outcome:
         protocols=described([plain, *networks.values(), floor_protocol]),
         cost=meter.cost(len(indices), len(indices) * flops, seconds=meter.parts["reconstruct"]),
     )
-
-
-@dataclass(frozen=True)
-class _Measured:
-    originals: Tensor
-    decoded: Tensor
-    errors: ImageErrors
-    sample_errors: ImageErrors | None
 
 
 def _parts(indices: list[int], reporter: Reporter) -> Iterator[list[int]]:
@@ -136,26 +121,16 @@ def reconstructed(model: FirstStage, originals: Tensor, device: str) -> tuple[Te
     return packed, to_uint8(model.decode(model.latent(packed)))
 
 
-def _measure(job: Job, model: FirstStage, images: ImageCache, part: list[int], seed: int) -> _Measured:
+def _measure(
+    job: Job, model: FirstStage, images: ImageCache, part: list[int], seed: int
+) -> tuple[Tensor, Tensor, ImageErrors | None]:
+    """Images, their reconstructions from the means, and errors of those from draws; None where nothing is drawn."""
     originals = images.uint8(part)
     packed, decoded = reconstructed(model, originals, job.device)
-    sample_errors = None
-    if model.is_drawn:
-        noise = SampleNoise(seed, part, job.device)((model.channels, *packed.shape[2:]))
-        sample_errors = image_errors(originals, to_uint8(model.decode(model.latent(packed, noise))))
-    return _Measured(originals, decoded, image_errors(originals, decoded), sample_errors)
-
-
-def perceptual(
-    judges: Sequence[PerceptualDistance], originals: Tensor, decoded: Tensor
-) -> dict[str, NDArray[np.float64]]:
-    """Perceptual distances of each image from its reconstruction, both uint8 (N, 3, H, W), by name."""
-    found = {}
-    for judge in judges:
-        pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
-        distances = [judge(a / 127.5 - 1, b / 127.5 - 1).double().numpy() for a, b in pairs]
-        found[judge.name] = np.concatenate(distances)
-    return found
+    if not model.is_drawn:
+        return originals, decoded, None
+    noise = SampleNoise(seed, part, job.device)((model.channels, *packed.shape[2:]))
+    return originals, decoded, image_errors(originals, to_uint8(model.decode(model.latent(packed, noise))))
 
 
 def _named(errors: ImageErrors) -> dict[str, NDArray[np.float64]]:

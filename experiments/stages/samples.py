@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -231,27 +231,26 @@ def _collected(
     collected = {judge: FeatureAccumulator() for judge in (None, *config.get("other_extractors", {}))}
     ranges = (range(first, min(first + batch_size, n)) for first in range(0, n, batch_size))
     paths = [part_path(job.folder, indices) for indices in ranges]
-    stored, latents, task = [], [], list[Values]()
+    beginning, latents, task = list[NDArray[np.uint8]](), list[NDArray[np.float32]](), list[Values]()
     for path in paths:
         with np.load(path, allow_pickle=False) as part:
             for judge, found in collected.items():
                 found.add(_features(part, judge))
             seconds += part["seconds"]
             sums += part["sums"]
-            stored.append(part["images"])
+            beginning += [part["images"]] if sum(map(len, beginning)) < SHOWN else []
             latents.append(part["latents"])
             task.append({name.removeprefix(TASK): part[name] for name in part.files if name.startswith(TASK)})
     for judge, found in collected.items():
         found.result().save(job.folder / feature_file(judge))
-    images = np.concatenate(stored)
-    shown = torch.from_numpy(images[:SHOWN])
+    shown = torch.from_numpy(np.concatenate(beginning)[:SHOWN])
     save_grid(job.folder / "grid.png", list(shown.split(_columns(*shown.shape[2:]))))
     job.log.image(job.folder / "grid.png")
     if asked.fields.makers:
         save_condition_grid(job.folder / "conditions.png", conditioning, asked, shown)
         job.log.image(job.folder / "conditions.png")
     if config["keep"] == "images":
-        write_atomically(job.folder / IMAGES, lambda file: np.save(file, images))
+        write_atomically(job.folder / IMAGES, lambda file: _join_images(file, paths, n))
     if conditions_of(job.parent("diffusion").settings):
         gathered = {name: np.concatenate([values[name] for values in task]) for name in task[0]}
         write_atomically(job.folder / "task.npz", lambda file: np.savez(file, **gathered))  # type: ignore[arg-type]
@@ -281,6 +280,17 @@ def _collected(
         },
         cost=cost,
     )
+
+
+def _join_images(file: BinaryIO, paths: Sequence[Path], n: int) -> None:
+    """Writes the n images of all parts as one array, uint8 (n, 3, H, W), holding those of one part at a time."""
+    for position, path in enumerate(paths):
+        with np.load(path, allow_pickle=False) as part:
+            images = part["images"]
+        if position == 0:
+            whole = {"descr": images.dtype.str, "fortran_order": False, "shape": (n, *images.shape[1:])}
+            np.lib.format.write_array_header_1_0(file, whole)
+        file.write(images.tobytes())
 
 
 def made_on(record: StageRecord) -> dict[str, Any]:

@@ -137,9 +137,9 @@ def test_it_is_built_trained_for_a_step_and_measured_by_its_own_rate(ae, images)
     [value] = rates.values
     assert (value.metric, value.n) == (model.labels.rate, 3)
     assert value.value == pytest.approx(model.channels * np.log2(3) / 16)
-    measured = _measure(SimpleNamespace(device="cpu"), model, images, [1, 4, 7], 0)
-    assert measured.decoded.shape == measured.originals.shape == (3, 3, 32, 32)
-    assert measured.sample_errors is None
+    originals, decoded, errors_of_draws = _measure(SimpleNamespace(device="cpu"), model, images, [1, 4, 7], 0)
+    assert decoded.shape == originals.shape == (3, 3, 32, 32)
+    assert errors_of_draws is None
 
 
 @pytest.mark.long
