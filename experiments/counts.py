@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import build
+from experiments.call_memory import FLOAT_BYTES, META, Call, CallMemory
 from experiments.conditions import Vocabulary, sample_size
 from experiments.stage import Estimate, Machine, Settings
 from ldm.first_stage.components import MOST_IMAGES, images_to_start_from, start_from_components
@@ -26,8 +27,6 @@ from ldm.training.diffusion import matrices_of
 from ldm.training.flops import count_flops
 from ldm.training.peak_memory import peak_bytes
 
-META = torch.device("meta")
-FLOAT_BYTES = 4
 BF16_SHARE = 0.7
 """Of what passes in float32, under bf16: normalisations and gradients stay in float32. It was 0.63 to 0.80 in trainings
 of five networks of `scale=cpu`."""
@@ -85,7 +84,7 @@ class Counts:
     """What the work of a cell's stages is estimated from: FLOPs, or seconds where they were timed (`forecast`).
 
     `calls`: of the network for one sample. `decode`: of decoding one sample. `train_images` None: not known.
-    `milestones`: of the training, at which quality is measured.
+    `milestones`: of the training, at which quality is measured. `memory`: of calls; None where only time is asked for.
     """
 
     first_stage: FirstStageCounts
@@ -95,10 +94,21 @@ class Counts:
     train_images: int | None
     machine: Machine
     milestones: int = 0
+    memory: CallMemory | None = None
 
     def sampling(self, calls: float) -> float:
         """Of one sample: so many network calls, and its decoding."""
         return calls * self.denoiser.call + self.decode
+
+    def holding(self, batches: Mapping[Call, int]) -> int | None:
+        """Bytes of calls one after the other, each of so many images at a time."""
+        return None if self.memory is None else self.memory.of(batches)
+
+    def holding_samples(self, n: int, is_guided: bool = False) -> int | None:
+        """Bytes of making and judging n samples, as many at a time as the machine's batch says."""
+        batch = min(n, self.machine.batch)
+        called = batch * self.memory.halves if self.memory and is_guided else batch
+        return self.holding({"denoise": called, "decode_sample": batch, "extract": batch})
 
 
 def training_estimate(training: Settings, work: float | None, memory: int | None) -> Estimate:

@@ -71,8 +71,8 @@ class Stage:
 class Estimate:
     """The work of a stage before it is done; None: not known.
 
-    `images`: handled, with the `work` of them all, in FLOPs or, of counts in seconds, in seconds. `batch` and `memory`
-    (bytes, roughly) of what is trained.
+    `images`: handled, with the `work` of them all, in FLOPs or, of counts in seconds, in seconds. `batch` of what is
+    trained. `memory`: bytes of its tensors, roughly.
     """
 
     images: int | None

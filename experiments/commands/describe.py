@@ -18,6 +18,7 @@ from rich.table import Table
 
 from experiments import build
 from experiments.budget import images_at, network_calls
+from experiments.call_memory import count_call_memory
 from experiments.cli import exit_code, with_scale
 from experiments.compose import composed, composed_points, settings_only, swept
 from experiments.conditions import CONDITIONS, annotations_read, conditions_of, sample_size
@@ -128,12 +129,12 @@ class Description:
 
     @property
     def memory(self) -> dict[str, int | None]:
-        """Bytes, roughly, of the tensors of what is trained."""
-        return {name: self.estimates[name].memory for name in self.trainings}
+        """Bytes, roughly, of the tensors of stages, the most at a time; None where weights are not on this machine."""
+        return {name: found.memory for name, found in self.estimates.items()}
 
     @property
     def process_memory(self) -> dict[str, int | None]:
-        """Bytes, roughly, of the processes that train on a CPU; on a GPU none, where the tensors alone count."""
+        """Bytes, roughly, of the processes of stages on a CPU; on a GPU none, where the tensors alone count."""
         if self.plan.config["device"] != "cpu":
             return {}
         return {name: None if found is None else found + PROCESS_BYTES for name, found in self.memory.items()}
@@ -185,7 +186,8 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     decode = count_sample_decoding(config)
     images = facts.train_images if facts else None
     milestones = config["trainer"]["milestones"]
-    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config), len(milestones))
+    memory = count_call_memory(config, first_stage.latent_shape[0], known)
+    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config), len(milestones), memory)
     estimates = {
         stage.name: found
         for stage in STAGES
@@ -417,6 +419,7 @@ def _print(found: Description) -> None:
 
 def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
     """Title, columns and rows of what is printed."""
+    memory = {name: bytes for name, bytes in (found.process_memory or found.memory).items() if bytes is not None}
     stages = [
         (
             line.stage,
@@ -424,12 +427,13 @@ def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[S
             {True: "complete", False: "to do", None: "-"}[line.is_complete],
             f"{line.images:,}" if line.images is not None else "",
             _si(line.flops, "FLOP") if line.flops is not None else "",
+            _si(memory[line.stage], "B") if line.stage in memory else "",
             clock(line.seconds) if line.seconds is not None else "",
             line.seconds_from,
         )
         for line in found.stages
     ]
-    yield "Stages", ("stage", "identity", "state", "images", "work", "time", "from"), stages
+    yield "Stages", ("stage", "identity", "state", "images", "work", "memory", "time", "from"), stages
     parameters = [(name, f"{n:,}" if n is not None else "unknown") for name, n in found.parameters.items()]
     yield "Parameters", ("part", "parameters"), parameters
     shape = " x ".join(map(str, found.first_stage.latent_shape))
@@ -438,15 +442,11 @@ def _tables(found: Description) -> Iterator[tuple[str, Sequence[str], Sequence[S
     flops = [(name.replace("_", " "), _si(value, "FLOP")) for name, value in found.flops_per_image.items()]
     yield f"Work for one image (latent {shape}{of_samples}; {found.calls} network calls)", ("what", "work"), flops
     trainings = [
-        (
-            *(name, f"{t['images_seen']:,}", f"{t['batch']:,}", f"{t['steps']:,}", _si(found.memory[name], "B")),
-            *([_si(found.process_memory[name], "B")] if name in found.process_memory else []),
-        )
+        (name, f"{t['images_seen']:,}", f"{t['batch']:,}", f"{t['steps']:,}", _si(found.memory[name], "B"))
         for name, t in found.trainings.items()
     ]
     if trainings:
-        columns = ("what", "images seen", "batch", "steps", "memory of its tensors")
-        yield "Trainings", (*columns, *(["of its process"] if found.process_memory else [])), trainings
+        yield "Trainings", ("what", "images seen", "batch", "steps", "memory of its tensors"), trainings
 
 
 def _si(value: float | None, unit: str) -> str:

@@ -126,7 +126,8 @@ def estimate(settings: Settings, counts: Counts) -> Estimate | None:
     if settings["length"] != build.AUTO:
         return None
     images = len(settings["candidates"]) * settings["n_samples"]
-    return Estimate(images, images * counts.sampling(settings["steps"]))
+    memory = counts.holding_samples(settings["n_samples"])
+    return Estimate(images, images * counts.sampling(settings["steps"]), memory=memory)
 
 
 STAGE = Stage(

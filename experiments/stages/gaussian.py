@@ -29,7 +29,14 @@ from ldm.data.contract import ImageCache, Indices
 from ldm.data.fields import Fields
 from ldm.data.latents import CachedLatents
 from ldm.metrics.features import Extractor, Features
-from ldm.metrics.gaussian_latents import LEAST_IMAGES, LatentGaussian, fitted, images_fitted
+from ldm.metrics.gaussian_latents import (
+    LEAST_IMAGES,
+    MOST_IMAGES,
+    LatentGaussian,
+    fitted,
+    fitted_bytes,
+    images_fitted,
+)
 from ldm.metrics.values import GAUSSIAN_LATENTS, GAUSSIAN_LATENTS_BY_CLASS, Variant
 from ldm.randomness import SampleNoise
 from ldm.records import LeftOut, ResultRow
@@ -163,8 +170,12 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """One decoding an image; as if images had classes, of which the settings know nothing."""
-    images = 2 * settings["n_samples"]
-    return Estimate(images, images * counts.first_stage.decode)
+    images, called = (
+        2 * settings["n_samples"],
+        counts.holding({"encode": ENCODE_BATCH, "decode": BATCH, "extract": BATCH}),
+    )
+    held = fitted_bytes(counts.train_images or MOST_IMAGES, math.prod(counts.first_stage.latent_shape))
+    return Estimate(images, images * counts.first_stage.decode, memory=None if called is None else called + held)
 
 
 STAGE = Stage(

@@ -128,7 +128,8 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """Every training image is encoded once."""
     images = counts.train_images
-    return Estimate(images, None if images is None else images * counts.first_stage.encode)
+    work = None if images is None else images * counts.first_stage.encode
+    return Estimate(images, work, memory=counts.holding({"encode": ENCODE_BATCH}))
 
 
 STAGE = Stage(

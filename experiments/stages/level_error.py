@@ -109,7 +109,8 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """A network call in every bin, at every milestone."""
     images = counts.milestones * settings["n_samples"]
-    return Estimate(images, images * len(BINS) * counts.denoiser.call)
+    memory = counts.holding({"encode": BATCH, "denoise": BATCH})
+    return Estimate(images, images * len(BINS) * counts.denoiser.call, memory=memory)
 
 
 STAGE = Stage(

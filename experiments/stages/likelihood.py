@@ -196,7 +196,9 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """A network call at every level, without the decodings on the way."""
     images = settings["n_samples"]
-    return Estimate(images, images * settings["levels"] * counts.denoiser.call)
+    batch = min(images, counts.machine.batch)
+    memory = counts.holding({"encode": batch, "denoise": batch, "decode_sample": batch})
+    return Estimate(images, images * settings["levels"] * counts.denoiser.call, memory=memory)
 
 
 STAGE = Stage(

@@ -123,7 +123,8 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """The short sampler's network calls and one decoding an image, at every milestone."""
     images = counts.milestones * settings["n_samples"]
-    return Estimate(images, images * counts.sampling(settings["steps"]))
+    memory = counts.holding_samples(settings["n_samples"])
+    return Estimate(images, images * counts.sampling(settings["steps"]), memory=memory)
 
 
 STAGE = Stage(

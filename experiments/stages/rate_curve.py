@@ -14,9 +14,10 @@ from experiments.chunks import Chunks
 from experiments.conditions import DataFacts
 from experiments.console import reporting
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.scoring import chosen, described, unjudged_protocol
-from experiments.stage import Job, Outcome, Settings, Stage
-from experiments.stages.latents import encodings
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
+from experiments.stages.latents import ENCODE_BATCH, encodings
 from experiments.stages.reconstruction import BATCH, images_of_rates
 from experiments.stages.reference import MOST_CODEC_IMAGES
 from ldm.data.contract import SPLITS, ImageCache
@@ -79,6 +80,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     return stage_settings.measured_images(config, facts) if is_wanted else None
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone."""
+    return Estimate(settings["n_samples"], None, memory=counts.holding({"encode": ENCODE_BATCH, "decode": BATCH}))
+
+
 STAGE = Stage(
     name="rate_curve",
     parents=("first_stage",),
@@ -88,4 +94,5 @@ STAGE = Stage(
     settings=settings,
     run=run,
     label=labels.first_stage,
+    estimate=estimate,
 )

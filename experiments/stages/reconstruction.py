@@ -12,6 +12,7 @@ from experiments.artifacts import first_stage_of, reference_features
 from experiments.conditions import DataFacts
 from experiments.console import Reporter, reporting
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.pictures import save_grid, to_uint8
 from experiments.protocols import through_distance, through_extractor
 from experiments.scoring import (
@@ -24,7 +25,7 @@ from experiments.scoring import (
     generation_rows,
     reconstruction_protocol,
 )
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.latents import EncodedImages, encodings
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.first_stage.contract import FirstStage, finite
@@ -179,6 +180,13 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     return {"n_samples": metrics["n_samples"], "seed": metrics["seed"], **lpips}
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone: of what is done with an image, decoding is the lesser part."""
+    return Estimate(
+        settings["n_samples"], None, memory=counts.holding({"encode": BATCH, "decode": BATCH, "extract": BATCH})
+    )
+
+
 STAGE = Stage(
     name="reconstruction",
     parents=("first_stage", "reference"),
@@ -189,4 +197,5 @@ STAGE = Stage(
     run=run,
     label=labels.first_stage,
     is_result=True,
+    estimate=estimate,
 )

@@ -5,8 +5,9 @@ import dataclasses
 from experiments import axes, stage_settings
 from experiments.conditions import DataFacts
 from experiments.cost import Meter
-from experiments.scoring import ReferenceImages, chosen, described
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.counts import Counts
+from experiments.scoring import FEATURE_BATCH, ReferenceImages, chosen, described
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.metrics.reference_codecs import lossless_sizes, lossy_curves
 
 MOST_CODEC_IMAGES = 1_000
@@ -48,6 +49,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     return {"extractor": stage_settings.extractor(config), **stage_settings.reference(config, facts)}
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone."""
+    return Estimate(None, None, memory=counts.holding({"extract": FEATURE_BATCH}))
+
+
 STAGE = Stage(
     name="reference",
     parents=(),
@@ -56,4 +62,5 @@ STAGE = Stage(
     until=(),
     settings=settings,
     run=run,
+    estimate=estimate,
 )

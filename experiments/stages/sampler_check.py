@@ -102,7 +102,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """Twice the cell's network calls, and one decoding; a little much where the schedule has no more steps."""
     n = settings["n_samples"]
-    return Estimate(n, n * counts.sampling(2 * counts.calls))
+    return Estimate(n, n * counts.sampling(2 * counts.calls), memory=counts.holding_samples(n, is_guided=True))
 
 
 STAGE = Stage(

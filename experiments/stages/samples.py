@@ -350,7 +350,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """Network calls and one decoding an image."""
     n = settings["n_samples"]
-    return Estimate(n, n * counts.sampling(counts.calls))
+    return Estimate(n, n * counts.sampling(counts.calls), memory=counts.holding_samples(n, is_guided=True))
 
 
 def divides(settings: Settings) -> bool:

@@ -103,8 +103,9 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """At most: the network calls and one decoding an image, for every candidate as for the largest."""
-    images = len(settings["guidance"]["candidates"]) * settings["guidance"]["tuning_samples"]
-    return Estimate(images, images * counts.sampling(counts.calls))
+    n = settings["guidance"]["tuning_samples"]
+    images, memory = len(settings["guidance"]["candidates"]) * n, counts.holding_samples(n, is_guided=True)
+    return Estimate(images, images * counts.sampling(counts.calls), memory=memory)
 
 
 STAGE = Stage(

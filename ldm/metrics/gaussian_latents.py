@@ -25,6 +25,9 @@ LEAST_IMAGES = 2
 MOST_ROOTED = 1024
 """Values of a latent up to which the root of the covariance is taken, in about a second."""
 
+ROOTING = 6
+"""Matrices d x d that are held at a time while the root is taken, two of them inside the decomposition."""
+
 MOST_IMAGES = 10_000
 MOST_VALUES = 2**27
 """Of all latents that are held together: 1 GiB in float64."""
@@ -55,6 +58,11 @@ class LatentGaussian:
 def images_fitted(images: int, values: int) -> int:
     """How many of so many images a Gaussian of latents with so many values is fitted to."""
     return images if _is_rooted(images, values) else min(images, MOST_IMAGES, max(LEAST_IMAGES, MOST_VALUES // values))
+
+
+def fitted_bytes(images: int, values: int) -> int:
+    """The most bytes that fitting so many images with so many values holds at a time."""
+    return 8 * (ROOTING * values**2 if _is_rooted(images, values) else images_fitted(images, values) * values)
 
 
 def fitted(latents: Iterable[Tensor], images: int) -> LatentGaussian:

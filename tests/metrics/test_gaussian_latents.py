@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.metrics import gaussian_latents
-from ldm.metrics.gaussian_latents import centred, fitted, images_fitted, rooted
+from ldm.metrics.gaussian_latents import centred, fitted, fitted_bytes, images_fitted, rooted
 from ldm.randomness import SampleNoise, generator
 from ldm.training.peak_memory import peak_bytes
 
@@ -45,8 +45,18 @@ def test_which_way_depends_on_images_and_values(monkeypatch):
 
 def test_latents_that_are_held_are_in_memory_once():
     data = torch.zeros(64, 3, 64, 64)
-    needed = 8 * data.numel()
+    needed = fitted_bytes(64, data[0].numel())
+    assert needed == 8 * data.numel()
     assert needed <= peak_bytes(lambda: centred(data.split(16), 64)) < 1.1 * needed
+
+
+def test_rooting_holds_a_few_matrices():
+    """Two of them inside the decomposition, which no tensor shows."""
+    data = torch.zeros(600, 512, 1, 1)
+    matrix = 8 * 512**2
+    seen = peak_bytes(lambda: rooted(data.split(64)))
+    assert seen < fitted_bytes(600, 512) == 6 * matrix
+    assert seen == pytest.approx(4 * matrix, rel=0.1)
 
 
 def test_many_images_are_looked_at_only_where_they_need_not_be_held():

@@ -1,0 +1,51 @@
+"""Memory of calls as it is predicted, against calls that run."""
+
+import pytest
+import torch
+from tiny_plans import plan_of
+
+from experiments import build
+from experiments.call_memory import CallMemory, count_call_memory
+from experiments.conditions import Vocabulary
+from ldm.metrics.extractors import load_extractor
+from ldm.training.peak_memory import peak_bytes
+
+THREE = Vocabulary(3)
+N = 8
+
+
+@pytest.mark.long
+def test_calls_take_what_is_predicted_of_their_images():
+    config = plan_of("ae.f=4", "guidance.scale=3", "samples.height=40", "samples.width=64").config
+    found = count_call_memory(config, 3, THREE)
+    model = build.first_stage(config["ae"], 32)
+    conditions = build.conditioning(config["conditioning"], THREE, config["ae"])
+    network = build.denoiser(config["denoiser"], 3, 8, conditions)
+    context, extractor = torch.zeros(N, 1, conditions.context_dim), load_extractor(config["metrics"]["extractor"])
+    calls = {
+        "encode": lambda: model.encode(torch.zeros(N, 3, 32, 32)),
+        "decode": lambda: model.decode(torch.zeros(N, 3, 8, 8)),
+        "decode_sample": lambda: model.decode(torch.zeros(N, 3, 10, 16)),
+        "denoise": lambda: network(torch.zeros(N, 3, 10, 16), torch.zeros(N), context),
+        "extract": lambda: extractor(torch.zeros(N, 3, 32, 32, dtype=torch.uint8)),
+    }
+    with torch.no_grad():
+        taken = {name: peak_bytes(call) for name, call in calls.items()}
+    assert {name: N * each for name, each in found.image.items()} == pytest.approx(taken, rel=0.1)
+    assert found.weights["first_stage"] == 4 * build.parameters(model)
+    assert found.weights["denoiser"] == 4 * (build.parameters(network) + build.parameters(conditions))
+    assert found.halves == 2
+
+
+def test_calls_one_after_the_other_hold_all_weights_and_the_images_of_one():
+    memory = CallMemory({"first_stage": 100, "denoiser": 1000}, {"encode": 5, "decode": 7, "denoise": 3})
+    assert memory.of({"encode": 4}) == 100 + 20
+    assert memory.of({"encode": 4, "decode": 4}) == 100 + 28
+    assert memory.of({"decode": 4, "denoise": 10}) == 1100 + 30
+    assert memory.of({"decode": 4, "extract": 4}) is None
+
+
+def test_without_the_extractors_weights_its_memory_is_not_known():
+    config = plan_of("ae.f=4").config
+    config = {**config, "metrics": {**config["metrics"], "extractor": "inception", "weights": "/nowhere.pth"}}
+    assert "extract" not in count_call_memory(config, 3, THREE).image
