@@ -110,7 +110,7 @@ def small_denoiser_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = {**defaults_of(UNetOptions), **sizes, "channel_mult": [1, 2], "attention_sides": [], "num_heads": None}
     if side < 4 or side % 2:  # a level of side 1 needs channels, or its norms would leave nothing
         settings |= {"channel_mult": [1], "model_channels": 4 * sizes["model_channels"]}
-    del settings["dense_small_maps"]  # younger than the identities that hold these settings
+    del settings["dense_small_maps"], settings["fold"]  # younger than the identities that hold these settings
     return settings
 
 

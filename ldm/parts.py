@@ -90,10 +90,10 @@ class Option:
         raise UserError(f"{key}={shown} is {self._refusal(value)}{' (or null)' if self.is_optional else ''}{hint}")
 
     def _fits(self, value: Any) -> bool:
-        if self.choices is not None:
-            return value in [*self.choices]
         if self.kind is bool or isinstance(value, bool):  # of which Python thinks that they are numbers
             return self.kind is bool and isinstance(value, bool)
+        if self.choices is not None:
+            return value in [*self.choices]
         if self.kind in (str, Path):
             return isinstance(value, (str, self.kind))
         if not isinstance(value, int if self.kind is int else int | float) or not math.isfinite(value):

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from ldm.denoiser.blocks import PERIOD, TimeEmbedding, check_inputs, zeroed
 from ldm.denoiser.contract import Hidden
+from ldm.denoiser.patches import PATCHES, from_patches, to_patches
 from ldm.errors import UserError
 from ldm.layers import attend
 from ldm.parts import option
-
-PATCHES = (1, 2, 4, 8, 16)
-"""Sides of patches that there may be: powers of two, as all downsampling factors are."""
 
 SIZES: Mapping[str, Mapping[str, int]] = {
     "S": {"width": 384, "depth": 12, "heads": 6},
@@ -37,22 +35,6 @@ NORM_EPSILON = 1e-6
 
 FREQUENCY_SHIFT = 1.0
 """Of what is trained here: that of diffusers' class, so that it can be exported. The paper's code has 0."""
-
-
-def to_patches(x: Tensor, patch: int) -> Tensor:
-    """Patches as tokens, each its pixels row by row with their channels: (N, C, H, W) -> (N, H W / p^2, p^2 C).
-
-    A view at patch 1 where x is channels_last.
-    """
-    rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, patch)).unflatten(1, (-1, patch))
-    return rows.transpose(2, 3).flatten(3).flatten(1, 2)
-
-
-def from_patches(tokens: Tensor, patch: int, sides: tuple[int, int]) -> Tensor:
-    """The inverse of `to_patches` for a map of these sides: (N, H W / p^2, p^2 C) -> (N, C, H, W), channels_last."""
-    height, width = sides
-    rows = tokens.unflatten(1, (height // patch, width // patch)).unflatten(3, (patch, patch, -1))
-    return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def grid_embedding(height: int, width: int, channels: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from ldm.denoiser.blocks import (
     zeroed,
 )
 from ldm.denoiser.contract import Hidden
+from ldm.denoiser.patches import PATCHES, folded, unfolded
 from ldm.errors import UserError
 from ldm.layers import normalised
 from ldm.parts import option
@@ -93,7 +94,8 @@ class UNet(nn.Module):
     self-attention whose joint projection is laid out by `head_order`. With `adds_context` it is self-attention too, and
     the context, one token as wide as the time embedding (4 `model_channels`), is added to that. `in_channels` counts
     x_t and concatenated maps. `recompute` trades compute for memory in training (gradient checkpointing). Norms have
-    `norm_groups`, or the largest divisor of their width below. `dense_small_maps`: see `Convolution3`.
+    `norm_groups`, or the largest divisor of their width below. `dense_small_maps`: see `Convolution3`. With `fold` p,
+    patches of p x p are one pixel of p^2 times the channels to the network: its first level has side `latent_side` / p.
 
     Raises: UserError for sizes that do not fit each other.
     Source: Rombach et al. 2022, section 3.3 and appendix E.2; Dhariwal and Nichol 2021, section 3.
@@ -121,14 +123,18 @@ class UNet(nn.Module):
         recompute: bool = False,
         norm_groups: int = NORM_GROUPS,
         dense_small_maps: bool = False,
+        fold: int = 1,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.context_dim = context_dim
         self.adds_context = adds_context
+        self.fold = fold
         self.halvings = len(channel_mult) - 1
         self.recompute = recompute
-        sides = level_sides(latent_side, len(channel_mult))
+        if latent_side % fold:
+            raise UserError(f"denoiser.fold={fold} does not divide the latent's side, {latent_side}")
+        sides = level_sides(latent_side // fold, len(channel_mult))
         widths = level_widths(model_channels, channel_mult)
         for side, entering, width in zip(sides, [model_channels, *widths], widths, strict=False):
             check_norms(side, entering, norm_groups)
@@ -160,7 +166,7 @@ class UNet(nn.Module):
                 return residual(channels, channels, resample=doubled)
             return Convolution(channels, channels, upsample=True)
 
-        down: list[list[Block]] = [[Convolution(in_channels, model_channels)]]
+        down: list[list[Block]] = [[Convolution(fold**2 * in_channels, model_channels)]]
         skips = [model_channels]
         channels = model_channels
         for level, (side, width) in enumerate(zip(sides, widths, strict=True)):
@@ -189,7 +195,7 @@ class UNet(nn.Module):
         self.middle_width = widths[-1]
         self.up = nn.ModuleList(nn.ModuleList(blocks) for blocks in up)
         self.norm_out = group_norm(channels, groups=norm_groups)
-        self.conv_out = zeroed(Convolution3(channels, out_channels))
+        self.conv_out = zeroed(Convolution3(channels, fold**2 * out_channels))
         for module in self.modules():
             if isinstance(module, Convolution3):
                 module.dense = dense_small_maps
@@ -216,7 +222,7 @@ class UNet(nn.Module):
         self._check(x, context, concat)
         embedding = self.time_embedding(index, context[:, 0] if self.adds_context and context is not None else None)
         h = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
-        h = h.to(self.conv_out.weight.dtype)
+        h = folded(h.to(self.conv_out.weight.dtype), self.fold)
         skips = []
         for blocks in self.down:
             h = self._through(blocks, h, embedding, context, context_mask)
@@ -224,7 +230,7 @@ class UNet(nn.Module):
         h = self._through(self.middle, h, embedding, context, context_mask)
         for blocks in self.up:
             h = self._through(blocks, torch.cat([h, skips.pop()], dim=1), embedding, context, context_mask)
-        return self.conv_out(F.silu(normalised(self.norm_out, h))).to(x.dtype)
+        return unfolded(self.conv_out(F.silu(normalised(self.norm_out, h))), self.fold).to(x.dtype)
 
     def _through(self, blocks: nn.Module, h: Tensor, *told: Tensor | None) -> Tensor:
         """`h` after each of the blocks in turn, with inner activations recomputed backward under `recompute`.
@@ -241,8 +247,9 @@ class UNet(nn.Module):
 
     def _check(self, x: Tensor, context: Tensor | None, concat: Tensor | None) -> None:
         check_inputs("the UNet", self.in_channels, self.context_dim, x, context, concat)
-        if any(side % 2**self.halvings for side in x.shape[2:]):
-            raise ValueError(f"sides {tuple(x.shape[2:])} cannot be halved {self.halvings} times")
+        if any(side % (self.fold * 2**self.halvings) for side in x.shape[2:]):
+            patches = f"be divided into patches of side {self.fold} and " if self.fold > 1 else ""
+            raise ValueError(f"sides {tuple(x.shape[2:])} cannot {patches}be halved {self.halvings} times")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,11 +272,12 @@ class UNetOptions:
     dense_small_maps: bool = option(
         False, help="whether convolutions on sides 1 and 2 are computed as matrix products, equal up to rounding"
     )
+    fold: int = option(1, choices=PATCHES, help="side of the patches that are one pixel to it")
 
     @property
     def halvings(self) -> int:
-        """One less than there are levels."""
-        return len(self.channel_mult) - 1
+        """How often the latent's side must be even: once for each level but the first, and for `fold`."""
+        return len(self.channel_mult) - 1 + self.fold.bit_length() - 1
 
     def build(self, *, in_channels: int, out_channels: int, latent_side: int, context_dim: int | None) -> UNet:
         """The network with its initial weights. Raises: UserError for sizes that do not fit each other."""

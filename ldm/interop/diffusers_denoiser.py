@@ -285,6 +285,8 @@ def unet_config(unet: UNet, latent_side: int) -> dict[str, Any]:
     """
     if unet.adds_context:
         raise UserError("a UNet that adds its context to the time embedding cannot be exported")
+    if unet.fold > 1:
+        raise UserError(f"denoiser.fold={unet.fold} has no counterpart in diffusers' UNets: it cannot be exported")
     per_level = len(unet.up) // (unet.halvings + 1)
     firsts = [list(_blocks(unet.down[1 + level * per_level])) for level in range(unet.halvings + 1)]
     middle, attention = _blocks(unet.middle)[:2]

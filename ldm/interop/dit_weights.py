@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ldm.conditioning import ClassConditioning
-from ldm.denoiser.dit import NORM_EPSILON, PATCHES, SIZES, DiT, grid_embedding
+from ldm.denoiser.dit import NORM_EPSILON, SIZES, DiT, grid_embedding
+from ldm.denoiser.patches import PATCHES
 from ldm.diffusion.schedule import VariancePreservingSchedule, linear_betas
 from ldm.errors import UserError
 from ldm.interop.contract import Loaded, RawConditioning

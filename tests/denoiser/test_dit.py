@@ -9,12 +9,11 @@ from ldm.denoiser.dit import (
     SIZES,
     DiT,
     DiTOptions,
-    from_patches,
     grid_embedding,
     grid_rotation,
     rotated,
-    to_patches,
 )
+from ldm.denoiser.patches import from_patches, to_patches
 from ldm.errors import UserError
 from ldm.training.flops import count_flops
 

@@ -156,6 +156,20 @@ def test_memory_format_changes_nothing(sides, randomised):
     torch.testing.assert_close(last, out, rtol=0, atol=1e-11 * out.abs().max().item())
 
 
+@pytest.mark.parametrize("fold", [2, 4])
+def test_folded_it_is_the_network_of_patches_as_pixels(fold, randomised):
+    """Patches written out by hand: the channels of pixel (row, column) of a patch follow (fold row + column) C."""
+    x, index, _ = inputs(sides=(8 * fold, 12 * fold))
+    unet = randomised(small(latent_side=8 * fold, fold=fold)).double()
+    plain = small(in_channels=3 * fold**2, out_channels=3 * fold**2).double()
+    plain.load_state_dict(unet.state_dict())
+    by_hand = torch.cat([x[:, :, row::fold, column::fold] for row in range(fold) for column in range(fold)], dim=1)
+    found, expected = unet(x, index), plain(by_hand, index)
+    for position, part in enumerate(expected.split(3, dim=1)):
+        row, column = divmod(position, fold)
+        torch.testing.assert_close(found[:, :, row::fold, column::fold], part, rtol=1e-12, atol=1e-12)
+
+
 def test_a_latent_of_side_one(randomised):
     unet = randomised(
         small(model_channels=64, channel_mult=(1,), latent_side=1, attention_sides=(1,), context_dim=5).double()
@@ -210,6 +224,8 @@ def test_autocast_to_bfloat16_stays_near_float32_and_keeps_the_input_dtype(rando
     [
         ({"latent_side": 6}, "side 6 cannot be halved 2 times"),
         ({"latent_side": 1}, "side 1 cannot be halved 2 times"),
+        ({"latent_side": 6, "fold": 4}, "fold=4 does not divide the latent's side, 6"),
+        ({"fold": 4}, "side 2 cannot be halved 2 times"),
         ({"channel_mult": (1, 1.51)}, "whole number"),
         ({"channel_mult": (1, 1, 2, 1)}, "32 channels at side 1"),
         ({"channel_mult": (1, 1, 1, 2)}, "32 channels at side 1"),
@@ -230,6 +246,8 @@ def test_inputs_that_the_network_was_not_built_for_are_refused():
         small()(x, index, concat=x)
     with pytest.raises(ValueError, match=r"\(6, 8\) cannot be halved 2 times"):
         small()(x[:, :, :6], index)
+    with pytest.raises(ValueError, match=r"\(8, 12\) cannot be divided into patches of side 2 and be halved 2 times"):
+        small(latent_side=16, fold=2)(inputs(torch.float32, sides=(8, 12))[0], index)
     with pytest.raises(ValueError, match="context_dim None, but called with a context"):
         small()(x, index, context)
     with pytest.raises(ValueError, match="context_dim 5, but called without"):

@@ -48,6 +48,22 @@ def test_min_snr_is_that_of_its_paper():
         torch.testing.assert_close(weight, snr.clamp(max=5) / over, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_velocity_weighs_every_target_as_the_v_that_it_implies(target, schedule):
+    schedule = make_schedule(schedule)
+    t = schedule.time(ALL[:-1])
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x0, eps, wrong = (normal(len(t), seed=seed) for seed in (1, 2, 3))
+    x_t = alpha * x0 + sigma * eps
+    right = target_of(target, x0, eps, alpha, sigma)
+    implied = x0_from_prediction(target, right + wrong, x_t, alpha, sigma)
+    v = alpha * (x_t - alpha * implied) / sigma - sigma * implied
+    expected = (v - (alpha * eps - sigma * x0)).square()
+    found = loss_weight("velocity", target, schedule, t) * wrong**2
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+
+
 def bound_term(schedule, k, x0, estimate, x_t):
     """KL between the posterior q(x_s | x_t, x_0) and the same at the estimate, by Bayes' rule; index 0: the decoder."""
     t = schedule.time(torch.tensor(k))
@@ -120,7 +136,12 @@ def test_weights_are_finite_where_no_signal_is_left(target, weighting):
 
 def test_unknown_names_are_refused():
     schedule = make_schedule("flow")
-    with pytest.raises(UserError, match="weighting=snr is none of plain, min_snr, likelihood, did you mean 'min_snr'"):
+    with pytest.raises(
+        UserError, match="weighting=snr is none of plain, min_snr, velocity, likelihood, did you mean 'min_snr'"
+    ):
+        loss_weight("snr", "eps", schedule, torch.tensor([0.5]))
+    names = "plain, min_snr, velocity, likelihood"
+    with pytest.raises(UserError, match=f"weighting=snr is none of {names}, did you mean 'min_snr'"):
         loss_weight("snr", "eps", schedule, torch.tensor([0.5]))
     with pytest.raises(UserError, match="target=score is none of"):
         loss_weight("min_snr", "score", schedule, torch.tensor([0.5]))

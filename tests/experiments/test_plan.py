@@ -144,6 +144,7 @@ OTHER_VALUES = {
     "diffusion.denoiser.use_scale_shift_norm": True,
     "diffusion.denoiser.resblock_updown": True,
     "diffusion.denoiser.dense_small_maps": True,
+    "diffusion.denoiser.fold": 2,
     "diffusion.denoiser.size": "S",
     **{f"diffusion.denoiser.{name}": True for name in ("rms_norm", "swiglu", "rope", "qk_norm")},
     "diffusion.diffusion.shift": 2,

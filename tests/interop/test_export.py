@@ -269,6 +269,7 @@ def test_what_diffusers_has_not_is_refused(tmp_path):
         ({"first_stage": first_stage("kl", family="dc")}, "diffusers has no KLFirstStage with a DCEncoder"),
         ({"conditioning": SuperResolutionConditioning(4, 4)}, "SuperResolutionConditioning cannot be exported"),
         ({"network": trained(resblock_updown=True).network}, "resblock_updown=true has no counterpart"),
+        ({"network": trained(fold=2).network}, "fold=2 has no counterpart"),
     ):
         with pytest.raises(UserError, match=message):
             write_pipeline(tmp_path / "out", dataclasses.replace(model, **change), "")
