@@ -253,7 +253,8 @@ def denoising_model(
     dtype = precision_rule.autocast_dtype(config["precision"])
     diffusion = config["diffusion"]
     weighting = diffusion.get("weighting", "plain")
-    model = DenoisingModel(network, schedule(diffusion), diffusion["target"], dtype, weighting)
+    output = diffusion.get("output")
+    model = DenoisingModel(network, schedule(diffusion), diffusion["target"], dtype, weighting, output)
     return model, conditions.to(device)
 
 

@@ -314,10 +314,13 @@ def _denoiser(config: Config, facts: DataFacts) -> Settled:
 
 
 def _diffusion(config: Config, facts: DataFacts) -> Settled:
-    """The target, and the shift of the noise schedule as a number."""
+    """The target, what the network gives, and the shift of the noise schedule as a number."""
     if published.is_given(config["denoiser"]):
         return {}, []
-    diffusion = filled(config["diffusion"], config["scale"]["diffusion"])
+    table = config["scale"]["diffusion"]
+    if config["ae"]["f"] == 1 and config["diffusion"]["target"] is None:
+        table = {**table, **table.get("pixels", {})}
+    diffusion = filled(config["diffusion"], table)
     if diffusion["times"] == "uniform":
         diffusion = {key: value for key, value in diffusion.items() if not key.startswith("times")}
     side = config["data"]["resolution"]

@@ -116,7 +116,7 @@ def trained_model(plan: Plan, store: Store) -> TrainedModel:
         network=made.model.network,
         conditioning=made.conditioning,
         schedule=made.model.schedule,
-        target=made.model.target,
+        target=made.model.output,
         latent_side=made.latent_shape[1],
         spacing=FALLBACKS.get(sampler["spacing"], sampler["spacing"]),
         final=sampler["final"],

@@ -234,6 +234,7 @@ STAGE = Stage(
         "training.ema_share": 0.05,
         "training.matrix_learning_rate": 0,
         "diffusion.weighting": "plain",
+        "diffusion.output": None,
     },
     needs=needs,
     estimate=estimate,

@@ -340,7 +340,7 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
         "precision": config["precision"],
         "small_denoiser": {
             "denoiser": small_denoiser_settings(config),
-            "diffusion": {**_usual_times(config["diffusion"]), "target": "v", "weighting": "plain"},
+            "diffusion": {**_noise_schedule(config["diffusion"]), "target": "v", "weighting": "plain"},
             "images": images_of_small_denoiser(config, facts.vocabulary(annotations_read(config))),
             "batch": trainer["batch"],
             "learning_rate": trainer["learning_rate"],
@@ -350,9 +350,9 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     }
 
 
-def _usual_times(diffusion: Settings) -> Settings:
-    """The noise schedule, without how often the cell's training draws its levels: latents are looked at alike."""
-    return {key: value for key, value in diffusion.items() if not key.startswith("times")}
+def _noise_schedule(diffusion: Settings) -> Settings:
+    """The noise schedule, without what is the cell's training's own: latents are looked at alike."""
+    return {key: value for key, value in diffusion.items() if key != "output" and not key.startswith("times")}
 
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ldm.conditioning.contract import Condition
 from ldm.diffusion.schedule import Schedule
-from ldm.diffusion.target import prediction_from_x0, target_of, x0_from_prediction
+from ldm.diffusion.target import error_ratio, prediction_from_x0, target_of, x0_from_prediction
 from ldm.diffusion.weighting import loss_weight
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -22,7 +22,9 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 class DenoisingModel(nn.Module):
     """Wraps `network(x_t, index, context, concat)` with its schedule and its target, which no other code then needs.
 
-    `weighting` says how much each noise level counts in the loss. `autocast` is the dtype the network computes in
+    The loss is the squared error of the `target`; `output` is what the network gives, from which the target follows
+    (None: the target itself; Li and He 2025, arXiv 2511.13720, table 1). `weighting` says how much each noise level
+    counts in the loss. `autocast` is the dtype the network computes in
     (None: its parameters' own); x_t and all results keep x_t's dtype.
     """
 
@@ -33,11 +35,13 @@ class DenoisingModel(nn.Module):
         target: str = "eps",
         autocast: torch.dtype | None = None,
         weighting: str = "plain",
+        output: str | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.target = target
+        self.output = target if output is None else output
         self.autocast = autocast
         self.weighting = weighting
 
@@ -52,25 +56,28 @@ class DenoisingModel(nn.Module):
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The estimate of x_0 given x_t. Shapes: x_t (N, C, H, W), t () or (N,); result as x_t."""
-        return self.x0_of(self.predict(x_t, t, condition), x_t, t)
+        return x0_from_prediction(self.output, self.predict(x_t, t, condition), x_t, *self._factors(t, x_t))
 
     def x0_of(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The clean image that an output of the network implies. Shapes: as `denoise`."""
+        """The clean image that a prediction of the target implies. Shapes: as `denoise`."""
         return x0_from_prediction(self.target, prediction, x_t, *self._factors(t, x_t))
 
     def prediction_of(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The output of the network that implies this clean image, its inverse. Shapes: as `denoise`."""
+        """The prediction of the target that implies this clean image, its inverse. Shapes: as `denoise`."""
         return prediction_from_x0(self.target, x0, x_t, *self._factors(t, x_t))
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, condition: Condition) -> Tensor:
-        """Squared error of the prediction at noise level t, a mean over each image (Rombach et al. 2022, eq. 2).
+        """Squared error of the predicted target at noise level t, a mean over each image (Rombach et al. 2022, eq. 2).
 
         Shapes: x0 and eps (N, C, H, W), t (N,); result (N,).
         """
         alpha, sigma = self._factors(t, x0)
         prediction = self.predict(alpha * x0 + sigma * eps, t, condition)
-        error = (prediction - target_of(self.target, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
-        return loss_weight(self.weighting, self.target, self.schedule, t).to(error) * error
+        error = (prediction - target_of(self.output, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
+        weight = loss_weight(self.weighting, self.target, self.schedule, t)
+        if self.output != self.target:
+            weight = weight * error_ratio(self.target, self.output, self.schedule.alpha(t), self.schedule.sigma(t))
+        return weight.to(error) * error
 
     def _factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma, shaped to multiply `like`."""

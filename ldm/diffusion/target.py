@@ -108,3 +108,13 @@ def prediction_from_x0(name: str, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma:
     Raises: UserError for an unknown name.
     """
     return target_of(name, x0, eps_from_x0(x0, x_t, alpha, sigma), alpha, sigma)
+
+
+def error_ratio(name: str, other: str, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The squared error of target `name` over that of the prediction of `other` that implies it.
+
+    0 where x_0 does not depend on that prediction. Shapes: alpha and sigma alike; result as they.
+    Raises: UserError for an unknown name.
+    """
+    ours, others = (look_up(TARGETS, each, "diffusion.target").error_ratio(alpha, sigma) for each in (name, other))
+    return torch.where(others > 0, ours / others, 0.0)

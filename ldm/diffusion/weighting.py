@@ -21,15 +21,6 @@ def min_snr(schedule: Schedule, t: Tensor) -> Tensor:
     return schedule.log_snr(t).exp().clamp(max=GAMMA)
 
 
-def velocity(schedule: Schedule, t: Tensor) -> Tensor:
-    """How many times a squared error of x_0 is that of the v it implies, so that every target is trained as v is.
-
-    Shapes: t (N,); result (N,). Source: Salimans and Ho 2022, section 4, "SNR + 1 weighting"; of clean images that a
-    network predicts from patches of pixels, Li and He 2025, arXiv 2511.13720.
-    """
-    return TARGETS["v"].error_ratio(schedule.alpha(t), schedule.sigma(t))
-
-
 def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
     """steps/2 (SNR(s) - SNR(t)), s the index before, the weight of a squared error of x_0 in the variational bound.
 
@@ -67,7 +58,6 @@ def plain(target: str, schedule: Schedule, t: Tensor) -> Tensor:
 WEIGHTINGS: Mapping[str, Weighting] = {
     "plain": plain,
     "min_snr": of_prediction(min_snr),
-    "velocity": of_prediction(velocity),
     "likelihood": of_prediction(likelihood),
 }
 """(target, schedule, t) -> the weight of a squared error of the prediction, by name."""

@@ -149,6 +149,7 @@ OTHER_VALUES = {
     **{f"diffusion.denoiser.{name}": True for name in ("rms_norm", "swiglu", "rope", "qk_norm")},
     "diffusion.diffusion.shift": 2,
     "diffusion.diffusion.weighting": "min_snr",
+    "diffusion.diffusion.output": "x0",
     "diffusion.training.ema_share": 0.5,
     "diffusion.training.matrix_learning_rate": 1e-3,
     "samples.sampler.clip": "range",
