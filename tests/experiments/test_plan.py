@@ -515,7 +515,10 @@ def test_the_cells_of_a_study_have_the_same_parameters(scale, conditioning):
     for f in (1, 2, 4, 8, 16, 32):
         plan = plan_of(f"ae.f={f}", f"conditioning={conditioning}", "trainer.budget=images", scale=scale)
         counts[f] = sum(build.parameters(part) for part in _network(plan, len(FACTS.classes)))
+    of_pixels = counts.pop(1)
     assert max(counts.values()) / min(counts.values()) < 1.07, counts
+    # At scale=cpu patches of 8 x 8 pixels enter and leave: 192 channels instead of a few.
+    assert of_pixels / min(counts.values()) < (1.19 if scale == "cpu" else 1.07), (of_pixels, counts)
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
