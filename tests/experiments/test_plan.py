@@ -610,8 +610,21 @@ def test_the_half_life_of_the_average_may_have_no_limit():
         plan_of("trainer.ema_half_life=never")
 
 
+def test_of_pixels_the_network_gives_what_the_scale_says_unless_a_target_is_given():
+    def output(*overrides: str, scale: str = "cpu") -> str | None:
+        found: str | None = plan_of(*overrides, scale=scale).config["diffusion"]["output"]
+        return found
+
+    assert output("ae.f=1") == output("ae.f=1", "diffusion.output=x0", "diffusion.target=eps") == "x0"
+    assert output("ae.f=1", "diffusion.output=v") == "v"
+    assert output("ae.f=1", "diffusion.target=v") is None
+    assert output("ae.f=4") is None
+    assert output("ae.f=1", scale="tiny") is None
+    assert plan_of("ae.f=1", scale="cpu").axes["target"] == plan_of("ae.f=4", scale="cpu").axes["target"] == "v"
+
+
 @pytest.mark.long
-def test_guidance_is_the_scales_for_the_class_where_none_is_set():
+def test_guidance_is_the_scales_for_the_condition_where_none_is_set():
     usual = {"scale": 3.0, "interval": [0.2, 0.8], "rescale": 0.0}
     none = {"scale": 1.0, "interval": None, "rescale": 0.0}
     found = {

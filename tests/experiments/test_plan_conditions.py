@@ -18,6 +18,14 @@ ANNOTATED = dataclasses.replace(FACTS, annotations=ALL, heldout_annotations=ALL)
 FROM_SAMPLES_ON = {"progress", "samples", "evaluation"}
 
 
+def test_guidance_by_label_maps_is_the_scales():
+    found = [
+        plan_of("conditioning=semantic", scale=scale, facts=ANNOTATED).config["guidance"]["scale"]
+        for scale in ("cpu", "tiny", "gpu")
+    ]
+    assert found == [2, 1, 1]
+
+
 def told(conditioning, *overrides, facts=ANNOTATED):
     return plan_of(f"conditioning={conditioning}", *overrides, facts=facts)
 
