@@ -5,7 +5,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -324,8 +324,19 @@ def milestone_ticks(axes: Axes, places: Iterable[float]) -> None:
         sparse_log_ticks(axes, "x")
         return
     axes.xaxis.set_major_locator(FixedLocator(sorted(told)))
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: short_count(count)))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def short_count(count: float) -> str:
+    """A number of images in at most six letters: 9,088, 36,352, 242k, 1.25M."""
+    if round(count) < 100_000:
+        return f"{count:,.0f}"
+    unit, letter = next((unit, letter) for unit, letter in COUNT_UNITS if count >= 0.9995 * unit)
+    return f"{count / unit:.3g}{letter}"
+
+
+COUNT_UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def factor_axis(axes: Axes, factors: Sequence[int]) -> None:

@@ -204,16 +204,20 @@ def _serve(connection: Connection, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    while True:
-        try:
-            job: Job = connection.recv()
-        except EOFError:
-            return
-        try:
-            job()
-            send(Done(None))
-        except Exception as error:
-            send(Done(f"{type(error).__name__}: {error}"))
+    try:
+        while True:
+            try:
+                job: Job = connection.recv()
+            except EOFError:
+                return
+            try:
+                job()
+                send(Done(None))
+            except Exception as error:
+                send(Done(f"{type(error).__name__}: {error}"))
+    finally:
+        # It is ending: a second word to stop, as a parent that ends has it, would only interrupt that.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def end_with_parent() -> None:

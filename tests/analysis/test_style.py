@@ -29,15 +29,16 @@ def test_numbers_of_a_log_axis_stand_beside_each_other(axes, limits):
 
 
 OF_CELLS = [
-    [384, 768, 1536, 3040, 6080, 12160],
+    [2048, 3968, 8064, 16128, 32128, 64256],
     [576, 1152, 2240, 4480, 9024, 18048],
+    [2304, 4608, 9088, 18176, 36352, 72576],
     [8704, 17408, 34816, 69632, 139776, 279552],
     [30720, 61440, 120832, 241664, 483328, 966656],
 ]
 """Milestones in images, as cells of f = 1 to 32 have them at equal FLOPs."""
 
 
-@pytest.mark.parametrize("cells", [OF_CELLS[:1], OF_CELLS[:2], OF_CELLS])
+@pytest.mark.parametrize("cells", [OF_CELLS[:1], OF_CELLS[:2], OF_CELLS, [[384, 12160], *OF_CELLS]])
 def test_numbers_of_milestones_stand_beside_each_other(axes, cells):
     places = [place for cell in cells for place in cell]
     axes.set_xscale("log")
@@ -50,6 +51,22 @@ def test_numbers_of_milestones_stand_beside_each_other(axes, cells):
     assert len(told) >= 4
     assert told[-1].get_position()[0] == max(places)
     assert {label.get_position()[0] for label in told} <= set(places)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (576, "576"),
+        (99_999, "99,999"),
+        (100_000, "100k"),
+        (241_664, "242k"),
+        (999_600, "1M"),
+        (1_250_000, "1.25M"),
+        (2e9, "2G"),
+    ],
+)
+def test_counts_of_images_are_short(count, text):
+    assert style.short_count(count) == text
 
 
 def test_the_label_of_a_y_axis_is_no_longer_than_a_panel_is_high(axes):

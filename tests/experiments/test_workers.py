@@ -1,5 +1,6 @@
 """Lasting workers: two at once, one killed, one that raises, one parent that is killed."""
 
+import atexit
 import contextlib
 import functools
 import os
@@ -65,6 +66,17 @@ def count_threads(path: Path) -> None:
 def stay(path: Path) -> None:
     note_process(path)
     time.sleep(PATIENCE)
+
+
+def end_slowly(begun: Path, ended: Path) -> None:
+    """Leaves something that the process does on its way out."""
+
+    def leave() -> None:
+        note_process(begun)
+        time.sleep(0.5)
+        write(ended)
+
+    atexit.register(leave)
 
 
 @contextlib.contextmanager
@@ -207,6 +219,20 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline, "the worker works on"
         time.sleep(0.05)
+
+
+@pytest.mark.long
+def test_a_worker_that_is_ending_is_not_interrupted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    with workers(1) as pool:
+        assert pool.run([functools.partial(end_slowly, begun, ended)]) == [None]
+        [worker] = pool.workers
+        worker.process.terminate()
+        await_file(begun)
+        worker.process.terminate()
+        worker.process.join(PATIENCE)
+    assert ended.exists()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("count", "threads"), [(0, 1), (1, 0)])
