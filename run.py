@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from experiments.written_help import written_help
+from ldm.printed import printed
 
 if TYPE_CHECKING:  # Hydra takes longer to import than the help to print
     from omegaconf import DictConfig
@@ -59,22 +60,10 @@ def run() -> int:
     return result
 
 
-def shown(text: str) -> int:
-    """Prints a text and returns the exit code: 1 where nobody reads it, as behind `| head`, or it cannot be written."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again as it ends
-        if not isinstance(error, BrokenPipeError):
-            print(f"error: the help could not be written ({error})", file=sys.stderr)
-        return 1
-    return 0
-
-
 def start() -> int:
     """Help at once where nothing else is asked for; else as `run`, with signals held back until work is saved."""
     if (text := written_help(sys.argv[1:])) is not None:
-        return shown(text)
+        return printed(text)
     from experiments.cli import exit_code
     from experiments.stopping import stop_on_signals, stop_with_parent
 

@@ -17,6 +17,7 @@ from analysis.budgets import read
 from analysis.collect import Study, read_study
 from analysis.store import Stores
 from ldm.errors import UserError
+from ldm.printed import printed
 
 DESCRIPTION = """Says which cell of a sweep to take: the best within a budget, with the probability that it is, those
 that cannot be told apart from it, the cheapest that is nearly as good, what would settle it, and the commands that come
@@ -97,11 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         stores = options.stores or [Path("store")]
-        print(ask(stores, options.sweep, options.metric, options.budget, options.within))
+        return printed(str(ask(stores, options.sweep, options.metric, options.budget, options.within)))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """docs/study.md says what the records in results/study hold."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +55,16 @@ def test_its_distances_and_psnr_are_those_of_the_records(frame: pd.DataFrame) ->
                 assert numbers == [f"{row['value']:.1f}"], (name, f)
             compared += 1
     assert compared == 13 + 12
+
+
+@pytest.mark.long
+def test_its_answer_may_be_read_to_its_first_line_alone() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "analysis/ask.py", "--store", "results/study"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_records_name_no_machine_and_no_folder() -> None:
