@@ -31,17 +31,21 @@ from ldm.layers import normalised
 from ldm.parts import option
 
 
-def level_sides(latent_side: int, levels: int) -> list[int]:
-    """The side length at each level of a UNet, each half the one before.
+def level_sides(latent_side: int, levels: int, fold: int = 1) -> list[int]:
+    """The side length at each level of a UNet, each half the one before; patches of side `fold` are one pixel.
 
-    Raises: UserError where the side cannot be halved so often.
+    Raises: UserError where the side cannot be divided or halved so often.
     """
-    if levels < 1 or latent_side < 1 or latent_side % 2 ** (levels - 1):
+    if latent_side % fold:
+        raise UserError(f"denoiser.fold={fold} does not divide the latent's side, {latent_side}")
+    side = latent_side // fold
+    if levels < 1 or side < 1 or side % 2 ** (levels - 1):
+        folded_to, remedy = (f", {side} with denoiser.fold={fold},", ", or denoiser.fold=1") if fold > 1 else ("", "")
         raise UserError(
-            f"a latent of side {latent_side} cannot be halved {levels - 1} times, as a UNet with {levels} entries in "
-            "channel_mult does: give channel_mult fewer entries"
+            f"a latent of side {latent_side}{folded_to} cannot be halved {levels - 1} times, as a UNet with {levels} "
+            f"entries in channel_mult does: give channel_mult fewer entries{remedy}"
         )
-    return [latent_side >> level for level in range(levels)]
+    return [side >> level for level in range(levels)]
 
 
 def level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int]:
@@ -132,9 +136,7 @@ class UNet(nn.Module):
         self.fold = fold
         self.halvings = len(channel_mult) - 1
         self.recompute = recompute
-        if latent_side % fold:
-            raise UserError(f"denoiser.fold={fold} does not divide the latent's side, {latent_side}")
-        sides = level_sides(latent_side // fold, len(channel_mult))
+        sides = level_sides(latent_side, len(channel_mult), fold)
         widths = level_widths(model_channels, channel_mult)
         for side, entering, width in zip(sides, [model_channels, *widths], widths, strict=False):
             check_norms(side, entering, norm_groups)
