@@ -37,6 +37,19 @@ def test_calls_take_what_is_predicted_of_their_images():
     assert found.halves == 2
 
 
+@pytest.mark.long
+def test_bf16_halves_what_passes_through_the_denoiser_alone():
+    config = plan_of("ae.f=4", scale="cpu").config
+    whole, half = (count_call_memory({**config, "precision": name}, 3, THREE) for name in ("fp32", "bf16"))
+    conditions = build.conditioning(config["conditioning"], THREE, config["ae"])
+    network = build.denoiser(config["denoiser"], 3, 8, conditions).to(memory_format=torch.channels_last)
+    x, level, context = torch.zeros(N, 3, 8, 8), torch.zeros(N), torch.zeros(N, 1, conditions.context_dim)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        taken = peak_bytes(lambda: network(x, level, context))
+    assert N * half.image["denoise"] == pytest.approx(taken, rel=0.2)
+    assert {**half.image, "denoise": whole.image["denoise"]} == whole.image
+
+
 def test_calls_one_after_the_other_hold_all_weights_and_the_images_of_one():
     memory = CallMemory({"first_stage": 100, "denoiser": 1000}, {"encode": 5, "decode": 7, "denoise": 3})
     assert memory.of({"encode": 4}) == 100 + 20
