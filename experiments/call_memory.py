@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments import build, stage_settings
 from experiments.conditions import Vocabulary, sample_size
 from ldm.errors import UserError
+from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.tiled import decode_tiled
 from ldm.training.peak_memory import peak_bytes
 
@@ -61,19 +62,10 @@ def count_call_memory(config: Mapping[str, Any], channels: int, known: Vocabular
         latent = torch.empty(1, channels, resolution // f, resolution // f)
         sampled, level = torch.empty(1, channels, height // f, width // f), torch.empty(1)
         given = conditions.placeholder(1, (height // f, width // f))
-    tiling = build.tiling(config["samples"])
-
-    def decode_sample() -> object:
-        return (
-            model.decode_counted(sampled)
-            if tiling is None
-            else list(decode_tiled(model.decode_counted, sampled, model.factor, tiling))
-        )
-
     calls: Mapping[Call, Callable[[], object]] = {
         "encode": lambda: model.encode(image),
         "decode": lambda: model.decode_counted(latent),
-        "decode_sample": decode_sample,
+        "decode_sample": lambda: decode_sample(config, model, sampled),
         "denoise": lambda: network(sampled, level, given.context, given.concat),
     }
     with torch.no_grad():
@@ -89,6 +81,15 @@ def count_call_memory(config: Mapping[str, Any], channels: int, known: Vocabular
     # Computed for one image, since what it gives are arrays: no network of this size takes long.
     passing["extract"] = peak_bytes(lambda: extractor(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)))
     return CallMemory({**weights, "extractor": sum(map(_bytes, vars(extractor).values()))}, passing, halves)
+
+
+def decode_sample(config: Mapping[str, Any], model: FirstStage, latent: Tensor) -> None:
+    """Decodes latents of samples as a resolved config says, tile by tile where it has tiles, for counts alone."""
+    tiling, decode = build.tiling(config["samples"]), model.decode_counted
+    if tiling is None:
+        decode(latent)
+    else:
+        list(decode_tiled(decode, latent, model.factor, tiling))
 
 
 def _bytes(network: object) -> int:

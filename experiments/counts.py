@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import build
-from experiments.call_memory import FLOAT_BYTES, META, Call, CallMemory
+from experiments.call_memory import FLOAT_BYTES, META, Call, CallMemory, decode_sample
 from experiments.conditions import Vocabulary, sample_size
 from experiments.stage import Estimate, Machine, Settings
 from ldm.first_stage.components import MOST_IMAGES, images_to_start_from, start_from_components
@@ -21,7 +21,6 @@ from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, discriminator_loss
 from ldm.first_stage.shaping import LatentBatch, Views, views_at
 from ldm.first_stage.shapings import shapings_of
-from ldm.first_stage.tiled import decode_tiled
 from ldm.pretrained import lpips
 from ldm.training.diffusion import matrices_of
 from ldm.training.flops import count_flops
@@ -195,15 +194,11 @@ def sampled_latent_shape(config: Mapping[str, Any], channels: int) -> tuple[int,
 
 def count_sample_decoding(config: Mapping[str, Any]) -> float:
     """FLOPs of decoding one sample of a resolved config, tile by tile where it has tiles."""
-    tiling = build.tiling(config["samples"])
     with META:
         model = build.first_stage(config["ae"], config["data"]["resolution"])
         latent = torch.empty(sampled_latent_shape(config, model.channels)).unsqueeze(0)
-    decode = model.decode_counted
     with torch.no_grad():
-        if tiling is None:
-            return count_flops(lambda: decode(latent))
-        return count_flops(lambda: list(decode_tiled(decode, latent, model.factor, tiling)))
+        return count_flops(lambda: decode_sample(config, model, latent))
 
 
 def images_at_once(trainer: Mapping[str, Any]) -> int:

@@ -98,13 +98,18 @@ def rooted(latents: Iterable[Tensor]) -> LatentGaussian:
 
 
 def centred(latents: Iterable[Tensor], images: int) -> LatentGaussian:
-    """Held as the latents themselves, less their mean, `images` of them, which are in memory once."""
+    """Held as the latents themselves, less their mean, `images` of them, which are in memory once.
+
+    Raises: ValueError where fewer come.
+    """
     held, filled = torch.empty(0), 0
     for batch in latents:
         if not filled:
             held = torch.empty(images, *batch.shape[1:], dtype=torch.float64)
         held[filled : filled + len(batch)] = batch
         filled += len(batch)
+    if filled != images:
+        raise ValueError(f"{images} latents were to come, and {filled} came")
     mean = held.mean(0)
     return LatentGaussian(mean, held.sub_(mean).div_(math.sqrt(images - 1)).flatten(1), images)
 

@@ -41,6 +41,8 @@ def test_which_way_depends_on_images_and_values(monkeypatch):
     assert fitted(data.split(9), 40).factor.shape == (40, 12)
     with pytest.raises(ValueError, match="needs at least 2 images"):
         fitted([data[:1]], 1)
+    with pytest.raises(ValueError, match="41 latents were to come, and 40 came"):
+        centred(data.split(9), 41)
 
 
 def test_latents_that_are_held_are_in_memory_once():
