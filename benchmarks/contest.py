@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmarks.timing import Call, Paired, in_turn
+from experiments.allocator import give_freed_memory_back, keep_freed_memory
 from experiments.commands.timing import foreign_load, this_machine
 
 
@@ -63,9 +64,10 @@ class Row:
 
 
 def row_of(name: str, contest: Contest, rounds: int, device: str) -> Row:
-    """Times a contest."""
+    """Times a contest, each with the allocator set as its own program has it."""
+    ours, peer = _after(keep_freed_memory, contest.ours), _after(give_freed_memory_back, contest.peer)
     with foreign_load(device) as load:
-        timed: Paired = in_turn(contest.ours, contest.peer, rounds)
+        timed: Paired = in_turn(ours, peer, rounds)
     fastest = statistics.median(timed.ours)
     return Row(
         name=name,
@@ -82,3 +84,11 @@ def row_of(name: str, contest: Contest, rounds: int, device: str) -> Row:
         machine=this_machine(device).name,
         versions={"python": platform.python_version(), "torch": torch.__version__},
     )
+
+
+def _after(prepare: Call, call: Call) -> Call:
+    def both() -> object:
+        prepare()
+        return call()
+
+    return both

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from experiments.allocator import keep_freed_memory
 from experiments.console import say
 from experiments.schema import CONF, leaves
 from experiments.stopping import EXIT_CODE as STOPPED
@@ -221,6 +222,7 @@ def without(overrides: Sequence[str], key: str) -> list[str]:
 
 def exit_code(work: Callable[[], int]) -> int:
     """What `work` returns, 2 after one sentence about what the user can mend, 130 or 143 where it was stopped."""
+    keep_freed_memory()
     try:
         return work()
     except (KeyboardInterrupt, StoppedError) as stop:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
+from experiments.allocator import keep_freed_memory
 from experiments.claims import Claim
 from experiments.console import Event, Relayed, relay_to
 from experiments.stage import Log, Outcome
@@ -240,6 +241,7 @@ def _serve(
 
     relay_to(send_first)
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if device == "cuda":
         torch.cuda.set_device(rank)
     backend = "nccl" if device == "cuda" else "gloo"

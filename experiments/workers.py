@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from experiments.allocator import keep_freed_memory
 from experiments.console import Event, Relayed, relay_to
 from experiments.stopping import stop_on_signals
 from ldm.errors import UserError
@@ -204,6 +205,7 @@ def _serve(connection: Connection, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     try:
         while True:
             try:

@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ldm.errors import UserError
 from ldm.finite import require_finite
 from ldm.intact import write_atomically
+from ldm.metrics.tensorflow_resize import resized_as_tensorflow1
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.pretrained.weights import freeze
@@ -288,10 +289,9 @@ def _colours(images: Tensor) -> Tensor:
 
 
 def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
-    """torch-fidelity's Inception with the given weights, which returns the features and the unbiased logits.
+    """torch-fidelity's Inception with the given weights. Its blocks up to the pooled features are called in turn.
 
     Batch normalisation is folded into the convolutions (features equal to 3e-7).
-    Shapes of its call: uint8 images (N, 3, H, W); results (N, 2048) and (N, 1008).
     """
     ensure_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
@@ -310,6 +310,9 @@ def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
 SPATIAL_CHANNELS: Final = 7
 """Of the first branch of Inception's block 6d; at 17 x 17 these make the 2023 numbers of sFID (Nash et al. 2021)."""
 
+AT_ONCE_ON_CPU: Final = 4
+"""Images whose maps (22 MB the largest) lie in memory that the C library gives again; larger ones it asks for anew."""
+
 
 class InceptionExtractor:
     """The Inception network of FID: 2048 features and 1008 logits without bias, images resized as TensorFlow 1 did.
@@ -326,6 +329,7 @@ class InceptionExtractor:
         self, network: nn.Module, weights_hash: str, device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> None:
         self.network = network.to(device)
+        *self._blocks, _ = network.children()  # in the order of their calls; the last is the classifier
         self.weights_hash, self.device, self.dtype = weights_hash, torch.device(device), dtype
         self._inner = torch.empty(0)
         network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(self._keep_inner)
@@ -342,8 +346,21 @@ class InceptionExtractor:
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (N, 3, H, W) of any size: (N, 2048), logits (N, 1008), spatial (N, 2023)."""
         require_uint8(images)
+        if self.device.type != "cpu":
+            return self._of(images)
+        features = FeatureAccumulator()
+        for part in images.split(AT_ONCE_ON_CPU):
+            features.add(self._of(part))
+        return features.result()
+
+    def _of(self, images: Tensor) -> Features:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            features, logits = self.network(images.to(self.device))
+            pixels = resized_as_tensorflow1(images.to(self.device).float(), self.size)
+            maps = pixels.sub_(128).div_(128).contiguous(memory_format=torch.channels_last)
+            for block in self._blocks:
+                maps = block(maps)
+            features = maps.flatten(1)
+            logits = features @ self.network.get_parameter("fc.weight").T  # without its bias
         return collected(features, logits, self._inner)
 
 

@@ -2,8 +2,10 @@
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments import console
+from experiments.allocator import CHOSEN_BY_USER
 from experiments.workers import THREAD_VARIABLES, Turn, Workers, _Waiting, cores
 from ldm.errors import UserError
 
@@ -61,6 +64,22 @@ def count_threads(path: Path) -> None:
     import torch
 
     write(path, " ".join([str(torch.get_num_threads()), *(os.environ[name] for name in THREAD_VARIABLES)]))
+
+
+def count_pages(path: Path) -> None:
+    """Pages that the system brings for 128 MB asked for once more."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    counts = list[int]()
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [ctypes.c_void_p(libc.malloc(2**24)) for _ in range(8)]
+        for block in blocks:
+            ctypes.memset(block, 1, 2**24)
+        for block in reversed(blocks):
+            libc.free(block)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    write(path, str(counts[-1]))
 
 
 def stay(path: Path) -> None:
@@ -179,6 +198,15 @@ def test_each_has_its_threads_and_what_it_shows_is_shown_here(tmp_path: Path, mo
     assert (tmp_path / "threads").read_text() == "3 3 3 3"
     assert dict(os.environ) == before
     assert shown == [("begin", "work", 10), ("advance", 10, "note"), ("end",), ("say", "a line", "bold")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_workers_keep_freed_memory(tmp_path, monkeypatch):
+    for name in CHOSEN_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    with workers(1) as one:
+        assert one.run([functools.partial(count_pages, tmp_path / "pages")]) == [None]
+    assert int((tmp_path / "pages").read_text()) < 2**27 // resource.getpagesize() / 50
 
 
 class Record:

@@ -19,6 +19,7 @@ from ldm.metrics.features import (
 )
 from ldm.metrics.frechet import frechet_distance
 from ldm.metrics.kernel import kernel_distance
+from ldm.metrics.tensorflow_resize import resized_as_tensorflow1
 from ldm.pretrained import efficientnet_lite
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.pretrained.weights import content_hash
@@ -257,6 +258,18 @@ def test_inception_equals_torch_fidelitys(shipped_inception):
     hook.remove()
     assert found.spatial.shape == (2, 2023)
     np.testing.assert_allclose(found.spatial, inner["map"][:, :7].flatten(1), atol=1e-5 * inner["map"].max().item())
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (64, 48), (299, 299), (512, 300), (1, 7)])
+def test_resizing_is_torch_fidelitys_bit_for_bit(sides):
+    ensure_torchvision()
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    x = torch.randint(0, 256, (2, 3, *sides), generator=torch.Generator().manual_seed(0)).float()
+    whole = x.clone()
+    expected = interpolate_bilinear_2d_like_tensorflow1x(x, size=(299, 299), align_corners=False)
+    assert torch.equal(resized_as_tensorflow1(x, 299), expected)
+    assert torch.equal(x, whole)  # what was given stays as it was
 
 
 @pytest.mark.long
