@@ -1,7 +1,7 @@
 """Memory of networks that are called and not trained, counted on the meta device."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from experiments.conditions import Vocabulary, sample_size
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.tiled import decode_tiled
+from ldm.metrics.features import AT_ONCE_ON_CPU, InceptionExtractor
 from ldm.training.peak_memory import peak_bytes
 
 META = torch.device("meta")
@@ -35,19 +36,21 @@ class CallMemory:
     """Bytes of networks' weights, and those that one image of a batch takes on its way through a call, at the most.
 
     What is missing is not known: the extractor's, where its weights are not on this machine. `halves`: how many images
-    of a call a sample is under the config's guidance.
+    of a call a sample is under the config's guidance. `at_once`: how many images of a larger batch calls look at.
     """
 
     weights: Mapping[str, int]
     image: Mapping[Call, int]
     halves: int = 1
+    at_once: Mapping[Call, int] = field(default_factory=dict)
 
     def of(self, batches: Mapping[Call, int]) -> int | None:
         """The most bytes at a time of calls one after the other, each of so many images; None: not known."""
         if not batches.keys() <= self.image.keys():
             return None
         networks = {NETWORK_OF[call] for call in batches}
-        return sum(self.weights[name] for name in networks) + max(n * self.image[call] for call, n in batches.items())
+        passing = (min(n, self.at_once.get(call, n)) * self.image[call] for call, n in batches.items())
+        return sum(self.weights[name] for name in networks) + max(passing)
 
 
 def count_call_memory(config: Mapping[str, Any], channels: int, known: Vocabulary) -> CallMemory:
@@ -80,7 +83,9 @@ def count_call_memory(config: Mapping[str, Any], channels: int, known: Vocabular
         return CallMemory(weights, passing, halves)
     # Computed for one image, since what it gives are arrays: no network of this size takes long.
     passing["extract"] = peak_bytes(lambda: extractor(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)))
-    return CallMemory({**weights, "extractor": sum(map(_bytes, vars(extractor).values()))}, passing, halves)
+    weights["extractor"] = sum(map(_bytes, vars(extractor).values()))
+    in_parts = isinstance(extractor, InceptionExtractor) and config["device"] == "cpu"
+    return CallMemory(weights, passing, halves, {"extract": AT_ONCE_ON_CPU} if in_parts else {})
 
 
 def decode_sample(config: Mapping[str, Any], model: FirstStage, latent: Tensor) -> None:

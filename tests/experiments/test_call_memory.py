@@ -8,6 +8,7 @@ from experiments import build
 from experiments.call_memory import CallMemory, count_call_memory
 from experiments.conditions import Vocabulary
 from ldm.metrics.extractors import load_extractor
+from ldm.metrics.features import AT_ONCE_ON_CPU, InceptionExtractor
 from ldm.training.peak_memory import peak_bytes
 
 THREE = Vocabulary(3)
@@ -58,7 +59,28 @@ def test_calls_one_after_the_other_hold_all_weights_and_the_images_of_one():
     assert memory.of({"decode": 4, "extract": 4}) is None
 
 
+def test_a_call_that_looks_at_a_batch_in_parts_holds_one_part():
+    memory = CallMemory({"first_stage": 100, "extractor": 10}, {"decode": 7, "extract": 50}, at_once={"extract": 4})
+    assert memory.of({"decode": 20, "extract": 20}) == 110 + 200
+    assert memory.of({"decode": 20, "extract": 2}) == 110 + 140
+
+
 def test_without_the_extractors_weights_its_memory_is_not_known():
     config = plan_of("ae.f=4").config
     config = {**config, "metrics": {**config["metrics"], "extractor": "inception", "weights": "/nowhere.pth"}}
     assert "extract" not in count_call_memory(config, 3, THREE).image
+
+
+def test_inception_looks_at_batches_in_parts_on_a_cpu_alone(monkeypatch):
+    class Small(InceptionExtractor):
+        def __init__(self):
+            self.weights_hash = "none"
+
+        def __call__(self, images):
+            return torch.zeros(len(images), 1000)
+
+    monkeypatch.setattr(build, "extractor", lambda settings, device: Small())
+    config = plan_of("ae.f=4").config
+    on_cpu, on_gpu = (count_call_memory({**config, "device": device}, 3, THREE) for device in ("cpu", "cuda"))
+    assert on_cpu.at_once == {"extract": AT_ONCE_ON_CPU}
+    assert on_gpu.at_once == {}
