@@ -317,8 +317,8 @@ AT_ONCE_ON_CPU: Final = 4
 class InceptionExtractor:
     """The Inception network of FID: 2048 features and 1008 logits without bias, images resized as TensorFlow 1 did.
 
-    The spatial map is what the first 7 channels of "mixed_6/conv" hold in the original graph. Only the convolutions run
-    in `dtype`; the published numbers belong to float32.
+    The spatial map is what the first 7 channels of "mixed_6/conv" hold in the original graph. Images are resized in
+    float32, and the network runs in `dtype`; the published numbers belong to float32.
     """
 
     name = "inception"
@@ -328,7 +328,7 @@ class InceptionExtractor:
     def __init__(
         self, network: nn.Module, weights_hash: str, device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.network = network.to(device)
+        self.network = network.to(device, dtype)
         *self._blocks, _ = network.children()  # in the order of their calls; the last is the classifier
         self.weights_hash, self.device, self.dtype = weights_hash, torch.device(device), dtype
         self._inner = torch.empty(0)
@@ -339,7 +339,7 @@ class InceptionExtractor:
 
     @property
     def precision(self) -> str:
-        """The type in which the convolutions are computed, e.g. "float32"."""
+        """The type in which the network is computed, e.g. "float32"."""
         return type_name(self.dtype)
 
     @torch.inference_mode()
@@ -354,13 +354,12 @@ class InceptionExtractor:
         return features.result()
 
     def _of(self, images: Tensor) -> Features:
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            pixels = resized_as_tensorflow1(images.to(self.device).float(), self.size)
-            maps = pixels.sub_(128).div_(128).contiguous(memory_format=torch.channels_last)
-            for block in self._blocks:
-                maps = block(maps)
-            features = maps.flatten(1)
-            logits = features @ self.network.get_parameter("fc.weight").T  # without its bias
+        pixels = resized_as_tensorflow1(images.to(self.device).float(), self.size)
+        maps = pixels.sub_(128).div_(128).to(self.dtype, memory_format=torch.channels_last)
+        for block in self._blocks:
+            maps = block(maps)
+        features = maps.flatten(1)
+        logits = features @ self.network.get_parameter("fc.weight").T  # without its bias
         return collected(features, logits, self._inner)
 
 

@@ -260,6 +260,17 @@ def test_inception_equals_torch_fidelitys(shipped_inception):
     np.testing.assert_allclose(found.spatial, inner["map"][:, :7].flatten(1), atol=1e-5 * inner["map"].max().item())
 
 
+@pytest.mark.long
+def test_inception_in_bf16_is_that_of_autocast_bit_for_bit(shipped_inception):
+    images, state = pictures(n=1), shipped_inception.state_dict()
+    found = InceptionExtractor(inception_network(state), "hash", "cpu", torch.bfloat16)(images)
+    exact = InceptionExtractor(inception_network(state), "hash", "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = exact(images)
+    for name, values in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], values)
+
+
 @pytest.mark.parametrize("sides", [(32, 32), (64, 48), (299, 299), (512, 300), (1, 7)])
 def test_resizing_is_torch_fidelitys_bit_for_bit(sides):
     ensure_torchvision()
