@@ -30,22 +30,27 @@ class Drawn:
     files: Mapping[str, bytes] = field(repr=False)
 
 
-def drawn(study: Study, kinds: Sequence[str] = style.KINDS) -> dict[str, Drawn]:
-    """All figures of a study, in their order.
+@contextmanager
+def drawing(study: Study, kinds: Sequence[str] = style.KINDS) -> Iterator[Callable[[], dict[str, Drawn]]]:
+    """Has all figures of a study drawn beside what is done within, and gives what waits for them, in their order.
 
-    Raises: UserError where a process that draws some is killed.
+    Raises: UserError, of the call, where a process that draws some is killed.
     """
     style.apply()
     names = list(figures_of(study))
-    draw = functools.partial(_drawn, kinds=kinds)
-    try:
-        with _processes(study, len(names)) as mapped:
-            return dict(zip(names, mapped(draw, names), strict=True))
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that drew figures was killed, most likely since memory does not suffice: close other programs, "
-            "and give the command again."
-        ) from error
+    with _processes(study, len(names)) as mapped:
+        figures = mapped(functools.partial(_drawn, kinds=kinds), names)
+
+        def finished() -> dict[str, Drawn]:
+            try:
+                return dict(zip(names, figures, strict=True))
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a process that drew figures was killed, most likely since memory does not suffice: close other "
+                    "programs, and give the command again."
+                ) from error
+
+        yield finished
 
 
 _study: Study | None = None

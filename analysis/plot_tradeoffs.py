@@ -145,7 +145,7 @@ def write(
     from analysis import compare, limits, numbers, papers, predictors, print_tables, protocols, shortlist
     from analysis.collect import read_study
     from analysis.columns import UNPRINTED
-    from analysis.drawn import drawn
+    from analysis.drawn import drawing
     from analysis.headline import drawable
     from analysis.pictures import pictures
     from analysis.rate_curves import rate_curves_frame
@@ -159,32 +159,35 @@ def write(
         study = dataclasses.replace(study, published=papers.ldm() if overlay else (), metric=metric)
     compared = limits.compared(study, against)
     folder = out if out is not None else study.stores[0] / "analysis" / study.sweep / (metric or "")
-    results = study.frame.drop(columns=list(UNPRINTED))
-    written = [
-        write_atomic(folder / "results.csv", results.to_csv(index=False).encode()),
-        write_atomic(folder / "table.md", markdown(study, against).encode()),
-        write_atomic(folder / "means.csv", compare.means_frame(compared).to_csv(index=False).encode()),
-        write_atomic(folder / "comparisons.csv", compare.comparisons_frame(compared).to_csv(index=False).encode()),
-    ]
-    written += [write_atomic(folder / name, printed.encode()) for name, printed in print_tables.files(study).items()]
-    if not study.timings.empty:
-        written.append(write_atomic(folder / "timings.csv", study.timings.to_csv(index=False).encode()))
-    if not (widened := rate_curves_frame(study)).empty:
-        written.append(write_atomic(folder / "rate_curves.csv", widened.to_csv(index=False).encode()))
-    if checklist:
-        written.append(write_atomic(folder / "checklist.md", checks.markdown(study, papers.ldm()).encode()))
-    if (study.frame["stage"] == "predictors").any():
-        written.append(write_atomic(folder / "predictors.md", predictors.markdown(study).encode()))
-    if page := shortlist.markdown(study):
-        written.append(write_atomic(folder / "shortlist.md", page.encode()))
-    figures = drawn(study, kinds)
+    check_writable(folder)
+    with drawing(study, kinds) as finished:
+        results = study.frame.drop(columns=list(UNPRINTED))
+        made = {
+            "results.csv": results.to_csv(index=False),
+            "table.md": markdown(study, against),
+            "means.csv": compare.means_frame(compared).to_csv(index=False),
+            "comparisons.csv": compare.comparisons_frame(compared).to_csv(index=False),
+            **print_tables.files(study),
+        }
+        if not study.timings.empty:
+            made["timings.csv"] = study.timings.to_csv(index=False)
+        if not (widened := rate_curves_frame(study)).empty:
+            made["rate_curves.csv"] = widened.to_csv(index=False)
+        if checklist:
+            made["checklist.md"] = checks.markdown(study, papers.ldm())
+        if (study.frame["stage"] == "predictors").any():
+            made["predictors.md"] = predictors.markdown(study)
+        if page := shortlist.markdown(study):
+            made["shortlist.md"] = page
+        figures = finished()
+    files = {name: text.encode() for name, text in made.items()}
     for name, figure in figures.items():
-        written += [write_atomic(folder / f"{name}.{kind}", content) for kind, content in figure.files.items()]
+        files |= {f"{name}.{kind}": content for kind, content in figure.files.items()}
         if figure.planes:
-            table = numbers.frame(figure.planes).to_csv(index=False)
-            written.append(write_atomic(folder / f"{name}.csv", table.encode()))
-    captions = numbers.captions({name: figure.words for name, figure in figures.items()})
-    written.append(write_atomic(folder / "captions.md", captions.encode()))
+            files[f"{name}.csv"] = numbers.frame(figure.planes).to_csv(index=False).encode()
+    files["captions.md"] = numbers.captions({name: figure.words for name, figure in figures.items()}).encode()
+    # Written when all is made, so that a run that is killed before leaves no new table beside old figures.
+    written = [write_atomic(folder / name, content) for name, content in files.items()]
     shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study)]
     gaps = {gap.label for gap in study.missing}
     if study.differing:
@@ -195,16 +198,28 @@ def write(
     return Written(study, written, figures)
 
 
+def check_writable(folder: Path) -> None:
+    """Makes the folder. Raises: UserError where it cannot be written, before what is to lie in it is made."""
+    handle, temporary = _new_file(folder, ".writable.")
+    os.close(handle)
+    Path(temporary).unlink()
+
+
+def _new_file(folder: Path, prefix: str) -> tuple[int, str]:
+    """An open file of another name in a folder, and its path. Raises: UserError where the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(dir=folder, prefix=prefix)
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be written ({error}): choose another folder with --out.") from error
+
+
 def write_atomic(path: Path, content: bytes) -> Path:
     """Writes a file so that a reader sees the old one or the new one, never a part.
 
     Raises: UserError where the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"'{path.parent}' cannot be written ({error}): choose another folder with --out.") from error
+    handle, temporary = _new_file(path.parent, f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -28,12 +28,17 @@ def with_threads(monkeypatch):
     return lambda count: monkeypatch.setattr(drawn.threading, "active_count", lambda: count)
 
 
+def all_of(study, *kinds):
+    with drawn.drawing(study, *kinds) as finished:
+        return finished()
+
+
 @pytest.mark.long
 def test_files_words_and_numbers_are_those_of_one_process(study, with_threads):
     with_threads(2)
-    alone = drawn.drawn(study, ["png", "svg"])
+    alone = all_of(study, ["png", "svg"])
     with_threads(1)
-    apart = drawn.drawn(study, ["png", "svg"])
+    apart = all_of(study, ["png", "svg"])
     assert list(apart) == list(alone)
     for name, figure in apart.items():
         assert dict(figure.files) == dict(alone[name].files)
@@ -54,7 +59,7 @@ def test_processes_are_forked_off_where_no_other_thread_holds_locks(
     monkeypatch.setattr(drawn, "FIGURES", {**FIGURES, "a": Drawing(fails), "b": Drawing(fails)})
     with_threads(threads)
     with pytest.raises(UserError) as raised:
-        drawn.drawn(study)
+        all_of(study)
     assert (str(raised.value) == f"drawn by {os.getpid()}") is is_alone
 
 
@@ -68,7 +73,8 @@ def slow(study):
 drawn.FIGURES = {name: Drawing(slow) for name in "ab"}
 drawn.figures_of = lambda study: {name: slow for name in "ab"}
 os.sched_getaffinity = lambda process: {0, 1}
-drawn.drawn(object())
+with drawn.drawing(object()) as finished:
+    finished()
 """
 
 
@@ -95,7 +101,7 @@ def test_a_process_that_is_killed_is_said_in_one_sentence(study, with_threads, m
     monkeypatch.setattr(drawn, "FIGURES", {**FIGURES, "a": Drawing(dies), "b": Drawing(dies)})
     with_threads(1)
     with pytest.raises(UserError, match="memory does not suffice"):
-        drawn.drawn(study)
+        all_of(study)
 
 
 def _wait_until(is_so, seconds=30):

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from synthetic_store import JUDGE, Recipe, build, kernel_distance
 
+from analysis import drawn
+from analysis.figures import FIGURES, Drawing
 from analysis.plot_tradeoffs import main, write_atomic
 from ldm.errors import UserError
 
@@ -136,6 +138,24 @@ def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_nothing_is_written_before_all_is_made(store, tmp_path, monkeypatch):
+    def fails(_):
+        raise UserError("no figure")
+
+    main(["--store", str(store), "--out", str(tmp_path)])
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr(drawn, "FIGURES", dict.fromkeys(FIGURES, Drawing(fails)))
+    assert main(["--store", str(store), "--out", str(tmp_path)]) == 2
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_place_that_cannot_be_written_is_said_before_figures_are_drawn(store, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(drawn, "drawing", lambda *_: pytest.fail("figures were drawn"))
+    assert main(["--store", str(store), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "choose another folder with --out" in capsys.readouterr().err
 
 
 def test_an_unwritable_place_is_the_users_error(tmp_path):
