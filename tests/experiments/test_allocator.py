@@ -1,44 +1,25 @@
 """Freed memory stays with the process, counted in pages that the system had to bring."""
 
-import resource
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from memory_churn import PAGES
 
 from experiments import allocator, cli
 from experiments.allocator import CHOSEN_BY_USER
 
-BYTES, COUNT, TIMES = 2**24, 8, 6  # together more than glibc keeps by itself
-PAGES = TIMES * COUNT * BYTES // resource.getpagesize()
-
-CHURN = f"""
-import ctypes, resource, sys
-from experiments.allocator import give_freed_memory_back, keep_freed_memory
-done = [{{"keep": keep_freed_memory, "give": give_freed_memory_back}}[name]() for name in sys.argv[1:]]
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-
-def churn():
-    blocks = [ctypes.c_void_p(libc.malloc({BYTES})) for _ in range({COUNT})]
-    for block in blocks:
-        ctypes.memset(block, 1, {BYTES})
-    for block in reversed(blocks):
-        libc.free(block)
-
-for _ in range(2):
-    churn()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range({TIMES}):
-    churn()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, all(done))
-"""
+SCRIPT = Path(__file__).parent / "memory_churn.py"
 
 
 def brought_pages(*calls: str) -> tuple[int, bool]:
-    """Pages brought for blocks that are asked for and freed over and over, and whether the calls could set it."""
-    ended = subprocess.run([sys.executable, "-c", CHURN, *calls], capture_output=True, text=True, check=True)
+    """Pages brought once blocks were asked for and freed before, and whether the calls could set the allocator."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(SCRIPT), *calls]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     pages, done = ended.stdout.split()
     return int(pages), done == "True"
 

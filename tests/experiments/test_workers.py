@@ -2,10 +2,8 @@
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from memory_churn import PAGES, count_pages
 
 from experiments import console
 from experiments.allocator import CHOSEN_BY_USER
@@ -66,20 +65,8 @@ def count_threads(path: Path) -> None:
     write(path, " ".join([str(torch.get_num_threads()), *(os.environ[name] for name in THREAD_VARIABLES)]))
 
 
-def count_pages(path: Path) -> None:
-    """Pages that the system brings for 128 MB asked for once more."""
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = ctypes.c_void_p
-    counts = list[int]()
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        blocks = [ctypes.c_void_p(libc.malloc(2**24)) for _ in range(8)]
-        for block in blocks:
-            ctypes.memset(block, 1, 2**24)
-        for block in reversed(blocks):
-            libc.free(block)
-        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    write(path, str(counts[-1]))
+def note_pages(path: Path) -> None:
+    write(path, str(count_pages()))
 
 
 def stay(path: Path) -> None:
@@ -205,8 +192,8 @@ def test_workers_keep_freed_memory(tmp_path, monkeypatch):
     for name in CHOSEN_BY_USER:
         monkeypatch.delenv(name, raising=False)
     with workers(1) as one:
-        assert one.run([functools.partial(count_pages, tmp_path / "pages")]) == [None]
-    assert int((tmp_path / "pages").read_text()) < 2**27 // resource.getpagesize() / 50
+        assert one.run([functools.partial(note_pages, tmp_path / "pages")]) == [None]
+    assert int((tmp_path / "pages").read_text()) < PAGES / 50
 
 
 class Record:
