@@ -83,7 +83,10 @@ def _processes(study: Study, most: int) -> Iterator[Mapped]:
         else:
             forked = multiprocessing.get_context("fork")
             with ProcessPoolExecutor(count, forked, initializer=_end_with_parent) as pool:
-                yield pool.map
+                try:
+                    yield pool.map
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)  # after an error nothing new is begun
     finally:
         _study = None
 

@@ -104,6 +104,21 @@ def test_a_process_that_is_killed_is_said_in_one_sentence(study, with_threads, m
         all_of(study)
 
 
+def test_after_an_error_beside_them_no_further_figures_are_begun(study, with_threads, monkeypatch, tmp_path):
+    def takes_a_moment(_):
+        time.sleep(0.1)
+        (tmp_path / f"drawn {time.monotonic_ns()} {os.getpid()}").touch()
+        raise UserError("never asked for")
+
+    names = [f"figure {number}" for number in range(30)]
+    monkeypatch.setattr(drawn, "figures_of", lambda _: names)
+    monkeypatch.setattr(drawn, "FIGURES", dict.fromkeys(names, Drawing(takes_a_moment)))
+    with_threads(1)
+    with pytest.raises(ZeroDivisionError), drawn.drawing(study):
+        raise ZeroDivisionError
+    assert len(list(tmp_path.glob("drawn *"))) < len(names) / 2
+
+
 def _wait_until(is_so, seconds=30):
     end = time.monotonic() + seconds
     while not is_so():
