@@ -25,7 +25,9 @@ from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel
 from ldm.interop import dit_weights
 from ldm.interop.diffusers_denoiser import diffusers_unet_state, unet_config
+from ldm.memory import moved
 from ldm.pretrained.torchvision_ops import ensure_torchvision
+from ldm.randomness import Noise
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining
 from ldm.training.flops import count_flops
 
@@ -104,13 +106,13 @@ class ResidentLatents:
     def __len__(self) -> int:
         return LATENTS
 
-    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+    def latents(self, indices: Tensor, noise: Noise) -> Tensor:
         """Those of the indices. Shapes: (N,); (N, C, h, w)."""
-        return self.all[indices.to(self.all.device)]
+        return self.all[moved(indices, self.all.device)]
 
     def fields(self, indices: Tensor, draw: Any) -> Mapping[str, Tensor]:
         """Their classes. Shapes: (N,); (N,)."""
-        return {"label": self.labels[indices.to(self.all.device)]}
+        return {"label": self.labels[moved(indices, self.all.device)]}
 
 
 def _settings(config: Mapping[str, Any], batch: int) -> DiffusionSettings:

@@ -28,6 +28,7 @@ from ldm.interop.contract import WEIGHTS
 from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.samplers.spacing import FINALS, SPACINGS
+from ldm.training.draws import DRAWS
 from ldm.training.power_ema import LONGEST
 from ldm.training.representation import Representation
 
@@ -235,6 +236,7 @@ class _Trainer:
     )
     ema_lengths: tuple[float, ...] = option(above=0, high=LONGEST, help="lengths tried by trainer.ema_length=auto")
     ema_snapshots: int = option(low=2, high=1000, help="times that averages are kept, where there is an ema_length")
+    noise: str | None = option(choices=DRAWS, help="what draws the noise, images and noise levels of a step")
     milestones: tuple[float, ...] | None = option(
         above=0, high=1, words=("auto",), help="shares of the training at which quality is measured; auto: halvings"
     )

@@ -20,7 +20,7 @@ EVERYWHERE = tuple(
     f"ldm.{name}"
     for name in (
         *("errors", "finite", "intact", "joined", "layers", "lines", "memory", "parts", "ranks", "records"),
-        "randomness",
+        *("philox", "randomness"),
     )
 )
 ROOMS = {

@@ -19,6 +19,7 @@ from ldm.conditioning import Conditioning
 from ldm.data.latents import CachedLatents, ChosenLatents
 from ldm.denoiser import DENOISERS
 from ldm.diffusion import DenoisingModel
+from ldm.memory import free_bytes
 from ldm.parts import defaults_of
 from ldm.ranks import ALONE, Ranks, these
 from ldm.training.checkpoint import save_weights
@@ -143,6 +144,7 @@ def training_material(job: Job) -> TrainingMaterial:
     ae, side = job.parent("first_stage").settings, job.parent("latents").record.facts["shape"][1]
     first_stage, scale = first_stage_of(job), latent_scale_of(job)
     data = cached_latents(job, images, first_stage, fields_of(config["conditioning"], images, job.device))
+    data.hold(free_bytes(job.device) / 4)  # beside the network and what a step needs
     known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale)
 
     def fresh() -> tuple[DenoisingModel, Conditioning]:
@@ -173,6 +175,7 @@ def training_settings(job: Job) -> DiffusionSettings:
         times=build.times(job.settings["diffusion"]),
         power_lengths=STORED_LENGTHS if training.get("ema_snapshots") else (),
         micro_batch=job.machine.micro_batch,
+        noise=training.get("noise", "torch"),
     )
 
 
@@ -232,6 +235,7 @@ STAGE = Stage(
         **{f"denoiser.{key}": value for part in DENOISERS.values() for key, value in defaults_of(part).items()},
         "diffusion.shift": 1,
         "training.ema_share": 0.05,
+        "training.noise": "torch",
         "training.matrix_learning_rate": 0,
         "diffusion.weighting": "plain",
         "diffusion.output": None,

@@ -28,7 +28,7 @@ from ldm.conditioning import Condition
 from ldm.data.latents import ChosenLatents
 from ldm.diffusion.levels import LEVELS_AN_IMAGE, loss_over_levels
 from ldm.metrics.intervals import LEVEL, Interval, mean_interval
-from ldm.randomness import derived_seed, generator
+from ldm.randomness import Noise, derived_seed, generator
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
 
@@ -168,7 +168,12 @@ def _judge(job: Job, material: TrainingMaterial, aside: list[int]) -> _Judge:
     """Latents, levels and noise are the same for every candidate."""
     seed = derived_seed(job.settings["seed"], "learning_rate")
     draw = generator(seed, "latents")
-    latents = torch.cat([material.data.latents(part, draw).cpu() for part in torch.tensor(aside).split(BATCH)])
+
+    def noise(n: int) -> Noise:
+        return lambda shape: torch.randn((n, *shape), generator=draw)
+
+    parts = torch.tensor(aside).split(BATCH)
+    latents = torch.cat([material.data.latents(part, noise(len(part))).cpu() for part in parts])
     asked = AskedConditions(material.data.fields_of, aside, seed)
     told = {name: value.to(job.device) for name, value in asked.of(range(len(aside))).items()}
 

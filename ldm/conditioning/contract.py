@@ -114,7 +114,7 @@ def field_of(fields: Mapping[str, Tensor], name: str) -> Tensor:
 
 def masked_items(value: Tensor, mask: Tensor, null: Tensor | float) -> Tensor:
     """`value`, (N, ...), with `null` in the items where `mask`, (N,), is true; result as `value`."""
-    return torch.where(mask.view(-1, *[1] * (value.dim() - 1)), torch.as_tensor(null, device=value.device), value)
+    return torch.where(mask.view(-1, *[1] * (value.dim() - 1)), null, value)
 
 
 class Unconditional(Conditioning):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.data.memo import ContentMemo
+from ldm.memory import moved
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -195,9 +196,12 @@ class ImageCache:
         taken = np.ascontiguousarray(self.images[np.asarray(indices)].transpose(0, 3, 1, 2))
         return torch.from_numpy(taken)
 
-    def batch(self, indices: Indices, flip: Tensor | None = None) -> Tensor:
-        """The images as float32 (n, 3, H, W) in [-1, 1], mirrored left to right where `flip`, bool (n,), is set."""
-        images = self.uint8(indices).float().div_(127.5).sub_(1.0)
+    def batch(self, indices: Indices, flip: Tensor | None = None, device: torch.device | str = "cpu") -> Tensor:
+        """The images as float32 (n, 3, H, W) in [-1, 1], mirrored left to right where `flip`, bool (n,), is set.
+
+        They go to a GPU as they are stored, in a quarter of the bytes.
+        """
+        images = moved(self.uint8(indices), device).float().div_(127.5).sub_(1.0)
         if flip is None:
             return images
-        return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
+        return torch.where(moved(flip, device).view(-1, 1, 1, 1), images.flip(-1), images)

@@ -12,6 +12,8 @@ from ldm.data.contract import ImageCache, Indices
 from ldm.data.fields import Draw, Fields
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.latent_scale import LatentScale
+from ldm.memory import moved
+from ldm.randomness import Noise
 
 
 class CachedLatents:
@@ -19,7 +21,7 @@ class CachedLatents:
 
     `packed` holds what `FirstStage.pack` gave, (N, cache_channels, h, w); where it is None the images are encoded as
     they are asked for, which costs nothing where the first stage is the identity. `fields_of` makes what the
-    conditioning reads.
+    conditioning reads. `held`: all encodings on the device, once it was asked to hold them.
     """
 
     def __init__(
@@ -35,11 +37,18 @@ class CachedLatents:
         self.packed = packed
         self.images = images
         self.first_stage = first_stage
-        self.scale = scale
+        self.scale = scale.on(device)
         self.device = device
+        self.held: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def hold(self, most: float) -> bool:
+        """Brings all encodings to the device if they are no more than `most` bytes; whether they lie there."""
+        if self.packed is not None and self.held is None and self.packed.nbytes <= most:
+            self.held = torch.from_numpy(np.array(self.packed)).to(self.device)
+        return self.held is not None
 
     @torch.no_grad()
     def encoded(self, indices: Indices) -> Tensor:
@@ -47,31 +56,32 @@ class CachedLatents:
 
         Shapes: result (N, cache_channels, h, w).
         """
+        if self.held is not None:
+            return self.held[moved(torch.as_tensor(indices), self.device)]
         if self.packed is None:
-            return self.first_stage.pack(self.first_stage.encode(self.images.batch(indices).to(self.device)))
-        return torch.from_numpy(np.ascontiguousarray(self.packed[np.asarray(indices)])).to(self.device)
+            return self.first_stage.pack(self.first_stage.encode(self.images.batch(indices, device=self.device)))
+        return moved(torch.from_numpy(np.ascontiguousarray(self.packed[np.asarray(indices)])), self.device)
 
     @torch.no_grad()
-    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
-        """Normalised latents of the images `indices`; a KL first stage's posterior is sampled with `draw`.
+    def latents(self, indices: Tensor, noise: Noise) -> Tensor:
+        """Normalised latents of the images `indices`; a KL first stage's posterior is sampled with `noise`.
 
         Shapes: indices (N,); result (N, C, h, w).
         """
         packed = self.encoded(indices)
-        shape = (len(indices), self.first_stage.channels, *packed.shape[2:])
-        noise = torch.randn(shape, generator=draw).to(self.device)
-        return self.scale.normalise(self.first_stage.latent(packed, noise))
+        drawn = noise((self.first_stage.channels, *packed.shape[2:]))
+        return self.scale.normalise(self.first_stage.latent(packed, moved(drawn, self.device)))
 
     def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
         """The fields of these images that the conditioning reads, on the training device.
 
         Shapes: indices (N,); each field (N, ...).
         """
-        return {name: value.to(self.device) for name, value in self.fields_of(indices.numpy(), draw).items()}
+        return {name: moved(value, self.device) for name, value in self.fields_of(indices.numpy(), draw).items()}
 
     def pixels(self, indices: Tensor) -> Tensor:
         """The images themselves, on the training device. Shapes: indices (N,); result (N, 3, H, W) in [-1, 1]."""
-        return self.images.batch(indices.numpy()).to(self.device)
+        return self.images.batch(indices.numpy(), device=self.device)
 
 
 class ChosenLatents:
@@ -84,9 +94,9 @@ class ChosenLatents:
     def __len__(self) -> int:
         return len(self.places)
 
-    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+    def latents(self, indices: Tensor, noise: Noise) -> Tensor:
         """As `CachedLatents.latents`, of the indices among those chosen."""
-        return self.cached.latents(self.places[indices], draw)
+        return self.cached.latents(self.places[indices], noise)
 
     def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
         """As `CachedLatents.fields`, of the indices among those chosen."""

@@ -9,6 +9,7 @@ from ldm.conditioning.contract import Condition
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.target import error_ratio, prediction_from_x0, target_of, x0_from_prediction
 from ldm.diffusion.weighting import loss_weight
+from ldm.memory import moved
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t) -> x_0 estimate, what samplers are handed; t is one float64 number, shape ()."""
@@ -16,7 +17,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Values of shape () or (N,), in `like`'s dtype and on its device, shaped to multiply a (N, C, H, W) tensor."""
-    return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+    return moved(values, like.device).to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
 class DenoisingModel(nn.Module):
@@ -47,7 +48,7 @@ class DenoisingModel(nn.Module):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's own output. Shapes: x_t (N, C, H, W), t () or (N,); result as x_t."""
-        index = self.schedule.index(t).to(x_t.device, x_t.dtype).expand(len(x_t))
+        index = moved(self.schedule.index(t), x_t.device).to(x_t.dtype).expand(len(x_t))
         # Only networks with cross-attention take masks, and only where there is something to mask.
         masked = {} if condition.context_mask is None else {"context_mask": condition.context_mask}
         with torch.autocast(x_t.device.type, self.autocast, enabled=self.autocast is not None):

@@ -83,6 +83,7 @@ class VariancePreservingSchedule:
         if shift != 1:
             self.alpha_bar = self.alpha_bar / (self.alpha_bar + shift**2 * (1 - self.alpha_bar))
         self._log_snr = torch.log(self.alpha_bar) - torch.log1p(-self.alpha_bar)
+        self._tables = {self.alpha_bar.device: (self.alpha_bar, self._log_snr)}
 
     def index(self, t: Tensor) -> Tensor:
         """The network's input, k = steps t - 1, at least 0; result of t's shape."""
@@ -106,18 +107,25 @@ class VariancePreservingSchedule:
         return (index.double() + 1) / self.steps
 
     def _alpha_squared(self, t: Tensor) -> Tensor:
-        position = t.detach().double().cpu() * self.steps - 1
+        alpha_bar, log_snr = self._tables_on(t.device)
+        position = t.detach().double() * self.steps - 1
         nearest = position.round()
         # A grid point given as (k + 1) / steps must return the table's value itself, not one a rounding away.
         position = torch.where((position - nearest).abs() < 1e-9, nearest, position)
         lower = position.floor().clamp(0, self.steps - 1).long()
         upper = (lower + 1).clamp(max=self.steps - 1)
         weight = position - lower
-        between = torch.sigmoid(torch.lerp(self._log_snr[lower], self._log_snr[upper], weight))
-        on_grid = self.alpha_bar[lower]
-        below_first = 1 + (position + 1) * (self.alpha_bar[0] - 1)
+        between = torch.sigmoid(torch.lerp(log_snr[lower], log_snr[upper], weight))
+        on_grid = alpha_bar[lower]
+        below_first = 1 + (position + 1) * (alpha_bar[0] - 1)
         value = torch.where(weight == 0, on_grid, between)
-        return torch.where(position < 0, below_first, value).to(t.device)
+        return torch.where(position < 0, below_first, value)
+
+    def _tables_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """alpha^2 and log-SNR at each index, moved to a device once, since a GPU would wait for them at each step."""
+        if device not in self._tables:
+            self._tables[device] = self.alpha_bar.to(device), self._log_snr.to(device)
+        return self._tables[device]
 
 
 def time_at(schedule: Schedule, log_snr: Tensor) -> Tensor:

@@ -23,6 +23,10 @@ class LatentScale:
         """Latents for the decoder. Shapes: (N, C, h, w) both."""
         return z * self._like(self.std, z) + self._like(self.shift, z)
 
+    def on(self, device: torch.device | str) -> "LatentScale":
+        """The same scale with its numbers on a device."""
+        return LatentScale(self.shift.to(device), self.std.to(device))
+
     @staticmethod
     def _like(values: Tensor, x: Tensor) -> Tensor:
         return values.to(x.device, x.dtype).view(1, -1, 1, 1)

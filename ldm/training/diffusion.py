@@ -16,9 +16,10 @@ from ldm.data.fields import Draw
 from ldm.denoiser.blocks import TimeEmbedding
 from ldm.diffusion.model import DenoisingModel
 from ldm.diffusion.times import UNIFORM, TimeDensity
-from ldm.memory import give_back_unused, is_out_of_memory
-from ldm.randomness import generator, numpy_generator
+from ldm.memory import give_back_unused, is_out_of_memory, moved
+from ldm.randomness import Noise, numpy_generator
 from ldm.ranks import ALONE, Ranks
+from ldm.training.draws import DRAWS, Place
 from ldm.training.ema import ExponentialMovingAverage
 from ldm.training.muon import Muon
 from ldm.training.power_ema import PowerAverage
@@ -36,8 +37,8 @@ class TrainingLatents(Protocol):
 
     def __len__(self) -> int: ...
 
-    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
-        """Normalised latents on the training device, those of a KL first stage drawn with `draw`.
+    def latents(self, indices: Tensor, noise: Noise) -> Tensor:
+        """Normalised latents on the training device, those of a KL first stage drawn with `noise`.
 
         Shapes: indices (N,); result (N, C, h, w).
         """
@@ -67,7 +68,8 @@ class DiffusionSettings:
     `gradient_clip` is the largest norm of the gradient, 0 for none. `ema_share`: of the images seen so far, the longest
     that the EMA's half-life may be, which it always is where `ema_half_life` is infinite. `matrix_rate`: the rate of
     Muon for the network's matrices; 0 = AdamW for all. `times`: how often each noise level is drawn.
-    `power_lengths`: of further averages, of which others can be made afterwards.
+    `power_lengths`: of further averages, of which others can be made afterwards. `noise`: of `DRAWS`, what all that is
+    random in a step is drawn by.
     """
 
     seed: int
@@ -85,6 +87,7 @@ class DiffusionSettings:
     times: TimeDensity = UNIFORM
     power_lengths: tuple[float, ...] = ()
     micro_batch: int | None = None
+    noise: str = "torch"
 
     @property
     def steps(self) -> int:
@@ -189,24 +192,20 @@ class DiffusionTraining:
     def accumulate_gradients(self) -> dict[str, Tensor]:
         """Computes the gradients of this rank's items, micro-batch by micro-batch; returns their part of the mean loss.
 
-        Everything random is drawn for the whole batch, of which a rank takes its items. Beside the loss of the model
-        stands that of the representation, where there is one. Shapes: each ().
+        What is random is that of this rank's items in the whole batch. Beside the loss of the model stands that of the
+        representation, where there is one. Shapes: each ().
         """
-        s = self.settings
-        draw = generator(s.seed, "step", self.step)
+        s, mine = self.settings, self.ranks.share(self.settings.batch)
         torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
-        indices = torch.randint(len(self.data), (s.batch,), generator=draw)
-        mine = self.ranks.share(s.batch)
-        x0 = self.data.latents(indices, draw)
-        noise = torch.randn(x0.shape, generator=draw)[mine].to(x0.device)
-        levels = s.times.draw(s.batch, self.model.schedule.steps, draw)
-        dropped = torch.rand(s.batch, generator=draw) < s.condition_dropout
-        fields = self.data.fields(
-            indices[mine], lambda item: numpy_generator(s.seed, "fields", self.step, mine.start + item)
-        )
+        draws = DRAWS[s.noise](Place(s.seed, self.step, s.batch, mine.start, mine.stop, self.weights[0].device))
+        indices = draws.indices(len(self.data))
+        x0 = self.data.latents(indices, draws.noise)
+        noise = draws.noise(tuple(x0.shape[1:]))
+        levels = draws.levels(s.times, self.model.schedule.steps)
+        dropped = draws.dropped(s.condition_dropout)
+        fields = self.data.fields(indices, lambda item: numpy_generator(s.seed, "fields", self.step, mine.start + item))
         if s.condition_dropout > 0:
-            fields = self.conditioning.drop(fields, dropped[mine].to(x0.device))
-        x0, levels = x0[mine], levels[mine]
+            fields = self.conditioning.drop(fields, moved(dropped, x0.device))
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         micro = self.micro_batch
@@ -219,15 +218,21 @@ class DiffusionTraining:
             times = self.model.schedule.time(levels[part])
             with watched():
                 losses = self.model.loss(x0[part], times, noise[part], condition)
-            loss = (self.counts[levels[part]].to(losses) * losses).sum() / s.batch
+            loss = (self._counts_at(levels[part]).to(losses) * losses).sum() / s.batch
             totals[LOSS] += loss.detach()
             if term is not None:
                 assert isinstance(self.data, ShowsImages)
-                misaligned = term(self.data.pixels(indices[mine][part])).sum() / s.batch
+                misaligned = term(self.data.pixels(indices[part])).sum() / s.batch
                 totals[REPRESENTATION] += misaligned.detach()
                 loss = loss + misaligned
             loss.backward()
         return totals
+
+    def _counts_at(self, levels: Tensor) -> Tensor:
+        """What the losses at these levels count, where the levels are. Shapes: (N,); (N,)."""
+        if self.counts.device != levels.device:
+            self.counts = self.counts.to(levels.device)  # once: a GPU would wait for it at each step
+        return self.counts[levels]
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""

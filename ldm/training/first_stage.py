@@ -17,7 +17,7 @@ from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, GeneratorTerms, OwnLoss, discriminator_loss
 from ldm.first_stage.shaping import LatentBatch, LatentShaping, Views, views_at
 from ldm.layers import Recomputable
-from ldm.memory import give_back_unused, is_out_of_memory
+from ldm.memory import give_back_unused, is_out_of_memory, moved
 from ldm.metrics.codebook import code_counts, codebook_usage, perplexity
 from ldm.randomness import generator
 from ldm.ranks import ALONE, Part, Ranks, batch_mean, batch_sum, part_of_batch
@@ -148,14 +148,14 @@ class FirstStageTraining:
         """This rank's images of the batch."""
         indices = torch.randint(len(self.images), (part.total,), generator=draw)[part.items]
         flip = (torch.rand(part.total, generator=draw) < 0.5)[part.items]
-        return self.images.batch(indices, flip).to(self.device, memory_format=torch.channels_last)
+        return self.images.batch(indices, flip, self.device).to(memory_format=torch.channels_last)
 
     def _autoencoder_step(
         self, image: Tensor, views: Views, part: Part, draw: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
         side = image.shape[-1] // self.model.factor
         shape = (part.total, self.model.channels, side, side)
-        noise = torch.randn(shape, generator=draw)[part.items].to(self.device)
+        noise = moved(torch.randn(shape, generator=draw)[part.items], self.device)
         values, reconstruction = self._that_fits(lambda: self._gradients(image, noise, views))
         self.ranks.sum_gradients(self._trained(self.model), part.weight)
         if self.settings.gradient_clip is not None:

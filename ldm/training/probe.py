@@ -8,6 +8,7 @@ import torch
 
 from ldm.data.contract import ImageCache
 from ldm.errors import UserError
+from ldm.memory import moved
 from ldm.probes.contract import Probe
 from ldm.randomness import generator
 from ldm.training.rate import learning_rate_factor
@@ -60,7 +61,7 @@ class ProbeTraining:
         indices = self.usable[drawn]
         self.probe.network.train()
         loss = self.probe.loss(
-            self.images.batch(indices).to(self.device), self.probe.targets(self.images, indices).to(self.device)
+            self.images.batch(indices, device=self.device), moved(self.probe.targets(self.images, indices), self.device)
         )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

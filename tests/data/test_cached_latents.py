@@ -54,7 +54,9 @@ def no_draw(item):
 
 
 def draw(seed=0):
-    return torch.Generator().manual_seed(seed)
+    """Noise for the images of `INDICES`."""
+    stream = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn((len(INDICES), *shape), generator=stream)
 
 
 INDICES = torch.tensor([7, 2, 2, 0])
@@ -66,7 +68,7 @@ def test_a_kl_latent_is_a_draw_from_its_cached_posterior_by_the_generator(noise_
     data = CachedLatents(cache, noise_images, model, scale, "cpu", labels(noise_images))
     z = data.latents(INDICES, draw())
     mean, logvar = torch.from_numpy(cache[INDICES]).chunk(2, dim=1)
-    noise = torch.randn(4, 3, 4, 4, generator=draw())
+    noise = draw()((3, 4, 4))
     raw = mean + (logvar / 2).exp() * noise
     expected = (raw - MEAN.view(1, 3, 1, 1)) / VARIANCE.sqrt().view(1, 3, 1, 1)
     torch.testing.assert_close(z, expected.float(), rtol=1e-5, atol=1e-6)
@@ -111,8 +113,24 @@ def test_the_stream_goes_on_alike_whichever_first_stage_was_asked(noise_images):
             None, noise_images, model, latent_scale("none", MEAN, VARIANCE), "cpu", labels(noise_images)
         )
         data.latents(INDICES, stream)
-        rest.append(torch.rand(3, generator=stream))
+        rest.append(stream((3,)))
     assert torch.equal(rest[0], rest[1])
+
+
+@pytest.mark.parametrize("regulariser", ["kl", "vq"])
+def test_held_encodings_give_the_same_latents(regulariser, noise_images):
+    """They are held only where they fit, and images that were not encoded before never are."""
+    model, scale = first_stage(regulariser), latent_scale("per_channel", MEAN, VARIANCE)
+    cache = packed(model, noise_images)
+    mapped, held = (CachedLatents(cache, noise_images, model, scale, "cpu", labels(noise_images)) for _ in range(2))
+    assert not held.hold(cache.nbytes - 1)
+    assert held.held is None
+    assert held.hold(cache.nbytes)
+    held.packed = None  # which it does not need any more
+    assert held.hold(0)
+    assert torch.equal(held.latents(INDICES, draw()), mapped.latents(INDICES, draw()))
+    assert torch.equal(held.encoded(range(10)), torch.from_numpy(cache))
+    assert not CachedLatents(None, noise_images, model, scale, "cpu", labels(noise_images)).hold(1e9)
 
 
 def test_length_and_labels_are_those_of_the_images(noise_images):

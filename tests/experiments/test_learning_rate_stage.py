@@ -26,6 +26,7 @@ from experiments.stages.training import DivergedError
 from experiments.store import Store
 from experiments.tracking import Tracker
 from ldm.errors import UserError
+from ldm.randomness import Noise
 from ldm.training.diffusion import DiffusionTraining
 
 AUTO = "trainer.learning_rate=auto"
@@ -303,9 +304,9 @@ def test_trials_begin_alike_and_see_the_same_images_but_none_of_those_set_aside(
         begun.setdefault(rate, torch.cat([p.detach().flatten() for p in training.trained.parameters()]))
         places = training.data.places  # type: ignore[attr-defined]
 
-        def latents_of(indices: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+        def latents_of(indices: torch.Tensor, noise: Noise) -> torch.Tensor:
             seen.setdefault(rate, []).append(places[indices])
-            return drawn(indices, draw)
+            return drawn(indices, noise)
 
         with monkeypatch.context() as patch:
             patch.setattr(training.data, "latents", latents_of)

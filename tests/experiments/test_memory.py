@@ -28,8 +28,8 @@ class Latents:
     def __len__(self) -> int:
         return 1000
 
-    def latents(self, indices, draw):
-        return torch.randn(len(indices), *self.shape, generator=draw)
+    def latents(self, indices, noise):
+        return noise(self.shape)
 
     def fields(self, indices, draw):
         return {"label": torch.zeros(len(indices), dtype=torch.int64)}

@@ -13,9 +13,11 @@ from ldm.denoiser import UNet
 from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.diffusion.times import LogitNormalTimes
+from ldm.randomness import Noise
 from ldm.ranks import ALONE, Ranks
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, matrices_of, train
+from ldm.training.draws import DRAWS
 from ldm.training.flops import count_flops
 from ldm.training.power_ema import exponent
 from ldm.training.rate import learning_rate_factor
@@ -70,10 +72,9 @@ class Latents:
     def __len__(self) -> int:
         return 10
 
-    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+    def latents(self, indices: Tensor, noise: Noise) -> Tensor:
         self.asked.append(indices)
-        noise = torch.randn((len(indices), 2, 4, 4), generator=draw)
-        return self.levels[self.labels[indices]] + self.spread * noise
+        return self.levels[self.labels[indices]] + self.spread * noise((2, 4, 4))
 
     def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
         return {"label": self.labels[indices]}
@@ -123,11 +124,11 @@ def advanced_to(run: DiffusionTraining, step: int) -> DiffusionTraining:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dropout, stop, differences, tmp_path):
-    whole, first = advanced_to(training(dropout=dropout), 10), advanced_to(training(dropout=dropout), stop)
+@pytest.mark.parametrize(("dropout", "noise"), [(0.0, "torch"), (0.3, "torch"), (0.3, "philox")])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dropout, noise, stop, differences, tmp_path):
+    whole, first = (advanced_to(training(dropout=dropout, noise=noise), step) for step in (10, stop))
     save_checkpoint(tmp_path / "last.pt", first.state_dict())
-    resumed = training(start=99, dropout=dropout)
+    resumed = training(start=99, dropout=dropout, noise=noise)
     resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
     assert (resumed.step, resumed.images_seen) == (stop, 6 * stop)
     assert differences(resumed.state_dict(), first.state_dict()) == []
@@ -168,9 +169,9 @@ def test_the_average_follows_conditioning_and_denoiser():
         assert not torch.equal(value, trained)
 
 
-@pytest.mark.parametrize("micro", [1, 2, 4, 6, 100])
-def test_micro_batches_change_nothing_but_rounding(micro):
-    runs = [training(data=Latents(torch.float64), micro_batch=m) for m in (None, micro)]
+@pytest.mark.parametrize(("micro", "noise"), [*((n, "torch") for n in (1, 2, 4, 6, 100)), (4, "philox")])
+def test_micro_batches_change_nothing_but_rounding(micro, noise):
+    runs = [training(data=Latents(torch.float64), micro_batch=m, noise=noise) for m in (None, micro)]
     for run in runs:
         advanced_to(run, 5)
     assert [len(x) for x, _, _ in runs[1].model.network.calls[:2]] == {1: [1, 1], 2: [2, 2], 4: [4, 2]}.get(
@@ -185,8 +186,10 @@ def test_micro_batches_change_nothing_but_rounding(micro):
     assert (gradients[0] - gradients[1]).abs().max() < 1e-6 * gradients[0].abs().max()
 
 
-def test_what_is_random_at_a_step_does_not_depend_on_what_went_before():
-    one, other_history, other_seed = training(), training(start=5, learning_rate=1e-5, dropout=0.3), training(seed=4)
+@pytest.mark.parametrize("noise", DRAWS)
+def test_what_is_random_at_a_step_does_not_depend_on_what_went_before(noise):
+    one, other_seed = training(noise=noise), training(seed=4, noise=noise)
+    other_history = training(start=5, learning_rate=1e-5, dropout=0.3, noise=noise)
     for run in (one, other_history, other_seed):
         for report in train(run):
             torch.manual_seed(report.step)  # another user of the global stream
@@ -217,8 +220,9 @@ def test_noise_levels_are_drawn_as_the_density_says_and_unbiased_losses_are_weig
     assert found == pytest.approx(float(weighted.mean()), rel=1e-5)
 
 
-def test_images_noise_levels_and_dropped_conditions_are_drawn_evenly():
-    run = training(images=6000, batch=3000, condition_dropout=0.3)
+@pytest.mark.parametrize("noise", DRAWS)
+def test_images_noise_levels_and_dropped_conditions_are_drawn_evenly(noise):
+    run = training(images=6000, batch=3000, condition_dropout=0.3, noise=noise)
     run.accumulate_gradients()
     (_, index, context) = run.model.network.calls[0]
     counts = torch.bincount(run.data.asked[0], minlength=10)

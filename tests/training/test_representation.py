@@ -14,6 +14,7 @@ from ldm.denoiser.contract import Hidden
 from ldm.denoiser.dit import DiT
 from ldm.diffusion import DenoisingModel, make_schedule
 from ldm.errors import UserError
+from ldm.randomness import Noise
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
@@ -52,7 +53,7 @@ class Pictures:
     def __len__(self) -> int:
         return 8
 
-    def latents(self, indices: Tensor, draw: torch.Generator) -> Tensor:
+    def latents(self, indices: Tensor, noise: Noise) -> Tensor:
         return nn.functional.avg_pool2d(self.images[indices], 2)
 
     def fields(self, indices: Tensor, draw: Draw) -> Mapping[str, Tensor]:
@@ -171,7 +172,7 @@ def test_muon_steps_no_projector():
 def test_images_are_those_of_the_latents_and_asked_for_only_with_a_term():
     run, plain = training(), training(term=False)
     seen = []
-    run.data.latents = lambda indices, draw: seen.append(indices) or Pictures().latents(indices, draw)
+    run.data.latents = lambda indices, noise: seen.append(indices) or Pictures().latents(indices, noise)
     run.accumulate_gradients()
     plain.accumulate_gradients()
     assert torch.equal(torch.cat(run.data.asked), torch.cat(seen))
