@@ -1,7 +1,7 @@
 """Training steps of networks of the paper's size, on a GPU: ours as the stage makes them, the peer's by diffusers.
 
-Both in bfloat16 with weights in float32, fused AdamW, an average of the weights, latents that lie on the device; the
-peer's network is compiled.
+Both in bfloat16 with weights in float32, fused AdamW, an average of the weights, latents that lie on the device and
+noise that is drawn there; both networks are compiled.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +28,7 @@ from ldm.interop.diffusers_denoiser import diffusers_unet_state, unet_config
 from ldm.memory import moved
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.randomness import Noise
+from ldm.training.compiled import compiled
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining
 from ldm.training.flops import count_flops
 
@@ -36,22 +37,23 @@ CLASSES, LATENTS = 1000, 4096
 
 def ldm4(device: str) -> Iterator[Contest]:
     """LDM-4 of Table 13, latents 64 x 64 x 3 of 256 px."""
-    yield step_contest("256 px, f = 4", ("ae.f=4",), 64, device)
+    return step_contests("256 px, f = 4", ("ae.f=4",), 64, device)
 
 
 def ldm8(device: str) -> Iterator[Contest]:
     """LDM-8 of Table 13, latents 32 x 32 x 4 of 256 px."""
-    yield step_contest("256 px, f = 8", ("ae.f=8",), 128, device)
+    return step_contests("256 px, f = 8", ("ae.f=8",), 128, device)
 
 
 def dit_xl(device: str) -> Iterator[Contest]:
     """DiT-XL/2 of Peebles and Xie 2022, latents 32 x 32 x 4 of 256 px."""
-    yield step_contest("256 px, f = 8", ("ae.f=8", "denoiser=dit", "denoiser.size=XL", "denoiser.patch=2"), 128, device)
+    overrides = ("ae.f=8", "denoiser=dit", "denoiser.size=XL", "denoiser.patch=2")
+    return step_contests("256 px, f = 8", overrides, 128, device)
 
 
-def step_contest(
+def step_contests(
     size: str, overrides: tuple[str, ...], batch: int, device: str, scale: str = "paper", is_compiled: bool = True
-) -> Contest:
+) -> Iterator[Contest]:
     """A step of the class-conditional model of a scale under these overrides."""
     both = both_models(overrides, device, scale)
     data = ResidentLatents((both.channels, both.side, both.side), device)
@@ -60,7 +62,8 @@ def step_contest(
     flops = count_flops(training.accumulate_gradients)
     call = torch.compile(both.peer) if is_compiled else both.peer
     peer = _peer_step(call, both.peer, both.model.schedule.steps, data, batch, both.config["precision"])
-    return Contest(size, _done(training.advance, device), _done(peer, device), "diffusers", batch, flops=flops)
+    with compiled([both.model.network], "always" if is_compiled else "never", device, 1):
+        yield Contest(size, _done(training.advance, device), _done(peer, device), "diffusers", batch, flops=flops)
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def _settings(config: Mapping[str, Any], batch: int) -> DiffusionSettings:
         gradient_clip=1.0,
         ema_half_life=1e6,
         condition_dropout=config["conditioning"]["dropout"],
+        noise="philox",
     )
 
 

@@ -69,6 +69,11 @@ class Generator:
     tiling: Tiling | None = None
     guide: Guide | None = None
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What is called at each step."""
+        return [self.model.network, *([] if self.guide is None else [self.guide.model.network])]
+
     def denoise(self, told: Mapping[str, Tensor], n: int, guidance: Guidance) -> Denoise:
         """The model under guidance for n samples with these fields, which are on the device."""
         condition = self.conditioning(told)

@@ -134,6 +134,11 @@ def _representation(config: Config, facts: DataFacts) -> Settled:
         raise UserError(
             f"trainer.representation.teacher={teacher}: the denoiser is given and not trained; leave it out"
         )
+    if config["compile"] == "always":
+        raise UserError(
+            f"compile=always: trainer.representation.teacher={teacher} aligns features inside of the denoiser, which "
+            "it does not show compiled; leave one of them out"
+        )
     checks.check_trained_with(config, teacher, "the teacher that the denoiser's features are aligned with")
     return {}, []
 

@@ -42,6 +42,7 @@ def machine_of(config: Mapping[str, Any]) -> Machine:
         batch=config["samples"]["batch"],
         micro_batch=trainer.get("micro_batch"),
         checkpoint_seconds=trainer["checkpoint_seconds"],
+        compile=config.get("compile", "never"),
     )
 
 

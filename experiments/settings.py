@@ -28,6 +28,7 @@ from ldm.interop.contract import WEIGHTS
 from ldm.parts import LARGEST, Option, option, options_of
 from ldm.samplers import SAMPLERS
 from ldm.samplers.spacing import FINALS, SPACINGS
+from ldm.training.compiled import COMPILES
 from ldm.training.draws import DRAWS
 from ldm.training.power_ema import LONGEST
 from ldm.training.representation import Representation
@@ -55,6 +56,7 @@ class _Run:
     seed: int = _seed("diffusion training")
     device: str = option(choices=("auto", "cpu", "cuda"), help="where stages run")
     precision: str = option(choices=("auto", "bf16", "fp32"), help="number format of the networks")
+    compile: str = option(choices=COMPILES, help="whether denoisers are compiled by torch, which changes rounding only")
     until: str = option(help="the last stage; measurements of what is made are included")
     workers: int | None = _count("that decode images", "threads")
     report: bool | None = option(help="whether the run ends by writing report.html")

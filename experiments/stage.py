@@ -120,6 +120,7 @@ class Machine:
 
     device: "cpu" or "cuda". workers: threads that decode images, None = all cores. batch: images sampled at a time.
     micro_batch: images whose gradients are computed at a time in training, None = the whole batch.
+    compile: whether denoisers are compiled, of `ldm.training.compiled.COMPILES`.
     """
 
     device: str
@@ -127,6 +128,7 @@ class Machine:
     batch: int
     micro_batch: int | None
     checkpoint_seconds: float
+    compile: str = "never"
 
 
 @dataclass(frozen=True)

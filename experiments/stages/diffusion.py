@@ -23,6 +23,7 @@ from ldm.memory import free_bytes
 from ldm.parts import defaults_of
 from ldm.ranks import ALONE, Ranks, these
 from ldm.training.checkpoint import save_weights
+from ldm.training.compiled import compiled
 from ldm.training.diffusion import DiffusionSettings, DiffusionTraining, train
 from ldm.training.flops import count_flops
 from ldm.training.power_ema import STORED_LENGTHS, Profile
@@ -56,7 +57,13 @@ def run(job: Job) -> Outcome:
             folder.mkdir(exist_ok=True)
             save_weights(folder / f"{seen}.safetensors", training.ema.module.state_dict())
 
-    with reporting(job.label, settings.steps * settings.batch) as reporter:
+    # What is aligned is read off a layer within, which a compiled network does not show.
+    networks = [model.network] if training.representation is None else []
+    passes = (settings.steps - training.step) * -(-settings.batch // training.micro_batch)
+    with (
+        reporting(job.label, settings.steps * settings.batch) as reporter,
+        compiled(networks, job.machine.compile, job.device, passes) as is_compiled,
+    ):
         meter = run_training(job, training, train(training), reporter, keep_milestone, ranks)
     if not ranks.is_first:
         return Outcome()
@@ -71,6 +78,7 @@ def run(job: Job) -> Outcome:
             "vocabulary": dataclasses.asdict(material.known),
             "milestones": milestones,
             **training.smaller_passes,
+            **({"compiled": True} if is_compiled and networks else {}),
             "flops_per_image": flops_per_step / settings.batch,
             "latent_shape": job.parent("latents").record.facts["shape"],
         },

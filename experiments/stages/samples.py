@@ -42,6 +42,7 @@ from ldm.intact import write_atomically
 from ldm.metrics.features import Extractor, FeatureAccumulator, Features
 from ldm.ranks import these
 from ldm.records import StageRecord
+from ldm.training.compiled import compiled
 
 SHOWN = 64
 TASK = "task."
@@ -69,8 +70,11 @@ def run(job: Job) -> Outcome:
     kept = saved_images(job.stage, job.planned, job.folder.parents[1])
     (job.folder / CHUNKS).mkdir(exist_ok=True)
     ranks = these()
-    with reporting(job.label, n) as reporter:
-        for first in range(0, n, batch_size)[ranks.rank :: ranks.count]:
+    batches = range(0, n, batch_size)[ranks.rank :: ranks.count]
+    calls = len(batches) * (len(build.time_grid_of(settings, source.model.schedule)) - 1)
+    networks = source.networks if kept is None else []
+    with reporting(job.label, n) as reporter, compiled(networks, job.machine.compile, job.device, calls):
+        for first in batches:
             indices = range(first, min(first + batch_size, n))
             path = part_path(job.folder, indices)
             if "sums" in (saved_arrays(path) or ()):

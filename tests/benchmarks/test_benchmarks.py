@@ -114,7 +114,7 @@ def test_what_is_asked_of_a_gpu_is_ready_and_both_are_the_same_network(denoiser:
     with torch.no_grad():
         ours = both.model.predict(x, torch.tensor(0.4), both.conditions({"label": label}))
         torch.testing.assert_close(theirs(x, torch.full((2,), 399), label), ours, rtol=0, atol=1e-4)
-    found = paper.step_contest("", overrides, 4, "cpu", scale="tiny", is_compiled=False)
+    [found] = paper.step_contests("", overrides, 4, "cpu", scale="tiny", is_compiled=False)
     assert found.flops is not None
     assert found.flops > 0
     found.ours()

@@ -49,6 +49,13 @@ def test_a_teacher_must_not_measure_and_needs_its_weights():
         plan_of("trainer.representation.teacher=resnet")
 
 
+def test_a_network_whose_features_are_aligned_is_not_compiled():
+    assert not changed(plan_of(), plan_of("compile=never"))
+    assert not changed(plan_of(LITE), plan_of(LITE, "compile=never"))
+    with pytest.raises(UserError, match=r"compile=always: trainer\.representation\.teacher=efficientnet_lite0 aligns"):
+        plan_of(LITE, "compile=always")
+
+
 @pytest.mark.slow
 @pytest.mark.program
 @pytest.mark.parametrize("denoiser", ["unet", "dit"])
