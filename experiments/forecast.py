@@ -48,11 +48,13 @@ ENCODED = 16
 @dataclass(frozen=True)
 class Forecast:
     """Seconds of one thread by stage and identity, of the stages that networks work in; nothing of those that only
-    measure. `pace`: how many times as fast all threads are.
+    measure. `pace`: how many times as fast all threads are. `peak_bytes`: of a GPU's memory, the most that a network
+    took while it was timed.
     """
 
     seconds: Mapping[Key, float]
     pace: float
+    peak_bytes: int = 0
 
     def __str__(self) -> str:
         return f"about {rounded(sum(self.seconds.values()) / self.pace)} to train and to sample"
@@ -95,6 +97,8 @@ def forecast(
                 found = estimates[planned.name](planned.settings, counts)
                 if found is not None and found.work is not None:
                     seconds[planned.name, planned.identity] = found.work
+    if timed.is_on_gpu:  # which all workers have together, and so no more of it
+        return Forecast(seconds, 1.0, torch.cuda.max_memory_allocated())
     return Forecast(seconds, workers * threads**GAIN)
 
 
@@ -125,12 +129,16 @@ class _Timed:
 
     def __init__(self) -> None:
         self.until = time.monotonic() + PATIENCE_SECONDS
+        self.is_on_gpu = False
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
         self.first_stages: dict[str, FirstStageCounts] = {}
         self.denoisers: dict[str, tuple[DenoiserCounts, int]] = {}
 
     def counts(self, plan: Plan, facts: DataFacts) -> Counts:
         """The seconds of an image of this plan."""
         config = plan.config
+        self.is_on_gpu = config["device"] == "cuda"
         name = _first_stage_key(config)
         if name not in self.first_stages and not (self.first_stages and self._is_late):
             self.first_stages[name] = timed_first_stage(config)

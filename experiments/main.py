@@ -25,6 +25,7 @@ from experiments.console import say, whole
 from experiments.custom import check_sources, is_custom
 from experiments.forecast import Forecast, forecast
 from experiments.images import check_larger_images, data_facts
+from experiments.packing import AUTO, ON_A_CPU, workers_that_fit
 from experiments.plan import make_plan
 from experiments.ranks import devices_of
 from experiments.report import write_report
@@ -38,7 +39,9 @@ from experiments.stopping import StoppedError
 from experiments.store import Store, now
 from experiments.sweep import Due, Launch, Point, as_sweep, distinct, run_missing, say_lost
 from experiments.tracking import Tracker, check_tracking, mode_of
+from experiments.workers import cores
 from ldm.errors import UserError
+from ldm.memory import free_bytes
 
 
 def run_one(config: DictConfig, command: str) -> int:
@@ -137,24 +140,26 @@ def run_grid(
     grid: Sequence[Sequence[str]],
     compose: Callable[[Sequence[str]], DictConfig],
     launch: Launch,
-    workers: int | None = 1,
+    workers: int | str | None = 1,
+    settle: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Runs all points of a grid, stage by stage; `workers`: processes at work on this machine, None: on others.
 
+    Where it is `auto`, `settle` is told their number before anything is launched.
     Where a shortlist is asked for, all first stages come first, and then what hangs on those that were chosen.
     Raises: UserError before anything runs where a point cannot work, or where the launcher is refused what it asks for;
     CellsFailedError at the end where stages failed.
     """
     planned = plan_grid(grid, compose, build.command_line(), workers is not None)
     if shortlist.chooses(planned.cells):
-        planned = _shortlisted(planned, launch, workers)
-    _run_planned(planned, launch, workers)
+        planned = _shortlisted(planned, launch, workers, settle)
+    _run_planned(planned, launch, workers, settle)
 
 
-def _shortlisted(grid: Grid, launch: Launch, workers: int | None) -> Grid:
+def _shortlisted(grid: Grid, launch: Launch, workers: int | str | None, settle: Callable[[int], None]) -> Grid:
     """The part of a grid whose first stages were chosen, after all of them were trained and measured."""
     values = {**grid.values, "until": shortlist.FIRST, "report": False}
-    _run_planned(dataclasses.replace(grid, values=values), launch, workers)
+    _run_planned(dataclasses.replace(grid, values=values), launch, workers, settle)
     choice = shortlist.settled(grid.cells, grid.store)
     say(shortlist.sentence(choice), style="bold")
     cells = shortlist.of_trained(grid.cells, choice)
@@ -164,12 +169,16 @@ def _shortlisted(grid: Grid, launch: Launch, workers: int | None) -> Grid:
     return dataclasses.replace(grid, points=cells, cells=cells)
 
 
-def _run_planned(planned: Grid, launch: Launch, workers: int | None) -> None:
+def _run_planned(planned: Grid, launch: Launch, workers: int | str | None, settle: Callable[[int], None]) -> None:
     """Runs what a grid asks for. Raises: CellsFailedError at the end where stages failed."""
     cells, values, store, stages = planned.cells, planned.values, planned.store, planned.stages
     ahead = _missing(stages, store)
-    time_needed = _forecast([cell.plan for cell in cells], ahead, store, workers) if workers else None
+    at_work = ON_A_CPU if workers == AUTO and values["device"] == "cpu" else workers
+    sharing = at_work if isinstance(at_work, int) else 1
+    time_needed = None if workers is None else _forecast([cell.plan for cell in cells], ahead, store, sharing)
     say_work(planned, time_needed)
+    if workers == AUTO:
+        settle(sharing if at_work != AUTO else _sharing_the_gpu(time_needed))
 
     def launch_in_sweep(jobs: Sequence[Due]) -> None:
         launch([dataclasses.replace(due, overrides=(*due.overrides, f"sweep.id={planned.sweep}")) for due in jobs])
@@ -288,6 +297,15 @@ def _forecast(plans: Sequence[Plan], ahead: Collection[tuple[str, str]], store: 
     except RuntimeError as error:  # such as memory that does not suffice: the stage says so where it matters
         say(f"note: how long this takes could not be timed ({error})", style="yellow")
         return None
+
+
+def _sharing_the_gpu(found: Forecast | None) -> int:
+    """How many stages the GPU is given at a time, which is said; as on a CPU where there is too little work to time."""
+    if found is None:
+        return ON_A_CPU
+    count = workers_that_fit(found.peak_bytes, free_bytes("cuda"), cores())
+    say(f"up to {count} stage{'s' * (count != 1)} at a time share the GPU (hydra.launcher.workers={AUTO})")
+    return count
 
 
 def _weights(ahead: Collection[tuple[str, str]], found: Forecast | None) -> dict[tuple[str, str], float]:

@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from experiments.console import say
+from experiments.packing import AUTO, ON_A_CPU, whole_number
 from experiments.workers import Turn, Workers, cores
 
 if TYPE_CHECKING:
@@ -20,19 +21,31 @@ if TYPE_CHECKING:
 
 
 class LocalLauncher(Launcher):
-    """`workers` processes, each with `threads` threads (null: its share of the cores)."""
+    """`workers` processes, each with `threads` threads (null: its share of the cores).
 
-    def __init__(self, workers: int, threads: int | None = None) -> None:
+    With `auto` their number is settled once the sweep is planned.
+    """
+
+    def __init__(self, workers: int | str, threads: int | None = None) -> None:
         self.count, self.threads = workers, threads
+        self.workers: Workers | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`. Raises: UserError where there are no workers or no threads."""
         self.config = config
         self.hydra_context = hydra_context
-        share = max(1, cores() // max(self.count, 1))
-        self.workers = Workers(self.count, share if self.threads is None else self.threads)
+        if self.count != AUTO:
+            self.settle(self.count)
         # The decorated function, which stands under this name in the main module; what Hydra hands over does not.
         self.task = getattr(sys.modules[task_function.__module__], task_function.__qualname__)
+
+    def settle(self, count: int | str) -> None:
+        """So many workers, if their number was not settled before. Raises: UserError where it is none."""
+        if self.workers is not None:
+            return
+        count = whole_number(count)
+        share = max(1, cores() // max(count, 1))
+        self.workers = Workers(count, share if self.threads is None else self.threads)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Runs jobs that wait for none; whether they did their work, the store tells."""
@@ -54,6 +67,8 @@ class LocalLauncher(Launcher):
             functools.partial(_run, self.task, self.config, job.overrides, number, self.hydra_context)
             for number, job in enumerate(jobs, initial_job_idx)
         ]
+        self.settle(ON_A_CPU)
+        assert self.workers is not None
         errors = self.workers.run(calls, [Turn(job.after, job.may_begin, job.ended) for job in jobs])
         for job, error in zip(jobs, errors, strict=True):
             if error:

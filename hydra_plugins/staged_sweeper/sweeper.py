@@ -44,9 +44,10 @@ class StagedSweeper(Sweeper):
 
         # Ours takes the order itself; to Hydra's launchers what may run together is handed wave by wave.
         in_order = getattr(self.launcher, "launch_in_order", None) or in_waves(launch)
-        run_grid(grid, lambda point: compose(self.config, list(point)), in_order, self._workers())
+        settle = getattr(self.launcher, "settle", lambda count: None)
+        run_grid(grid, lambda point: compose(self.config, list(point)), in_order, self._workers(), settle)
 
-    def _workers(self) -> int | None:
-        """How many processes of this machine the launcher's jobs run in; None where they run elsewhere."""
+    def _workers(self) -> int | str | None:
+        """How many processes of this machine the launcher's jobs run in, or `auto`; None where they run elsewhere."""
         chosen = self.config.hydra.runtime.choices["hydra/launcher"]
         return {"basic": 1, "local": self.config.hydra.launcher.get("workers")}.get(chosen)

@@ -210,7 +210,7 @@ def test_what_a_stage_is_handed_holds_no_config():
     assert held[Job] == {"stage", "planned", "folder", "parents", "machine", "label", "log", "image_sets", "still_ours"}
     assert held[Parent] == {"record", "settings", "file"}
     assert held[PlannedStage] == {"name", "identity", "settings", "parents"}
-    assert held[Machine] == {"device", "workers", "batch", "micro_batch", "checkpoint_seconds"}
+    assert held[Machine] == {"device", "workers", "batch", "micro_batch", "checkpoint_seconds", "compile"}
 
 
 def attributes(tree: ast.AST, of: str) -> Iterator[str]:
