@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldm.metrics.features import EXTRACTOR_TITLES, Features
-from ldm.metrics.frechet import PARTS, frechet_distance, frechet_infinity, frechet_spread
+from ldm.metrics.frechet import PARTS, frechet_distance, frechet_infinity, frechet_with_spread
 from ldm.metrics.intervals import (
     Interval,
     Spread,
@@ -129,8 +129,7 @@ def distance_interval(value: float, spread: Spread, alone: Spread | None = None)
 
 
 def _frechet_of(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> Interval:
-    value = frechet_distance(generated, reference)
-    return distance_interval(value, frechet_spread(generated, reference, value))
+    return distance_interval(*frechet_with_spread(generated, reference))
 
 
 def _frechet(generated: Features, reference: Features, seed: int, wanted: Collection[str]) -> Found:
@@ -138,7 +137,7 @@ def _frechet(generated: Features, reference: Features, seed: int, wanted: Collec
     found = _frechet_of(generated.features, reference.features)
     if "fd_infinity" not in wanted:
         return {"fd": found}
-    value = frechet_infinity(generated.features, reference.features)
+    value = frechet_infinity(generated.features, reference.features, found.value)
     return {"fd": found, "fd_infinity": _moved(found, value)}
 
 

@@ -53,6 +53,8 @@ class Statistics:
     def from_features(features: ArrayLike) -> "Statistics":
         """Statistics of features (n, d); where n <= d the centred features are the factor, without any decomposition.
 
+        Else it is Cholesky's, which takes an eighth of the time of an eigendecomposition; the latter where a covariance
+        is singular.
         Raises: ValueError for fewer than two items.
         """
         data = np.asarray(features, dtype=np.float64)
@@ -63,7 +65,11 @@ class Statistics:
         centred = (data - mean) / np.sqrt(n - 1)
         if n <= d:
             return Statistics(mean, centred.T, n)
-        return Statistics.from_moments(mean, centred.T @ centred, n)
+        covariance = centred.T @ centred
+        try:
+            return Statistics(mean, np.linalg.cholesky(covariance), n)
+        except np.linalg.LinAlgError:
+            return Statistics.from_moments(mean, covariance, n)
 
 
 def frechet_distance_of(a: Statistics, b: Statistics) -> float:
@@ -125,27 +131,27 @@ def _slices(sizes: NDArray[np.int64]) -> list[slice]:
     return [slice(int(end - size), int(end)) for size, end in zip(sizes, ends, strict=True)]
 
 
-def frechet_spread(features_a: ArrayLike, features_b: ArrayLike, value: float, blocks: int = BLOCKS) -> Spread:
-    """The delete-a-block jackknife's variance and bias of the Frechet distance `value` of two independent sets.
+def frechet_with_spread(features_a: ArrayLike, features_b: ArrayLike, blocks: int = BLOCKS) -> tuple[float, Spread]:
+    """The squared Frechet distance of two independent sets, and its delete-a-block jackknife's variance and bias.
 
     Blocks are consecutive rows, so the rows must stand in random order. Each set is varied alone and the variances add.
-    Shapes: features_a (n, d), features_b (m, d).
+    Shapes: features_a (n, d), features_b (m, d). Raises: as `frechet_distance`.
     """
     sets = [np.asarray(x, dtype=np.float64) for x in (features_a, features_b)]
     statistics = [Statistics.from_features(x) for x in sets]
-    spreads = []
+    value, spreads = frechet_distance_of(*statistics), []
     for own, other in ((0, 1), (1, 0)):
         sizes = block_sizes(len(sets[own]), min(blocks, len(sets[own]) // 2))
         spreads.append(jackknife_spread(value, _without_blocks(sets[own], statistics[other], _slices(sizes)), sizes))
-    return combine(*spreads)
+    return value, combine(*spreads)
 
 
-def frechet_infinity(features_a: ArrayLike, features_b: ArrayLike) -> float:
+def frechet_infinity(features_a: ArrayLike, features_b: ArrayLike, whole: float | None = None) -> float:
     """The Frechet distance of infinitely many items: the end at 1 / n = 0 of a line through its values at fewer.
 
     Both sets are cut into 1, 2, 3 and 4 disjoint parts of consecutive rows (which must stand in random order), and the
     distances of parts are averaged; the line is that of least squares. The bias is linear in 1 / n only where even the
-    smallest parts hold well more items than features.
+    smallest parts hold well more items than features. `whole`: the distance of all items, where it is known.
 
     Shapes: features_a (n, d), features_b (m, d).
     Source: Chong and Forsyth 2020, arXiv 1911.07023 (there the reference stays whole).
@@ -153,9 +159,10 @@ def frechet_infinity(features_a: ArrayLike, features_b: ArrayLike) -> float:
     a, b = (np.asarray(x, dtype=np.float64) for x in (features_a, features_b))
     means = []
     for parts in PARTS:
-        pairs = zip(
-            *(_slices(block_sizes(len(x), parts)) if parts > 1 else [slice(0, len(x))] for x in (a, b)), strict=True
-        )
-        means.append(np.mean([frechet_distance(a[rows_a], b[rows_b]) for rows_a, rows_b in pairs]))
+        if parts == 1:
+            means.append(frechet_distance(a, b) if whole is None else whole)
+            continue
+        pairs = zip(*(_slices(block_sizes(len(x), parts)) for x in (a, b)), strict=True)
+        means.append(float(np.mean([frechet_distance(a[rows_a], b[rows_b]) for rows_a, rows_b in pairs])))
     # Parts of n / k items stand at 1 / n times k, so k itself may be the abscissa.
     return float(np.polyfit(PARTS, means, 1)[1])

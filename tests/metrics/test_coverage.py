@@ -8,7 +8,7 @@ import pytest
 from analysis.compare import Measured, Training, compare, seed_factor
 from ldm.metrics.distribution import NEIGHBOURHOOD_TITLES, generation_metrics
 from ldm.metrics.features import Features
-from ldm.metrics.frechet import frechet_distance, frechet_spread
+from ldm.metrics.frechet import frechet_with_spread
 from ldm.metrics.intervals import student_interval
 
 WIDTHS = np.linspace(0.6, 1.4, 8)
@@ -82,8 +82,7 @@ def test_an_interval_at_this_n_does_not_cover_the_population():
     rng, low = np.random.default_rng(3), []
     for _ in range(20):
         a, b = rng.normal(size=(400, 8)), rng.normal(size=(400, 8))
-        value = frechet_distance(a, b)
-        spread = frechet_spread(a, b, value)
+        value, spread = frechet_with_spread(a, b)
         low.append(student_interval(value, spread.variance, spread.freedom).low)
     assert np.mean(np.array(low) > 0) > 0.8
 

@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from ldm.metrics.frechet import Statistics, frechet_distance, frechet_distance_of, frechet_infinity, frechet_spread
+from ldm.metrics.frechet import Statistics, frechet_distance, frechet_distance_of, frechet_infinity, frechet_with_spread
 from ldm.metrics.intervals import block_jackknife, student_interval
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 
@@ -78,6 +78,15 @@ def test_covariance_is_the_unbiased_one(n):
     np.testing.assert_allclose(Statistics.from_features(a).covariance, np.cov(a, rowvar=False), atol=1e-12)
 
 
+def test_a_covariance_without_full_rank_has_a_factor():
+    """One column is the sum of two others, and one is constant, for which there is no Cholesky factor."""
+    a, b = features(400, 64, 8), features(300, 64, 9)
+    for x in (a, b):
+        x[:, 5], x[:, 6] = x[:, 3] + x[:, 4], 2.0
+    np.testing.assert_allclose(Statistics.from_features(a).covariance, np.cov(a, rowvar=False), atol=1e-12)
+    assert frechet_distance(a, b) == pytest.approx(torch_fidelity_distance(a, b), rel=1e-4)
+
+
 @pytest.mark.parametrize(("n", "rank"), [(20, 20), (64, 64), (65, 64)])
 def test_few_items_need_no_decomposition(n, rank):
     assert Statistics.from_features(features(n, 64, 14)).factor.shape == (64, rank)
@@ -112,8 +121,8 @@ def test_refuses_what_has_no_covariance_or_other_dimensions():
 @pytest.mark.parametrize(("n_a", "n_b", "d"), [(90, 70, 7), (41, 300, 7), (30, 40, 57), (30, 90, 57), (64, 63, 63)])
 def test_quick_jackknife_equals_leaving_blocks_out_one_by_one(n_a, n_b, d):
     a, b = features(n_a, d, 15), features(n_b, d, 16, scale=1.2)
-    value = frechet_distance(a, b)
-    spread = frechet_spread(a, b, value, blocks=11)
+    value, spread = frechet_with_spread(a, b, blocks=11)
+    assert value == frechet_distance(a, b)
     found = student_interval(value, spread.variance, spread.freedom)
     expected = block_jackknife([a, b], frechet_distance, blocks=11)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
