@@ -136,12 +136,16 @@ def plan_grid(
     return Grid(name, points, cells, values, store)
 
 
+Settle = Callable[[int], None]
+"""What is told how many workers there are to be."""
+
+
 def run_grid(
     grid: Sequence[Sequence[str]],
     compose: Callable[[Sequence[str]], DictConfig],
     launch: Launch,
     workers: int | str | None = 1,
-    settle: Callable[[int], None] = lambda count: None,
+    settle: Settle = lambda count: None,
 ) -> None:
     """Runs all points of a grid, stage by stage; `workers`: processes at work on this machine, None: on others.
 
@@ -156,7 +160,7 @@ def run_grid(
     _run_planned(planned, launch, workers, settle)
 
 
-def _shortlisted(grid: Grid, launch: Launch, workers: int | str | None, settle: Callable[[int], None]) -> Grid:
+def _shortlisted(grid: Grid, launch: Launch, workers: int | str | None, settle: Settle) -> Grid:
     """The part of a grid whose first stages were chosen, after all of them were trained and measured."""
     values = {**grid.values, "until": shortlist.FIRST, "report": False}
     _run_planned(dataclasses.replace(grid, values=values), launch, workers, settle)
@@ -169,7 +173,7 @@ def _shortlisted(grid: Grid, launch: Launch, workers: int | str | None, settle: 
     return dataclasses.replace(grid, points=cells, cells=cells)
 
 
-def _run_planned(planned: Grid, launch: Launch, workers: int | str | None, settle: Callable[[int], None]) -> None:
+def _run_planned(planned: Grid, launch: Launch, workers: int | str | None, settle: Settle = lambda count: None) -> None:
     """Runs what a grid asks for. Raises: CellsFailedError at the end where stages failed."""
     cells, values, store, stages = planned.cells, planned.values, planned.store, planned.stages
     ahead = _missing(stages, store)

@@ -106,3 +106,11 @@ def test_numbers_are_distributed_as_they_say():
         assert abs(float((centred[lag:] * centred[:-lag]).mean() / centred.square().mean())) < 4 / n**0.5
     counts = torch.bincount(STREAM.integers(0, n, 7), minlength=7)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_integers_and_nearly_the_same_normals():
+    there = Stream(STREAM.seed, STREAM.stream, "cuda")
+    for name, rest in (("words", ()), ("integers", (1_281_167,)), ("uniforms", ())):
+        assert torch.equal(getattr(there, name)(3, 100_001, *rest).cpu(), getattr(STREAM, name)(3, 100_001, *rest))
+    assert float((there.normals(3, 100_001).cpu() - STREAM.normals(3, 100_001)).abs().max()) < 2e-6

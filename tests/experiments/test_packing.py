@@ -5,6 +5,7 @@ import pytest
 from experiments import main
 from experiments.forecast import Forecast
 from experiments.packing import CONTEXT_BYTES, GROWTH, SHARE, workers_that_fit
+from experiments.store import Store
 from hydra_plugins.local_launcher.launcher import LocalLauncher
 from ldm.errors import UserError
 
@@ -34,6 +35,20 @@ def test_a_gpu_is_shared_by_as_many_as_its_networks_let(monkeypatch, capsys):
     assert main._sharing_the_gpu(Forecast({}, 1.0, 20 * GIB)) == 4
     assert "up to 4 stages at a time share the GPU (hydra.launcher.workers=auto)" in capsys.readouterr().out
     assert main._sharing_the_gpu(None) == 2
+
+
+@pytest.mark.parametrize(("workers", "told"), [("auto", [2]), (3, []), (None, [])])
+def test_on_a_cpu_two_share_the_cores_where_it_is_left_open(monkeypatch, tmp_path, workers, told):
+    """A launcher is told before anything is launched, and only where it asked."""
+    planned = main.Grid("sweep", [], [], {"device": "cpu", "tracker": {}, "until": "samples"}, Store(tmp_path))
+    shared, settled = [], []
+    monkeypatch.setattr(main, "_forecast", lambda plans, ahead, store, workers: shared.append(workers))
+    for name in ("_track_cells", "_end", "say_work"):
+        monkeypatch.setattr(main, name, lambda *rest: None)
+    monkeypatch.setattr(main, "run_missing", lambda *rest: settled.append("launched"))
+    main._run_planned(planned, lambda jobs: None, workers, settled.append)
+    assert settled == [*told, "launched"]
+    assert shared == {"auto": [2], 3: [3], None: []}[workers]
 
 
 def test_their_number_is_settled_once():

@@ -151,6 +151,7 @@ OTHER_VALUES = {
     "diffusion.diffusion.weighting": "min_snr",
     "diffusion.diffusion.output": "x0",
     "diffusion.training.ema_share": 0.5,
+    "diffusion.training.noise": "philox",
     "diffusion.training.matrix_learning_rate": 1e-3,
     "samples.sampler.clip": "range",
     "samples.guidance.interval": [0.2, 0.8],

@@ -170,7 +170,7 @@ class Images:
     def __len__(self):
         return len(self.latents)
 
-    def batch(self, indices):
+    def batch(self, indices, device):
         return self.latents[list(indices)]
 
 
