@@ -1,0 +1,73 @@
+"""Pages of experiments at f = 8 whose records are published apart say what these hold, a column of a table a cell."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import compare, limits
+from analysis.collect import read_study
+
+ROOT = Path(__file__).parents[2]
+KERNEL = "kd_efficientnet_lite2_colour"
+FAMILY = "ae.architecture.family="
+STUDIES = {
+    "averages": ("ema_length", ["0.03", "0.06", "0.12", "0.2", "auto"]),
+    "coders": ("ae_settings", [f"{FAMILY}reference", f"{FAMILY}dc"]),
+}
+"""By page: the column that tells its cells apart, and its values in the order of the table."""
+
+
+def text_of(page: str) -> str:
+    return (ROOT / "docs" / "experiments" / f"{page}.md").read_text().replace("**", "")
+
+
+def row(values: list[str]) -> str:
+    return f" | {' | '.join(values)} |"
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def page(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def study(page):
+    return read_study(ROOT / "results" / f"f8_{page}", "all")
+
+
+@pytest.fixture(scope="module")
+def samples(page, study) -> pd.DataFrame:
+    """Rows of the final samples, with the column that tells cells apart as text."""
+    column, _ = STUDIES[page]
+    rows = study.frame[study.frame["stage"] == "evaluation"]
+    return rows.assign(cell_of=rows[column].astype(str))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_each_seed_has_the_distances_of_its_records(page, samples, seed):
+    own = samples[(samples["metric"] == KERNEL) & (samples["seed"] == seed)].set_index("cell_of")["value"]
+    assert row([f"{own[cell]:.2f}" for cell in STUDIES[page][1]]) in text_of(page)
+
+
+@pytest.mark.long
+def test_class_accuracies_are_means_over_the_seeds(page, samples):
+    own = samples[samples["metric"] == "class_accuracy"].groupby("cell_of")["value"]
+    assert set(own.count()) == {3}
+    assert row([f"{own.mean()[cell]:.2f}" for cell in STUDIES[page][1]]) in text_of(page)
+
+
+@pytest.mark.long
+def test_means_and_the_difference_in_words_are_those_of_the_records(page, study):
+    compared = limits.compared(study, None)
+    means = compare.means_frame(compared)
+    own = means[means["metric"] == KERNEL].assign(name=lambda found: found["cell"].str.split().str[-1])
+    found = {r["name"].removeprefix(FAMILY): r for _, r in own.iterrows()}
+    assert all((r["training_seeds"], r["n"], r["protocol"]) == (3, 500, "4bade4973d") for r in found.values())
+    cells = [found[name.removeprefix(FAMILY)] for name in STUDIES[page][1]]
+    assert row([f"{r['value']:.2f} [{r['ci_low']:.2f}, {r['ci_high']:.2f}]" for r in cells]) in text_of(page)
+    differences = compare.comparisons_frame(compared)
+    differences = differences[(differences["metric"] == KERNEL) & ~differences["other"].str.contains("Gaussian")]
+    largest = differences.loc[differences["difference"].abs().idxmax()]
+    assert f"{largest['difference']:.2f} [{largest['ci_low']:.2f}, {largest['ci_high']:.2f}]" in text_of(page)
