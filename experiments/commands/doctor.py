@@ -44,6 +44,7 @@ from ldm.metrics.features import INCEPTION_FILE
 from ldm.pretrained import efficientnet_lite, lpips
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.records import is_store
+from ldm.training.compiled import has_compiler
 from ldm.training.precision import cpu_bf16, resolve_precision
 
 USAGE = """usage: python -m experiments.doctor [--store DIR] [KEY=VALUE ...]
@@ -108,6 +109,8 @@ def examine_machine(values: Mapping[str, Any], store: Path) -> Iterator[Finding]
         Verdict.WORKS,
         f"auto is {resolve_precision('auto', device)} on {hardware}: {units}; in use: {values['precision']}",
     )
+    if device == "cuda":
+        yield _compiler(values["compile"])
 
 
 def examine_weights(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -298,6 +301,16 @@ def _gpu() -> Finding:
         for i in range(torch.cuda.device_count())
     ]
     return Finding("GPU", Verdict.WORKS, ", ".join(f"{name} ({size / GIB:.0f} GiB)" for name, size in sizes))
+
+
+def _compiler(policy: str) -> Finding:
+    """Whether denoisers can be compiled for a GPU."""
+    if has_compiler() or policy == "never":
+        return Finding("compiler", Verdict.WORKS, f"compile={policy}; Triton is {'' if has_compiler() else 'not '}here")
+    what = "denoisers are called as they are" if policy == "auto" else f"compile={policy} cannot be done"
+    return Finding(
+        "compiler", Verdict.NOTE, f"torch finds no Triton, so {what}", "pip install triton, or compile=never"
+    )
 
 
 class _AbsentError(Exception):

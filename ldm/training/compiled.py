@@ -28,7 +28,12 @@ def is_compiled(policy: str, device: str, calls: int) -> bool:
     """
     if policy != "auto":
         return policy == "always"
-    return device == "cuda" and calls >= WORTH and importlib.util.find_spec("triton") is not None
+    return device == "cuda" and calls >= WORTH and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Whether torch has what it compiles for a GPU with."""
+    return importlib.util.find_spec("triton") is not None
 
 
 @contextlib.contextmanager

@@ -41,6 +41,22 @@ def test_memory_is_read_and_little_of_it_is_noted(tmp_path):
     assert doctor._memory(info).verdict is Verdict.NOTE
 
 
+@pytest.mark.parametrize(
+    ("policy", "is_there", "verdict", "text"),
+    [
+        ("auto", True, Verdict.WORKS, "compile=auto; Triton is here"),
+        ("never", False, Verdict.WORKS, "compile=never; Triton is not here"),
+        ("auto", False, Verdict.NOTE, "torch finds no Triton, so denoisers are called as they are"),
+        ("always", False, Verdict.NOTE, "torch finds no Triton, so compile=always cannot be done"),
+    ],
+)
+def test_whether_denoisers_can_be_compiled_for_a_gpu_is_said(monkeypatch, policy, is_there, verdict, text):
+    monkeypatch.setattr(doctor, "has_compiler", lambda: is_there)
+    found = doctor._compiler(policy)
+    assert (found.verdict, found.text) == (verdict, text)
+    assert bool(found.remedy) == (verdict is Verdict.NOTE)
+
+
 def test_the_version_of_torch_is_compared_with_the_tested_one(tmp_path):
     here, constraints = torch.__version__.partition("+")[0], tmp_path / "constraints.txt"
     constraints.write_text(f"numpy==1\ntorch=={here}\n")
