@@ -49,12 +49,12 @@ ENCODED = 16
 class Forecast:
     """Seconds of one thread by stage and identity, of the stages that networks work in; nothing of those that only
     measure. `pace`: how many times as fast all threads are. `peak_bytes`: of a GPU's memory, the most that a network
-    took while it was timed.
+    took while it was timed; None where some were not.
     """
 
     seconds: Mapping[Key, float]
     pace: float
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
 
     def __str__(self) -> str:
         return f"about {rounded(sum(self.seconds.values()) / self.pace)} to train and to sample"
@@ -98,7 +98,7 @@ def forecast(
                 if found is not None and found.work is not None:
                     seconds[planned.name, planned.identity] = found.work
     if timed.is_on_gpu:  # which all workers have together, and so no more of it
-        return Forecast(seconds, 1.0, torch.cuda.max_memory_allocated())
+        return Forecast(seconds, 1.0, None if timed.are_missing else torch.cuda.max_memory_allocated())
     return Forecast(seconds, workers * threads**GAIN)
 
 
@@ -129,7 +129,7 @@ class _Timed:
 
     def __init__(self) -> None:
         self.until = time.monotonic() + PATIENCE_SECONDS
-        self.is_on_gpu = False
+        self.is_on_gpu = self.are_missing = False
         if torch.cuda.is_initialized():
             torch.cuda.reset_peak_memory_stats()
         self.first_stages: dict[str, FirstStageCounts] = {}
@@ -152,6 +152,7 @@ class _Timed:
             if name in self.denoisers
             else _like_others(list(self.denoisers.values()), trainer["images"], trainer["budget"] == "flops")
         )
+        self.are_missing |= _first_stage_key(config) not in self.first_stages or name not in self.denoisers
         milestones = len(config["trainer"]["milestones"])
         calls, images = network_calls(config), facts.train_images
         return Counts(first, denoiser, calls, first.decode, images, machine_of(config), milestones)

@@ -117,7 +117,7 @@ def generator_of(job: Job, weights: Path, precision: str) -> Generator:
     """The generator that a job hangs on, with the EMA weights of one milestone or of the end."""
     diffusion, latents = job.parent("diffusion"), artifacts.latent_facts(job)
     shape = tuple(latents["shape"])
-    first_stage, scale = artifacts.first_stage_of(job), artifacts.latent_scale_of(job)
+    first_stage, scale = artifacts.first_stage_of(job), artifacts.latent_scale_of(job).on(job.device)
     known, encode = Vocabulary(**diffusion.record.facts["vocabulary"]), build.encoder_of(first_stage, scale)
     ae = job.parent("first_stage").settings
     model, conditions = build.denoising_model(diffusion.settings, ae, shape[1], known, job.device, encode)

@@ -304,8 +304,8 @@ def _forecast(plans: Sequence[Plan], ahead: Collection[tuple[str, str]], store: 
 
 
 def _sharing_the_gpu(found: Forecast | None) -> int:
-    """How many stages the GPU is given at a time, which is said; as on a CPU where there is too little work to time."""
-    if found is None:
+    """How many stages the GPU is given at a time, which is said; as on a CPU where not all networks were timed."""
+    if found is None or found.peak_bytes is None:
         return ON_A_CPU
     count = workers_that_fit(found.peak_bytes, free_bytes("cuda"), cores())
     say(f"up to {count} stage{'s' * (count != 1)} at a time share the GPU (hydra.launcher.workers={AUTO})")

@@ -17,7 +17,8 @@ SHARE: Final = 0.9
 """Of the free memory that is given out."""
 
 GROWTH: Final = 1.5
-"""Times what a network took while it was timed: a stage also holds an average of weights, latents, other networks."""
+"""Times what a network took while it was timed: a stage also holds an average of weights, other networks, and latents
+if there is room, which leave where there is none."""
 
 CORES_EACH: Final = 2
 """A process keeps a core busy with calls of kernels, and needs some of another for images."""

@@ -12,7 +12,7 @@ AGREEMENT = 1e-5
 TIMING = "timing"
 """The stage whose records hold nothing but costs, which two measurements never share."""
 
-OF_THE_MACHINE = ("made_on", "batch", "micro_batch", "recomputes")
+OF_THE_MACHINE = ("made_on", "batch", "micro_batch", "recomputes", "compiled")
 """Facts that say where, or how many at a time, and change no result; a batch that does is a setting."""
 
 YOUNGER = ("learning_rate",)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+F_ = TypeVar("F_", bound=Callable[..., Any])
 
 _COUNTED = ContextVar("counted", default=False)
 
@@ -23,6 +25,16 @@ def counted() -> Iterator[None]:
         _COUNTED.reset(before)
 
 
+def constant_when_compiled(function: F_) -> F_:
+    """Has torch.compile call it once for each graph, with what it gives as a constant; its arguments are no tensors.
+
+    As `torch.compiler.assume_constant_result`, whose import takes seconds.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_compiled
 def is_counted() -> bool:
     """Whether FLOPs are being counted."""
     return _COUNTED.get()

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.memory import moved
 from ldm.randomness import derived_seed
 
 
@@ -61,7 +62,8 @@ class Ranks:
         has = [weight.grad is not None for weight in weights]
         # In the order of the shape: that in memory may differ between ranks.
         flat = [w.new_zeros(w.numel()) if w.grad is None else w.grad.reshape(-1) for w in weights]
-        whole = torch.cat([*flat, weights[0].new_tensor(has)]).detach().mul_(factor)
+        flags = moved(torch.tensor(has, dtype=weights[0].dtype), weights[0].device)
+        whole = torch.cat([*flat, flags]).detach().mul_(factor)
         *summed, had = _summed(whole).split([*map(len, flat), len(has)])
         somewhere = has if all(has) else had.tolist()  # which waits for the device
         for weight, total, is_given in zip(weights, summed, somewhere, strict=True):

@@ -59,12 +59,13 @@ def run(job: Job) -> Outcome:
 
     # What is aligned is read off a layer within, which a compiled network does not show.
     networks = [model.network] if training.representation is None else []
-    passes = (settings.steps - training.step) * -(-settings.batch // training.micro_batch)
+    passes = settings.steps * -(-settings.batch // (training.micro_batch * ranks.count))
     with (
         reporting(job.label, settings.steps * settings.batch) as reporter,
-        compiled(networks, job.machine.compile, job.device, passes) as is_compiled,
+        compiled(networks, job.machine.compile, job.device, passes) as compiled_ones,
     ):
         meter = run_training(job, training, train(training), reporter, keep_milestone, ranks)
+        is_compiled = bool(compiled_ones)
     if not ranks.is_first:
         return Outcome()
     save_weights(job.folder / "weights.safetensors", training.ema.module.state_dict())
@@ -78,7 +79,7 @@ def run(job: Job) -> Outcome:
             "vocabulary": dataclasses.asdict(material.known),
             "milestones": milestones,
             **training.smaller_passes,
-            **({"compiled": True} if is_compiled and networks else {}),
+            **({"compiled": True} if is_compiled else {}),
             "flops_per_image": flops_per_step / settings.batch,
             "latent_shape": job.parent("latents").record.facts["shape"],
         },
@@ -153,7 +154,7 @@ def training_material(job: Job) -> TrainingMaterial:
     first_stage, scale = first_stage_of(job), latent_scale_of(job)
     data = cached_latents(job, images, first_stage, fields_of(config["conditioning"], images, job.device))
     data.hold(free_bytes(job.device) / 4)  # beside the network and what a step needs
-    known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale)
+    known, encode = vocabulary(images, annotations_read(config)), build.encoder_of(first_stage, scale.on(job.device))
 
     def fresh() -> tuple[DenoisingModel, Conditioning]:
         return build.denoising_model(config, ae, side, known, job.device, encode)

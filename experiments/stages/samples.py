@@ -73,7 +73,7 @@ def run(job: Job) -> Outcome:
     batches = range(0, n, batch_size)[ranks.rank :: ranks.count]
     calls = len(batches) * (len(build.time_grid_of(settings, source.model.schedule)) - 1)
     networks = source.networks if kept is None else []
-    with reporting(job.label, n) as reporter, compiled(networks, job.machine.compile, job.device, calls):
+    with reporting(job.label, n) as reporter, compiled(networks, job.machine.compile, job.device, calls) as ones:
         for first in batches:
             indices = range(first, min(first + batch_size, n))
             path = part_path(job.folder, indices)
@@ -105,9 +105,11 @@ def run(job: Job) -> Outcome:
             _save_part(path, features, task, seconds, batch.images[:wanted].numpy(), latents, sums)
             reporter.advance_to(indices.stop)
         ranks.wait()
+        is_compiled = bool(ones)
     if not ranks.is_first:
         return Outcome()
-    return _collected(job, meter, source, asked, n, batch_size, kept)
+    found = _collected(job, meter, source, asked, n, batch_size, kept)
+    return dataclasses.replace(found, facts={**found.facts, "compiled": True}) if is_compiled else found
 
 
 def sampled_again(job: Job, n: int) -> Iterator[Batch]:

@@ -40,10 +40,12 @@ class LocalLauncher(Launcher):
         self.task = getattr(sys.modules[task_function.__module__], task_function.__qualname__)
 
     def settle(self, count: int | str) -> None:
-        """So many workers, if their number was not settled before. Raises: UserError where it is none."""
-        if self.workers is not None:
-            return
+        """So many workers from here on, none being at work. Raises: UserError where it is no number."""
         count = whole_number(count)
+        if self.workers is not None:
+            if self.workers.count == count:
+                return
+            self.workers.end()
         share = max(1, cores() // max(count, 1))
         self.workers = Workers(count, share if self.threads is None else self.threads)
 
@@ -67,7 +69,8 @@ class LocalLauncher(Launcher):
             functools.partial(_run, self.task, self.config, job.overrides, number, self.hydra_context)
             for number, job in enumerate(jobs, initial_job_idx)
         ]
-        self.settle(ON_A_CPU)
+        if self.workers is None:
+            self.settle(ON_A_CPU)
         assert self.workers is not None
         errors = self.workers.run(calls, [Turn(job.after, job.may_begin, job.ended) for job in jobs])
         for job, error in zip(jobs, errors, strict=True):

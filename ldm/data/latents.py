@@ -15,6 +15,9 @@ from ldm.first_stage.latent_scale import LatentScale
 from ldm.memory import moved
 from ldm.randomness import Noise
 
+AT_A_TIME = 1024
+"""Encodings that are brought to a device at a time."""
+
 
 class CachedLatents:
     """Batches of latents z = scale(latent(packed)) for training the diffusion model.
@@ -47,8 +50,15 @@ class CachedLatents:
     def hold(self, most: float) -> bool:
         """Brings all encodings to the device if they are no more than `most` bytes; whether they lie there."""
         if self.packed is not None and self.held is None and self.packed.nbytes <= most:
-            self.held = torch.from_numpy(np.array(self.packed)).to(self.device)
+            self.held = torch.empty(self.packed.shape, device=self.device)
+            for first in range(0, len(self.packed), AT_A_TIME):  # a part, since the CPU's memory may not hold them all
+                part = slice(first, first + AT_A_TIME)
+                self.held[part] = torch.from_numpy(np.array(self.packed[part])).to(self.device)
         return self.held is not None
+
+    def let_go(self) -> None:
+        """Gives the device's memory back that held encodings take."""
+        self.held = None
 
     @torch.no_grad()
     def encoded(self, indices: Indices) -> Tensor:

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -36,31 +35,56 @@ def has_compiler() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+class Compiled:
+    """Networks that are compiled, as long as none turned out not to be."""
+
+    def __init__(self) -> None:
+        self.networks: list[nn.Module] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.networks)
+
+
 @contextlib.contextmanager
-def compiled(networks: Sequence[nn.Module], policy: str, device: str, calls: int) -> Iterator[bool]:
-    """Within it the networks are compiled, if the policy says so, as they are first called; gives whether they are.
+def compiled(networks: Sequence[nn.Module], policy: str, device: str, calls: int) -> Iterator[Compiled]:
+    """Within it the networks are compiled, if the policy says so, as they are first called; gives those that are.
 
     Each shape of a batch is compiled anew. Where that cannot be done, `auto` goes on without, which is logged.
-    What hooks onto a layer within is not seen by a compiled network.
+    Dropout draws what it draws otherwise. What hooks onto a layer within is not seen by a compiled network.
     Raises: UserError where `always` cannot be done; by the first call.
     """
-    is_so = is_compiled(policy, device, calls)
-    try:
-        if is_so:
+    found = Compiled()
+    if not (networks and is_compiled(policy, device, calls)):
+        yield found
+        return
+    with _as_it_is_needed():
+        try:
             for network in networks:
-                _compile(network, policy)
-        yield is_so
-    finally:
-        for network in networks:
-            network._compiled_call_impl = None  # as before `compile`, for which torch has no opposite
-        if is_so:
+                _compile(network, policy, found)
+            yield found
+        finally:
+            for network in networks:
+                network._compiled_call_impl = None  # as before `compile`, for which torch has no opposite
             torch.compiler.reset()  # what was compiled is of no further use, and counts against a limit of torch's
 
 
-def _compile(network: nn.Module, policy: str) -> None:
-    # Tables that are kept from call to call are computed within what is compiled, which is as well.
-    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+@contextlib.contextmanager
+def _as_it_is_needed() -> Iterator[None]:
+    """The backward pass is compiled with the forward one, where what fails can be caught; dropout is torch's own."""
+    from torch._functorch import config as autograd  # takes seconds
+    from torch._inductor import config as inductor
+
+    whole = {"force_non_lazy_backward_lowering": True}
+    with (
+        autograd.patch(whole) if hasattr(autograd, *whole) else contextlib.nullcontext(),
+        inductor.patch(fallback_random=True),
+    ):
+        yield
+
+
+def _compile(network: nn.Module, policy: str, found: Compiled) -> None:
     network.compile(dynamic=False)
+    found.networks.append(network)
     call: Any = network._compiled_call_impl
 
     def attempt(*given: Any, **named: Any) -> Any:
@@ -78,6 +102,7 @@ def _compile(network: nn.Module, policy: str) -> None:
                 ) from error
             logger.warning("%s is not compiled, since torch cannot: %s", type(network).__name__, first)
         network._compiled_call_impl = None
+        found.networks.remove(network)
         return network(*given, **named)
 
     network._compiled_call_impl = attempt

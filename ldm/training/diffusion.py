@@ -61,6 +61,17 @@ class ShowsImages(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsLatents(Protocol):
+    """What latents have besides that may lie on the device, all of them."""
+
+    held: Tensor | None
+
+    def let_go(self) -> None:
+        """Gives that memory back."""
+        ...
+
+
 @dataclass(frozen=True)
 class DiffusionSettings:
     """How long and how to train; `images` and `warm_up` and `ema_half_life` count images seen.
@@ -169,15 +180,22 @@ class DiffusionTraining:
     def that_fits(self, gradients: Callable[[], T]) -> T:
         """What `gradients` gives, which computes a step's; from where memory does not suffice, in halved passes.
 
+        Latents that lie on the device leave it first.
         A step is begun again with the same batch and noise, so that no more than rounding changes.
         """
         while True:
             try:
                 return gradients()
             except RuntimeError as error:
-                if not is_out_of_memory(error) or self.micro_batch == 1:
+                held = self.data if isinstance(self.data, HoldsLatents) and self.data.held is not None else None
+                if not is_out_of_memory(error) or (self.micro_batch == 1 and held is None):
                     raise
             # Only here are the tensors of the pass that failed, which the error held, no more.
+            if held is not None:
+                held.let_go()
+                give_back_unused()
+                logger.warning("memory does not suffice at step %d: latents do not stay on the device", self.step + 1)
+                continue
             self.micro_batch = -(-self.micro_batch // 2)
             give_back_unused()
             logger.warning(

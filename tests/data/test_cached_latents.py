@@ -118,8 +118,9 @@ def test_the_stream_goes_on_alike_whichever_first_stage_was_asked(noise_images):
 
 
 @pytest.mark.parametrize("regulariser", ["kl", "vq"])
-def test_held_encodings_give_the_same_latents(regulariser, noise_images):
+def test_held_encodings_give_the_same_latents(monkeypatch, regulariser, noise_images):
     """They are held only where they fit, and images that were not encoded before never are."""
+    monkeypatch.setattr("ldm.data.latents.AT_A_TIME", 3)
     model, scale = first_stage(regulariser), latent_scale("per_channel", MEAN, VARIANCE)
     cache = packed(model, noise_images)
     mapped, held = (CachedLatents(cache, noise_images, model, scale, "cpu", labels(noise_images)) for _ in range(2))
@@ -130,6 +131,10 @@ def test_held_encodings_give_the_same_latents(regulariser, noise_images):
     assert held.hold(0)
     assert torch.equal(held.latents(INDICES, draw()), mapped.latents(INDICES, draw()))
     assert torch.equal(held.encoded(range(10)), torch.from_numpy(cache))
+    held.packed = cache
+    held.let_go()
+    assert held.held is None
+    assert torch.equal(held.latents(INDICES, draw()), mapped.latents(INDICES, draw()))
     assert not CachedLatents(None, noise_images, model, scale, "cpu", labels(noise_images)).hold(1e9)
 
 

@@ -34,7 +34,7 @@ def test_a_gpu_is_shared_by_as_many_as_its_networks_let(monkeypatch, capsys):
     monkeypatch.setattr(main, "cores", lambda: 16)
     assert main._sharing_the_gpu(Forecast({}, 1.0, 20 * GIB)) == 4
     assert "up to 4 stages at a time share the GPU (hydra.launcher.workers=auto)" in capsys.readouterr().out
-    assert main._sharing_the_gpu(None) == 2
+    assert main._sharing_the_gpu(None) == main._sharing_the_gpu(Forecast({}, 1.0, None)) == 2
 
 
 @pytest.mark.parametrize(("workers", "told"), [("auto", [2]), (3, []), (None, [])])
@@ -51,11 +51,14 @@ def test_on_a_cpu_two_share_the_cores_where_it_is_left_open(monkeypatch, tmp_pat
     assert shared == {"auto": [2], 3: [3], None: []}[workers]
 
 
-def test_their_number_is_settled_once():
+def test_their_number_is_settled_anew_where_it_is_another():
     launcher = LocalLauncher("auto", threads=3)
     assert launcher.workers is None
     launcher.settle(4)
+    workers = launcher.workers
+    launcher.settle(4)
+    assert launcher.workers is workers
     launcher.settle(7)
-    assert (launcher.workers.count, launcher.workers.threads) == (4, 3)
+    assert (launcher.workers.count, launcher.workers.threads) == (7, 3)
     with pytest.raises(UserError, match=r"hydra\.launcher\.workers=many: give a whole number from 1 on, or auto"):
         LocalLauncher("many").settle("many")

@@ -22,7 +22,7 @@ def with_weights(network: nn.Module) -> nn.Module:
     return network
 
 
-def unet() -> nn.Module:
+def unet(dropout: float = 0.0) -> nn.Module:
     network = UNet(
         in_channels=3,
         out_channels=3,
@@ -33,6 +33,7 @@ def unet() -> nn.Module:
         num_head_channels=8,
         latent_side=8,
         context_dim=5,
+        dropout=dropout,
     )
     return with_weights(network)
 
@@ -89,15 +90,32 @@ def test_long_work_on_a_gpu_is_compiled_where_its_compiler_is_there(monkeypatch,
     assert is_compiled("auto", "cuda", WORTH) is is_there
 
 
+def small() -> nn.Module:
+    """Down to side 2, where convolutions are matrix products."""
+    network = UNet(
+        in_channels=3,
+        out_channels=3,
+        model_channels=16,
+        channel_mult=(1, 1, 1),
+        num_res_blocks=1,
+        attention_sides=(2,),
+        num_head_channels=8,
+        latent_side=8,
+        context_dim=5,
+        dense_small_maps=True,
+    )
+    return with_weights(network)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("make", [unet, dit])
+@pytest.mark.parametrize("make", [unet, small, dit])
 def test_denoisers_are_one_graph_for_each_size_of_a_batch(monkeypatch, make):
     """So that nothing between their operators is left to Python; gradients and copies are as before."""
     graphs = traced(monkeypatch)
     network = make()
     plain = [called(copy.deepcopy(network), n) for n in (2, 3)]
-    with compiled([network], "always", "cpu", 1) as is_so:
-        assert is_so
+    with compiled([network], "always", "cpu", 1) as found_compiled:
+        assert found_compiled
         found = [called(network, n) for n in (2, 3)]
         assert [called(network, n)[0] for n in (2, 3)]
         assert len(graphs) == 2
@@ -117,9 +135,10 @@ def test_where_a_network_cannot_be_compiled_auto_goes_on_and_always_says_so(monk
     monkeypatch.setattr("ldm.training.compiled.is_compiled", lambda *rest: True)
     network = unet()
     expected = called(copy.deepcopy(network))
-    with caplog.at_level(logging.WARNING), compiled([network], "auto", "cuda", 1):
+    with caplog.at_level(logging.WARNING), compiled([network], "auto", "cuda", 1) as those:
         for found in (called(network), called(network)):
             assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        assert not those
     assert caplog.text.count("UNet is not compiled, since torch cannot") == 1
     with (
         compiled([network], "always", "cpu", 1),
@@ -134,6 +153,40 @@ def test_a_compiled_unet_gives_the_same_up_to_rounding():
     network = unet()
     plain = called(copy.deepcopy(network))
     with compiled([network], "always", "cpu", 1):
+        found = called(network)
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.long
+def test_a_backward_pass_that_cannot_be_compiled_is_found_in_the_forward_one(monkeypatch, caplog):
+    """It would else fail far from here, and end the training."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    def refuses(graph, inputs):
+        raise RuntimeError("no backward here")
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: make_boxed_func(graph.forward), bw_compiler=refuses)
+    compiles = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **named: compiles(self, backend=backend, **named))
+    monkeypatch.setattr("ldm.training.compiled.is_compiled", lambda *rest: True)
+    network = unet()
+    expected = called(copy.deepcopy(network))
+    with caplog.at_level(logging.WARNING), compiled([network], "auto", "cuda", 1):
+        found = called(network)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert "no backward here" in caplog.text
+
+
+@pytest.mark.slow
+def test_compiled_dropout_draws_what_it_draws_otherwise():
+    network = unet(dropout=0.3)
+    network.train()
+    torch.manual_seed(1)
+    plain = called(copy.deepcopy(network))
+    with compiled([network], "always", "cpu", 1):
+        torch.manual_seed(1)
         found = called(network)
     for one, other in zip(found, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

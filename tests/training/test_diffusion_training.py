@@ -360,6 +360,25 @@ def test_where_memory_does_not_suffice_a_step_is_made_in_smaller_passes(error, r
     assert f"{micro} images in one pass (trainer.micro_batch={micro}), the batch stays at 6" in caplog.text
 
 
+def test_latents_leave_the_device_before_passes_become_smaller(caplog):
+    class OnDevice(Latents):
+        """Where the network has room for all images only once these are gone."""
+
+        held: Tensor | None = torch.zeros(1)
+
+        def let_go(self) -> None:
+            self.held = None
+            run.model.network.room = 6
+
+    run = short_of_memory(ON_A_GPU, 2, data=OnDevice(torch.float64))
+    plain = training(data=Latents(torch.float64))
+    losses = [float(each.accumulate_gradients()["loss"]) for each in (plain,)] + [float(run.advance().values["loss"])]
+    assert losses[0] == losses[1]
+    assert run.smaller_passes == {}
+    assert run.model.network.tried == [6, 6]
+    assert "memory does not suffice at step 1: latents do not stay on the device" in caplog.text
+
+
 def test_what_a_step_costs_is_counted_where_memory_does_not_suffice_for_all_of_it():
     run, plain = short_of_memory(ON_A_GPU, 2), training()
     counted = run.that_fits(lambda: count_flops(run.accumulate_gradients))
