@@ -87,3 +87,16 @@ def test_the_straight_path_is_compared_with_the_default():
     [(_, best)] = own[own["other"].str.contains("logit-normal")].iterrows()
     said = f"{best['difference']:.2f} [{best['ci_low']:.2f}, {best['ci_high']:.2f}], p = {best['p']:.3f}"
     assert said in text_of("denoiser_training")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("metric", "digits"), [("psnr", 2), ("rfd_efficientnet_lite2_colour", 0)])
+def test_coders_decode_as_their_records_say(metric, digits):
+    def of(store: str, cell: str) -> str:
+        rows = read_study(ROOT / "results" / store, "all").frame
+        rows = rows[(rows["metric"] == metric) & rows["ae_settings"].fillna("").str.contains(cell)]
+        return ", ".join(f"{value:.{digits}f}" for value in rows.sort_values("ae_seed")["value"])
+
+    reference, dc = (of("f8_coders", f"{FAMILY}{family}") for family in ("reference", "dc"))
+    assert row([reference, dc]) in text_of("coders")
+    assert row([of("f8_coders_start", ""), dc]) in text_of("coders")
