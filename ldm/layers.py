@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -32,6 +33,16 @@ def constant_when_compiled(function: F_) -> F_:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def kept(function: F_) -> F_:
+    """Tables that follow from a few numbers: computed once for each, outside of what torch.compile traces."""
+    found = lru_cache(maxsize=64)(function)
+
+    def table(*given: Any) -> Any:
+        return found(*given)
+
+    return constant_when_compiled(table)  # type: ignore[return-value]
 
 
 @constant_when_compiled

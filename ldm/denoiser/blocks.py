@@ -3,14 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.layers import constant_when_compiled, is_counted, normalised
+from ldm.layers import is_counted, kept, normalised
 
 PERIOD = 10_000.0
 
@@ -94,14 +93,9 @@ def dense_matrix(weight: Tensor, height: int, width: int) -> Tensor:
     return taps.permute(0, 2, 1, 3).reshape(len(rows) * weight.shape[0], len(rows) * weight.shape[1])
 
 
-@constant_when_compiled
+@kept
 def _taps(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and column of the tap from each output (first axis) to each input (second)."""
-    return _kept_taps(height, width, device)
-
-
-@lru_cache(maxsize=16)
-def _kept_taps(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # a backward pass may keep what was first asked for while sampling
         places = torch.cartesian_prod(torch.arange(height), torch.arange(width))
         rows, columns = (places[None, :] - places[:, None] + 1).unbind(2)

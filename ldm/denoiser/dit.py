@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from ldm.denoiser.blocks import PERIOD, TimeEmbedding, check_inputs, zeroed
 from ldm.denoiser.contract import Hidden
 from ldm.denoiser.patches import PATCHES, from_patches, to_patches
 from ldm.errors import UserError
-from ldm.layers import attend, constant_when_compiled
+from ldm.layers import attend, kept
 from ldm.parts import option
 
 SIZES: Mapping[str, Mapping[str, int]] = {
@@ -64,24 +63,14 @@ def _angles(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndar
     return rows.reshape(-1, 1) * frequency, columns.reshape(-1, 1) * frequency
 
 
-@constant_when_compiled
+@kept
 def _embedded(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return _kept_embedding(height, width, channels, device, dtype)
-
-
-@lru_cache(maxsize=64)
-def _kept_embedding(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # a tensor of inference could not be trained with later
         return torch.from_numpy(grid_embedding(height, width, channels)).to(device, dtype)
 
 
-@constant_when_compiled
+@kept
 def _rotation(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return _kept_rotation(height, width, channels, device, dtype)
-
-
-@lru_cache(maxsize=64)
-def _kept_rotation(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
         return torch.from_numpy(grid_rotation(height, width, channels)[:, :, None]).to(device, dtype)
 

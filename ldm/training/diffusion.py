@@ -215,7 +215,7 @@ class DiffusionTraining:
         """
         s, mine = self.settings, self.ranks.share(self.settings.batch)
         torch.manual_seed(self.ranks.seed(s.seed, "dropout", self.step))  # layers with dropout use the global stream
-        draws = DRAWS[s.noise](Place(s.seed, self.step, s.batch, mine.start, mine.stop, self.weights[0].device))
+        draws = DRAWS[s.noise](Place(s.seed, self.step, s.batch, mine, self.weights[0].device))
         indices = draws.indices(len(self.data))
         x0 = self.data.latents(indices, draws.noise)
         noise = draws.noise(tuple(x0.shape[1:]))

@@ -15,19 +15,13 @@ from ldm.randomness import Noise, derived_seed, generator
 
 @dataclass(frozen=True)
 class Place:
-    """A step of a training, and what of its batch is this rank's: the items `first` ... `stop` of `batch`."""
+    """A step of a training, and what of its batch is this rank's: the `items` of `batch`."""
 
     seed: int
     step: int
     batch: int
-    first: int
-    stop: int
+    items: slice
     device: torch.device | str
-
-    @property
-    def items(self) -> slice:
-        """Those of this rank."""
-        return slice(self.first, self.stop)
 
 
 class StepDraws(Protocol):
@@ -86,26 +80,26 @@ class PhiloxDraws:
 
     def indices(self, count: int) -> Tensor:
         """See `StepDraws`."""
-        return self._stream(_INDICES, "cpu").integers(self.place.first, self._own, count)
+        return self._stream(_INDICES, "cpu").integers(self.place.items.start, self._own, count)
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """See `StepDraws`."""
         size = torch.Size(shape).numel()
-        drawn = self._stream(_NOISES + self.noises).normals(self.place.first * size, self._own * size)
+        drawn = self._stream(_NOISES + self.noises).normals(self.place.items.start * size, self._own * size)
         self.noises += 1
         return drawn.view(-1, *shape)
 
     def levels(self, times: TimeDensity, steps: int) -> Tensor:
         """See `StepDraws`; on the device."""
-        return times.at(self._stream(_LEVELS).uniforms(self.place.first, self._own), steps)
+        return times.at(self._stream(_LEVELS).uniforms(self.place.items.start, self._own), steps)
 
     def dropped(self, share: float) -> Tensor:
         """See `StepDraws`; on the device."""
-        return self._stream(_DROPPED).uniforms(self.place.first, self._own) < share
+        return self._stream(_DROPPED).uniforms(self.place.items.start, self._own) < share
 
     @property
     def _own(self) -> int:
-        return self.place.stop - self.place.first
+        return int(self.place.items.stop - self.place.items.start)
 
     def _stream(self, purpose: int, device: torch.device | str | None = None) -> Stream:
         return Stream(self.seed, (self.place.step, purpose), device or self.place.device)

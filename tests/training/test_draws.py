@@ -11,7 +11,7 @@ BATCH, SHAPE = 6, (2, 3, 3)
 
 
 def place(first: int = 0, stop: int = BATCH, seed: int = 3, step: int = 5) -> Place:
-    return Place(seed, step, BATCH, first, stop, "cpu")
+    return Place(seed, step, BATCH, slice(first, stop), "cpu")
 
 
 def everything(draws) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_those_of_philox_depend_on_no_order_but_that_of_noises():
 @pytest.mark.parametrize("times", [UniformTimes(), LogitNormalTimes(0.5, 0.8)])
 def test_levels_are_drawn_as_often_as_their_density_says(times):
     n = 40_000
-    large = Place(0, 0, n, 0, n, "cpu")
+    large = Place(0, 0, n, slice(0, n), "cpu")
     levels = PhiloxDraws(large).levels(times, 10)
     expected = times.probabilities(10) if isinstance(times, LogitNormalTimes) else torch.full((10,), 0.1)
     shares = torch.bincount(levels, minlength=10) / n
@@ -75,7 +75,7 @@ def test_levels_are_drawn_as_often_as_their_density_says(times):
 
 def test_so_many_conditions_are_dropped():
     n = 40_000
-    large = Place(0, 0, n, 0, n, "cpu")
+    large = Place(0, 0, n, slice(0, n), "cpu")
     assert float(PhiloxDraws(large).dropped(0.1).double().mean()) == pytest.approx(0.1, abs=5 * (0.09 / n) ** 0.5)
     assert not PhiloxDraws(large).dropped(0.0).any()
     assert PhiloxDraws(large).dropped(1.0).all()
