@@ -42,9 +42,6 @@ def run() -> int:
     from experiments.overview import help_for, overview
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one sentence
-    # Threads that wait for each other spin only briefly: as fast on an idle machine, and several times as fast on one
-    # that also does something else. Read when torch is first imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ["LDM_PROCESS"] = str(os.getpid())
     OmegaConf.register_new_resolver("settings_help", overview)
     check_harmless(sys.argv)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,9 @@ PATIENCE_SECONDS = 15.0
 GAIN = 0.7
 """Threads of one process are together as fast as so high a power of their number, about (1.6 times with two)."""
 
+LOSS = 0.85
+"""Of one thread's speed: several that are no faster than so do harm, whatever the clock's noise."""
+
 WORTH_TIMING = 4000
 """Training images, all in all, from which on a forecast is worth the seconds that it takes."""
 
@@ -49,15 +54,27 @@ ENCODED = 16
 class Forecast:
     """Seconds of one thread by stage and identity, of the stages that networks work in; nothing of those that only
     measure. `pace`: how many times as fast all threads are. `peak_bytes`: of a GPU's memory, the most that a network
-    took while it was timed; None where some were not.
+    took while it was timed; None where some were not. `threads`: of a single process in which several were timed beside
+    one; None where they were not.
     """
 
     seconds: Mapping[Key, float]
     pace: float
     peak_bytes: int | None = None
+    threads: int | None = None
 
     def __str__(self) -> str:
         return f"about {rounded(sum(self.seconds.values()) / self.pace)} to train and to sample"
+
+    @property
+    def note(self) -> str | None:
+        """That fewer threads would be faster, where they clearly would."""
+        if self.threads is None or self.pace > LOSS:
+            return None
+        return (
+            f"one thread trains {1 / self.pace:.1f} times as fast as {self.threads} at the moment, since the networks "
+            "are small or other programs use the cores: put OMP_NUM_THREADS=1 in front of the command"
+        )
 
 
 def rounded(seconds: float) -> str:
@@ -85,7 +102,7 @@ def forecast(
     if sum(map(_images, ahead.values())) < WORTH_TIMING:
         return None
     estimates = {stage.name: stage.estimate for stage in stages if stage.estimate is not None}
-    timed, seconds = _Timed(), dict[Key, float]()
+    timed, seconds, trained = _Timed(), dict[Key, float](), list[tuple[float, Callable[[], float]]]()
     threads = max(1, torch.get_num_threads() // workers)
     with _one_thread():
         for plan in plans:
@@ -97,9 +114,35 @@ def forecast(
                 found = estimates[planned.name](planned.settings, counts)
                 if found is not None and found.work is not None:
                     seconds[planned.name, planned.identity] = found.work
+                    if planned.name in TRAININGS:
+                        trained.append((found.work, partial(TRAININGS[planned.name], plan, facts)))
     if timed.is_on_gpu:  # which all workers have together, and so no more of it
         return Forecast(seconds, 1.0, None if timed.are_missing else torch.cuda.max_memory_allocated())
+    if workers == 1 < threads and trained:
+        _, longest = max(trained, key=itemgetter(0))
+        return Forecast(seconds, _gain_of_threads(longest), threads=threads)
     return Forecast(seconds, workers * threads**GAIN)
+
+
+TRAININGS: Mapping[str, Callable[[Plan, Callable[[Plan], DataFacts]], float]] = {
+    "first_stage": lambda plan, facts: _work(timed_first_stage(plan.config).step),
+    "diffusion": lambda plan, facts: _work(
+        timed_denoiser(plan.config, facts(plan).vocabulary(annotations_read(plan.config))).step
+    ),
+}
+"""Seconds of a training step on an image, by stage."""
+
+
+def _work(step: Step | None) -> float:
+    return step.work if step is not None else 0.0
+
+
+def _gain_of_threads(seconds: Callable[[], float]) -> float:
+    """How many times as fast all threads are as one, at what tells its seconds."""
+    with _one_thread():
+        alone = seconds()
+    together = seconds()
+    return alone / together if alone and together else 1.0
 
 
 @contextmanager

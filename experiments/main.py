@@ -65,6 +65,7 @@ def run_one(config: DictConfig, command: str) -> int:
     time_needed = _forecast([plan], ahead, store, 1)
     if time_needed:
         say(str(time_needed))
+    _say_threads(time_needed)
     try:
         with whole(_weights(ahead, time_needed)):
             computed = run_stages(STAGES, plan, wanted, store, _tracker(values, store, name))
@@ -181,6 +182,7 @@ def _run_planned(planned: Grid, launch: Launch, workers: int | str | None, settl
     sharing = at_work if isinstance(at_work, int) else 1
     time_needed = None if workers is None else _forecast([cell.plan for cell in cells], ahead, store, sharing)
     say_work(planned, time_needed)
+    _say_threads(time_needed)
     if workers == AUTO:
         settle(sharing if at_work != AUTO else _sharing_the_gpu(time_needed))
 
@@ -301,6 +303,11 @@ def _forecast(plans: Sequence[Plan], ahead: Collection[tuple[str, str]], store: 
     except RuntimeError as error:  # such as memory that does not suffice: the stage says so where it matters
         say(f"note: how long this takes could not be timed ({error})", style="yellow")
         return None
+
+
+def _say_threads(found: Forecast | None) -> None:
+    if found is not None and found.note is not None:
+        say(f"note: {found.note}", style="yellow")
 
 
 def _sharing_the_gpu(found: Forecast | None) -> int:

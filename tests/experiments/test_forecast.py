@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import torch
 from tiny_plans import FACTS, plan_of
 
 from experiments import forecast as forecasts
@@ -18,6 +19,15 @@ from ldm.training.first_stage import FirstStageTraining
 
 def keys_of(*plans):
     return {(planned.name, planned.identity) for plan in plans for planned in plan.stages.values()}
+
+
+@pytest.fixture(autouse=True)
+def _single_thread():
+    """Nothing is timed for a comparison of one thread with several, unless a test asks for several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_little_work_is_not_timed():
@@ -88,6 +98,33 @@ def test_networks_that_differ_in_seeds_alone_are_timed_once(monkeypatch):
     plans = [plan_of("ae.f=8", f"ae={ae}", f"ae.seed={seed}") for ae in ("kl", "vq") for seed in (0, 1)]
     forecast(plans, keys_of(*plans), STAGES, lambda plan: FACTS)
     assert timed == ["kl", "denoiser", "vq"]
+
+
+@pytest.mark.parametrize(
+    ("together", "pace", "note"),
+    [(2.5, 1.6, None), (4.2, 4.0 / 4.2, None), (8.0, 0.5, "one thread trains 2.0 times as fast as 2 at the moment")],
+)
+def test_several_threads_that_hinder_each_other_are_told(monkeypatch, together, pace, note):
+    """The longest training tells it, here the denoiser's; only its speed is asked for, nothing else is timed twice."""
+    torch.set_num_threads(2)
+    monkeypatch.setattr(forecasts, "WORTH_TIMING", 1)
+    first = forecasts.FirstStageCounts({}, (1, 1, 1), encode=0.5, decode=0.25, step=Step(0.1, 0))
+    of_first = []
+    monkeypatch.setattr(forecasts, "timed_first_stage", lambda config: of_first.append(config) or first)
+
+    def denoiser(config, known):
+        step = 4.0 if torch.get_num_threads() == 1 else together
+        return forecasts.DenoiserCounts(0, None, call=1.0, step=Step(step, 0))
+
+    monkeypatch.setattr(forecasts, "timed_denoiser", denoiser)
+    plan = plan_of("ae.f=8")
+    found = forecast([plan], keys_of(plan), STAGES, lambda plan: FACTS)
+    assert found.pace == pytest.approx(pace)
+    assert len(of_first) == 1
+    assert (found.note or "").startswith(note or "")
+    assert (note is None) == (found.note is None)
+    shared = forecast([plan], keys_of(plan), STAGES, lambda plan: FACTS, workers=2)
+    assert (shared.pace, shared.note) == (2.0, None)
 
 
 @pytest.mark.long
