@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +100,7 @@ def forecast(
     if sum(map(_images, ahead.values())) < WORTH_TIMING:
         return None
     estimates = {stage.name: stage.estimate for stage in stages if stage.estimate is not None}
-    timed, seconds, trained = _Timed(), dict[Key, float](), list[tuple[float, Callable[[], float]]]()
+    timed, seconds = _Timed(), dict[Key, float]()
     threads = max(1, torch.get_num_threads() // workers)
     with _one_thread():
         for plan in plans:
@@ -114,13 +112,10 @@ def forecast(
                 found = estimates[planned.name](planned.settings, counts)
                 if found is not None and found.work is not None:
                     seconds[planned.name, planned.identity] = found.work
-                    if planned.name in TRAININGS:
-                        trained.append((found.work, partial(TRAININGS[planned.name], plan, facts)))
     if timed.is_on_gpu:  # which all workers have together, and so no more of it
         return Forecast(seconds, 1.0, None if timed.are_missing else torch.cuda.max_memory_allocated())
-    if workers == 1 < threads and trained:
-        _, longest = max(trained, key=itemgetter(0))
-        return Forecast(seconds, _gain_of_threads(longest), threads=threads)
+    if workers == 1 < threads and (trained := _longest_trainings(plans, seconds)):
+        return Forecast(seconds, _gain_of_threads(trained, facts), threads=threads)
     return Forecast(seconds, workers * threads**GAIN)
 
 
@@ -137,12 +132,25 @@ def _work(step: Step | None) -> float:
     return step.work if step is not None else 0.0
 
 
-def _gain_of_threads(seconds: Callable[[], float]) -> float:
-    """How many times as fast all threads are as one, at what tells its seconds."""
-    with _one_thread():
-        alone = seconds()
-    together = seconds()
-    return alone / together if alone and together else 1.0
+def _longest_trainings(plans: Sequence[Plan], seconds: Mapping[Key, float]) -> dict[str, tuple[float, Plan]]:
+    """By stage, the seconds of the training that takes longest, and its plan."""
+    longest = dict[str, tuple[float, Plan]]()
+    for plan in plans:
+        for name in TRAININGS.keys() & plan.stages.keys():
+            taken = seconds.get((name, plan.stages[name].identity), 0.0)
+            if taken > longest.get(name, (0.0, plan))[0]:
+                longest[name] = taken, plan
+    return longest
+
+
+def _gain_of_threads(longest: Mapping[str, tuple[float, Plan]], facts: Callable[[Plan], DataFacts]) -> float:
+    """How many times as fast all threads are as one, at these trainings."""
+    together = 0.0
+    for name, (seconds, plan) in longest.items():
+        with _one_thread():
+            alone = TRAININGS[name](plan, facts)
+        together += seconds * TRAININGS[name](plan, facts) / alone
+    return sum(seconds for seconds, _ in longest.values()) / together
 
 
 @contextmanager

@@ -105,22 +105,22 @@ def test_networks_that_differ_in_seeds_alone_are_timed_once(monkeypatch):
     [(2.5, 1.6, None), (4.2, 4.0 / 4.2, None), (8.0, 0.5, "one thread trains 2.0 times as fast as 2 at the moment")],
 )
 def test_several_threads_that_hinder_each_other_are_told(monkeypatch, together, pace, note):
-    """The longest training tells it, here the denoiser's; only its speed is asked for, nothing else is timed twice."""
+    """The longest training of each stage tells it, by its share of the time."""
     torch.set_num_threads(2)
     monkeypatch.setattr(forecasts, "WORTH_TIMING", 1)
-    first = forecasts.FirstStageCounts({}, (1, 1, 1), encode=0.5, decode=0.25, step=Step(0.1, 0))
-    of_first = []
-    monkeypatch.setattr(forecasts, "timed_first_stage", lambda config: of_first.append(config) or first)
 
-    def denoiser(config, known):
-        step = 4.0 if torch.get_num_threads() == 1 else together
-        return forecasts.DenoiserCounts(0, None, call=1.0, step=Step(step, 0))
+    def slower(one):
+        return Step(one if torch.get_num_threads() == 1 else one * together / 4.0, 0)
 
-    monkeypatch.setattr(forecasts, "timed_denoiser", denoiser)
+    monkeypatch.setattr(
+        forecasts, "timed_first_stage", lambda config: forecasts.FirstStageCounts({}, (1, 1, 1), 0.5, 0.25, slower(2.0))
+    )
+    monkeypatch.setattr(
+        forecasts, "timed_denoiser", lambda config, known: forecasts.DenoiserCounts(0, None, 1.0, slower(4.0))
+    )
     plan = plan_of("ae.f=8")
     found = forecast([plan], keys_of(plan), STAGES, lambda plan: FACTS)
     assert found.pace == pytest.approx(pace)
-    assert len(of_first) == 1
     assert (found.note or "").startswith(note or "")
     assert (note is None) == (found.note is None)
     shared = forecast([plan], keys_of(plan), STAGES, lambda plan: FACTS, workers=2)
