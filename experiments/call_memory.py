@@ -12,7 +12,7 @@ from experiments.conditions import Vocabulary, sample_size
 from ldm.errors import UserError
 from ldm.first_stage.contract import FirstStage
 from ldm.first_stage.tiled import decode_tiled
-from ldm.metrics.features import AT_ONCE_ON_CPU, InceptionExtractor
+from ldm.metrics.features import AT_ONCE_ON_CPU, Features, InceptionExtractor
 from ldm.training.peak_memory import peak_bytes
 
 META = torch.device("meta")
@@ -37,12 +37,14 @@ class CallMemory:
 
     What is missing is not known: the extractor's, where its weights are not on this machine. `halves`: how many images
     of a call a sample is under the config's guidance. `at_once`: how many images of a larger batch calls look at.
+    `features`: numbers that an image has to the extractor.
     """
 
     weights: Mapping[str, int]
     image: Mapping[Call, int]
     halves: int = 1
     at_once: Mapping[Call, int] = field(default_factory=dict)
+    features: int | None = None
 
     def of(self, batches: Mapping[Call, int]) -> int | None:
         """The most bytes at a time of calls one after the other, each of so many images; None: not known."""
@@ -82,10 +84,13 @@ def count_call_memory(config: Mapping[str, Any], channels: int, known: Vocabular
     except UserError:
         return CallMemory(weights, passing, halves)
     # Computed for one image, since what it gives are arrays: no network of this size takes long.
-    passing["extract"] = peak_bytes(lambda: extractor(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)))
+    seen = list[Features]()
+    black = torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)
+    passing["extract"] = peak_bytes(lambda: seen.append(extractor(black)))
     weights["extractor"] = sum(map(_bytes, vars(extractor).values()))
     in_parts = isinstance(extractor, InceptionExtractor) and config["device"] == "cpu"
-    return CallMemory(weights, passing, halves, {"extract": AT_ONCE_ON_CPU} if in_parts else {})
+    at_once: Mapping[Call, int] = {"extract": AT_ONCE_ON_CPU} if in_parts else {}
+    return CallMemory(weights, passing, halves, at_once, seen[0].features.shape[1])
 
 
 def decode_sample(config: Mapping[str, Any], model: FirstStage, latent: Tensor) -> None:

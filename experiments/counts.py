@@ -21,6 +21,7 @@ from ldm.first_stage.discriminator import PatchDiscriminator
 from ldm.first_stage.losses import FirstStageLoss, discriminator_loss
 from ldm.first_stage.shaping import LatentBatch, Views, views_at
 from ldm.first_stage.shapings import shapings_of
+from ldm.metrics.distribution import SINGLE, bytes_to_compare
 from ldm.pretrained import lpips
 from ldm.training.diffusion import matrices_of
 from ldm.training.flops import count_flops
@@ -84,6 +85,7 @@ class Counts:
 
     `calls`: of the network for one sample. `decode`: of decoding one sample. `train_images` None: not known.
     `milestones`: of the training, at which quality is measured. `memory`: of calls; None where only time is asked for.
+    `samples`, `reference_images`: that are made, and that they are compared with; None: not known.
     """
 
     first_stage: FirstStageCounts
@@ -94,6 +96,8 @@ class Counts:
     machine: Machine
     milestones: int = 0
     memory: CallMemory | None = None
+    samples: int = 0
+    reference_images: int | None = None
 
     def sampling(self, calls: float) -> float:
         """Of one sample: so many network calls, and its decoding."""
@@ -108,6 +112,13 @@ class Counts:
         batch = min(n, self.machine.batch)
         called = batch * self.memory.halves if self.memory and is_guided else batch
         return self.holding({"denoise": called, "decode_sample": batch, "extract": batch})
+
+    def comparing(self, n: int) -> int | None:
+        """Bytes of comparing the features of n images with those of the reference, on a CPU; None: not known."""
+        if self.memory is None or self.memory.features is None or self.reference_images is None:
+            return None
+        m, d = self.reference_images, self.memory.features
+        return SINGLE * (n + m) * d + bytes_to_compare(n, m, d) if self.machine.device == "cpu" else None
 
 
 def training_estimate(training: Settings, work: float | None, memory: int | None) -> Estimate:

@@ -135,9 +135,15 @@ def floor_images(settings: Mapping[str, Any], splits: Mapping[str, ImageCache]) 
     return split, chosen(len(splits[split]), settings["n_samples"], settings["seed"], "floor")
 
 
+def reference_images(metrics: Mapping[str, Any], facts: DataFacts) -> int:
+    """How many real images samples are compared with."""
+    split = facts.heldout_images if metrics["reference"] == "heldout" else facts.train_images
+    return min(split, MOST_REFERENCE_IMAGES)
+
+
 def left_out_by_number(metrics: Mapping[str, Any], facts: DataFacts) -> list[str]:
     """The metrics of samples that the numbers of images leave out, each with what it needs and what there is."""
-    reference = facts.heldout_images if metrics["reference"] == "heldout" else facts.train_images
+    reference = reference_images(metrics, facts)
     sides = {True: min(metrics["n_samples"], reference), False: metrics["n_samples"]}
     return [
         f"{metric_name(kind.name, metrics['extractor'])} (needs {kind.images}, there are {sides[kind.of_reference]})"

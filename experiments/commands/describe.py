@@ -39,6 +39,7 @@ from experiments.images import data_facts
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
 from experiments.runner import environment, machine_of
+from experiments.scoring import reference_images
 from experiments.stage import Estimate, Plan, Stage, targets
 from experiments.stages import STAGES
 from experiments.store import Store
@@ -187,7 +188,18 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     images = facts.train_images if facts else None
     milestones = config["trainer"]["milestones"]
     memory = count_call_memory(config, first_stage.latent_shape[0], known)
-    counts = Counts(first_stage, denoiser, calls, decode, images, machine_of(config), len(milestones), memory)
+    counts = Counts(
+        first_stage,
+        denoiser,
+        calls,
+        decode,
+        images,
+        machine_of(config),
+        len(milestones),
+        memory,
+        config["metrics"]["n_samples"],
+        reference_images(config["metrics"], facts) if facts else None,
+    )
     estimates = {
         stage.name: found
         for stage in STAGES

@@ -7,6 +7,7 @@ from experiments.artifacts import reference_features
 from experiments.conditions import DataFacts, conditions_of
 from experiments.conditions.scores import MeasuredSamples
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.custom import measures
 from experiments.generate import sample_size
 from experiments.scoring import (
@@ -17,7 +18,7 @@ from experiments.scoring import (
     sample_rows,
     window_protocol,
 )
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.task import scores_of
 from ldm.metrics.features import Features
 from ldm.metrics.values import WINDOWS_OF_SAMPLES, MetricValue, Variant, variant_left_out
@@ -99,6 +100,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     return {"seed": config["metrics"]["seed"], **({"extra": extra} if extra else {})}
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone."""
+    return Estimate(None, None, memory=counts.comparing(counts.samples))
+
+
 STAGE = Stage(
     name="evaluation",
     parents=("samples", "reference", "other_references"),
@@ -107,6 +113,7 @@ STAGE = Stage(
     until=("evaluation",),
     settings=settings,
     run=run,
+    estimate=estimate,
     label=labels.samples,
     is_result=True,
     names_cell=True,

@@ -51,7 +51,8 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """Memory alone."""
-    return Estimate(None, None, memory=counts.holding({"extract": FEATURE_BATCH}))
+    seen, compared = counts.holding({"extract": FEATURE_BATCH}), counts.comparing(settings["n_samples"])
+    return Estimate(None, None, memory=seen if seen is None or compared is None else max(seen, compared))
 
 
 STAGE = Stage(

@@ -31,7 +31,7 @@ from ldm.metrics.intervals import (
     student_interval,
 )
 from ldm.metrics.kernel import gaussian, kernel_distance, kernel_subsets
-from ldm.metrics.neighbours import BALL_NEIGHBOUR, neighbourhoods
+from ldm.metrics.neighbours import BALL_NEIGHBOUR, TILE, neighbourhoods
 from ldm.metrics.values import Metric, MetricValue
 from ldm.pretrained.torchvision_ops import ensure_torchvision
 from ldm.records import AT_N, GENERATION, NEIGHBOURHOODS, POPULATION, RECONSTRUCTION, LeftOut
@@ -331,6 +331,25 @@ def generation_metrics(
             else:
                 values.append(_value(metric, found[kind.name], len(generated)))
     return values, left_out
+
+
+def bytes_to_compare(n: int, m: int, d: int) -> int:
+    """What comparing features (n, d) and (m, d) takes at its peak, besides themselves, about.
+
+    Both sets in another order; then the larger of the Frechet distance (both sets and their factors in float64, one of
+    them centred and in the coordinates of the other's factor, some matrices of that side) and of the neighbourhoods
+    (some tiles of distances, some copies of the rows that they are of).
+    """
+    sides = ((n, min(m, d)), (m, min(n, d)))
+    factors = d * sum(columns for _, columns in sides)
+    centred = max(items * (d + columns) + 6 * columns**2 for items, columns in sides)
+    frechet = DOUBLE * ((n + m) * d + factors + centred)
+    rows = min(max(n, m), TILE)
+    return SINGLE * (n + m) * d + max(frechet, 26 * rows**2 + 8 * DOUBLE * rows * d)
+
+
+SINGLE, DOUBLE = 4, 8
+"""Bytes of a number."""
 
 
 def reconstruction_frechet(

@@ -62,7 +62,8 @@ class Statistics:
             raise ValueError(f"a covariance needs features of shape (n, d) with n >= 2, here it is {data.shape}")
         n, d = data.shape
         mean = data.mean(axis=0)
-        centred = (data - mean) / np.sqrt(n - 1)
+        centred = data - mean
+        centred /= np.sqrt(n - 1)
         if n <= d:
             return Statistics(mean, centred.T, n)
         covariance = centred.T @ centred
@@ -105,7 +106,7 @@ def _without_blocks(features: Array, other: Statistics, blocks: Sequence[slice])
     mean = features.mean(axis=0)
     centred = features - mean
     y = centred @ other.factor
-    squares = np.square(centred).sum(axis=1)
+    squares = np.concatenate([np.square(centred[block]).sum(axis=1) for block in blocks])
     n, columns = y.shape
     gram = y.T @ y if n > columns else None
     other_variance = float(np.vdot(other.factor, other.factor))

@@ -7,8 +7,11 @@ from tiny_plans import plan_of
 from experiments import build
 from experiments.call_memory import CallMemory, count_call_memory
 from experiments.conditions import Vocabulary
+from experiments.counts import Counts
+from experiments.stage import Machine
+from ldm.metrics.distribution import bytes_to_compare
 from ldm.metrics.extractors import load_extractor
-from ldm.metrics.features import AT_ONCE_ON_CPU, InceptionExtractor
+from ldm.metrics.features import AT_ONCE_ON_CPU, Features, InceptionExtractor
 from ldm.training.peak_memory import peak_bytes
 
 THREE = Vocabulary(3)
@@ -77,10 +80,21 @@ def test_inception_looks_at_batches_in_parts_on_a_cpu_alone(monkeypatch):
             self.weights_hash = "none"
 
         def __call__(self, images):
-            return torch.zeros(len(images), 1000)
+            return Features(torch.zeros(len(images), 1000).numpy(), None)
 
     monkeypatch.setattr(build, "extractor", lambda settings, device: Small())
     config = plan_of("ae.f=4").config
     on_cpu, on_gpu = (count_call_memory({**config, "device": device}, 3, THREE) for device in ("cpu", "cuda"))
     assert on_cpu.at_once == {"extract": AT_ONCE_ON_CPU}
     assert on_gpu.at_once == {}
+    assert on_cpu.features == 1000
+
+
+def test_comparing_takes_what_the_numbers_of_images_say_on_a_cpu_alone():
+    def comparing(device="cpu", features=5, reference=7):
+        memory = CallMemory({}, {}, features=features)
+        machine = Machine(device, None, 1, None, 1.0)
+        return Counts(None, None, 0, 0.0, 0, machine, memory=memory, reference_images=reference).comparing(3)
+
+    assert comparing() == 4 * (3 + 7) * 5 + bytes_to_compare(3, 7, 5)
+    assert [comparing("cuda"), comparing(features=None), comparing(reference=None)] == [None] * 3

@@ -194,6 +194,7 @@ def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
     assert found["training"]["first_stage"] == {"batch": 8, "steps": 8, "images_seen": 64}
     tensors, processes = found["memory_bytes"], found["process_memory_bytes"]
     assert {name: processes[name] - tensors[name] for name in tensors} == dict.fromkeys(tensors, PROCESS_BYTES)
+    assert tensors["evaluation"] > 0
     assert not (tmp_path / "none").exists()
 
 

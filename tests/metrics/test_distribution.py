@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -316,3 +320,14 @@ def test_pairs_are_left_out_together():
     pairs = reconstruction_frechet(a, b, "inception")
     strangers = by_name(a, b, "inception")[0]["fid"]
     assert pairs.ci_high - pairs.ci_low < 0.2 * (strangers.ci_high - strangers.ci_low)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak of memory as Linux tells it")
+@pytest.mark.parametrize("sizes", [("2000", "2000", "1280"), ("4000", "4000", "768"), ("1500", "6000", "512")])
+def test_the_memory_of_comparing_is_said_within_a_quarter(sizes):
+    """In processes of their own, whose memory nothing else has grown."""
+    script = Path(__file__).with_name("memory_of_comparing.py")
+    run = subprocess.run([sys.executable, script, *sizes], capture_output=True, text=True, check=True)
+    taken, said = map(int, run.stdout.split())
+    assert said == pytest.approx(taken, rel=0.25)
