@@ -319,18 +319,30 @@ def _denoiser(config: Config, facts: DataFacts) -> Settled:
 
 
 def _diffusion(config: Config, facts: DataFacts) -> Settled:
-    """The target, what the network gives, and the shift of the noise schedule as a number."""
+    """Schedule, target, times, what the network gives, and the shift of the noise schedule as a number.
+
+    A scale's schedule, target and times are one choice: where one of them is given, the others are those that the scale
+    has for such a case, if it has any.
+    """
     if published.is_given(config["denoiser"]):
         return {}, []
-    table = config["scale"]["diffusion"]
-    if config["ae"]["f"] == 1 and config["diffusion"]["target"] is None:
+    given, table = config["diffusion"], {**PAPERS_PATH, **config["scale"]["diffusion"]}
+    if config["ae"]["f"] == 1 and given["target"] is None:
         table = {**table, **table.get("pixels", {})}
-    diffusion = filled(config["diffusion"], table)
+    if any(given[name] is not None for name in PATH):
+        table = {**table, **table.get("otherwise", {})}
+    diffusion = filled(given, table)
     if diffusion["times"] == "uniform":
         diffusion = {key: value for key, value in diffusion.items() if not key.startswith("times")}
     side = config["data"]["resolution"]
     return {"diffusion": {**diffusion, "shift": shift_of(diffusion.get("shift"), config["ae"], (side, side))}}, []
 
+
+PATH = ("schedule", "target", "times")
+"""What a scale chooses together."""
+
+PAPERS_PATH = {"schedule": "scaled_linear", "times": "uniform"}
+"""Of a scale that says nothing else."""
 
 FULL_SIZE = 4096
 """Numbers in a latent at which shift=auto_dim is 1 (Zheng et al. 2025, arXiv 2510.11690, section 4.2)."""

@@ -126,12 +126,12 @@ class _Conditioning:
 
 @dataclass(frozen=True)
 class _Diffusion:
-    schedule: str = option(choices=SCHEDULES, help="noise schedule")
+    schedule: str | None = option(choices=SCHEDULES, help="noise schedule")
     shift: float | None = option(above=0, words=SHIFT_RULES, help="shift of the noise schedule")
     target: str | None = option(choices=TARGETS, help="what the network predicts")
     output: str | None = option(choices=TARGETS, help="what the network gives, where it is not the target")
     weighting: str = option(choices=WEIGHTINGS, help="weight of the loss over t")
-    times: str = option(choices=TIMES, help="density of the t that training draws")
+    times: str | None = option(choices=TIMES, help="density of the t that training draws")
     times_mean: float = option(help="mean of logit(t), of times=logit_normal")
     times_std: float = option(above=0, help="standard deviation of logit(t)")
     times_unbiased: bool = option(help="whether losses are over their density, so that it changes their noise alone")

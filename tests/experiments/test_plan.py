@@ -13,6 +13,7 @@ from tiny_plans import FACTS, ON_REQUEST, changed, identities, plan_of, planned,
 from experiments import build
 from experiments.budget import flops_per_training_image, images_at, network_calls
 from experiments.conditions import DataFacts, Vocabulary, larger_maps
+from experiments.plan import make_plan
 from experiments.stages import STAGES
 from ldm.denoiser import UNetOptions
 from ldm.errors import UserError
@@ -643,3 +644,26 @@ def test_guidance_is_the_scales_for_the_condition_where_none_is_set():
     assert found[("guidance.scale=2",)] == {**none, "scale": 2}
     assert all(found[kind] == none for kind in list(found)[1:5])
     assert all(plan_of(scale=scale).config["guidance"] == none for scale in ("tiny", "gpu"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ((), ("flow", "flow", "logit_normal")),
+        (("diffusion.target=eps",), ("linear", "eps", "uniform")),
+        (("diffusion.schedule=cosine",), ("cosine", "v", "uniform")),
+        (("diffusion.times=uniform",), ("linear", "v", "uniform")),
+        (("diffusion.schedule=flow", "diffusion.target=flow"), ("flow", "flow", "uniform")),
+    ],
+)
+def test_schedule_target_and_times_of_a_scale_go_together(overrides, found):
+    settings = settings_of(*overrides)
+    settings["scale"]["diffusion"] = {
+        "schedule": "flow",
+        "target": "flow",
+        "times": "logit_normal",
+        "otherwise": {"schedule": "linear", "target": "v", "times": "uniform"},
+    }
+    diffusion = make_plan(settings, FACTS, STAGES).config["diffusion"]
+    # What is no density of its own is left out, so that older trainings keep their identities.
+    assert (diffusion["schedule"], diffusion["target"], diffusion.get("times", "uniform")) == found
