@@ -1,5 +1,6 @@
 """At which noise levels models err: the error of v on held-out images over the log-SNR, one line a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -49,9 +50,12 @@ def draw(study: Study) -> Figure:
     """The squared error of v over the log-SNR; 1 is that of a Gaussian with the latents' variance in every number."""
     figure, [[axes]] = style.new_figure(1, 1, style.COLUMN + 0.8, 4.2)
     drawn, look_of = level_curves(study), looks.families(study.frame["regulariser"], study.axes.titles("regulariser"))
-    ends = [_draw(axes, curve, look_of[curve.regulariser]) for curve in drawn]
+    ends = [
+        _draw(axes, curve, look_of[curve.regulariser], mark) for curve, mark in zip(drawn, marks(drawn), strict=True)
+    ]
     axes.axhline(1, color=style.MUTED, linewidth=0.8, zorder=1)
     axes.set_yscale("log")  # of eps, little that is wrong at the noisy end is much of x0
+    style.value_ticks(axes)
     axes.set_xlabel("log-SNR (little noise to the right)")
     axes.set_ylabel("squared error of v (lower is better)")
     counts = " or ".join(f"{count:,}" for count in sorted({curve.n for curve in drawn}))
@@ -68,11 +72,23 @@ def draw(study: Study) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, curve: LevelCurve, look: Family) -> PointLabel:
+MARKS = "o^sDvP"
+"""Of lines of one f and regulariser, which have one colour and style: each model's own, as far as they go."""
+
+
+def marks(curves: Sequence[LevelCurve]) -> list[str]:
+    """The mark of each curve; models that differ in their seeds alone have the same."""
+    models = dict[tuple[int, str], dict[str, None]]()
+    for curve in curves:
+        models.setdefault((curve.f, curve.regulariser), {})[curve.label] = None
+    return [MARKS[list(models[one.f, one.regulariser]).index(one.label) % len(MARKS)] for one in curves]
+
+
+def _draw(axes: Axes, curve: LevelCurve, look: Family, mark: str) -> PointLabel:
     tint = style.colour(curve.f)
-    axes.plot(curve.centres, curve.errors, color=tint, linestyle=look.line, marker="o", markersize=3, zorder=2)
+    axes.plot(curve.centres, curve.errors, color=tint, linestyle=look.line, marker=mark, markersize=3.5, zorder=2)
     rows = pd.DataFrame({"x": curve.centres, "value": curve.errors, "n": curve.n})
-    numbers.keep(axes, curve.label, rows.assign(f=curve.f, regulariser=curve.regulariser), "x", tint, look.line, "o")
+    numbers.keep(axes, curve.label, rows.assign(f=curve.f, regulariser=curve.regulariser), "x", tint, look.line, mark)
     return PointLabel(curve.centres[-1], curve.errors[-1], curve.label, tint)
 
 

@@ -7,7 +7,7 @@ from synthetic_store import Recipe, build
 
 from analysis.collect import read_study
 from analysis.figures import figures_of
-from analysis.figures.error_by_level import level_curves
+from analysis.figures.error_by_level import LevelCurve, level_curves, marks
 
 TOLD = {"log_snr": [[-4, -2], [-2, 0], [0, 2]], "images_seen": [100, 200], "errors": [[0.9, 0.8, 0.7], [0.5, 0.4, 0.6]]}
 
@@ -40,3 +40,8 @@ def test_each_model_has_a_line_of_its_last_milestone(study):
 def test_without_the_measurement_there_is_no_such_figure(study):
     bare = replace(study, finished=tuple(one for one in study.finished if one.record.stage != "likelihood"))
     assert "error_by_level" not in figures_of(bare)
+
+
+def test_models_of_one_colour_have_marks_of_their_own_and_their_seeds_share_them():
+    told = [("a", 4, "kl"), ("b", 4, "kl"), ("a", 4, "kl"), ("c", 8, "kl"), ("b", 4, "vq")]
+    assert marks([LevelCurve(*one, (), (), 1) for one in told]) == ["o", "^", "o", "o", "o"]
