@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from experiments.counts import (
 from experiments.data_facts import DataFacts
 from experiments.forecast import forecast
 from experiments.images import data_facts
+from experiments.packing import workers_that_fit
 from experiments.plan import make_plan
 from experiments.resolve import with_scale_sizes
 from experiments.runner import environment, machine_of
@@ -43,8 +44,10 @@ from experiments.scoring import reference_images
 from experiments.stage import Estimate, Plan, Stage, targets
 from experiments.stages import STAGES
 from experiments.store import Store
+from experiments.workers import cores
 from ldm.data.contract import Annotation
 from ldm.errors import UserError
+from ldm.memory import free_bytes
 from ldm.records import StageRecord, is_store
 
 USAGE = """usage: python -m experiments.describe [KEY=VALUE ...] [--json|--config]
@@ -213,7 +216,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
     if milestones:
         seen = images_at(milestones, config["trainer"]["images"], config["trainer"]["batch"])
         notes = [*notes, f"quality over training is measured after {', '.join(f'{n:,}' for n in seen)} images"]
-    notes = [*notes, *plan.notes, *_notes(STAGES, needed, plan, store)]
+    notes = [*notes, *plan.notes, *_notes(STAGES, needed, plan, store), *_sharing(config["device"], estimates.values())]
     return Description(plan, facts, first_stage, denoiser, calls, decode, estimates, lines, notes)
 
 
@@ -338,6 +341,14 @@ def _notes(stages: Sequence[Stage], needed: Sequence[str], plan: Plan, store: St
     for stage in stages:
         if stage.notes and stage.name in needed:
             yield from stage.notes(stage, [plan], store.root)
+
+
+def _sharing(device: str, estimates: Iterable[Estimate]) -> Iterator[str]:
+    """How many such stages a GPU holds side by side; nothing on a CPU, or where no stage's memory is known."""
+    known = [found.memory for found in estimates if found.memory is not None]
+    if device == "cuda" and known:
+        count = workers_that_fit(max(known), free_bytes(device), cores())
+        yield f"hydra/launcher=local would have {count} such stage{'s' * (count != 1)} share the GPU, as free as it is now"
 
 
 def _line(plan: Plan, name: str, work: Estimate, store: Store, is_known: bool) -> StageLine:

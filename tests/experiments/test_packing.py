@@ -3,8 +3,10 @@
 import pytest
 
 from experiments import main
+from experiments.commands import describe
 from experiments.forecast import Forecast
 from experiments.packing import CONTEXT_BYTES, GROWTH, SHARE, workers_that_fit
+from experiments.stage import Estimate
 from experiments.store import Store
 from hydra_plugins.local_launcher.launcher import LocalLauncher
 from ldm.errors import UserError
@@ -35,6 +37,15 @@ def test_a_gpu_is_shared_by_as_many_as_its_networks_let(monkeypatch, capsys):
     assert main._sharing_the_gpu(Forecast({}, 1.0, 20 * GIB)) == 4
     assert "up to 4 stages at a time share the GPU (hydra.launcher.workers=auto)" in capsys.readouterr().out
     assert main._sharing_the_gpu(None) == main._sharing_the_gpu(Forecast({}, 1.0, None)) == 2
+
+
+def test_describe_says_how_many_share_the_gpu(monkeypatch):
+    monkeypatch.setattr(describe, "free_bytes", lambda device: {"cuda": 140 * GIB}[device])
+    monkeypatch.setattr(describe, "cores", lambda: 16)
+    estimates = [Estimate(1, 1.0, memory=bytes) for bytes in (GIB, None, 20 * GIB)]
+    [note] = describe._sharing("cuda", estimates)
+    assert "would have 4 such stages share the GPU" in note
+    assert [*describe._sharing("cpu", estimates), *describe._sharing("cuda", estimates[1:2])] == []
 
 
 @pytest.mark.parametrize(("workers", "told"), [("auto", [2]), (3, []), (None, [])])
