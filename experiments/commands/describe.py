@@ -348,7 +348,7 @@ def _sharing(device: str, estimates: Iterable[Estimate]) -> Iterator[str]:
     known = [found.memory for found in estimates if found.memory is not None]
     if device == "cuda" and known:
         count = workers_that_fit(max(known), free_bytes(device), cores())
-        yield f"hydra/launcher=local would have {count} such stage{'s' * (count != 1)} share the GPU, as free as it is now"
+        yield f"hydra/launcher=local would have {count} such stage{'s' * (count != 1)} share the GPU as it is now"
 
 
 def _line(plan: Plan, name: str, work: Estimate, store: Store, is_known: bool) -> StageLine:
