@@ -4,12 +4,14 @@ The one place where values that depend on f, on the conditions or on the sampler
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from experiments import checks, custom, published
 from experiments.budget import fewest_images, images_of_equal_flops, milestones, steps_within
-from experiments.build import AUTO, NESTED, is_trained, smallest_latent
+from experiments.build import AUTO, NESTED, is_trained, schedule, smallest_latent
 from experiments.conditions import (
     CONDITIONS,
     annotations_read,
@@ -32,6 +34,8 @@ from experiments.tables import (
     paper_training,
 )
 from ldm.denoiser import ChecksSide
+from ldm.diffusion import Schedule
+from ldm.diffusion.schedule import time_at
 from ldm.errors import UserError
 from ldm.first_stage.build import filled_options, first_stage_class, nestable
 from ldm.first_stage.contract import ShapableFirstStage
@@ -420,12 +424,23 @@ def _guide(config: Config) -> dict[str, float]:
 
 
 def _usual_guidance(config: Config) -> Mapping[str, Any]:
-    """The scale's for the model's one condition; none where there is no null condition, or the model was given."""
+    """The scale's for the model's one condition; none where there is no null condition, or the model was given.
+
+    A scale may say between which noise levels it acts (`log_snr: [low, high]`), which are other t on every schedule.
+    """
     kinds, none = conditions_of(config), {"scale": 1.0}
     if published.is_given(config["denoiser"]) or len(kinds) != 1 or config["conditioning"]["dropout"] == 0:
         return none
     usual: Mapping[str, Any] = config["scale"]["guidance"].get(kinds[0], none)
-    return usual
+    if "log_snr" not in usual:
+        return usual
+    return {"scale": usual["scale"], "interval": _times_between(schedule(config["diffusion"]), usual["log_snr"])}
+
+
+def _times_between(noised: Schedule, log_snr: Sequence[float]) -> list[float]:
+    """The t between which a schedule has these noise levels, to hundredths, so that rounding changes no identity."""
+    low, high = time_at(noised, torch.tensor(sorted(log_snr, reverse=True))).tolist()
+    return [round(low, 2), round(high, 2)]
 
 
 def _candidates(key: str, given: Any, example: str) -> list[float]:

@@ -667,3 +667,23 @@ def test_schedule_target_and_times_of_a_scale_go_together(overrides, found):
     diffusion = make_plan(settings, FACTS, STAGES).config["diffusion"]
     # What is no density of its own is left out, so that older trainings keep their identities.
     assert (diffusion["schedule"], diffusion["target"], diffusion.get("times", "uniform")) == found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "interval"),
+    [
+        (("ae.f=4",), [0.2, 0.8]),
+        (("ae.f=4", "diffusion.schedule=flow"), [0.44, 0.94]),
+        (("ae.f=1", "diffusion.schedule=flow", "diffusion.shift=auto"), [0.16, 0.79]),
+        (("ae.f=4", "guidance.scale=2", "guidance.interval=[0.1,0.9]"), [0.1, 0.9]),
+    ],
+)
+def test_a_scale_may_say_at_which_noise_levels_guidance_acts(overrides, interval):
+    """The same noise is other t on every schedule: on the straight path log-SNR = 2 ln((1 - t) / t) - 2 ln(shift)."""
+    settings = settings_of(*overrides)
+    settings["scale"]["guidance"] = {"class": {"scale": 3.0, "log_snr": [-5.46, 0.476]}}
+    assert make_plan(settings, FACTS, STAGES).config["guidance"]["interval"] == interval
+    if "diffusion.schedule=flow" in overrides:
+        shift = 4 if "diffusion.shift=auto" in overrides else 1
+        ends = [2 * math.log((1 - t) / t) - 2 * math.log(shift) for t in interval]
+        assert ends == pytest.approx([0.476, -5.46], abs=0.1)
