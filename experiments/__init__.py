@@ -2,6 +2,6 @@
 
 import os
 
-# Threads that wait for each other spin only briefly: as fast on an idle machine, and several times as fast on one that
-# also does something else (docs/performance.md). Read when torch is first imported.
+# Threads that wait for each other spin only briefly: little slower on an idle machine, if at all, and several times as
+# fast on one that also does something else (docs/performance.md). Read when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
