@@ -323,29 +323,33 @@ def _denoiser(config: Config, facts: DataFacts) -> Settled:
 
 
 def _diffusion(config: Config, facts: DataFacts) -> Settled:
-    """Schedule, target, times, what the network gives, and the shift of the noise schedule as a number.
-
-    A scale's schedule, target and times are one choice: where one of them is given, the others are those that the scale
-    has for such a case, if it has any.
-    """
+    """Schedule, target, times, what the network gives, and the shift of the noise schedule as a number."""
     if published.is_given(config["denoiser"]):
         return {}, []
-    given, table = config["diffusion"], {**PAPERS_PATH, **config["scale"]["diffusion"]}
-    if config["ae"]["f"] == 1 and given["target"] is None:
-        table = {**table, **table.get("pixels", {})}
-    if any(given[name] is not None for name in PATH):
-        table = {**table, **table.get("otherwise", {})}
-    diffusion = filled(given, table)
+    diffusion = filled(config["diffusion"], _diffusion_table(config))
     if diffusion["times"] == "uniform":
         diffusion = {key: value for key, value in diffusion.items() if not key.startswith("times")}
     side = config["data"]["resolution"]
-    return {"diffusion": {**diffusion, "shift": shift_of(diffusion.get("shift"), config["ae"], (side, side))}}, []
+    return {"diffusion": {**diffusion, "shift": shift_of(diffusion.get("shift", 1.0), config["ae"], (side, side))}}, []
 
 
-PATH = ("schedule", "target", "times")
-"""What a scale chooses together."""
+def _diffusion_table(config: Config) -> dict[str, Any]:
+    """What the scale has for the settings of `diffusion` that are null.
 
-PAPERS_PATH = {"schedule": "scaled_linear", "times": "uniform"}
+    A scale's schedule, target, times and shift are one choice. Where the user gives another schedule or target, or
+    betas, which the straight path does not have, the rest is what the scale has `otherwise`, if anything.
+    """
+    given = config["diffusion"]
+    table = {**PAPERS_PATH, **config["scale"]["diffusion"]}
+    departs = any(given[name] not in (None, table[name]) for name in ("schedule", "target"))
+    if given["schedule"] is None and table["schedule"] == "flow":
+        departs |= any(given[beta] is not None for beta in ("beta_start", "beta_end"))
+    if config["ae"]["f"] == 1 and given["target"] in (None, table["target"]):
+        table |= table.get("pixels", {})
+    return table | (table.get("otherwise", {}) if departs else {})
+
+
+PAPERS_PATH = {"schedule": "scaled_linear", "times": "uniform", "shift": 1.0}
 """Of a scale that says nothing else."""
 
 FULL_SIZE = 4096
@@ -358,8 +362,6 @@ def shift_of(given: Any, ae: Config, size: tuple[int, int]) -> float:
     docs/decisions/0011 says why "auto" is what it is. "auto_dim" is sqrt(C H W / 4096), below 1 for small latents.
     """
     f = ae["f"]
-    if given is None:
-        return 1.0
     if given == "auto":
         return max(1.0, 4.0 / f)
     if given == "auto_dim":

@@ -539,7 +539,8 @@ def test_the_cells_of_a_study_cost_the_same_flops(scale):
     for f in (1, 2, 4, 8, 16, 32):
         config = plan_of(f"ae.f={f}", scale=scale).config
         trainer = config["trainer"]
-        assert (trainer["budget"], config["diffusion"]["target"], config["sampler"]["clip"]) == ("flops", "v", "range")
+        target = {"cpu": "flow", "gpu": "v"}[scale]
+        assert (trainer["budget"], config["diffusion"]["target"], config["sampler"]["clip"]) == ("flops", target, "range")
         seen = math.ceil(trainer["images"] / trainer["batch"]) * trainer["batch"]
         spent[f] = seen * flops_per_training_image(config, f, Vocabulary(len(FACTS.classes)))
     assert max(spent.values()) / min(spent.values()) < 1.02, spent
@@ -612,22 +613,23 @@ def test_the_half_life_of_the_average_may_have_no_limit():
         plan_of("trainer.ema_half_life=never")
 
 
-def test_of_pixels_the_network_gives_what_the_scale_says_unless_a_target_is_given():
+def test_of_pixels_the_network_gives_what_the_scale_says_unless_another_target_is_given():
     def output(*overrides: str, scale: str = "cpu") -> str | None:
         found: str | None = plan_of(*overrides, scale=scale).config["diffusion"]["output"]
         return found
 
     assert output("ae.f=1") == output("ae.f=1", "diffusion.output=x0", "diffusion.target=eps") == "x0"
+    assert output("ae.f=1", "diffusion.target=flow") == output("ae.f=1", "diffusion.schedule=cosine") == "x0"
     assert output("ae.f=1", "diffusion.output=v") == "v"
     assert output("ae.f=1", "diffusion.target=v") is None
     assert output("ae.f=4") is None
     assert output("ae.f=1", scale="tiny") is None
-    assert plan_of("ae.f=1", scale="cpu").axes["target"] == plan_of("ae.f=4", scale="cpu").axes["target"] == "v"
+    assert plan_of("ae.f=1", scale="cpu").axes["target"] == plan_of("ae.f=4", scale="cpu").axes["target"] == "flow"
 
 
 @pytest.mark.long
 def test_guidance_is_the_scales_for_the_condition_where_none_is_set():
-    usual = {"scale": 3.0, "interval": [0.2, 0.8], "rescale": 0.0}
+    usual = {"scale": 4.5, "interval": [0.42, 0.96], "rescale": 0.0}
     none = {"scale": 1.0, "interval": None, "rescale": 0.0}
     found = {
         overrides: plan_of(*overrides, scale="cpu").config["guidance"]
@@ -649,24 +651,21 @@ def test_guidance_is_the_scales_for_the_condition_where_none_is_set():
 @pytest.mark.parametrize(
     ("overrides", "found"),
     [
-        ((), ("flow", "flow", "logit_normal")),
-        (("diffusion.target=eps",), ("linear", "eps", "uniform")),
-        (("diffusion.schedule=cosine",), ("cosine", "v", "uniform")),
-        (("diffusion.times=uniform",), ("linear", "v", "uniform")),
-        (("diffusion.schedule=flow", "diffusion.target=flow"), ("flow", "flow", "uniform")),
+        ((), ("flow", "flow", "logit_normal", 4.0)),
+        (("diffusion.schedule=flow", "diffusion.target=flow"), ("flow", "flow", "logit_normal", 4.0)),
+        (("diffusion.times=uniform", "diffusion.shift=1"), ("flow", "flow", "uniform", 1.0)),
+        (("diffusion.target=eps",), ("scaled_linear", "eps", "uniform", 1.0)),
+        (("diffusion.schedule=cosine",), ("cosine", "v", "uniform", 1.0)),
+        (("diffusion.schedule=flow", "diffusion.target=x0"), ("flow", "x0", "uniform", 1.0)),
+        (("diffusion.target=v", "diffusion.shift=2"), ("scaled_linear", "v", "uniform", 2.0)),
+        (("diffusion.beta_end=0.02",), ("scaled_linear", "v", "uniform", 1.0)),
     ],
 )
-def test_schedule_target_and_times_of_a_scale_go_together(overrides, found):
-    settings = settings_of(*overrides)
-    settings["scale"]["diffusion"] = {
-        "schedule": "flow",
-        "target": "flow",
-        "times": "logit_normal",
-        "otherwise": {"schedule": "linear", "target": "v", "times": "uniform"},
-    }
-    diffusion = make_plan(settings, FACTS, STAGES).config["diffusion"]
+def test_a_scale_chooses_schedule_target_times_and_shift_together(overrides, found):
+    diffusion = plan_of("ae.f=1", *overrides, scale="cpu").config["diffusion"]
     # What is no density of its own is left out, so that older trainings keep their identities.
-    assert (diffusion["schedule"], diffusion["target"], diffusion.get("times", "uniform")) == found
+    assert (*(diffusion[name] for name in ("schedule", "target")), diffusion.get("times", "uniform")) == found[:3]
+    assert diffusion["shift"] == found[3]
 
 
 @pytest.mark.parametrize(
