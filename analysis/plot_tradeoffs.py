@@ -17,6 +17,7 @@ if __package__ in {None, ""}:
 from analysis.store import Stores
 from analysis.tracked import pulled
 from ldm.errors import UserError, nearest
+from ldm.printed import printed
 
 if TYPE_CHECKING:  # what is slow to import waits until a command is known to be right
     from analysis.collect import Study
@@ -190,11 +191,13 @@ def write(
     written = [write_atomic(folder / name, content) for name, content in files.items()]
     shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study)]
     gaps = {gap.label for gap in study.missing}
+    said = [f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing"]
     if study.differing:
-        print(f"{len(study.differing)} artifacts have other results in another store: {folder / 'table.md'} names them")
-    print(f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing")
+        differing = f"{len(study.differing)} artifacts have other results in another store"
+        said.insert(0, f"{differing}: {folder / 'table.md'} names them")
     if shown:
-        print(f"{len(shown)} pictures of samples, reconstructions and others: {folder / 'pictures'}/")
+        said.append(f"{len(shown)} pictures of samples, reconstructions and others: {folder / 'pictures'}/")
+    printed("\n".join(said))
     return Written(study, written, figures)
 
 
@@ -272,8 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"written to {written[0].parent}: {', '.join(path.name for path in written)}")
-    return 0
+    return printed(f"written to {written[0].parent}: {', '.join(path.name for path in written)}")
 
 
 if __name__ == "__main__":

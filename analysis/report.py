@@ -14,6 +14,7 @@ from analysis.page import charts, gallery, spending, training
 from analysis.page.document import document
 from analysis.store import Stores
 from ldm.errors import UserError
+from ldm.printed import printed
 
 DESCRIPTION = """Writes what plot_tradeoffs.py writes, with figures as SVG, and report.html: the recommendation,
 interactive figures with their numbers, tables that sort and filter, pictures, costs, protocols, missing results and the
@@ -70,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"written: {path}")
-    return 0
+    return printed(f"written: {path}")
 
 
 if __name__ == "__main__":

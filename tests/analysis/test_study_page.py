@@ -57,14 +57,25 @@ def test_its_distances_and_psnr_are_those_of_the_records(frame: pd.DataFrame) ->
     assert compared == 13 + 12
 
 
-@pytest.mark.long
-def test_its_answer_may_be_read_to_its_first_line_alone() -> None:
+def without_a_reader(*command: str) -> tuple[int, str]:
+    """The exit code of a command, and its errors, whose output nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "analysis/ask.py", "--store", "results/study"]
-    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.long
+def test_its_answer_may_be_read_to_its_first_line_alone() -> None:
+    assert without_a_reader("analysis/ask.py", "--store", "results/study") == (1, "")
+
+
+@pytest.mark.long
+def test_tables_and_figures_are_written_whoever_reads_what_is_printed(tmp_path: Path) -> None:
+    command = ("analysis/plot_tradeoffs.py", "--store", "results/f8_averages", "--out", str(tmp_path))
+    assert without_a_reader(*command) == (0, "")
+    assert (tmp_path / "table.md").exists()
 
 
 def test_the_records_name_no_machine_and_no_folder() -> None:
