@@ -540,7 +540,11 @@ def test_the_cells_of_a_study_cost_the_same_flops(scale):
         config = plan_of(f"ae.f={f}", scale=scale).config
         trainer = config["trainer"]
         target = {"cpu": "flow", "gpu": "v"}[scale]
-        assert (trainer["budget"], config["diffusion"]["target"], config["sampler"]["clip"]) == ("flops", target, "range")
+        assert (trainer["budget"], config["diffusion"]["target"], config["sampler"]["clip"]) == (
+            "flops",
+            target,
+            "range",
+        )
         seen = math.ceil(trainer["images"] / trainer["batch"]) * trainer["batch"]
         spent[f] = seen * flops_per_training_image(config, f, Vocabulary(len(FACTS.classes)))
     assert max(spent.values()) / min(spent.values()) < 1.02, spent
