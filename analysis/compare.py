@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
-from analysis.axes import Axes, choices, is_given
+from analysis.axes import Axes, is_given
 from analysis.headline import OF_SAMPLES, direction, floors_of, is_of_samples
-from analysis.labels import named_value
+from analysis.labels import named_value, varying
 from ldm.errors import UserError
 from ldm.records import DECODED, GAUSSIAN, GAUSSIAN_BY_CLASS, GENERATION, GROUPS, ResultRow
 
@@ -251,10 +251,10 @@ def columns_of(rows: pd.DataFrame, more: Iterable[str] = ()) -> Columns:
 
 def measured(rows: pd.DataFrame, axes: Axes) -> list[Measured]:
     """The cells among rows of one stage, metric and protocol, in their order."""
-    varying = [axis for axis in axes.settings if axis not in NAMED and choices(rows[axis]) > 1]
-    columns = columns_of(rows, ("f", "channels", "steps", *varying, *axes.first_stage))
+    said = varying(rows, [axis for axis in axes.settings if axis not in NAMED])
+    columns = columns_of(rows, ("f", "channels", "steps", *said, *axes.first_stage))
     return [
-        cell_at(columns, own, _name({axis: values[own[0]] for axis, values in columns.items()}, axes, varying), axes)
+        cell_at(columns, own, _name({axis: values[own[0]] for axis, values in columns.items()}, axes, said), axes)
         for own in alike(rows, axes.settings)
     ]
 
@@ -339,10 +339,10 @@ def _in_words(value: Any) -> str:
     return str(value) if is_given(value) else ""
 
 
-def _name(row: Mapping[str, Any], axes: Axes, varying: Sequence[str]) -> str:
+def _name(row: Mapping[str, Any], axes: Axes, said: Sequence[str]) -> str:
     parts = [f"{axes.title('regulariser', row['regulariser'])} f = {row['f']}", f"{row['channels']} channels"]
     parts += [f"{row['steps']} steps"] if pd.notna(row["steps"]) else []
-    return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in varying if is_given(row[axis]))])
+    return ", ".join([*parts, *(named_value(axis, row[axis]) for axis in said if is_given(row[axis]))])
 
 
 def seed_factor(cells: Sequence[Measured]) -> SeedFactor:

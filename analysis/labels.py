@@ -9,6 +9,9 @@ from analysis import settings
 from analysis.axes import Axes, choices, is_given
 from ldm.records import Cell, StageShape
 
+FOLLOWS_F = ("shift", "guidance_interval")
+"""Axes that a scale may derive from f: a name says them only where they tell cells of one f apart."""
+
 
 class CellLabels:
     """Short names of what is measured of cells; `stages` says on which axes it depends, `axes` in which order.
@@ -22,14 +25,12 @@ class CellLabels:
         values = {axis: {str(cell.axes.get(axis)) for cell in cells} for axis in axes.all}
         self.stages, self.axes = stages, axes
         self.varying = {axis for axis, found in values.items() if len(found) > 1 and axis not in without}
-        # Channels and family follow from f in most sweeps: they are named only where they tell cells apart.
-        by_candidate: dict[tuple[Any, Any], set[Any]] = {}
+        by_candidate: dict[tuple[Any, Any], list[Cell]] = {}
         for cell in cells:
-            by_candidate.setdefault((cell.axes.get("regulariser"), cell.axes.get("f")), set()).add(
-                cell.axes.get("channels")
-            )
-        if all(len(found) == 1 for found in by_candidate.values()):
-            self.varying.discard("channels")
+            by_candidate.setdefault((cell.axes.get("regulariser"), cell.axes.get("f")), []).append(cell)
+        for axis in ("channels", *FOLLOWS_F):
+            if all(len({cell.axes.get(axis) for cell in own}) == 1 for own in by_candidate.values()):
+                self.varying.discard(axis)
 
     def label(self, cell: Cell, stage: str) -> str:
         """The name of what `stage` measures of a cell, e.g. "KL f=8, 10 steps" for its samples."""
@@ -52,7 +53,7 @@ class RowLabels:
         named = ["f", "regulariser", "steps", *without]
         if "channels" not in told_apart(rows, ["channels"]):
             named.append("channels")
-        self._swept = [axis for axis in axes.all if axis not in named and choices(rows[axis]) > 1]
+        self._swept = varying(rows, [axis for axis in axes.all if axis not in named])
         self._axes, self._has_steps = axes, "steps" not in without
 
     def of(self, row: Mapping[Any, Any]) -> str:
@@ -71,6 +72,14 @@ def told_apart(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """Those of the axes of which rows of the same regulariser and f have several choices."""
     by_point = rows.groupby(["regulariser", "f"], dropna=False)
     return [axis for axis in axes if choices(rows[axis]) > 1 and by_point[axis].agg(choices).max() > 1]
+
+
+def varying(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """Those of the axes that names of the rows say: of which there are several choices that do not follow from f."""
+    several = [axis for axis in axes if choices(rows[axis]) > 1]
+    following = [axis for axis in several if axis in FOLLOWS_F]
+    apart = told_apart(rows, following) if following else []
+    return [axis for axis in several if axis not in following or axis in apart]
 
 
 def named_value(axis: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 from synthetic_store import Recipe, build
 
@@ -9,7 +10,7 @@ from analysis.axes import axes_of, choices_of, needed_by, stages_of
 from analysis.collect import read_study
 from analysis.columns import COLUMNS
 from analysis.figures import FIGURES
-from analysis.labels import row_label
+from analysis.labels import row_label, varying
 from analysis.table import markdown
 from ldm.records import Choice, StageShape, Sweep
 
@@ -87,3 +88,20 @@ def test_parts_go_by_the_titles_of_the_latest_program_and_others_by_their_names(
     assert [found.title("sampler", name) for name in ("a", "b", "c")] == ["new A", "B", "c"]
     assert [found.own("sampler", name) for name in ("a", "b", "c")] == [("eta",), ("depth",), ()]
     assert (found.titles("regulariser"), found.titles("colour")) == ({"l2": "L2"}, {})
+
+
+def test_names_leave_out_what_a_scale_derives_from_f():
+    """At f = 1 the scale gives another shift and interval of guidance; swept at one f they tell cells apart."""
+    by_rule = pd.DataFrame(
+        {
+            "regulariser": ["identity", "kl", "kl"],
+            "f": [1, 4, 8],
+            "shift": ["auto", "none", "none"],
+            "guidance_interval": ["0.15 to 0.86", "0.42 to 0.96", "0.42 to 0.96"],
+            "sampler": ["ddim", "ddim", "heun"],
+        }
+    )
+    axes = ("shift", "guidance_interval", "sampler")
+    assert varying(by_rule, axes) == ["sampler"]
+    swept = pd.concat([by_rule, by_rule.iloc[:1].assign(shift="none")])
+    assert varying(swept, axes) == ["shift", "sampler"]
