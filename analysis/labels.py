@@ -25,6 +25,7 @@ class CellLabels:
         values = {axis: {str(cell.axes.get(axis)) for cell in cells} for axis in axes.all}
         self.stages, self.axes = stages, axes
         self.varying = {axis for axis, found in values.items() if len(found) > 1 and axis not in without}
+        # Channels follow from f in most sweeps, too: they are named only where they tell cells apart.
         by_candidate: dict[tuple[Any, Any], list[Cell]] = {}
         for cell in cells:
             by_candidate.setdefault((cell.axes.get("regulariser"), cell.axes.get("f")), []).append(cell)
@@ -76,10 +77,14 @@ def told_apart(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
 
 def varying(rows: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """Those of the axes that names of the rows say: of which there are several choices that do not follow from f."""
-    several = [axis for axis in axes if choices(rows[axis]) > 1]
-    following = [axis for axis in several if axis in FOLLOWS_F]
-    apart = told_apart(rows, following) if following else []
-    return [axis for axis in several if axis not in following or axis in apart]
+    return [axis for axis in axes if choices(rows[axis]) > 1 and not follows_f(rows, axis)]
+
+
+def follows_f(rows: pd.DataFrame, axis: str) -> bool:
+    """Whether an axis that a scale may derive from f has one value, or none, at each f and regulariser of the rows."""
+    if axis not in FOLLOWS_F:
+        return False
+    return bool(rows.groupby(["regulariser", "f"], dropna=False)[axis].nunique(dropna=False).max() == 1)
 
 
 def named_value(axis: str, value: Any) -> str:

@@ -191,10 +191,11 @@ def write(
     written = [write_atomic(folder / name, content) for name, content in files.items()]
     shown = [write_atomic(folder / "pictures" / name, path.read_bytes()) for name, path in pictures(study)]
     gaps = {gap.label for gap in study.missing}
-    said = [f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing"]
+    said = list[str]()
     if study.differing:
-        differing = f"{len(study.differing)} artifacts have other results in another store"
-        said.insert(0, f"{differing}: {folder / 'table.md'} names them")
+        table = folder / "table.md"
+        said.append(f"{len(study.differing)} artifacts have other results in another store: {table} names them")
+    said.append(f"sweep {study.sweep}: {study.cells} cells, {len(study.frame)} rows, {len(gaps)} missing")
     if shown:
         said.append(f"{len(shown)} pictures of samples, reconstructions and others: {folder / 'pictures'}/")
     printed("\n".join(said))

@@ -23,7 +23,7 @@ from analysis.compare import (
     with_limits,
 )
 from analysis.headline import OF_SAMPLES, base_title, compared_images, floors_of, heading, headline
-from analysis.labels import FOLLOWS_F, RowLabels, named_value, varying
+from analysis.labels import RowLabels, follows_f, named_value, varying
 from ldm.records import (
     DECODED,
     DETAIL,
@@ -336,9 +336,8 @@ def _task_scores(study: Study, marks: Mapping[str, str]) -> str:
     samples = study.frame[study.frame["stage"] == "evaluation"]
     scores = samples[(samples["group"] == TASK) & (samples["variant"] == "")]
     real = study.frame[study.frame["stage"].isin(["probe", "evaluation"])]
-    optional = [axis for axis in _optional(study.axes) if scores[axis].nunique(dropna=False) > 1]
-    following = {*FOLLOWS_F} - {*varying(scores, FOLLOWS_F)}
-    axes = ["steps", *(axis for axis in optional if axis not in following)]
+    several = [axis for axis in _optional(study.axes) if scores[axis].nunique(dropna=False) > 1]
+    axes = ["steps", *(axis for axis in several if not follows_f(scores, axis))]
     beside: dict[tuple[str, str], list[dict[Any, Any]]] = {}
     for found in samples[samples["base"].isin(scores["metric"]) & (samples["variant"] != REAL)].to_dict("records"):
         beside.setdefault((found["identity"], found["base"]), []).append(found)

@@ -105,3 +105,5 @@ def test_names_leave_out_what_a_scale_derives_from_f():
     assert varying(by_rule, axes) == ["sampler"]
     swept = pd.concat([by_rule, by_rule.iloc[:1].assign(shift="none")])
     assert varying(swept, axes) == ["shift", "sampler"]
+    unguided = pd.concat([by_rule, by_rule.iloc[1:2].assign(guidance_interval=None)])
+    assert varying(unguided, axes) == ["guidance_interval", "sampler"]
