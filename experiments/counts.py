@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from experiments import build
-from experiments.call_memory import FLOAT_BYTES, META, Call, CallMemory, decode_sample
+from experiments.call_memory import EXTRACT, FLOAT_BYTES, META, CallMemory, decode_sample
 from experiments.conditions import Vocabulary, sample_size
 from experiments.stage import Estimate, Machine, Settings
+from ldm.conditioning import Conditioning
 from ldm.first_stage.components import MOST_IMAGES, images_to_start_from, start_from_components
 from ldm.first_stage.contract import Reconstruction, ShapableFirstStage, TrainableFirstStage
 from ldm.first_stage.discriminator import PatchDiscriminator
@@ -80,12 +81,28 @@ class DenoiserCounts:
 
 
 @dataclass(frozen=True)
+class ImageCounts:
+    """Numbers of images, and what there is to say of them; None: not known.
+
+    `samples` are made, `kept` of them as images; they are compared with `reference`. `resolution`: of training images.
+    """
+
+    samples: int
+    kept: int
+    resolution: int
+    known: Vocabulary
+    train: int | None = None
+    heldout: int | None = None
+    reference: int | None = None
+
+
+@dataclass(frozen=True)
 class Counts:
     """What the work of a cell's stages is estimated from: FLOPs, or seconds where they were timed (`forecast`).
 
     `calls`: of the network for one sample. `decode`: of decoding one sample. `train_images` None: not known.
-    `milestones`: of the training, at which quality is measured. `memory`: of calls; None where only time is asked for.
-    `samples`, `reference_images`: that are made, and that they are compared with; None: not known.
+    `milestones`: of the training, at which quality is measured. `memory`: of calls, `images`: that it depends on; None
+    where only time is asked for.
     """
 
     first_stage: FirstStageCounts
@@ -96,29 +113,41 @@ class Counts:
     machine: Machine
     milestones: int = 0
     memory: CallMemory | None = None
-    samples: int = 0
-    reference_images: int | None = None
+    images: ImageCounts | None = None
 
     def sampling(self, calls: float) -> float:
         """Of one sample: so many network calls, and its decoding."""
         return calls * self.denoiser.call + self.decode
 
-    def holding(self, batches: Mapping[Call, int]) -> int | None:
+    def holding(self, batches: Mapping[str, int]) -> int | None:
         """Bytes of calls one after the other, each of so many images at a time."""
         return None if self.memory is None else self.memory.of(batches)
 
-    def holding_samples(self, n: int, is_guided: bool = False) -> int | None:
-        """Bytes of making and judging n samples, as many at a time as the machine's batch says."""
+    def holding_samples(self, n: int, is_guided: bool = False, judges: Sequence[str] = (EXTRACT,)) -> int | None:
+        """Bytes of making n samples that these calls judge, as many at a time as the machine's batch says."""
         batch = min(n, self.machine.batch)
         called = batch * self.memory.halves if self.memory and is_guided else batch
-        return self.holding({"denoise": called, "decode_sample": batch, "extract": batch})
+        return self.holding({"denoise": called, "decode_sample": batch, **dict.fromkeys(judges, batch)})
 
-    def comparing(self, n: int) -> int | None:
-        """Bytes of comparing the features of n images with those of the reference, on a CPU; None: not known."""
-        if self.memory is None or self.memory.features is None or self.reference_images is None:
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The calls of all extractors that see samples, the plan's own first."""
+        return EXTRACT, *(self.memory.others if self.memory else ())
+
+    def comparing(self, n: int, judge: str = EXTRACT) -> int | None:
+        """Bytes of comparing a judge's features of n images with the reference's, on a CPU; None: not known."""
+        if self.memory is None or self.images is None or self.images.reference is None:
             return None
-        m, d = self.reference_images, self.memory.features
-        return SINGLE * (n + m) * d + bytes_to_compare(n, m, d) if self.machine.device == "cpu" else None
+        if judge not in self.memory.features or self.machine.device != "cpu":
+            return None
+        m, d = self.images.reference, self.memory.features[judge]
+        return SINGLE * (n + m) * d + bytes_to_compare(n, m, d)
+
+
+def most(*found: int | None) -> int | None:
+    """The largest of these; None where one is not known."""
+    known = [each for each in found if each is not None]
+    return max(known) if len(known) == len(found) else None
 
 
 def training_estimate(training: Settings, work: float | None, memory: int | None) -> Estimate:
@@ -166,35 +195,44 @@ def count_denoiser(
     with META:
         conditions = build.conditioning(config["conditioning"], known, config["ae"])
         network = build.denoiser(config["denoiser"], channels, side, conditions)
-    trainer, resolution = config["trainer"], config["data"]["resolution"]
 
-    def called(n: int, shape: tuple[int, int, int]) -> Tensor:
-        with META:
-            x, index, given = torch.empty(n, *shape), torch.empty(n), conditions.placeholder(n, shape[1:])
-        return network(x, index, given.context, given.concat)
+    with torch.no_grad():
+        call = count_flops(lambda: _called(network, conditions, 1, sampled_latent_shape(config, channels)))
+    return DenoiserCounts(
+        denoiser=build.parameters(network),
+        conditioning=build.parameters(conditions) if is_known else None,
+        call=call,
+        step=denoiser_step(network, conditions, shape, config["trainer"], config["data"]["resolution"]),
+    )
+
+
+def denoiser_step(
+    network: nn.Module, conditions: Conditioning, shape: tuple[int, int, int], trainer: Mapping[str, Any], side: int
+) -> Step:
+    """The step of a network on the meta device that is trained on latents of `shape`, of images of this side."""
 
     def step(n: int) -> None:
         network.zero_grad()
-        passed = build.step_of_training(trainer, network, torch.empty(n, 3, resolution, resolution, device=META))
-        passed(lambda: called(n, shape).sum())
+        passed = build.step_of_training(trainer, network, torch.empty(n, 3, side, side, device=META))
+        passed(lambda: _called(network, conditions, n, shape).sum())
 
-    with torch.no_grad():
-        call = count_flops(lambda: called(1, sampled_latent_shape(config, channels)))
     aligned = build.representation(trainer, 0, network, META)
     averaged = nn.ModuleList([network, conditions])
     trained = [*averaged.parameters(), *(aligned.parameters() if aligned is not None else ())]
     matrices = matrices_of(network) if trainer["matrix_learning_rate"] else []
     frozen = [aligned.teacher] if aligned is not None else []
-    return DenoiserCounts(
-        denoiser=build.parameters(network),
-        conditioning=build.parameters(conditions) if is_known else None,
-        call=call,
-        step=Step(
-            work=count_flops(lambda: step(1)),
-            passing_bytes=peak_bytes(lambda: step(images_at_once(trainer))),
-            lasting=_with_moments(trained, matrices) + _numbers([averaged, *frozen]),
-        ),
+    return Step(
+        work=count_flops(lambda: step(1)),
+        passing_bytes=peak_bytes(lambda: step(images_at_once(trainer))),
+        lasting=with_moments(trained, matrices) + _numbers([averaged, *frozen]),
     )
+
+
+def _called(network: nn.Module, conditions: Conditioning, n: int, shape: tuple[int, int, int]) -> Tensor:
+    with META:
+        x, index, given = torch.empty(n, *shape), torch.empty(n), conditions.placeholder(n, shape[1:])
+    output: Tensor = network(x, index, given.context, given.concat)
+    return output
 
 
 def sampled_latent_shape(config: Mapping[str, Any], channels: int) -> tuple[int, int, int]:
@@ -217,8 +255,16 @@ def images_at_once(trainer: Mapping[str, Any]) -> int:
     return min(trainer["micro_batch"] or trainer["batch"], trainer["batch"])
 
 
-PROCESS_BYTES = 700_000_000
-"""What a process on a CPU holds beside the tensors of a training: libraries, images, buffers (docs/performance.md)."""
+TRAINING_BYTES, CALLING_BYTES = 700_000_000, 550_000_000
+"""What a process on a CPU holds beside the tensors of a stage that trains a model, and of another: libraries, images,
+buffers (docs/performance.md)."""
+
+
+def process_bytes(estimate: Estimate) -> int | None:
+    """Bytes, roughly, of a process that makes a stage on a CPU; None where those of its tensors are not known."""
+    if estimate.memory is None:
+        return None
+    return estimate.memory + (CALLING_BYTES if estimate.batch is None else TRAINING_BYTES)
 
 
 def training_bytes(step: Step | None, precision: str) -> int | None:
@@ -229,7 +275,7 @@ def training_bytes(step: Step | None, precision: str) -> int | None:
     return round(step.lasting * FLOAT_BYTES + max(passing, step.starting_bytes))
 
 
-def _with_moments(weights: Iterable[Tensor], matrices: Sequence[Tensor]) -> int:
+def with_moments(weights: Iterable[Tensor], matrices: Sequence[Tensor] = ()) -> int:
     """Numbers in weights, and what optimisers keep of each: one in matrices, which Muon steps, else Adam's two."""
     return 3 * sum(weight.numel() for weight in weights) - sum(matrix.numel() for matrix in matrices)
 
@@ -308,8 +354,7 @@ def _first_stage_step(
     return Step(
         work,
         max(peak_bytes(partial(step, images, each, adversary)) for _, each in views_of(len(images))),
-        _with_moments(trained.parameters(), matrices if training.get("matrix_learning_rate") else [])
-        + _numbers(frozen),
+        with_moments(trained.parameters(), matrices if training.get("matrix_learning_rate") else []) + _numbers(frozen),
         _starting_bytes(ae, model, image.shape[-1]),
     )
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from experiments.scoring import batches_of
 from ldm.data.contract import ImageCache
-from ldm.metrics.memorisation import PIXEL_SIDE, small_pixels
+from ldm.metrics.memorisation import PIXEL_SIDE, pixel_numbers, small_pixels
 from ldm.records import Protocol
 
 PIXELS = "pixels"
@@ -16,7 +16,11 @@ PIXELS = "pixels"
 
 def small_pixels_of(images: ImageCache, indices: Sequence[int]) -> NDArray[np.float32]:
     """The chosen images, small, one row each."""
-    return np.concatenate([small_pixels(batch) for batch in batches_of(images, indices)])
+    rows, filled = np.empty((len(indices), pixel_numbers(images.resolution)), np.float32), 0
+    for batch in batches_of(images, indices):
+        rows[filled : filled + len(batch)] = small_pixels(batch)
+        filled += len(batch)
+    return rows
 
 
 def memorisation_protocols(measured: Protocol, training: str, n_training: int) -> dict[str, Protocol]:

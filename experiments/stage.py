@@ -72,7 +72,7 @@ class Estimate:
     """The work of a stage before it is done; None: not known.
 
     `images`: handled, with the `work` of them all, in FLOPs or, of counts in seconds, in seconds. `batch` of what is
-    trained. `memory`: bytes of its tensors, roughly.
+    trained; None: nothing. `memory`: bytes of its tensors, roughly.
     """
 
     images: int | None

@@ -24,16 +24,17 @@ from experiments.compose import composed, composed_points, settings_only, swept
 from experiments.conditions import CONDITIONS, annotations_read, conditions_of, sample_size
 from experiments.console import clock, say
 from experiments.counts import (
-    PROCESS_BYTES,
     Counts,
     DenoiserCounts,
     FirstStageCounts,
+    ImageCounts,
     count_denoiser,
     count_first_stage,
     count_sample_decoding,
+    process_bytes,
     sampled_latent_shape,
 )
-from experiments.data_facts import DataFacts
+from experiments.data_facts import DataFacts, Vocabulary
 from experiments.forecast import forecast
 from experiments.images import data_facts
 from experiments.packing import workers_that_fit
@@ -43,6 +44,7 @@ from experiments.runner import environment, machine_of
 from experiments.scoring import reference_images
 from experiments.stage import Estimate, Plan, Stage, targets
 from experiments.stages import STAGES
+from experiments.stages.samples import SHOWN
 from experiments.store import Store
 from experiments.workers import cores
 from ldm.data.contract import Annotation
@@ -141,7 +143,7 @@ class Description:
         """Bytes, roughly, of the processes of stages on a CPU; on a GPU none, where the tensors alone count."""
         if self.plan.config["device"] != "cpu":
             return {}
-        return {name: None if found is None else found + PROCESS_BYTES for name, found in self.memory.items()}
+        return {name: process_bytes(found) for name, found in self.estimates.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; bytes and seconds are estimates."""
@@ -200,8 +202,7 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
         machine_of(config),
         len(milestones),
         memory,
-        config["metrics"]["n_samples"],
-        reference_images(config["metrics"], facts) if facts else None,
+        _image_counts(config, facts, known),
     )
     estimates = {
         stage.name: found
@@ -218,6 +219,20 @@ def describe(values: Mapping[str, Any], store: Store) -> Description:
         notes = [*notes, f"quality over training is measured after {', '.join(f'{n:,}' for n in seen)} images"]
     notes = [*notes, *plan.notes, *_notes(STAGES, needed, plan, store), *_sharing(config["device"], estimates.values())]
     return Description(plan, facts, first_stage, denoiser, calls, decode, estimates, lines, notes)
+
+
+def _image_counts(config: Mapping[str, Any], facts: DataFacts | None, known: Vocabulary) -> ImageCounts:
+    n = config["metrics"]["n_samples"]
+    found = ImageCounts(
+        samples=n,
+        kept=n if config["samples"]["keep"] == "images" else min(n, SHOWN),
+        resolution=config["data"]["resolution"],
+        known=known,
+    )
+    if facts is None:
+        return found
+    reference = reference_images(config["metrics"], facts)
+    return replace(found, train=facts.train_images, heldout=facts.heldout_images, reference=reference)
 
 
 def described(overrides: Sequence[str]) -> Description:

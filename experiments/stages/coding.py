@@ -1,16 +1,20 @@
 """What the latents of held-out images really take when an entropy coder writes them: a check on the named rates."""
 
+import math
+
 import torch
 
 from experiments import axes, labels, stage_settings
 from experiments.artifacts import first_stage_of
 from experiments.conditions import DataFacts
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.scoring import chosen, described, unjudged_protocol
-from experiments.stage import Job, Outcome, Settings, Stage
-from experiments.stages.latents import EncodedImages
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
+from experiments.stages.latents import ENCODE_BATCH, EncodedImages
 from experiments.stages.reconstruction import images_of_rates
 from ldm.data.contract import SPLITS
+from ldm.metrics.coded_latents import BYTES_A_SYMBOL
 
 
 def run(job: Job) -> Outcome:
@@ -41,6 +45,13 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     return stage_settings.measured_images(config, facts) if is_asked_for else None
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone, as if every number of a latent were a symbol."""
+    called = counts.holding({"encode": ENCODE_BATCH, "decode": ENCODE_BATCH})
+    symbols = settings["n_samples"] * math.prod(counts.first_stage.latent_shape)
+    return Estimate(None, None, memory=None if called is None else called + BYTES_A_SYMBOL * symbols)
+
+
 STAGE = Stage(
     name="coding",
     parents=("first_stage",),
@@ -49,6 +60,7 @@ STAGE = Stage(
     until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,
     run=run,
+    estimate=estimate,
     label=labels.first_stage,
     is_result=True,
 )

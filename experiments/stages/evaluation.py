@@ -7,7 +7,7 @@ from experiments.artifacts import reference_features
 from experiments.conditions import DataFacts, conditions_of
 from experiments.conditions.scores import MeasuredSamples
 from experiments.cost import Meter
-from experiments.counts import Counts
+from experiments.counts import Counts, most
 from experiments.custom import measures
 from experiments.generate import sample_size
 from experiments.scoring import (
@@ -101,8 +101,11 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 
 def estimate(settings: Settings, counts: Counts) -> Estimate:
-    """Memory alone."""
-    return Estimate(None, None, memory=counts.comparing(counts.samples))
+    """Memory alone: of the judge whose features are most, since they are compared one after the other."""
+    if counts.images is None:
+        return Estimate(None, None)
+    n = counts.images.samples
+    return Estimate(None, None, memory=most(*(counts.comparing(n, judge) for judge in counts.judges)))
 
 
 STAGE = Stage(

@@ -6,16 +6,19 @@ import numpy as np
 import torch
 
 from experiments import axes, labels
+from experiments.call_memory import EXTRACT, FLOAT_BYTES
 from experiments.conditions import DataFacts
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.generate import sample_size
 from experiments.memorisation import PIXELS, memorisation_protocols, small_pixels_of
 from experiments.pictures import save_grid
 from experiments.scoring import FEATURE_BATCH, described, sample_protocol
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.samples import first_images
+from experiments.stages.training_set import MOST_TRAINING_IMAGES
 from ldm.metrics.features import Features
-from ldm.metrics.memorisation import memorisation_metrics, nearest, small_pixels
+from ldm.metrics.memorisation import bytes_to_find, memorisation_metrics, nearest, pixel_numbers, small_pixels
 from ldm.records import LeftOut, Protocol, ResultRow
 
 SHOWN = 12
@@ -80,6 +83,17 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     return {} if config["metrics"]["memorisation"] else None
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone."""
+    images = counts.images
+    d = counts.memory.features.get(EXTRACT) if counts.memory else None
+    if images is None or images.train is None or d is None:
+        return Estimate(None, None)
+    n, m, p = images.samples, min(images.train, MOST_TRAINING_IMAGES), pixel_numbers(images.resolution)
+    small = FLOAT_BYTES * (images.kept + m) * p + bytes_to_find(images.kept, m, p)
+    return Estimate(None, None, memory=FLOAT_BYTES * (n + m) * d + max(bytes_to_find(n, m, d), small))
+
+
 STAGE = Stage(
     name="memorisation",
     parents=("samples", "training_set"),
@@ -88,6 +102,7 @@ STAGE = Stage(
     until=("evaluation",),
     settings=settings,
     run=run,
+    estimate=estimate,
     label=labels.samples,
     is_result=True,
 )

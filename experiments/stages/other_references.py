@@ -1,10 +1,13 @@
 """What real images look like to the extractors that judge samples beside the plan's own (`metrics.also`)."""
 
 from experiments import axes, stage_settings
+from experiments.call_memory import extract_by
 from experiments.conditions import DataFacts
 from experiments.cost import Meter
+from experiments.counts import Counts, most
 from experiments.scoring import ReferenceImages, described
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
+from experiments.stages.reference import judging_bytes
 
 
 def run(job: Job) -> Outcome:
@@ -30,6 +33,12 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     return {"extractors": others, **stage_settings.reference(config, facts)} if others else None
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone: of the extractor that takes most, one after the other being asked."""
+    judges = map(extract_by, settings["extractors"])
+    return Estimate(None, None, memory=most(*(judging_bytes(counts, settings["n_samples"], judge) for judge in judges)))
+
+
 STAGE = Stage(
     name="other_references",
     parents=(),
@@ -38,4 +47,5 @@ STAGE = Stage(
     until=(),
     settings=settings,
     run=run,
+    estimate=estimate,
 )

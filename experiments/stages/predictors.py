@@ -14,9 +14,11 @@ from torch import Tensor
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import cached_latents, first_stage_of, latent_scale_of, reference_features
 from experiments.budget import images_of_small_denoiser, small_denoiser_settings
+from experiments.call_memory import FLOAT_BYTES, META
 from experiments.conditions import DataFacts, Vocabulary, annotations_read
 from experiments.console import reporting
 from experiments.cost import Meter
+from experiments.counts import Counts, denoiser_step, most, training_bytes
 from experiments.generate import AskedConditions, Generator, generate
 from experiments.pictures import to_uint8
 from experiments.published import is_given
@@ -31,10 +33,10 @@ from experiments.scoring import (
     spelled_sampler,
     unjudged_protocol,
 )
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.latents import ENCODE_BATCH, encodings
 from experiments.stages.training import run_training
-from ldm.conditioning import Condition, Conditioning
+from ldm.conditioning import Condition, Conditioning, Unconditional
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.data.fields import Fields
 from ldm.diffusion import DenoisingModel, Guidance
@@ -355,6 +357,28 @@ def _noise_schedule(diffusion: Settings) -> Settings:
     return {key: value for key, value in diffusion.items() if key != "output" and not key.startswith("times")}
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone: of the small denoiser's training, of the latents and their statistics, and of judging images."""
+    images, shape, small = counts.images, counts.first_stage.latent_shape, settings["small_denoiser"]
+    judged = counts.holding({"encode": ENCODE_BATCH, "decode": BATCH, "extract": BATCH})
+    compared = counts.comparing(settings["n_samples"])
+    if images is None or judged is None:
+        return Estimate(None, None, small["batch"])
+    with META:
+        network = build.denoiser(small["denoiser"], shape[0], shape[1], Unconditional())
+    trainer = {"batch": small["batch"], "micro_batch": None, "matrix_learning_rate": None}
+    step = denoiser_step(network, Unconditional(), shape, trainer, images.resolution)
+    held = FLOAT_BYTES * math.prod(shape) * settings["n_samples"]
+    judging = 5 * held + max(judged, compared or 0)
+    training = training_bytes(step, settings["precision"])
+    memory = most(training, judging, BYTES_OF_STATISTICS * held // FLOAT_BYTES)
+    return Estimate(None, None, small["batch"], memory)
+
+
+BYTES_OF_STATISTICS = 56
+"""Of each number of a latent: latents as means, drawn and packed, and what statistics make of them in float64."""
+
+
 STAGE = Stage(
     name="predictors",
     parents=("latents", "reference"),
@@ -363,6 +387,7 @@ STAGE = Stage(
     until=stage_settings.FROM_FIRST_STAGE_ON,
     settings=settings,
     run=run,
+    estimate=estimate,
     label=labels.first_stage,
     is_result=True,
 )

@@ -11,8 +11,10 @@ from experiments.conditions import CONDITIONS, DataFacts, probe_options, probed
 from experiments.conditions.probe_score import ProbeMeasure, probe_protocol
 from experiments.conditions.scores import Values, asked_facts
 from experiments.console import reporting
+from experiments.counts import Counts
+from experiments.probe_memory import probe_bytes
 from experiments.scoring import chosen, described
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from experiments.stages.training import run_training
 from ldm.data.contract import SPLITS, ImageCache
 from ldm.errors import UserError
@@ -140,6 +142,15 @@ def _probe_settings(config: Settings, kind: str) -> dict[str, Any]:
     return {**tables[kind], **probe_options(config["conditioning"], kind)}
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate | None:
+    """Memory alone: of the probe that takes most, one after the other being trained."""
+    images = counts.images
+    if images is None:
+        return None
+    found = (probe_bytes(kind, own, images.resolution, images.known) for kind, own in settings["probes"].items())
+    return Estimate(None, None, memory=max(found))
+
+
 STAGE = Stage(
     name="probe",
     parents=(),
@@ -148,5 +159,6 @@ STAGE = Stage(
     until=(),
     settings=settings,
     run=run,
+    estimate=estimate,
     label=labels.condition,
 )

@@ -3,9 +3,10 @@
 import dataclasses
 
 from experiments import axes, stage_settings
+from experiments.call_memory import EXTRACT
 from experiments.conditions import DataFacts
 from experiments.cost import Meter
-from experiments.counts import Counts
+from experiments.counts import Counts, most
 from experiments.scoring import FEATURE_BATCH, ReferenceImages, chosen, described
 from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.metrics.reference_codecs import lossless_sizes, lossy_curves
@@ -51,8 +52,13 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """Memory alone."""
-    seen, compared = counts.holding({"extract": FEATURE_BATCH}), counts.comparing(settings["n_samples"])
-    return Estimate(None, None, memory=seen if seen is None or compared is None else max(seen, compared))
+    return Estimate(None, None, memory=judging_bytes(counts, settings["n_samples"], EXTRACT))
+
+
+def judging_bytes(counts: Counts, n: int, judge: str) -> int | None:
+    """Bytes of what a judge sees in real images, and of comparing n of them with the reference; None: not known."""
+    seen, compared = counts.holding({judge: FEATURE_BATCH}), counts.comparing(n, judge)
+    return most(seen, compared) if compared is not None else seen
 
 
 STAGE = Stage(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from experiments import axes, build, labels, stage_settings
 from experiments.artifacts import settled_guidance, trained_probe
 from experiments.budget import network_calls
+from experiments.call_memory import EXTRACT, extract_by
 from experiments.chunks import saved_arrays
 from experiments.condition_pictures import save_condition_grid
 from experiments.conditions import DataFacts, conditions_of, task_weights
@@ -356,7 +357,9 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
 def estimate(settings: Settings, counts: Counts) -> Estimate:
     """Network calls and one decoding an image."""
     n = settings["n_samples"]
-    return Estimate(n, n * counts.sampling(counts.calls), memory=counts.holding_samples(n, is_guided=True))
+    judges = [EXTRACT, *map(extract_by, settings.get("other_extractors", ()))]
+    memory = counts.holding_samples(n, is_guided=True, judges=judges)
+    return Estimate(n, n * counts.sampling(counts.calls), memory=memory)
 
 
 def divides(settings: Settings) -> bool:

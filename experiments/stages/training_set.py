@@ -3,13 +3,23 @@
 import numpy as np
 
 from experiments import axes, stage_settings
+from experiments.call_memory import EXTRACT, FLOAT_BYTES
 from experiments.conditions import DataFacts
 from experiments.cost import Meter
+from experiments.counts import Counts
 from experiments.memorisation import PIXELS, memorisation_protocols, small_pixels_of
-from experiments.scoring import batches_of, chosen, described, extractor_of, features_of, generation_protocol
-from experiments.stage import Job, Outcome, Settings, Stage
+from experiments.scoring import (
+    FEATURE_BATCH,
+    batches_of,
+    chosen,
+    described,
+    extractor_of,
+    features_of,
+    generation_protocol,
+)
+from experiments.stage import Estimate, Job, Outcome, Settings, Stage
 from ldm.data.contract import SPLITS
-from ldm.metrics.memorisation import heldout_distance, nearest
+from ldm.metrics.memorisation import bytes_to_find, heldout_distance, nearest, pixel_numbers
 from ldm.training.flops import count_flops
 
 MOST_TRAINING_IMAGES = 50_000
@@ -61,6 +71,20 @@ def settings(config: Settings, facts: DataFacts) -> Settings | None:
     }
 
 
+def estimate(settings: Settings, counts: Counts) -> Estimate:
+    """Memory alone."""
+    images = counts.images
+    if counts.memory is None or images is None or images.train is None or images.heldout is None:
+        return Estimate(None, None)
+    n, m = min(images.heldout, MOST_HELDOUT_IMAGES), min(images.train, MOST_TRAINING_IMAGES)
+    seen, d = counts.holding({EXTRACT: FEATURE_BATCH}), counts.memory.features.get(EXTRACT)
+    if seen is None or d is None:
+        return Estimate(None, None)
+    features, p = FLOAT_BYTES * (n + m) * d, pixel_numbers(images.resolution)
+    small = FLOAT_BYTES * (n + m) * p + bytes_to_find(n, m, p)
+    return Estimate(None, None, memory=max(seen, features + max(bytes_to_find(n, m, d), small)))
+
+
 STAGE = Stage(
     name="training_set",
     parents=("reference",),
@@ -69,4 +93,5 @@ STAGE = Stage(
     until=(),
     settings=settings,
     run=run,
+    estimate=estimate,
 )

@@ -31,6 +31,10 @@ STEPS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
 """Steps of the curve, in standard deviations of a channel's training latents."""
 
 
+BYTES_A_SYMBOL = 36
+"""While all images are coded: steps in batches and together (int64), symbols (int32), and two parameters (float64)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantisedPoint:
     """Latents coded in steps. Units: `step` in standard deviations (None: matched to the posteriors), bits/pixel."""

@@ -5,6 +5,7 @@ A space is an extractor's features or small pixels; the distance in it is Euclid
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,7 +39,8 @@ FEWEST_HELDOUT: Final = 2
 PRECISION: Final = 1e-12
 """Of the bounds of a probability, which are found by bisection."""
 
-BLOCK_BYTES: Final = 2**27
+BLOCK_BYTES: Final = 2**26
+"""Of rows in float64, and of their products with others."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,58 @@ class Nearest:
 
 
 def nearest(queries: NDArray[np.float32], among: NDArray[np.float32]) -> Nearest:
-    """The nearest of `among` (m, d) to each of `queries` (n, d), a block at a time; the first of several alike.
+    """The nearest of `among` (m, d) to each of `queries` (n, d), a block of both at a time; the first of several alike.
 
     The product of matrices finds it; its distance is then taken from the difference, which no cancellation spoils.
     """
     centre = among.mean(axis=0, dtype=np.float64)
+    least, indices = np.full(len(queries), np.inf), np.zeros(len(queries), np.int64)
+    rows, block = _blocks(len(queries), *among.shape)
+    for start in range(0, len(among), rows):
+        for own, score, found in _nearest_of(among[start : start + rows], queries, centre, block):
+            is_nearer = score < least[own]
+            least[own][is_nearer], indices[own][is_nearer] = score[is_nearer], start + found[is_nearer]
+    distances = np.empty(len(queries))
+    for first in range(0, len(queries), rows):
+        own = slice(first, first + rows)
+        differences = queries[own].astype(np.float64)
+        differences -= among[indices[own]]
+        distances[own] = np.sqrt(np.square(differences, out=differences).sum(axis=1))
+    return Nearest(distances, indices)
+
+
+def _nearest_of(
+    among: NDArray[np.float32], queries: NDArray[np.float32], centre: NDArray[np.float64], block: int
+) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.int64]]]:
+    """Block by block of the queries, the nearest in `among`: its squared distance without what all share, and where."""
     candidates = among - centre
-    lengths = np.square(candidates).sum(axis=1)
-    indices = np.empty(len(queries), np.int64)
-    block = max(1, BLOCK_BYTES // (8 * len(among)))
+    lengths = np.einsum("ij,ij->i", candidates, candidates)
     for first in range(0, len(queries), block):
-        part = queries[first : first + block] - centre
-        indices[first : first + block] = (lengths - 2 * part @ candidates.T).argmin(axis=1)
-    differences = queries.astype(np.float64) - among[indices]
-    return Nearest(np.sqrt(np.square(differences).sum(axis=1)), indices)
+        own = slice(first, first + block)
+        scores = (queries[own] - centre) @ candidates.T
+        scores *= -2
+        scores += lengths
+        found = scores.argmin(axis=1)
+        score = np.take_along_axis(scores, found[:, None], axis=1)[:, 0]
+        del scores  # before the next ones take as much
+        yield own, score, found
+
+
+def _blocks(n: int, m: int, d: int) -> tuple[int, int]:
+    """Rows of m candidates and of n queries that are looked at together."""
+    rows = min(m, max(1, BLOCK_BYTES // (8 * d)))
+    return rows, min(n, max(1, BLOCK_BYTES // (8 * max(rows, d))))
+
+
+def bytes_to_find(n: int, m: int, d: int) -> int:
+    """What finding the nearest of m to n rows of d numbers takes at its peak, besides all of these, about."""
+    rows, block = _blocks(n, m, d)
+    return 8 * (rows * d + block * (rows + d))
+
+
+def pixel_numbers(side: int) -> int:
+    """Numbers in a row of `small_pixels` of square images."""
+    return 3 * min(PIXEL_SIDE, side) ** 2
 
 
 def small_pixels(images: Tensor) -> NDArray[np.float32]:

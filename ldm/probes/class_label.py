@@ -23,13 +23,14 @@ class ClassProbe:
     """
 
     metric: ClassVar[str] = "class_accuracy"
+    network_class = Classifier
 
     def __init__(self, side: int, width: int, images: ImageCache) -> None:
         if len(images.classes) < 2:
             raise UserError("the class probe needs images of at least two classes")
         self.side = side
         self.answers = images.classes
-        self.network = Classifier(width, len(self.answers))
+        self.network = self.network_class(width, len(self.answers))
 
     def usable(self, images: ImageCache) -> list[int]:
         """The images with a class."""

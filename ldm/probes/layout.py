@@ -32,6 +32,7 @@ class LayoutProbe:
     """
 
     metric: ClassVar[str] = "layout_accuracy"
+    network_class = Classifier
 
     def __init__(self, side: int, width: int, images: ImageCache, most: int | None = None) -> None:
         if images.boxes is None:
@@ -39,7 +40,7 @@ class LayoutProbe:
         self.side = side
         self.most = most
         self.answers = images.annotations["boxes"].names
-        self.network = Classifier(width, len(self.answers))
+        self.network = self.network_class(width, len(self.answers))
 
     def usable(self, images: ImageCache) -> list[int]:
         """The images with a box that shows enough."""

@@ -27,6 +27,7 @@ class SemanticProbe:
     """
 
     metric: ClassVar[str] = "semantic_miou"
+    network_class = Segmenter
 
     def __init__(self, side: int, width: int, images: ImageCache) -> None:
         if images.semantic is None:
@@ -34,7 +35,7 @@ class SemanticProbe:
         self.side = side
         self.answers = images.annotations["semantic"].names
         self.classes = len(self.answers)
-        self.network = Segmenter(width, self.classes)
+        self.network = self.network_class(width, self.classes)
 
     def usable(self, images: ImageCache) -> list[int]:
         """All images."""

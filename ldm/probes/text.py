@@ -72,6 +72,7 @@ class TextProbe:
     """
 
     metric: ClassVar[str] = "text_balanced_accuracy"
+    network_class = Classifier
 
     def __init__(self, side: int, width: int, images: ImageCache) -> None:
         captions = _captions(images)
@@ -84,7 +85,7 @@ class TextProbe:
             )
         named = self._named(captions).double().mean(dim=0)
         self.threshold = torch.log(named / (1 - named)).float()
-        self.network = Classifier(width, len(self.answers))
+        self.network = self.network_class(width, len(self.answers))
         # From its start the network answers with the shares, so that training need not find them.
         with torch.no_grad():
             self.network.head.bias.copy_(self.threshold)

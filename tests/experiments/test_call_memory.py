@@ -7,7 +7,7 @@ from tiny_plans import plan_of
 from experiments import build
 from experiments.call_memory import CallMemory, count_call_memory
 from experiments.conditions import Vocabulary
-from experiments.counts import Counts
+from experiments.counts import Counts, ImageCounts, most
 from experiments.stage import Machine
 from ldm.metrics.distribution import bytes_to_compare
 from ldm.metrics.extractors import load_extractor
@@ -35,7 +35,8 @@ def test_calls_take_what_is_predicted_of_their_images():
     }
     with torch.no_grad():
         taken = {name: peak_bytes(call) for name, call in calls.items()}
-    assert {name: N * each for name, each in found.image.items()} == pytest.approx(taken, rel=0.1)
+    said = {name: found.once.get(name, 0) + N * each for name, each in found.image.items()}
+    assert said == pytest.approx(taken, rel=0.1)
     assert found.weights["first_stage"] == 4 * build.parameters(model)
     assert found.weights["denoiser"] == 4 * (build.parameters(network) + build.parameters(conditions))
     assert found.halves == 2
@@ -50,7 +51,7 @@ def test_bf16_halves_what_passes_through_the_denoiser_alone():
     x, level, context = torch.zeros(N, 3, 8, 8), torch.zeros(N), torch.zeros(N, 1, conditions.context_dim)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         taken = peak_bytes(lambda: network(x, level, context))
-    assert N * half.image["denoise"] == pytest.approx(taken, rel=0.2)
+    assert half.once["denoise"] + N * half.image["denoise"] == pytest.approx(taken, rel=0.2)
     assert {**half.image, "denoise": whole.image["denoise"]} == whole.image
 
 
@@ -87,14 +88,37 @@ def test_inception_looks_at_batches_in_parts_on_a_cpu_alone(monkeypatch):
     on_cpu, on_gpu = (count_call_memory({**config, "device": device}, 3, THREE) for device in ("cpu", "cuda"))
     assert on_cpu.at_once == {"extract": AT_ONCE_ON_CPU}
     assert on_gpu.at_once == {}
-    assert on_cpu.features == 1000
+    assert on_cpu.features == {"extract": 1000}
+
+
+@pytest.mark.long
+def test_extractors_beside_the_plan_s_own_are_calls_of_their_own():
+    config = plan_of(
+        "ae.f=4", "metrics.extractor=efficientnet_lite2", "metrics.also.efficientnet_lite2_inner=true"
+    ).config
+    found, alone = (count_call_memory(each, 3, THREE) for each in (config, plan_of("ae.f=4").config))
+    inner = load_extractor("efficientnet_lite2_inner")
+    taken = peak_bytes(lambda: inner(torch.zeros(N, 3, 32, 32, dtype=torch.uint8)))
+    assert found.others == ("extract efficientnet_lite2_inner",)
+    assert N * found.image["extract efficientnet_lite2_inner"] == pytest.approx(taken, rel=0.1)
+    assert found.of({"extract efficientnet_lite2_inner": N}) > found.weights["extract efficientnet_lite2_inner"]
+    assert alone.others == ()
+    assert "extract efficientnet_lite2_inner" not in alone.image
+
+
+def comparing(judge="extract", device="cpu", reference=7):
+    memory = CallMemory({}, {}, features={"extract": 5, "extract other": 9})
+    machine = Machine(device, None, 1, None, 1.0)
+    images = ImageCounts(3, 3, 8, THREE, reference=reference)
+    return Counts(None, None, 0, 0.0, 0, machine, memory=memory, images=images).comparing(3, judge)
 
 
 def test_comparing_takes_what_the_numbers_of_images_say_on_a_cpu_alone():
-    def comparing(device="cpu", features=5, reference=7):
-        memory = CallMemory({}, {}, features=features)
-        machine = Machine(device, None, 1, None, 1.0)
-        return Counts(None, None, 0, 0.0, 0, machine, memory=memory, reference_images=reference).comparing(3)
-
     assert comparing() == 4 * (3 + 7) * 5 + bytes_to_compare(3, 7, 5)
-    assert [comparing("cuda"), comparing(features=None), comparing(reference=None)] == [None] * 3
+    assert comparing("extract other") == 4 * (3 + 7) * 9 + bytes_to_compare(3, 7, 9)
+    assert [comparing(device="cuda"), comparing("extract none"), comparing(reference=None)] == [None] * 3
+
+
+def test_the_most_of_what_is_not_known_is_not_known():
+    assert most(3, 5, 4) == 5
+    assert most(3, None) is None

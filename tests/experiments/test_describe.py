@@ -13,7 +13,8 @@ from experiments.budget import network_calls
 from experiments.commands import describe
 from experiments.conditions import Vocabulary
 from experiments.counts import (
-    PROCESS_BYTES,
+    CALLING_BYTES,
+    TRAINING_BYTES,
     count_denoiser,
     count_first_stage,
     count_sample_decoding,
@@ -193,8 +194,11 @@ def test_json_on_standard_output_and_nothing_else(tmp_path, capsys):
     assert {line["seconds"] for line in found["stages"]} == {None}
     assert found["training"]["first_stage"] == {"batch": 8, "steps": 8, "images_seen": 64}
     tensors, processes = found["memory_bytes"], found["process_memory_bytes"]
-    assert {name: processes[name] - tensors[name] for name in tensors} == dict.fromkeys(tensors, PROCESS_BYTES)
-    assert tensors["evaluation"] > 0
+    assert tensors.keys() == set(of_vq)
+    assert all(tensors.values())
+    trained = ("first_stage", "diffusion")
+    beside = {name: TRAINING_BYTES if name in trained else CALLING_BYTES for name in of_vq}
+    assert {name: processes[name] - tensors[name] for name in tensors} == beside
     assert not (tmp_path / "none").exists()
 
 

@@ -1,5 +1,7 @@
 """Distances to the nearest training image: brute force, planted copies, and intervals that cover."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy.stats import mannwhitneyu, norm
 from ldm.metrics import memorisation
 from ldm.metrics.intervals import proportion_interval
 from ldm.metrics.memorisation import (
+    bytes_to_find,
     heldout_distance,
     memorisation_metrics,
     nearest,
@@ -32,6 +35,17 @@ def test_the_nearest_is_that_of_brute_force_however_far_from_zero(monkeypatch, o
     found = nearest(queries, among)
     np.testing.assert_array_equal(found.indices, full.argmin(axis=1))
     np.testing.assert_allclose(found.distances, full.min(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(1000, 3000, 200), (3000, 500, 900), (40, 5000, 64)])
+def test_its_memory_is_that_of_blocks_however_many_there_are(monkeypatch, n, m, d):
+    monkeypatch.setattr(memorisation, "BLOCK_BYTES", 2**20)
+    queries, among = _distances(n, m, d)
+    tracemalloc.start()
+    nearest(queries, among)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert bytes_to_find(n, m, d) == pytest.approx(peak, rel=0.2)
 
 
 def test_a_copy_lies_at_distance_zero():

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.conditions import Vocabulary
+from experiments.probe_memory import probe_bytes
 from ldm.metrics.task import shuffled_partners, task_score
 from ldm.metrics.values import OTHER_CONDITIONS, REAL_IMAGES
 from ldm.probes import PROBES, build_probe
 from ldm.training.checkpoint import load_checkpoint, save_checkpoint
+from ldm.training.peak_memory import peak_bytes
 from ldm.training.probe import ProbeSettings, ProbeTraining, ProbeTrainings, train
 
 
@@ -33,6 +36,17 @@ def test_a_trained_probe_reads_the_condition_off_new_images(kind, squares, other
         floor = task_score(probe.metric, probe.counts(images, probe.targets(other_squares, partners)), OTHER_CONDITIONS)
     assert real.value > 0.7  # label maps have twice the side of what the segmenter sees
     assert floor.ci_high < real.ci_low
+
+
+@pytest.mark.parametrize("kind", PROBES)
+def test_a_training_takes_the_memory_that_it_is_said_to(kind, squares):
+    [training] = trainings(squares, [kind]).trainings.values()
+    training.advance()  # makes the optimiser's state
+    state = [value for own in training.optimiser.state.values() for value in own.values()]
+    held = sum(value.numel() * 4 for value in [*training.probe.network.parameters(), *state])
+    known = Vocabulary(3, box_classes=3, semantic_classes=4)
+    said = probe_bytes(kind, {"side": 8, "width": 8, "batch": 16}, squares.resolution, known)
+    assert said == pytest.approx(held + peak_bytes(training.advance), rel=0.15)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])
